@@ -1,0 +1,1 @@
+"""Records, topics and the processors that turn a stream of device events into releases and outcomes."""

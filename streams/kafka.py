@@ -1,0 +1,44 @@
+"""confluent-kafka clients with this project's settings: one place for acks, partitioner, sizes and security."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import Consumer, Producer
+
+from streams.records import MAX_BYTES
+from streams.settings import Settings
+
+
+def _common(settings: Settings, role: str) -> dict[str, Any]:
+    return {"bootstrap.servers": settings.brokers, "client.id": f"{settings.run}-{role}", "log_level": 3}
+
+
+def producer(settings: Settings, role: str, **extra: Any) -> Producer:
+    """An idempotent producer that partitions keys as Kafka's Java client does and waits for all replicas."""
+    return Producer(
+        _common(settings, role)
+        | {
+            "acks": "all",
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "linger.ms": 5,
+            "message.max.bytes": MAX_BYTES + 10_000,
+        }
+        | extra
+    )
+
+
+def consumer(settings: Settings, role: str, **extra: Any) -> Consumer:
+    """A consumer that commits nothing by itself and starts at the beginning: its offsets live beside its truth."""
+    return Consumer(
+        _common(settings, role)
+        | {
+            "group.id": f"{settings.run}-{role}",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 20,
+            "enable.partition.eof": False,
+        }
+        | extra
+    )

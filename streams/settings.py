@@ -1,0 +1,89 @@
+"""The one reader of the environment. Every process of a run is given the same settings.
+
+A variable is `MC2SF_` + the field's name in capitals. Unknown `MC2SF_` variables are refused, so that a misspelt one
+never passes silently. `semantic()` is what decides results: it goes into the run's row and its digest is compared by
+every worker at start.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "MC2SF_"
+
+
+class SettingsError(ValueError):
+    """The environment or the command line asks for something that can't be."""
+
+
+class Settings(BaseSettings):
+    """Settings of a run: where things are, and what decides its results."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    # where
+    run: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="prefix of topics, groups and app ids")
+    brokers: str = "127.0.0.1:9092"
+    database: SecretStr = SecretStr("sqlite:///mc2sf.db")
+    state_dir: Path = Path("runs/local")
+    host: str = "127.0.0.1"
+    metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus /metrics of this process; 0: none")
+    partitions: int = Field(4, ge=1, le=256)
+    replication: int = Field(1, ge=1)
+
+    # how the stream is run
+    lockstep: bool = True
+    request_timeout_s: float = Field(30.0, gt=0, description="free-running: a request older than this expires")
+    take_max: int = Field(2000, ge=1, description="records a batch of a worker")
+    take_within_s: float = Field(0.02, gt=0)
+
+    # what decides results
+    seed: int = Field(1, ge=0)
+    exposures: Literal["logged", "rated", "simulated"] = "logged"
+    evaluate: float = Field(0.05, ge=0, le=1, description="share of clicks that are ranked")
+    negatives: int = Field(99, ge=1, le=1000)
+    threshold: int = Field(10, ge=1, le=100, description="exposures a window")
+    window_age_s: float | None = Field(None, gt=0, description="also close a window older than this, by event time")
+    carry: bool = Field(False, description="carry the GRU state over windows")
+    history_long: int = Field(50, ge=1, le=500, description="L_S: clicks the cloud keeps")
+    history_short: int = Field(10, ge=1, le=100, description="L_F: clicks and exposures the device encodes")
+    dim: int = Field(32, ge=2, le=256)
+    retrain_every: int = Field(20, ge=1, description="epochs between two retrains")
+    retrain_passes: int = Field(2, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    batch: int = Field(256, ge=1)
+    l2: float = Field(1e-4, ge=0)
+    gate_margin: float = Field(0.02, ge=0, description="held-out loss may rise by this share")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if self.history_short > self.history_long:
+            raise ValueError("history_short (L_F) must not exceed history_long (L_S)")
+        if self.history_short > 2 * self.threshold:
+            raise ValueError("history_short (L_F) must not exceed two windows: the exposure ring holds no more")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        for name in os.environ:
+            if name.startswith(PREFIX) and name not in known:
+                raise ValueError(f"unknown environment variable {name}")
+        return values
+
+    def semantic(self) -> dict[str, Any]:
+        """The fields that decide results, ready for JSON."""
+        names = list(type(self).model_fields)
+        return self.model_dump(mode="json", include=set(names[names.index("seed") :]) | {"lockstep"})
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables for a child process."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in values.items()}
+        return {PREFIX + k.upper(): str(v) for k, v in plain.items() if v is not None}
