@@ -1,0 +1,32 @@
+# Two commands do everything, set-up included: `make demo` and `make check`.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: install demo check format bench-device clean
+install: .venv/.complete
+
+# A half-finished environment has no .complete and is made again from what is there; nothing changed: nothing done.
+.venv/.complete: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "mc2sf needs Python 3.11: set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/mc2sf run synthetic --out runs/demo
+
+format: install
+	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench-device: install
+	$(BIN)/python benchmarks/device.py
+
+clean:
+	rm -rf .venv runs
