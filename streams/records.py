@@ -2,8 +2,9 @@
 
 Records are the only coupling between processes. A value is two MessagePack objects: the schema number (one byte),
 then the record as an array. Adding a field at the end with a default keeps older readers working; anything else
-raises `SCHEMA`. A reader accepts older schema numbers and refuses newer ones. Users are strings; items are strings on `device-events` and 64-bit keys (`item_key`) everywhere else. Times are
-event time in integer milliseconds since 1970 (UTC) unless a name says `wall`.
+raises `SCHEMA`. A reader accepts older schema numbers and refuses newer ones. Users are strings; items are strings on
+`device-events` and 64-bit keys (`item_key`) everywhere else. Times are event time in integer milliseconds since 1970
+(UTC) unless a name says `wall`.
 """
 
 from __future__ import annotations
@@ -234,7 +235,7 @@ class EmbeddingRow(Record, frozen=True, tag="row"):
 
 
 class Manifest(Record, frozen=True, tag="release"):
-    """A release, written after its parts. `parts` maps encoder, slow, fast to the SHA-256 of their safetensors bytes."""
+    """A release, written after its parts. `parts` maps encoder, slow and fast to the SHA-256 of their bytes."""
 
     version: int
     parent: int
