@@ -1,0 +1,137 @@
+"""The `mc2sf` command: the main job, and each part on its own as it runs in production.
+
+The parts read their settings from the environment (`MC2SF_*`, see docs/operations.md); `run` takes them as options and
+hands them to its children. Every error that a user can mend ends with a sentence and exit code 2, not a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from deploy import cli_look, cli_run
+from streams import bus
+from streams.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Slow-fast learning for recommendation, as a stream of events.
+
+    Start with `mc2sf run synthetic`: it needs nothing else. Then `mc2sf data inspect SOURCE` tells what a log holds and
+    `mc2sf run SOURCE` replays it through the whole loop. SOURCE is `synthetic[:users=1000,items=500]`, `ml-1m:DIR`,
+    `ml-100k:DIR`, `steam:FILE`, `ebnerd:DIR`, `alipay:FILE` or `log:FILE`.""",
+)
+topics_app = typer.Typer(no_args_is_help=True, help="The topics of a run on the broker.")
+worker_app = typer.Typer(no_args_is_help=True, help="A Faust worker; start several to share the partitions.")
+app.add_typer(topics_app, name="topics")
+app.add_typer(worker_app, name="worker")
+cli_run.register(app)
+cli_look.register(app)
+console = Console(stderr=True)
+
+
+@topics_app.command("create")
+def topics_create() -> None:
+    """Create the topics that are missing, with their partitions and policies."""
+    settings = Settings()
+    made = bus.create(settings)
+    console.print(f"{len(made)} topics created on {settings.brokers}" + "".join(f"\n  {name}" for name in made))
+
+
+@topics_app.command("check")
+def topics_check() -> None:
+    """Say what is wrong with the topics; exit code 1 where something is."""
+    settings = Settings()
+    wrong = bus.deviations(settings)
+    table = Table("topics of run " + settings.run)
+    for sentence in wrong or ["all as they should be"]:
+        table.add_row(sentence)
+    console.print(table)
+    raise typer.Exit(1 if wrong else 0)
+
+
+@worker_app.command("device")
+def worker_device() -> None:
+    """Keep the devices' state, ask the cloud, rank, and upload negative memories."""
+    bus.require(Settings())
+    from streams import device  # noqa: PLC0415 - makes its Faust app at import
+
+    device.main()
+
+
+@worker_app.command("cloud")
+def worker_cloud() -> None:
+    """Keep delayed histories and answer requests with priors."""
+    bus.require(Settings())
+    from streams import cloud  # noqa: PLC0415 - makes its Faust app at import
+
+    cloud.main()
+
+
+@app.command()
+def recorder() -> None:
+    """Write every topic into the tables exactly once, and measure online quality."""
+    from streams import recorder  # noqa: PLC0415 - only this command pays for its imports
+
+    settings = Settings()
+    bus.require(settings)
+    recorder.main(settings)
+
+
+@app.command()
+def learner() -> None:
+    """Train the fast part online and propose a small release an epoch."""
+    from streams import learner  # noqa: PLC0415 - only this command pays for its imports
+
+    settings = Settings()
+    bus.require(settings)
+    learner.main(settings)
+
+
+@app.command()
+def coordinator() -> None:
+    """Judge, number and publish releases; decide each epoch. One acts at a time (a lease in the database)."""
+    from streams import coordinator  # noqa: PLC0415 - only this command pays for its imports
+
+    settings = Settings()
+    bus.require(settings)
+    coordinator.main(settings)
+
+
+@app.command()
+def retrain(
+    once: Annotated[bool, typer.Option("--once", help="one retrain from what is recorded, then end")] = False,
+    every: Annotated[bool, typer.Option("--every", help="whenever the schedule asks for one, until stopped")] = False,
+) -> None:
+    """Retrain encoder and slow part from the tables (a batch job; under torchrun on several machines)."""
+    from streams import retrain  # noqa: PLC0415 - only this command pays for its imports
+
+    if once == every:
+        raise typer.BadParameter("choose --once or --every")
+    retrain.main(Settings(), once=once)
+
+
+def main() -> None:
+    """Run the command; a user's mistake is a sentence, not a traceback."""
+    try:
+        app()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        console.print(f"[red]settings:[/red] {where + ': ' if where else ''}{first['msg']}")
+        sys.exit(2)
+    except (bus.BusError, cli_run.UserError, cli_look.UserError) as error:
+        console.print(f"[red]{type(error).__name__}:[/red] {error}", markup=True, highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Finding a run again: by its id, or by its --out folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from streams import tables
+from streams.settings import Settings
+from streams.store import connect
+
+RUN_FILE = "run.json"
+
+
+class UserError(ValueError):
+    """Something that the user asked for can't be done; the message says why and what would help."""
+
+
+class RunFile(msgspec.Struct, frozen=True):
+    """What a run leaves in its --out folder so that it can be found again. It holds no secret."""
+
+    run: str
+    database: str
+    brokers: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that was found: settings with which it ran, and the engine of its database."""
+
+    settings: Settings
+    engine: sa.Engine
+    folder: Path | None
+    source: str
+
+
+def write_run_file(folder: Path, settings: Settings, source: str) -> None:
+    """Leave RUN_FILE in `folder`; the database's password stays out of it."""
+    shown = sa.make_url(settings.database.get_secret_value())._replace(password=None)
+    record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source)
+    (folder / RUN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+
+
+def find(name: str) -> Found:
+    """Find the run called `name`: an --out folder, or an id under ./runs or in the database of the environment.
+
+    Raises UserError where there is none.
+    """
+    environment = Settings()
+    folders = [Path(name), *sorted(Path("runs").glob("*"))]
+    for folder in folders:
+        if not (folder / RUN_FILE).is_file():
+            continue
+        record = msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=RunFile)
+        if folder == Path(name) or record.run == name:
+            url = sa.make_url(record.database)
+            given = sa.make_url(environment.database.get_secret_value())
+            if given.set(password=None) == url:  # the password is only in the environment
+                url = given
+            return _load(record.run, url.render_as_string(hide_password=False), record.brokers, folder, environment)
+    url = environment.database.get_secret_value()
+    if not url.startswith("sqlite") or Path(sa.make_url(url).database or "").is_file():
+        return _load(name, url, environment.brokers, None, environment)
+    raise UserError(f"no run {name!r}: give the --out folder of a run, or its id with MC2SF_DATABASE set")
+
+
+def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Settings) -> Found:
+    engine = connect(url)
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(tables.runs).where(tables.runs.c.run == run)).one_or_none()
+    if row is None:
+        raise UserError(f"no run {run!r} in {engine.url.render_as_string()}")
+    merged = environment.model_dump() | row.settings | {"run": run, "database": url, "brokers": brokers}
+    return Found(Settings.model_validate(merged), engine, folder, row.source)
+
+
+def software() -> dict[str, str]:
+    """Return the versions on which a digest depends, and the CPU that it holds for."""
+    packages = ("mc2sf", "torch", "numpy", "faust-streaming", "confluent-kafka", "river", "sqlalchemy", "msgspec")
+    return {"python": platform.python_version(), "cpu": _cpu()} | {name: version(name) for name in packages}
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def settings_digest(settings: Settings) -> str:
+    """Return what decides results as one line of JSON, to compare two runs."""
+    return json.dumps(settings.semantic(), sort_keys=True)

@@ -1,0 +1,166 @@
+"""The local stack: the processes of a run as children of this one, watched, restarted when they die, stopped in order.
+
+A worker that can't keep a promise ends itself hard and counts on being started again, so a death is normal; a process
+that dies over and over without living for a while ends the run with the tail of its log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from deploy.broker import broker_command, free_port
+from streams.settings import Settings
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+_DEATHS_IN_A_ROW = 5
+_HEALTHY_AFTER_S = 20.0
+
+
+class StackError(RuntimeError):
+    """A process of the stack would not stay alive."""
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this child when its parent is killed: no orphan holds a port or a database."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass
+class Child:
+    """One process: what it runs, where it logs, and what was seen of it."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    log: Path
+    metrics_port: int = 0
+    restart: bool = True
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    deaths: int = 0
+    deaths_in_a_row: int = 0
+    peak_memory: int = 0
+    samples: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        """Start it, appending to its log."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                self.command,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us: we stop the children in order
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
+            )
+        self.started = time.monotonic()
+
+    def measure(self) -> None:
+        """Note the resident memory of the process and its children, bytes."""
+        try:
+            process = psutil.Process(self.process.pid if self.process else 0)
+            family = [process, *process.children(recursive=True)]
+            self.peak_memory = max(self.peak_memory, sum(member.memory_info().rss for member in family))
+        except psutil.Error:
+            pass  # it ended between two looks
+
+    def tail(self, lines: int = 15) -> str:
+        """Return the end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def scrape(self) -> None:
+        """Read its /metrics into `samples`; a process that does not answer keeps what was read before."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=2) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+                self.samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+
+
+class Stack:
+    """The children of a run. A context: everything is stopped at its end, the last started first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.children: dict[str, Child] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in reversed(self.children.values()):
+            self.stop(child)
+
+    def add_broker(self) -> str:
+        """Start the embedded broker; return its address. It must not die: its log is in memory."""
+        port = free_port()
+        self._add(Child("broker", broker_command(port), os.environ, self.folder / "broker.log", restart=False))
+        return f"127.0.0.1:{port}"
+
+    def add(self, name: str, arguments: list[str], settings: Settings, *, restart: bool = True) -> Child:
+        """Start `mc2sf ARGUMENTS` under `settings`, with a metrics port of its own."""
+        port = free_port()
+        state = settings.state_dir / name
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MC2SF_")}
+        environment |= settings.model_copy(update={"metrics_port": port, "state_dir": state}).environment()
+        environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", "2")}
+        command = [sys.executable, "-m", "deploy.cli", *arguments]
+        return self._add(Child(name, command, environment, self.folder / f"{name}.log", port, restart))
+
+    def _add(self, child: Child) -> Child:
+        self.children[child.name] = child
+        child.start()
+        return child
+
+    def watch(self) -> None:
+        """Look after every child once: restart the dead. Raises StackError where one would not stay alive."""
+        for child in self.children.values():
+            if child.alive:
+                child.measure()
+                if time.monotonic() - child.started > _HEALTHY_AFTER_S:
+                    child.deaths_in_a_row = 0
+                continue
+            code = child.process.returncode if child.process else None
+            if code == 0 and not child.restart:
+                continue  # its work is done
+            child.deaths += 1
+            child.deaths_in_a_row += 1
+            if not child.restart or child.deaths_in_a_row >= _DEATHS_IN_A_ROW:
+                raise StackError(f"{child.name} ended with code {code}; the end of {child.log}:\n{child.tail()}")
+            child.start()
+
+    def stop(self, child: Child, patience_s: float = 15.0) -> None:
+        """Stop a child: SIGTERM, then SIGKILL."""
+        if child.process is None or not child.alive:
+            return
+        child.process.terminate()
+        try:
+            child.process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()

@@ -1,0 +1,102 @@
+"""The summary of a run, from its tables and from what its processes said of themselves: the contract of summary.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from models.ranking import METRICS
+from streams import tables
+from streams.records import Kind
+
+_BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')
+
+
+def online(connection: sa.Connection, run: str) -> dict[str, dict[str, float]]:
+    """Return the cumulative online metrics of each variant over all its outcomes, as last recorded."""
+    points = tables.metric_points.c
+    query = (
+        sa.select(tables.metric_points)
+        .where(points.run == run, points.subset == "all", points.form == "cumulative")
+        .order_by(points.epoch)
+    )
+    last = {row.variant: row for row in connection.execute(query)}
+    return {
+        variant: {name: getattr(row, name.replace("@", "_")) for name in METRICS}
+        | {"n": row.n, "chance_hr@10": row.chance_hr_10}
+        for variant, row in sorted(last.items())
+    }
+
+
+def releases(connection: sa.Connection, run: str) -> list[dict[str, Any]]:
+    """Return the releases in order, the refused proposals between them (version None, kind rejected)."""
+    made = [
+        (row.epoch, 1, {"version": row.version, "kind": row.kind, "trained_until": row.trained_until, "gate": row.gate})
+        for row in connection.execute(sa.select(tables.releases).where(tables.releases.c.run == run))
+    ]
+    proposals = tables.proposals.c
+    query = sa.select(proposals.epoch, proposals.trained_until, proposals.quality).where(
+        proposals.run == run, proposals.status == "rejected"
+    )
+    refused = [
+        (row.epoch, 0, {"version": None, "kind": "rejected", "trained_until": row.trained_until, "gate": row.quality})
+        for row in connection.execute(query)
+    ]
+    return [entry for _, _, entry in sorted(made + refused, key=lambda each: (each[0], each[1]))]
+
+
+def counts(connection: sa.Connection, run: str) -> dict[str, Any]:
+    """Return what the tables count: events, users, items, uploads, outcomes and their shares."""
+
+    def count(table: sa.Table, *where: Any) -> int:
+        query = sa.select(sa.func.count()).select_from(table).where(table.c.run == run, *where)
+        return int(connection.execute(query).scalar_one())
+
+    i, o = tables.interactions.c, tables.outcomes.c
+    total = count(tables.outcomes)
+    distinct = sa.select(sa.func.count(i.user.distinct()), sa.func.count(i.item.distinct())).where(i.run == run)
+    users, items = connection.execute(distinct).one()
+    return {
+        "dead_letters": count(tables.dead_letters),
+        "users": int(users),
+        "items": int(items),
+        "clicks": count(tables.interactions, i.kind.in_([Kind.CLICK, Kind.PAST_CLICK])),
+        "r2_uploads": count(tables.negative_memories),
+        "outcomes": total,
+        "expired": count(tables.outcomes, o.expired.is_(True)),
+        "cold": count(tables.outcomes, o.cold.is_(True)),
+        "share_with_history": count(tables.outcomes, o.history > 0) / total if total else 0.0,
+        "share_with_r2": count(tables.outcomes, o.window > 0) / total if total else 0.0,
+    }
+
+
+def freshness(samples: Iterable[Mapping[str, float]]) -> dict[str, float | None]:
+    """Return p50, p95 and p99 in ms over the histograms of several workers, interpolated as Prometheus does."""
+    buckets: dict[float, float] = {}
+    for one in samples:
+        for name, value in one.items():
+            if match := _BUCKET.match(name):
+                bound = float(match[1].replace("+Inf", "inf"))
+                buckets[bound] = buckets.get(bound, 0.0) + value
+    bounds = sorted(buckets)
+    result: dict[str, float | None] = {}
+    for label, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        result[label] = None
+        wanted = share * buckets[bounds[-1]] if bounds else 0.0
+        below, low = 0.0, 0.0
+        for bound in bounds if wanted else ():
+            if buckets[bound] >= wanted:
+                inside = buckets[bound] - below
+                high = low if bound == float("inf") else bound
+                result[label] = round(1000 * (low + (high - low) * (wanted - below) / inside), 3)
+                break
+            below, low = buckets[bound], bound
+    return result
+
+
+def total(samples: Iterable[Mapping[str, float]], name: str) -> float:
+    """Return the sum of one sample over several processes."""
+    return sum(one.get(name, 0.0) for one in samples)
