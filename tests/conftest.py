@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -144,6 +145,19 @@ def settings(tmp_path: Path) -> Settings:
 def broker_settings(settings: Settings, broker: str) -> Settings:
     """Settings of a run of its own on a broker."""
     return settings.model_copy(update={"brokers": broker})
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Find a program, beside this Python or on the PATH."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        if path is None:
+            absent(f"{name} is not installed")
+        return path or ""
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,153 @@
+"""The files that put the system into containers, checked without any container: against the schemas published for them
+and against what the program really has."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import typer
+import yaml
+
+from deploy.cli import app
+from streams.settings import PREFIX, Settings
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PROCESSES = {name: service for name, service in SERVICES.items() if service["image"] == "mc2sf"}
+PROMETHEUS: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
+
+
+def filled(text: str) -> str:
+    """`text` as compose would make it where no variable is set that has a default."""
+    return VARIABLE.sub(lambda m: m[3] if m[2] == "-" else "given", text)
+
+
+def strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [s for v in value.values() for s in strings(v)]
+    if isinstance(value, list):
+        return [s for v in value for s in strings(v)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_the_compose_file_follows_the_published_schema() -> None:
+    text = (resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text()
+    schema = json.loads(text)
+    jsonschema.validators.validator_for(schema)(schema).validate(COMPOSE)
+
+
+def test_every_process_of_the_system_is_in_the_compose_file() -> None:
+    wanted = {"topics", "coordinator", "device", "cloud", "recorder", "learner", "retrain", "replay"}
+    assert set(PROCESSES) == wanted
+    assert set(SERVICES) - wanted == {"kafka", "postgres", "prometheus", "grafana"}
+
+
+@pytest.mark.parametrize("name", sorted(PROCESSES))
+def test_a_process_runs_a_command_that_the_program_has(name: str) -> None:
+    words = [filled(word) for word in PROCESSES[name]["command"]]
+    command = typer.main.get_command(app)
+    context = command.make_context("mc2sf", list(words), resilient_parsing=True)
+    while isinstance(command, typer.core.TyperGroup):
+        word, found, words = command.resolve_command(context, words)
+        assert found is not None, word
+        command = found
+        context = command.make_context(word, list(words), parent=context, resilient_parsing=not words)
+    command.parse_args(context, list(words))  # refuses unknown options and missing arguments
+
+
+@pytest.mark.parametrize("name", sorted(PROCESSES))
+def test_the_variables_of_a_process_make_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in PROCESSES[name]["environment"].items():
+        monkeypatch.setenv(variable, filled(value))
+    settings = Settings()
+    assert settings.host == "0.0.0.0"  # inside the network of the containers Prometheus comes from another address
+    broker = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert f"//{settings.brokers}" in broker
+    assert settings.database.get_secret_value() == "postgresql+psycopg://mc2sf@postgres:5432/mc2sf"
+    assert settings.state_dir == Path("/var/lib/mc2sf")
+
+
+def test_all_processes_get_the_same_settings() -> None:
+    first = PROCESSES["device"]["environment"]
+    assert all(process["environment"] == first for process in PROCESSES.values())
+    assert any(variable.startswith(PREFIX) for variable in first)
+
+
+def test_ports_are_published_on_this_machine_only() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_no_password_stands_in_the_file() -> None:
+    found = set()
+    for service in SERVICES.values():
+        for variable, value in service.get("environment", {}).items():
+            if "PASSWORD" in variable:
+                match = VARIABLE.fullmatch(value)
+                assert match is not None, f"{variable} stands in the file"
+                assert match[2] == "?", f"{variable} has a default"
+                found.add(match[1])
+    assert found == {"POSTGRES_PASSWORD", "GRAFANA_PASSWORD"}
+    assert not [s for s in strings(COMPOSE) if re.search(r"://[^/@\s]+:[^/@\s]+@", s)]
+
+
+def test_everything_waits_for_what_it_needs_and_says_whether_it_is_well() -> None:
+    for name, service in SERVICES.items():
+        for needed, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert "test" in SERVICES[needed]["healthcheck"], f"{name} waits for the health of {needed}"
+            else:
+                assert SERVICES[needed]["healthcheck"] == {"disable": True}, f"{needed} ends by itself"
+        if name != "topics":
+            assert "test" in service["healthcheck"], name
+    for name in set(PROCESSES) - {"topics"}:
+        assert PROCESSES[name]["depends_on"]["topics"]["condition"] == "service_completed_successfully", name
+        assert "postgres" in PROCESSES[name]["depends_on"], name
+
+
+def test_prometheus_finds_the_metrics_of_every_process() -> None:
+    port = int(PROCESSES["device"]["environment"]["MC2SF_METRICS_PORT"])
+    asked = {}
+    for job in PROMETHEUS["scrape_configs"]:
+        for found in job.get("dns_sd_configs", []):
+            assert (found["type"], found["port"]) == ("A", port)
+            asked[job["job_name"]] = found["names"]
+    assert asked == {name: [name] for name in PROCESSES if name != "topics"}
+    health = PROCESSES["device"]["healthcheck"]["test"][-1]
+    assert f"127.0.0.1:{port}/metrics" in health
+
+
+def test_files_that_are_mounted_exist() -> None:
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
+            source = filled(volume).split(":")[0]
+            if source.startswith("./") and source != "./data":
+                assert (DEPLOY / source).exists(), f"{name} mounts {source}"
+            elif not source.startswith("."):
+                assert source in COMPOSE["volumes"], f"{name} mounts {source}"
+
+
+def test_prometheus_accepts_its_files(tool: Callable[[str], str]) -> None:
+    command = [tool("promtool"), "check", "config", DEPLOY / "prometheus.yml"]
+    checked = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_dockerfile_has_no_lint_and_runs_as_nobody_special(tool: Callable[[str], str]) -> None:
+    checked = subprocess.run([tool("hadolint"), DEPLOY / "Dockerfile"], check=False, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    text = (DEPLOY / "Dockerfile").read_text()
+    last = text[text.rindex("FROM ") :]
+    assert re.search(r"^USER [1-9]\d*$", last, re.MULTILINE)
+    assert 'ENTRYPOINT ["mc2sf"]' in last
