@@ -1,0 +1,141 @@
+"""A release in memory, and how one is put together from its parts or read from the tables alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from models.catalogue import FIRST_ROW, Catalogue
+from models.checkpoint import config_of, unpack
+from models.nets import PARTS, NetConfig, Nets
+from models.scorer import Scorer
+from streams import embeddings
+from streams.records import Manifest, Reader
+from streams.settings import Settings
+from streams.tables import item_embeddings, release_parts, releases
+
+_manifests: Reader[Manifest] = Reader(Manifest)
+
+
+class ReleaseError(ValueError):
+    """A set of parts that is not the release that its manifest names, or a release that is not there."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A whole release, ready to serve. Nobody changes its nets."""
+
+    manifest: Manifest
+    nets: Nets
+    scorer: Scorer
+    catalogue: Catalogue
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """E of one encoder version: keys i8 [rows] (reserved rows under negative keys), E f4 [rows, d], their digest."""
+
+    keys: NDArray[np.int64]
+    E: NDArray[np.float32]
+    digest: str
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, E: NDArray[np.float32]) -> ItemTable:
+        """The item table of `catalogue` with E [catalogue.size, d]."""
+        keys = np.concatenate([embeddings.reserved_keys(), catalogue.keys])
+        return cls(keys, E, embeddings.digest(keys, E))
+
+
+def net_config(settings: Settings) -> NetConfig:
+    """Return the sizes of the nets of a run."""
+    return NetConfig(
+        dim=settings.dim,
+        history_long=settings.history_long,
+        history_short=settings.history_short,
+        threshold=settings.threshold,
+    )
+
+
+def checksum(data: bytes) -> str:
+    """Return the SHA-256 of a part, as in a manifest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Assembler:
+    """Puts releases together. It remembers the last catalogue: most releases change the fast part only."""
+
+    def __init__(self) -> None:
+        self._digest = ""
+        self._catalogue = Catalogue([])
+
+    def build(self, manifest: Manifest, parts: Mapping[str, bytes], items: ItemTable) -> Release:
+        """Build the release of `manifest`. Raises ReleaseError or CheckpointError where anything is not as it says."""
+        for part in PARTS:
+            if checksum(parts[part]) != manifest.parts[part]:
+                raise ReleaseError(f"part {part} of release {manifest.version} has another checksum than its manifest")
+        if items.digest != manifest.embeddings or len(items.E) != manifest.items:
+            raise ReleaseError(f"the item table of release {manifest.version} has another checksum than its manifest")
+        nets = unpack(config_of(parts["fast"])[1], parts, items.E)
+        if items.digest != self._digest:
+            self._catalogue, self._digest = Catalogue(items.keys[FIRST_ROW:]), items.digest
+        return Release(manifest, nets.eval(), Scorer(nets), self._catalogue)
+
+
+def read_manifest(connection: Connection, run: str, version: int) -> Manifest:
+    """Return the manifest of a release from the tables. Raises ReleaseError where there is none."""
+    wanted = (releases.c.run == run) & (releases.c.version == version)
+    data = connection.execute(sa.select(releases.c.manifest).where(wanted)).scalar_one_or_none()
+    if data is None:
+        raise ReleaseError(f"there is no release {version} in run {run}")
+    return _manifests.decode(data)
+
+
+def read_parts(connection: Connection, run: str, manifest: Manifest) -> dict[str, bytes]:
+    """Return the bytes of the three parts that `manifest` names. Raises ReleaseError where one is missing."""
+    parts: dict[str, bytes] = {}
+    for part in PARTS:
+        version = getattr(manifest.versions, part)
+        row = (release_parts.c.run == run) & (release_parts.c.part == part) & (release_parts.c.version == version)
+        data = connection.execute(sa.select(release_parts.c.data).where(row)).scalar_one_or_none()
+        if data is None:
+            raise ReleaseError(f"part {part}/{version} of release {manifest.version} is not in the tables")
+        parts[part] = bytes(data)
+    return parts
+
+
+def read_items(connection: Connection, run: str, encoder: int, rows: int) -> ItemTable:
+    """Return the newest vector of each of the first `rows` rows at encoder version <= `encoder`."""
+    t = item_embeddings.c
+    known = (t.run == run) & (t.encoder <= encoder) & (t.row < rows)
+    newest = sa.select(t.item, sa.func.max(t.encoder).label("encoder")).where(known).group_by(t.item).subquery()
+    both = (t.item == newest.c.item) & (t.encoder == newest.c.encoder)
+    query = sa.select(t.item, t.vector).join(newest, both).where(t.run == run).order_by(t.row)
+    found = connection.execute(query).all()
+    if len(found) != rows:
+        raise ReleaseError(f"{len(found)} of {rows} rows of E at encoder {encoder} are in the tables")
+    keys = np.fromiter((row.item for row in found), dtype=np.int64, count=rows)
+    E = np.frombuffer(b"".join(row.vector for row in found), dtype="<f4").reshape(rows, -1)
+    return ItemTable(keys, E, embeddings.digest(keys, E))
+
+
+def read_release_and_items(
+    connection: Connection, run: str, version: int, assembler: Assembler
+) -> tuple[Release, ItemTable]:
+    """Return release `version` and its item table from the tables alone. Raises ReleaseError where it is not whole."""
+    manifest = read_manifest(connection, run, version)
+    items = read_items(connection, run, manifest.versions.encoder, manifest.items)
+    return assembler.build(manifest, read_parts(connection, run, manifest), items), items
+
+
+def read_release(connection: Connection, run: str, version: int, assembler: Assembler | None = None) -> Release:
+    """Return release `version` from the tables alone. Raises ReleaseError where it is not whole.
+
+    Whoever reads many gives an assembler of its own, which keeps what neighbours share.
+    """
+    return read_release_and_items(connection, run, version, assembler or Assembler())[0]

@@ -1,0 +1,15 @@
+"""When a retrain is due: a function of settings and epoch only, so that every process agrees without asking."""
+
+from __future__ import annotations
+
+from streams.settings import Settings
+
+
+def retrain_due(settings: Settings, epoch: int) -> bool:
+    """Whether a retrain from the rows up to and including `epoch` is due once that epoch is over."""
+    return (epoch + 1) % settings.retrain_every == 0
+
+
+def next_retrain(settings: Settings, after: int) -> int:
+    """Return the first epoch later than `after` at which a retrain is due; `after` may be -1."""
+    return (after + 1) // settings.retrain_every * settings.retrain_every + settings.retrain_every - 1
