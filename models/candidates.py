@@ -1,0 +1,66 @@
+"""Which clicks are ranked, against what, in which order: pure functions of a hash of (seed, user, seq).
+
+No generator is carried along, so any process, in any order, and any version of numpy gives the same lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.int64]
+
+
+class Candidates(NamedTuple):
+    """Item keys [m] in the order shown, the place of the target among them, and whether the list is out of rule."""
+
+    keys: Keys
+    place: int
+    cold: bool  # target outside the catalogue, or catalogue too small for the full number of negatives
+
+
+def evaluated(seed: int, user: str, seq: int, share: float) -> bool:
+    """Whether click `seq` of `user` is ranked: true for that share of clicks; a higher share holds a lower one."""
+    return int(_chance("evaluated", seed, user, seq, 1)[0]) < share * 2**64
+
+
+def sampled(seed: int, user: str, seq: int, keys: Keys, target: int, n: int) -> Candidates:
+    """`target` and `n` items drawn without replacement from the catalogue's `keys`, minus the target only."""
+    available = len(keys) - int(np.count_nonzero(keys == target))
+    known = available < len(keys)
+    if available <= 4 * n:
+        others = keys[keys != target]
+        negatives = others[np.argsort(_chance("sampled", seed, user, seq, available), kind="stable")[:n]]
+    else:
+        draws, negatives = 2 * n + 32, np.empty(0, np.int64)
+        while len(negatives) < n:  # practically once; more draws extend the same sequence
+            drawn = keys[(_chance("sampled", seed, user, seq, draws) % np.uint64(len(keys))).astype(np.int64)]
+            drawn = drawn[drawn != target]
+            _, first = np.unique(drawn, return_index=True)
+            negatives = drawn[np.sort(first)[:n]]
+            draws *= 2
+    return _shuffled(seed, user, seq, negatives, target, cold=not known or len(negatives) < n)
+
+
+def slate(seed: int, user: str, seq: int, keys: Keys, target: int, *, cold: bool = False) -> Candidates:
+    """The items shown with `target` (its own key may be among `keys` or not), each once, shuffled by the same hash.
+
+    The caller leaves out the impression's other clicks, and says by `cold` that the catalogue lacks the target.
+    """
+    others = np.unique(np.asarray(keys, np.int64))  # sorted: the order of the log must not tell the target
+    return _shuffled(seed, user, seq, others[others != target], target, cold=cold)
+
+
+def _shuffled(seed: int, user: str, seq: int, negatives: Keys, target: int, *, cold: bool) -> Candidates:
+    listed = np.append(negatives, np.int64(target))
+    order = np.argsort(_chance("shuffled", seed, user, seq, len(listed)), kind="stable")
+    return Candidates(listed[order], int(np.flatnonzero(order == len(negatives))[0]), cold)
+
+
+def _chance(purpose: str, seed: int, user: str, seq: int, n: int) -> NDArray[np.uint64]:
+    """`n` uniform 64-bit numbers; more of them continue the same sequence."""
+    message = f"{purpose}\0{seed}\0{user}\0{seq}".encode()
+    return np.frombuffer(hashlib.shake_128(message).digest(8 * n), dtype="<u8")

@@ -1,0 +1,90 @@
+"""Nets as bytes: one safetensors file a part, the sizes in its metadata; never pickle.
+
+E is not in the encoder's file: it travels row by row, so that only changed rows are published.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from models.nets import PARTS, NetConfig, Nets
+
+_TABLE = "E"
+
+
+class CheckpointError(ValueError):
+    """Bytes that aren't the weights asked for: damaged, of another part, or of other sizes."""
+
+
+def pack(nets: Nets) -> dict[str, bytes]:
+    """The bytes of each part. The same weights give the same bytes."""
+    return {part: pack_part(nets, part) for part in PARTS}
+
+
+def pack_part(nets: Nets, part: str) -> bytes:
+    """The bytes of one part, without E."""
+    module = nets.get_submodule(part)
+    weights = {name: weight.contiguous() for name, weight in module.state_dict().items() if name != _TABLE}
+    # one key of metadata: with several, their order in the file is arbitrary
+    note = json.dumps({"part": part, **asdict(nets.config)}, sort_keys=True)
+    return save(weights, metadata={"mc2sf": note})
+
+
+def config_of(data: bytes) -> tuple[str, NetConfig]:
+    """Which part `data` holds, and the sizes of its nets."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        note: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["mc2sf"])
+        part = note.pop("part")
+        known = {field.name for field in fields(NetConfig)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items() if k in known}
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise CheckpointError("no weights of these nets: the header can't be read") from error
+    return part, NetConfig(**values)
+
+
+def unpack(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]) -> Nets:
+    """The nets of three parts and an item table [rows, d].
+
+    Raises CheckpointError where a part is missing, damaged, of other sizes, or E is not [rows, config.dim].
+    """
+    if E.ndim != 2 or E.shape[1] != config.dim:
+        raise CheckpointError(f"E has shape {E.shape}, the nets want [rows, {config.dim}]")
+    nets = Nets(config, len(E))
+    with torch.no_grad():
+        nets.encoder.E.copy_(torch.from_numpy(np.array(E, dtype=np.float32)))
+    for part in PARTS:
+        if part not in parts:
+            raise CheckpointError(f"part {part} is missing")
+        unpack_part(nets, part, parts[part])
+    return nets
+
+
+def unpack_part(nets: Nets, part: str, data: bytes) -> None:
+    """Load `data` into one part of `nets`, in place. Raises CheckpointError; then nothing has changed."""
+    named, config = config_of(data)
+    if named != part:
+        raise CheckpointError(f"these are the weights of {named}, not of {part}")
+    if config != nets.config:
+        raise CheckpointError(f"sizes differ: the file says {config}, the nets are {nets.config}")
+    try:
+        weights = load(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"part {part} is damaged: {error}") from error
+    wanted = {k: v for k, v in nets.get_submodule(part).state_dict().items() if k != _TABLE}
+    if weights.keys() != wanted.keys():
+        raise CheckpointError(f"part {part} has other tensors: {sorted(weights.keys() ^ wanted.keys())}")
+    for name, weight in weights.items():
+        if weight.shape != wanted[name].shape or weight.dtype != wanted[name].dtype:
+            raise CheckpointError(f"{part}.{name} is {tuple(weight.shape)}, wanted {tuple(wanted[name].shape)}")
+    for name, weight in weights.items():
+        wanted[name].copy_(weight)

@@ -1,0 +1,41 @@
+"""Losses of a click: pure functions of logits [B, 1 + N], of which column 0 is the clicked item, to one number."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def bce(logits: Tensor) -> Tensor:
+    """Binary cross-entropy, the mean over all pairs (eq. 2, 4)."""
+    return (functional.softplus(-logits[:, :1]).sum() + functional.softplus(logits[:, 1:]).sum()) / logits.numel()
+
+
+def bpr(logits: Tensor) -> Tensor:
+    """The pairwise loss -log sigmoid(clicked - negative), the mean over pairs (Rendle et al., arXiv 1205.2618)."""
+    return functional.softplus(logits[:, 1:] - logits[:, :1]).mean()
+
+
+def sampled_softmax(logits: Tensor) -> Tensor:
+    """Cross-entropy of the clicked item among its own list; see `corrected` for negatives drawn unevenly."""
+    return -functional.log_softmax(logits, 1)[:, 0].mean()
+
+
+def corrected(logits: Tensor, log_q: Tensor) -> Tensor:
+    """Logits less log q of each item [..., 1 + N], q being its chance to be drawn: the softmax is then unbiased.
+
+    With the same q for all, nothing changes but a constant (Bengio & Senecal, 2008; Yi et al., 2019).
+    """
+    return logits - log_q
+
+
+def gbce(logits: Tensor, items: int, calibration: float = 0.75) -> Tensor:
+    """gBCE: the clicked item's sigmoid to a power below 1 undoes the overconfidence that few negatives teach.
+
+    `items` is the size of the catalogue, `calibration` t in [0, 1]; t = 0 is plain BCE (Petrov & Macdonald,
+    arXiv 2308.07192, eq. 9 and 10).
+    """
+    rate = (logits.shape[1] - 1) / max(items - 1, 1)
+    power = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    clicked = power * functional.softplus(-logits[:, :1])
+    return (clicked.sum() + functional.softplus(logits[:, 1:]).sum()) / logits.numel()

@@ -1,0 +1,132 @@
+"""The nets of a release: encoder, slow and fast, which are versioned and published apart.
+
+Everything is written on vectors, not on rows of E: serving, retraining (which gathers the rows of a batch once) and
+online learning all call the same equations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
+from models.fast import Fast
+from models.layers import Gru
+from models.slow import Slow
+
+PARTS = ("encoder", "slow", "fast")
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """Sizes of the nets. They are fixed for a run: a release of other sizes is refused."""
+
+    dim: int = 32
+    history_long: int = 50  # L_S
+    history_short: int = 10  # L_F
+    threshold: int = 10  # exposures in a window, at most
+    attention: tuple[int, int] = (32, 16)  # hidden layers of DIN's activation unit
+    gate: tuple[int, int] = (32, 16)
+    head: tuple[int, int] = (64, 32)
+
+
+class Logits(NamedTuple):
+    """Scores of the four nets, [B, C] each."""
+
+    din: Tensor
+    f2s: Tensor
+    fast: Tensor
+    mc2sf: Tensor
+
+
+class Sequence(NamedTuple):
+    """Left-padded vectors [B, L, d] and their mask [B, L], true on items."""
+
+    x: Tensor
+    mask: Tensor
+
+
+class Inputs(NamedTuple):
+    """What a click's nets see: histories as vectors, r2 [B, d], candidates e [B, C, d]."""
+
+    history: Sequence
+    r2: Tensor
+    clicks: Sequence
+    exposures: Sequence
+    e: Tensor
+
+
+class Encoder(nn.Module):
+    """The item table E [rows, d] (row 0 is padding, row 1 unknown) and GRU_n over exposures."""
+
+    def __init__(self, dim: int, rows: int) -> None:
+        super().__init__()
+        self.E = nn.Parameter(torch.zeros(rows, dim))
+        self.gru_n = Gru(dim)
+
+    def memory(self, window: Sequence) -> Tensor:
+        """r2 of eq. (3): GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
+        zero = window.x.new_zeros(window.x.shape[0], 1, window.x.shape[2])
+        return self.gru_n.fold(window.x, window.mask, zero)[:, 0]
+
+
+class Nets(nn.Module):
+    """DIN, F2S, fast alone and S2F over one encoder."""
+
+    def __init__(self, config: NetConfig, rows: int) -> None:
+        """Weights are not initialised: see `initial` and `checkpoint.unpack`."""
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.dim, rows)
+        self.slow = Slow(config.dim, config.attention, config.head)
+        self.fast = Fast(config.dim, config.gate, config.head)
+
+    @classmethod
+    def initial(cls, config: NetConfig, rows: int, seed: int) -> Nets:
+        """Nets drawn from `seed`: uniform in +-1/sqrt(fan in), E normal with deviation 0.05, padding zero."""
+        nets = cls(config, rows)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, weight in nets.named_parameters():
+                if name == "encoder.E":
+                    continue
+                bound = 1 / math.sqrt(weight.shape[-1] if weight.dim() > 1 else config.dim)
+                weight.uniform_(-bound, bound, generator=generator)
+            nets.encoder.E.normal_(0, 0.05, generator=generator)
+            nets.encoder.E[ROW_PADDING] = 0
+        return nets
+
+    def grown(self, rows: int, seed: int) -> Nets:
+        """A copy with `rows` rows of E: old rows as they are, new ones near the unknown row."""
+        old = len(self.encoder.E)
+        if rows < old or old < FIRST_ROW:
+            raise ValueError(f"E of {old} rows can't become one of {rows}")
+        nets = Nets(self.config, rows)
+        state = self.state_dict()
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.empty(rows - old, self.config.dim).normal_(0, 0.05, generator=generator)
+        state["encoder.E"] = torch.cat([state["encoder.E"], state["encoder.E"][ROW_UNKNOWN] + noise])
+        nets.load_state_dict(state)
+        return nets
+
+    def forward(self, inputs: Inputs) -> Logits:
+        """All four scores. `inputs.r2` is data for the slow part; r_t and r_n are data for the fast part."""
+        r_t, r_n = self.priors(inputs.history, inputs.r2, inputs.e)
+        fast, mc2sf = self.fast(
+            self.encoder.gru_n, inputs.clicks, inputs.exposures, inputs.e, travelled(r_t), travelled(r_n)
+        )
+        return Logits(self.slow.score_din(r_t, inputs.e), self.slow.score_f2s(r_n, r_t, inputs.e), fast, mc2sf)
+
+    def priors(self, history: Sequence, r2: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """r_t of eq. (1) and r_n of eq. (5): [B, C, d] each."""
+        r_t = self.slow.din(history.x, history.mask, e)
+        return r_t, self.slow.reaction(self.encoder.gru_n, r2.detach(), e)
+
+
+def travelled(prior: Tensor) -> Tensor:
+    """What arrives of a prior: rounded to 16 bits, without gradient."""
+    return prior.detach().half().float()

@@ -1,0 +1,72 @@
+"""Ranks and what they are worth: HR@{1,5,10}, NDCG@{5,10}, MRR, with one relevant item a list."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
+
+
+class Rank(NamedTuple):
+    """A 1-based rank, and how many scores of the list were NaN or infinite."""
+
+    rank: int
+    not_finite: int
+
+
+def rank(scores: ArrayLike, place: int) -> Rank:
+    """The rank of the item at `place`: 1 + better ones + equal ones at an earlier place.
+
+    Lists are shuffled, so a constant scorer scores chance. A score that is not finite ranks last.
+    """
+    values: NDArray[np.floating] = np.asarray(scores)
+    finite = np.isfinite(values)
+    bad = len(values) - int(np.count_nonzero(finite))
+    if not finite[place]:
+        return Rank(len(values), bad)
+    own = values[place]
+    with np.errstate(invalid="ignore"):
+        better = np.count_nonzero((values > own) & finite)
+    return Rank(1 + int(better) + int(np.count_nonzero(values[:place] == own)), bad)
+
+
+def gains(ranks: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """What each rank is worth by each metric: [n] -> name -> [n]."""
+    values: NDArray[np.float64] = np.asarray(ranks, np.float64)
+    discounted = 1 / np.log2(values + 1)
+    return {
+        **{f"hr@{k}": (values <= k).astype(np.float64) for k in (1, 5, 10)},
+        **{f"ndcg@{k}": np.where(values <= k, discounted, 0.0) for k in (5, 10)},
+        "mrr": 1 / values,
+    }
+
+
+def metrics(ranks: ArrayLike) -> dict[str, float]:
+    """The mean of each metric over ranks [n], the same to the last digit for any order; NaN where n is 0."""
+    count = np.size(np.asarray(ranks))
+    return {name: math.fsum(values) / count if count else math.nan for name, values in gains(ranks).items()}
+
+
+@functools.lru_cache(maxsize=4096)
+def _chance(n: int) -> tuple[float, ...]:
+    means = metrics(np.arange(1, n + 1))
+    return tuple(means[name] for name in METRICS)
+
+
+def chance(n: int) -> dict[str, float]:
+    """What a constant scorer gets in expectation on a list of `n` candidates."""
+    return dict(zip(METRICS, _chance(n), strict=True))
+
+
+def mean_chance(sizes: Sequence[int]) -> dict[str, float]:
+    """The same over lists of several sizes; NaN where there is none."""
+    return {
+        name: math.fsum(_chance(int(n))[place] for n in sizes) / len(sizes) if len(sizes) else math.nan
+        for place, name in enumerate(METRICS)
+    }

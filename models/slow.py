@@ -1,0 +1,57 @@
+"""The slow part: DIN over the long, delayed clicks (eq. 1-2) and F2S, which adds the negative memory (eq. 5-6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import Gru, Mlp
+
+
+class Din(nn.Module):
+    """Eq. (1): r_t, the history summed with weights from an activation unit on (h, e, h * e), without softmax.
+
+    The unit's first layer is factored: W [h; e; h*e] = (W_h + W_x diag(e)) h + W_e e, so that a history is read once
+    for all candidates and no [B, C, L, 3 d] tensor is made.
+    """
+
+    def __init__(self, dim: int, hidden: tuple[int, int]) -> None:
+        super().__init__()
+        self.dim = dim
+        self.unit = Mlp(3 * dim, hidden)
+
+    def forward(self, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
+        """History [B, L, d], mask [B, L] (true on items), candidates e [B, C, d] -> r_t [B, C, d]."""
+        w_h, w_e, w_x = self.unit.first.weight.chunk(3, dim=1)  # each [H, d]
+        maps = w_h + w_x * e.unsqueeze(2)  # [B, C, H, d]
+        of_candidate = torch.nn.functional.linear(e, w_e, self.unit.first.bias)  # [B, C, H]
+        b, c, h, _ = maps.shape
+        first = torch.baddbmm(
+            of_candidate.reshape(b, c * h, 1), maps.reshape(b, c * h, self.dim), history.transpose(1, 2)
+        )  # [B, C H, L]
+        weights = self.unit.rest(first.view(b, c, h, -1).transpose(2, 3))  # [B, C, L]
+        return torch.bmm(weights * mask.unsqueeze(1), history)
+
+
+class Slow(nn.Module):
+    """Heads of DIN and F2S over one shared r_t. All scores are logits: the paper's y is their sigmoid."""
+
+    def __init__(self, dim: int, attention: tuple[int, int], head: tuple[int, int]) -> None:
+        super().__init__()
+        self.din = Din(dim, attention)
+        self.head_din = Mlp(2 * dim, head)
+        self.w_s = nn.Linear(2 * dim, dim)
+        self.head_f2s = Mlp(3 * dim, head)
+
+    def score_din(self, r_t: Tensor, e: Tensor) -> Tensor:
+        """Logit of eq. (2): r_t, e [B, C, d] -> [B, C]."""
+        return torch.as_tensor(self.head_din(torch.cat([r_t, e], -1)))
+
+    def reaction(self, gru_n: Gru, r2: Tensor, e: Tensor) -> Tensor:
+        """Eq. (5): r_n, the presumed reaction to each candidate: r2 [B, d], e [B, C, d] -> [B, C, d]."""
+        after = gru_n.step(gru_n.project(e), r2.unsqueeze(1).expand_as(e))
+        return after * torch.sigmoid(self.w_s(torch.cat([after, e], -1)))
+
+    def score_f2s(self, r_n: Tensor, r_t: Tensor, e: Tensor) -> Tensor:
+        """Logit of eq. (6): [B, C, d] each -> [B, C]."""
+        return torch.as_tensor(self.head_f2s(torch.cat([r_n, r_t, e], -1)))

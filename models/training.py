@@ -1,0 +1,155 @@
+"""Retraining: all four nets jointly, from a release's weights (warm start), on what is new and a sample of the old.
+
+`retrain` is the batch job's whole arithmetic: log in, candidate nets and their held-out loss beside the active ones'
+out. It is deterministic for a seed at one number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.batches import Batch, Source
+from models.catalogue import ROW_UNKNOWN, Catalogue
+from models.log import Log, fold
+from models.losses import bce
+from models.nets import Logits, Nets
+from models.rows import RowAdam
+from models.views import ViewSpec
+
+Ints = NDArray[np.int64]
+Loss = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a training runs; the first four are the paper's settings."""
+
+    learning_rate: float = 5e-4
+    batch: int = 256
+    l2: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    passes: int = 2  # over the selected clicks
+    negatives: int = 4
+    unknown: float = 0.03  # share of a batch's items replaced by the unknown row
+    older: float = 1.0  # clicks already trained on that are sampled again, per new one
+    held_out: float = 0.1  # share of the new clicks, the newest, that are judged and not trained on
+    held_out_most: int = 4096
+    loss: Loss = bce
+
+
+class TrainResult(NamedTuple):
+    """A candidate for release. Losses are the mean over the four nets on the held-out clicks."""
+
+    nets: Nets
+    catalogue: Catalogue
+    active: float  # held-out loss of the nets that were given
+    candidate: float  # of the trained ones
+    n: int  # held-out clicks
+    finite: bool  # all weights and both losses are
+    trained_until: int  # time of the newest click trained on, ms; pass it as the next `since`
+    steps: int
+    trained: int  # clicks selected for training
+
+
+def retrain(
+    nets: Nets,
+    catalogue: Catalogue,
+    log: Log,
+    *,
+    config: TrainConfig,
+    spec: ViewSpec,
+    seed: int,
+    since: int | None = None,
+    progress: Callable[[int, int, float], None] = lambda _step, _steps, _loss: None,
+) -> TrainResult:
+    """Train a copy of `nets` on the clicks of `log`; `nets` themselves are left as they are.
+
+    Clicks after `since` (ms; None: all) are new: the newest share of them is held out, the others are trained on
+    together with a sample of older ones. New items get rows appended. `progress` is told (step, steps, loss).
+    """
+    generator = np.random.default_rng(seed)
+    known = catalogue.extended(np.unique(log.keys))
+    candidate = nets.grown(known.size, seed)
+    folded = fold(log, spec)
+    source = Source.of(folded, known)
+    order = folded.order()
+    new = order[folded.time[order] > since] if since is not None else order
+    out = min(int(len(new) * config.held_out), config.held_out_most)
+    fresh, held = new[: len(new) - out], new[len(new) - out :]
+    older = order[: len(order) - len(new)]
+    again = generator.choice(older, min(len(older), int(config.older * len(fresh))), replace=False)
+    selected = np.concatenate([fresh, again])
+    steps = 0
+    if len(selected) and len(known) >= 2:
+        steps = config.passes * math.ceil(len(selected) / config.batch)
+        for step, loss in enumerate(train(candidate, _batches(source, selected, config, generator), config), 1):
+            progress(step, steps, loss)
+    judged = [float(held_out_loss(each, source, held, config, seed)) for each in (nets, candidate)]
+    finite = all(math.isfinite(x) for x in judged) or not len(held)
+    return TrainResult(
+        nets=candidate,
+        catalogue=known,
+        active=judged[0],
+        candidate=judged[1],
+        n=len(held),
+        finite=finite and all(bool(torch.isfinite(weight).all()) for weight in candidate.parameters()),
+        trained_until=int(folded.time[fresh].max(initial=since or 0)),
+        steps=steps,
+        trained=len(selected),
+    )
+
+
+def _batches(source: Source, some: Ints, config: TrainConfig, generator: np.random.Generator) -> Iterator[Batch]:
+    for _ in range(config.passes):
+        shuffled = generator.permutation(some)
+        for start in range(0, len(some), config.batch):
+            chosen = shuffled[start : start + config.batch]
+            yield source.batch(chosen, generator, n=config.negatives, unknown=config.unknown)
+
+
+def train(nets: Nets, batches: Iterable[Batch], config: TrainConfig) -> Iterator[float]:
+    """One optimiser step a batch, in place; yields each batch's loss, the sum over the four nets."""
+    E = nets.encoder.E
+    dense = [weight for weight in nets.parameters() if weight is not E]
+    adam = torch.optim.Adam(dense, lr=config.learning_rate, betas=config.betas, weight_decay=config.l2)
+    rows = RowAdam(E, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
+    nets.train()
+    for batch in batches:
+        table = E.detach()[batch.rows].requires_grad_()
+        loss = joint_loss(nets(batch.inputs(nets, table)), config.loss)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch ships it so
+        adam.step()
+        assert table.grad is not None
+        rows.step(batch.rows, table.grad)
+        yield loss.item()
+    nets.eval()
+
+
+def joint_loss(logits: Logits, loss: Loss) -> Tensor:
+    """The sum of the four nets' losses; gradients between them are cut where the equations cut them."""
+    return torch.stack([loss(each) for each in logits]).sum()
+
+
+@torch.no_grad()
+def held_out_loss(nets: Nets, source: Source, some: Ints, config: TrainConfig, seed: int) -> float:
+    """The mean loss over the four nets on clicks `some`, with negatives drawn from `seed`; NaN where there are none.
+
+    Rows that `nets` don't have yet are the unknown row to them.
+    """
+    generator = np.random.default_rng([seed, 1])
+    total = 0.0
+    for start in range(0, len(some), config.batch):
+        chosen = some[start : start + config.batch]
+        batch = source.batch(chosen, generator, n=config.negatives)
+        held = torch.where(batch.rows < len(nets.encoder.E), batch.rows, ROW_UNKNOWN)
+        total += float(joint_loss(nets(batch.inputs(nets, nets.encoder.E[held])), config.loss)) / 4 * len(chosen)
+    return total / len(some) if len(some) else math.nan
