@@ -1,0 +1,166 @@
+"""Line charts as inline SVG: no script, font or picture is loaded from anywhere, colours come from the page's style.
+
+A chart has one x axis for all its series: positions 0 ... n - 1 at even distances, with labels of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 720, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 96, 14, 40
+_PLOT_W, _PLOT_H = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+_LABEL_GAP = 13  # between two labels at the ends of lines
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line. `colour` is the number of a colour of the page; None in `values` is a gap."""
+
+    name: str
+    values: Sequence[float | None]
+    colour: int
+    dashed: bool = False
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened at position `at`: a line over the whole height with a label, or a small tick."""
+
+    at: int
+    label: str
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart. `labels` name the positions; `show` formats a value."""
+
+    title: str
+    description: str
+    labels: Sequence[str]
+    series: Sequence[Series]
+    marks: Sequence[Mark] = field(default=())
+    show: Callable[[float], str] = "{:.3f}".format
+    from_zero: bool = False
+
+    def svg(self) -> Markup:
+        """The picture, with its title and description inside for those who can't see it."""
+        return _svg(self)
+
+    def points(self) -> str:
+        """Labels and shown values as JSON, for the page's script."""
+        rows = {s.name: [None if v is None else self.show(v) for v in s.values] for s in self.series}
+        return json.dumps({"labels": list(self.labels), "left": _LEFT, "width": _PLOT_W, "series": rows})
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers from below `low` to above `high`, about `about` of them."""
+    if high <= low:
+        high = low + 1
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """`wanted` moved apart to at least `gap`, in their order, between `low` and `high` where that is possible."""
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    placed = list(wanted)
+    for before, here in itertools.pairwise(order):
+        placed[here] = max(placed[here], placed[before] + gap)
+    excess = placed[order[-1]] - high if order else 0.0
+    if excess > 0:
+        placed[order[-1]] = high
+        for here, before in itertools.pairwise(reversed(order)):
+            placed[before] = max(low, min(placed[before], placed[here] - gap))
+    return placed
+
+
+def _svg(chart: Chart) -> Markup:
+    seen = [v for s in chart.series for v in s.values if v is not None and math.isfinite(v)] or [0.0, 1.0]
+    low = 0.0 if chart.from_zero else min(seen)
+    grid = ticks(low, max(seen))
+    span = grid[-1] - grid[0]
+    count = max((len(s.values) for s in chart.series), default=1)
+
+    def x(position: int) -> float:
+        return _LEFT + _PLOT_W * (position / (count - 1) if count > 1 else 0.5)
+
+    def y(value: float) -> float:
+        return _TOP + _PLOT_H * (1 - (value - grid[0]) / span)
+
+    number = next(_numbers)
+    out = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t{number} d{number}">',
+        f'<title id="t{number}">{escape(chart.title)}</title><desc id="d{number}">{escape(chart.description)}</desc>',
+    ]
+    out += [_grid_line(chart.show(value), y(value)) for value in grid]
+    out += _x_labels(chart.labels, x)
+    out += [_mark(mark, x(mark.at)) for mark in chart.marks]
+    ends = []
+    for series in chart.series:
+        out.append(_path(series, x, y))
+        last = next((v for v in reversed(series.values) if v is not None), None)
+        ends.append((series, _TOP if last is None else y(last)))
+    heights = spread([end for _, end in ends], _LABEL_GAP, _TOP + 4, _TOP + _PLOT_H)
+    for (series, _), height in zip(ends, heights, strict=True):
+        weight = " strong" if series.strong else ""
+        out.append(
+            f'<text class="name c{series.colour}{weight}" x="{_LEFT + _PLOT_W + 8}" y="{height + 4:.1f}">'
+            f"{escape(series.name)}</text>"
+        )
+    out.append(f'<line class="rule" x1="0" x2="0" y1="{_TOP}" y2="{_TOP + _PLOT_H}" visibility="hidden"/></svg>')
+    return Markup("".join(out))  # noqa: S704 - every text above is escaped or a number
+
+
+def _grid_line(label: str, y: float) -> str:
+    return (
+        f'<line class="grid" x1="{_LEFT}" x2="{_LEFT + _PLOT_W}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text class="tick end" x="{_LEFT - 7}" y="{y + 4:.1f}">{escape(label)}</text>'
+    )
+
+
+def _x_labels(labels: Sequence[str], x: Callable[[int], float]) -> list[str]:
+    few = min(len(labels), 6)
+    places = sorted({round(i * (len(labels) - 1) / max(few - 1, 1)) for i in range(few)})
+    return [
+        f'<text class="tick middle" x="{x(place):.1f}" y="{_TOP + _PLOT_H + 20}">{escape(labels[place])}</text>'
+        for place in places
+    ]
+
+
+def _mark(mark: Mark, x: float) -> str:
+    title = f"<title>{escape(mark.label)}</title>"
+    bottom = _TOP + _PLOT_H
+    if mark.small:
+        return f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom - 5}" y2="{bottom}">{title}</line>'
+    return (
+        f'<line class="mark long" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}">{title}</line>'
+        f'<text class="mark" x="{x + 3:.1f}" y="{_TOP + 8}">{escape(mark.label)}</text>'
+    )
+
+
+def _path(series: Series, x: Callable[[int], float], y: Callable[[float], float]) -> str:
+    steps, pen_down = [], False
+    for position, value in enumerate(series.values):
+        if value is None or not math.isfinite(value):
+            pen_down = False
+            continue
+        steps.append(f"{'L' if pen_down else 'M'}{x(position):.1f} {y(value):.1f}")
+        pen_down = True
+    look = (" dashed" if series.dashed else "") + (" strong" if series.strong else "")
+    alone = sum(step[0] == "M" for step in steps) == len(steps)  # nothing but single points: show them as dots
+    shape = "".join(f"{step}h0.01" for step in steps) if alone else "".join(steps)
+    dots = " dots" if alone else ""
+    return f'<path class="line c{series.colour}{look}{dots}" d="{shape}"/>'
