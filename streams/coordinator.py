@@ -1,0 +1,228 @@
+"""The coordinator: it alone judges, numbers and publishes releases, and decides each epoch exactly once.
+
+In: progress of the recorder, proposals of learner and retrain (tables). Out: releases (tables, then the bus), and a
+decision an epoch (tables, then the bus). Whatever it was killed at, the next holder of the lease finds in the tables
+what is half done and finishes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import sqlalchemy as sa
+import torch
+from sqlalchemy import Connection, Engine
+
+from models.catalogue import FIRST_ROW, Catalogue
+from models.checkpoint import pack
+from models.nets import Nets
+from streams import kafka, proposals, registry, tables, telemetry
+from streams.judgement import Active, judge
+from streams.lease import Lease, LeaseLostError
+from streams.proposals import EMPTY, WAITING, Proposal
+from streams.publication import PublicationError, Publisher, read_publication
+from streams.records import EpochDecision, Manifest
+from streams.registry import Draft
+from streams.release import ItemTable, net_config
+from streams.schedule import retrain_due
+from streams.settings import Settings
+from streams.stopping import stop_on_signals
+from streams.store import connect
+from streams.tables import releases
+from streams.withdrawal import Withdrawal
+
+log = logging.getLogger(__name__)
+POLL_S = 0.01
+_WAIT_FOR_LEASE_S = 0.5
+_SAY_AFTER_S = 30.0
+
+
+class Coordinator:
+    """What the holder of the lease does. `step` does one thing, or nothing where nothing is due."""
+
+    def __init__(self, settings: Settings, engine: Engine, lease: Lease, publisher: Publisher) -> None:
+        self._settings, self._run = settings, settings.run
+        self._engine, self._lease, self._publisher = engine, lease, publisher
+        self._active: Active | None = None
+        self._withdrawal = Withdrawal(settings.run)
+        self._waiting_since = time.monotonic()
+        with engine.connect() as connection:
+            last = proposals.last_decision(connection, self._run)
+        self._decided = last.epoch if last else -1
+        if last is not None:  # it may have been killed between the table and the bus
+            self._publisher.decide(last)
+
+    def step(self) -> bool:
+        """Do the next thing that is due; false where there is none. Raises LeaseLostError, PublicationError."""
+        self._lease.keep()
+        with self._engine.connect() as connection:
+            half_done = registry.unpublished(connection, self._run)
+            active = proposals.active_release(connection, self._run)
+        if half_done is not None:
+            self._finish(half_done)
+        elif active is None:
+            self._begin()
+        else:
+            return self._look(active)
+        return True
+
+    def over(self) -> bool:
+        """Whether the log is over and every epoch decided."""
+        with self._engine.connect() as connection:
+            row = self._recorded(connection)
+        return row is not None and row[1] and self._decided >= row[0]
+
+    def _begin(self) -> None:
+        """Write release 0: a seeded initialisation with an empty catalogue."""
+        nets = Nets.initial(net_config(self._settings), FIRST_ROW, self._settings.seed)
+        items = ItemTable.of(Catalogue([]), nets.encoder.E.detach().numpy())
+        draft = Draft("initial", None, -1, pack(nets), items, 0, {}, {"reason": "seeded initialisation"})
+        with self._engine.begin() as connection:
+            self._lease.hold(connection)
+            manifest = registry.write_release(connection, self._run, draft)
+        self._finish(manifest.version)
+
+    def _look(self, version: int) -> bool:
+        epoch = self._decided + 1
+        with self._engine.connect() as connection:
+            found = self._waiting(connection, epoch)
+            asked = [p for p in found if p.kind == "rollback"]
+            ready = self._ready(connection, epoch, found)
+            if not ready and not (asked and not self._settings.lockstep):
+                return False
+            if self._active is None or self._active.manifest.version != version:
+                self._active = Active.read(connection, self._run, version)
+            at_once = not ready  # a rollback, free-running: no epoch ends by it
+            judgement = judge(
+                connection,
+                self._settings,
+                self._active,
+                self._decided if at_once else epoch,
+                asked if at_once else found,
+            )
+        decision = EpochDecision(epoch, version, judgement.outcome, judgement.reason)
+        with self._engine.begin() as connection:
+            self._lease.hold(connection)
+            manifest = None
+            if judgement.draft is not None:
+                manifest = registry.write_release(connection, self._run, judgement.explained())
+            for proposal, status, reason in judgement.marks:
+                proposals.mark(connection, self._run, proposal, status, reason)
+            if manifest is None and not at_once:
+                registry.write_decision(connection, self._run, decision)
+        if manifest is not None:
+            self._finish(manifest.version)
+        elif not at_once:
+            self._decided_on(decision)
+        return True
+
+    def _finish(self, version: int) -> None:
+        """Publish a release whose rows are written, note that, and decide the epoch at whose end it was made."""
+        with self._engine.connect() as connection:
+            publication = read_publication(connection, self._run, version)
+            manifest = publication.manifest
+        self._publisher.publish(publication)
+        with self._engine.begin() as connection:
+            self._lease.hold(connection)
+            registry.finish_release(connection, self._run, version)
+            decision = self._decision_on(connection, manifest)
+            if decision is not None:
+                registry.write_decision(connection, self._run, decision)
+        telemetry.RELEASE.labels("coordinator").set(version)
+        log.info("release %d (%s) is published: %d rows of E", version, manifest.kind, len(publication.rows))
+        if decision is not None:
+            self._decided_on(decision)
+
+    def _decision_on(self, connection: Connection, manifest: Manifest) -> EpochDecision | None:
+        """The decision that goes with a release: none for release 0 and for a rollback between two epochs."""
+        if manifest.kind == "initial" or manifest.epoch <= self._decided:
+            return None
+        t = releases.c
+        this = (t.run == self._run) & (t.version == manifest.version)
+        reason = connection.execute(sa.select(t.gate).where(this)).scalar_one()["reason"]
+        return EpochDecision(manifest.epoch, manifest.version, manifest.kind, reason)
+
+    def _decided_on(self, decision: EpochDecision) -> None:
+        self._publisher.decide(decision)
+        self._decided = decision.epoch
+        self._waiting_since = time.monotonic()
+        telemetry.EPOCH.labels("coordinator").set(decision.epoch)
+        telemetry.RELEASES.labels(decision.outcome).inc()
+        log.info("epoch %d: %s, release %d: %s", decision.epoch, decision.outcome, decision.release, decision.reason)
+        with self._engine.begin() as connection:
+            self._lease.hold(connection)
+            t = tables.proposals.c
+            judged = (t.kind == "retrain") & (t.status != WAITING)
+            proposals.forget(connection, self._run, judged)
+            gone = self._withdrawal.due(connection, decision.epoch)
+        self._publisher.withdraw(gone)
+
+    def _waiting(self, connection: Connection, epoch: int) -> list[Proposal]:
+        """The proposals to judge at the end of `epoch`: its own; free-running, older retrains too."""
+        t = tables.proposals.c
+        whenever = ("rollback",) if self._settings.lockstep else ("rollback", "retrain")
+        mine = t.kind.in_(whenever) | (t.epoch == epoch)
+        return proposals.read(connection, self._run, mine & t.status.in_((WAITING, EMPTY)))
+
+    def _recorded(self, connection: Connection) -> tuple[int, bool] | None:
+        t = tables.progress.c
+        this = (t.run == self._run) & (t.role == "recorder")
+        row = connection.execute(sa.select(t.epoch, t.over).where(this)).one_or_none()
+        return (row.epoch, row.over) if row else None
+
+    def _ready(self, connection: Connection, epoch: int, found: list[Proposal]) -> bool:
+        """Whether everything that the decision of `epoch` waits for is there."""
+        recorded = self._recorded(connection)
+        missing = []
+        if recorded is None or recorded[0] < epoch:
+            missing.append("the recorder")
+        kinds = {proposal.kind for proposal in found if proposal.epoch == epoch}
+        if "learner" not in kinds:
+            missing.append("the learner")
+        if self._settings.lockstep and retrain_due(self._settings, epoch) and "retrain" not in kinds:
+            missing.append("a retrain")
+        if missing and time.monotonic() - self._waiting_since > _SAY_AFTER_S:
+            self._waiting_since = time.monotonic()
+            log.info("epoch %d waits for %s", epoch, " and ".join(missing))
+        return not missing
+
+
+def main(settings: Settings) -> None:
+    """Run until the log is over, or until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    torch.set_num_threads(1)
+    stop = stop_on_signals()
+    telemetry.serve(settings)
+    engine = connect(settings.database.get_secret_value())
+    run(settings, engine, stop)
+    engine.dispose()
+
+
+def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+    """Wait for the lease, act under it, until the log is over or `stop` is set."""
+    lease = Lease(engine, settings.run, "coordinator")
+    publisher = Publisher(settings, kafka.producer(settings, "coordinator"), lease.keep)
+    while not stop.is_set():
+        try:
+            if not lease.take():
+                stop.wait(_WAIT_FOR_LEASE_S)
+            elif _act(Coordinator(settings, engine, lease, publisher), stop):
+                break
+        except LeaseLostError as error:
+            log.warning("%s; waiting for it again", error)
+        except (PublicationError, sa.exc.OperationalError) as error:
+            log.warning("%s; beginning again", error)
+            stop.wait(_WAIT_FOR_LEASE_S)
+    lease.give_up()
+
+
+def _act(coordinator: Coordinator, stop: threading.Event) -> bool:
+    """Act until stopped (false) or the log is over (true)."""
+    while not stop.is_set():
+        if not coordinator.step():
+            if coordinator.over():
+                return True
+            stop.wait(POLL_S)
+    return False

@@ -1,0 +1,50 @@
+"""The gate: what a proposal must satisfy before it may become a release. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.checkpoint import CheckpointError, unpack
+from models.nets import PARTS, NetConfig
+from streams.release import ItemTable
+
+
+def refuse_quality(quality: Mapping[str, Any], margin: float) -> str | None:
+    """Return why held-out quality forbids the release; None where it does not.
+
+    `quality` has the held-out losses `active` and `candidate` on the same `n` examples, and whether all weights of
+    the candidate are `finite`. The candidate may be worse by the share `margin`.
+    """
+    n, finite = quality.get("n"), quality.get("finite")
+    active, candidate = (float(quality.get(name) or math.nan) for name in ("active", "candidate"))
+    if not n:
+        return "no held-out examples"
+    if not finite or not math.isfinite(candidate):
+        return "not finite"
+    if math.isfinite(active) and candidate > active * (1 + margin):
+        return f"held-out loss {candidate:.6f} against {active:.6f} on {n} examples"
+    return None
+
+
+def refuse_weights(config: NetConfig, parts: Mapping[str, bytes], items: ItemTable) -> str | None:
+    """Return why the weights can't be those of a release: sizes, a missing part, a number that is not finite."""
+    try:
+        nets = unpack(config, parts, items.E)
+    except CheckpointError as error:
+        return str(error)
+    if len(np.unique(items.keys)) != len(items.keys):
+        return "an item stands twice in the catalogue"
+    for part in PARTS:
+        if not all(bool(torch.isfinite(weight).all()) for weight in nets.get_submodule(part).parameters()):
+            return f"part {part} has a weight that is not finite"
+    return None
+
+
+def accepted_because(quality: Mapping[str, Any]) -> str:
+    """Return the reason that goes with an accepted proposal."""
+    return f"held-out loss {quality['candidate']:.6f} against {quality['active']:.6f} on {quality['n']} examples"
