@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional
+
+Loss = Callable[[Tensor], Tensor]
 
 
 def bce(logits: Tensor) -> Tensor:
@@ -22,9 +26,10 @@ def sampled_softmax(logits: Tensor) -> Tensor:
 
 
 def corrected(logits: Tensor, log_q: Tensor) -> Tensor:
-    """Logits less log q of each item [..., 1 + N], q being its chance to be drawn: the softmax is then unbiased.
+    """Logits less log_q, of one shape: the sampled softmax then estimates that over the whole catalogue.
 
-    With the same q for all, nothing changes but a constant (Bengio & Senecal, 2008; Yi et al., 2019).
+    `log_q` is the log of how often a negative is drawn in expectation, and 0 for the click, which is there in any
+    case (Bengio & Senecal, 2008; for the click: Khrylchenko et al., arXiv 2507.09331).
     """
     return logits - log_q
 

@@ -1,0 +1,91 @@
+"""The four nets of a release as rows of a table: each scores queries by itself, computing only what it needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.catalogue import ROW_PADDING
+from models.nets import Nets, Sequence, travelled
+from models.queries import Queries
+
+
+class Form(nn.Module):
+    """One way of scoring with `Nets`; several forms may share the same nets."""
+
+    def __init__(self, nets: Nets) -> None:
+        super().__init__()
+        self.nets = nets
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Rows [...] of E -> [..., d]."""
+        return functional.embedding(rows, self.nets.encoder.E, padding_idx=ROW_PADDING)
+
+    def sequence(self, rows: Tensor, length: int) -> Sequence:
+        """The newest `length` of rows [B, L] as vectors and mask."""
+        some = rows[:, -length:]
+        return Sequence(self.vectors(some), some != ROW_PADDING)
+
+    def r_t(self, queries: Queries, e: Tensor) -> Tensor:
+        """Eq. (1): e [V, C, d] -> [V, C, d]."""
+        history = self.sequence(queries.history, self.nets.config.history_long)
+        return self.nets.slow.din(history.x[queries.of], history.mask[queries.of], e)  # type: ignore[no-any-return]
+
+    def r_n(self, queries: Queries, e: Tensor) -> Tensor:
+        """Eq. (5), from an r2 that is data: e [V, C, d] -> [V, C, d]."""
+        with torch.no_grad():
+            r2 = self.nets.encoder.memory(self.sequence(queries.window, queries.window.shape[1]))
+        return self.nets.slow.reaction(self.nets.encoder.gru_n, r2, e)
+
+    def fold(self, queries: Queries, z_p: Tensor, z_n: Tensor) -> tuple[Tensor, Tensor]:
+        """Both short histories encoded from initial states [V, C, d] -> [V, C, d] each."""
+        short = self.nets.config.history_short
+        return (
+            self.nets.fast.gru_p.fold(*self.sequence(queries.clicks, short), z_p),
+            self.nets.encoder.gru_n.fold(*self.sequence(queries.exposures, short), z_n),
+        )
+
+
+class DIN(Form):
+    """The slow part alone (eq. 1-2)."""
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]."""
+        e = self.vectors(items)
+        return self.nets.slow.score_din(self.r_t(queries, e), e)
+
+
+class F2S(Form):
+    """The slow part helped by the device (eq. 5-6)."""
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]."""
+        e = self.vectors(items)
+        return self.nets.slow.score_f2s(self.r_n(queries, e), self.r_t(queries, e), e)
+
+
+class FastAlone(Form):
+    """The fast part alone (eq. 3-4)."""
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]."""
+        e = self.vectors(items)
+        zero = e.new_zeros(e.shape[0], 1, e.shape[2])
+        of_clicks, of_exposures = self.fold(queries, zero, zero)
+        r = self.nets.fast.fuse(of_clicks.expand_as(e), of_exposures.expand_as(e), e)
+        return torch.as_tensor(self.nets.fast.head_fast(torch.cat([r, e], -1)))
+
+
+class MC2SF(Form):
+    """The fast part helped by the cloud, which was helped by the device (eq. 5-8)."""
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]. r_t and r_n arrive as data: no gradient reaches the slow part."""
+        with torch.no_grad():
+            e = self.vectors(items)
+            r_t, r_n = travelled(self.r_t(queries, e)), travelled(self.r_n(queries, e))
+        e = self.vectors(items)
+        of_clicks, of_exposures = self.fold(queries, *self.nets.fast.starts(r_n, r_t))
+        r = self.nets.fast.fuse(of_clicks, of_exposures, e)
+        return torch.as_tensor(self.nets.fast.head_s2f(torch.cat([r, r_t, e], -1)))

@@ -1,0 +1,71 @@
+"""HSTU: gated attention without softmax, places known by distance only (Zhai et al., arXiv 2402.17152)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.catalogue import ROW_PADDING
+from models.queries import delayed
+from models.sasrec import visible
+from models.sequential import Reads, Sequential
+
+
+@dataclass(frozen=True)
+class HSTUConfig:
+    """Sizes of HSTU."""
+
+    dim: int = 32
+    length: int = 50
+    layers: int = 2
+    heads: int = 1
+    dropout: float = 0.2
+
+
+class Layer(nn.Module):
+    """Y = W2(norm(SiLU(QK' + distance) V) * U), with U, V, Q, K = SiLU(W1 norm(x)), and a residual."""
+
+    def __init__(self, config: HSTUConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(config.dim)
+        self.project = nn.Linear(config.dim, 4 * config.dim)
+        self.distance = nn.Parameter(torch.zeros(config.heads, config.length))
+        self.mixed_norm = nn.LayerNorm(config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Inputs x [B, L, d], weights [B, L, L] (zero where a place may not look) -> [B, L, d]."""
+        batch, length, dim = x.shape
+        u, v, q, k = (
+            functional.silu(self.project(self.norm(x))).view(batch, length, 4, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )
+        places = torch.arange(length, device=x.device)
+        near = self.distance[:, (places[:, None] - places).clamp(min=0)]  # [heads, L, L]
+        attention = functional.silu(q @ k.transpose(-1, -2) + near) * weights[:, None]
+        mixed = (attention @ v).transpose(1, 2).reshape(batch, length, dim)
+        gate = u.transpose(1, 2).reshape(batch, length, dim)
+        return x + self.drop(self.out(self.mixed_norm(mixed) * gate))  # type: ignore[no-any-return]
+
+
+class HSTU(Sequential):
+    """Layers of HSTU over the clicks."""
+
+    def __init__(self, config: HSTUConfig, rows: int, reads: Reads = delayed) -> None:
+        super().__init__(rows, config.dim, config.length, reads)
+        self.drop = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def states(self, sequences: Tensor) -> Tensor:
+        """See `Sequential.states`. Sums are divided by how many items a place sees."""
+        mask = visible(sequences)
+        weights = mask / mask.sum(-1, keepdim=True)
+        x = self.drop(self.items(sequences) * self.items.embedding_dim**0.5) * (sequences != ROW_PADDING)[..., None]
+        for layer in self.layers:
+            x = layer(x, weights)
+        return self.norm(x)  # type: ignore[no-any-return]

@@ -1,0 +1,73 @@
+"""minGRU: a recurrence whose gates look at the input only (Feng et al., arXiv 2410.01201).
+
+A device needs one small matrix product a click, and training runs over all positions in parallel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.catalogue import ROW_PADDING
+from models.queries import recent
+from models.sequential import Reads, Sequential
+
+
+@dataclass(frozen=True)
+class MinGRUConfig:
+    """Sizes of the net."""
+
+    dim: int = 32
+    hidden: int = 64
+    layers: int = 2
+    length: int = 50
+    dropout: float = 0.2
+
+
+def scan(keep: Tensor, new: Tensor) -> Tensor:
+    """h_t = keep_t h_{t-1} + new_t from h = 0, for all t: [B, L, h] in ceil(log2 L) parallel steps."""
+    step = 1
+    while step < keep.shape[1]:
+        earlier_new = functional.pad(new[:, :-step], (0, 0, step, 0))
+        earlier_keep = functional.pad(keep[:, :-step], (0, 0, step, 0), value=1.0)
+        keep, new = keep * earlier_keep, new + keep * earlier_new
+        step *= 2
+    return new
+
+
+class Layer(nn.Module):
+    """One recurrence with its residual."""
+
+    def __init__(self, config: MinGRUConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim)
+        self.gate_and_new = nn.Linear(config.dim, 2 * config.hidden)
+        self.out = nn.Linear(config.hidden, config.dim)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """Inputs x [B, L, d], real bool [B, L, 1] -> [B, L, d]. Padding leaves the state as it is."""
+        gate, new = self.gate_and_new(self.norm(x)).chunk(2, dim=-1)
+        z = torch.sigmoid(gate) * real
+        return x + self.drop(self.out(scan(1 - z, z * torch.tanh(new))))  # type: ignore[no-any-return]
+
+
+class MinGRU(Sequential):
+    """Layers of minGRU over the clicks."""
+
+    def __init__(self, config: MinGRUConfig, rows: int, reads: Reads = recent) -> None:
+        super().__init__(rows, config.dim, config.length, reads)
+        self.drop = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def states(self, sequences: Tensor) -> Tensor:
+        """See `Sequential.states`."""
+        real = (sequences != ROW_PADDING)[..., None]
+        x = self.drop(self.items(sequences) * self.items.embedding_dim**0.5)
+        for layer in self.layers:
+            x = layer(x, real)
+        return self.norm(x)  # type: ignore[no-any-return]

@@ -1,0 +1,341 @@
+"""Laws of every net, written once: a net that joins the list at the top is held to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from models import losses
+from models.caser import Caser, CaserConfig
+from models.catalogue import FIRST_ROW, ROW_PADDING
+from models.fitting import FitConfig, fit
+from models.fm import FM, FMConfig
+from models.forms import DIN, F2S, MC2SF, FastAlone, Form
+from models.gru4rec import GRU4Rec, GRU4RecConfig
+from models.hstu import HSTU, HSTUConfig
+from models.mingru import MinGRU, MinGRUConfig
+from models.nets import NetConfig, Nets
+from models.neumf import NeuMF, NeuMFConfig
+from models.objectives import Lists, OfLists, OfSequences, Sequences
+from models.queries import Queries, delayed, recent
+from models.ranking import metrics, rank
+from models.sasrec import SASRec, SASRecConfig
+from models.sequential import Sequential
+from models.vanilla import HINTS, HintedSequential, Vanilla
+
+torch.set_num_threads(1)
+ITEMS, USERS, LENGTH = 30, 40, 12
+ROWS = FIRST_ROW + ITEMS
+Build = Callable[[], nn.Module]
+
+SIZES = NetConfig(dim=8, history_long=LENGTH, history_short=5, threshold=4, attention=(8, 4), gate=(8, 4), head=(8, 4))
+
+
+def form(kind: type[Form]) -> Form:
+    return kind(Nets.initial(SIZES, ROWS, int(torch.randint(1 << 30, ()))))
+
+
+SEQUENTIAL: dict[str, Callable[[], Sequential]] = {
+    "sasrec": lambda: SASRec(SASRecConfig(dim=8, length=LENGTH, heads=2), ROWS),
+    "caser": lambda: Caser(CaserConfig(dim=8, length=LENGTH, horizontal=4, vertical=2), ROWS),
+    "hstu": lambda: HSTU(HSTUConfig(dim=8, length=LENGTH, heads=2), ROWS),
+    "gru4rec": lambda: GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS),
+    "mingru": lambda: MinGRU(MinGRUConfig(dim=8, hidden=8, length=LENGTH), ROWS),
+}
+NETS: dict[str, Build] = {
+    **SEQUENTIAL,
+    "din": partial(form, DIN),
+    "f2s": partial(form, F2S),
+    "fast": partial(form, FastAlone),
+    "mc2sf": partial(form, MC2SF),
+    "fm": lambda: FM(FMConfig(dim=8), ROWS, USERS),
+    "neumf": lambda: NeuMF(NeuMFConfig(dim=8, hidden=(8, 4)), ROWS, USERS),
+    "din+fm": lambda: Vanilla(form(DIN), FM(FMConfig(8, hints=HINTS), ROWS, USERS)),
+    "din+neumf": lambda: Vanilla(form(DIN), NeuMF(NeuMFConfig(8, (8, 4), hints=HINTS), ROWS, USERS)),
+    "din+gru4rec": lambda: Vanilla(
+        form(DIN), HintedSequential(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS))
+    ),
+}
+
+
+def built(name: str, seed: int = 1) -> nn.Module:
+    torch.manual_seed(seed)
+    return NETS[name]()
+
+
+def padded(generator: np.random.Generator, n: int, length: int) -> Tensor:
+    rows = generator.integers(FIRST_ROW, ROWS, (n, length))
+    rows[np.arange(length) < generator.integers(0, length + 1, (n, 1))] = ROW_PADDING
+    return torch.from_numpy(rows)
+
+
+def some_queries(n: int = 6, seed: int = 0) -> tuple[Queries, Tensor]:
+    generator = np.random.default_rng(seed)
+    queries = Queries(
+        users=torch.from_numpy(generator.integers(0, USERS, n)),
+        history=padded(generator, n - 2, LENGTH),
+        of=torch.from_numpy(generator.integers(0, n - 2, n)),
+        clicks=padded(generator, n, LENGTH),
+        exposures=padded(generator, n, 5),
+        window=padded(generator, n, 4),
+    )
+    return queries, torch.from_numpy(generator.integers(FIRST_ROW, ROWS, (n, 7)))
+
+
+@pytest.fixture(params=NETS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=SEQUENTIAL)
+def sequential(request: pytest.FixtureRequest) -> Sequential:
+    torch.manual_seed(1)
+    return SEQUENTIAL[request.param]().eval()
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_prediction_is_pure(name: str) -> None:
+    net = built(name).eval()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    first, again = net(*some_queries()), net(*some_queries())
+    assert torch.equal(first, again)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_scores_have_one_number_a_candidate_and_differ(name: str) -> None:
+    queries, items = some_queries()
+    scores = built(name).eval()(queries, items)
+    assert scores.shape == items.shape
+    assert scores.isfinite().all()
+    assert len(scores.unique()) > items.numel() // 3
+
+
+def test_a_batch_scores_as_one_query_at_a_time(name: str) -> None:
+    net = built(name).eval()
+    queries, items = some_queries()
+    alone = [net(queries[i : i + 1], items[i : i + 1]) for i in range(len(queries))]
+    close(net(queries, items), torch.cat(alone))
+
+
+def test_a_candidate_scores_the_same_in_any_list(name: str) -> None:
+    net = built(name).eval()
+    queries, items = some_queries()
+    alone = [net(queries, items[:, i : i + 1]) for i in range(items.shape[1])]
+    close(net(queries, items), torch.cat(alone, 1))
+
+
+def test_padding_never_changes_a_score(name: str) -> None:
+    net = built(name).eval()
+    queries, items = some_queries()
+    wider = replace(
+        queries,
+        **{
+            part: torch.nn.functional.pad(getattr(queries, part), (3, 0), value=ROW_PADDING)
+            for part in ("history", "clicks", "exposures", "window")
+        },
+    )
+    close(net(queries, items), net(wider, items))
+
+
+def test_a_padded_place_says_nothing(name: str) -> None:
+    """The vector of the padding row is data of nobody: whatever it holds, no score moves."""
+    net = built(name).eval()
+    queries, items = some_queries()
+    before = net(queries, items)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Embedding) and module.num_embeddings == ROWS:
+                assert not module.weight[ROW_PADDING].any()
+            if isinstance(module, Nets):
+                module.encoder.E[ROW_PADDING] = 9.0
+    close(before, net(queries, items))
+
+
+def test_later_items_never_change_a_state(sequential: Sequential) -> None:
+    generator = np.random.default_rng(3)
+    rows = torch.from_numpy(generator.integers(FIRST_ROW, ROWS, (4, LENGTH)))
+    before = sequential.states(rows)
+    for place in range(1, LENGTH):
+        changed = rows.clone()
+        changed[:, place:] = torch.from_numpy(generator.integers(FIRST_ROW, ROWS, (4, LENGTH - place)))
+        close(sequential.states(changed)[:, :place], before[:, :place])
+        assert not torch.allclose(sequential.states(changed)[:, -1], before[:, -1])
+
+
+def test_saved_and_loaded_it_scores_the_same(name: str) -> None:
+    net, other = built(name).eval(), built(name, seed=2).eval()
+    queries, items = some_queries()
+    assert not torch.equal(net(queries, items), other(queries, items))
+    other.load_state_dict(load(save(net.state_dict())))
+    assert torch.equal(net(queries, items), other(queries, items))
+
+
+def test_the_same_seed_gives_the_same_weights(name: str) -> None:
+    nets = [learnt(name, *cycles(), epochs=2)[0] for _ in range(2)]
+    for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+# what reads what ----------------------------------------------------------------------------------------------------
+
+SEES = {
+    "sasrec": {"history"},
+    "caser": {"history"},
+    "hstu": {"history"},
+    "gru4rec": {"clicks"},
+    "mingru": {"clicks"},
+    "din": {"history"},
+    "f2s": {"history", "window"},
+    "fast": {"clicks", "exposures"},
+    "mc2sf": {"history", "window", "clicks", "exposures"},
+    "fm": {"users"},
+    "neumf": {"users"},
+    "din+fm": {"users", "history"},
+    "din+neumf": {"users", "history"},
+    "din+gru4rec": {"clicks", "history"},
+}
+
+
+def test_a_net_sees_what_its_side_has_and_no_more(name: str) -> None:
+    net = built(name).eval()
+    queries, items = some_queries(12)
+    before = net(queries, items)
+    other, _ = some_queries(12, seed=5)
+    changed = {
+        part
+        for part in ("users", "history", "clicks", "exposures", "window")
+        if not torch.allclose(net(replace(queries, **{part: getattr(other, part)}), items), before, atol=1e-6)
+    }
+    assert changed == SEES[name]
+
+
+def test_every_weight_that_is_to_be_learnt_gets_a_gradient(name: str) -> None:
+    net = built(name).train()
+    queries, items = some_queries(16)
+    losses.bce(net(queries, items)).backward()
+    without = {key for key, p in net.named_parameters() if p.numel() and (p.grad is None or not p.grad.any())}
+    nets = {
+        "din": {"encoder.gru_n", "slow.w_s", "slow.head_f2s", "fast"},
+        "f2s": {"slow.head_din", "fast"},
+        "fast": {"slow", "fast.w0", "fast.w1", "fast.w2", "fast.head_s2f"},
+        "mc2sf": {"slow", "fast.head_fast"},
+    }.get(name, {"encoder.gru_n", "slow.w_s", "slow.head_f2s", "fast"} if name.startswith("din+") else set())
+    parts = {"slow.nets." + part for part in ("encoder", "slow", "fast")} if name.startswith("din+") else set()
+    stops = parts | {"nets." + part for part in nets}
+    dead_gates = {key for key in without if key.endswith((".bias", "last.bias"))}  # a ReLU may be off for all of them
+    assert {key for key in without - dead_gates if not any(key.startswith(stop) for stop in stops)} == set()
+    assert {key for key, _ in net.named_parameters() if any(key.startswith(stop) for stop in stops)} <= without
+
+
+def test_r2_is_data_for_the_slow_part() -> None:
+    """Items that stand in the window only get no gradient from F2S."""
+    net = built("f2s")
+    assert isinstance(net, F2S)
+    queries, items = some_queries()
+    queries = replace(queries, history=queries.history.clamp(max=10), window=torch.full((6, 4), 20))
+    net(queries, items.clamp(max=10)).sum().backward()
+    gradient = net.nets.encoder.E.grad
+    assert gradient is not None
+    assert gradient[FIRST_ROW:11].any()
+    assert not gradient[20].any()
+
+
+def test_r_t_and_r_n_are_data_for_the_fast_part() -> None:
+    """Items that stand in the long history only get no gradient from S2F, and the slow part gets none at all."""
+    net = built("mc2sf")
+    assert isinstance(net, MC2SF)
+    queries, items = some_queries()
+    low = {part: getattr(queries, part).clamp(max=10) for part in ("clicks", "exposures", "window")}
+    net(replace(queries, history=torch.full_like(queries.history, 20), **low), items.clamp(max=10)).sum().backward()
+    gradient = net.nets.encoder.E.grad
+    assert gradient is not None
+    assert gradient[FIRST_ROW:11].any()
+    assert not gradient[20].any()
+    assert all(p.grad is None for p in net.nets.slow.parameters())
+
+
+# learning -----------------------------------------------------------------------------------------------------------
+
+
+def cycles() -> tuple[np.ndarray, np.ndarray]:
+    """Sequences [USERS, LENGTH + 1]: each user walks through a third of the catalogue; and the users."""
+    users = np.arange(USERS)
+    group, start = users % 3, users // 3
+    walk = (start[:, None] + np.arange(LENGTH + 1)) % (ITEMS // 3)
+    return FIRST_ROW + group[:, None] * (ITEMS // 3) + walk, users
+
+
+def noise() -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(9).integers(FIRST_ROW, ROWS, (USERS, LENGTH + 1)), np.arange(USERS)
+
+
+def before(sequences: np.ndarray, users: np.ndarray, place: np.ndarray) -> Queries:
+    """What is known before item `place` of each user."""
+    reach = np.arange(-LENGTH, 0) + place[:, None]
+    known = np.where(reach >= 0, sequences[users[:, None], np.maximum(reach, 0)], ROW_PADDING)
+    known = torch.from_numpy(known)
+    return Queries(torch.from_numpy(users), known, torch.arange(len(users)), known, known[:, -5:], known[:, -4:])
+
+
+def learnt(name: str, sequences: np.ndarray, users: np.ndarray, epochs: int) -> tuple[nn.Module, float]:
+    """A net fitted to all but the last item of each user, and its NDCG@10 on that among the whole catalogue."""
+    net = built(name)
+
+    def lists(_: int, generator: np.random.Generator) -> list[Lists]:
+        who = generator.permutation(np.repeat(users, LENGTH - 2))
+        place = generator.integers(2, LENGTH, len(who))
+        negatives = generator.integers(FIRST_ROW, ROWS, (len(who), 6))
+        items = torch.from_numpy(np.concatenate([sequences[who, place][:, None], negatives], 1))
+        hidden = items == items[:, :1]
+        hidden[:, 0] = False
+        whole = Lists(before(sequences, who, place), items, torch.zeros(items.shape), hidden)
+        return [whole.share(part, 8) for part in range(8)]
+
+    def walks(_: int, generator: np.random.Generator) -> list[Sequences]:
+        order = torch.from_numpy(generator.permutation(users))
+        rows = torch.from_numpy(sequences)[order]
+        negatives = torch.from_numpy(generator.integers(FIRST_ROW, ROWS, 16))
+        whole = Sequences(rows[:, :-2], rows[:, 1:-1], negatives, torch.zeros(16), torch.zeros(USERS, 16).bool())
+        return [whole.share(part, 2) for part in range(2)]
+
+    everything = torch.arange(FIRST_ROW, ROWS).expand(len(users), -1)
+
+    def score() -> float:
+        scores = net(before(sequences, users, np.full(len(users), LENGTH)), everything).numpy()
+        ranks = [rank(scores[u], sequences[u, LENGTH] - FIRST_ROW).rank for u in users]
+        return metrics(ranks)["ndcg@10"]
+
+    later = partial(next, count(0.0))  # the last epoch is the best
+    config = FitConfig(learning_rate=0.01, epochs=epochs, patience=epochs)
+    if isinstance(net, Sequential):
+        fit(OfSequences(net, losses.sampled_softmax), walks, later, config, seed=1)
+    else:
+        fit(OfLists(net, losses.sampled_softmax), lists, later, config, seed=1)
+    with torch.inference_mode():
+        return net.eval(), score()
+
+
+def test_what_can_be_learnt_is_learnt(name: str) -> None:
+    """Who knows the user's third only, and not where in it (FM, NeuMF; DIN is a sum), gets 0.45: ten in any order."""
+    assert learnt(name, *cycles(), epochs=36)[1] > (0.6 if "clicks" in SEES[name] else 0.4)
+
+
+def test_noise_is_not_learnt(name: str) -> None:
+    assert learnt(name, *noise(), epochs=4)[1] < 0.3  # chance is 0.15
+
+
+def test_both_sides_are_named_functions_of_the_queries() -> None:
+    queries, _ = some_queries()
+    assert delayed(queries)[0] is queries.history
+    assert recent(queries)[0] is queries.clicks
