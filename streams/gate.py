@@ -21,7 +21,7 @@ def refuse_quality(quality: Mapping[str, Any], margin: float) -> str | None:
     the candidate are `finite`. The candidate may be worse by the share `margin`.
     """
     n, finite = quality.get("n"), quality.get("finite")
-    active, candidate = (float(quality.get(name) or math.nan) for name in ("active", "candidate"))
+    active, candidate = (_number(quality.get(name)) for name in ("active", "candidate"))
     if not n:
         return "no held-out examples"
     if not finite or not math.isfinite(candidate):
@@ -45,6 +45,16 @@ def refuse_weights(config: NetConfig, parts: Mapping[str, bytes], items: ItemTab
     return None
 
 
+def number_or_none(value: float) -> float | None:
+    """Return `value` as JSON can hold it: None where it is not finite."""
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def accepted_because(quality: Mapping[str, Any]) -> str:
     """Return the reason that goes with an accepted proposal."""
-    return f"held-out loss {quality['candidate']:.6f} against {quality['active']:.6f} on {quality['n']} examples"
+    active, candidate = (_number(quality[name]) for name in ("active", "candidate"))
+    return f"held-out loss {candidate:.6f} against {active:.6f} on {quality['n']} examples"

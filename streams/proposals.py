@@ -91,6 +91,14 @@ def last_decision(connection: Connection, run: str) -> EpochDecision | None:
     return EpochDecision(row.epoch, row.release, row.outcome, row.reason) if row else None
 
 
+def decision(connection: Connection, run: str, epoch: int) -> EpochDecision | None:
+    """Return the decision of `epoch`, once there is one."""
+    t = decisions.c
+    query = sa.select(t.epoch, t.release, t.outcome, t.reason).where((t.run == run) & (t.epoch == epoch))
+    row = connection.execute(query).one_or_none()
+    return EpochDecision(row.epoch, row.release, row.outcome, row.reason) if row else None
+
+
 def active_release(connection: Connection, run: str) -> int | None:
     """Return the version of the newest published release: the one in force. None before release 0."""
     t = releases.c

@@ -20,6 +20,7 @@ EVENTS_DUPLICATE = Counter("mc2sf_events_duplicate_total", "Events skipped becau
 R2_UPLOADS = Counter("mc2sf_r2_uploads_total", "Negative memories sent to the cloud")
 CLICK_UPLOADS = Counter("mc2sf_click_uploads_total", "Click uploads sent to the cloud")
 RANK_REQUESTS = Counter("mc2sf_rank_requests_total", "Requests for priors, by side", ["side"])
+REQUESTS_WITHOUT_R2 = Counter("mc2sf_requests_without_r2_total", "Requests naming an r2 that the cloud lacks")
 PENDING = Gauge("mc2sf_pending_requests", "Requests of this worker without an answer yet")
 OUTCOMES = Counter("mc2sf_outcomes_total", "Outcomes emitted by the device", ["kind"])
 FRESHNESS = Histogram("mc2sf_freshness_seconds", "Event sent until its state is durable", buckets=_SECONDS)
@@ -32,6 +33,9 @@ TRAINING_SECONDS = Histogram(
     "mc2sf_training_seconds", "Time of one training", ["kind"], buckets=(0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800)
 )
 TRAINING_LOSS = Gauge("mc2sf_training_loss", "Held-out loss of the last training", ["kind", "which"])
+EXAMPLES = Counter(
+    "mc2sf_fast_examples_total", "Online examples that the learner took in, by what became of them", ["fate"]
+)
 RECORDED_ROWS = Counter("mc2sf_recorded_rows_total", "Rows written by the recorder", ["table"])
 ONLINE = Gauge("mc2sf_online_quality", "Online ranking quality", ["metric", "variant", "subset", "form"])
 ONLINE_CHANCE = Gauge("mc2sf_online_chance", "What a constant scorer gets on the same candidates", ["metric", "subset"])
