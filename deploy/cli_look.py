@@ -1,0 +1,99 @@
+"""`mc2sf data`, `releases`, `recommend` and `doctor`: looking at logs, releases and the state of things."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.doctor import examine
+from deploy.recommend import recommend as rank_catalogue
+from deploy.runs import find
+from streams import tables
+from streams.proposals import request_rollback
+from streams.settings import Settings
+
+releases_app = typer.Typer(no_args_is_help=True, help="The releases of a run.")
+console = Console()
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's id or its --out folder")]
+
+
+def stamp(milliseconds: int) -> str:
+    """Return event time as text, UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+@releases_app.command("list")
+def releases_list(run: RunName) -> None:
+    """List the releases of a run, oldest first."""
+    found = find(run)
+    table = Table("version", "kind", "parent", "epoch", "trained until", "gate", "published")
+    r = tables.releases.c
+    with found.engine.connect() as connection:
+        query = sa.select(tables.releases).where(r.run == found.settings.run).order_by(r.version)
+        for row in connection.execute(query):
+            gate = "  ".join(f"{name} {value:.4g}" for name, value in row.gate.items())
+            table.add_row(
+                str(row.version),
+                row.kind,
+                str(row.parent),
+                str(row.epoch),
+                stamp(row.trained_until) if row.trained_until else "",
+                gate,
+                "yes" if row.published else "no",
+            )
+    console.print(table)
+
+
+@releases_app.command("show")
+def releases_show(run: RunName, version: int) -> None:
+    """Show one release: its parts, checksums and what the gate saw."""
+    from streams.release import read_manifest  # noqa: PLC0415 - loads torch
+
+    found = find(run)
+    with found.engine.connect() as connection:
+        manifest = read_manifest(connection, found.settings.run, version)
+    table = Table("field", "value")
+    for name in manifest.__struct_fields__:
+        table.add_row(name, str(getattr(manifest, name)))
+    console.print(table)
+
+
+@releases_app.command("rollback")
+def releases_rollback(run: RunName, version: int) -> None:
+    """Publish an older release again under a new version; the coordinator does it at the next epoch's end."""
+    found = find(run)
+    with found.engine.begin() as connection:
+        request_rollback(connection, found.settings.run, version)
+    console.print(f"asked for: release {version} comes back under a new version at the next decision")
+
+
+def recommend(
+    user: Annotated[str, typer.Argument(metavar="USER", help="a user of the log, as it is written there")],
+    run: Annotated[str, typer.Option("--run", help="a run's id or its --out folder")] = "runs/demo",
+    k: Annotated[int, typer.Option("-k", min=1, help="how many items")] = 10,
+    release: Annotated[int | None, typer.Option(help="a release's version (default: the newest)")] = None,
+) -> None:
+    """Recommend items to a user of a run, from its tables alone."""
+    table = Table("", "item", "score")
+    for place, suggestion in enumerate(rank_catalogue(find(run), user, k, release), start=1):
+        table.add_row(str(place), suggestion.item, f"{suggestion.score:.3f}")
+    console.print(table)
+
+
+def doctor(
+    run: Annotated[
+        str | None, typer.Option("--run", help="a run's id or --out folder (default: the environment)")
+    ] = None,
+) -> None:
+    """Say what is reachable, whether the topics are as they should be, the lag, and the versions. Exit 1 where not."""
+    findings = examine(find(run).settings if run else Settings())
+    table = Table("", "what", "finding")
+    for finding in findings:
+        table.add_row("[green]ok[/green]" if finding.fine else "[red]no[/red]", finding.what, finding.says)
+    console.print(table)
+    raise typer.Exit(0 if all(finding.fine for finding in findings) else 1)

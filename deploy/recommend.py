@@ -1,0 +1,65 @@
+"""What a release would show a user next: the whole catalogue ranked by the slow and the fast part together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+
+from deploy.runs import Found, UserError
+from models.views import ViewSpec, view
+from streams import tables
+from streams.records import Kind
+from streams.release import read_release
+
+
+class Suggestion(NamedTuple):
+    """An item by its name, and its logit under eq. (8)."""
+
+    item: str
+    score: float
+
+
+def recommend(found: Found, user: str, k: int, release: int | None = None) -> list[Suggestion]:
+    """Return the k best items for `user` under `release` (default: the newest), items clicked before left out.
+
+    Raises UserError where the user or the release is unknown.
+    """
+    run, settings = found.settings.run, found.settings
+    with found.engine.connect() as connection:
+        i = tables.interactions.c
+        events = connection.execute(sa.select(i.item, i.kind).where(i.run == run, i.user == user).order_by(i.seq)).all()
+        if not events:
+            raise UserError(f"no events of user {user!r} in run {run}")
+        if release is None:
+            r = tables.releases.c
+            release = connection.execute(
+                sa.select(sa.func.max(r.version)).where(r.run == run, r.published.is_(True))
+            ).scalar_one()
+        if release is None:
+            raise UserError(f"run {run} has no release yet")
+        scorer, catalogue = (whole := read_release(connection, run, release)).scorer, whole.catalogue
+        m = tables.negative_memories.c
+        sizes = dict(
+            connection.execute(sa.select(m.window, m.size).where(m.run == run, m.user == user).distinct()).tuples()
+        )
+        if not len(catalogue):
+            raise UserError(f"release {release} knows no item yet: it was made before the first retrain")
+        clicks = np.array([e.item for e in events if e.kind in (Kind.CLICK, Kind.PAST_CLICK)], np.int64)
+        shown = np.array([e.item for e in events if e.kind == Kind.EXPOSURE], np.int64)
+        window = max(sizes, default=0)
+        spec = ViewSpec(settings.history_long, settings.history_short, settings.threshold)
+        open_count = len(shown) - sum(sizes.values())
+        seen = view(clicks, clicks, shown, open_count, window, spec, closed_count=sizes.get(window))
+        rows = catalogue.rows(catalogue.keys)
+        closed = catalogue.rows(seen.window_items)[None]
+        r2 = scorer.fold(np.zeros((1, settings.dim), np.float32), closed, np.array([len(seen.window_items)]))[0]
+        slow = scorer.slow(catalogue.rows(seen.history), r2, rows)
+        fast = scorer.fast(catalogue.rows(seen.clicks), catalogue.rows(seen.exposures), rows, slow.r_t, slow.r_n)
+        scores = np.where(np.isin(catalogue.keys, clicks), -np.inf, fast.mc2sf)
+        best = [int(n) for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
+        t = tables.items.c
+        keys = [int(catalogue.keys[n]) for n in best]
+        names = dict(connection.execute(sa.select(t.item, t.name).where(t.run == run, t.item.in_(keys))).tuples())
+    return [Suggestion(names.get(key, str(key)), float(scores[n])) for n, key in zip(best, keys, strict=True)]

@@ -1,0 +1,191 @@
+"""The main job: broker, workers, replay, retraining and metrics as one run that accounts for every event.
+
+Flow: prepare the log (sorted once) -> stack up -> `mc2sf replay` as a child -> wait until the recorder has seen the end
+of every partition -> stop the workers -> score everything again from the tables -> summary.json and report.html.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from rich.console import Console
+
+from deploy import report, summary
+from deploy.broker import await_broker
+from deploy.keys import pause_on_space
+from deploy.runs import UserError, software, write_run_file
+from deploy.stack import Child, Stack
+from deploy.watching import Watch
+from replay.run import Options, Plan
+from streams import bus, offline, tables
+from streams.digest import digest
+from streams.settings import Settings
+from streams.store import connect, upsert
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run is asked to do. `brokers` None: the embedded one."""
+
+    source: str
+    options: Options
+    settings: Settings
+    out: Path
+    workers: int
+    brokers: str | None
+    resume: bool
+
+
+class RunFailed(RuntimeError):  # noqa: N818 - the end of a run, not an error in the program
+    """The run came to an end, but what was sent is not accounted for; the message says what differs."""
+
+
+def register(engine: sa.Engine, job: Job) -> None:
+    """Write the run's row; refuse another run of the same id."""
+    row = {
+        "run": job.settings.run,
+        "created_wall": int(time.time() * 1000),
+        "source": job.source,
+        "settings": job.settings.semantic(),
+        "versions": software(),
+        "status": "running",
+        "summary": None,
+    }
+    with engine.begin() as connection:
+        old = connection.execute(
+            sa.select(tables.runs.c.settings).where(tables.runs.c.run == job.settings.run)
+        ).scalar_one_or_none()
+        if old is not None and not job.resume:
+            raise UserError(f"run {job.settings.run} is in the database already: continue it with --resume")
+        if old is not None and old != row["settings"]:
+            changed = sorted(k for k in row["settings"] if old.get(k) != row["settings"][k])
+            raise UserError(f"run {job.settings.run} was started with other settings: {', '.join(changed)}")
+        upsert(connection, tables.runs, [row])
+
+
+def _start(stack: Stack, job: Job, settings: Settings, replay_arguments: list[str]) -> Child:
+    stack.add("coordinator", ["coordinator"], settings)
+    stack.add("recorder", ["recorder"], settings)
+    for number in range(1, job.workers + 1):
+        stack.add(f"cloud-{number}", ["worker", "cloud"], settings)
+        stack.add(f"device-{number}", ["worker", "device"], settings)
+    stack.add("learner", ["learner"], settings)
+    stack.add("retrain", ["retrain", "--every"], settings)
+    return stack.add("replay", ["replay", *replay_arguments], settings, restart=False)
+
+
+def _over(engine: sa.Engine, run: str) -> bool:
+    p = tables.progress.c
+    with engine.connect() as connection:
+        query = sa.select(p.over).where(p.run == run, p.role == "recorder")
+        return bool(connection.execute(query).scalar_one_or_none())
+
+
+def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console) -> dict[str, Any]:
+    """Run the job; return its summary. Raises RunFailed where something sent is not accounted for."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    with Stack(job.out / "logs") as stack:
+        brokers = job.brokers or stack.add_broker()
+        settings = job.settings.model_copy(update={"brokers": brokers})
+        if job.brokers is None:
+            await_broker(brokers)
+        engine = connect(settings.database.get_secret_value())
+        register(engine, job)
+        write_run_file(job.out, settings, job.source)
+        bus.create(settings)
+        bus.require(settings)
+        began = time.monotonic()
+        replayer = _start(stack, job, settings, replay_arguments)
+        with pause_on_space(replayer), Watch(console, engine, settings, stack, plan) as watch:
+            while not _over(engine, settings.run):
+                stack.watch()
+                watch.look()
+                watch.wait(0.25)
+            seconds = time.monotonic() - began
+            watch.finish()
+        result = _account(job, plan, engine, stack, settings, seconds, console)
+    return result
+
+
+def _account(
+    job: Job, plan: Plan, engine: sa.Engine, stack: Stack, settings: Settings, seconds: float, console: Console
+) -> dict[str, Any]:
+    for child in stack.children.values():
+        child.scrape()
+    samples = [child.samples for child in stack.children.values()]
+    for child in reversed(stack.children.values()):
+        if child.name != "broker":
+            child.measure()
+            stack.stop(child)
+    again = _rescore(engine, settings.run, console)
+    with engine.connect() as connection:
+        told = summary.counts(connection, settings.run)
+        applied = summary.events_applied(connection, settings.run)
+        up = summary.total(samples, 'mc2sf_device_traffic_bytes_total{direction="up"}')
+        down = summary.total(samples, 'mc2sf_device_traffic_bytes_total{direction="down"}')
+        training = summary.total(samples, 'mc2sf_device_traffic_bytes_total{direction="training"}')
+        document = {
+            "run": settings.run,
+            "source": job.source,
+            "events_sent": plan.events,
+            "events_applied": applied,
+            "events_duplicate": int(summary.total(samples, "mc2sf_events_duplicate_total")),
+            **told,
+            "rank_requests": int(summary.total(samples, 'mc2sf_rank_requests_total{side="device"}')),
+            "releases": summary.releases(connection, settings.run),
+            "online": summary.online(connection, settings.run),
+            "offline": again.metrics,
+            "offline_differences": len(again.differences),
+            "seconds": round(seconds, 1),
+            "events_per_second": round(plan.events / seconds, 1),
+            "freshness_ms": summary.freshness(samples),
+            "bytes": {
+                "up": int(up),
+                "down": int(down),
+                "training": int(training),
+                "per_user": round((up + down) / max(told["users"], 1), 1),
+            },
+            "peak_memory_mb": {n: round(c.peak_memory / 1e6, 1) for n, c in stack.children.items()},
+            "restarts": {n: c.deaths for n, c in stack.children.items() if c.deaths},
+            "digest": digest(connection, settings.run),
+            "seed": settings.seed,
+            "settings": settings.semantic() | {"exposure_policy": settings.exposures, "workers": job.workers},
+            "versions": software(),
+        }
+    failures = _failures(document, again.differences)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.update(tables.runs)
+            .where(tables.runs.c.run == settings.run)
+            .values(status="failed" if failures else "finished", summary=document)
+        )
+    (job.out / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+    report.write(document, engine, settings.run, job.out / "report.html")
+    if failures:
+        raise RunFailed("; ".join(failures))
+    return document
+
+
+def _rescore(engine: sa.Engine, run: str, console: Console) -> offline.OfflineResult:
+    with console.status("scoring every outcome again from the tables") as status:
+
+        def progress(done: int, of: int) -> None:
+            status.update(f"scoring every outcome again from the tables: {done:,} of {of:,}")
+
+        return offline.rescore(engine, run, progress=progress)
+
+
+def _failures(document: dict[str, Any], differences: list[Any]) -> list[str]:
+    failures = []
+    if document["events_applied"] != document["events_sent"]:
+        failures.append(f"{document['events_sent']:,} events sent, {document['events_applied']:,} applied")
+    if differences:
+        failures.append(f"{len(differences)} ranks differ when scored again, the first: {differences[0]}")
+    if document["online"] != document["offline"]:
+        failures.append("online and offline metrics differ")
+    return failures
