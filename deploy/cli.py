@@ -7,16 +7,23 @@ hands them to its children. Every error that a user can mend ends with a sentenc
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
+from confluent_kafka import KafkaException
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy import cli_look, cli_run
+from deploy.run import RunFailed
+from deploy.runs import UserError
+from deploy.stack import StackError
+from replay.refusals import SourceError
 from streams import bus
+from streams.proposals import ProposalError
+from streams.release import ReleaseError
 from streams.settings import Settings
 
 app = typer.Typer(
@@ -33,8 +40,13 @@ topics_app = typer.Typer(no_args_is_help=True, help="The topics of a run on the 
 worker_app = typer.Typer(no_args_is_help=True, help="A Faust worker; start several to share the partitions.")
 app.add_typer(topics_app, name="topics")
 app.add_typer(worker_app, name="worker")
-cli_run.register(app)
-cli_look.register(app)
+app.add_typer(cli_look.releases_app, name="releases")
+app.add_typer(cli_look.data_app, name="data")
+app.command("run")(cli_run.run)
+app.command("replay")(cli_run.replay)
+app.command("evaluate")(cli_run.evaluate)
+app.command("recommend")(cli_look.recommend)
+app.command("doctor")(cli_look.doctor)
 console = Console(stderr=True)
 
 
@@ -126,10 +138,16 @@ def main() -> None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        console.print(f"[red]settings:[/red] {where + ': ' if where else ''}{first['msg']}")
+        console.print(f"[red]settings:[/red] {where + ': ' if where else ''}{escape(first['msg'])}")
         sys.exit(2)
-    except (bus.BusError, cli_run.UserError, cli_look.UserError) as error:
-        console.print(f"[red]{type(error).__name__}:[/red] {error}", markup=True, highlight=False)
+    except RunFailed as error:
+        console.print(f"[red]the run failed:[/red] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+    except (bus.BusError, UserError, SourceError, StackError, ProposalError, ReleaseError) as error:
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except KafkaException as error:
+        console.print(f"[red]broker:[/red] {escape(error.args[0].str())}", highlight=False)
         sys.exit(2)
 
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import sqlalchemy as sa
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from deploy import asked
 from deploy.doctor import examine
 from deploy.recommend import recommend as rank_catalogue
 from deploy.runs import find
+from replay.plan import prepare
+from replay.source import parse
 from streams import tables
 from streams.proposals import request_rollback
 from streams.settings import Settings
 
+data_app = typer.Typer(no_args_is_help=True, help="Logs, before they are replayed.")
 releases_app = typer.Typer(no_args_is_help=True, help="The releases of a run.")
 console = Console()
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's id or its --out folder")]
@@ -25,6 +32,54 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's id or its -
 def stamp(milliseconds: int) -> str:
     """Return event time as text, UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+@data_app.command("inspect")
+def data_inspect(
+    source: asked.SourceArgument,
+    exposures: asked.PolicyOption = None,
+    start: asked.FromOption = None,
+    end: asked.ToOption = None,
+    limit: asked.LimitOption = None,
+    users: asked.UsersOption = None,
+    on_error: asked.OnErrorOption = asked.OnError.skip,
+) -> None:
+    """Say what a log holds: users, items, span, exposures logged or not, ties in time, rows refused and why."""
+    options = asked.options(
+        speed="max",
+        epoch=None,
+        exposures=exposures,
+        start=start,
+        end=end,
+        limit=limit,
+        users=users,
+        loops=1,
+        on_error=on_error,
+        seed=1,
+    )
+    with TemporaryDirectory(prefix="mc2sf-") as folder, console.status(f"reading {source}") as status:
+        plan = prepare(
+            parse(source), options, Path(folder), progress=lambda what, rows: status.update(f"{what}: {rows:,} rows")
+        )
+    inside = plan.contents
+    table = Table(title=source, show_header=False)
+    for name, value in (
+        ("events", f"{inside.rows:,}"),
+        ("users", f"{inside.users:,}"),
+        ("items", f"{inside.items:,}"),
+        ("span", f"{stamp(inside.first)} to {stamp(inside.last)} (UTC)"),
+        ("clicks", f"{inside.clicks:,}"),
+        ("past clicks (never ranked)", f"{inside.past_clicks:,}"),
+        ("exposures", f"{inside.exposures:,}"),
+        ("exposure policy", plan.policy + (": as the log has them" if inside.exposures_logged else "")),
+        ("impressions", f"{inside.impressions:,}"),
+        ("ties in time", f"{inside.ties:,} events at the same time as another unit of the same user"),
+        ("rows refused", f"{sum(plan.refused.values()):,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in plan.refused.items()),
+        *(("  for example", escape(text)) for text in plan.refused_first),
+    ):
+        table.add_row(name, value)
+    console.print(table)
 
 
 @releases_app.command("list")

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from rich.console import Console
+from streams.digest import digest
 
 from deploy import report, summary
 from deploy.broker import await_broker
@@ -21,9 +22,8 @@ from deploy.keys import pause_on_space
 from deploy.runs import UserError, software, write_run_file
 from deploy.stack import Child, Stack
 from deploy.watching import Watch
-from replay.run import Options, Plan
+from replay.plan import Options, Plan
 from streams import bus, offline, tables
-from streams.digest import digest
 from streams.settings import Settings
 from streams.store import connect, upsert
 
@@ -47,7 +47,7 @@ class RunFailed(RuntimeError):  # noqa: N818 - the end of a run, not an error in
 
 def register(engine: sa.Engine, job: Job) -> None:
     """Write the run's row; refuse another run of the same id."""
-    row = {
+    row: dict[str, Any] = {
         "run": job.settings.run,
         "created_wall": int(time.time() * 1000),
         "source": job.source,
@@ -101,15 +101,14 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console)
         bus.require(settings)
         began = time.monotonic()
         replayer = _start(stack, job, settings, replay_arguments)
-        with pause_on_space(replayer), Watch(console, engine, settings, stack, plan) as watch:
+        with pause_on_space(replayer), Watch(console, engine, settings, stack, plan.events, plan.epochs) as watch:
             while not _over(engine, settings.run):
                 stack.watch()
                 watch.look()
-                watch.wait(0.25)
+                time.sleep(0.1)
             seconds = time.monotonic() - began
-            watch.finish()
-        result = _account(job, plan, engine, stack, settings, seconds, console)
-    return result
+            watch.look(now=True)
+        return _account(job, plan, engine, stack, settings, seconds, console)
 
 
 def _account(

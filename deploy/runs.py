@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,7 +42,7 @@ class Found:
 
 def write_run_file(folder: Path, settings: Settings, source: str) -> None:
     """Leave RUN_FILE in `folder`; the database's password stays out of it."""
-    shown = sa.make_url(settings.database.get_secret_value())._replace(password=None)
+    shown = sa.make_url(settings.database.get_secret_value()).set(password=None)
     record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source)
     (folder / RUN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
 
@@ -54,6 +53,7 @@ def find(name: str) -> Found:
     Raises UserError where there is none.
     """
     environment = Settings()
+    given = sa.make_url(environment.database.get_secret_value())
     folders = [Path(name), *sorted(Path("runs").glob("*"))]
     for folder in folders:
         if not (folder / RUN_FILE).is_file():
@@ -61,13 +61,12 @@ def find(name: str) -> Found:
         record = msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=RunFile)
         if folder == Path(name) or record.run == name:
             url = sa.make_url(record.database)
-            given = sa.make_url(environment.database.get_secret_value())
             if given.set(password=None) == url:  # the password is only in the environment
                 url = given
             return _load(record.run, url.render_as_string(hide_password=False), record.brokers, folder, environment)
-    url = environment.database.get_secret_value()
-    if not url.startswith("sqlite") or Path(sa.make_url(url).database or "").is_file():
-        return _load(name, url, environment.brokers, None, environment)
+    if given.get_backend_name() != "sqlite" or Path(given.database or "").is_file():
+        shown = given.render_as_string(hide_password=False)
+        return _load(name, shown, environment.brokers, None, environment)
     raise UserError(f"no run {name!r}: give the --out folder of a run, or its id with MC2SF_DATABASE set")
 
 
@@ -95,8 +94,3 @@ def _cpu() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def settings_digest(settings: Settings) -> str:
-    """Return what decides results as one line of JSON, to compare two runs."""
-    return json.dumps(settings.semantic(), sort_keys=True)

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -109,7 +110,7 @@ class Stack:
         self.children: dict[str, Child] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

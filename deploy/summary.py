@@ -1,4 +1,4 @@
-"""The summary of a run, from its tables and from what its processes said of themselves: the contract of summary.json."""
+"""The summary of a run, from its tables and from what its processes said of themselves (see docs/summary.md)."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Self
 
 import sqlalchemy as sa
 from rich.console import Console
@@ -18,7 +19,7 @@ _SHOWN = ("popularity", "din", "fast", "mc2sf")
 
 
 class Watch:
-    """A context with two bars (events recorded, epochs decided) and a line of quality. Without a terminal: a line now and then."""
+    """A context with two bars and the quality so far; without a terminal, a line for every tenth of the events."""
 
     def __init__(
         self, console: Console, engine: sa.Engine, settings: Settings, stack: Stack, events: int, epochs: int
@@ -39,7 +40,7 @@ class Watch:
         self._looked = 0.0
         self._tenth = -1
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._bars.start()
         return self
@@ -47,9 +48,9 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def look(self) -> None:
-        """Read the tables and the processes, at most once a second, and show what is new."""
-        if time.monotonic() - self._looked < _LOOK_S:
+    def look(self, *, now: bool = False) -> None:
+        """Read the tables and the processes, at most once a second unless `now`, and show what is new."""
+        if not now and time.monotonic() - self._looked < _LOOK_S:
             return
         self._looked = time.monotonic()
         for child in self._stack.children.values():

@@ -1,0 +1,122 @@
+"""What the user asked of a source, as options shared by `run` and `replay`, and how spans of time are written."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from deploy.runs import UserError
+from replay.plan import Options, Plan
+from streams.settings import Exposures
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+RETRAINS = 10  # a source, where nothing else is asked
+
+
+class Policy(StrEnum):
+    """Where exposures come from."""
+
+    logged = "logged"
+    rated = "rated"
+    simulated = "simulated"
+
+
+class OnError(StrEnum):
+    """What a row that can't be read does."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="synthetic[:users=1000,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE",
+    ),
+]
+SpeedOption = Annotated[str, typer.Option(help="event time over wall time, or max")]
+EpochOption = Annotated[
+    str | None, typer.Option(help="a span of event time (6h) or a number of events (5000) [default: 200 epochs]")
+]
+PolicyOption = Annotated[Policy | None, typer.Option(help="[default: the source's own]")]
+FromOption = Annotated[str | None, typer.Option("--from", help="event time, ISO 8601 or epoch seconds")]
+ToOption = Annotated[str | None, typer.Option("--to", help="event time before which to end")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="events at the most")]
+UsersOption = Annotated[int | None, typer.Option(min=1, help="users at the most, chosen by a hash of their name")]
+LoopsOption = Annotated[int, typer.Option(min=1, help="replay the log that often, each time later by its span")]
+OnErrorOption = Annotated[OnError, typer.Option(help="a bad row stops the run, or is skipped, counted and listed")]
+SeedOption = Annotated[int, typer.Option(min=0)]
+
+
+def options(
+    *,
+    speed: str,
+    epoch: str | None,
+    exposures: Policy | None,
+    start: str | None,
+    end: str | None,
+    limit: int | None,
+    users: int | None,
+    loops: int,
+    on_error: OnError,
+    seed: int,
+) -> Options:
+    """Return the replayer's options. Raises UserError where one can't be read."""
+    policy: Exposures | None = exposures.value if exposures else None
+    return Options(
+        exposures=policy,
+        on_error=on_error.value,
+        start=moment(start),
+        end=moment(end),
+        limit=limit,
+        users=users,
+        seed=seed,
+        epoch=epoch,
+        loops=loops,
+        speed=pace(speed),
+    )
+
+
+def pace(text: str) -> float | None:
+    """Return event time over wall time; None is as fast as possible."""
+    if text == "max":
+        return None
+    try:
+        value = float(text.removesuffix("x"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"--speed {text!r}: write a positive number, or max")
+    return value
+
+
+def moment(text: str | None) -> int | None:
+    """Return an event time in ms."""
+    if text is None:
+        return None
+    if text.isdecimal():
+        return int(text) * (1 if len(text) > 11 else 1000)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(f"{text!r} is no time: write ISO 8601 or seconds since 1970") from error
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def epochs_between_retrains(text: str | None, plan: Plan) -> int:
+    """Return after how many epochs a retrain is due, from `1d`, `100000` events, or ten a source."""
+    epochs = len(plan.ends)
+    if text is None:
+        return max(1, epochs // RETRAINS)
+    if match := re.fullmatch(r"(\d+)([smhd])", text):
+        share = int(match[1]) * _UNITS[match[2]] * 1000 / max(plan.shift, 1)
+    elif text.isdecimal() and int(text):
+        share = int(text) / plan.contents.rows
+    else:
+        raise UserError(f"--retrain-every {text!r}: write a span (1d, 6h) or a number of events")
+    return max(1, round(share * epochs))

@@ -1,0 +1,250 @@
+"""`mc2sf run`, `replay` and `evaluate`: what moves events and what judges them."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from deploy import asked
+from deploy import run as running
+from deploy.runs import UserError, find
+from models.ranking import METRICS
+from replay.plan import Options, Plan, prepare
+from replay.source import parse
+from streams import bus, offline
+from streams.settings import Settings
+
+console = Console()
+_SHOWN = ("random", "popularity", "river", "din", "f2s", "fast", "mc2sf")
+
+
+def run(
+    source: asked.SourceArgument,
+    lockstep: Annotated[
+        bool, typer.Option("--lockstep/--free", help="repeatable to the last digit, or as it is operated")
+    ] = True,
+    speed: asked.SpeedOption = "max",
+    epoch: asked.EpochOption = None,
+    retrain_every: Annotated[
+        str | None, typer.Option(help="a span of event time (1d) or a number of events (100000) [default: ten times]")
+    ] = None,
+    threshold: Annotated[int, typer.Option(min=1, max=100, help="exposures a window")] = 10,
+    evaluate: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="share of clicks ranked")] = 0.05,
+    exposures: asked.PolicyOption = None,
+    start: asked.FromOption = None,
+    end: asked.ToOption = None,
+    limit: asked.LimitOption = None,
+    users: asked.UsersOption = None,
+    loops: asked.LoopsOption = 1,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="device workers, and as many cloud workers")] = 1,
+    seed: asked.SeedOption = 1,
+    brokers: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Kafka [default: an embedded broker]")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="SQLAlchemy URL [default: SQLite in --out]", show_default=False)
+    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="continue this run (needs --brokers)")] = None,
+    on_error: asked.OnErrorOption = asked.OnError.stop,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="results [default: runs/RUN]")] = None,
+) -> None:
+    """Run the main job: replay SOURCE through device, cloud, learner and retrain, and account for every event.
+
+    Ends by itself with a table, `DIR/summary.json` and `DIR/report.html`; exit code 0 only if everything sent was
+    applied and every rank comes out the same when scored again from the tables. Ctrl-C stops everything cleanly; the
+    space bar pauses and resumes.
+    """
+    options = asked.options(
+        speed=speed,
+        epoch=epoch,
+        exposures=exposures,
+        start=start,
+        end=end,
+        limit=limit,
+        users=users,
+        loops=loops,
+        on_error=on_error,
+        seed=seed,
+    )
+    run_id, folder = _named(source, resume, out)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = _prepare(source, options, folder)
+    url = database or f"sqlite:///{(folder / 'mc2sf.db').resolve()}"
+    settings = Settings(
+        run=run_id,
+        database=SecretStr(url),
+        state_dir=folder.resolve() / "state",
+        lockstep=lockstep,
+        seed=seed,
+        exposures=plan.policy,
+        evaluate=evaluate,
+        threshold=threshold,
+        history_short=min(10, 2 * threshold),
+        retrain_every=asked.epochs_between_retrains(retrain_every, plan),
+    )
+    if resume and brokers is None:
+        raise UserError("--resume needs --brokers: the embedded broker's log was lost when it stopped")
+    job = running.Job(source, options, settings, folder, workers, brokers, resume is not None)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        document = running.execute(job, plan, _again(source, options, folder), console)
+    except KeyboardInterrupt:
+        again = f"mc2sf run {source} --resume {run_id} --brokers {brokers} ..." if brokers else "mc2sf run again"
+        console.print(f"\ninterrupted: every process was stopped. {again} goes on from here.")
+        raise typer.Exit(130) from None
+    show(document, folder)
+
+
+def replay(
+    source: asked.SourceArgument,
+    speed: asked.SpeedOption = "max",
+    epoch: asked.EpochOption = None,
+    exposures: asked.PolicyOption = None,
+    start: asked.FromOption = None,
+    end: asked.ToOption = None,
+    limit: asked.LimitOption = None,
+    users: asked.UsersOption = None,
+    loops: asked.LoopsOption = 1,
+    seed: asked.SeedOption = 1,
+    on_error: asked.OnErrorOption = asked.OnError.stop,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="keeps the sorted log and the progress [default: state_dir]"),
+    ] = None,
+) -> None:
+    """Send SOURCE to the topics of the run in the environment. Continues where it was stopped. SIGUSR1 pauses."""
+    from replay.run import replay as send  # noqa: PLC0415 - needs librdkafka
+
+    settings = Settings()
+    bus.require(settings)
+    options = asked.options(
+        speed=speed,
+        epoch=epoch,
+        exposures=exposures,
+        start=start,
+        end=end,
+        limit=limit,
+        users=users,
+        loops=loops,
+        on_error=on_error,
+        seed=seed,
+    )
+    plan = _prepare(source, options, folder or settings.state_dir)
+    result = send(settings, plan, options)
+    console.print(f"{result.events_sent:,} events sent in {plan.epochs} epochs")
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's id or its --out folder")],
+    as_of: Annotated[str | None, typer.Option(help="only what happened until then (ISO 8601 or epoch seconds)")] = None,
+    release: Annotated[int | None, typer.Option(help="what this release would have scored on the same clicks")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Score every outcome of a run again, from the tables alone. Exit code 1 where a rank differs from online."""
+    found = find(run)
+    with console.status("scoring again") as status:
+        result = offline.rescore(
+            found.engine,
+            found.settings.run,
+            as_of=asked.moment(as_of),
+            release=release,
+            progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
+        )
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result.metrics)) + b"\n")
+    else:
+        console.print(quality(result.metrics, f"offline, run {found.settings.run}"))
+    if release is None:
+        console.print(f"{len(result.differences)} ranks differ from those given online")
+        raise typer.Exit(1 if result.differences else 0)
+    console.print(f"release {release} on the same clicks" + (" (hindsight)" if result.hindsight else ""))
+
+
+def show(document: dict[str, Any], folder: Path) -> None:
+    """Print the end of a run: quality, flow, and what to try next."""
+    console.print(quality(document["online"], "online = offline, all outcomes"))
+    table = Table(title="flow", show_header=False)
+    kinds = [entry["kind"] for entry in document["releases"]]
+    for name, value in (
+        ("events sent = applied", f"{document['events_applied']:,}"),
+        ("events per second", f"{document['events_per_second']:,.0f}"),
+        ("requests, outcomes", f"{document['rank_requests']:,}, {document['outcomes']:,}"),
+        ("r2 uploads", f"{document['r2_uploads']:,}"),
+        ("releases", ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))),
+        ("dead letters", f"{document['dead_letters']:,}"),
+        ("freshness p50, p99 ms", f"{document['freshness_ms']['p50']}, {document['freshness_ms']['p99']}"),
+        ("peak memory MB", f"{sum(document['peak_memory_mb'].values()):,.0f} in all"),
+        ("digest", document["digest"]),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    console.print(
+        f"report: {folder / 'report.html'}\nsummary: {folder / 'summary.json'}\n\nTry next:\n"
+        f"  mc2sf evaluate {folder} --release 1      what the first retrain's release would have scored\n"
+        f"  mc2sf releases list {folder}             every release and what the gate saw\n"
+        f"  mc2sf data inspect ml-1m:DIR             what a log of your own holds, then `mc2sf run` it",
+        highlight=False,
+    )
+
+
+def quality(metrics: dict[str, dict[str, float]], title: str) -> Table:
+    """Return a table of metrics, a row a variant, best known order first."""
+    table = Table("variant", *METRICS, "n", "chance hr@10", title=title)
+    for variant in sorted(metrics, key=lambda v: (_SHOWN.index(v) if v in _SHOWN else 99, v)):
+        row = metrics[variant]
+        numbers = [f"{row[name]:.4f}" if row[name] is not None else "" for name in METRICS]
+        chance = row["chance_hr@10"]
+        table.add_row(variant, *numbers, f"{row['n']:,}", f"{chance:.4f}" if chance is not None else "")
+    return table
+
+
+def _named(source: str, resume: str | None, out: Path | None) -> tuple[str, Path]:
+    if resume:
+        found = find(resume)
+        return found.settings.run, out or found.folder or Path("runs") / found.settings.run
+    moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    name = f"{source.partition(':')[0]}-{moment}-{secrets.token_hex(2)}"
+    folder = out or Path("runs") / name
+    if out and (folder / "mc2sf.db").exists():  # a run before this one in the same folder: its results give way
+        for path in folder.glob("mc2sf.db*"):
+            path.unlink()
+    return name, folder
+
+
+def _prepare(source: str, options: Options, folder: Path) -> Plan:
+    with console.status(f"reading {source}") as status:
+        return prepare(
+            parse(source), options, folder, progress=lambda what, rows: status.update(f"{what}: {rows:,} rows")
+        )
+
+
+def _again(source: str, options: Options, folder: Path) -> list[str]:
+    """Return the arguments with which a child replays what this process prepared in `folder`."""
+
+    def iso(moment: int) -> str:
+        return datetime.fromtimestamp(moment / 1000, UTC).isoformat()
+
+    given: dict[str, Any] = {
+        "--speed": options.speed or "max",
+        "--epoch": options.epoch,
+        "--exposures": options.exposures,
+        "--from": None if options.start is None else iso(options.start),
+        "--to": None if options.end is None else iso(options.end),
+        "--limit": options.limit,
+        "--users": options.users,
+        "--loops": options.loops,
+        "--seed": options.seed,
+        "--on-error": options.on_error,
+        "--folder": folder.resolve(),
+    }
+    return [source, *(text for name, value in given.items() if value is not None for text in (name, str(value)))]
