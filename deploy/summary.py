@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from models.ranking import METRICS
 from streams import tables
+from streams.device_state import DeviceState, unpack
 from streams.records import Kind
 
 _BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')
@@ -71,6 +72,23 @@ def counts(connection: sa.Connection, run: str) -> dict[str, Any]:
         "share_with_history": count(tables.outcomes, o.history > 0) / total if total else 0.0,
         "share_with_r2": count(tables.outcomes, o.window > 0) / total if total else 0.0,
     }
+
+
+def events_applied(connection: sa.Connection, run: str) -> int:
+    """Return how many events are folded into the devices' state: the next expected seq of each user, summed."""
+    u = tables.user_snapshots.c
+    newest = (
+        sa.select(u.user, sa.func.max(u.epoch).label("epoch"))
+        .where(u.run == run, u.side == "device")
+        .group_by(u.user)
+        .subquery()
+    )
+    query = (
+        sa.select(u.state)
+        .join(newest, (u.user == newest.c.user) & (u.epoch == newest.c.epoch))
+        .where(u.run == run, u.side == "device")
+    )
+    return sum(unpack(bytes(state), DeviceState).seq for state in connection.execute(query).scalars())
 
 
 def freshness(samples: Iterable[Mapping[str, float]]) -> dict[str, float | None]:
