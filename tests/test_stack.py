@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.stack import Child, Stack, StackError
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "condition not met in time"
+        time.sleep(0.02)
+
+
+def child(folder: Path, code: str, *, restart: bool = True) -> Child:
+    return Child("c", [sys.executable, "-c", code], os.environ, folder / "c.log", restart=restart)
+
+
+def test_a_dead_process_is_started_again(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        one = stack._add(child(tmp_path, "import time; time.sleep(600)"))
+        assert one.process is not None
+        first = one.process.pid
+        one.process.kill()
+        one.process.wait()
+        stack.watch()
+        assert one.alive
+        assert one.process.pid != first
+        assert one.deaths == 1
+    assert not one.alive
+    assert not psutil.pid_exists(one.process.pid)
+
+
+def test_a_process_that_keeps_dying_ends_the_stack_with_the_end_of_its_log(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        one = stack._add(child(tmp_path, "import sys; sys.exit('no such table: clicks')"))
+
+        def look_until_refused() -> None:
+            while True:
+                until(lambda: not one.alive)
+                stack.watch()
+
+        with pytest.raises(StackError, match="no such table: clicks"):
+            look_until_refused()
+        assert one.deaths == 5
+
+
+def test_a_process_that_has_done_its_work_is_left_alone(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        one = stack._add(child(tmp_path, "pass", restart=False))
+        until(lambda: not one.alive)
+        stack.watch()
+        assert one.deaths == 0
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    )
+    with Stack(tmp_path) as stack:
+        one = stack._add(child(tmp_path, code))
+        until(lambda: "up" in one.log.read_text())
+        stack.stop(one, patience_s=0.2)
+        assert not one.alive
+
+
+def test_children_do_not_outlive_a_killed_stack(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from deploy.stack import Stack, Child\n"
+        f"folder = Path({str(tmp_path)!r}); stack = Stack(folder)\n"
+        "c = stack._add(Child('c', [sys.executable, '-c', 'import time; time.sleep(600)'], os.environ, folder / 'c'))\n"
+        "print(c.process.pid, flush=True); time.sleep(600)"
+    )
+    parent = child(tmp_path, code)
+    parent.start()
+    assert parent.process is not None
+    until(lambda: parent.log.read_text().endswith("\n"))
+    orphan = psutil.Process(int(parent.log.read_text()))
+    parent.process.kill()
+    parent.process.wait()
+    until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
