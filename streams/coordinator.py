@@ -25,9 +25,10 @@ from streams.proposals import EMPTY, WAITING, Proposal
 from streams.publication import PublicationError, Publisher, read_publication
 from streams.records import EpochDecision, Manifest
 from streams.registry import Draft
-from streams.release import ItemTable, net_config
+from streams.release import ItemTable
 from streams.schedule import retrain_due
 from streams.settings import Settings
+from streams.sizes import net_config
 from streams.stopping import stop_on_signals
 from streams.store import connect
 from streams.tables import releases

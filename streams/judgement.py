@@ -19,8 +19,9 @@ from streams import gate, proposals
 from streams.proposals import ACCEPTED, EMPTY, REJECTED, SUPERSEDED, Proposal, ProposalError
 from streams.records import Manifest
 from streams.registry import Draft
-from streams.release import ItemTable, ReleaseError, net_config, read_items, read_manifest, read_parts
+from streams.release import ItemTable, ReleaseError, read_items, read_manifest, read_parts
 from streams.settings import Settings
+from streams.sizes import net_config
 
 Outcome = Literal["unchanged", "retrain", "learner", "rejected", "rollback"]
 

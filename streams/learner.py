@@ -196,10 +196,11 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
             learner = Learner(settings, engine)
             bus = Examples(settings, learner.intake)
             _learn(learner, bus, stop)
-            return
         except sa.exc.OperationalError as error:
             log.warning("%s; beginning again from the tables", error)
             stop.wait(1.0)
+        else:
+            return
         finally:
             if bus is not None:
                 bus.close()

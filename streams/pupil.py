@@ -10,23 +10,16 @@ import torch
 
 from models.checkpoint import pack_part
 from models.online import FastLearner
-from models.training import TrainConfig
 from streams.examples import in_rows
 from streams.gate import number_or_none
 from streams.records import FastExample
 from streams.release import Release
 from streams.settings import Settings
+from streams.sizes import train_config
 
 ENOUGH = 50  # examples: fewer are kept for the next epoch
 HELD_OUT = 10  # one in so many, the newest, judges the lesson and is learnt in the next one
 CARRIED_MOST = 512
-
-
-def train_config(settings: Settings) -> TrainConfig:
-    """Return how the nets of a run are trained."""
-    return TrainConfig(
-        learning_rate=settings.learning_rate, batch=settings.batch, l2=settings.l2, passes=settings.retrain_passes
-    )
 
 
 @dataclass(frozen=True)

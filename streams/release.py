@@ -13,11 +13,10 @@ from sqlalchemy import Connection
 
 from models.catalogue import FIRST_ROW, Catalogue
 from models.checkpoint import config_of, unpack
-from models.nets import PARTS, NetConfig, Nets
+from models.nets import PARTS, Nets
 from models.scorer import Scorer
 from streams import embeddings
 from streams.records import Manifest, Reader
-from streams.settings import Settings
 from streams.tables import item_embeddings, release_parts, releases
 
 _manifests: Reader[Manifest] = Reader(Manifest)
@@ -50,16 +49,6 @@ class ItemTable:
         """The item table of `catalogue` with E [catalogue.size, d]."""
         keys = np.concatenate([embeddings.reserved_keys(), catalogue.keys])
         return cls(keys, E, embeddings.digest(keys, E))
-
-
-def net_config(settings: Settings) -> NetConfig:
-    """Return the sizes of the nets of a run."""
-    return NetConfig(
-        dim=settings.dim,
-        history_long=settings.history_long,
-        history_short=settings.history_short,
-        threshold=settings.threshold,
-    )
 
 
 def checksum(data: bytes) -> str:

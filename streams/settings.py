@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "MC2SF_"
+Exposures = Literal["logged", "rated", "simulated"]  # where exposures come from: see replay/exposures.py
 
 
 class SettingsError(ValueError):
@@ -44,7 +45,7 @@ class Settings(BaseSettings):
 
     # what decides results
     seed: int = Field(1, ge=0)
-    exposures: Literal["logged", "rated", "simulated"] = "logged"
+    exposures: Exposures = "logged"
     evaluate: float = Field(0.05, ge=0, le=1, description="share of clicks that are ranked")
     negatives: int = Field(99, ge=1, le=1000)
     threshold: int = Field(10, ge=1, le=100, description="exposures a window")
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     dim: int = Field(32, ge=2, le=256)
     retrain_every: int = Field(20, ge=1, description="epochs between two retrains")
     retrain_passes: int = Field(2, ge=1)
+    retrain_threads: int = Field(2, ge=1, description="of torch in a retrain: another number, other last bits")
     learning_rate: float = Field(5e-4, gt=0)
     batch: int = Field(256, ge=1)
     l2: float = Field(1e-4, ge=0)

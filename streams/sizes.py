@@ -1,0 +1,33 @@
+"""From the settings of a run to the configurations of its models: sizes of the nets, views of a click, training."""
+
+from __future__ import annotations
+
+from models.nets import NetConfig
+from models.training import TrainConfig
+from models.views import ViewSpec
+from streams.settings import Settings
+
+
+def net_config(settings: Settings) -> NetConfig:
+    """Return the sizes of the nets."""
+    return NetConfig(
+        dim=settings.dim,
+        history_long=settings.history_long,
+        history_short=settings.history_short,
+        threshold=settings.threshold,
+    )
+
+
+def view_spec(settings: Settings) -> ViewSpec:
+    """Return what a click's nets may see."""
+    age = settings.window_age_s
+    return ViewSpec(
+        settings.history_long, settings.history_short, settings.threshold, None if age is None else int(age * 1000)
+    )
+
+
+def train_config(settings: Settings) -> TrainConfig:
+    """Return how the nets are trained."""
+    return TrainConfig(
+        learning_rate=settings.learning_rate, batch=settings.batch, l2=settings.l2, passes=settings.retrain_passes
+    )
