@@ -7,6 +7,7 @@ that dies over and over without living for a while ends the run with the tail of
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,6 +29,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 _DEATHS_IN_A_ROW = 5
 _HEALTHY_AFTER_S = 20.0
+TARGETS = "targets.json"  # in the stack's folder: what a Prometheus reads to find the processes of the run
 
 
 class StackError(RuntimeError):
@@ -136,7 +138,16 @@ class Stack:
     def _add(self, child: Child) -> Child:
         self.children[child.name] = child
         child.start()
+        (self.folder / TARGETS).write_text(json.dumps(self.targets(), indent=1) + "\n")
         return child
+
+    def targets(self) -> list[dict[str, Any]]:
+        """Return where the children serve /metrics, in the form of Prometheus' file-based discovery."""
+        return [
+            {"targets": [f"127.0.0.1:{child.metrics_port}"], "labels": {"job": name.split("-")[0]}}
+            for name, child in self.children.items()
+            if child.metrics_port
+        ]
 
     def watch(self) -> None:
         """Look after every child once: restart the dead. Raises StackError where one would not stay alive."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -158,6 +159,33 @@ def tool() -> Callable[[str], str]:
         return path or ""
 
     return find
+
+
+@pytest.fixture
+def prometheus(tool: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+    """Start Prometheus on the processes that a file of targets names (a run's `logs/targets.json`); return its URL."""
+    with ExitStack() as stack:
+
+        def start(targets: Path) -> str:
+            folder = tmp_path / "prometheus"
+            folder.mkdir()
+            config = folder / "prometheus.yml"
+            found = f"file_sd_configs: [{{files: [{targets}], refresh_interval: 1s}}]"
+            config.write_text(
+                "global: {scrape_interval: 250ms, scrape_timeout: 250ms}\n"
+                f"scrape_configs:\n  - job_name: run\n    {found}\n"
+            )
+            address = f"127.0.0.1:{free_port()}"
+            command = [tool("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+            with (folder / "log").open("wb") as log:
+                process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
+            stack.callback(process.wait, 30)
+            stack.callback(process.terminate)
+            ready = retry(stop=stop_after_delay(30), wait=wait_fixed(0.1))(urllib.request.urlopen)
+            ready(f"http://{address}/-/ready", timeout=2).close()
+            return f"http://{address}"
+
+        yield start
 
 
 @pytest.fixture(scope="session")
