@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import Gru, Mlp
+from models.gru import Gru
+from models.layers import Mlp
 
 
 class Fast(nn.Module):

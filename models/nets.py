@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
 from models.fast import Fast
-from models.layers import Gru
+from models.gru import Gru
 from models.slow import Slow
 
 PARTS = ("encoder", "slow", "fast")

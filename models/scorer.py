@@ -54,7 +54,9 @@ class Scorer:
         out = np.empty((len(rows), self.config.dim), np.float32)
         for start in range(0, len(rows), TILE):
             some = slice(start, start + TILE)
-            out[some] = self._step(_tile(states[some]), self._vectors(rows[some], TILE)).numpy()[: len(rows[some])]
+            out[some] = self._nets.encoder.gru_n.step(self._vectors(rows[some], TILE), _tile(states[some])).numpy()[
+                : len(rows[some])
+            ]
         return out
 
     @torch.inference_mode()
@@ -106,10 +108,6 @@ class Scorer:
             answer.fast[some] = fast[0, : some.stop - start].numpy()
             answer.mc2sf[some] = mc2sf[0, : some.stop - start].numpy()
         return answer
-
-    def _step(self, states: Tensor, x: Tensor) -> Tensor:
-        gru = self._nets.encoder.gru_n
-        return gru.step(gru.project(x), states)
 
     def _vectors(self, rows: Rows, length: int) -> Tensor:
         """Rows [<= length] of E, padded at the end: [length, d]."""

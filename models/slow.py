@@ -5,32 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import Gru, Mlp
+from models.activation import activation
+from models.gru import Gru
+from models.layers import Mlp
 
 
 class Din(nn.Module):
-    """Eq. (1): r_t, the history summed with weights from an activation unit on (h, e, h * e), without softmax.
-
-    The unit's first layer is factored: W [h; e; h*e] = (W_h + W_x diag(e)) h + W_e e, so that a history is read once
-    for all candidates and no [B, C, L, 3 d] tensor is made.
-    """
+    """Eq. (1): r_t, the history summed with weights from an activation unit on (h, e, h * e), without softmax."""
 
     def __init__(self, dim: int, hidden: tuple[int, int]) -> None:
         super().__init__()
-        self.dim = dim
         self.unit = Mlp(3 * dim, hidden)
 
     def forward(self, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
         """History [B, L, d], mask [B, L] (true on items), candidates e [B, C, d] -> r_t [B, C, d]."""
-        w_h, w_e, w_x = self.unit.first.weight.chunk(3, dim=1)  # each [H, d]
-        maps = w_h + w_x * e.unsqueeze(2)  # [B, C, H, d]
-        of_candidate = torch.nn.functional.linear(e, w_e, self.unit.first.bias)  # [B, C, H]
-        b, c, h, _ = maps.shape
-        first = torch.baddbmm(
-            of_candidate.reshape(b, c * h, 1), maps.reshape(b, c * h, self.dim), history.transpose(1, 2)
-        )  # [B, C H, L]
-        weights = self.unit.rest(first.view(b, c, h, -1).transpose(2, 3))  # [B, C, L]
-        return torch.bmm(weights * mask.unsqueeze(1), history)
+        weights = activation(self.unit, history, e) * mask.unsqueeze(2)  # [B, L, C]
+        return torch.bmm(weights.transpose(1, 2), history)
 
 
 class Slow(nn.Module):
@@ -49,7 +39,7 @@ class Slow(nn.Module):
 
     def reaction(self, gru_n: Gru, r2: Tensor, e: Tensor) -> Tensor:
         """Eq. (5): r_n, the presumed reaction to each candidate: r2 [B, d], e [B, C, d] -> [B, C, d]."""
-        after = gru_n.step(gru_n.project(e), r2.unsqueeze(1).expand_as(e))
+        after = gru_n.step(e, r2.unsqueeze(1).expand_as(e))
         return after * torch.sigmoid(self.w_s(torch.cat([after, e], -1)))
 
     def score_f2s(self, r_n: Tensor, r_t: Tensor, e: Tensor) -> Tensor:

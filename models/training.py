@@ -119,7 +119,7 @@ def train(nets: Nets, batches: Iterable[Batch], config: TrainConfig) -> Iterator
     """One optimiser step a batch, in place; yields each batch's loss, the sum over the four nets."""
     E = nets.encoder.E
     dense = [weight for weight in nets.parameters() if weight is not E]
-    adam = torch.optim.Adam(dense, lr=config.learning_rate, betas=config.betas, weight_decay=config.l2)
+    adam = torch.optim.Adam(dense, lr=config.learning_rate, betas=config.betas, weight_decay=config.l2, fused=True)
     rows = RowAdam(E, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
     nets.train()
     for batch in batches:
