@@ -1,0 +1,73 @@
+"""The virtual clock: which event time has been reached, at any speed, with pauses. Time and sleep are arguments."""
+
+from __future__ import annotations
+
+import math
+import time as wall
+from collections.abc import Callable
+
+TICK_S = 0.05  # how often the clock is looked at
+
+
+class VirtualClock:
+    """Event time that runs `speed` times as fast as wall time; with None whatever comes next is due at once."""
+
+    def __init__(
+        self,
+        speed: float | None = None,
+        *,
+        time: Callable[[], float] = wall.monotonic,
+        sleep: Callable[[float], None] = wall.sleep,
+    ) -> None:
+        if speed is not None and not (math.isfinite(speed) and speed > 0):
+            raise ValueError(f"speed must be a positive number, not {speed}")
+        self._speed, self._time, self._sleep = speed, time, sleep
+        self._event: float | None = None  # event time at the wall time below
+        self._wall = 0.0
+        self._paused = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether event time stands still."""
+        return self._paused
+
+    def begin(self, event_ms: int) -> None:
+        """Let event time be `event_ms` now; only the first call counts."""
+        if self._event is None:
+            self._event, self._wall = event_ms, self._time()
+
+    def reached(self) -> float:
+        """The event time reached, ms: infinite where there is no speed, and -infinite before `begin`."""
+        if self._event is None:
+            return -math.inf
+        if self._speed is None:
+            return math.inf
+        return self._event + (0.0 if self._paused else (self._time() - self._wall) * 1000 * self._speed)
+
+    def pause(self) -> None:
+        """Stop event time."""
+        if not self._paused:
+            reached = self.reached()
+            if self._speed is not None and self._event is not None:
+                self._event = reached
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let event time go on from where it stands."""
+        if self._paused:
+            self._wall = self._time()
+            self._paused = False
+
+    def toggle(self, *_signal: object) -> None:
+        """Pause or resume; fit to be a signal handler."""
+        if self._paused:
+            self.resume()
+        else:
+            self.pause()
+
+    def wait(self, event_ms: int, idle: Callable[[], object]) -> None:
+        """Return when `event_ms` is reached and the clock is not paused; `idle` is called at every look before."""
+        self.begin(event_ms)
+        while self._paused or event_ms > self.reached():
+            idle()
+            self._sleep(TICK_S)

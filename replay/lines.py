@@ -1,0 +1,73 @@
+"""Lines of a text file, plain or gzipped, one at a time: memory is bounded by the longest line that is allowed."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from replay.refusals import Refusals, RowError, SourceError
+
+LINE_BYTES = 1_000_000
+
+
+def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """(1-based number, text without its line end) of every line that is not blank.
+
+    Lines that are too long or not in `encoding` go to `refusals`, as does a gzip stream that breaks off.
+    Raises SourceError where there is no such file, or nothing in it.
+    """
+    number = 0
+    with closing(opened(path)) as file:
+        while True:
+            try:
+                line = file.readline(LINE_BYTES + 1)
+                if len(line) > LINE_BYTES and not line.endswith(b"\n"):
+                    number += 1
+                    size = len(line) + _rest(file)
+                    refusals.refuse(
+                        RowError(path, number, f"line of more than {LINE_BYTES:,} bytes", f"{size:,} bytes")
+                    )
+                    continue
+            except (EOFError, OSError, zlib.error) as error:
+                refusals.refuse(RowError(path, number + 1, "compressed data break off or are damaged", str(error)))
+                return
+            if not line:
+                break
+            number += 1
+            try:
+                text = line.decode(encoding).rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                refusals.refuse(
+                    RowError(path, number, f"not {encoding.upper()}", f"byte {error.start + 1} of the line")
+                )
+                continue
+            if text.strip():
+                yield number, text
+    if number == 0:
+        raise SourceError(f"{path} is empty")
+
+
+def opened(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked where its name ends in .gz. Raises SourceError where it can't be opened."""
+    try:
+        if path.stat().st_size == 0:
+            raise SourceError(f"{path} is empty")
+        if path.is_dir():
+            raise SourceError(f"{path} is a folder: a file is needed here")
+        return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}") from error
+
+
+def _rest(file: BinaryIO) -> int:
+    """Read to the end of the line without keeping it; returns its length."""
+    size = 0
+    while part := file.readline(LINE_BYTES):
+        size += len(part)
+        if part.endswith(b"\n"):
+            break
+    return size

@@ -1,0 +1,42 @@
+"""MovieLens: ML-1M's ratings.dat (`user::item::rating::seconds`) and ML-100K's u.data (tab-separated)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from replay.lines import lines
+from replay.refusals import Refusals, RowError, shown
+from replay.rows import Row, batches
+from streams.records import Kind
+from streams.settings import Exposures
+
+LIKED = 4  # policy `rated`: ratings from here up are clicks, those below are exposures
+
+
+def movielens(path: Path, separator: str, policy: Exposures, refusals: Refusals) -> Iterator[Any]:
+    """Batches of `rows.ROWS` from one file of ratings. Every rating is one event, a click unless `rated` denies it."""
+    return batches(_rows(path, separator, policy, refusals))
+
+
+def _rows(path: Path, separator: str, policy: Exposures, refusals: Refusals) -> Iterator[Row]:
+    least = LIKED if policy == "rated" else 0
+    for number, line in lines(path, refusals, "latin-1"):
+        parts = line.split(separator)
+        if len(parts) != 4:
+            detail = f"{len(parts)} instead of user, item, rating, timestamp"
+            refusals.refuse(RowError(path, number, "wrong columns", detail))
+            continue
+        user, item, rating, seconds = parts
+        reason = ""
+        if not (user.isascii() and user.isdecimal() and item.isascii() and item.isdecimal()):
+            reason, found = "user or item is not a number", line
+        elif len(rating) != 1 or rating not in "12345":
+            reason, found = "rating is not 1 to 5", rating
+        elif not (seconds.isascii() and seconds.isdecimal() and len(seconds) <= 12):
+            reason, found = ("time is negative" if seconds.startswith("-") else "time is not whole seconds"), seconds
+        if reason:
+            refusals.refuse(RowError(path, number, reason, shown(found)))
+            continue
+        yield user, item, int(seconds) * 1000, Kind.CLICK if int(rating) >= least else Kind.EXPOSURE, 0

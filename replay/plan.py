@@ -1,0 +1,189 @@
+"""From a source to a plan: the log in total order on disk, what is in it, and where its epochs end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from replay import order, units
+from replay.exposures import simulated
+from replay.refusals import OnError, Refusals, SourceError
+from replay.source import Source
+from streams.settings import Exposures
+
+PLAN, LOG = "plan.json", "log.parquet"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of a source is replayed, and how. None: the default that stands beside it."""
+
+    exposures: Exposures | None = None  # the source's first policy
+    on_error: OnError = "stop"
+    start: int | None = None  # event time in ms: units from here on
+    end: int | None = None  # and before this
+    limit: int | None = None  # events of the log, in total order; the unit that would exceed it is left out
+    users: int | None = None  # that many users: those with the smallest MD5 of their name
+    seed: int = 1  # of simulated exposures
+    epoch: str | None = None  # 6h, or a number of events; 200 epochs of equal size
+    loops: int = 1  # how often the log is replayed, each time later by its span
+    speed: float | None = None  # event time over wall time; as fast as possible
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is in a log."""
+
+    rows: int
+    users: int
+    items: int
+    clicks: int
+    exposures: int
+    past_clicks: int
+    candidates: int
+    impressions: int
+    first: int  # event time of the first and the last event, ms
+    last: int
+    ties: int  # events at the same time as another unit of the same user: their order is that of the source
+    exposures_logged: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A log ready to be sent: `path` holds it in total order, `ends` the row after each epoch's last."""
+
+    source: str
+    policy: Exposures
+    path: Path
+    contents: Contents
+    ends: tuple[int, ...]
+    loops: int = 1
+    refused: dict[str, int] = field(default_factory=dict)  # rows by reason
+    refused_first: tuple[str, ...] = ()
+
+    @property
+    def events(self) -> int:
+        """How many events are sent in all."""
+        return self.contents.rows * self.loops
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs there are in all."""
+        return len(self.ends) * self.loops
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return self.contents.users
+
+    @property
+    def items(self) -> int:
+        """How many items there are."""
+        return self.contents.items
+
+    @property
+    def shift(self) -> int:
+        """How much later each loop is than the one before, ms."""
+        return self.contents.last - self.contents.first + 1
+
+
+def prepare(
+    source: Source, options: Options, folder: Path, *, progress: Callable[[str, int], None] = lambda _what, _rows: None
+) -> Plan:
+    """Sort `source` into `folder` and plan its epochs; what is there already from the same source is used again.
+
+    `progress` is told what is being done and how many rows were read so far. Raises SourceError.
+    """
+    policy = options.exposures or source.policies[0]
+    if options.loops < 1 or min(v for v in (options.limit, options.users, 1) if v is not None) < 1:
+        raise SourceError("limit, users and loops must be at least 1")
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = _identity(source, options, policy)
+    kept = folder / PLAN
+    path = folder / LOG
+    if kept.exists() and path.exists():
+        stored = msgspec.json.decode(kept.read_bytes())
+        if stored.get("identity") == wanted:
+            contents = Contents(**stored["contents"])
+            return _planned(source, options, policy, path, contents, stored["refused"], stored["refused_first"])
+    kept.unlink(missing_ok=True)
+    refusals = Refusals(options.on_error)
+    contents = _sorted(source, options, policy, path, refusals, progress)
+    refused = dict(refusals.counts)
+    text = {"identity": wanted, "contents": asdict(contents), "refused": refused, "refused_first": refusals.first}
+    write_json(kept, text)
+    return _planned(source, options, policy, path, contents, refused, refusals.first)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value` in one step: after a crash the old or the new one is there, whole."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(value)))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _identity(source: Source, options: Options, policy: Exposures) -> dict[str, Any]:
+    choice = {"start": options.start, "end": options.end, "limit": options.limit, "users": options.users}
+    seed = options.seed if policy == "simulated" else None
+    return source.identity() | choice | {"policy": policy, "on_error": options.on_error, "seed": seed}
+
+
+def _planned(
+    source: Source,
+    options: Options,
+    policy: Exposures,
+    path: Path,
+    contents: Contents,
+    refused: dict[str, int],
+    first: list[str],
+) -> Plan:
+    ends = units.epoch_ends(path, contents.rows, options.epoch)
+    return Plan(source.text, policy, path, contents, tuple(ends), options.loops, refused, tuple(first))
+
+
+def _sorted(
+    source: Source,
+    options: Options,
+    policy: Exposures,
+    path: Path,
+    refusals: Refusals,
+    progress: Callable[[str, int], None],
+) -> Contents:
+    staged, ordered = path.with_name("staged.parquet"), path.with_name("ordered.parquet")
+    try:
+        read = order.stage(source.read(policy, refusals), staged, lambda rows: progress("reading", rows))
+        if not read:
+            raise SourceError(f"{source.text}: no row could be read" + _why(refusals))
+        progress("sorting", read)
+        selection = order.Selection(options.start, options.end, options.users)
+        with order.database(path.parent) as connection:
+            order.sort(connection, staged, ordered, selection)
+            rows = units.whole(ordered, order.count(connection, ordered), options.limit)
+            if not rows:
+                raise SourceError(
+                    f"{source.text}: nothing is left of {read:,} rows by --from, --to, --limit or --users"
+                )
+            if policy == "simulated":
+                added = simulated(ordered, rows, options.seed, source.text)
+                rows = order.stage(added, staged, lambda done: progress("simulating exposures", done))
+                order.number(connection, staged, ordered)
+            contents = Contents(
+                rows=rows, **order.contents(connection, ordered, rows), exposures_logged=policy == "logged"
+            )
+        ordered.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+        ordered.unlink(missing_ok=True)
+    return contents
+
+
+def _why(refusals: Refusals) -> str:
+    return f"; {refusals.total:,} were refused, the first: {refusals.first[0]}" if refusals.total else ""

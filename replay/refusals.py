@@ -1,0 +1,52 @@
+"""What a source refuses: one exception for all bad input, and the account of rows that were skipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+OnError = Literal["stop", "skip"]
+LISTED = 20  # refused rows that are kept word for word; the others are only counted
+
+
+class SourceError(ValueError):
+    """A log can't be read as asked. The message says which file, which row and why, and is fit to be shown as it is."""
+
+
+class RowError(SourceError):
+    """One row can't be read. `reason` is one of a few fixed phrases, `detail` shows what was found."""
+
+    def __init__(self, path: Path, row: int, reason: str, detail: str = "", *, unit: str = "line") -> None:
+        """`row` is 1-based: a line of a text file, or with `unit="row"` a row of a table."""
+        self.path, self.row, self.reason, self.detail = path, row, reason, detail
+        super().__init__(f"{path}, {unit} {row:,}: {reason}" + (f" ({detail})" if detail else ""))
+
+
+def shown(value: object) -> str:
+    """`value` for a message: quoted, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass
+class Refusals:
+    """Bad rows: the first one ends the reading (`stop`), or all are counted by reason (`skip`)."""
+
+    on_error: OnError = "stop"
+    counts: Counter[str] = field(default_factory=Counter)
+    first: list[str] = field(default_factory=list)
+
+    def refuse(self, error: RowError, rows: int = 1) -> None:
+        """Account for `rows` bad rows, of which `error` is the first; raises it where the reading is to stop."""
+        if self.on_error == "stop":
+            raise error
+        self.counts[error.reason] += rows
+        if len(self.first) < LISTED:
+            self.first.append(str(error))
+
+    @property
+    def total(self) -> int:
+        """How many rows were refused."""
+        return self.counts.total()

@@ -1,0 +1,190 @@
+"""Sending a log: epochs between their marks, at the pace of a clock, each beginning with what was decided before it."""
+
+from __future__ import annotations
+
+import hashlib
+import time as wall
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from replay import progress as noted
+from replay.barrier import BEFORE_FIRST, Decide, free
+from replay.batching import grouped
+from replay.clock import VirtualClock
+from replay.log import Log, Stretch
+from replay.plan import Options, Plan, prepare
+from replay.progress import Progress, ReplayError, Sent
+from replay.sender import Sender
+from replay.source import Source
+from streams import telemetry
+from streams.records import EndOfLog, EpochBegin, EpochEnd, Mark
+from streams.settings import Settings
+
+__all__ = ["Options", "Plan", "ReplayError", "ReplayResult", "Step", "prepare", "replay", "send"]
+
+TICK_EVENTS = 1000
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a replay stands."""
+
+    doing: Literal["sending", "deciding", "paused", "over"]
+    events: int  # acknowledged
+    expected: int
+    epoch: int
+    epochs: int
+    time: int  # event time reached, ms
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What a replay sent, all its lives together."""
+
+    events_sent: int
+    batches: int
+    epochs: int
+    users: int
+    items: int
+    by_partition: tuple[int, ...]  # events
+
+
+def replay(
+    settings: Settings,
+    source: Source,
+    options: Options,
+    *,
+    decide: Decide = free,
+    clock: VirtualClock | None = None,
+    progress: Callable[[Step], None] = lambda _step: None,
+) -> ReplayResult:
+    """Prepare `source` in the settings' state folder and send it. Raises SourceError and ReplayError.
+
+    `decide(k)` gives the release that epoch k + 1 begins with, after epoch k is over (-1: before the first one): see
+    `barrier.lockstep`. `settings.exposures` must say what the log is read with, as that decides results downstream.
+    """
+    plan = prepare(source, options, settings.state_dir)
+    return send(settings, plan, decide=decide, clock=clock or VirtualClock(options.speed), progress=progress)
+
+
+def send(
+    settings: Settings,
+    plan: Plan,
+    *,
+    decide: Decide = free,
+    clock: VirtualClock | None = None,
+    progress: Callable[[Step], None] = lambda _step: None,
+    wall_time: Callable[[], float] = wall.time,
+) -> ReplayResult:
+    """Send a prepared log, going on where an earlier life of this run stopped. Raises ReplayError."""
+    if settings.exposures != plan.policy:
+        raise ReplayError(f"the settings say exposures={settings.exposures}, the log was read with {plan.policy}")
+    return _Replay(settings, plan, decide, clock or VirtualClock(), progress, wall_time).run()
+
+
+def digest(plan: Plan) -> str:
+    """What tells a plan from another: its rows and its epochs."""
+    text = repr((plan.source, plan.policy, plan.contents, plan.ends, plan.loops))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Replay:
+    """One life of a replay."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plan: Plan,
+        decide: Decide,
+        clock: VirtualClock,
+        progress: Callable[[Step], None],
+        wall_time: Callable[[], float],
+    ) -> None:
+        self._plan, self._decide, self._clock, self._wall = plan, decide, clock, wall_time
+        self._tell, self._folder = progress, Path(settings.state_dir)
+        self._log_digest = digest(plan)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        known = noted.load(self._folder, self._log_digest)
+        self._sent: Sent = noted.read_back(settings, known, self._log_digest)
+        start = self._sent.progress
+        if known is None:
+            noted.save(self._folder, start)
+        self._sender = Sender(settings, start.offsets, start.events, start.batches)
+        self._epoch, self._time = start.epoch, start.time
+        self._rows = Log(plan.path, plan.contents.rows, plan.loops, plan.shift)
+
+    def run(self) -> ReplayResult:
+        """Send what is left."""
+        plan = self._plan
+        for epoch in range(self._epoch, plan.epochs):
+            self._epoch = epoch
+            self._begin(epoch)
+            loop, k = divmod(epoch, len(plan.ends))
+            first = (plan.ends[k - 1] if k else 0) + loop * plan.contents.rows
+            for stretch in self._rows.stretches(first, plan.ends[k] + loop * plan.contents.rows):
+                self._send(stretch)
+            self._mark(EpochEnd(epoch, self._time))
+            self._flush()
+            self._note(epoch + 1)
+        self._mark_end()
+        sender = self._sender
+        sent = sum(sender.events)
+        self._step("over")
+        if sent != plan.events:
+            raise ReplayError(f"{sent:,} events are in the topic, {plan.events:,} were to be sent")
+        return ReplayResult(sent, sender.batches, plan.epochs, plan.users, plan.items, tuple(sender.events))
+
+    def _begin(self, epoch: int) -> None:
+        if epoch in self._sent.releases:
+            release = self._sent.releases[epoch]
+        else:
+            self._step("deciding")
+            release = self._decide(epoch - 1 if epoch else BEFORE_FIRST)
+        self._mark(EpochBegin(epoch, release, self._time))
+        telemetry.EPOCH.labels("replay").set(epoch)
+
+    def _send(self, stretch: Stretch) -> None:
+        there = self._sent.users  # of an earlier life
+        units, at = [u for u in stretch.units if stretch.seqs[u.first] >= there.get(u.user, 0)], 0
+        while at < len(units):
+            self._clock.wait(units[at].time, self._idle)
+            due, events, end = self._clock.reached(), 0, at
+            while end < len(units) and events < TICK_EVENTS and (units[end].time <= due or end == at):
+                events += units[end].end - units[end].first
+                end += 1
+            for batch in grouped(stretch, units[at:end], int(self._wall() * 1000)):
+                self._sender.batch(batch)
+            at = end
+            telemetry.EVENT_TIME.labels("replay").set(units[at - 1].time / 1000)
+            self._step("sending")
+        self._time = max(self._time, *stretch.times)
+
+    def _idle(self) -> None:
+        self._sender.poll()
+        self._step("paused" if self._clock.paused else "sending")
+
+    def _mark(self, mark: Mark) -> None:
+        for partition, there in enumerate(self._sent.marks):
+            if (type(mark).__name__, mark.epoch) not in there:
+                self._sender.mark(partition, mark)
+
+    def _mark_end(self) -> None:
+        last = self._plan.epochs - 1
+        for partition, there in enumerate(self._sent.marks):
+            if (EndOfLog.__name__, last) not in there:
+                self._sender.mark(partition, EndOfLog(last, self._time, self._sender.events[partition]))
+        self._flush()
+
+    def _flush(self) -> None:
+        self._sender.flush(lambda: self._step("sending"))
+
+    def _note(self, epoch: int) -> None:
+        sender = self._sender
+        state = Progress(self._log_digest, epoch, self._time, sender.offsets, sender.events, sender.batches)
+        noted.save(self._folder, state)
+
+    def _step(self, doing: Literal["sending", "deciding", "paused", "over"]) -> None:
+        plan = self._plan
+        self._tell(Step(doing, sum(self._sender.events), plan.events, self._epoch, plan.epochs, self._time))

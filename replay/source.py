@@ -1,0 +1,87 @@
+"""What a SOURCE on the command line means: `synthetic:users=100`, `ml-1m:DIR`, `log:FILE` and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from replay.movielens import movielens
+from replay.refusals import Refusals, SourceError
+from replay.synthetic import Synthetic
+from streams.settings import Exposures
+
+FORMS = "synthetic[:users=1000,items=500,...], ml-1m:DIR, ml-100k:DIR"
+
+Reader = Callable[[Exposures, Refusals], Iterator[Any]]
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A log that can be read any number of times, always the same: batches of `rows.ROWS`."""
+
+    text: str  # as the user wrote it
+    policies: tuple[Exposures, ...]  # that it can be read with, the default first
+    files: tuple[Path, ...]
+    reader: Reader
+
+    def read(self, policy: Exposures, refusals: Refusals) -> Iterator[Any]:
+        """The rows in the order of the source. Raises SourceError where `policy` does not fit, or for bad input."""
+        if policy not in self.policies:
+            raise SourceError(f"{self.text}: exposures can't be {policy!r} here, but {' or '.join(self.policies)}")
+        yield from self.reader(policy, refusals)
+
+    def identity(self) -> dict[str, Any]:
+        """What a file made from this source depends on: its text, and size and time of change of each file."""
+        stats = [(str(path), path.stat()) for path in self.files if path.exists()]
+        return {"source": self.text, "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats]}
+
+
+def parse(text: str) -> Source:
+    """The source that `text` names. Raises SourceError; files are looked at when they are read."""
+    scheme, _, rest = text.partition(":")
+    if scheme not in _SCHEMES:
+        raise SourceError(f"{text!r} is no source: write one of {FORMS}")
+    return _SCHEMES[scheme](text, rest)
+
+
+def parameters(kind: type[P], text: str) -> P:
+    """An object of the dataclass `kind` from `name=value,...`. Raises SourceError for anything it has no field for."""
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]  # P is a dataclass: the callers' business
+    values: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in names:
+            raise SourceError(f"unknown parameter {name!r}: there are {', '.join(names)}")
+        try:
+            values[name] = hints[name](value)
+        except ValueError as error:
+            raise SourceError(f"{name}={value!r}: {hints[name].__name__} expected") from error
+    return kind(**values)
+
+
+def _synthetic(text: str, rest: str) -> Source:
+    world = parameters(Synthetic, rest)
+    return Source(text, ("logged",), (), lambda _policy, _refusals: world.batches())
+
+
+def _movielens(file: str, separator: str, text: str, rest: str) -> Source:
+    path = _path(text, rest) / file
+    return Source(text, ("rated", "simulated", "logged"), (path,), partial(movielens, path, separator))
+
+
+def _path(text: str, rest: str) -> Path:
+    if not rest:
+        raise SourceError(f"{text!r} names no file: write {text.rstrip(':')}:PATH")
+    return Path(rest).expanduser()
+
+
+_SCHEMES: dict[str, Callable[[str, str], Source]] = {
+    "synthetic": _synthetic,
+    "ml-1m": partial(_movielens, "ratings.dat", "::"),
+    "ml-100k": partial(_movielens, "u.data", "\t"),
+}

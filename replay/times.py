@@ -1,0 +1,55 @@
+"""Times as logs and users write them, as integer milliseconds since 1970 (UTC)."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+MS_FROM = 100_000_000_000  # numbers from here up are milliseconds (March 1973), below they are seconds (until 5138)
+LATEST = 253_402_300_799_999  # end of the year 9999
+
+_SPANS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+def milliseconds(value: str | float) -> int:
+    """Epoch seconds, epoch milliseconds or ISO 8601 (UTC where no zone is given). Raises ValueError with the reason."""
+    if isinstance(value, str):
+        try:
+            number: float = int(value)
+        except ValueError:
+            try:
+                number = float(value)
+            except ValueError:
+                return iso(value)
+    else:
+        number = value
+    if not math.isfinite(number):
+        raise ValueError("time is not a finite number")
+    if number < 0:
+        raise ValueError("time is negative")
+    result = int(number) if number >= MS_FROM else round(number * 1000)
+    if result > LATEST:
+        raise ValueError("time is beyond the year 9999")
+    return result
+
+
+def iso(text: str) -> int:
+    """ISO 8601 as milliseconds; UTC where no zone is given. Raises ValueError."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise ValueError("time is neither a number nor ISO 8601") from error
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    seconds = moment.timestamp()
+    if seconds < 0:
+        raise ValueError("time is negative")
+    return round(seconds * 1000)
+
+
+def span(text: str) -> int:
+    """A span such as 6h, 1d, 90s or 500ms in milliseconds. Raises ValueError."""
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = text[len(digits) :]
+    if unit not in _SPANS or not digits.isdecimal() or int(digits) == 0:
+        raise ValueError(f"{text!r} is no span of time: write for example 90s, 30m, 6h or 1d")
+    return int(digits) * _SPANS[unit]
