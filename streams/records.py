@@ -88,7 +88,8 @@ class Versions(msgspec.Struct, frozen=True, array_like=True):
 class DeviceBatch(Record, frozen=True, tag="batch"):
     """Consecutive events of one user, as columns of equal length. Event i has sequence number `seq + i`.
 
-    Events of one impression are adjacent and never straddle a batch. `impressions` holds 0 where there is none.
+    Events of one impression are adjacent and never straddle a batch. `impressions` holds 0 where there is none. A
+    negative impression is a unit too, but no slate: its exposures are the replayer's own (policy `simulated`).
     """
 
     user: str
@@ -157,6 +158,7 @@ class RankRequest(Record, frozen=True, tag="request"):
     time: int
     window: int  # the r2 that the answer must use: 0 = none yet
     versions: Versions
+    epoch: int = 0  # the answer must use the clicks uploaded before it ended, also when it is asked again later
 
 
 # cloud-downlink -----------------------------------------------------------------------------------------------------
