@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import JSON, Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 
-from streams import tables
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 0x6D633273  # any number: of PostgreSQL's advisory lock, held while the schema changes
+_BUSY_MS = 60_000
+_AT_ONCE = 200
+_one_thread = threading.Lock()  # Alembic keeps its state in globals
 
 
 def connect(url: str) -> Engine:
@@ -19,21 +31,55 @@ def connect(url: str) -> Engine:
         @event.listens_for(engine, "connect")
         def _pragmas(connection: Any, _: Any) -> None:
             cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000"):
+            for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL"):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
-    tables.metadata.create_all(engine)
+    migrate(engine)
     return engine
+
+
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema up, or down, to `revision` ("base": no tables). Of several processes one does it."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    if revision == "head":
+        with engine.connect() as connection:
+            if schema_version(connection) == ScriptDirectory.from_config(config).get_current_head():
+                return
+    with _one_thread, _alone(engine) as connection:
+        config.attributes["connection"] = connection
+        if revision == "head" or schema_version(connection) is None:
+            command.upgrade(config, revision)
+        else:
+            command.downgrade(config, revision)
+
+
+def schema_version(connection: Connection) -> str | None:
+    """The revision that the schema is at; None for an empty database."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """A transaction that no other process migrates in; the change is there whole or not at all."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        yield connection
+        connection.commit()
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
     """Insert `rows`, skipping those whose primary key is there already. Returns how many were new."""
-    if not rows:
-        return 0
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).on_conflict_do_nothing()
-    return max(connection.execute(statement, list(rows)).rowcount, 0)
+    new = 0
+    for start in range(0, len(rows), _AT_ONCE):  # one statement each: only then every driver says how many were new
+        some = list(rows[start : start + _AT_ONCE])
+        new += connection.execute(dialect.insert(table).values(some).on_conflict_do_nothing()).rowcount
+    return new
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -45,3 +91,36 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
     keys = {column.name for column in table.primary_key}
     changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
     connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), list(rows))
+
+
+def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> int:
+    """As `insert_new`, for many rows: tuples in the order of the table's columns. Returns how many were new.
+
+    PostgreSQL gets them by COPY into a table of its own for the transaction, SQLite by one prepared statement.
+    """
+    if not rows:
+        return 0
+    rows = _with_json_as_text(table, rows)
+    quote = connection.dialect.identifier_preparer.quote
+    name, columns = quote(table.name), ", ".join(quote(column.name) for column in table.columns)
+    if connection.dialect.name == "sqlite":
+        holes = ", ".join("?" * len(table.columns))
+        insert = f"INSERT INTO {name} ({columns}) VALUES ({holes}) ON CONFLICT DO NOTHING"  # noqa: S608 - our own names
+        return max(connection.exec_driver_sql(insert, list(rows)).rowcount, 0)
+    incoming = quote(f"incoming_{table.name}")
+    connection.exec_driver_sql(f"CREATE TEMP TABLE {incoming} (LIKE {name}) ON COMMIT DROP")
+    psycopg: Any = connection.connection
+    with psycopg.cursor() as cursor, cursor.copy(f"COPY {incoming} ({columns}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)
+    insert = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {incoming} ON CONFLICT DO NOTHING"  # noqa: S608 - our own names
+    new = connection.exec_driver_sql(insert).rowcount
+    connection.exec_driver_sql(f"DROP TABLE {incoming}")
+    return new
+
+
+def _with_json_as_text(table: Table, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+    places = [i for i, column in enumerate(table.columns) if isinstance(column.type, JSON)]
+    if not places:
+        return rows
+    return [tuple(json.dumps(v) if i in places else v for i, v in enumerate(row)) for row in rows]

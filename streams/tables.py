@@ -198,7 +198,7 @@ metric_points = Table(
     _run(),
     Column("epoch", Integer, primary_key=True),
     Column("variant", String(32), primary_key=True),
-    Column("subset", String(16), primary_key=True, comment="all, collaborative (history and r2) or cold"),
+    Column("subset", String(16), primary_key=True, comment="all (but cold), collaborative (history and r2), cold"),
     Column("form", String(16), primary_key=True, comment="cumulative, sliding or fading"),
     Column("time", BigInteger, nullable=False),
     Column("n", BigInteger, nullable=False),
@@ -210,6 +210,18 @@ metric_points = Table(
     Column("mrr", Float),
     Column("chance_hr_10", Float),
     Column("chance_ndcg_10", Float),
+)
+drifts = Table(
+    "drifts",
+    metadata,
+    _run(),
+    Column("variant", String(32), primary_key=True),
+    Column("user", String, primary_key=True, comment="whose outcome raised the alarm"),
+    Column("seq", BigInteger, primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("before", Float, nullable=False, comment="mean NDCG@10 in ADWIN's window before the alarm"),
+    Column("after", Float, nullable=False, comment="and in what it kept"),
 )
 dead_letters = Table(
     "dead_letters",

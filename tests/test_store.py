@@ -1,0 +1,123 @@
+"""The schema, its migrations and the bulk writes: the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from streams import tables
+from streams.store import connect, copy_new, insert_new, migrate, schema_version, upsert
+
+
+def interaction(user: str, seq: int, item: int = 7) -> tuple[Any, ...]:
+    return ("r", user, seq, item, 1, 1000 + seq, 1000 + seq, 0, 0, 5)
+
+
+def row_of_each_type(table: sa.Table, number: int) -> dict[str, Any]:
+    """Any row of `table`, different for each number."""
+    values: dict[type, Any] = {
+        sa.String: f"é'\"\\\t{number}",
+        sa.BigInteger: 2**60 + number,
+        sa.SmallInteger: number,
+        sa.Integer: number,
+        sa.Boolean: bool(number % 2),
+        sa.Float: 0.1 + number,
+        sa.LargeBinary: bytes([0, 255, 9, 10, 92, number]),
+        sa.JSON: {"é": [number, 0.1, None]},
+    }
+    return {column.name: values[type(column.type)] for column in table.columns}
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    connected = connect(database_url)
+    yield connected
+    connected.dispose()
+
+
+def test_the_migrations_lead_to_the_tables_of_the_code(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, tables.metadata) == []
+
+
+def test_migrating_down_and_up_again_with_data_in_the_tables(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        for table in tables.metadata.sorted_tables:
+            insert_new(connection, table, [row_of_each_type(table, n) for n in (1, 2)])
+    migrate(engine, "base")
+    assert set(sa.inspect(engine).get_table_names()) <= {"alembic_version"}
+    with engine.connect() as connection:
+        assert schema_version(connection) is None
+    migrate(engine)
+    assert set(tables.metadata.tables) <= set(sa.inspect(engine).get_table_names())
+
+
+def test_connecting_again_changes_nothing(engine: sa.Engine, database_url: str) -> None:
+    with engine.begin() as connection:
+        copy_new(connection, tables.interactions, [interaction("u", 0)])
+    again = connect(database_url)
+    with again.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(tables.interactions)).scalar_one() == 1
+    again.dispose()
+
+
+def test_many_processes_may_connect_to_an_empty_database_at_once(database_url: str) -> None:
+    connecting = f"from streams.store import connect; connect({database_url!r}).dispose()"
+    processes = [subprocess.Popen([sys.executable, "-c", connecting], stderr=subprocess.PIPE) for _ in range(4)]
+    errors = [process.communicate()[1].decode() for process in processes]
+    assert errors == [""] * 4
+
+
+def test_every_value_comes_back_as_it_was_written(engine: sa.Engine) -> None:
+    for table in tables.metadata.sorted_tables:
+        row = row_of_each_type(table, 3)
+        with engine.begin() as connection:
+            assert copy_new(connection, table, [tuple(row.values())]) == 1
+        with engine.connect() as connection:
+            assert dict(connection.execute(sa.select(table)).one()._mapping) == row
+
+
+@pytest.mark.parametrize("write", ["copy", "insert"])
+def test_rows_that_are_there_already_are_skipped_and_not_counted(engine: sa.Engine, write: str) -> None:
+    def put(connection: sa.Connection, rows: list[tuple[Any, ...]]) -> int:
+        if write == "copy":
+            return copy_new(connection, tables.interactions, rows)
+        names = [column.name for column in tables.interactions.columns]
+        return insert_new(connection, tables.interactions, [dict(zip(names, row, strict=True)) for row in rows])
+
+    with engine.begin() as connection:
+        assert put(connection, []) == 0
+        assert put(connection, [interaction("u", 0), interaction("u", 1)]) == 2
+        again = [interaction("u", 1, item=8), interaction("u", 2), interaction("u", 2, item=9), interaction("v", 1)]
+        assert put(connection, again) == 2
+        i = tables.interactions.c
+        items = connection.execute(sa.select(i.user, i.seq, i.item).order_by(i.user, i.seq)).all()
+    assert [tuple(row) for row in items] == [("u", 0, 7), ("u", 1, 7), ("u", 2, 7), ("v", 1, 7)]
+
+
+def test_a_transaction_that_fails_leaves_nothing(engine: sa.Engine) -> None:
+    def fail() -> None:
+        with engine.begin() as connection:
+            copy_new(connection, tables.interactions, [interaction("u", 0)])
+            raise RuntimeError("the process ends here")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(tables.interactions)).scalar_one() == 0
+
+
+def test_upsert_overwrites_by_primary_key(engine: sa.Engine) -> None:
+    row = {"run": "r", "role": "recorder", "epoch": 1, "time": 10, "over": False}
+    with engine.begin() as connection:
+        upsert(connection, tables.progress, [row])
+        upsert(connection, tables.progress, [row | {"epoch": 2, "over": True}])
+        assert tuple(connection.execute(sa.select(tables.progress)).one()) == ("r", "recorder", 2, 10, True)
