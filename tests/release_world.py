@@ -1,0 +1,152 @@
+"""A small world for tests of releases: a bus in memory, fabricated proposals, and the tables of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+import torch
+
+from models.catalogue import Catalogue
+from models.checkpoint import pack, pack_part
+from models.nets import Nets
+from streams import proposals, tables
+from streams.coordinator import Coordinator
+from streams.lease import Lease
+from streams.proposals import EMPTY, WAITING, Proposal
+from streams.publication import Publisher
+from streams.records import EmbeddingRow, EpochDecision, Manifest, Reader, ReleaseEvent
+from streams.settings import Settings
+from streams.shelf import Shelf
+from streams.sizes import net_config
+from streams.store import upsert
+
+Sent = tuple[str, bytes, bytes | None]
+
+
+class Killed(BaseException):
+    """The process was killed here."""
+
+
+class FakeProducer:
+    """Keeps what was sent, acknowledged at once; dies before the record numbered `fatal`."""
+
+    def __init__(self, fatal: int | None = None) -> None:
+        self.sent: list[Sent] = []
+        self.fatal = fatal
+
+    def __len__(self) -> int:
+        return 0
+
+    def produce(self, topic: str, *, key: bytes, value: bytes | None, on_delivery: Callable[[Any, Any], None]) -> None:
+        if self.fatal is not None and len(self.sent) == self.fatal:
+            raise Killed
+        self.sent.append((topic.split("-", 2)[2], key, value))
+        on_delivery(None, None)
+
+    def poll(self, _: float) -> int:
+        return 0
+
+    def flush(self, _: float) -> int:
+        return 0
+
+
+def feed(shelf: Shelf, sent: list[Sent]) -> None:
+    """Give a shelf what was sent."""
+    rows: Reader[EmbeddingRow] = Reader(EmbeddingRow)
+    events: Reader[Any] = Reader(ReleaseEvent)
+    for topic, key, value in sent:
+        if topic == "model-weights":
+            shelf.take_part(key, value)
+        elif value is None:
+            continue
+        elif topic == "item-embeddings":
+            shelf.take_row(rows.decode(value))
+        elif isinstance(event := events.decode(value), Manifest):
+            shelf.take_manifest(event)
+        else:
+            shelf.take_decision(event)
+
+
+@dataclass
+class World:
+    """One run: its tables, a coordinator, and proposals as learner and retrain would write them."""
+
+    settings: Settings
+    engine: sa.Engine
+    producer: FakeProducer = field(default_factory=FakeProducer)
+
+    def coordinator(self) -> Coordinator:
+        """A coordinator that has the lease, taken from whoever died with it."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.delete(tables.leases))
+        lease = Lease(self.engine, self.settings.run, "coordinator")
+        assert lease.take()
+        return Coordinator(self.settings, self.engine, lease, Publisher(self.settings, self.producer))
+
+    def act(self, coordinator: Coordinator | None = None) -> None:
+        """Do everything that is due."""
+        coordinator = coordinator or self.coordinator()
+        while coordinator.step():
+            pass
+
+    def record(self, epoch: int, *, over: bool = False) -> None:
+        """The recorder has committed `epoch`."""
+        row = {"run": self.settings.run, "role": "recorder", "epoch": epoch, "time": epoch * 1000, "over": over}
+        with self.engine.begin() as connection:
+            upsert(connection, tables.progress, [row])
+
+    def propose(self, kind: str, epoch: int, data: bytes | None, **quality: Any) -> None:
+        """Write a proposal; without bytes it is an empty one."""
+        numbers = {"active": 1.0, "candidate": 0.9, "n": 100, "finite": True} | quality
+        status = WAITING if data is not None else EMPTY
+        with self.engine.begin() as connection:
+            active = proposals.active_release(connection, self.settings.run)
+            proposal = Proposal(epoch, kind, status, active or 0, data, {}, numbers, epoch * 1000)
+            proposals.write(connection, self.settings.run, proposal)
+
+    def decisions(self) -> list[EpochDecision]:
+        """All decisions in the tables."""
+        t = tables.decisions.c
+        with self.engine.connect() as connection:
+            query = sa.select(t.epoch, t.release, t.outcome, t.reason).where(t.run == self.settings.run)
+            rows = connection.execute(query.order_by(t.epoch))
+            return [EpochDecision(*row) for row in rows]
+
+    def status(self, kind: str, epoch: int) -> str:
+        """The status of a proposal."""
+        t = tables.proposals.c
+        with self.engine.connect() as connection:
+            return proposals.read(connection, self.settings.run, (t.kind == kind) & (t.epoch == epoch))[0].status
+
+
+def some_nets(settings: Settings, items: int, seed: int) -> tuple[Nets, Catalogue]:
+    """Nets of other weights for each seed, over items 100, 101..."""
+    return Nets.initial(net_config(settings), 2 + items, seed), Catalogue(np.arange(100, 100 + items))
+
+
+def retrained(nets: Nets, catalogue: Catalogue) -> bytes:
+    """The bytes of a retrain's proposal."""
+    E = nets.encoder.E.detach().numpy()
+    return proposals.pack(pack(nets) | {"E": E.astype("<f4").tobytes(), "keys": catalogue.keys.tobytes()})
+
+
+def learnt(nets: Nets) -> bytes:
+    """The bytes of a learner's proposal."""
+    return proposals.pack({"fast": pack_part(nets, "fast"), "state": b"", "carried": b""})
+
+
+def changed(nets: Nets, rows: list[int]) -> Nets:
+    """A copy that differs in some rows of E."""
+    other = nets.grown(len(nets.encoder.E), 0)
+    with torch.no_grad():
+        other.encoder.E[rows] += 1.0
+    return other
+
+
+def prefixes(sent: list[Sent]) -> Iterator[list[Sent]]:
+    """What was sent up to each place at which the sender could die."""
+    return (sent[:n] for n in range(len(sent) + 1))
