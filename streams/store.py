@@ -78,7 +78,8 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
     new = 0
     for start in range(0, len(rows), _AT_ONCE):  # one statement each: only then every driver says how many were new
         some = list(rows[start : start + _AT_ONCE])
-        new += connection.execute(dialect.insert(table).values(some).on_conflict_do_nothing()).rowcount
+        statement = dialect.insert(table).values(some).on_conflict_do_nothing()
+        new += connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
     return new
 
 
