@@ -1,0 +1,82 @@
+"""What the cloud keeps of a user, as packed bytes: the last r2's and the long, delayed history; and how they change.
+
+The history is what was *uploaded*, at the ends of epochs. A request names the epoch in which it was made and the
+window whose r2 it must see, so that asked again after a crash, when the cloud has moved on, it is answered the same.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+KEPT_R2 = 2
+
+
+class StateError(ValueError):
+    """A row of the table is damaged."""
+
+
+class R2(msgspec.Struct, array_like=True, frozen=True):
+    """The negative memory of a window under an encoder: `data` is f4 [d]."""
+
+    window: int
+    encoder: int
+    data: bytes
+
+
+class CloudState(msgspec.Struct, array_like=True, frozen=True):
+    """One user's state. Clicks are item keys, oldest first: `last` came up in epoch `epoch`, `before` earlier."""
+
+    memories: tuple[R2, ...] = ()  # the last KEPT_R2, in the order of arrival
+    before: tuple[int, ...] = ()  # at most L_S
+    last: tuple[int, ...] = ()  # at most L_S
+    epoch: int = -1  # of the last upload
+
+    def remembering(self, r2: R2) -> CloudState:
+        """The state with an r2 received; one of the same window and encoder is a repeat and changes nothing."""
+        if any((r2.window, r2.encoder) == (kept.window, kept.encoder) for kept in self.memories):
+            return self
+        return msgspec.structs.replace(self, memories=(*self.memories, r2)[-KEPT_R2:])
+
+    def uploaded(self, epoch: int, clicks: tuple[int, ...], history_long: int) -> CloudState:
+        """The state with the clicks of an epoch; an epoch that is not newer is a repeat and changes nothing."""
+        if epoch <= self.epoch:
+            return self
+        before = (self.before + self.last)[-history_long:]
+        return msgspec.structs.replace(self, before=before, last=clicks[-history_long:], epoch=epoch)
+
+    def history(self, epoch: int, history_long: int) -> NDArray[np.int64]:
+        """The clicks that a request of `epoch` may see: i8 [<= L_S], those uploaded in earlier epochs."""
+        seen = self.before + self.last if self.epoch < epoch else self.before
+        return np.array(seen[-history_long:], dtype=np.int64)
+
+    def r2(self, window: int, encoder: int) -> bytes | None:
+        """The r2 of a window under an encoder, where it is kept."""
+        for kept in self.memories:
+            if (kept.window, kept.encoder) == (window, encoder):
+                return kept.data
+        return None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(CloudState)
+
+
+def pack(state: CloudState) -> bytes:
+    """The state's bytes, behind their CRC-32."""
+    data = _encoder.encode(state)
+    return zlib.crc32(data).to_bytes(4, "little") + data
+
+
+def unpack(data: bytes) -> CloudState:
+    """The state in `data`. Raises StateError where it is damaged."""
+    body = memoryview(data)[4:]
+    if zlib.crc32(body) != int.from_bytes(data[:4], "little"):
+        raise StateError(f"cloud state of {len(data)} bytes: wrong checksum")
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise StateError(f"cloud state of {len(data)} bytes: {error}") from error

@@ -1,0 +1,136 @@
+"""What a device knows of its user, as packed bytes, and the keys of the device table's rows.
+
+About 1 KB a user, one row of the device table; a row for each request without an answer; and a row a partition. A row
+is a MessagePack array behind its CRC-32. Arrays inside are little-endian bytes. No arithmetic and no Kafka here.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal, TypeVar, cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.partitions import partition_of
+from streams.records import Versions
+
+NO_ENCODER = -1
+_SEPARATOR = b"\0"  # no user has it: user rows, "user \0 seq" and "\0 partition" never meet
+
+
+class StateError(ValueError):
+    """A row of the table is damaged."""
+
+
+class DeviceState(msgspec.Struct, array_like=True):
+    """One user's state. `memory` and `r2` are f4 [d], empty where they are zero or there is none yet."""
+
+    seq: int = 0  # next expected
+    time: int = 0  # of the last event
+    encoder: int = NO_ENCODER  # that memory and r2 belong to
+    memory: bytes = b""  # GRU_n over the open window
+    open: int = 0  # exposures in it
+    opened: int = 0  # time of its first exposure
+    r2: bytes = b""  # of the last closed window
+    window: int = 0  # its number, 1-based; 0: none closed yet
+    size: int = 0  # its exposures
+    closed: int = 0  # time of the event that closed it
+    clicks: list[int] = msgspec.field(default_factory=list)  # ring of the last L_F
+    exposures: list[int] = msgspec.field(default_factory=list)  # ring of the last two windows
+    uploads: list[int] = msgspec.field(default_factory=list)  # clicks since the last upload, at most the last L_S
+    uploads_epoch: int = -1  # the epoch they were made in
+    blocked: bool = False  # a record is missing before `seq`: what comes behind it is refused until it is there
+
+
+class Pending(msgspec.Struct, array_like=True, frozen=True):
+    """A request without an answer: the view of the click as it was when asked. Arrays are i8 bytes of item keys."""
+
+    user: str
+    seq: int
+    epoch: int
+    time: int
+    target: int
+    place: int
+    candidates: bytes
+    slate: Literal["sampled", "logged"]
+    cold: bool
+    clicks: bytes
+    exposures: bytes
+    window: int
+    r2_age: int
+    versions: Versions
+    bytes_up: int
+    asked_wall: int
+
+
+class PartitionState(msgspec.Struct, array_like=True):
+    """How far a partition is: epochs begun and ended, the release in force, marks that wait for answers."""
+
+    begun: int = -1
+    ended: int = -1
+    release: int | None = None  # None: the newest, free-running
+    over: bool = False
+    waiting: list[bytes] = msgspec.field(default_factory=list)  # encoded marks not yet on outcomes, fast-examples
+
+
+Row = TypeVar("Row", DeviceState, Pending, PartitionState)
+_encoder = msgspec.msgpack.Encoder()
+_decoders = {kind: msgspec.msgpack.Decoder(kind) for kind in (DeviceState, Pending, PartitionState)}
+
+
+def pack(row: DeviceState | Pending | PartitionState) -> bytes:
+    """The row's bytes."""
+    data = _encoder.encode(row)
+    return zlib.crc32(data).to_bytes(4, "little") + data
+
+
+def unpack(data: bytes, kind: type[Row]) -> Row:
+    """The row in `data`. Raises StateError where it is damaged or another kind of row."""
+    body = memoryview(data)[4:]
+    if zlib.crc32(body) != int.from_bytes(data[:4], "little"):
+        raise StateError(f"{kind.__name__} of {len(data)} bytes: wrong checksum")
+    try:
+        return cast("Row", _decoders[kind].decode(body))
+    except msgspec.MsgspecError as error:
+        raise StateError(f"{kind.__name__} of {len(data)} bytes: {error}") from error
+
+
+def user_key(user: str) -> bytes:
+    """The key of a user's row."""
+    return user.encode()
+
+
+def pending_key(user: str, seq: int) -> bytes:
+    """The key of a pending request's row."""
+    return user.encode() + _SEPARATOR + seq.to_bytes(8, "big")
+
+
+def partition_key(partition: int) -> bytes:
+    """The key of a partition's row."""
+    return _SEPARATOR + partition.to_bytes(4, "big")
+
+
+def kind_of(key: bytes) -> type[DeviceState | Pending | PartitionState]:
+    """Which row stands under `key`."""
+    if key.startswith(_SEPARATOR):
+        return PartitionState
+    return Pending if _SEPARATOR in key else DeviceState
+
+
+def locate(key: bytes, partitions: int) -> int:
+    """The partition of a row: that of its user."""
+    if key.startswith(_SEPARATOR):
+        return int.from_bytes(key[1:], "big")
+    return partition_of(key.partition(_SEPARATOR)[0], partitions)
+
+
+def keys_bytes(keys: NDArray[np.int64] | list[int]) -> bytes:
+    """Item keys as bytes."""
+    return np.asarray(keys, dtype="<i8").tobytes()
+
+
+def keys_array(data: bytes) -> NDArray[np.int64]:
+    """Item keys from bytes, read-only."""
+    return np.frombuffer(data, dtype="<i8")

@@ -1,0 +1,243 @@
+"""All that this project adds to Faust: durable batches, a table whose writes are awaited, a consumer that waits.
+
+Faust 0.15 commits past work that isn't durable in three ways; each has its cure here, and the rest of the project
+knows nothing of them. (1) After a recovery, source partitions are resumed before the seek to the committed offsets and
+before the queues are cleared: what is fetched in between is skipped and counted as acknowledged. `HeldConsumer` holds
+them until the flow is resumed. (2) `producer.flush()` is no barrier: `StateTable` collects its changelog and the worker
+awaits the broker's acknowledgements. (3) A batch is acknowledged even where its handler raises: `work_off` ends the
+process hard instead, so that the batch is delivered again. Private parts of Faust are leant on here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import faust
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from streams.settings import Settings
+from streams.topics import Topic
+
+log = logging.getLogger(__name__)
+
+_BATCH_BYTES = 256_000  # of one produce request and partition
+EXIT_CODE = 70  # EX_SOFTWARE
+
+
+def die(reason: str) -> NoReturn:
+    """End this process at once, without acknowledging anything: what it was working on is delivered again."""
+    log.critical("%s: ending without committing, the batch will be delivered again", reason)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(EXIT_CODE)
+
+
+class HeldConsumer(driver.Consumer):  # type: ignore[misc]
+    """Holds source partitions that are resumed until the flow is; changelog partitions pass at once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._held: set[TP] = set()
+        super().__init__(*args, **kwargs)
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Resume changelog partitions, hold the others."""
+        changelogs = {tp for tp in tps if self._is_changelog_tp(tp)}
+        self._held |= set(tps) - changelogs
+        super().resume_partitions(changelogs)
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        """Pause `tps` and hold none of them any more."""
+        self._held -= set(tps)
+        super().pause_partitions(tps)
+
+    def resume_flow(self) -> None:
+        """Resume the flow, and with it what was held: the seek is done and the queues are clear."""
+        super().resume_flow()
+        held, self._held = self._held, set()
+        if held:
+            super().resume_partitions(held)
+
+
+class IdempotentProducer(driver.Producer):  # type: ignore[misc]
+    """Faust's producer with idempotence: a retry neither doubles nor reorders."""
+
+    def _settings_extra(self) -> dict[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+
+class Outbox:
+    """Records on their way: collected in order, sent in batches a partition, awaited until acknowledged."""
+
+    def __init__(self) -> None:
+        self._records: defaultdict[tuple[str, int], list[tuple[bytes | None, bytes | None]]] = defaultdict(list)
+
+    def put(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """Add a record at the end of what goes to this partition of this topic."""
+        self._records[topic, partition].append((key, value))
+
+    async def deliver(self, app: faust.App) -> dict[tuple[str, int], int]:
+        """Send all and wait for the acknowledgements; the last offset a partition. Raises where one is refused."""
+        records, self._records = self._records, defaultdict(list)
+        producer = (await app.maybe_start_producer())._ensure_producer()  # noqa: SLF001 - aiokafka's, for whole batches
+        offsets = await asyncio.gather(*(self._send(producer, *tp, rows) for tp, rows in records.items()))
+        return dict(zip(records, offsets, strict=True))
+
+    @staticmethod
+    async def _send(producer: Any, topic: str, partition: int, rows: list[tuple[bytes | None, bytes | None]]) -> int:
+        acknowledgements = []
+        batch = producer.create_batch()
+        last = 0  # records in the batch sent last
+        for key, value in rows:
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
+                batch, last = producer.create_batch(), 0
+                batch.append(key=key, value=value, timestamp=None)
+            last += 1
+        acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
+        metadata = await asyncio.gather(*acknowledgements)
+        return int(metadata[-1].offset) + last - 1
+
+
+class StateTable(faust.Table):  # type: ignore[misc]
+    """A table of bytes whose changelog is collected and sent by `durable`, and whose keys know their partition.
+
+    `locate(key)` is the partition of a key. Rows of partitions that went to another worker are forgotten at once, so
+    that none is stale when the partition comes back. `assigned` counts assignments: who keeps an index of the rows
+    builds it again when the number changes.
+    """
+
+    def __init__(self, *args: Any, locate: Callable[[bytes], int] | None = None, **kwargs: Any) -> None:
+        self.locate = locate
+        self.assigned = 0
+        self._changes = Outbox()
+        super().__init__(*args, **kwargs)
+
+    def info(self) -> dict[str, Any]:
+        """What Faust clones the table with."""
+        return {**super().info(), "locate": self.locate}
+
+    def partition_for_key(self, key: bytes) -> int:
+        """The partition of `key`, whatever event is being worked on."""
+        assert self.locate is not None
+        return self.locate(key)
+
+    def on_key_set(self, key: bytes, value: bytes) -> None:
+        """Collect a write for the changelog."""
+        self._changes.put(self._changelog_topic_name(), self.partition_for_key(key), key, value)
+
+    def on_key_del(self, key: bytes) -> None:
+        """Collect a deletion for the changelog."""
+        self._changes.put(self._changelog_topic_name(), self.partition_for_key(key), key, None)
+
+    async def durable(self) -> None:
+        """Wait until the changelog of all writes so far is acknowledged. Raises where the broker refuses."""
+        for (topic, partition), offset in (await self._changes.deliver(self.app)).items():
+            self.data.set_persisted_offset(TP(topic, partition), offset)
+
+    async def on_rebalance(self, assigned: set[TP], revoked: set[TP], *args: Any, **kwargs: Any) -> None:
+        """Forget the rows of partitions that are no longer ours."""
+        await super().on_rebalance(assigned, revoked, *args, **kwargs)
+        self.assigned += 1
+        mine = {tp.partition for tp in assigned if tp.topic == self._changelog_topic_name()}
+        for key in [key for key in self.data if self.partition_for_key(key) not in mine]:
+            self.data.pop(key, None)
+
+
+class PlatformApp(faust.App):  # type: ignore[misc]
+    """A Faust app on the consumer and the producer above; `before` is called once, before it connects."""
+
+    before: Callable[[], None] = staticmethod(lambda: None)
+
+    async def on_first_start(self) -> None:
+        """Begin what runs beside the app."""
+        await super().on_first_start()
+        self.before()
+
+    def _new_transport(self) -> Any:
+        transport = super()._new_transport()
+        transport.Consumer = HeldConsumer
+        return transport
+
+    def _new_producer_transport(self) -> Any:
+        transport = super()._new_producer_transport()
+        transport.Producer = IdempotentProducer
+        return transport
+
+
+def new_app(settings: Settings, role: str) -> PlatformApp:
+    """The Faust app of a role of a run, with timeouts that make joins and rebalances take seconds."""
+    data = settings.state_dir / f"faust-{role}"
+    data.mkdir(parents=True, exist_ok=True)
+    return PlatformApp(
+        f"{settings.run}-{role}",
+        broker=[f"kafka://{address}" for address in settings.brokers.split(",")],
+        store="memory://",
+        datadir=str(data),
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication,
+        topic_disable_leader=True,
+        topic_allow_declare=True,  # of changelogs only: the topics of a run are there already
+        broker_session_timeout=6,
+        broker_heartbeat_interval=1,
+        broker_rebalance_timeout=8,
+        broker_commit_interval=1,
+        stream_buffer_maxsize=2 * settings.take_max,
+        stream_recovery_delay=0,
+        producer_max_batch_size=_BATCH_BYTES,
+        consumer_auto_offset_reset="earliest",
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+    )
+
+
+def state_table(app: PlatformApp, settings: Settings, name: str, locate: Callable[[bytes], int]) -> StateTable:
+    """The one table of a worker, partitioned as its source topics are."""
+    table = StateTable(app, name=name, key_type=bytes, value_type=bytes, partitions=settings.partitions, locate=locate)
+    app.tables.add(table)
+    return table
+
+
+def run_worker(app: PlatformApp) -> None:
+    """Run the app as `faust -A MODULE worker` does, until a signal stops it."""
+    app.finalize()
+    app.Worker(loglevel="WARN").execute_from_commandline()
+
+
+def subscribe(
+    app: PlatformApp,
+    settings: Settings,
+    topics: Sequence[Topic],
+    work: Callable[[Sequence[Any]], Awaitable[None]],
+) -> Any:
+    """Make the one agent of `app`: it hands batches of events of all `topics` to `work`, one batch at a time."""
+    names = [topic.full(settings) for topic in topics]
+    raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+    source = app.topic(*names, **raw, allow_empty=True)  # anything else would decode, and end the agent at garbage
+
+    async def agent(stream: Any) -> None:
+        async for events in stream.take_events(settings.take_max, within=settings.take_within_s):
+            await work_off(work, events)
+
+    return app.agent(source, concurrency=1, name=f"{app.conf.id}-agent")(agent)
+
+
+async def work_off(work: Callable[[Sequence[Any]], Awaitable[None]], events: Sequence[Any]) -> None:
+    """Do `work` on a batch to its end, also when the worker is being stopped meanwhile; where it fails, `die`."""
+    task = asyncio.ensure_future(work(events))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if task.cancelled() or task.exception() is not None:
+            die(f"batch of {len(events)} records not worked off at stop")
+        raise
+    except Exception as error:  # whatever it is: Faust would acknowledge the batch
+        log.exception("batch of %d records failed", len(events))
+        die(f"{type(error).__name__}: {error}")

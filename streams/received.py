@@ -1,0 +1,60 @@
+"""A record as a worker got it, and the refusal of one: what both workers do before they look inside."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from streams.dead_letters import letter
+from streams.partitions import partition_of
+from streams.records import DeadLetter, RecordError
+from streams.settings import Settings
+
+
+class Received(NamedTuple):
+    """A record and where it stood; `topic` is without the run prefix."""
+
+    topic: str
+    part: int
+    place: int
+    name: bytes
+    data: bytes
+
+    @classmethod
+    def of(cls, event: Any, settings: Settings) -> Received:
+        """The record in a Faust event."""
+        message = event.message
+        topic = message.topic.removeprefix(f"{settings.run}-")
+        return cls(topic, message.partition, message.offset, message.key or b"", message.value or b"")
+
+    def refused(self, reason: str, role: str) -> DeadLetter:
+        """The dead letter of this record."""
+        return letter(self.topic, _AsMessage(self), reason, role)
+
+    def check_user(self, user: str, partitions: int) -> None:
+        """Raise RecordError where the record's key isn't its user, or its partition isn't the user's."""
+        key = user.encode()
+        if not user or "\0" in user:
+            raise RecordError("user is empty or has a NUL in it")
+        if key != self.name:
+            raise RecordError(f"record of user {user!r} under the key {self.name[:100]!r}")
+        if partition_of(key, partitions) != self.part:
+            raise RecordError(f"user {user!r} belongs to partition {partition_of(key, partitions)}")
+
+
+class _AsMessage:
+    """A record with the accessors that confluent-kafka's messages have."""
+
+    def __init__(self, received: Received) -> None:
+        self._received = received
+
+    def key(self) -> bytes:
+        return self._received.name
+
+    def value(self) -> bytes:
+        return self._received.data
+
+    def partition(self) -> int:
+        return self._received.part
+
+    def offset(self) -> int:
+        return self._received.place

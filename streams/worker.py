@@ -1,0 +1,125 @@
+"""What both Faust workers do with a batch: have its releases, work it off, make it durable.
+
+In this order: outputs sent and acknowledged, state written and its changelog acknowledged, then (by returning) the
+offset. A worker is a function from what was received, and the table's rows, to a `Work`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from streams import telemetry
+from streams.faust_platform import Outbox, PlatformApp, StateTable, die, new_app, state_table, subscribe
+from streams.received import Received
+from streams.release import Release
+from streams.releases import ReleaseReader
+from streams.settings import Settings
+from streams.topics import Topic
+
+RELEASE_TIMEOUT_S = 600.0  # a release that a record names is published already
+
+Releases = Callable[[int | None], Release]
+
+
+def wall_ms() -> int:
+    """The wall clock in ms."""
+    return time.time_ns() // 1_000_000
+
+
+class Work(Protocol):
+    """A batch: worked off by `run`; then `records` are to be sent, `rows` to be written, in this order."""
+
+    fatal: str  # why the process must end after this batch without acknowledging it; empty where all is well
+
+    def needs(self) -> Iterable[int | None]:
+        """The releases that `run` asks for; None stands for the newest."""
+
+    def run(self, releases: Releases) -> None:
+        """Work the batch off."""
+
+    def records(self) -> Iterable[tuple[str, int, bytes, bytes]]:
+        """What is to be sent: topic, partition, key, value."""
+
+    def rows(self) -> Iterable[tuple[bytes, bytes | None]]:
+        """What is to be written; None deletes."""
+
+    def count(self, now_ms: int) -> None:
+        """Tell the metrics what was done; `now_ms` is when it was durable."""
+
+
+class Start(Protocol):
+    """Begins a batch: what was received, the table's rows, how often they were assigned anew, the wall clock."""
+
+    def __call__(self, received: Sequence[Received], rows: Mapping[bytes, bytes], assigned: int, wall: int) -> Work:
+        """Return the batch's work."""
+
+
+class Worker:
+    """The Faust app of a role with its one agent and its one table."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        role: str,
+        sources: Sequence[Topic],
+        locate: Callable[[bytes], int],
+        start: Start,
+        reader: ReleaseReader,
+        clock: Callable[[], int] = wall_ms,
+    ) -> None:
+        self._settings, self._role, self._start, self._reader, self._clock = settings, role, start, reader, clock
+        self.app: PlatformApp = new_app(settings, role)
+        self.table: StateTable = state_table(self.app, settings, "state", locate)
+        self._one_at_a_time = asyncio.Lock()
+        subscribe(self.app, settings, sources, self._take)
+        self.app.before = self._before
+
+    def _before(self) -> None:
+        torch.set_num_threads(1)
+        telemetry.serve(self._settings)
+        self._reader.start()
+
+    async def _take(self, events: Sequence[Any]) -> None:
+        await self.work([Received.of(event, self._settings) for event in events])
+
+    async def work(self, received: Sequence[Received]) -> None:
+        """Work off what was received; at return it is durable."""
+        async with self._one_at_a_time:
+            began = time.perf_counter()
+            work = self._start(received, self.table.data, self.table.assigned, self._clock())
+            releases = {version: await self._release(version) for version in work.needs()}
+            newest = releases.get(None)
+            if newest is not None:
+                releases.setdefault(newest.manifest.version, newest)
+            work.run(releases.__getitem__)
+            await self._finish(work)
+            if work.fatal:
+                die(work.fatal)
+            work.count(self._clock())
+            telemetry.BATCH_SECONDS.labels(self._role).observe(time.perf_counter() - began)
+
+    async def _release(self, version: int | None) -> Release:
+        """A release; heartbeats go on while it is waited for. None: the newest, as it is now."""
+        if version is not None:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(None, self._reader.get, version, RELEASE_TIMEOUT_S)
+        while (newest := self._reader.newest()) is None:  # noqa: ASYNC110 - a thread stages it
+            await asyncio.sleep(0.05)
+        return newest
+
+    async def _finish(self, work: Work) -> None:
+        outbox = Outbox()
+        for topic, partition, key, value in work.records():
+            outbox.put(topic, partition, key, value)
+        await outbox.deliver(self.app)
+        for key, data in work.rows():
+            if data is not None:
+                self.table[key] = data
+            elif key in self.table:
+                del self.table[key]
+        await self.table.durable()
