@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import signal
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +21,12 @@ from deploy import asked
 from deploy import run as running
 from deploy.runs import UserError, find
 from models.ranking import METRICS
+from replay.barrier import free, lockstep
+from replay.clock import VirtualClock
 from replay.plan import Options, Plan, prepare
+from replay.run import send
 from replay.source import parse
-from streams import bus, offline
+from streams import bus, offline, telemetry
 from streams.settings import Settings
 
 console = Console()
@@ -123,8 +128,6 @@ def replay(
     ] = None,
 ) -> None:
     """Send SOURCE to the topics of the run in the environment. Continues where it was stopped. SIGUSR1 pauses."""
-    from replay.run import replay as send  # noqa: PLC0415 - needs librdkafka
-
     settings = Settings()
     bus.require(settings)
     options = asked.options(
@@ -140,7 +143,11 @@ def replay(
         seed=seed,
     )
     plan = _prepare(source, options, folder or settings.state_dir)
-    result = send(settings, plan, options)
+    telemetry.serve(settings)
+    clock = VirtualClock(options.speed)
+    signal.signal(signal.SIGUSR1, clock.toggle)
+    with lockstep(settings) if settings.lockstep else nullcontext(free) as decide:
+        result = send(settings, plan, decide=decide, clock=clock)
     console.print(f"{result.events_sent:,} events sent in {plan.epochs} epochs")
 
 
@@ -215,7 +222,9 @@ def _named(source: str, resume: str | None, out: Path | None) -> tuple[str, Path
     moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = f"{source.partition(':')[0]}-{moment}-{secrets.token_hex(2)}"
     folder = out or Path("runs") / name
-    if out and (folder / "mc2sf.db").exists():  # a run before this one in the same folder: its results give way
+    if out:  # what a run before this one left in the same folder gives way
+        shutil.rmtree(folder / "state", ignore_errors=True)
+        shutil.rmtree(folder / "logs", ignore_errors=True)
         for path in folder.glob("mc2sf.db*"):
             path.unlink()
     return name, folder

@@ -1,0 +1,127 @@
+"""The whole loop as a user starts it: `mc2sf run` on a small log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SOURCE = "synthetic:users=60,items=60"
+SMALL = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "deploy.cli", "run", SOURCE, *SMALL, "--out", str(out), *more]
+
+
+def run(out: Path, *more: str) -> dict[str, Any]:
+    done = subprocess.run(command(out, *more), capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return summary
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One run on the embedded broker and SQLite, for the tests that only look at it."""
+    out = tmp_path_factory.mktemp("run")
+    return out, run(out)
+
+
+@pytest.mark.slow
+def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = once
+    assert summary["events_applied"] == summary["events_sent"] > 2900
+    assert summary["dead_letters"] == summary["expired"] == summary["offline_differences"] == 0
+    assert summary["outcomes"] == summary["rank_requests"] > 300
+    assert summary["online"] == summary["offline"]
+    assert set(summary["online"]) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf"}
+    kinds = [entry["kind"] for entry in summary["releases"]]
+    assert kinds[0] == "initial"
+    assert kinds.count("retrain") >= 2
+    assert summary["r2_uploads"] > 0
+    assert 0 < summary["freshness_ms"]["p50"] <= summary["freshness_ms"]["p99"]
+    assert (out / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--workers", "2")], ids=["again", "two workers"])
+def test_the_same_log_gives_the_same_digest(
+    once: tuple[Path, dict[str, Any]], tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    assert run(tmp_path / "again", *more)["digest"] == once[1]["digest"]
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_kafka_and_postgresql_give_the_same_digest_as_the_embedded_defaults(
+    once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], tmp_path: Path
+) -> None:
+    where = ("--brokers", servers("kafka"), "--database", servers("postgresql"))
+    first = run(tmp_path / "first", *where)
+    assert first["digest"] == once[1]["digest"]
+    second = run(tmp_path / "second", *where)  # stands beside the first
+    assert second["run"] != first["run"]
+    assert second["digest"] == first["digest"]
+
+
+@pytest.mark.slow
+def test_another_seed_gives_another_digest(once: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    assert run(tmp_path / "other", "--seed", "2")["digest"] != once[1]["digest"]
+
+
+@pytest.mark.slow
+def test_a_free_run_accounts_for_everything_too(tmp_path: Path) -> None:
+    summary = run(tmp_path / "free", "--free")
+    assert summary["events_applied"] == summary["events_sent"]
+    assert summary["outcomes"] == summary["rank_requests"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_every_process_and_a_run_in_the_same_folder_works_again(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(tmp_path, "--speed", "1000"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log = tmp_path / "logs" / "device-1.log"
+    end = time.monotonic() + 60
+    while not log.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) > 3
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert run(tmp_path)["events_applied"] > 0
+
+
+@pytest.mark.slow
+def test_evaluate_and_recommend_work_from_the_tables_of_a_finished_run(once: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = once
+
+    def mc2sf(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploy.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    again = mc2sf("evaluate", str(out), "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout[: again.stdout.rindex("}") + 1]) == summary["online"]
+    hindsight = mc2sf("evaluate", str(out), "--release", "1")
+    assert "hindsight" in hindsight.stdout
+    listed = mc2sf("releases", "list", str(out))
+    assert listed.stdout.count("retrain") >= 2
+    user = sqlite3.connect(out / "mc2sf.db").execute("SELECT user FROM interactions LIMIT 1").fetchone()[0]
+    suggested = mc2sf("recommend", user, "--run", str(out), "-k", "5")
+    assert suggested.returncode == 0, suggested.stderr
+    unknown = mc2sf("recommend", "nobody", "--run", str(out))
+    assert unknown.returncode == 2
+    assert "nobody" in unknown.stderr
