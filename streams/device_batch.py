@@ -28,7 +28,7 @@ from streams.device_state import (
     user_key,
 )
 from streams.device_step import Context, Hole, Memory, User, step
-from streams.received import Received
+from streams.received import Received, check_batch
 from streams.records import (
     ClickUpload,
     DeviceBatch,
@@ -36,7 +36,6 @@ from streams.records import (
     EndOfLog,
     EpochBegin,
     EpochEnd,
-    Kind,
     Mark,
     NegativeMemory,
     Reader,
@@ -54,25 +53,9 @@ from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_U
 log = logging.getLogger(__name__)
 
 ROLE = "device"
-LATEST = 1 << 53  # event times and sequence numbers from here up are refused: they'd not survive JSON
 
 _events: Reader[DeviceEvent] = Reader(DeviceEvent)
 _priors: Reader[SlowPriors] = Reader(SlowPriors)
-
-
-def check_batch(batch: DeviceBatch) -> None:
-    """Raise RecordError where the columns of a batch make no sense."""
-    n = len(batch.items)
-    if not n or {len(batch.kinds), len(batch.times), len(batch.impressions)} != {n}:
-        raise RecordError("columns are empty or of unequal length")
-    if max(batch.kinds) > max(Kind):
-        raise RecordError(f"unknown kind of event {max(batch.kinds)}")
-    if min(batch.times) < 0 or max(batch.times) >= LATEST or min(batch.impressions) < 0:
-        raise RecordError("a time or an impression is negative or too large")
-    if not 0 <= batch.seq < LATEST - n:
-        raise RecordError(f"seq {batch.seq} is negative or too large")
-    if "" in batch.items:
-        raise RecordError("an item is empty")
 
 
 class DeviceWork:

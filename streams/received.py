@@ -1,4 +1,4 @@
-"""A record as a worker got it, and the refusal of one: what both workers do before they look inside."""
+"""A record as a processor got it, and the refusal of one: what all do before they look inside."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from streams.dead_letters import letter
 from streams.partitions import partition_of
-from streams.records import DeadLetter, RecordError
+from streams.records import DeadLetter, DeviceBatch, Kind, RecordError
 from streams.settings import Settings
+
+LATEST = 1 << 53  # event times and numbers from here up are refused: they'd not survive JSON
 
 
 class Received(NamedTuple):
@@ -58,3 +60,20 @@ class _AsMessage:
 
     def offset(self) -> int:
         return self._received.place
+
+
+def check_batch(batch: DeviceBatch) -> None:
+    """Raise RecordError where the columns of a batch make no sense. Device and recorder refuse the same ones."""
+    n = len(batch.items)
+    if not n or {len(batch.kinds), len(batch.times), len(batch.impressions)} != {n}:
+        raise RecordError("columns are empty or of unequal length")
+    if max(batch.kinds) > max(Kind):
+        raise RecordError(f"unknown kind of event {max(batch.kinds)}")
+    if min(batch.times) < 0 or max(batch.times) >= LATEST:
+        raise RecordError("a time is negative or too large")
+    if max(map(abs, batch.impressions)) >= LATEST:
+        raise RecordError("an impression is too large")
+    if not 0 <= batch.seq < LATEST - n:
+        raise RecordError(f"seq {batch.seq} is negative or too large")
+    if any(not item or "\0" in item for item in batch.items):
+        raise RecordError("an item is empty or has a NUL in it")
