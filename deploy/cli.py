@@ -17,13 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy import cli_look, cli_run
-from deploy.run import RunFailed
-from deploy.runs import UserError
+from deploy.runs import RunFailed, UserError
 from deploy.stack import StackError
 from replay.refusals import SourceError
 from streams import bus
-from streams.proposals import ProposalError
-from streams.release import ReleaseError
 from streams.settings import Settings
 
 app = typer.Typer(
@@ -143,7 +140,7 @@ def main() -> None:
     except RunFailed as error:
         console.print(f"[red]the run failed:[/red] {escape(str(error))}", highlight=False)
         sys.exit(1)
-    except (bus.BusError, UserError, SourceError, StackError, ProposalError, ReleaseError) as error:
+    except (bus.BusError, UserError, SourceError, StackError) as error:
         console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         sys.exit(2)
     except KafkaException as error:

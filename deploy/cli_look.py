@@ -15,12 +15,10 @@ from rich.table import Table
 
 from deploy import asked
 from deploy.doctor import examine
-from deploy.recommend import recommend as rank_catalogue
 from deploy.runs import find
 from replay.plan import prepare
 from replay.source import parse
 from streams import tables
-from streams.proposals import request_rollback
 from streams.settings import Settings
 
 data_app = typer.Typer(no_args_is_help=True, help="Logs, before they are replayed.")
@@ -121,6 +119,8 @@ def releases_show(run: RunName, version: int) -> None:
 @releases_app.command("rollback")
 def releases_rollback(run: RunName, version: int) -> None:
     """Publish an older release again under a new version; the coordinator does it at the next epoch's end."""
+    from streams.proposals import request_rollback  # noqa: PLC0415 - loads torch
+
     found = find(run)
     with found.engine.begin() as connection:
         request_rollback(connection, found.settings.run, version)
@@ -134,6 +134,8 @@ def recommend(
     release: Annotated[int | None, typer.Option(help="a release's version (default: the newest)")] = None,
 ) -> None:
     """Recommend items to a user of a run, from its tables alone."""
+    from deploy.recommend import recommend as rank_catalogue  # noqa: PLC0415 - loads torch
+
     table = Table("", "item", "score")
     for place, suggestion in enumerate(rank_catalogue(find(run), user, k, release), start=1):
         table.add_row(str(place), suggestion.item, f"{suggestion.score:.3f}")

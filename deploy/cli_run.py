@@ -18,15 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy import asked
-from deploy import run as running
 from deploy.runs import UserError, find
-from models.ranking import METRICS
-from replay.barrier import free, lockstep
-from replay.clock import VirtualClock
 from replay.plan import Options, Plan, prepare
-from replay.run import send
 from replay.source import parse
-from streams import bus, offline, telemetry
+from streams import bus, telemetry
 from streams.settings import Settings
 
 console = Console()
@@ -69,6 +64,8 @@ def run(
     applied and every rank comes out the same when scored again from the tables. Ctrl-C stops everything cleanly; the
     space bar pauses and resumes.
     """
+    from deploy import run as running  # noqa: PLC0415 - only this command pays for its imports
+
     options = asked.options(
         speed=speed,
         epoch=epoch,
@@ -128,6 +125,10 @@ def replay(
     ] = None,
 ) -> None:
     """Send SOURCE to the topics of the run in the environment. Continues where it was stopped. SIGUSR1 pauses."""
+    from replay.barrier import free, lockstep  # noqa: PLC0415 - only this command pays for its imports
+    from replay.clock import VirtualClock  # noqa: PLC0415 - the same
+    from replay.run import send  # noqa: PLC0415 - the same
+
     settings = Settings()
     bus.require(settings)
     options = asked.options(
@@ -158,6 +159,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score every outcome of a run again, from the tables alone. Exit code 1 where a rank differs from online."""
+    from streams import offline  # noqa: PLC0415 - only this command pays for its imports
+
     found = find(run)
     with console.status("scoring again") as status:
         result = offline.rescore(
@@ -206,6 +209,8 @@ def show(document: dict[str, Any], folder: Path) -> None:
 
 def quality(metrics: dict[str, dict[str, float]], title: str) -> Table:
     """Return a table of metrics, a row a variant, best known order first."""
+    from models.ranking import METRICS  # noqa: PLC0415 - loads numpy
+
     table = Table("variant", *METRICS, "n", "chance hr@10", title=title)
     for variant in sorted(metrics, key=lambda v: (_SHOWN.index(v) if v in _SHOWN else 99, v)):
         row = metrics[variant]

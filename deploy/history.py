@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from streams import tables
 
@@ -49,12 +50,37 @@ def quality(connection: sa.Connection, run: str, subset: str, form: str) -> dict
     return result
 
 
-def traffic(connection: sa.Connection, run: str) -> dict[int, tuple[int, int, int]]:
-    """Return per epoch the outcomes and the bytes up and down that they cost."""
+@dataclass(frozen=True)
+class Costs:
+    """What the outcomes of an epoch cost: sums of bytes, medians of ages; None where no outcome had one."""
+
+    outcomes: int
+    bytes_up: int
+    bytes_down: int
+    r2_age_ms: float | None  # event time since the window closed whose r2 was used
+    answer_ms: tuple[float, float] | None  # wall clock from request to answer: median and 95 %
+
+
+def costs(connection: sa.Connection, run: str) -> dict[int, Costs]:
+    """Return per epoch what its outcomes cost."""
     o = tables.outcomes.c
-    sums = sa.func.count(), sa.func.sum(o.bytes_up), sa.func.sum(o.bytes_down)
-    query = sa.select(o.epoch, *sums).where(o.run == run).group_by(o.epoch)
-    return {int(epoch): (int(n), int(up), int(down)) for epoch, n, up, down in connection.execute(query)}
+    wanted = o.epoch, o.bytes_up, o.bytes_down, o.window, o.r2_age, o.expired, o.asked_wall, o.answered_wall
+    rows = np.array(connection.execute(sa.select(*wanted).where(o.run == run)).all(), dtype=np.int64).reshape(-1, 8)
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    numbers, starts = np.unique(rows[:, 0], return_index=True)
+    return {int(n): _costs(part) for n, part in zip(numbers, np.split(rows, starts[1:]), strict=False)}
+
+
+def _costs(rows: NDArray[np.int64]) -> Costs:
+    _, up, down, window, age, expired, asked, answered = rows.T
+    ages, waits = age[window > 0], (answered - asked)[(expired == 0) & (asked > 0)]
+    return Costs(
+        len(rows),
+        int(up.sum()),
+        int(down.sum()),
+        float(np.median(ages)) if len(ages) else None,
+        (float(np.median(waits)), float(np.quantile(waits, 0.95))) if len(waits) else None,
+    )
 
 
 def uploads(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> list[int]:
@@ -70,6 +96,12 @@ def slates(connection: sa.Connection, run: str) -> dict[str, int]:
     o = tables.outcomes.c
     query = sa.select(o.slate, sa.func.count()).where(o.run == run).group_by(o.slate)
     return {str(slate): int(n) for slate, n in connection.execute(query)}
+
+
+def drifts(connection: sa.Connection, run: str) -> list[Any]:
+    """Return the changes that ADWIN found, in order of event time."""
+    d = tables.drifts.c
+    return list(connection.execute(sa.select(tables.drifts).where(d.run == run).order_by(d.time, d.user, d.seq)))
 
 
 def decisions(connection: sa.Connection, run: str) -> list[Any]:

@@ -19,7 +19,7 @@ from streams.digest import digest
 from deploy import report, summary
 from deploy.broker import await_broker
 from deploy.keys import pause_on_space
-from deploy.runs import UserError, software, write_run_file
+from deploy.runs import RunFailed, UserError, software, write_run_file
 from deploy.stack import Child, Stack
 from deploy.watching import Watch
 from replay.plan import Options, Plan
@@ -39,10 +39,6 @@ class Job:
     workers: int
     brokers: str | None
     resume: bool
-
-
-class RunFailed(RuntimeError):  # noqa: N818 - the end of a run, not an error in the program
-    """The run came to an end, but what was sent is not accounted for; the message says what differs."""
 
 
 def register(engine: sa.Engine, job: Job) -> None:

@@ -21,6 +21,10 @@ class UserError(ValueError):
     """Something that the user asked for can't be done; the message says why and what would help."""
 
 
+class RunFailed(RuntimeError):  # noqa: N818 - the end of a run, not an error in the program
+    """The run came to an end, but what was sent is not accounted for; the message says what differs."""
+
+
 class RunFile(msgspec.Struct, frozen=True):
     """What a run leaves in its --out folder so that it can be found again. It holds no secret."""
 
