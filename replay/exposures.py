@@ -63,10 +63,8 @@ class Popularity:
 def uniform(seed: int, places: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
     """Numbers in [0, 1) by SplitMix64 of (seed, place, draw), [places, draws]."""
     with np.errstate(over="ignore"):
-        number: NDArray[np.uint64] = places.astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(
-            draws, dtype=np.uint64
-        )
-        z = (number + np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = np.add.outer(places.astype(np.uint64) * np.uint64(draws), np.arange(1, draws + 1, dtype=np.uint64))
+        z = (z + np.uint64(seed) * np.uint64(0xD1342543DE82EF95)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)

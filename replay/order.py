@@ -85,7 +85,7 @@ def sort(connection: duckdb.DuckDBPyConnection, staged: Path, path: Path, select
 
     Raises SourceError where an impression is too large for a record.
     """
-    connection.execute(f"CREATE VIEW staged AS SELECT * FROM read_parquet({_quoted(staged)})")
+    connection.execute(f"CREATE VIEW staged AS SELECT * FROM read_parquet({quoted(staged)})")
     connection.execute(
         """CREATE TEMP TABLE units AS
         SELECT user, impression, min({'time': time, 'row': row}) AS first, count(*) AS events
@@ -106,7 +106,7 @@ def sort(connection: duckdb.DuckDBPyConnection, staged: Path, path: Path, select
                 row_number() OVER (PARTITION BY user ORDER BY unit_time, unit_row, time, row) - 1 AS seq
             FROM unit WHERE {_where(selection)}
             ORDER BY unit_time, user, unit_row, time, row
-        ) TO {_quoted(path)} {_FORMAT}"""
+        ) TO {quoted(path)} {_FORMAT}"""
     )
 
 
@@ -115,19 +115,19 @@ def number(connection: duckdb.DuckDBPyConnection, placed: Path, path: Path) -> N
     connection.execute(
         f"""COPY (
             SELECT user, item, time, kind, impression, row_number() OVER (PARTITION BY user ORDER BY place) - 1 AS seq
-            FROM read_parquet({_quoted(placed)}) ORDER BY place
-        ) TO {_quoted(path)} {_FORMAT}"""
+            FROM read_parquet({quoted(placed)}) ORDER BY place
+        ) TO {quoted(path)} {_FORMAT}"""
     )
 
 
 def count(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     """How many rows `path` has."""
-    return int(_one(connection, f"SELECT count(*) FROM read_parquet({_quoted(path)})")[0])
+    return int(_one(connection, f"SELECT count(*) FROM read_parquet({quoted(path)})")[0])
 
 
 def contents(connection: duckdb.DuckDBPyConnection, path: Path, rows: int) -> dict[str, int]:
     """What the first `rows` rows of a sorted log contain: see `plan.Contents`."""
-    log = f"(SELECT * FROM read_parquet({_quoted(path)}, file_row_number = true) WHERE file_row_number < {rows})"
+    log = f"(SELECT * FROM read_parquet({quoted(path)}, file_row_number = true) WHERE file_row_number < {rows})"
     kinds = ", ".join(f"count(*) FILTER (kind = {int(kind)})" for kind in _KINDS)
     found = _one(
         connection, f"SELECT count(DISTINCT user), count(DISTINCT item), min(time), max(time), {kinds} FROM {log}"
@@ -161,5 +161,6 @@ def _where(selection: Selection) -> str:
     return " AND ".join(parts)
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
+    """The path as a literal of SQL."""
     return "'" + str(path).replace("'", "''") + "'"

@@ -175,9 +175,8 @@ def _sorted(
                 added = simulated(ordered, rows, options.seed, source.text)
                 rows = order.stage(added, staged, lambda done: progress("simulating exposures", done))
                 order.number(connection, staged, ordered)
-            contents = Contents(
-                rows=rows, **order.contents(connection, ordered, rows), exposures_logged=policy == "logged"
-            )
+            found = order.contents(connection, ordered, rows)
+            contents = Contents(rows=rows, **found, exposures_logged=policy == "logged" and found["exposures"] > 0)
         ordered.replace(path)
     finally:
         staged.unlink(missing_ok=True)

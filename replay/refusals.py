@@ -24,6 +24,14 @@ class RowError(SourceError):
         super().__init__(f"{path}, {unit} {row:,}: {reason}" + (f" ({detail})" if detail else ""))
 
 
+class InvalidError(ValueError):
+    """Values that make no event: `reason` and `detail` as in RowError, for a reader to say where they stand."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason} ({detail})")
+
+
 def shown(value: object) -> str:
     """`value` for a message: quoted, at most 60 characters."""
     text = repr(value)

@@ -8,12 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from replay.ebnerd import ebnerd, files
+from replay.exposure_log import exposure_log
 from replay.movielens import movielens
 from replay.refusals import Refusals, SourceError
+from replay.steam import steam
 from replay.synthetic import Synthetic
 from streams.settings import Exposures
 
-FORMS = "synthetic[:users=1000,items=500,...], ml-1m:DIR, ml-100k:DIR"
+FORMS = "synthetic[:users=1000,items=500,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
 
 Reader = Callable[[Exposures, Refusals], Iterator[Any]]
 P = TypeVar("P")
@@ -74,6 +77,18 @@ def _movielens(file: str, separator: str, text: str, rest: str) -> Source:
     return Source(text, ("rated", "simulated", "logged"), (path,), partial(movielens, path, separator))
 
 
+def _ebnerd(text: str, rest: str) -> Source:
+    folder = _path(text, rest)
+    return Source(text, ("logged",), files(folder), partial(ebnerd, folder))
+
+
+def _file(
+    read: Callable[[Path, Exposures, Refusals], Iterator[Any]], policies: tuple[Exposures, ...], text: str, rest: str
+) -> Source:
+    path = _path(text, rest)
+    return Source(text, policies, (path,), partial(read, path))
+
+
 def _path(text: str, rest: str) -> Path:
     if not rest:
         raise SourceError(f"{text!r} names no file: write {text.rstrip(':')}:PATH")
@@ -84,4 +99,8 @@ _SCHEMES: dict[str, Callable[[str, str], Source]] = {
     "synthetic": _synthetic,
     "ml-1m": partial(_movielens, "ratings.dat", "::"),
     "ml-100k": partial(_movielens, "u.data", "\t"),
+    "steam": partial(_file, steam, ("simulated", "logged")),
+    "ebnerd": _ebnerd,
+    "alipay": partial(_file, exposure_log, ("logged", "simulated")),
+    "log": partial(_file, exposure_log, ("logged", "simulated")),
 }

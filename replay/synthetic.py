@@ -9,7 +9,7 @@ not clicked; a service picks their groups from the user's past clicks and keeps 
 
 except that a group which made up TIRED or more of the last RING exposures is not clicked for its own sake: a flow into
 it turns into taste, and taste avoids it. So long history, last clicks and exposures each say something that the others
-do not. With `noise` a click is, with that probability, any item at all: at 1 nothing can be learnt, not even popularity.
+do not. With `noise` a click is, with that probability, any item at all: at 1 there is nothing to be learnt.
 `optimum.py` computes the best that any ranker can reach. Exposures bear no impression, so that candidates are sampled
 and chance and popularity have their plain meaning.
 """

@@ -15,12 +15,9 @@ def milliseconds(value: str | float) -> int:
     """Epoch seconds, epoch milliseconds or ISO 8601 (UTC where no zone is given). Raises ValueError with the reason."""
     if isinstance(value, str):
         try:
-            number: float = int(value)
+            number: float = int(value) if value.lstrip("-").isdecimal() else float(value.replace("_", "x"))
         except ValueError:
-            try:
-                number = float(value)
-            except ValueError:
-                return iso(value)
+            return iso(value)
     else:
         number = value
     if not math.isfinite(number):

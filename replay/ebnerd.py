@@ -1,0 +1,104 @@
+"""EB-NeRD, a news app's log with real exposures: each user's clicks of the weeks before, then impressions whole.
+
+Two layouts of a folder are read: `ebnerd_demo_impressions.parquet` with `ebnerd_demo_history.parquet` (a row an article
+in view; a row a past click), and the public one, `train` and/or `validation` with `behaviors.parquet` and
+`history.parquet` (lists in columns). Past clicks come first, as Kind.PAST_CLICK: the histories of both splits overlap,
+so equal (user, time, item) count once, and clicks at or after the user's first impression are left out. An impression's
+clicked articles are clicks, the others exposures. Times without a zone are read as UTC.
+"""
+
+# ruff: noqa: S608 - paths and column names of our own: duckdb takes no parameters there
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from replay.order import database, quoted
+from replay.refusals import Refusals, RowError, SourceError
+from replay.rows import BATCH, ROWS
+from streams.records import Kind
+from streams.settings import Exposures
+
+FLAT = ("ebnerd_demo_impressions.parquet", "ebnerd_demo_history.parquet")
+SPLITS = ("train", "validation")
+LISTS = ("behaviors.parquet", "history.parquet")
+
+_FLAT_SHOWN = """SELECT user_id AS user, timestamp * 1000 AS time, item_id AS item, clicked,
+    impression_id AS impression, file_row_number AS row FROM {file}"""
+_FLAT_READ = "SELECT user_id AS user, timestamp * 1000 AS time, item_id AS item, file_row_number AS row FROM {file}"
+_LISTS_SHOWN = """SELECT user, time, item, list_contains(taken, item)::TINYINT AS clicked, impression, row FROM (
+    SELECT user_id AS user, epoch_ms(impression_time) AS time, unnest(article_ids_inview) AS item,
+        article_ids_clicked AS taken, impression_id AS impression, file_row_number AS row FROM {file})"""
+_LISTS_READ = """SELECT user_id AS user, epoch_ms(unnest(impression_time_fixed)) AS time,
+    unnest(article_id_fixed) AS item, file_row_number AS row FROM {file}"""
+_REASONS = {
+    "user IS NULL OR item IS NULL": "user or item is missing",
+    "time IS NULL": "time is missing",
+    "time < 0": "time is negative",
+}
+_SHOWN_REASONS = _REASONS | {
+    "impression IS NULL OR impression < 1": "impression is missing or not positive",
+    "clicked IS NULL OR clicked NOT IN (0, 1)": "clicked is not 0 or 1",
+}
+
+
+def files(folder: Path) -> tuple[Path, ...]:
+    """The files of the layout found in `folder`, impressions before their history. Empty where there is none."""
+    flat = tuple(folder / name for name in FLAT)
+    if flat[0].exists():
+        return flat
+    return tuple(folder / split / name for split in SPLITS if (folder / split).is_dir() for name in LISTS)
+
+
+def ebnerd(folder: Path, _policy: Exposures, refusals: Refusals) -> Iterator[Any]:
+    """Batches of `rows.ROWS`. Raises SourceError where files or columns are missing; bad rows go to `refusals`."""
+    found = files(folder)
+    if not found:
+        raise SourceError(f"{folder} has neither {FLAT[0]} nor a folder {' or '.join(SPLITS)} with {LISTS[0]}")
+    shown, read = (_FLAT_SHOWN, _FLAT_READ) if found[0].name == FLAT[0] else (_LISTS_SHOWN, _LISTS_READ)
+    with database(Path(tempfile.gettempdir())) as connection:
+        impressions = [_good(connection, path, shown, _SHOWN_REASONS, refusals) for path in found[::2]]
+        history = [_good(connection, path, read, _REASONS, refusals) for path in found[1::2]]
+        connection.execute(f"CREATE VIEW shown AS {' UNION ALL '.join(impressions)}")
+        connection.execute(f"CREATE VIEW past AS {' UNION ALL '.join(history)}")
+        columns = "user::VARCHAR AS user, item::VARCHAR AS item, time::BIGINT AS time"
+        yield from _rows(
+            connection,
+            f"""SELECT {columns}, {int(Kind.PAST_CLICK)} AS kind, 0 AS impression
+            FROM (SELECT user, item, time, min(row) AS row FROM past GROUP BY ALL)
+            LEFT JOIN (SELECT user, min(time) AS first FROM shown GROUP BY user) USING (user)
+            WHERE first IS NULL OR time < first ORDER BY row, user, time, item""",
+        )
+        kind = f"CASE clicked WHEN 1 THEN {int(Kind.CLICK)} ELSE {int(Kind.EXPOSURE)} END AS kind"
+        yield from _rows(connection, f"SELECT {columns}, {kind}, impression FROM shown")
+
+
+def _good(
+    connection: duckdb.DuckDBPyConnection, path: Path, query: str, reasons: dict[str, str], refusals: Refusals
+) -> str:
+    """The query for the valid rows of one file; the others are refused. Raises SourceError."""
+    if not path.exists():
+        raise SourceError(f"{path}: there is no such file")
+    rows = query.format(file=f"read_parquet({quoted(path)}, file_row_number = true)")
+    reason = "CASE " + " ".join(f"WHEN {test} THEN '{text}'" for test, text in reasons.items()) + " END"
+    try:
+        bad = connection.execute(f"SELECT row + 1, {reason} AS why FROM ({rows}) WHERE why IS NOT NULL ORDER BY row")
+        while (one := bad.fetchone()) is not None:
+            refusals.refuse(RowError(path, one[0], one[1], unit="row"))
+        if connection.execute(f"SELECT 1 FROM ({rows}) LIMIT 1").fetchone() is None:
+            raise SourceError(f"{path} is empty")
+    except duckdb.BinderException as error:
+        raise SourceError(f"{path}: wrong columns: {str(error).splitlines()[0]}") from error
+    except duckdb.Error as error:
+        raise SourceError(f"{path}: {str(error).splitlines()[0]}") from error
+    return f"SELECT * FROM ({rows}) WHERE ({reason}) IS NULL"
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[Any]:
+    for batch in connection.sql(query).to_arrow_reader(BATCH):
+        yield pa.record_batch([c.cast(f.type) for c, f in zip(batch.columns, ROWS, strict=True)], schema=ROWS)

@@ -1,0 +1,134 @@
+"""The generic exposure log as Parquet: columns are checked as a whole, and row by row only where something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from replay import values
+from replay.refusals import InvalidError, Refusals, RowError, SourceError, shown
+from replay.rows import BATCH, NAME_BYTES, ROWS, Row, batches
+from replay.times import LATEST, MS_FROM
+from replay.values import COLUMNS, KINDS, NEEDED
+
+
+def parquet(path: Path, refusals: Refusals) -> Iterator[Any]:
+    """Batches of `rows.ROWS`. Raises SourceError for a file that is no such log; bad rows go to `refusals`."""
+    with opened(path) as file:
+        names = {name.lower(): name for name in file.schema_arrow.names}
+        missing = [name for name in NEEDED if name not in names]
+        if missing:
+            raise SourceError(f"{path}: wrong columns: there is no {', '.join(missing)} among {', '.join(names)}")
+        if not file.metadata.num_rows:
+            raise SourceError(f"{path} is empty")
+        wanted = {name: names[name] for name in COLUMNS if name in names}
+        first = 1
+        try:
+            for batch in file.iter_batches(batch_size=BATCH, columns=list(wanted.values()), use_threads=False):
+                renamed = batch.select(list(wanted.values())).rename_columns(list(wanted))
+                whole = _whole(renamed)
+                yield from [whole] if whole is not None else _by_row(path, renamed, first, refusals)
+                first += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"{path}, near row {first:,}: {error}") from error
+
+
+def opened(path: Path) -> Any:
+    """The Parquet file. Raises SourceError where it is missing or something else."""
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder: a file is needed here")
+    try:
+        if path.stat().st_size == 0:
+            raise SourceError(f"{path} is empty")
+        return pq.ParquetFile(path)
+    except pa.ArrowException as error:
+        raise SourceError(f"{path} is not Parquet: {error}") from error
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}") from error
+
+
+def _whole(batch: Any) -> Any | None:
+    """The batch as ROWS where every value is plainly valid; None where rows must be looked at one by one."""
+    if any(batch[name].null_count for name in NEEDED):
+        return None
+    names = [_names(batch[name]) for name in ("user", "item")]
+    time = _times(batch["timestamp"])
+    kind = pc.index_in(_text(batch["event"]), pa.array(list(KINDS))) if _is_text(batch["event"]) else None
+    there = "impression" in batch.schema.names
+    impression = batch["impression"] if there else pa.array(np.zeros(batch.num_rows, np.int64))
+    if not pa.types.is_integer(impression.type) or impression.null_count:
+        return None
+    numbers = pc.cast(impression, pa.int64(), safe=False)
+    plain = not there or pc.all(pc.and_(pc.greater(numbers, 0), pc.less(numbers, 10**18))).as_py()
+    if None in (*names, time, kind) or kind is None or kind.null_count or not plain:
+        return None
+    codes = pa.array(np.array([int(k) for k in KINDS.values()], np.int8)).take(kind)
+    return pa.record_batch([*names, time, codes, numbers], schema=ROWS)
+
+
+def _is_text(column: Any) -> bool:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _text(column: Any) -> Any:
+    return pc.cast(column, pa.string())
+
+
+def _names(column: Any) -> Any | None:
+    """A column of users or items as text; None where that takes a closer look."""
+    if pa.types.is_integer(column.type):
+        return _text(column)
+    if not _is_text(column):
+        return None
+    text = _text(column)
+    sizes = pc.min_max(pc.binary_length(text)).as_py()
+    return text if (sizes["min"] or 0) > 0 and (sizes["max"] or 0) <= NAME_BYTES else None
+
+
+def _ms(column: Any) -> Any:
+    return pc.cast(pc.cast(column, pa.timestamp("ms", column.type.tz), safe=False), pa.int64())
+
+
+def _within(value: Any) -> int:
+    """A time that is in ms already. Raises InvalidError."""
+    if value is None or not 0 <= value <= LATEST:
+        raise InvalidError("time is missing, negative or beyond the year 9999", shown(value))
+    return int(value)
+
+
+def _times(column: Any) -> Any | None:
+    """A column of integers or timestamps as ms; None where that takes a closer look."""
+    if pa.types.is_timestamp(column.type):
+        ms = _ms(column)
+    elif pa.types.is_integer(column.type):
+        number = pc.cast(column, pa.int64(), safe=False)
+        if (pc.min(number).as_py() or 0) < 0:
+            return None
+        ms = pc.if_else(pc.less(number, MS_FROM), pc.multiply(number, 1000), number)
+    else:
+        return None
+    span = pc.min_max(ms).as_py()
+    return ms if (span["min"] or 0) >= 0 and (span["max"] or 0) <= LATEST else None
+
+
+def _by_row(path: Path, batch: Any, first: int, refusals: Refusals) -> Iterator[Any]:
+    time = values.time
+    if pa.types.is_timestamp(batch["timestamp"].type):
+        at = batch.schema.names.index("timestamp")
+        batch, time = batch.set_column(at, "timestamp", _ms(batch["timestamp"])), _within
+
+    def rows() -> Iterator[Row]:
+        for number, found in enumerate(batch.to_pylist(), first):
+            try:
+                yield values.row(found, time)
+            except InvalidError as error:
+                refusals.refuse(RowError(path, number, error.reason, error.detail, unit="row"))
+
+    return batches(rows())

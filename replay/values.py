@@ -1,0 +1,66 @@
+"""What the columns of a generic exposure log may hold, and the row they make."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from replay.refusals import InvalidError, shown
+from replay.rows import NAME_BYTES, Row
+from replay.times import milliseconds
+from streams.records import Kind, item_key
+
+NEEDED = ("user", "item", "timestamp", "event")
+COLUMNS = (*NEEDED, "impression")
+KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE}
+
+
+def time(value: Any) -> int:
+    """A time in ms. Raises InvalidError."""
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return milliseconds(value)
+    except (ValueError, OverflowError) as error:
+        raise InvalidError(str(error), shown(value)) from error
+    raise InvalidError("time is neither a number nor ISO 8601", shown(value))
+
+
+def row(values: Mapping[str, Any], time: Callable[[Any], int] = time) -> Row:
+    """The event that `values` describe. Raises InvalidError."""
+    event = values["event"]
+    kind = KINDS.get(event) if isinstance(event, str) else None
+    if kind is None:
+        raise InvalidError("unknown event kind", shown(event))
+    user, item = name("user", values["user"]), name("item", values["item"])
+    return user, item, time(values["timestamp"]), kind, impression(values.get("impression"))
+
+
+def name(what: str, value: Any) -> str:
+    """A user or an item as text: a string that is not empty, or an integer. Raises InvalidError."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = str(value)
+    else:
+        raise InvalidError(f"{what} is neither a string nor an integer", shown(value))
+    if not text:
+        raise InvalidError(f"{what} is empty", "''")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidError("not UTF-8", shown(text)) from error
+    if size > NAME_BYTES:
+        raise InvalidError(f"{what} of more than {NAME_BYTES} bytes", shown(text))
+    return text
+
+
+def impression(value: Any) -> int:
+    """The number of an impression; 0 for none. Raises InvalidError."""
+    return 0 if value is None or value == "" else impression_number(name("impression", value))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def impression_number(text: str) -> int:
+    """A positive number for an impression's name: itself where it is one, else a hash."""
+    return item_key(text) or item_key("impression 0")
