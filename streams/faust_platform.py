@@ -28,6 +28,7 @@ from streams.topics import Topic
 log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 256_000  # of one produce request and partition
+_FETCH_WAIT_MS = 20
 EXIT_CODE = 70  # EX_SOFTWARE
 
 
@@ -39,12 +40,24 @@ def die(reason: str) -> NoReturn:
     os._exit(EXIT_CODE)
 
 
+class PromptThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Asks the broker again soon: Faust waits 1.5 s for a fetch, and some brokers answer no earlier than that."""
+
+    def _create_worker_consumer(self, *args: Any, **kwargs: Any) -> Any:
+        consumer = super()._create_worker_consumer(*args, **kwargs)
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it
+        return consumer
+
+
 class HeldConsumer(driver.Consumer):  # type: ignore[misc]
     """Holds source partitions that are resumed until the flow is; changelog partitions pass at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._held: set[TP] = set()
         super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> PromptThread:
+        return PromptThread(self, loop=self.loop, beacon=self.beacon)
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Resume changelog partitions, hold the others."""
@@ -109,8 +122,8 @@ class StateTable(faust.Table):  # type: ignore[misc]
     """A table of bytes whose changelog is collected and sent by `durable`, and whose keys know their partition.
 
     `locate(key)` is the partition of a key. Rows of partitions that went to another worker are forgotten at once, so
-    that none is stale when the partition comes back. `assigned` counts assignments: who keeps an index of the rows
-    builds it again when the number changes.
+    that none is stale when the partition comes back. `assigned` counts the assignments that were restored: who keeps an
+    index of the rows builds it again when the number changes.
     """
 
     def __init__(self, *args: Any, locate: Callable[[bytes], int] | None = None, **kwargs: Any) -> None:
@@ -144,10 +157,14 @@ class StateTable(faust.Table):  # type: ignore[misc]
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], *args: Any, **kwargs: Any) -> None:
         """Forget the rows of partitions that are no longer ours."""
         await super().on_rebalance(assigned, revoked, *args, **kwargs)
-        self.assigned += 1
         mine = {tp.partition for tp in assigned if tp.topic == self._changelog_topic_name()}
         for key in [key for key in self.data if self.partition_for_key(key) not in mine]:
             self.data.pop(key, None)
+
+    async def on_recovery_completed(self, *args: Any, **kwargs: Any) -> None:
+        """Note that the rows are whole again."""
+        await super().on_recovery_completed(*args, **kwargs)
+        self.assigned += 1
 
 
 class PlatformApp(faust.App):  # type: ignore[misc]
