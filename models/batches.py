@@ -84,6 +84,9 @@ class Source:
         An item is replaced everywhere in the batch, as history, click or negative: so the row says nothing of labels.
         """
         spec, folded = self.folded.spec, self.folded
+        some = some[
+            np.argsort(folded.history.length(some, spec.history_long), kind="stable")
+        ]  # cheapest: activation.py
         items = np.empty((len(some), 1 + n), np.int64)
         items[:, 0] = self.targets[some]
         items[:, 1:] = negatives.uniform(generator, items[:, 0], self.rows, n)

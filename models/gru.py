@@ -42,9 +42,11 @@ class Gru(nn.Module):
 
         `x` [B, L, d] is left-padded, `mask` [B, L] is true on items, `h` [B, C, d] -> [B, C, d].
         """
-        of_input = functional.linear(x, self.w_ih, self.b_ih).permute(1, 2, 0).contiguous()  # [L, 3 d, B]
-        real = mask.t().to(x.dtype).contiguous()  # [L, B]
-        last: Tensor = _Fold.apply(of_input, real, h.permute(2, 1, 0).contiguous(), self.w_hh, self.b_hh)
+        padding = x.shape[1] - int(mask.sum(1).max())  # before the longest history: those steps change nothing
+        of_input = functional.linear(x, self.w_ih, self.b_ih)[:, padding:].permute(1, 2, 0).contiguous()  # [L, 3 d, B]
+        real = mask[:, padding:].t().to(x.dtype).contiguous()  # [L, B]
+        first = h.permute(2, 1, 0).contiguous()
+        last: Tensor = _Fold.apply(of_input, real, first, self.w_hh, self.b_hh)  # type: ignore[no-untyped-call]  # so in torch
         return last.permute(2, 1, 0)
 
 

@@ -49,6 +49,11 @@ class Stretch(NamedTuple):
     start: Ints
     end: Ints
 
+    def length(self, some: Ints, most: int) -> Ints:
+        """Items of each stretch of `some`, at most `most`."""
+        length: Ints = np.minimum(self.end[some] - self.start[some], most)
+        return length
+
     def gather(self, keys: Ints, some: Ints, length: int, padding: int) -> Ints:
         """The last `length` of each stretch of `some` as rows [B, length], left-padded with `padding`."""
         places = self.end[some, None] + np.arange(-length, 0)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.activation import STRIDE
 from models.catalogue import ROW_PADDING
 from models.nets import Nets, Sequence
 
@@ -115,9 +116,10 @@ class Scorer:
         padded[: len(rows)] = rows
         return self._E[torch.from_numpy(padded)]
 
-    def _sequence(self, rows: Rows, length: int) -> Sequence:
-        """The last `length` rows as left-padded vectors [1, length, d] and their mask."""
-        last = rows[len(rows) - min(length, len(rows)) :]
+    def _sequence(self, rows: Rows, most: int) -> Sequence:
+        """The last `most` rows as left-padded vectors [1, L, d] and their mask; L is a multiple of STRIDE."""
+        last = rows[max(0, len(rows) - most) :]
+        length = -(-most // STRIDE) * STRIDE
         padded = np.full(length, ROW_PADDING, np.int64)
         padded[length - len(last) :] = last
         return Sequence(

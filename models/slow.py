@@ -19,7 +19,7 @@ class Din(nn.Module):
 
     def forward(self, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
         """History [B, L, d], mask [B, L] (true on items), candidates e [B, C, d] -> r_t [B, C, d]."""
-        weights = activation(self.unit, history, e) * mask.unsqueeze(2)  # [B, L, C]
+        weights = activation(self.unit, history, mask, e)  # [B, L, C]
         return torch.bmm(weights.transpose(1, 2), history)
 
 
