@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from deploy import history
 from deploy.chart import Chart, Mark, Series
-from deploy.history import Epoch
+from deploy.history import Costs, Epoch
 
 VARIANTS = ("mc2sf", "fast", "f2s", "din", "popularity", "random")  # in the order of their colours; others come after
 CHANCE_COLOUR = 9
@@ -59,17 +59,18 @@ def _flow(
     uploads = [Series("r2", [float(n) for n in history.uploads(connection, run, line)], 0)]
     yield from figure("uploads", "Negative memories uploaded", "r2 sent to the cloud in each epoch.", uploads)
     found = history.costs(connection, run)
-    costs = [found.get(epoch.number) for epoch in line]
-    traffic = [
-        Series("down", [c and c.bytes_down / c.outcomes for c in costs], 0),
-        Series("up", [c and c.bytes_up / c.outcomes for c in costs], 1),
-    ]
-    yield from figure("bytes", "Bytes a ranked click", "Between device and cloud: request and answer.", traffic)
-    waits = [c and c.answer_ms for c in costs]
-    answers = [Series("95 %", [w and w[1] for w in waits], 1), Series("median", [w and w[0] for w in waits], 0)]
-    yield from figure("answers", "From request to answer, ms", "Wall clock; how long a device waits.", answers)
-    ages = [Series("median", [None if c is None or c.r2_age_ms is None else c.r2_age_ms / 1000 for c in costs], 0)]
-    yield from figure("ages", "Age of the r2 in use, s", "Event time since its window closed.", ages)
+
+    def each(amount: Callable[[Costs], float | None]) -> list[float | None]:
+        return [amount(found[epoch.number]) if epoch.number in found else None for epoch in line]
+
+    down = Series("down", each(lambda c: c.bytes_down / c.outcomes), 0)
+    up = Series("up", each(lambda c: c.bytes_up / c.outcomes), 1)
+    yield from figure("bytes", "Bytes a ranked click", "Between device and cloud: request and answer.", [down, up])
+    median = Series("median", each(lambda c: c.answer_ms and c.answer_ms[0]), 0)
+    most = Series("95 %", each(lambda c: c.answer_ms and c.answer_ms[1]), 1)
+    yield from figure("answers", "From request to answer, ms", "Wall clock; how long a device waits.", [most, median])
+    age = Series("median", each(lambda c: c.r2_age_s), 0)
+    yield from figure("ages", "Age of the r2 in use, s", "Event time since its window closed.", [age])
 
 
 def _drift(connection: sa.Connection, run: str, line: Sequence[Epoch], labels: Sequence[str]) -> Iterable[Figure]:

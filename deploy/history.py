@@ -57,7 +57,7 @@ class Costs:
     outcomes: int
     bytes_up: int
     bytes_down: int
-    r2_age_ms: float | None  # event time since the window closed whose r2 was used
+    r2_age_s: float | None  # event time since the window closed whose r2 was used
     answer_ms: tuple[float, float] | None  # wall clock from request to answer: median and 95 %
 
 
@@ -78,7 +78,7 @@ def _costs(rows: NDArray[np.int64]) -> Costs:
         len(rows),
         int(up.sum()),
         int(down.sum()),
-        float(np.median(ages)) if len(ages) else None,
+        float(np.median(ages)) / 1000 if len(ages) else None,
         (float(np.median(waits)), float(np.quantile(waits, 0.95))) if len(waits) else None,
     )
 

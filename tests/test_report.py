@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from deploy import report
+from deploy import history, report
 from deploy.chart import Chart, Series, spread, ticks
+from deploy.figures import ordered, quality_series
 from models.ranking import METRICS
 from streams import tables
 from streams.settings import Settings
@@ -29,6 +31,7 @@ EPOCHS = 24
 HOUR = 3_600_000
 START = 956_703_932_000
 RUN = "fake"
+QUALITIES = ["all-hr_10", "all-ndcg_10", "collaborative-hr_10", "collaborative-ndcg_10"]
 
 
 def quality(best: float, n: int) -> dict[str, float]:
@@ -138,7 +141,7 @@ def fill(connection: sa.Connection, run: str) -> None:
             for e, t in enumerate(until)
             for v, best in VARIANTS.items()
             for s in ("all", "collaborative")
-            for f in ("sliding", "cumulative")
+            for f in ("sliding", "cumulative", "fading")
             if s == "all" or e > 2
         ],
     )
@@ -164,13 +167,26 @@ def fill(connection: sa.Connection, run: str) -> None:
                 "encoder": 0,
                 "slow": 0,
                 "fast": 0,
-                "window": 0,
-                "r2_age": 0,
+                "window": n % 2,
+                "r2_age": 60_000 * n,
                 "history": 0,
             }
-            | {"bytes_up": 900 + 10 * e, "bytes_down": 12_800, "asked_wall": 0, "answered_wall": 0, "recorded_wall": 0}
+            | {
+                "bytes_up": 900 + 10 * e,
+                "bytes_down": 12_800,
+                "asked_wall": 1000,
+                "answered_wall": 1000 + 10 * n,
+                "recorded_wall": 0,
+            }
             for e, t in enumerate(until)
             for n in range(20)
+        ],
+    )
+    put(
+        tables.drifts,
+        [
+            {"variant": v, "user": "u1", "seq": e, "epoch": e, "time": until[e], "before": 0.3, "after": after}
+            for v, e, after in (("mc2sf", 9, 0.42), ("din", 12, 0.21))
         ],
     )
     versions = [("initial", 0, 0), ("learner", 1, 3), ("retrain", 2, 7), ("learner", 3, 11), ("retrain", 4, 15)]
@@ -226,6 +242,41 @@ def test_a_run_without_outcomes_has_a_report_too(engine: sa.Engine, tmp_path: Pa
     assert "0 releases" in page.read_text()
 
 
+def test_scores_that_were_not_measured_are_left_out(engine: sa.Engine, tmp_path: Path) -> None:
+    none = {"mc2sf": dict.fromkeys(METRICS) | {"n": 0, "chance_hr@10": None}}
+    page = report.write(summary(online=none, offline=none), engine, RUN, tmp_path / "report.html")
+    assert "None" not in page.read_text().partition("<script>")[0]
+
+
+def test_uploads_are_counted_in_the_epoch_whose_event_time_they_have(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        line = history.epochs(connection, RUN)
+        assert [epoch.number for epoch in line] == list(range(EPOCHS))
+        assert history.uploads(connection, RUN, line) == [5 + e % 7 for e in range(EPOCHS)]
+
+
+def test_costs_of_an_epoch_are_those_of_its_outcomes(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        costs = history.costs(connection, RUN)
+    assert sorted(costs) == list(range(EPOCHS))
+    assert costs[3].outcomes == 20
+    assert costs[3].bytes_up == 20 * 930
+    assert costs[3].answer_ms == (95.0, 180.5)  # 0, 10, ... 190 ms
+    assert costs[3].r2_age_s == 600.0  # 1, 3, ... 19 minutes: those with a window
+
+
+def test_chance_is_that_of_the_variant_with_the_most_ranks() -> None:
+    def points(n: int, chance: float) -> dict[int, Any]:
+        return {0: SimpleNamespace(n=n, hr_10=0.5, chance_hr_10=chance)}
+
+    series = quality_series({"mc2sf": points(5, 0.1), "random": points(9, 0.2)}, "hr_10", [history.Epoch(0, 0)])
+    assert [(one.name, one.values) for one in series][-1] == ("chance", [0.2])
+
+
+def test_variants_keep_their_colours_and_unknown_ones_come_last() -> None:
+    assert ordered({"zeta": 0, "random": 0, "alpha": 0, "mc2sf": 0}) == ["mc2sf", "random", "alpha", "zeta"]
+
+
 def test_what_does_not_add_up_is_said_first(engine: sa.Engine, tmp_path: Path) -> None:
     offline = {name: quality(best + 1e-12, 480) for name, best in VARIANTS.items()}
     page = report.write(summary(events_applied=12_344, offline=offline), engine, RUN, tmp_path / "report.html")
@@ -261,7 +312,8 @@ def browser(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 def test_a_browser_shows_the_report_without_an_error(page: Path, browser: webdriver.Chrome) -> None:
     browser.get(page.as_uri())
     figures = browser.find_elements(By.CSS_SELECTOR, "figure svg")
-    assert len(figures) == 6
+    names = [figure.get_attribute("id") for figure in browser.find_elements(By.TAG_NAME, "figure")]
+    assert names == [*QUALITIES, "uploads", "bytes", "answers", "ages", "drift"]
     assert all(figure.size["height"] > 100 for figure in figures)
     assert {"12,345", "240 r2 · 24 click uploads · 480 requests"} <= {
         text.text for text in browser.find_elements(By.CSS_SELECTOR, "svg.flow text.count")
@@ -269,6 +321,7 @@ def test_a_browser_shows_the_report_without_an_error(page: Path, browser: webdri
     first = figures[0]
     assert len(first.find_elements(By.CSS_SELECTOR, "path.line")) == len(VARIANTS) + 1  # and chance
     assert [mark.text for mark in first.find_elements(By.CSS_SELECTOR, "text.mark")] == ["v2", "v4"]
+    assert [mark.text for mark in figures[-1].find_elements(By.CSS_SELECTOR, "text.mark")] == ["mc2sf up"]
     ActionChains(browser).move_to_element(first).perform()
     tip = first.find_element(By.XPATH, "..").find_element(By.CLASS_NAME, "tip")
     assert tip.is_displayed()
