@@ -36,7 +36,7 @@ def labels(line: Sequence[Epoch]) -> list[str]:
     if not line:
         return []
     span = line[-1].time - line[0].time
-    form = "%b %Y" if span > 400 * _DAY else "%d %b %Y" if span > 8 * _DAY else "%d %b %H:%M"
+    form = "%d %b %Y" if span > 8 * _DAY else "%d %b %H:%M"
     return [datetime.fromtimestamp(epoch.time / 1000, UTC).strftime(form) for epoch in line]
 
 

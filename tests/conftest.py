@@ -163,6 +163,14 @@ def tool() -> Callable[[str], str]:
 
 
 @pytest.fixture
+def kafka_home() -> Path:
+    """The folder of a real Apache Kafka."""
+    if KAFKA_HOME is None:
+        absent("KAFKA_HOME is not set: no real Apache Kafka to test on")
+    return Path(KAFKA_HOME or "")
+
+
+@pytest.fixture
 def prometheus(tool: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[[Path], str]]:
     """Start Prometheus on the processes that a file of targets names (a run's `logs/targets.json`); return its URL."""
     with ExitStack() as stack:

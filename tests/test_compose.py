@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ import pytest
 import typer
 import yaml
 
+from deploy.broker import await_broker, free_port
 from deploy.cli import app
+from streams import bus
 from streams.settings import PREFIX, Settings
+from streams.topics import TOPICS
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -74,6 +78,48 @@ def test_the_variables_of_a_process_make_settings(name: str, monkeypatch: pytest
     assert f"//{settings.brokers}" in broker
     assert settings.database.get_secret_value() == "postgresql+psycopg://mc2sf@postgres:5432/mc2sf"
     assert settings.state_dir == Path("/var/lib/mc2sf")
+
+
+@contextmanager
+def kafka_of_the_compose_file(home: Path, folder: Path, ports: dict[str, int]) -> Iterator[str]:
+    """A Kafka node with the broker settings of the compose file, as its image makes properties of them; only hosts,
+    ports and the data folder are others."""
+    environment = dict(SERVICES["kafka"]["environment"])
+    cluster = environment.pop("CLUSTER_ID")
+    environment["KAFKA_LOG_DIRS"] = str(folder / "data")
+    lines = []
+    for variable, text in environment.items():
+        value = re.sub(r"(?<=://)(kafka)?(?=:)|(?<=@)kafka", "127.0.0.1", text)
+        value = re.sub(r"(?<=:)\d{4,5}\b", lambda m: str(ports[m[0]]), value)
+        lines.append(f"{variable.removeprefix('KAFKA_').lower().replace('_', '.')}={value}\n")
+    config = folder / "server.properties"
+    config.write_text("".join(lines))
+    tools = home / "bin"
+    made = [tools / "kafka-storage.sh", "format", "--cluster-id", cluster, "--config", config]
+    subprocess.run(made, check=True, capture_output=True)
+    with (folder / "kafka.log").open("wb") as log:
+        process = subprocess.Popen([tools / "kafka-server-start.sh", config], stdout=log, stderr=log)
+    try:
+        address = f"127.0.0.1:{ports['19092']}"
+        await_broker(address)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.kafka
+def test_a_kafka_with_the_settings_of_the_compose_file_takes_the_topics(
+    kafka_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in PROCESSES["topics"]["environment"].items():
+        monkeypatch.setenv(variable, filled(value))
+    ports = {port: free_port() for port in ("19092", "9092", "9093")}
+    with kafka_of_the_compose_file(kafka_home, tmp_path, ports) as address:
+        settings = Settings(brokers=address)
+        assert len(bus.create(settings)) == len(TOPICS)
+        assert bus.deviations(settings) == []
+        bus.require(settings.model_copy(update={"brokers": f"127.0.0.1:{ports['9092']}"}))  # as from the host
 
 
 def test_all_processes_get_the_same_settings() -> None:
