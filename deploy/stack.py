@@ -131,7 +131,8 @@ class Stack:
         state = settings.state_dir / name
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MC2SF_")}
         environment |= settings.model_copy(update={"metrics_port": port, "state_dir": state}).environment()
-        environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", "2")}
+        # threads that wait must not spin: the processes share the cores, and a spinning one starves the others
+        environment |= {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-m", "deploy.cli", *arguments]
         return self._add(Child(name, command, environment, self.folder / f"{name}.log", port, restart))
 
