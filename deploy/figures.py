@@ -14,7 +14,6 @@ from deploy.history import Costs, Epoch
 
 VARIANTS = ("mc2sf", "fast", "f2s", "din", "popularity", "random")  # in the order of their colours; others come after
 CHANCE_COLOUR = 9
-_BASELINES = ("popularity", "random")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def figures(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> list[
 def _qualities(
     connection: sa.Connection, run: str, line: Sequence[Epoch], labels: Sequence[str], marks: Sequence[Mark]
 ) -> Iterable[Figure]:
-    caption = "The newest clicks. Vertical lines are retrains in force, ticks the learner's releases; grey is chance."
+    caption = "The newest clicks. Vertical lines are retrains in force, ticks the learner's releases; dashed is chance."
     for subset, whose in (("all", "all ranked clicks"), ("collaborative", "clicks of users whom both sides know")):
         points = history.quality(connection, run, subset, "sliding")
         for column, metric in (("hr_10", "HR@10"), ("ndcg_10", "NDCG@10")):
@@ -95,7 +94,7 @@ def quality_series(points: Mapping[str, Mapping[int, Any]], column: str, line: S
         return [getattr(by_epoch[e.number], name) if e.number in by_epoch else None for e in line]
 
     series = [
-        Series(variant, values(points[variant], column), colour, variant in _BASELINES, variant == "mc2sf")
+        Series(variant, values(points[variant], column), colour, strong=variant == "mc2sf")
         for colour, variant in enumerate(ordered(points))
     ]
     fullest = max(points.values(), key=lambda by_epoch: sum(point.n for point in by_epoch.values()))

@@ -189,6 +189,14 @@ def test_prometheus_accepts_its_files(tool: Callable[[str], str]) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_alerts_tell_what_they_should(tool: Callable[[str], str], tmp_path: Path) -> None:
+    cases = (Path(__file__).parent / "alerts.test.yml").read_text().replace("ALERTS", str(DEPLOY / "alerts.yml"))
+    (tmp_path / "cases.yml").write_text(cases)
+    command = [tool("promtool"), "test", "rules", tmp_path / "cases.yml"]
+    checked = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_the_dockerfile_has_no_lint_and_runs_as_nobody_special(tool: Callable[[str], str]) -> None:
     checked = subprocess.run([tool("hadolint"), DEPLOY / "Dockerfile"], check=False, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
