@@ -94,7 +94,7 @@ class Coordinator:
             if not ready and not (asked and not self._settings.lockstep):
                 return False
             if self._active is None or self._active.manifest.version != version:
-                self._active = Active.read(connection, self._run, version)
+                self._active = Active.read(connection, self._run, version, self._active)
             at_once = not ready  # a rollback, free-running: no epoch ends by it
             judgement = judge(
                 connection,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.checkpoint import CheckpointError, unpack
 from models.nets import PARTS, NetConfig
-from streams.release import ItemTable
 
 
 def refuse_quality(quality: Mapping[str, Any], margin: float) -> str | None:
@@ -31,14 +31,12 @@ def refuse_quality(quality: Mapping[str, Any], margin: float) -> str | None:
     return None
 
 
-def refuse_weights(config: NetConfig, parts: Mapping[str, bytes], items: ItemTable) -> str | None:
+def refuse_weights(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]) -> str | None:
     """Return why the weights can't be those of a release: sizes, a missing part, a number that is not finite."""
     try:
-        nets = unpack(config, parts, items.E)
+        nets = unpack(config, parts, E)
     except CheckpointError as error:
         return str(error)
-    if len(np.unique(items.keys)) != len(items.keys):
-        return "an item stands twice in the catalogue"
     for part in PARTS:
         if not all(bool(torch.isfinite(weight).all()) for weight in nets.get_submodule(part).parameters()):
             return f"part {part} has a weight that is not finite"

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from streams.records import EndOfLog, EpochEnd, FastExample
 
+HELD_MOST = 10_000  # examples of a partition that is ahead, about 1 KB each
+
 
 class Intake:
     """Examples and marks of `partitions`; epochs up to `closed` are over for it."""
@@ -40,9 +42,9 @@ class Intake:
         """Pass over a record that was refused."""
         self._next[partition] = offset + 1
 
-    def ahead(self, partition: int) -> bool:
-        """Whether this partition has ended the epoch that others are still in: there is no need to read on."""
-        return self._has_ended(partition, self.closed + 1)
+    def full(self, partition: int) -> bool:
+        """Whether this partition is far ahead of the others: it has ended the epoch and goes on all the same."""
+        return len(self._held[partition]) > HELD_MOST and self._has_ended(partition, self.closed + 1)
 
     def ready(self) -> bool:
         """Whether every partition has ended the next epoch."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from sqlalchemy import Connection
 
-from models.catalogue import Catalogue
+from models.catalogue import FIRST_ROW, Catalogue
 from models.checkpoint import CheckpointError
 from models.nets import PARTS
 from streams import gate, proposals
@@ -35,10 +35,13 @@ class Active:
     items: ItemTable
 
     @classmethod
-    def read(cls, connection: Connection, run: str, version: int) -> Active:
-        """Read it from the tables."""
+    def read(cls, connection: Connection, run: str, version: int, before: Active | None = None) -> Active:
+        """Read it from the tables; the item table of the one `before` is taken over where it is the same."""
         manifest = read_manifest(connection, run, version)
-        items = read_items(connection, run, manifest.versions.encoder, manifest.items)
+        if before is not None and before.items.digest == manifest.embeddings:
+            items = before.items
+        else:
+            items = read_items(connection, run, manifest.versions.encoder, manifest.items)
         return cls(manifest, read_parts(connection, run, manifest), items)
 
 
@@ -136,7 +139,7 @@ def _retrain(
     parts = {part: entries[part] for part in PARTS}
     catalogue = Catalogue(np.frombuffer(entries["keys"], dtype="<i8"))
     items = ItemTable.of(catalogue, np.frombuffer(entries["E"], dtype="<f4").reshape(-1, settings.dim))
-    if refused := gate.refuse_weights(net_config(settings), parts, items):
+    if refused := gate.refuse_weights(net_config(settings), parts, items.E):
         raise RefusedError(refused)
     known = len(active.items.keys)
     if not np.array_equal(items.keys[:known], active.items.keys):
@@ -149,7 +152,8 @@ def _learner(
 ) -> Draft:
     numbers = _passed(settings, proposal)
     fast = {"fast": proposals.unpack(proposal.data)["fast"]}
-    if refused := gate.refuse_weights(net_config(settings), active.parts | fast, active.items):
+    few = active.items.E[:FIRST_ROW]  # E stays as it is
+    if refused := gate.refuse_weights(net_config(settings), active.parts | fast, few):
         raise RefusedError(refused)
     return Draft("learner", active.manifest, epoch, fast, None, proposal.trained_until, offsets, numbers)
 

@@ -170,11 +170,12 @@ class Examples:
         self._consumer.close()
 
     def _hold_back(self) -> None:
-        """Read on only in partitions that have not ended the epoch: what is held stays bounded."""
-        ahead = {p for p in range(self._settings.partitions) if self._intake.ahead(p)}
-        self._consumer.pause([TopicPartition(self._topic, p) for p in ahead - self._paused])
-        self._consumer.resume([TopicPartition(self._topic, p) for p in self._paused - ahead])
-        self._paused = ahead
+        """Keep what is held bounded, where needed only: going on after a pause takes librdkafka a second."""
+        full = {p for p in range(self._settings.partitions) if self._intake.full(p)}
+        if full != self._paused:
+            self._consumer.pause([TopicPartition(self._topic, p) for p in full - self._paused])
+            self._consumer.resume([TopicPartition(self._topic, p) for p in self._paused - full])
+            self._paused = full
 
 
 def main(settings: Settings) -> None:

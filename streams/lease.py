@@ -53,9 +53,12 @@ class Lease:
         return taken
 
     def hold(self, connection: Connection) -> None:
-        """Renew it as the first statement of a transaction. Raises LeaseLostError where it is not ours any more."""
+        """Renew it as the first statement of a transaction. Raises LeaseLostError where it is not ours any more.
+
+        One that ran out is still ours as long as nobody took it.
+        """
         now = self._now()
-        ours = (leases.c.holder == self.holder) & (leases.c.until_wall >= now)
+        ours = leases.c.holder == self.holder
         if connection.execute(self._update(now).where(ours)).rowcount != 1:
             raise LeaseLostError(f"the lease of {self._role} in run {self._run} is not {self.holder}'s any more")
         self._renewed = now

@@ -45,7 +45,7 @@ def read_publication(connection: Connection, run: str, version: int) -> Publicat
     own = (t.run == run) & (t.encoder == version)
     rows = [
         EmbeddingRow(item, row, Tensor("<f4", (len(vector) // 4,), bytes(vector)), version)
-        for item, row, vector in connection.execute(sa.select(t.item, t.row, t.vector).where(own).order_by(t.row))
+        for item, row, vector in connection.execute(sa.select(t.item, t.row, t.vector).where(own).order_by(t.row)).all()
     ]
     return Publication(manifest, rows, {p: d for p, d in parts.items() if getattr(manifest.versions, p) == version})
 

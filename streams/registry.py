@@ -17,7 +17,7 @@ from models.nets import PARTS
 from streams.lease import wall_ms
 from streams.records import EpochDecision, Manifest, Versions, encode
 from streams.release import ItemTable, checksum
-from streams.store import insert_new
+from streams.store import copy_new, insert_new
 from streams.tables import decisions, item_embeddings, release_parts, releases
 
 
@@ -64,7 +64,7 @@ def write_release(connection: Connection, run: str, draft: Draft) -> Manifest:
     )
     if draft.items is not None:
         rows = _changed_rows(connection, run, version, draft.items)
-        insert_new(connection, item_embeddings, rows)
+        copy_new(connection, item_embeddings, rows)
     parts = [{"run": run, "part": p, "version": version, "data": data} for p, data in draft.parts.items()]
     insert_new(connection, release_parts, parts)
     row = {
@@ -84,13 +84,13 @@ def write_release(connection: Connection, run: str, draft: Draft) -> Manifest:
     return manifest
 
 
-def _changed_rows(connection: Connection, run: str, version: int, items: ItemTable) -> list[dict[str, Any]]:
-    """The rows of E whose bytes differ from the last that were published for them."""
+def _changed_rows(connection: Connection, run: str, version: int, items: ItemTable) -> list[tuple[Any, ...]]:
+    """The rows of E whose bytes differ from the last that were published for them, as rows of item_embeddings."""
     t = item_embeddings.c
     newest = sa.select(t.item, sa.func.max(t.encoder).label("encoder")).where(t.run == run).group_by(t.item).subquery()
     both = (t.item == newest.c.item) & (t.encoder == newest.c.encoder)
     query = sa.select(t.item, t.row, t.vector).join(newest, both).where(t.run == run)
-    published = {item: (row, bytes(vector)) for item, row, vector in connection.execute(query)}
+    published = {item: (row, bytes(vector)) for item, row, vector in connection.execute(query).all()}
     E = np.ascontiguousarray(items.E, dtype="<f4")
     rows = []
     for row, item in enumerate(items.keys.tolist()):
@@ -99,7 +99,7 @@ def _changed_rows(connection: Connection, run: str, version: int, items: ItemTab
         if known is not None and known[0] != row:
             raise ValueError(f"item {item} has row {known[0]}, not {row}: rows never change")
         if known is None or known[1] != vector:
-            rows.append({"run": run, "item": item, "encoder": version, "row": row, "vector": vector})
+            rows.append((run, item, version, row, vector))
     return rows
 
 

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.catalogue import FIRST_ROW, Catalogue
-from models.checkpoint import config_of, unpack
+from models.checkpoint import config_of, unpack, unpack_part
 from models.nets import PARTS, Nets
 from models.scorer import Scorer
 from streams import embeddings
 from streams.records import Manifest, Reader
 from streams.tables import item_embeddings, release_parts, releases
+
+_HEAVY = ("encoder", "slow")
 
 _manifests: Reader[Manifest] = Reader(Manifest)
 
@@ -57,11 +59,10 @@ def checksum(data: bytes) -> str:
 
 
 class Assembler:
-    """Puts releases together. It remembers the last catalogue: most releases change the fast part only."""
+    """Puts releases together. Most change the fast part only: the others are then shared with the release before."""
 
     def __init__(self) -> None:
-        self._digest = ""
-        self._catalogue = Catalogue([])
+        self._last: Release | None = None
 
     def build(self, manifest: Manifest, parts: Mapping[str, bytes], items: ItemTable) -> Release:
         """Build the release of `manifest`. Raises ReleaseError or CheckpointError where anything is not as it says."""
@@ -70,10 +71,18 @@ class Assembler:
                 raise ReleaseError(f"part {part} of release {manifest.version} has another checksum than its manifest")
         if items.digest != manifest.embeddings or len(items.E) != manifest.items:
             raise ReleaseError(f"the item table of release {manifest.version} has another checksum than its manifest")
-        nets = unpack(config_of(parts["fast"])[1], parts, items.E)
-        if items.digest != self._digest:
-            self._catalogue, self._digest = Catalogue(items.keys[FIRST_ROW:]), items.digest
-        return Release(manifest, nets.eval(), Scorer(nets), self._catalogue)
+        config = config_of(parts["fast"])[1]
+        last = self._last
+        same_items = last is not None and last.manifest.embeddings == manifest.embeddings
+        if last is not None and same_items and all(last.manifest.parts[p] == manifest.parts[p] for p in _HEAVY):
+            nets, catalogue = Nets(config, FIRST_ROW), last.catalogue
+            nets.encoder, nets.slow = last.nets.encoder, last.nets.slow
+            unpack_part(nets, "fast", parts["fast"])
+        else:
+            nets = unpack(config, parts, items.E)
+            catalogue = last.catalogue if last is not None and same_items else Catalogue(items.keys[FIRST_ROW:])
+        self._last = Release(manifest, nets.eval(), Scorer(nets), catalogue)
+        return self._last
 
 
 def read_manifest(connection: Connection, run: str, version: int) -> Manifest:
