@@ -46,10 +46,7 @@ def build(settings: Settings) -> PlatformApp:
     reader = ReleaseReader(settings, ROLE)
     worker = Worker(settings, ROLE, (DEVICE_EVENTS, CLOUD_DOWNLINK), place, Device(settings), reader)
     if not settings.lockstep:
-
-        @worker.app.timer(interval=_EXPIRY_S)
-        async def expire(_: Any) -> None:
-            await worker.work([])
+        worker.app.timer(interval=_EXPIRY_S)(worker.idle)
 
     return worker.app
 

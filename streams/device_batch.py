@@ -72,7 +72,7 @@ class DeviceWork:
         self._settings, self._table, self._index, self._wall = settings, rows, index, wall
         self._spec = view_spec(settings)
         self.outputs: list[tuple[Topic, int, bytes, Record | Memory | bytes]] = []
-        self.events: list[int] = []  # sent_wall of each event applied
+        self.sent: list[int] = []  # wall clock of sending of each record applied
         self.counts: Counter[str] = Counter()
         self.fatal = ""  # a hole: the process must end without acknowledging this batch
         self.refused: Counter[str] = Counter()
@@ -187,7 +187,9 @@ class DeviceWork:
             self.counts["memories" if isinstance(record, Memory) else "requests"] += 1
         for pending in made.pending:
             self._pending[received.part][pending_key(pending.user, pending.seq)] = pending
-        self.events += [batch.sent_wall] * made.applied
+        if made.applied:
+            self.counts["applied"] += made.applied
+            self.sent.append(batch.sent_wall)
         self.counts["repeated"] += made.repeated
 
     def _answer(self, received: Received, priors: SlowPriors) -> None:
@@ -315,9 +317,9 @@ class DeviceWork:
 
     def count(self, now_ms: int) -> None:
         """Tell the metrics what was done; `now_ms` is when it was durable."""
-        for sent in self.events:
+        for sent in self.sent:
             telemetry.FRESHNESS.observe(max(now_ms - sent, 0) / 1000)
-        telemetry.EVENTS_APPLIED.inc(len(self.events))
+        telemetry.EVENTS_APPLIED.inc(self.counts["applied"])
         telemetry.EVENTS_DUPLICATE.inc(self.counts["repeated"])
         telemetry.PENDING.set(sum(map(len, self._index.pending.values())))
         for kind in ("answered", "expired", "unasked"):

@@ -22,6 +22,7 @@ from streams.device_state import DeviceState, Pending, keys_bytes
 from streams.records import DeviceBatch, Kind, RankRequest, Tensor, Versions, encode, item_key
 from streams.settings import Settings
 
+EXPOSURE, CLICK, PAST_CLICK = int(Kind.EXPOSURE), int(Kind.CLICK), int(Kind.PAST_CLICK)  # comparing enums is slow
 NONE = np.empty(0, dtype=np.int64)  # uploaded clicks: the cloud's to know
 
 
@@ -161,7 +162,7 @@ class _Walk:
             self.close(time)
         kinds, settings, user, seq = self.batch.kinds, self.settings, self.batch.user, self.batch.seq
         for i in range(start, end):
-            if kinds[i] == Kind.CLICK and evaluated(settings.seed, user, seq + i, settings.evaluate):
+            if kinds[i] == CLICK and evaluated(settings.seed, user, seq + i, settings.evaluate):
                 self.request(i, start, end)
         for i in range(start, end):
             self.apply(i)
@@ -169,7 +170,7 @@ class _Walk:
     def apply(self, i: int) -> None:
         """Learn from event i."""
         kind, key, state, settings = self.batch.kinds[i], self.keys[i], self.state, self.settings
-        if kind == Kind.EXPOSURE:
+        if kind == EXPOSURE:
             _push(state.exposures, key, 2 * settings.threshold)
             if not state.open:
                 state.opened = self.batch.times[i]
@@ -177,7 +178,7 @@ class _Walk:
             self.grow(key)
             if state.open >= settings.threshold:
                 self.close(self.batch.times[i])
-        elif kind in {Kind.CLICK, Kind.PAST_CLICK}:
+        elif kind in (CLICK, PAST_CLICK):
             _push(state.clicks, key, settings.history_short)
             _push(state.uploads, key, settings.history_long)
             state.uploads_epoch = self.context.epoch
@@ -253,7 +254,7 @@ class _Walk:
         catalogue = self.context.catalogue
         if settings.exposures == "logged" and self.batch.impressions[i]:
             kinds = self.batch.kinds
-            clicked = {self.keys[j] for j in range(start, end) if kinds[j] == Kind.CLICK}
+            clicked = {self.keys[j] for j in range(start, end) if kinds[j] == CLICK}
             shown = [self.keys[j] for j in range(start, end) if self.keys[j] not in clicked]
             if shown:
                 cold = not len(catalogue) or bool((catalogue.rows([target]) == 1).all())

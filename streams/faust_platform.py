@@ -1,29 +1,30 @@
-"""All that this project adds to Faust: durable batches, a table whose writes are awaited, a consumer that waits.
+"""What this project adds to Faust: a consumer that waits, a table whose writes are awaited, a hard end.
 
-Faust 0.15 commits past work that isn't durable in three ways; each has its cure here, and the rest of the project
-knows nothing of them. (1) After a recovery, source partitions are resumed before the seek to the committed offsets and
-before the queues are cleared: what is fetched in between is skipped and counted as acknowledged. `HeldConsumer` holds
-them until the flow is resumed. (2) `producer.flush()` is no barrier: `StateTable` collects its changelog and the worker
-awaits the broker's acknowledgements. (3) A batch is acknowledged even where its handler raises: `work_off` ends the
-process hard instead, so that the batch is delivered again. Private parts of Faust are leant on here and nowhere else.
+Faust 0.15 can commit past work that isn't durable; the cures are here and in `faust_batches`, and the rest of the
+project knows nothing of them. After a recovery, source partitions are resumed before the seek to the committed offsets
+and before the queues are cleared; what is fetched in between is lost: `HeldConsumer` holds them until the flow is
+resumed. `producer.flush()` is no barrier: `StateTable` collects its changelog, and the worker awaits the broker's
+acknowledgements. Private parts of Faust are leant on in these two files and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import sys
+import types
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, NoReturn
 
 import faust
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode.services import WaitResults
 
 from streams.settings import Settings
-from streams.topics import Topic
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +71,45 @@ class HeldConsumer(driver.Consumer):  # type: ignore[misc]
         self._held -= set(tps)
         super().pause_partitions(tps)
 
+    async def wait_first(self, *awaited: Any, timeout: Any = None) -> Any:  # noqa: ASYNC109 - Faust calls it so
+        """Wait as Faust does, without the tasks where a message can be handed on at once, as nearly all can."""
+        first = awaited[0]
+        if len(awaited) < 2 or not inspect.iscoroutine(first):
+            return await super().wait_first(*awaited, timeout=timeout)
+        try:
+            waits_for = first.send(None)
+        except StopIteration as end:
+            for other in awaited[1:]:
+                other.close()
+            return WaitResults([first], [end.value], stopped=False)
+        return await super().wait_first(_continued(first, waits_for), *awaited[1:], timeout=timeout)
+
     def resume_flow(self) -> None:
         """Resume the flow, and with it what was held: the seek is done and the queues are clear."""
         super().resume_flow()
         held, self._held = self._held, set()
         if held:
             super().resume_partitions(held)
+
+
+async def _continued(coroutine: Any, waits_for: Any) -> Any:
+    """The rest of a coroutine that was begun and waits for something."""
+    return await _rest(coroutine, waits_for)
+
+
+@types.coroutine
+def _rest(coroutine: Any, waits_for: Any) -> Generator[Any, Any, Any]:
+    while True:
+        try:
+            got = yield waits_for
+        except BaseException as error:  # noqa: BLE001 - thrown into the coroutine that it was meant for
+            send, value = coroutine.throw, error
+        else:
+            send, value = coroutine.send, got
+        try:
+            waits_for = send(value)
+        except StopIteration as end:
+            return end.value
 
 
 class IdempotentProducer(driver.Producer):  # type: ignore[misc]
@@ -225,36 +259,3 @@ def run_worker(app: PlatformApp) -> None:
     """Run the app as `faust -A MODULE worker` does, until a signal stops it."""
     app.finalize()
     app.Worker(loglevel="WARN").execute_from_commandline()
-
-
-def subscribe(
-    app: PlatformApp,
-    settings: Settings,
-    topics: Sequence[Topic],
-    work: Callable[[Sequence[Any]], Awaitable[None]],
-) -> Any:
-    """Make the one agent of `app`: it hands batches of events of all `topics` to `work`, one batch at a time."""
-    names = [topic.full(settings) for topic in topics]
-    raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
-    source = app.topic(*names, **raw, allow_empty=True)  # anything else would decode, and end the agent at garbage
-
-    async def agent(stream: Any) -> None:
-        async for events in stream.take_events(settings.take_max, within=settings.take_within_s):
-            await work_off(work, events)
-
-    return app.agent(source, concurrency=1, name=f"{app.conf.id}-agent")(agent)
-
-
-async def work_off(work: Callable[[Sequence[Any]], Awaitable[None]], events: Sequence[Any]) -> None:
-    """Do `work` on a batch to its end, also when the worker is being stopped meanwhile; where it fails, `die`."""
-    task = asyncio.ensure_future(work(events))
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if task.cancelled() or task.exception() is not None:
-            die(f"batch of {len(events)} records not worked off at stop")
-        raise
-    except Exception as error:  # whatever it is: Faust would acknowledge the batch
-        log.exception("batch of %d records failed", len(events))
-        die(f"{type(error).__name__}: {error}")

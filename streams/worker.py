@@ -7,6 +7,7 @@ offset. A worker is a function from what was received, and the table's rows, to 
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -14,13 +15,15 @@ from typing import Any, Protocol
 import torch
 
 from streams import telemetry
-from streams.faust_platform import Outbox, PlatformApp, StateTable, die, new_app, state_table, subscribe
+from streams.faust_batches import subscribe, work_off
+from streams.faust_platform import Outbox, PlatformApp, StateTable, die, new_app, state_table
 from streams.received import Received
 from streams.release import Release
 from streams.releases import ReleaseReader
 from streams.settings import Settings
 from streams.topics import Topic
 
+_COLLECT_AFTER = 50_000  # objects: a batch makes as many and drops them, with hardly a cycle among them
 RELEASE_TIMEOUT_S = 600.0  # a release that a record names is published already
 
 Releases = Callable[[int | None], Release]
@@ -81,11 +84,18 @@ class Worker:
 
     def _before(self) -> None:
         torch.set_num_threads(1)
+        gc.freeze()  # what is loaded stays: a collection need not look at it
+        gc.set_threshold(_COLLECT_AFTER, 20, 100)
         telemetry.serve(self._settings)
         self._reader.start()
 
     async def _take(self, events: Sequence[Any]) -> None:
         await self.work([Received.of(event, self._settings) for event in events])
+
+    async def idle(self) -> None:
+        """Work off a batch of nothing, for what time alone brings; never while the table is being restored."""
+        if not self.app.rebalancing:
+            await work_off(self.work, [])
 
     async def work(self, received: Sequence[Received]) -> None:
         """Work off what was received; at return it is durable."""
