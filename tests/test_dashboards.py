@@ -23,7 +23,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.broker import free_port
 from deploy.dashboards import FOLDER, Query, dashboards, panels, queries
-from deploy.stack import Child, Stack
+from deploy.stack import TARGETS, Child, Stack
 from streams import telemetry
 
 PROVISIONED = FOLDER.parent / "provisioning"
@@ -195,6 +195,35 @@ def busy(tmp_path: Path) -> Iterator[Path]:
 
 def test_prometheus_answers_every_query_of_every_panel(busy: Path, prometheus: Callable[[Path], str]) -> None:
     assert unanswered(prometheus(busy), queries(rate_interval="10s"), 60) == []
+
+
+@pytest.mark.slow
+def test_prometheus_answers_every_query_of_every_panel_from_a_run(
+    prometheus: Callable[[Path], str], tmp_path: Path
+) -> None:
+    size = ("synthetic:users=100,items=80", "--epoch", "400", "--retrain-every", "1600", "--evaluate", "0.5")
+    command = [sys.executable, "-m", "deploy.cli", "run", *size, "--out", str(tmp_path / "out")]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        targets = tmp_path / "out" / "logs" / TARGETS
+        wait_until(lambda: targets.exists() or process.poll() is not None)
+        url = prometheus(targets)
+        left = queries(rate_interval="10s")
+        while left and process.poll() is None:  # the run is over in a minute or two
+            left = unanswered(url, left, 5)
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert left == [], (tmp_path / "log").read_text()[-2000:]
+
+
+def wait_until(there: Callable[[], bool], patience_s: float = 60) -> None:
+    """Wait for a condition."""
+    until = time.monotonic() + patience_s
+    while not there():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_a_query_for_nothing_is_noticed(busy: Path, prometheus: Callable[[Path], str]) -> None:

@@ -26,7 +26,7 @@ from streams import tables
 from streams.settings import Settings
 from streams.store import connect
 
-VARIANTS = {"random": 0.1, "popularity": 0.3, "din": 0.4, "f2s": 0.44, "fast": 0.5, "mc2sf": 0.6, "river_mf": 0.35}
+VARIANTS = {"random": 0.1, "popularity": 0.3, "din": 0.4, "f2s": 0.44, "fast": 0.5, "mc2sf": 0.6, "river": 0.35}
 EPOCHS = 24
 HOUR = 3_600_000
 START = 956_703_932_000
