@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from models import negatives
 from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
+from models.layers import Sequence
 from models.log import Folded, Stretch, is_negative, slates
-from models.nets import Inputs, Nets, Sequence
+from models.nets import Inputs, Nets
 
 Ints = NDArray[np.int64]
 

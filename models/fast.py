@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from models.gru import Gru
-from models.layers import Mlp
+from models.layers import Mlp, Sequence
+
+
+class Memories(NamedTuple):
+    """Last states of GRU_p over the clicks and GRU_n over the exposures, [B, C, d] each."""
+
+    clicks: Tensor
+    exposures: Tensor
 
 
 class Fast(nn.Module):
@@ -35,26 +44,24 @@ class Fast(nn.Module):
         r_f = alpha * r_n + (1 - alpha) * r_t
         return torch.relu(self.w1(r_f)), torch.relu(self.w2(r_f))
 
-    def forward(
-        self,
-        gru_n: Gru,
-        clicks: tuple[Tensor, Tensor],
-        exposures: tuple[Tensor, Tensor],
-        e: Tensor,
-        r_t: Tensor,
-        r_n: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Logits of eq. (4) and eq. (8), [B, C] each.
+    def memories(self, gru_n: Gru, clicks: Sequence, exposures: Sequence, z_p: Tensor, z_n: Tensor) -> Memories:
+        """Both histories encoded from C initial states each: r1, r2 of eq. (3), r_p, r~_n of eq. (7)."""
+        return Memories(self.gru_p.fold(*clicks, z_p), gru_n.fold(*exposures, z_n))
 
-        `clicks` and `exposures` are vectors [B, L_F, d], left-padded, with masks [B, L_F]; `e`, `r_t`, `r_n` are
-        [B, C, d]. r_t and r_n are received data: their gradients are cut here.
-        """
+    def from_zero(self, gru_n: Gru, clicks: Sequence, exposures: Sequence) -> Memories:
+        """Eq. (3), first line: r1 and r2, [B, 1, d] each, the same for all candidates."""
+        zero = clicks.x.new_zeros(len(clicks.x), 1, clicks.x.shape[2])
+        return self.memories(gru_n, clicks, exposures, zero, zero)
+
+    def score_fast(self, memories: Memories, e: Tensor) -> Tensor:
+        """Logit of eq. (4), from eq. (3): e [B, C, d] -> [B, C]."""
+        r = self.fuse(memories.clicks.expand_as(e), memories.exposures.expand_as(e), e)
+        return torch.as_tensor(self.head_fast(torch.cat([r, e], -1)))
+
+    def score_s2f(
+        self, gru_n: Gru, clicks: Sequence, exposures: Sequence, e: Tensor, r_t: Tensor, r_n: Tensor
+    ) -> Tensor:
+        """Logit of eq. (8), from eq. (7): [B, C]. r_t and r_n [B, C, d] are received data: gradients are cut here."""
         r_t, r_n = r_t.detach(), r_n.detach()
-        z_p, z_n = self.starts(r_n, r_t)
-        zero = torch.zeros_like(z_p[:, :1])
-        # the state from zero (eq. 3) and those from the priors (eq. 7) go through one fold
-        of_clicks = self.gru_p.fold(*clicks, torch.cat([zero, z_p], 1))
-        of_exposures = gru_n.fold(*exposures, torch.cat([zero, z_n], 1))
-        alone = self.fuse(of_clicks[:, :1].expand_as(e), of_exposures[:, :1].expand_as(e), e)
-        helped = self.fuse(of_clicks[:, 1:], of_exposures[:, 1:], e)
-        return self.head_fast(torch.cat([alone, e], -1)), self.head_s2f(torch.cat([helped, r_t, e], -1))
+        r = self.fuse(*self.memories(gru_n, clicks, exposures, *self.starts(r_n, r_t)), e)
+        return torch.as_tensor(self.head_s2f(torch.cat([r, r_t, e], -1)))

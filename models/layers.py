@@ -1,9 +1,18 @@
-"""The three-layer MLP that every net here ends in."""
+"""What the nets share: histories as padded vectors, and the three-layer MLP that every net ends in."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+
+
+class Sequence(NamedTuple):
+    """Left-padded vectors [B, L, d] and their mask [B, L], true on items."""
+
+    x: Tensor
+    mask: Tensor
 
 
 class Mlp(nn.Module):

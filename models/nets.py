@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
 from models.fast import Fast
 from models.gru import Gru
+from models.layers import Sequence
 from models.slow import Slow
 
+__all__ = ["PARTS", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "Sequence", "travelled"]
 PARTS = ("encoder", "slow", "fast")
 
 
@@ -41,13 +43,6 @@ class Logits(NamedTuple):
     f2s: Tensor
     fast: Tensor
     mc2sf: Tensor
-
-
-class Sequence(NamedTuple):
-    """Left-padded vectors [B, L, d] and their mask [B, L], true on items."""
-
-    x: Tensor
-    mask: Tensor
 
 
 class Inputs(NamedTuple):
@@ -116,10 +111,13 @@ class Nets(nn.Module):
     def forward(self, inputs: Inputs) -> Logits:
         """All four scores. `inputs.r2` is data for the slow part; r_t and r_n are data for the fast part."""
         r_t, r_n = self.priors(inputs.history, inputs.r2, inputs.e)
-        fast, mc2sf = self.fast(
-            self.encoder.gru_n, inputs.clicks, inputs.exposures, inputs.e, travelled(r_t), travelled(r_n)
+        short = (self.encoder.gru_n, inputs.clicks, inputs.exposures)
+        return Logits(
+            din=self.slow.score_din(r_t, inputs.e),
+            f2s=self.slow.score_f2s(r_n, r_t, inputs.e),
+            fast=self.fast.score_fast(self.fast.from_zero(*short), inputs.e),
+            mc2sf=self.fast.score_s2f(*short, inputs.e, travelled(r_t), travelled(r_n)),
         )
-        return Logits(self.slow.score_din(r_t, inputs.e), self.slow.score_f2s(r_n, r_t, inputs.e), fast, mc2sf)
 
     def priors(self, history: Sequence, r2: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """r_t of eq. (1) and r_n of eq. (5): [B, C, d] each."""
@@ -129,4 +127,4 @@ class Nets(nn.Module):
 
 def travelled(prior: Tensor) -> Tensor:
     """What arrives of a prior: rounded to 16 bits, without gradient."""
-    return prior.detach().half().float()
+    return prior.detach().half().to(prior.dtype)

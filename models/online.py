@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +13,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional
 
-from models import nets as nets_of
 from models.catalogue import ROW_PADDING
 from models.checkpoint import CheckpointError
+from models.layers import Sequence
 from models.nets import Nets
 from models.training import TrainConfig
 
@@ -46,7 +46,7 @@ class FastLearner:
             self._weights.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.l2
         )
 
-    def learn(self, examples: Sequence[FastBatchExample]) -> None:
+    def learn(self, examples: list[FastBatchExample]) -> None:
         """Step over `examples` once, shuffled by the seed, in batches. They must have equal numbers of items."""
         order = np.random.default_rng([self._seed, self.learnt]).permutation(len(examples))
         for chosen in self._split(order):
@@ -56,7 +56,7 @@ class FastLearner:
         self.learnt += len(examples)
 
     @torch.no_grad()
-    def loss(self, examples: Sequence[FastBatchExample]) -> float:
+    def loss(self, examples: list[FastBatchExample]) -> float:
         """The mean loss of both forms on `examples`; NaN where there are none."""
         if not examples:
             return float("nan")
@@ -95,15 +95,20 @@ class FastLearner:
         clicks = _padded([example.clicks for example in examples], short)
         exposures = _padded([example.exposures for example in examples], short)
         items = torch.from_numpy(np.stack([example.items for example in examples]))
-        fast, mc2sf = self.nets.fast(
+        histories = (
             self.nets.encoder.gru_n,
-            nets_of.Sequence(functional.embedding(clicks, E), clicks != ROW_PADDING),
-            nets_of.Sequence(functional.embedding(exposures, E), exposures != ROW_PADDING),
-            functional.embedding(items, E),
-            torch.from_numpy(np.stack([example.r_t for example in examples]).astype(np.float32)),
-            torch.from_numpy(np.stack([example.r_n for example in examples]).astype(np.float32)),
+            Sequence(functional.embedding(clicks, E), clicks != ROW_PADDING),
+            Sequence(functional.embedding(exposures, E), exposures != ROW_PADDING),
         )
+        e = functional.embedding(items, E)
+        r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
+        fast = self.nets.fast.score_fast(self.nets.fast.from_zero(*histories), e)
+        mc2sf = self.nets.fast.score_s2f(*histories, e, r_t, r_n)
         return self._config.loss(fast) + self._config.loss(mc2sf)
+
+
+def _stacked(priors: list[NDArray[np.float16]]) -> Tensor:
+    return torch.from_numpy(np.stack(priors).astype(np.float32))
 
 
 def _padded(rows: list[Ints], length: int) -> Tensor:

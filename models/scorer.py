@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models.activation import STRIDE
 from models.catalogue import ROW_PADDING
-from models.nets import Nets, Sequence
+from models.layers import Sequence
+from models.nets import Nets
 
 TILE = 64
 
@@ -42,9 +43,14 @@ class FastAnswer(NamedTuple):
 
 
 class Scorer:
-    """The nets of one release, numpy in, numpy out. The weights must not change while it is in use."""
+    """The nets of one release, numpy in, numpy out. The weights must not change while it is in use.
+
+    Raises ValueError where `dim` is not a multiple of 4, for which rows are not independent to the last bit.
+    """
 
     def __init__(self, nets: Nets) -> None:
+        if nets.config.dim % 4:
+            raise ValueError(f"dim {nets.config.dim} is no multiple of 4: a row's result would depend on its place")
         self.config = nets.config
         self._nets = nets.eval()
         self._E = nets.encoder.E.detach()
@@ -94,20 +100,15 @@ class Scorer:
         n = len(candidates)
         answer = FastAnswer(np.empty(n, np.float32), np.empty(n, np.float32))
         short = self.config.history_short
-        clicked, shown = self._sequence(clicks, short), self._sequence(exposures, short)
+        fast, gru_n = self._nets.fast, self._nets.encoder.gru_n
+        histories = self._sequence(clicks, short), self._sequence(exposures, short)
+        memories = fast.from_zero(gru_n, *histories)
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
             e = self._vectors(candidates[some], TILE).unsqueeze(0)
-            fast, mc2sf = self._nets.fast(
-                self._nets.encoder.gru_n,
-                clicked,
-                shown,
-                e,
-                _tile(r_t[some]).unsqueeze(0),
-                _tile(r_n[some]).unsqueeze(0),
-            )
-            answer.fast[some] = fast[0, : some.stop - start].numpy()
-            answer.mc2sf[some] = mc2sf[0, : some.stop - start].numpy()
+            priors = _tile(r_t[some]).unsqueeze(0), _tile(r_n[some]).unsqueeze(0)
+            answer.fast[some] = fast.score_fast(memories, e)[0, : some.stop - start].numpy()
+            answer.mc2sf[some] = fast.score_s2f(gru_n, *histories, e, *priors)[0, : some.stop - start].numpy()
         return answer
 
     def _vectors(self, rows: Rows, length: int) -> Tensor:

@@ -19,13 +19,12 @@ from torch import Tensor
 from models.batches import Batch, Source
 from models.catalogue import ROW_UNKNOWN, Catalogue
 from models.log import Log, fold
-from models.losses import bce
+from models.losses import Loss, bce
 from models.nets import Logits, Nets
 from models.rows import RowAdam
 from models.views import ViewSpec
 
 Ints = NDArray[np.int64]
-Loss = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
