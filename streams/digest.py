@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from streams import tables
 from streams.records import Manifest, Reader
 
-_WALL = {"run", "asked_wall", "answered_wall", "recorded_wall", "bytes_up", "bytes_down"}  # sizes hold wall times
+_WALL = {"run", "asked_wall", "answered_wall", "recorded_wall"}
 _RELEASE = ("version", "parent", "kind", "versions", "epoch", "trained_until", "items", "embeddings", "parts")
 _manifests: Reader[Manifest] = Reader(Manifest)
 _order_free = msgspec.msgpack.Encoder(order="deterministic")
