@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(30.0, gt=0, description="free-running: a request older than this expires")
     take_max: int = Field(2000, ge=1, description="records a batch of a worker")
     take_within_s: float = Field(0.02, gt=0)
+    quality_span_s: float = Field(7 * 86_400, gt=0, description="of the sliding online metrics, in event time")
 
     # what decides results
     seed: int = Field(1, ge=0)

@@ -1,0 +1,178 @@
+"""Online quality: what each variant's ranks are worth so far, lately by event time, and fading.
+
+Sums are kept as whole numbers of so small a unit that every metric of every rank is one. So a mean is the same to the
+last digit in whatever order, process or batch the ranks came; scoring again from the tables must give it exactly.
+Beside each mean stands what a constant scorer would have got on the same lists.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.ranking import METRICS, chance, gains
+
+SUBSETS = ("all", "collaborative", "cold")
+FORMS = ("cumulative", "sliding", "fading")
+FADING = 0.998  # weight that an outcome keeps when the next one comes: the last 500 count for most of it
+BUCKETS = 24  # a sliding mean forgets in steps of this part of its span
+
+_UNIT_BITS = 128  # a double between 2**-75 and 1 is a whole number of 2**-128
+_FIELD_BITS = 192  # of one sum: room for 2**64 outcomes
+_WIDTH = 2 * len(METRICS)  # fields of a sum: gains, then chances
+
+
+class Ranked(NamedTuple):
+    """The ranks of one outcome by variant, among `n` candidates."""
+
+    time: int
+    n: int
+    subsets: tuple[str, ...]
+    ranks: Mapping[str, int]
+
+
+class Point(NamedTuple):
+    """Means over `n` outcomes by metric, and the chance values of the same lists; `n` 0: none."""
+
+    n: int
+    metrics: dict[str, float]
+    chance: dict[str, float]
+
+
+def subsets(*, cold: bool, history: int, window: int) -> tuple[str, ...]:
+    """Where an outcome belongs: `cold` apart from all others; `collaborative` saw uploaded clicks and a valid r2."""
+    if cold:
+        return ("cold",)
+    return ("all", "collaborative") if history and window else ("all",)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _worth(rank: int, n: int) -> tuple[NDArray[np.float64], int]:
+    """What a rank among n is worth, and what chance is, by metric: f8 [_WIDTH]; and the same as one packed number."""
+    gained, expected = gains([rank]), chance(n)
+    values = [float(gained[m][0]) for m in METRICS] + [expected[m] for m in METRICS]
+    return np.array(values), sum(_units(value) << place * _FIELD_BITS for place, value in enumerate(values))
+
+
+def _units(value: float) -> int:
+    numerator, denominator = value.as_integer_ratio()
+    units, rest = divmod(numerator << _UNIT_BITS, denominator)
+    if rest:
+        raise ValueError(f"{value} is no whole number of units: the list is too long")
+    return units
+
+
+class Sums:
+    """Exact sums over ranks of one variant, packed into one number, so that a rank is one addition."""
+
+    __slots__ = ("n", "packed")
+
+    def __init__(self) -> None:
+        self.n = self.packed = 0
+
+    def add(self, rank: int, n: int) -> None:
+        """Add a rank among n."""
+        self.n += 1
+        self.packed += _worth(rank, n)[1]
+
+    def plus(self, other: Sums) -> None:
+        """Add another's sums."""
+        self.n += other.n
+        self.packed += other.packed
+
+    def point(self) -> Point:
+        """The means: equal to `models.ranking.metrics` and `mean_chance` of the same ranks, bit for bit."""
+        if not self.n:
+            return Point(0, {}, {})
+        field, unit = (1 << _FIELD_BITS) - 1, 1 << _UNIT_BITS
+        sums = [(self.packed >> place * _FIELD_BITS & field) / unit for place in range(_WIDTH)]
+        return _point(self.n, [total / self.n for total in sums])
+
+
+def _point(n: int, values: Sequence[float]) -> Point:
+    k = len(METRICS)
+    return Point(n, dict(zip(METRICS, values[:k], strict=True)), dict(zip(METRICS, values[k:], strict=True)))
+
+
+class _Faded:
+    """Means in which an outcome's weight falls by FADING with each later one: depends on the order."""
+
+    __slots__ = ("n", "sums", "weight")
+
+    def __init__(self) -> None:
+        self.n, self.weight = 0, 0.0
+        self.sums = np.zeros(_WIDTH)
+
+    def add(self, rank: int, n: int) -> None:
+        self.n += 1
+        self.weight = self.weight * FADING + 1
+        self.sums *= FADING
+        self.sums += _worth(rank, n)[0]
+
+    def point(self) -> Point:
+        return _point(self.n, [float(total) for total in self.sums / self.weight])
+
+
+Series = tuple[str, str]  # variant, subset
+
+
+class Quality:
+    """All series of a run. `span_ms` is the length of the sliding mean, in event time."""
+
+    def __init__(self, span_ms: int) -> None:
+        self._bucket_ms = max(span_ms // BUCKETS, 1)
+        self._total: defaultdict[Series, Sums] = defaultdict(Sums)
+        self._faded: defaultdict[Series, _Faded] = defaultdict(_Faded)
+        self._buckets: dict[int, defaultdict[Series, Sums]] = {}
+        self._newest = 0
+
+    def update(self, outcome: Ranked) -> None:
+        """Take in an outcome; in total order."""
+        bucket = outcome.time // self._bucket_ms
+        if bucket > self._newest or not self._buckets:
+            self._newest = max(bucket, self._newest)
+            for old in [b for b in self._buckets if b <= self._newest - BUCKETS]:
+                del self._buckets[old]
+        recent = None
+        if bucket > self._newest - BUCKETS:
+            recent = self._buckets.setdefault(bucket, defaultdict(Sums))
+        for subset in outcome.subsets:
+            for variant, rank in outcome.ranks.items():
+                series = variant, subset
+                self._total[series].add(rank, outcome.n)
+                self._faded[series].add(rank, outcome.n)
+                if recent is not None:
+                    recent[series].add(rank, outcome.n)
+
+    def points(self) -> Iterator[tuple[str, str, str, Point]]:
+        """Every series that has outcomes: variant, subset, form, means."""
+        for (variant, subset), sums in sorted(self._total.items()):
+            sliding = Sums()
+            for bucket in self._buckets.values():
+                if (variant, subset) in bucket:
+                    sliding.plus(bucket[variant, subset])
+            yield variant, subset, "cumulative", sums.point()
+            yield variant, subset, "sliding", sliding.point()
+            yield variant, subset, "fading", self._faded[variant, subset].point()
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def ndcg_10(rank: int) -> float:
+    """NDCG@10 of one rank."""
+    return float(gains([rank])["ndcg@10"][0])
+
+
+def summary(outcomes: Iterable[Ranked], subset: str = "all") -> dict[str, dict[str, float]]:
+    """The cumulative means in the form of summary.json: {variant: {hr@1, ..., mrr, n, chance_hr@10}}."""
+    sums: defaultdict[str, Sums] = defaultdict(Sums)
+    for outcome in outcomes:
+        if subset in outcome.subsets:
+            for variant, rank in outcome.ranks.items():
+                sums[variant].add(rank, outcome.n)
+    points = {variant: sums[variant].point() for variant in sorted(sums)}
+    return {v: {**p.metrics, "n": p.n, "chance_hr@10": p.chance["hr@10"]} for v, p in points.items()}

@@ -1,0 +1,61 @@
+"""The variant `river`: river's biased matrix factorisation, learnt online on the candidates that all variants rank.
+
+Its first latent vectors are a hash of (seed, user or item) rather than drawn when first needed. So its state depends
+on what it has learnt only, not on what it was asked: to continue after a restart it learns again from the recorded
+outcomes, without predicting a second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+
+import numpy as np
+from numpy.typing import NDArray
+from river import optim
+from river.reco import BiasedMF
+
+from models.ranking import Rank, rank
+
+FACTORS = 10
+NEGATIVES = 4  # of each outcome, learnt as 0 beside the click as 1
+_RATE = 0.025
+_SIGMA = 0.1
+
+
+class _Latents(dict[Hashable, NDArray[np.float64]]):
+    """Latent vectors: one that is missing is a hash of its key, with standard deviation _SIGMA."""
+
+    def __init__(self, seed: int, side: str) -> None:
+        super().__init__()
+        self._prefix = f"river\0{seed}\0{side}\0"
+
+    def __missing__(self, key: Hashable) -> NDArray[np.float64]:
+        digest = hashlib.shake_128(f"{self._prefix}{key}".encode()).digest(4 * FACTORS)
+        uniform = np.frombuffer(digest, "<u4") / 2**32 - 0.5
+        vector: NDArray[np.float64] = uniform * (_SIGMA * np.sqrt(12))
+        self[key] = vector
+        return vector
+
+
+class RiverBaseline:
+    """Predict, score, learn: on each outcome in this order."""
+
+    def __init__(self, seed: int) -> None:
+        sgd = optim.SGD(_RATE)
+        self._model = BiasedMF(n_factors=FACTORS, bias_optimizer=sgd, latent_optimizer=sgd, seed=seed)
+        self._model.u_latents = _Latents(seed, "user")
+        self._model.i_latents = _Latents(seed, "item")
+
+    def rank(self, user: str, candidates: NDArray[np.int64], place: int) -> Rank:
+        """The rank of the candidate at `place`."""
+        predict = self._model.predict_one
+        return rank([predict(user, key) for key in candidates.tolist()], place)
+
+    def learn(self, user: str, candidates: NDArray[np.int64], place: int) -> None:
+        """Learn the candidate at `place` as 1 and the first others as 0: the list is shuffled by a hash."""
+        keys = candidates.tolist()
+        target = keys.pop(place)
+        self._model.learn_one(user, target, 1.0)
+        for key in keys[:NEGATIVES]:
+            self._model.learn_one(user, key, 0.0)

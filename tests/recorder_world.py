@@ -1,0 +1,175 @@
+"""A small world for the recorder: the logs of all its topics, and a bus that delivers, repeats and crashes as told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from models.candidates import sampled
+from streams import tables
+from streams.barrier import Place
+from streams.ledger import Ledger
+from streams.partitions import partition_of
+from streams.received import Received
+from streams.records import (
+    ClickUpload,
+    DeviceBatch,
+    EndOfLog,
+    EpochBegin,
+    EpochEnd,
+    Kind,
+    NegativeMemory,
+    Outcome,
+    Record,
+    Tensor,
+    Versions,
+    encode,
+    item_key,
+)
+from streams.settings import Settings
+from streams.topics import DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, Topic
+
+Logs = dict[Place, list[tuple[bytes, bytes]]]
+
+RECORDED = ("interactions", "items", "negative_memories", "click_uploads", "outcomes", "metric_points", "drifts")
+ITEMS = [f"item {i}" for i in range(30)]
+MARKED = (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES)
+
+
+@dataclass
+class World:
+    """The logs of a run, written as the other processes would write them."""
+
+    settings: Settings
+    logs: Logs = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for topic in (*MARKED, DEAD_LETTERS):
+            for partition in range(topic.partitions(self.settings)):
+                self.logs[topic.name, partition] = []
+
+    def put(self, topic: Topic, user: str, record: Record | bytes) -> None:
+        """Append a record of a user."""
+        place = topic.name, partition_of(user.encode(), topic.partitions(self.settings))
+        self.logs[place].append((user.encode(), record if isinstance(record, bytes) else encode(record)))
+
+    def mark(self, record: EpochBegin | EpochEnd | EndOfLog) -> None:
+        """Append a mark to every partition."""
+        topics = (DEVICE_EVENTS,) if isinstance(record, EpochBegin) else MARKED
+        for topic in topics:
+            for partition in range(self.settings.partitions):
+                self.logs[topic.name, partition].append((b"", encode(record)))
+
+    def received(self, place: Place, offset: int) -> Received:
+        """The record at an offset."""
+        return Received(*place, offset, *self.logs[place][offset])
+
+
+def a_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14, seed: int = 1) -> World:
+    """Users who are shown slates and click, every click ranked; memories and uploads beside."""
+    world, draw = World(settings), random.Random(seed)
+    catalogue = np.array([item_key(name) for name in ITEMS])
+    seqs, time, impression = dict.fromkeys((f"u{i}" for i in range(users)), 0), 1_000_000, 0
+    for epoch in range(epochs):
+        world.mark(EpochBegin(epoch, 0, time))
+        for user in seqs:
+            items = [draw.choice(ITEMS) for _ in range(events)]
+            kinds = [draw.choice([Kind.EXPOSURE, Kind.CLICK]) for _ in items]
+            impressions, times = [], []
+            while len(impressions) < events:
+                impression, size = impression + 1, draw.randint(1, 4)
+                time += draw.randint(0, 3)
+                for i in range(min(size, events - len(impressions))):
+                    impressions.append(impression if size > 1 else 0)
+                    times.append(time + i)
+            batch = DeviceBatch(user, seqs[user], items, bytes(kinds), times, impressions)
+            world.put(DEVICE_EVENTS, user, batch)
+            for i, kind in enumerate(kinds):
+                if kind == Kind.CLICK:
+                    world.put(OUTCOMES, user, an_outcome(settings, batch, i, epoch, catalogue, draw))
+            r2 = Tensor.of(np.full(settings.dim, epoch), "<f4")
+            world.put(DEVICE_UPLINK, user, NegativeMemory(user, epoch + 1, r2, 0, 10, time))
+            clicked = [item_key(name) for name, kind in zip(items, kinds, strict=True) if kind]
+            world.put(DEVICE_UPLINK, user, ClickUpload(user, epoch, Tensor.of(np.array(clicked), "<i8"), time))
+            seqs[user] += events
+        world.mark(EpochEnd(epoch, time))
+    world.mark(EndOfLog(epochs - 1, time, sum(seqs.values())))
+    return world
+
+
+def an_outcome(
+    settings: Settings, batch: DeviceBatch, i: int, epoch: int, catalogue: Any, draw: random.Random
+) -> Outcome:
+    first = i
+    while first and batch.impressions[i] and batch.impressions[first - 1] == batch.impressions[i]:
+        first -= 1
+    target = item_key(batch.items[i])
+    listed = sampled(settings.seed, batch.user, batch.seq + i, catalogue, target, draw.choice([9, 9, 9, 40]))
+    n = len(listed.keys)
+    return Outcome(
+        user=batch.user,
+        seq=batch.seq + i,
+        epoch=epoch,
+        time=batch.times[first],
+        target=target,
+        place=listed.place,
+        candidates=Tensor.of(listed.keys, "<i8"),
+        slate="sampled",
+        cold=listed.cold,
+        expired=False,
+        ranks={"random": listed.place + 1, "fast": draw.randint(1, n), "mc2sf": draw.randint(1, n)},
+        not_finite=0,
+        versions=Versions(),
+        window=draw.randint(0, 1),
+        r2_age=0,
+        history=draw.randint(0, 1),
+        bytes_up=800,
+        bytes_down=12_800,
+    )
+
+
+def deliver(
+    world: World,
+    start: Callable[[], Ledger],
+    draw: random.Random | None = None,
+    crashes: float = 0.0,
+    flushes: float = 0.0,
+) -> Ledger:
+    """Play all logs to a recorder, partitions interleaved by `draw`; on the way it may crash or write early."""
+    draw = draw or random.Random(0)
+    ledger = start()
+    at = ledger.positions()
+    while True:
+        waiting = [p for p, records in world.logs.items() if at.get(p, 0) < len(records) and p not in ledger.ahead]
+        if not waiting:
+            return ledger
+        place = draw.choice(waiting)
+        at[place] = at.get(place, 0)
+        for _ in range(draw.randint(1, 5)):
+            if at[place] < len(world.logs[place]):
+                ledger.take(world.received(place, at[place]))
+                at[place] += 1
+        while ledger.barrier.whole:
+            ledger.close_epoch()
+        if draw.random() < flushes:
+            ledger.flush()
+        if draw.random() < crashes:
+            ledger = start()
+            at = ledger.positions()
+
+
+def dump(engine: sa.Engine, run: str) -> dict[str, list[tuple[Any, ...]]]:
+    """All that the recorder wrote of a run, without wall clocks."""
+    with engine.connect() as connection:
+        return {name: sorted(_rows(connection, tables.metadata.tables[name], run), key=repr) for name in RECORDED}
+
+
+def _rows(connection: sa.Connection, table: sa.Table, run: str) -> Iterator[tuple[Any, ...]]:
+    columns = [c for c in table.columns if not c.name.endswith("_wall") and c.name != "run"]
+    for row in connection.execute(sa.select(*columns).where(table.c.run == run)):
+        yield tuple(tuple(sorted(v.items())) if isinstance(v, dict) else v for v in row)
