@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams import examples
+from streams.intake import HELD_MOST, Intake
+from streams.records import EndOfLog, EpochEnd, FastExample, RecordError, Tensor, Versions
+
+PARTITIONS = 3
+
+
+def example(user: str, seq: int, epoch: int, **changes: Tensor) -> FastExample:
+    fields = {
+        "clicks": Tensor.of(np.arange(3), "<i8"),
+        "exposures": Tensor.of(np.arange(2), "<i8"),
+        "items": Tensor.of(np.arange(5), "<i8"),
+        "r_t": Tensor.of(np.zeros((5, 2)), "<f2"),
+        "r_n": Tensor.of(np.zeros((5, 2)), "<f2"),
+    }
+    return FastExample(user, seq, epoch, 1000 * epoch + seq % 7, **(fields | changes), versions=Versions())
+
+
+Stream = list[list[FastExample | EpochEnd | EndOfLog]]
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> Stream:
+    """What the partitions hold: examples of three epochs with their marks, some repeated."""
+    stream: Stream = [[] for _ in range(PARTITIONS)]
+    for epoch in range(3):
+        for partition in stream:
+            users = draw(st.lists(st.sampled_from("abc"), max_size=4))
+            sent = [example(f"{user}{stream.index(partition)}", i, epoch) for i, user in enumerate(users)]
+            partition.extend([*sent, *sent[: draw(st.integers(0, 2))], EpochEnd(epoch, 0)])
+            if draw(st.booleans()):  # a worker was restarted: it sends the epoch again
+                partition.extend([*sent, EpochEnd(epoch, 0)])
+    for partition in stream:
+        partition.append(EndOfLog(2, 0, 0))
+    return stream
+
+
+def run(stream: Stream, seed: int, crashes: bool) -> list[list[tuple[str, int]]]:
+    """The examples of each epoch, with partitions read in any order, and restarts from the offsets."""
+    chance = random.Random(seed)
+    intake, epochs = Intake(PARTITIONS, -1), []
+    places = [0] * PARTITIONS
+    while not intake.over():
+        if intake.ready():
+            epochs.append([(e.user, e.seq) for e in intake.close()])
+            if crashes:
+                offsets, closed = intake.offsets(), intake.closed
+                intake = Intake(PARTITIONS, closed)
+                intake.resume(offsets)
+                places = [offsets[p] for p in range(PARTITIONS)]
+        else:
+            p = chance.choice([p for p in range(PARTITIONS) if places[p] < len(stream[p])])
+            intake.put(p, places[p], stream[p][places[p]])
+            places[p] += 1
+    return epochs
+
+
+@given(streams(), st.integers(0, 99))
+def test_an_epoch_has_the_same_examples_in_total_order_however_it_is_read(stream: Stream, seed: int) -> None:
+    expected = [
+        [
+            key[1:]
+            for key in sorted(
+                {(r.time, r.user, r.seq) for p in stream for r in p if isinstance(r, FastExample) and r.epoch == epoch}
+            )
+        ]
+        for epoch in range(3)
+    ]
+    assert run(stream, seed, crashes=False) == expected
+    assert run(stream, seed, crashes=True) == expected
+
+
+def test_nothing_is_over_before_every_partition_has_ended() -> None:
+    intake = Intake(2, -1)
+    intake.put(0, 0, EpochEnd(0, 0))
+    intake.put(0, 1, EndOfLog(0, 0, 0))
+    assert not intake.ready()
+    intake.put(1, 0, EpochEnd(0, 0))
+    assert intake.ready()
+    intake.close()
+    assert not intake.over()
+    intake.put(1, 1, EndOfLog(0, 0, 0))
+    assert intake.over()
+
+
+def test_a_partition_that_runs_far_ahead_is_held_back_until_the_epoch_closes() -> None:
+    intake = Intake(2, -1)
+    intake.put(0, 0, EpochEnd(0, 0))
+    for offset in range(HELD_MOST + 1):
+        assert not intake.full(0)
+        intake.put(0, 1 + offset, example("a", offset, 1))
+    assert intake.full(0)
+    intake.put(1, 0, EpochEnd(0, 0))
+    intake.close()
+    assert not intake.full(0)
+
+
+def test_a_repeat_of_a_closed_epoch_is_counted_and_dropped() -> None:
+    intake = Intake(1, 4)
+    intake.put(0, 0, example("a", 0, 4))
+    intake.put(0, 1, EpochEnd(5, 0))
+    assert intake.close() == []
+    assert intake.late == 1
+
+
+def test_examples_survive_as_bytes() -> None:
+    some = [example("a", 1, 0), example("b", 2, 0)]
+    assert examples.from_bytes(examples.to_bytes(some)) == some
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"items": Tensor.of(np.arange(1), "<i8")},
+        {"items": Tensor.of(np.arange(4), "<i8")},
+        {"items": Tensor.of(np.ones((5, 1)), "<i8")},
+        {"clicks": Tensor.of(np.ones(3), "<f4")},
+        {"r_t": Tensor.of(np.zeros((5, 3)), "<f2")},
+        {"r_n": Tensor.of(np.full((5, 2), np.nan), "<f2")},
+        {"r_n": Tensor("<f2", (5, 2), b"\0")},
+    ],
+)
+def test_an_example_whose_shapes_do_not_fit_is_refused(wrong: dict[str, Tensor]) -> None:
+    examples.check(example("a", 0, 0), dim=2)
+    with pytest.raises(RecordError):
+        examples.check(example("a", 0, 0, **wrong), dim=2)
