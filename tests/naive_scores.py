@@ -1,4 +1,4 @@
-"""The equations once more, in numpy and plain loops over items and candidates: slow, and nothing shared with models/."""
+"""The equations once more, in numpy and plain loops over items and candidates: nothing shared with models/."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def items(of: Sequence, i: int) -> list[np.ndarray]:
     return [x.numpy() for x, real in zip(of.x[i], of.mask[i], strict=True) if real]
 
 
-def test_all_four_scores_equal_the_equations_written_in_plain_loops():
+def test_all_four_scores_equal_the_equations_written_in_plain_loops() -> None:
     nets, given = lively(), inputs()
     w = {name: weight.detach().numpy() for name, weight in nets.named_parameters()}
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_all_four_scores_equal_the_equations_written_in_plain_loops():
             assert found == pytest.approx([*slow, *fast], rel=1e-9, abs=1e-9)
 
 
-def test_the_memory_of_a_window_is_gru_n_from_zero():
+def test_the_memory_of_a_window_is_gru_n_from_zero() -> None:
     nets, given = lively(), inputs()
     w = part({name: x.detach().numpy() for name, x in nets.named_parameters()}, "encoder.gru_n")
     memory = nets.encoder.memory(given.exposures).detach().numpy()
@@ -73,7 +73,7 @@ def test_the_memory_of_a_window_is_gru_n_from_zero():
         np.testing.assert_allclose(memory[i], gru(w, items(given.exposures, i), np.zeros(CONFIG.dim)), atol=1e-12)
 
 
-def test_the_gru_is_the_one_of_torch():
+def test_the_gru_is_the_one_of_torch() -> None:
     ours, theirs = Gru(5).double(), torch.nn.GRU(5, 5, batch_first=True).double()
     with torch.no_grad():
         for mine, its in zip((ours.w_ih, ours.w_hh, ours.b_ih, ours.b_hh), theirs.parameters(), strict=True):
@@ -86,7 +86,7 @@ def test_the_gru_is_the_one_of_torch():
         torch.testing.assert_close(ours.step(x[:, 0], h[:, c]), theirs(x[:, :1], h[:, c][None].contiguous())[1][0])
 
 
-def test_the_grus_gradient_by_hand_is_its_derivative():
+def test_the_grus_gradient_by_hand_is_its_derivative() -> None:
     gru_p = Gru(3).double()
     for weight in gru_p.parameters():
         torch.nn.init.uniform_(weight, -1, 1)
@@ -103,7 +103,9 @@ def naive_activation(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Ten
 
 
 @pytest.mark.parametrize("pairs", [1, 40, 10_000])
-def test_the_activation_unit_in_chunks_has_the_value_and_gradient_of_the_plain_one(monkeypatch, pairs):
+def test_the_activation_unit_in_chunks_has_the_value_and_gradient_of_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, pairs: int
+) -> None:
     monkeypatch.setattr("models.activation._PAIRS", pairs)
     monkeypatch.setattr("models.activation.STRIDE", 2)
     torch.manual_seed(1)
@@ -137,12 +139,12 @@ S2F = (FAST_ALONE - {"fast.head_fast"}) | {"fast.w0", "fast.w1", "fast.w2", "fas
 
 
 @pytest.mark.parametrize(("which", "parts"), [("din", SLOW_ALONE), ("f2s", F2S), ("fast", FAST_ALONE), ("mc2sf", S2F)])
-def test_each_loss_reaches_its_own_parts_and_no_others(which, parts):
+def test_each_loss_reaches_its_own_parts_and_no_others(which: str, parts: set[str]) -> None:
     nets = lively()
     assert reached(nets, getattr(nets(inputs()), which)) == parts
 
 
-def test_an_uploaded_memory_and_received_priors_are_data():
+def test_an_uploaded_memory_and_received_priors_are_data() -> None:
     nets, given = lively(), inputs()
     given.r2.requires_grad_()
     given.history.x.requires_grad_()
@@ -154,7 +156,7 @@ def test_an_uploaded_memory_and_received_priors_are_data():
     assert given.history.x.grad is None
 
 
-def test_padding_changes_no_score_and_gets_no_gradient():
+def test_padding_changes_no_score_and_gets_no_gradient() -> None:
     nets, given = lively(), inputs()
     noisy = []
     for of in (given.history, given.clicks, given.exposures):
@@ -170,20 +172,20 @@ def test_padding_changes_no_score_and_gets_no_gradient():
         assert of.x.grad[of.mask].any()
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     one, same, other = (Nets.initial(CONFIG, 12, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_grown_nets_keep_every_old_row_and_weight_and_start_new_rows_near_the_unknown_one():
+def test_grown_nets_keep_every_old_row_and_weight_and_start_new_rows_near_the_unknown_one() -> None:
     nets = Nets.initial(CONFIG, 12, 1)
     grown = nets.grown(20, 5)
     assert torch.equal(grown.encoder.E[:12], nets.encoder.E)
     assert torch.equal(grown.slow.w_s.weight, nets.slow.w_s.weight)
     assert not grown.encoder.E[ROW_PADDING].any()
     distance = (grown.encoder.E[12:] - grown.encoder.E[ROW_UNKNOWN]).detach().abs()
-    assert 0 < float(distance.min())
+    assert float(distance.min()) > 0
     assert float(distance.max()) < 0.5
     with pytest.raises(ValueError, match="can't become"):
         nets.grown(11, 5)

@@ -37,7 +37,7 @@ def rows(rng: np.random.Generator, most: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["default", "small"])
-def test_scores_equal_the_naive_equations(config):
+def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
     nets = lively(config)
     scorer, rng = Scorer(nets), np.random.default_rng(1)
     w = {name: weight.detach().numpy().astype(np.float64) for name, weight in nets.named_parameters()}
@@ -61,7 +61,7 @@ def test_scores_equal_the_naive_equations(config):
 
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("config", CONFIGS, ids=["default", "small"])
-def test_a_candidates_scores_depend_on_no_other_candidate_and_not_on_its_place(config):
+def test_a_candidates_scores_depend_on_no_other_candidate_and_not_on_its_place(config: NetConfig) -> None:
     scorer, rng = Scorer(lively(config)), np.random.default_rng(2)
     for _ in range(8):
         history, clicks, exposures = rows(rng, 60), rows(rng, 12), rows(rng, 12)
@@ -81,7 +81,7 @@ def test_a_candidates_scores_depend_on_no_other_candidate_and_not_on_its_place(c
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["default", "small"])
-def test_one_thread_and_two_give_the_same_bits(config):
+def test_one_thread_and_two_give_the_same_bits(config: NetConfig) -> None:
     scorer, answers = Scorer(lively(config)), []
     before = torch.get_num_threads()
     for threads in (1, 2):
@@ -100,7 +100,7 @@ def test_one_thread_and_two_give_the_same_bits(config):
 
 
 @pytest.mark.usefixtures("_threads")
-def test_a_step_depends_on_its_own_row_alone():
+def test_a_step_depends_on_its_own_row_alone() -> None:
     scorer, rng = Scorer(lively(CONFIGS[0])), np.random.default_rng(3)
     for size in (1, 2, TILE - 1, TILE, TILE + 1, 200):
         states = rng.standard_normal((size, 32)).astype(np.float32)
@@ -110,7 +110,7 @@ def test_a_step_depends_on_its_own_row_alone():
         assert np.array_equal(after[-1:], scorer.step(states[-1:], stepped[-1:]))
 
 
-def test_a_fold_is_the_steps_one_after_the_other_bit_for_bit():
+def test_a_fold_is_the_steps_one_after_the_other_bit_for_bit() -> None:
     nets = lively(CONFIGS[0])
     scorer, rng = Scorer(nets), np.random.default_rng(5)
     given, lengths = rng.integers(1, ROWS, (70, 9)), rng.integers(0, 10, 70)
@@ -127,7 +127,7 @@ def test_a_fold_is_the_steps_one_after_the_other_bit_for_bit():
         np.testing.assert_allclose(folded[i], naive, atol=1e-5)
 
 
-def test_answering_changes_neither_the_nets_nor_the_question():
+def test_answering_changes_neither_the_nets_nor_the_question() -> None:
     nets = lively(CONFIGS[0])
     scorer, before = Scorer(nets), {name: w.clone() for name, w in nets.state_dict().items()}
     history, candidates, r2 = np.arange(2, 30), np.arange(30, 100), np.ones(32, np.float32)
@@ -139,7 +139,7 @@ def test_answering_changes_neither_the_nets_nor_the_question():
     assert all(torch.equal(w, before[name]) for name, w in nets.state_dict().items())
 
 
-def test_nothing_asked_is_nothing_answered():
+def test_nothing_asked_is_nothing_answered() -> None:
     scorer, none = Scorer(lively(CONFIGS[0])), np.empty(0, np.int64)
     slow = scorer.slow(none, np.zeros(32, np.float32), none)
     assert [x.shape for x in slow] == [(0, 32), (0, 32), (0,), (0,)]

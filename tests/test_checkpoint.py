@@ -1,0 +1,80 @@
+"""Nets as bytes and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import CheckpointError, config_of, pack, unpack, unpack_part
+from models.nets import PARTS, NetConfig, Nets
+from models.scorer import Scorer
+
+SMALL = NetConfig(dim=8, history_long=6, history_short=4, attention=(8, 4), gate=(8, 4), head=(8, 4))
+
+
+def table(nets: Nets) -> np.ndarray:
+    return nets.encoder.E.detach().numpy()
+
+
+def test_saved_and_loaded_nets_give_every_score_again_bit_for_bit() -> None:
+    nets = Nets.initial(SMALL, 50, 1)
+    again = unpack(SMALL, pack(nets), table(nets))
+    candidates, r2 = np.arange(2, 50), np.ones(8, np.float32)
+    one, other = (Scorer(each).slow(np.arange(2, 9), r2, candidates) for each in (nets, again))
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    fast = [Scorer(each).fast(candidates[:3], candidates[5:9], candidates, one.r_t, one.r_n) for each in (nets, again)]
+    assert all(np.array_equal(a, b) for a, b in zip(*fast, strict=True))
+
+
+def test_the_same_weights_are_the_same_bytes_and_others_are_not() -> None:
+    assert pack(Nets.initial(SMALL, 9, 1)) == pack(Nets.initial(SMALL, 9, 1))
+    one, other = pack(Nets.initial(SMALL, 9, 1)), pack(Nets.initial(SMALL, 9, 2))
+    assert all(one[part] != other[part] for part in PARTS)
+
+
+def test_the_item_table_is_not_in_the_encoders_bytes() -> None:
+    small, large = (len(pack(Nets.initial(SMALL, rows, 1))["encoder"]) for rows in (10, 10_000))
+    assert small == large
+
+
+def test_sizes_travel_with_the_weights() -> None:
+    for part, data in pack(Nets.initial(SMALL, 9, 1)).items():
+        assert config_of(data) == (part, SMALL)
+
+
+def test_loading_refuses_what_is_not_these_weights() -> None:
+    nets = Nets.initial(SMALL, 9, 1)
+    parts, E = pack(nets), table(nets)
+    wide = NetConfig(dim=8, history_long=6, history_short=4, attention=(8, 4), gate=(8, 4), head=(16, 4))
+    with pytest.raises(CheckpointError, match="sizes differ"):
+        unpack(wide, parts, E)
+    with pytest.raises(CheckpointError, match="shape"):
+        unpack(SMALL, parts, E[:, :4])
+    with pytest.raises(CheckpointError, match="missing"):
+        unpack(SMALL, {"slow": parts["slow"], "encoder": parts["encoder"]}, E)
+    with pytest.raises(CheckpointError, match="weights of slow, not of fast"):
+        unpack(SMALL, parts | {"fast": parts["slow"]}, E)
+    for part in PARTS:
+        for damaged in (b"", b"\0" * 40, parts[part][:-5], parts[part][:20], b"{" * 100):
+            with pytest.raises(CheckpointError):
+                unpack(SMALL, parts | {part: damaged}, E)
+
+
+def test_a_refused_part_changes_nothing() -> None:
+    nets, other = Nets.initial(SMALL, 9, 1), pack(Nets.initial(SMALL, 9, 2))
+    before = {name: w.clone() for name, w in nets.state_dict().items()}
+    with pytest.raises(CheckpointError):
+        unpack_part(nets, "slow", other["slow"][:-4])
+    assert all(torch.equal(w, before[name]) for name, w in nets.state_dict().items())
+    unpack_part(nets, "slow", other["slow"])
+    changed = {name.split(".")[0] for name, w in nets.state_dict().items() if not torch.equal(w, before[name])}
+    assert changed == {"slow"}
+
+
+def test_the_table_is_copied_not_shared() -> None:
+    nets = Nets.initial(SMALL, 9, 1)
+    E = table(nets).copy()
+    again = unpack(SMALL, pack(nets), E)
+    E += 1
+    assert torch.equal(again.encoder.E, nets.encoder.E)
