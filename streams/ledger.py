@@ -185,7 +185,7 @@ class Ledger:
 
     def _write_judged(self, connection: Connection, judged: list[Judged], epoch: int) -> dict[Table, int]:
         wall = self._clock()
-        rows = [outcome_row(self._run, outcome, ranks, wall) for outcome, ranks, _ in judged]
+        rows = [outcome_row(self._run, outcome, epoch, ranks, wall) for outcome, ranks, _ in judged]
         points = point_rows(self._run, epoch, self.barrier.time, self.prequential.quality)
         return {
             tables.outcomes: copy_new(connection, tables.outcomes, rows),

@@ -92,9 +92,11 @@ def clicks_of(connection: Connection, run: str, epoch: int) -> list[Click]:
 
 
 def _outcomes(connection: Connection, run: str) -> Iterator[sa.Row]:  # type: ignore[type-arg]  # of the columns below
-    """The recorded outcomes in total order."""
+    """The recorded outcomes in the order in which they were judged."""
     o = outcomes.c
-    columns = (o.epoch, o.time, o.user, o.seq, o.place, o.candidates, o.ranks, o.cold, o.history, o.window)
-    query = sa.select(*columns).where(o.run == run).order_by(o.epoch)
-    for _, group in groupby(connection.execution_options(yield_per=1000).execute(query), attrgetter("epoch")):
-        yield from sorted(group, key=attrgetter("time", "user", "seq"))
+    columns = (o.judged, o.epoch, o.time, o.user, o.seq, o.place, o.candidates, o.ranks, o.cold, o.history, o.window)
+    query = sa.select(*columns).where(o.run == run).order_by(o.judged)
+    for judged, group in groupby(connection.execution_options(yield_per=1000).execute(query), attrgetter("judged")):
+        rows = list(group)
+        yield from sorted((row for row in rows if row.epoch == judged), key=attrgetter("time", "user", "seq"))
+        yield from sorted((row for row in rows if row.epoch != judged), key=attrgetter("user", "seq"))

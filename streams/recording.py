@@ -165,9 +165,22 @@ def ranked(outcome: Outcome, ranks: dict[str, int]) -> Ranked:
     return Ranked(outcome.time, outcome.candidates.shape[0], where, ranks)
 
 
-def outcome_row(run: str, o: Outcome, ranks: dict[str, int], wall: int) -> Row:
-    """The row of an outcome, its ranks extended."""
+def outcome_row(run: str, o: Outcome, judged: int, ranks: dict[str, int], wall: int) -> Row:
+    """The row of an outcome that was judged with the others of epoch `judged`, its ranks extended."""
     v = o.versions
-    what = (o.user, o.seq, o.epoch, o.time, o.target, o.place, o.candidates.data, o.slate, o.cold, o.expired, ranks)
+    what = (
+        o.user,
+        o.seq,
+        o.epoch,
+        judged,
+        o.time,
+        o.target,
+        o.place,
+        o.candidates.data,
+        o.slate,
+        o.cold,
+        o.expired,
+        ranks,
+    )
     seen = (o.not_finite, v.release, v.encoder, v.slow, v.fast, o.window, o.r2_age, o.history)
     return (run, *what, *seen, o.bytes_up, o.bytes_down, o.asked_wall, o.answered_wall, wall)

@@ -159,6 +159,7 @@ outcomes = Table(
     Column("user", String, primary_key=True),
     Column("seq", BigInteger, primary_key=True),
     Column("epoch", Integer, nullable=False),
+    Column("judged", Integer, nullable=False, comment="epoch it was recorded with: another only without lockstep"),
     Column("time", BigInteger, nullable=False),
     Column("target", BigInteger, nullable=False),
     Column("place", Integer, nullable=False),

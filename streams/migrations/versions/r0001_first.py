@@ -148,6 +148,9 @@ def upgrade() -> None:
         sa.Column("user", sa.String(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column(
+            "judged", sa.Integer(), nullable=False, comment="epoch it was recorded with: another only without lockstep"
+        ),
         sa.Column("time", sa.BigInteger(), nullable=False),
         sa.Column("target", sa.BigInteger(), nullable=False),
         sa.Column("place", sa.Integer(), nullable=False),
