@@ -192,6 +192,21 @@ def test_killed_before_any_record_it_ends_with_the_same_releases_and_decisions(w
         assert {(topic, key): value for topic, key, value in again.producer.sent} == last
 
 
+def test_releases_decisions_and_rollbacks_are_the_same_on_every_database(world: World, database_url: str) -> None:
+    scenario(world)
+    other = World(world.settings, connect(database_url))
+    scenario(other)
+    for each in (world, other):
+        with each.engine.begin() as connection:
+            proposals.request_rollback(connection, each.settings.run, 1)
+        each.record(2)
+        each.propose("learner", 2, None)
+        each.act()
+    assert other.decisions() == world.decisions()
+    assert other.producer.sent == world.producer.sent
+    other.engine.dispose()
+
+
 def test_of_two_coordinators_one_acts_and_the_other_takes_over(world: World) -> None:
     now = 1_000
     first, second = (Lease(world.engine, world.settings.run, "coordinator", 100, lambda: now) for _ in range(2))

@@ -92,9 +92,11 @@ def test_the_log_has_each_users_events_in_order_and_the_users_by_name(world: Wor
     assert log.offsets.tolist() == [i * 2 * PER_EPOCH for i in range(USERS + 1)]
 
 
-def test_later_epochs_are_left_out(world: World) -> None:
+def test_later_epochs_are_left_out(world: World, database_url: str) -> None:
+    world = World(world.settings, connect(database_url))
     record(world, range(4))
     assert loaded(world.engine, world.settings.run, 1).log().epochs.max() == 1
+    world.engine.dispose()
 
 
 def test_items_stand_in_order_of_their_first_appearance(world: World) -> None:
