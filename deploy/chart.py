@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 96, 14, 40
 _PLOT_W, _PLOT_H = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 _LABEL_GAP = 13  # between two labels at the ends of lines
+_LABELS = 5  # below the x axis there is room for one more than this
 _numbers = itertools.count()
 
 
@@ -132,11 +133,10 @@ def _grid_line(label: str, y: float) -> str:
 
 
 def _x_labels(labels: Sequence[str], x: Callable[[int], float]) -> list[str]:
-    few = min(len(labels), 6)
-    places = sorted({round(i * (len(labels) - 1) / max(few - 1, 1)) for i in range(few)})
+    step = max(1, math.ceil((len(labels) - 1) / _LABELS))
     return [
         f'<text class="tick middle" x="{x(place):.1f}" y="{_TOP + _PLOT_H + 20}">{escape(labels[place])}</text>'
-        for place in places
+        for place in range(0, len(labels), step)
     ]
 
 

@@ -41,3 +41,12 @@ def test_a_picture_says_in_words_what_it_shows() -> None:
     assert "<title id=" in svg
     assert "HR &amp; more" in svg
     assert "what &lt;it&gt; says" in svg
+
+
+@given(st.integers(1, 300))
+def test_labels_below_the_axis_are_few_and_evenly_apart(n: int) -> None:
+    svg = Chart("t", "d", [f"at {i}" for i in range(n)], [Series("s", [1.0] * n, 0)]).svg()
+    places = [int(place) for place in re.findall(r">at (\d+)<", svg)]
+    assert places[0] == 0
+    assert len(places) <= 6
+    assert len({b - a for a, b in itertools.pairwise(places)}) <= 1

@@ -201,7 +201,7 @@ def test_prometheus_answers_every_query_of_every_panel(busy: Path, prometheus: C
 def test_prometheus_answers_every_query_of_every_panel_from_a_run(
     prometheus: Callable[[Path], str], tmp_path: Path
 ) -> None:
-    size = ("synthetic:users=100,items=80", "--epoch", "400", "--retrain-every", "1600", "--evaluate", "0.5")
+    size = ("synthetic:users=100,items=150", "--epoch", "400", "--retrain-every", "1600", "--evaluate", "0.5")
     command = [sys.executable, "-m", "deploy.cli", "run", *size, "--out", str(tmp_path / "out")]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -59,6 +59,8 @@ def test_a_run_without_outcomes_has_a_report_too(engine: sa.Engine, tmp_path: Pa
             connection.execute(sa.delete(table).where(table.c.run == RUN))
     page = report.write(summary(online={}, offline={}), engine, RUN, tmp_path / "report.html")
     assert "0 releases" in page.read_text()
+    assert "No click was ranked" in page.read_text()
+    assert "every figure is the same" not in page.read_text()
 
 
 def test_scores_that_were_not_measured_are_left_out(engine: sa.Engine, tmp_path: Path) -> None:
