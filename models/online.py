@@ -22,6 +22,9 @@ from models.training import TrainConfig
 Ints = NDArray[np.int64]
 
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's, of each weight
+
+
 class FastBatchExample(NamedTuple):
     """One online example, in rows of E; row 0 of `items` is the click. r_t and r_n are as received, f2 [1 + N, d]."""
 
@@ -73,19 +76,26 @@ class FastLearner:
         return save(tensors)
 
     def load(self, data: bytes) -> None:
-        """Go on from `state` of a learner on the same nets. Raises CheckpointError where it doesn't fit."""
+        """Go on from `state` of a learner on the same nets. Raises CheckpointError; then nothing has changed."""
         try:
             tensors = load(data)
-            self.learnt = int(tensors.pop("learnt"))
-            with torch.no_grad():
-                for name, weight in self._weights.items():
-                    weight.copy_(tensors.pop(f"weight.{name}"))
-        except (SafetensorError, KeyError, RuntimeError) as error:
-            raise CheckpointError(f"no state of this learner: {error}") from error
+        except SafetensorError as error:
+            raise CheckpointError(f"no state of a learner: {error}") from error
+        learnt = tensors.pop("learnt", None)
+        moments = {
+            name: {key: tensors.pop(f"{key}.{name}") for key in _MOMENTS if f"{key}.{name}" in tensors}
+            for name in self._weights
+        }
+        shapes = {f"weight.{name}": weight.shape for name, weight in self._weights.items()}
+        if learnt is None or {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+            raise CheckpointError("no state of a learner of these nets: other weights")
+        self.learnt = int(learnt)
         self._adam.state.clear()
-        for label, value in tensors.items():
-            key, name = label.split(".", 1)
-            self._adam.state[self._weights[name]][key] = value
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(tensors[f"weight.{name}"])
+                if moments[name]:
+                    self._adam.state[weight] = moments[name]
 
     def _split(self, order: Ints) -> Iterable[Ints]:
         return (order[start : start + self._config.batch] for start in range(0, len(order), self._config.batch))

@@ -1,0 +1,102 @@
+"""Online steps of the fast part."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import CheckpointError
+from models.nets import NetConfig, Nets
+from models.online import FastBatchExample, FastLearner
+from models.scorer import Scorer
+from models.training import TrainConfig
+
+torch.set_num_threads(1)
+SIZES = NetConfig(dim=8, history_long=8, history_short=4, attention=(8, 4), gate=(8, 4), head=(16, 8))
+CONFIG = TrainConfig(batch=32, learning_rate=5e-3)
+ROWS = 60
+
+
+def nets() -> Nets:
+    return Nets.initial(SIZES, ROWS, 1)
+
+
+def examples(n: int, seed: int = 0) -> list[FastBatchExample]:
+    """The clicked item is of the half of the catalogue from which the user's last clicks are."""
+    rng, listed = np.random.default_rng(seed), []
+    for _ in range(n):
+        low, high = rng.permutation([[2, 31], [31, ROWS]])
+        priors = rng.standard_normal((2, 5, 8)).astype(np.float16)
+        items = np.concatenate([rng.integers(*low, 1), rng.integers(*high, 4)])
+        clicks, exposures = rng.integers(*low, rng.integers(1, 7)), rng.integers(*high, rng.integers(0, 7))
+        listed.append(FastBatchExample(clicks, exposures, items, priors[0], priors[1]))
+    return listed
+
+
+def test_what_can_be_learnt_is_learnt() -> None:
+    learner = FastLearner(nets(), CONFIG, 1)
+    unseen, before = examples(200, seed=7), 0.0
+    before = learner.loss(unseen)
+    for epoch in range(4):
+        learner.learn(examples(500, seed=epoch))
+    assert learner.learnt == 2000
+    assert learner.loss(unseen) < before - 0.1
+
+
+def test_only_the_fast_part_of_a_copy_moves() -> None:
+    given = nets()
+    before = {name: w.clone() for name, w in given.state_dict().items()}
+    learner = FastLearner(given, CONFIG, 1)
+    learner.learn(examples(50))
+    assert all(torch.equal(w, before[name]) for name, w in given.state_dict().items())
+    moved = {name.split(".")[0] for name, w in learner.nets.state_dict().items() if not torch.equal(w, before[name])}
+    assert moved == {"fast"}
+
+
+def test_its_loss_is_that_of_the_scores_that_serving_gives() -> None:
+    learner, scorer = FastLearner(nets(), CONFIG, 1), Scorer(nets())
+    total = 0.0
+    listed = examples(40)
+    for each in listed:
+        answer = scorer.fast(each.clicks, each.exposures, each.items, each.r_t, each.r_n)
+        for logits in answer:
+            signed = np.where(np.arange(5) == 0, -logits, logits).astype(np.float64)
+            total += float(np.log1p(np.exp(signed)).mean()) / 2
+    assert learner.loss(listed) == pytest.approx(total / len(listed), rel=1e-5)
+    assert np.isnan(learner.loss([]))
+
+
+def test_it_goes_on_from_its_state_as_if_it_had_never_stopped() -> None:
+    one, other = FastLearner(nets(), CONFIG, 1), FastLearner(nets(), CONFIG, 1)
+    one.learn(examples(70))
+    state = one.state()
+    other.learn(examples(30, seed=5))  # forgotten by loading
+    other.load(state)
+    assert other.state() == state
+    for learner in (one, other):
+        learner.learn(examples(70, seed=2))
+    assert one.state() == other.state() != state
+
+
+def test_a_fresh_state_loads_too_and_the_same_seed_learns_the_same() -> None:
+    one, other = FastLearner(nets(), CONFIG, 1), FastLearner(nets(), CONFIG, 1)
+    other.learn(examples(30))
+    other.load(one.state())
+    for learner in (one, other):
+        learner.learn(examples(70))
+    assert one.state() == other.state()
+    another = FastLearner(nets(), CONFIG, 2)
+    another.learn(examples(70))
+    assert another.state() != one.state()
+
+
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+    learner = FastLearner(nets(), CONFIG, 1)
+    learner.learn(examples(40))
+    before = learner.state()
+    wide = NetConfig(dim=8, history_long=8, history_short=4, attention=(8, 4), gate=(8, 4), head=(32, 8))
+    for bad in (b"", b"\0" * 64, before[:-9], FastLearner(Nets.initial(wide, ROWS, 1), CONFIG, 1).state()):
+        with pytest.raises(CheckpointError):
+            learner.load(bad)
+        assert learner.state() == before
