@@ -27,10 +27,19 @@ class Form(nn.Module):
         some = rows[:, -length:]
         return Sequence(self.vectors(some), some != ROW_PADDING)
 
-    def r_t(self, queries: Queries, e: Tensor) -> Tensor:
-        """Eq. (1): e [V, C, d] -> [V, C, d]."""
+    def r_t(self, queries: Queries, items: Tensor) -> Tensor:
+        """Eq. (1) for items [V, C] -> [V, C, d]. Each distinct pair of a history and an item is attended to once."""
         history = self.sequence(queries.history, self.nets.config.history_long)
-        return self.nets.slow.din(history.x[queries.of], history.mask[queries.of], e)  # type: ignore[no-any-return]
+        rows = len(self.nets.encoder.E)
+        pairs, inverse = torch.unique(queries.of[:, None] * rows + items, return_inverse=True)  # history by history
+        of, item = pairs // rows, pairs % rows
+        counts = torch.bincount(of, minlength=len(queries.history))
+        place = torch.arange(len(pairs), device=of.device) - (counts.cumsum(0) - counts)[of]
+        width = int(counts.max())
+        listed = items.new_zeros(len(counts), width)  # ROW_PADDING
+        listed[of, place] = item
+        r_t = self.nets.slow.din(history.x, history.mask, self.vectors(listed)).flatten(0, 1)  # [U width, d]
+        return functional.embedding((of * width + place)[inverse], r_t)
 
     def r_n(self, queries: Queries, e: Tensor) -> Tensor:
         """Eq. (5), from an r2 that is data: e [V, C, d] -> [V, C, d]."""
@@ -53,7 +62,7 @@ class DIN(Form):
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
         e = self.vectors(items)
-        return self.nets.slow.score_din(self.r_t(queries, e), e)
+        return self.nets.slow.score_din(self.r_t(queries, items), e)
 
 
 class F2S(Form):
@@ -62,7 +71,7 @@ class F2S(Form):
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
         e = self.vectors(items)
-        return self.nets.slow.score_f2s(self.r_n(queries, e), self.r_t(queries, e), e)
+        return self.nets.slow.score_f2s(self.r_n(queries, e), self.r_t(queries, items), e)
 
 
 class FastAlone(Form):
@@ -84,7 +93,7 @@ class MC2SF(Form):
         """Scores [V, C] of `items` [V, C]. r_t and r_n arrive as data: no gradient reaches the slow part."""
         with torch.no_grad():
             e = self.vectors(items)
-            r_t, r_n = travelled(self.r_t(queries, e)), travelled(self.r_n(queries, e))
+            r_t, r_n = travelled(self.r_t(queries, items)), travelled(self.r_n(queries, e))
         e = self.vectors(items)
         of_clicks, of_exposures = self.fold(queries, *self.nets.fast.starts(r_n, r_t))
         r = self.nets.fast.fuse(of_clicks, of_exposures, e)

@@ -1,0 +1,1 @@
+"""The paper's experiments: offline, every cell kept when done."""

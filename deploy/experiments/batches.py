@@ -1,0 +1,141 @@
+"""Batches for fitting: lists of a click and its negatives, or whole sequences; drawn anew each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from deploy.experiments.dataset import Dataset
+from deploy.experiments.known import Known
+from deploy.experiments.protocol import Phase, Protocol, served, trained
+from models.catalogue import ROW_PADDING
+from models.log import Ints, unit_starts
+from models.losses import Loss, sampled_softmax
+from models.objectives import Lists, Sequences
+from models.proposals import Proposal, Seen
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is fitted: what tuning chooses."""
+
+    learning_rate: float = 1e-3
+    l2: float = 0.0
+    batch: int = 256  # clicks, or sequences
+    negatives: int = 16  # a click, or a batch of sequences
+    power: float = 0.0  # negatives in proportion to (1 + clicks) ** power
+    loss: Loss = sampled_softmax
+    corrected: bool = True  # for how negatives are drawn: the softmax alone estimates one over the whole catalogue
+    block: int = 10  # a click's delayed history ends up to block - 1 clicks before it
+    epochs: int = 40
+    patience: int = 4
+
+
+Epoch = Callable[[int, np.random.Generator], Iterator[Lists | Sequences]]
+
+
+class Drawing:
+    """Draws negatives: never what the user is known to have had before the validation phase."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
+        log = dataset.log
+        late = np.flatnonzero(dataset.phase >= Phase.VALIDATION)
+        users, first = np.unique(log.users[late], return_index=True)
+        end = log.offsets[1:].copy()
+        end[users] = unit_starts(log)[late[first]]
+        early = dataset.interacted & (np.arange(len(log.keys)) < end[log.users])
+        self.seen = Seen(log.users[early], log.keys[early], dataset.rows)
+        self.proposal = Proposal.of(log.keys[dataset.of(Phase.SLOW)], dataset.rows, recipe.power)
+
+    def log_q(self, items: Ints, recipe: Recipe) -> torch.Tensor:
+        """Log of how often each item is drawn in expectation; zero where the recipe does not correct for it."""
+        if not recipe.corrected:
+            return torch.zeros(items.shape)
+        return torch.from_numpy(self.proposal.log_q[items] + np.float32(np.log(recipe.negatives)))
+
+
+def of_lists(
+    dataset: Dataset, protocol: Protocol, recipe: Recipe, some: tuple[Phase, ...], *, fresh: bool = True
+) -> Epoch:
+    """Epochs over the clicks of some phases. Delayed histories are cut in blocks where the slow phase takes part.
+
+    Clicks of one block stand together and share their negatives, so that a slow net attends once for all of them.
+    """
+    drawing = Drawing(dataset, recipe)
+    targets = dataset.of(*some)
+    as_served = Known.of(served(dataset.log, dataset.phase, protocol), protocol, fresh=fresh)
+
+    def epoch(_: int, generator: np.random.Generator) -> Iterator[Lists]:
+        known = as_served
+        if Phase.SLOW in some:
+            known = Known.of(trained(dataset.log, dataset.phase, recipe.block, generator), protocol, fresh=fresh)
+        blocks = known.blocks(targets)
+        order = np.argsort(generator.permutation(int(blocks.max()) + 1)[blocks], kind="stable")
+        for start in range(0, len(order), recipe.batch):
+            chosen = order[start : start + recipe.batch]
+            clicks = targets[chosen]
+            of = np.unique(blocks[chosen], return_inverse=True)[1]
+            drawn = drawing.proposal.draw(generator, (int(of.max()) + 1, recipe.negatives))[of]
+            items = np.concatenate([dataset.log.keys[clicks][:, None], drawn], 1)
+            hidden = drawing.seen(dataset.log.users[clicks][:, None], items)
+            hidden[:, 0] = False
+            log_q = torch.zeros(items.shape)
+            log_q[:, 1:] = drawing.log_q(drawn, recipe)
+            yield Lists(known(clicks), torch.from_numpy(items), log_q, torch.from_numpy(hidden))
+
+    return epoch
+
+
+def of_sequences(dataset: Dataset, recipe: Recipe, some: tuple[Phase, ...], length: int) -> Epoch:
+    """Epochs over each user's clicks up to the last of some phases, in stretches of `length`.
+
+    A place's target is the click 1 to `block` places later, the same for all places of a stretch.
+    """
+    drawing = Drawing(dataset, recipe)
+    log = dataset.log
+    clicks = dataset.of(*range(max(some) + 1))
+    users = log.users[clicks]
+    wanted = np.isin(dataset.phase[clicks], some)
+    bounds = np.searchsorted(users, np.arange(len(dataset.users) + 1))
+
+    def epoch(_: int, generator: np.random.Generator) -> Iterator[Sequences]:
+        ends: list[int] = []  # of each stretch: one behind its last target
+        for start, end in pairwise(bounds.tolist()):
+            ends.extend(range(end - int(generator.integers(min(length, end - start))), start + 1, -length))
+            ends.append(end)
+        last = np.unique(np.array(ends))
+        first = np.maximum(last - length - 1, bounds[users[last - 1]])
+        ahead = generator.integers(1, recipe.block + 1, len(last))
+        size = np.minimum(last - first, length + 1)
+        # of similar size together, in random order
+        order = np.argsort(size + generator.random(len(size)) * 8, kind="stable")
+        groups = [order[i : i + recipe.batch] for i in range(0, len(order), recipe.batch)]
+        for group in (groups[i] for i in generator.permutation(len(groups))):
+            width = int(size[group].max()) - 1
+            if width < 1:
+                continue
+            places = last[group, None] + np.arange(-width - 1, 0)
+            inside = places >= first[group, None]
+            rows = np.where(inside, log.keys[clicks[np.maximum(places, 0)]], ROW_PADDING)
+            learnt = inside & wanted[np.maximum(places, 0)]
+            later = np.arange(width) + ahead[group, None]  # places of targets, in the stretch
+            fits = later <= width
+            later = np.minimum(later, width)
+            real = fits & np.take_along_axis(learnt, later, 1) & (rows[:, :-1] != ROW_PADDING)
+            targets = np.where(real, np.take_along_axis(rows, later, 1), ROW_PADDING)
+            if not targets.any():
+                continue
+            negatives = drawing.proposal.draw(generator, (recipe.negatives,))
+            yield Sequences(
+                torch.from_numpy(rows[:, :-1]),
+                torch.from_numpy(targets),
+                torch.from_numpy(negatives),
+                drawing.log_q(negatives, recipe),
+                torch.from_numpy(drawing.seen(users[last[group] - 1][:, None], negatives[None])),
+            )
+
+    return epoch

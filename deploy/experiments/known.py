@@ -1,0 +1,62 @@
+"""What is known before each click, as queries: from the log folded by the one rule of `models.log`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deploy.experiments.protocol import Protocol
+from models.catalogue import ROW_PADDING
+from models.log import Folded, Ints, Log, fold
+from models.queries import Queries
+from models.views import ViewSpec
+
+
+@dataclass(frozen=True)
+class Known:
+    """Queries for the clicks of a log with epochs.
+
+    `fresh`: r2 of the last L_F exposures, as the paper reads; else of the last closed window, as it is served.
+    """
+
+    folded: Folded
+    protocol: Protocol
+    fresh: bool = True
+
+    @classmethod
+    def of(cls, log: Log, protocol: Protocol, *, fresh: bool = True) -> Known:
+        """Fold `log`, whose keys are rows of E."""
+        spec = ViewSpec(protocol.history, protocol.short, protocol.threshold)
+        return cls(fold(log, spec), protocol, fresh)
+
+    def blocks(self, clicks: Ints) -> Ints:
+        """Numbers from 0: clicks of one user with one delayed history have the same."""
+        some = np.searchsorted(self.folded.event, clicks)
+        pairs = np.stack([self.folded.user[some], self.folded.history.end[some]])
+        return np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
+
+    def __call__(self, clicks: Ints) -> Queries:
+        """What is known before `clicks`, given as places in the log."""
+        folded, protocol = self.folded, self.protocol
+        some = np.searchsorted(folded.event, clicks)
+        user = folded.user[some]
+        pairs = np.stack(
+            [folded.history.end[some] - folded.history.start[some], user]
+        )  # shortest first: cheapest for DIN
+        _, first, of = np.unique(pairs, axis=1, return_index=True, return_inverse=True)
+        shown = folded.exposures if self.fresh else folded.closed
+        width = protocol.short if self.fresh else protocol.threshold
+        return Queries(
+            users=torch.from_numpy(user),
+            history=torch.from_numpy(
+                folded.history.gather(folded.click_keys, some[first], protocol.history, ROW_PADDING)
+            ),
+            of=torch.from_numpy(of.reshape(-1)),
+            clicks=torch.from_numpy(folded.clicks.gather(folded.click_keys, some, protocol.recent, ROW_PADDING)),
+            exposures=torch.from_numpy(
+                folded.exposures.gather(folded.exposure_keys, some, protocol.short, ROW_PADDING)
+            ),
+            window=torch.from_numpy(shown.gather(folded.exposure_keys, some, width, ROW_PADDING)),
+        )

@@ -1,0 +1,109 @@
+"""The paper's protocol as one value, and the cut of every user's clicks into its phases.
+
+A user's l clicks in time order: the last `test` are the test phase, the `fast` before them the fast training phase, of
+which the last is held out for every choice (validation); all earlier ones are the slow training phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+
+from models.log import Ints, Log, unit_starts
+from models.views import CLICK
+
+Rule = Literal["uniform", "popularity", "full"]
+Positives = Literal["rated", "all"]
+MinCount = Literal["users", "both"]
+
+
+class Phase(IntEnum):
+    """What a click is for."""
+
+    SLOW = 0
+    FAST = 1
+    VALIDATION = 2
+    TEST = 3
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that decides what is ranked against what, knowing what."""
+
+    candidates: Rule = "uniform"
+    negatives: int = 99
+    positives: Positives = "rated"
+    exposures: Literal["logged", "rated", "simulated"] | None = None  # None: follows from positives and source
+    min_count: MinCount = "users"
+    minimum: int = 20  # interactions
+    test: int = 5
+    fast: int = 5
+    delayed: bool = True  # slow nets see the slow phase only; False: everything before the target
+    history: int = 50  # L_S
+    recent: int = 50  # clicks before the target that a fast net may reach back to
+    short: int = 10  # L_F
+    threshold: int = 10  # exposures a window of the served r2
+    seed: int = 1  # of the candidates: the same lists for all nets and all of their seeds
+
+    def __post_init__(self) -> None:
+        """Refuse what leaves no validation or no test."""
+        if self.test < 1 or self.fast < 1 or self.negatives < 1:
+            raise ValueError("test, fast and negatives must be at least 1")
+
+    @property
+    def least(self) -> int:
+        """Clicks that a user must have."""
+        return self.test + self.fast + 1
+
+
+LEAVE_ONE_OUT = Protocol(
+    positives="all", negatives=100, min_count="users", minimum=5, test=1, fast=1, delayed=False, history=200, recent=200
+)
+"""How SASRec and its followers are evaluated: the last item, known everything before it, among 100 uniform ones."""
+
+
+def phases(log: Log, protocol: Protocol) -> Ints:
+    """The phase of each event that is a click, -1 for others: [N]. Each user needs `protocol.least` clicks."""
+    is_click = log.kinds == CLICK
+    clicks = np.concatenate([[0], np.cumsum(is_click)])
+    after = clicks[log.offsets[1:]][log.users] - clicks[:-1]  # clicks from here on, this one included
+    last = protocol.test
+    phase = np.full(len(log.keys), Phase.SLOW)
+    phase[after <= last + protocol.fast] = Phase.FAST
+    phase[after == last + 1] = Phase.VALIDATION
+    phase[after <= last] = Phase.TEST
+    return np.where(is_click, phase, -1)
+
+
+def served(log: Log, phase: Ints, protocol: Protocol) -> Log:
+    """The log with the epochs in which it is evaluated: one boundary where the slow phase ends; or one a unit."""
+    starts = unit_starts(log)
+    begins = np.zeros(len(log.keys), np.bool_)
+    if protocol.delayed:
+        late = np.flatnonzero(phase > Phase.SLOW)
+        _, first = np.unique(log.users[late], return_index=True)
+        begins[starts[late[first]]] = True
+    else:
+        begins[starts] = True
+    return _cut(log, begins)
+
+
+def trained(log: Log, phase: Ints, block: int, generator: np.random.Generator) -> Log:
+    """The log with an epoch for every `block` clicks of the slow phase, each user's first one of random size.
+
+    So a click's delayed history ends 0 to block - 1 clicks before it; the served one ends some clicks before the test.
+    """
+    clicks = np.flatnonzero(phase >= 0)
+    user = log.users[clicks]
+    number = np.arange(len(clicks)) - np.searchsorted(user, user)  # of the click among the user's
+    shift = generator.integers(0, block, len(log.offsets) - 1)
+    begins = np.zeros(len(log.keys), np.bool_)
+    begins[unit_starts(log)[clicks[(number + shift[user]) % block == 0]]] = True
+    return _cut(log, begins)
+
+
+def _cut(log: Log, begins: np.ndarray) -> Log:
+    return Log(log.offsets, log.keys, log.kinds, log.times, log.impressions, np.cumsum(begins))
