@@ -1,0 +1,234 @@
+"""Retraining: what is learnt, what is left alone, and that a seed decides it all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models import negatives
+from models.batches import Source
+from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
+from models.checkpoint import pack
+from models.log import Log, fold
+from models.nets import NetConfig, Nets
+from models.ranking import chance, metrics, rank
+from models.rows import RowAdam
+from models.scorer import Scorer
+from models.training import TrainConfig, TrainResult, retrain, train
+from models.views import CANDIDATE, CLICK, EXPOSURE, ViewSpec
+
+torch.set_num_threads(1)
+SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
+SPEC = ViewSpec(history_long=8, history_short=4, threshold=3)
+CONFIG = TrainConfig(batch=64, learning_rate=5e-3, held_out_most=200)
+
+
+def log_of(users: int, events: int, items: int, seed: int = 0, *, learnable: bool = True) -> Log:
+    """Each user clicks items of one of four groups; what is shown and not clicked is of the others."""
+    rng = np.random.default_rng(seed)
+    n = users * events
+    group = np.repeat(rng.integers(0, 4, users), events)
+    kinds = rng.integers(0, 2, n)
+    of_group = np.where(kinds == CLICK, group, (group + rng.integers(1, 4, n)) % 4)
+    keys = rng.integers(0, items // 4, n) * 4 + (of_group if learnable else rng.integers(0, 4, n))
+    times = np.tile(np.arange(events) * 1000, users) + np.repeat(np.arange(users), events)
+    zeros = np.zeros(n, np.int64)
+    return Log(np.arange(0, n + 1, events), keys + 100, kinds, times, zeros, np.tile(np.arange(events) // 10, users))
+
+
+def retrained(log: Log, **changes: object) -> TrainResult:
+    nets, config = Nets.initial(SIZES, FIRST_ROW, 1), replace(CONFIG, **changes)  # type: ignore[arg-type]
+    return retrain(nets, Catalogue([]), log, config=config, spec=SPEC, seed=1)
+
+
+def ndcg(result: TrainResult, log: Log) -> dict[str, float]:
+    """Of the four scores, on the last clicks of `log` against 20 negatives."""
+    scorer, catalogue, folded = Scorer(result.nets), result.catalogue, fold(log, SPEC)
+    rng, ranks = np.random.default_rng(5), {name: [] for name in ("din", "f2s", "fast", "mc2sf")}  # type: ignore[var-annotated]
+    for i in folded.order()[-300:]:
+        seen = folded.view(i)
+        target = catalogue.rows(folded.target[i : i + 1])
+        rows = np.concatenate([target, negatives.uniform(rng, target, catalogue.size, 20)[0]])
+        window = catalogue.rows(seen.window_items)[None]
+        r2 = scorer.fold(np.zeros((1, 8), np.float32), window, np.array([window.shape[1]]))[0]
+        slow = scorer.slow(catalogue.rows(seen.history), r2, rows)
+        fast = scorer.fast(catalogue.rows(seen.clicks), catalogue.rows(seen.exposures), rows, slow.r_t, slow.r_n)
+        for name, scores in (("din", slow.din), ("f2s", slow.f2s), ("fast", fast.fast), ("mc2sf", fast.mc2sf)):
+            ranks[name].append(rank(scores, 0).rank)
+    return {name: metrics(of)["ndcg@10"] for name, of in ranks.items()}
+
+
+def test_users_with_a_taste_are_learnt_by_all_four_nets_and_noise_by_none() -> None:
+    log = log_of(100, 30, 80)
+    found = ndcg(retrained(log, passes=16), log)
+    constant = chance(21)["ndcg@10"]
+    # knowing the group leaves a quarter of the items: a rank of about 3 of 21
+    assert min(found.values()) > constant + 0.15
+    noise = log_of(100, 30, 80, learnable=False)
+    result, unseen = retrained(noise, passes=3), log_of(100, 30, 80, seed=9, learnable=False)
+    assert ndcg(result, unseen) == pytest.approx(dict.fromkeys(found, constant), abs=0.07)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+    log = log_of(20, 30, 40)
+    nets = Nets.initial(SIZES, FIRST_ROW, 1)
+    one, same, other = (retrain(nets, Catalogue([]), log, config=CONFIG, spec=SPEC, seed=seed) for seed in (1, 1, 2))
+    assert pack(one.nets) == pack(same.nets)
+    assert torch.equal(one.nets.encoder.E, same.nets.encoder.E)
+    assert (one.active, one.candidate) == (same.active, same.candidate)
+    assert pack(one.nets) != pack(other.nets)
+
+
+def test_the_nets_that_are_given_stay_as_they_are() -> None:
+    nets = Nets.initial(SIZES, FIRST_ROW, 1)
+    before = {name: w.clone() for name, w in nets.state_dict().items()}
+    result = retrain(nets, Catalogue([]), log_of(10, 20, 40), config=CONFIG, spec=SPEC, seed=1)
+    assert result.steps > 0
+    assert all(torch.equal(w, before[name]) for name, w in nets.state_dict().items())
+
+
+def test_rows_of_items_that_no_batch_holds_stay_equal_byte_for_byte() -> None:
+    log, untouched = log_of(10, 20, 40), np.arange(900, 950)
+    catalogue = Catalogue(untouched).extended(np.unique(log.keys))
+    nets = Nets.initial(SIZES, catalogue.size, 1)
+    source = Source.of(fold(log, SPEC), catalogue)
+    some = np.arange(32)
+    batch = source.batch(some, np.random.default_rng(1), n=4, unknown=0.2)
+    before = nets.encoder.E.detach().clone()
+    for _ in train(nets, [batch] * 3, CONFIG):
+        pass
+    changed = set((nets.encoder.E.detach() != before).any(1).nonzero().flatten().tolist())
+    assert changed
+    assert changed <= set(batch.rows.tolist()) - {ROW_PADDING}
+    assert ROW_UNKNOWN in changed
+    assert not nets.encoder.E[ROW_PADDING].any()
+
+
+def test_row_adam_is_adam_on_the_batches_that_hold_a_row() -> None:
+    torch.manual_seed(0)
+    E = torch.randn(6, 4)
+    plain = [torch.nn.Parameter(row.clone()) for row in E]
+    adams = [torch.optim.Adam([row], lr=0.01, weight_decay=0.1) for row in plain]
+    rows = RowAdam(E, learning_rate=0.01, l2=0.1)
+    for held in ([1, 2], [2, 3, 5], [1], [2, 5], [1, 2, 3]):
+        gradient = torch.randn(len(held), 4)
+        rows.step(torch.tensor(held), gradient)
+        for row, g in zip(held, gradient, strict=True):
+            plain[row].grad = g.clone()
+            adams[row].step()
+    torch.testing.assert_close(E, torch.stack([row.detach() for row in plain]))
+
+
+def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
+    log = log_of(20, 30, 40)
+    folded = fold(log, SPEC)
+    times = np.sort(folded.time)
+    first = retrained(log, held_out=0.1)
+    assert first.n == len(times) // 10
+    assert first.trained == len(times) - first.n
+    assert first.trained_until == times[first.trained - 1]
+    again = retrain(first.nets, first.catalogue, log, config=CONFIG, spec=SPEC, seed=1, since=first.trained_until)
+    new = int((times > first.trained_until).sum())
+    assert again.n == new // 10
+    assert again.trained == 2 * (new - again.n)  # and as many older ones
+    assert again.catalogue == first.catalogue
+    assert retrained(log, held_out_most=5).n == 5
+
+
+def test_new_items_are_appended_and_nobodys_row_moves() -> None:
+    first = retrained(log_of(10, 20, 40))
+    more = log_of(10, 30, 80)
+    second = retrain(first.nets, first.catalogue, more, config=CONFIG, spec=SPEC, seed=1, since=first.trained_until)
+    assert np.array_equal(second.catalogue.keys[: len(first.catalogue)], first.catalogue.keys)
+    assert set(second.catalogue.keys.tolist()) == set(first.catalogue.keys.tolist()) | set(more.keys.tolist())
+    assert len(second.nets.encoder.E) == second.catalogue.size > first.catalogue.size
+    assert second.finite
+    assert np.isfinite(second.active)
+
+
+def test_training_lowers_the_held_out_loss() -> None:
+    result = retrained(log_of(100, 40, 80), passes=4)
+    assert result.candidate < result.active - 0.1
+
+
+def test_a_log_without_a_click_trains_nothing_and_says_so() -> None:
+    none = np.empty(0, np.int64)
+    result = retrained(Log(np.zeros(1, np.int64), none, none, none, none, none))
+    assert (result.n, result.steps, result.trained, len(result.catalogue)) == (0, 0, 0, 0)
+    assert result.finite
+
+
+def test_weights_that_are_not_finite_are_noticed() -> None:
+    log = log_of(5, 20, 40)
+    nets = Nets.initial(SIZES, FIRST_ROW, 1)
+    with torch.no_grad():
+        nets.slow.w_s.bias[0] = torch.nan
+    assert not retrain(nets, Catalogue([]), log, config=CONFIG, spec=SPEC, seed=1).finite
+
+
+def test_progress_is_told_every_step() -> None:
+    told: list[tuple[int, int, float]] = []
+    result = retrain(
+        Nets.initial(SIZES, FIRST_ROW, 1),
+        Catalogue([]),
+        log_of(10, 20, 40),
+        config=CONFIG,
+        spec=SPEC,
+        seed=1,
+        progress=lambda *step: told.append(step),
+    )
+    assert [step for step, _, _ in told] == list(range(1, result.steps + 1))
+    assert {steps for _, steps, _ in told} == {result.steps}
+
+
+def test_uniform_negatives_are_all_items_but_the_target_alike() -> None:
+    rng = np.random.default_rng(0)
+    drawn = negatives.uniform(rng, np.full(20_000, 5), FIRST_ROW + 10, 4)
+    counts = np.bincount(drawn.ravel(), minlength=FIRST_ROW + 10)
+    assert counts[[ROW_PADDING, ROW_UNKNOWN, 5]].tolist() == [0, 0, 0]
+    assert abs(np.delete(counts, [0, 1, 5]) - 80_000 / 9).max() < 500
+    unknown = negatives.uniform(rng, np.full(1000, ROW_UNKNOWN), FIRST_ROW + 10, 4)
+    assert set(unknown.ravel().tolist()) <= set(range(FIRST_ROW, FIRST_ROW + 10))
+    with pytest.raises(ValueError, match="two items"):
+        negatives.uniform(rng, np.array([2]), FIRST_ROW + 1, 4)
+
+
+def test_a_click_with_a_slate_gets_its_negatives_from_there_without_repetition() -> None:
+    # two impressions: five losers and two clicks, then one loser; and a click without an impression
+    kinds = np.array([EXPOSURE, CLICK, CANDIDATE, EXPOSURE, CLICK, CANDIDATE, EXPOSURE, CLICK, EXPOSURE, CLICK])
+    impressions = np.array([7] * 7 + [8] * 2 + [0])
+    keys, zeros = np.arange(10, 20), np.zeros(10, np.int64)
+    catalogue = Catalogue(np.arange(10, 60))
+    source = Source.of(fold(Log(np.array([0, 10]), keys, kinds, zeros, impressions, zeros), SPEC), catalogue)
+    batch = source.batch(np.arange(4), np.random.default_rng(0), n=4)
+    chosen = {
+        int(catalogue.keys[row[0] - FIRST_ROW]): catalogue.keys[row[1:] - FIRST_ROW].tolist()
+        for row in batch.rows.numpy()[batch.items.numpy()]
+    }
+    for click in (11, 14):
+        assert len(set(chosen[click])) == 4
+        assert set(chosen[click]) <= {10, 12, 13, 15, 16}
+    assert set(chosen[17]) == {18}
+    assert not set(chosen[19]) & {18, 19}
+
+
+def test_replaced_items_are_replaced_everywhere_in_the_batch_and_about_as_often_as_asked() -> None:
+    log = log_of(40, 40, 400)
+    catalogue = Catalogue(np.unique(log.keys))
+    source, some = Source.of(fold(log, SPEC), catalogue), np.arange(500)
+    whole = source.batch(some, np.random.default_rng(2), n=4)
+    batch = source.batch(some, np.random.default_rng(2), n=4, unknown=0.2)
+    pairs = set()
+    for mine, its in zip(whole[1:], batch[1:], strict=True):
+        pairs |= set(zip(whole.rows[mine].flatten().tolist(), batch.rows[its].flatten().tolist(), strict=True))
+    assert len(pairs) == len({row for row, _ in pairs})  # one fate an item
+    replaced = [row for row, now in pairs if row != now]
+    assert all(now == ROW_UNKNOWN for row, now in pairs if row != now)
+    assert len(replaced) / len(pairs) == pytest.approx(0.2, abs=0.06)
+    clicked, other = (
+        float((batch.rows[batch.items[:, c]] == ROW_UNKNOWN).float().mean()) for c in (slice(1), slice(1, None))
+    )
+    assert clicked == pytest.approx(other, abs=0.06)  # says nothing of the label
