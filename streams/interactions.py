@@ -56,6 +56,10 @@ class Interactions:
         offsets = np.concatenate([[0], np.cumsum(np.bincount(rank, minlength=len(self._numbers)))])
         return Log(offsets, item, kind, time, impression, epoch)
 
+    def users(self) -> list[str]:
+        """The users as `log` numbers them."""
+        return sorted(self._numbers)
+
     def _rank(self) -> Ints:
         """The place of each user, by number, in the order of names."""
         rank = np.empty(len(self._numbers), dtype=np.int64)
