@@ -30,12 +30,8 @@ class Gru(nn.Module):
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         """One step: input [..., d], state [..., d] -> state [..., d]."""
-        d = h.shape[-1]
-        of_input = functional.linear(x, self.w_ih, self.b_ih)
-        of_state = functional.linear(h, self.w_hh, self.b_hh)
-        r, z = torch.sigmoid(of_input[..., : 2 * d] + of_state[..., : 2 * d]).chunk(2, -1)
-        n = torch.tanh(of_input[..., 2 * d :] + r * of_state[..., 2 * d :])
-        return torch.addcmul(h, 1 - z, n - h)
+        flat = x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1])
+        return torch.gru_cell(*flat, self.w_ih, self.w_hh, self.b_ih, self.b_hh).view_as(h)
 
     def fold(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
         """The last state from each of C initial states of B histories.

@@ -58,13 +58,14 @@ class Scorer:
     @torch.inference_mode()
     def step(self, states: Floats, rows: Rows) -> Floats:
         """One step of GRU_n a row: states [B, d], rows [B] -> states [B, d]."""
-        out = np.empty((len(rows), self.config.dim), np.float32)
-        for start in range(0, len(rows), TILE):
-            some = slice(start, start + TILE)
-            out[some] = self._nets.encoder.gru_n.step(self._vectors(rows[some], TILE), _tile(states[some])).numpy()[
-                : len(rows[some])
-            ]
-        return out
+        padded = -(-len(rows) // TILE) * TILE
+        x, h = self._vectors(rows, padded), _padded(states, padded)
+        gru_n = self._nets.encoder.gru_n
+        for tile in range(0, padded, TILE):
+            some = slice(tile, tile + TILE)
+            h[some] = gru_n.step(x[some], h[some])
+        stepped: Floats = h.numpy()[: len(rows)]
+        return stepped
 
     @torch.inference_mode()
     def fold(self, states: Floats, rows: Rows, lengths: Rows) -> Floats:
@@ -106,7 +107,7 @@ class Scorer:
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
             e = self._vectors(candidates[some], TILE).unsqueeze(0)
-            priors = _tile(r_t[some]).unsqueeze(0), _tile(r_n[some]).unsqueeze(0)
+            priors = _padded(r_t[some], TILE).unsqueeze(0), _padded(r_n[some], TILE).unsqueeze(0)
             answer.fast[some] = fast.score_fast(memories, e)[0, : some.stop - start].numpy()
             answer.mc2sf[some] = fast.score_s2f(gru_n, *histories, e, *priors)[0, : some.stop - start].numpy()
         return answer
@@ -128,8 +129,8 @@ class Scorer:
         )
 
 
-def _tile(values: NDArray[np.floating]) -> Tensor:
-    """[<= TILE, d] as f4 [TILE, d], padded with zeros."""
-    tile = np.zeros((TILE, values.shape[1]), np.float32)
-    tile[: len(values)] = values
-    return torch.from_numpy(tile)
+def _padded(values: NDArray[np.floating], length: int) -> Tensor:
+    """[<= length, d] as f4 [length, d], padded with zeros."""
+    padded = np.zeros((length, values.shape[1]), np.float32)
+    padded[: len(values)] = values
+    return torch.from_numpy(padded)
