@@ -110,6 +110,9 @@ class CloudWork:
         history = state.history(request.epoch, self._settings.history_long)
         r2 = state.r2(request.window, request.versions.encoder) if request.window else None
         if request.window and r2 is None:
+            if state.moved_past(request.window, request.versions.encoder):
+                self.counts["repeated"] += 1  # delivered again to this worker; who asks again sends its r2 again
+                return
             self.counts["without r2"] += 1
         answer = release.scorer.slow(
             release.catalogue.rows(history),

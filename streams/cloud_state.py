@@ -36,10 +36,9 @@ class CloudState(msgspec.Struct, array_like=True, frozen=True):
     epoch: int = -1  # of the last upload
 
     def remembering(self, r2: R2) -> CloudState:
-        """The state with an r2 received; one of the same window and encoder is a repeat and changes nothing."""
-        if any((r2.window, r2.encoder) == (kept.window, kept.encoder) for kept in self.memories):
-            return self
-        return msgspec.structs.replace(self, memories=(*self.memories, r2)[-KEPT_R2:])
+        """The state with an r2 received; one that is kept already is now the last to have come."""
+        others = tuple(kept for kept in self.memories if (kept.window, kept.encoder) != (r2.window, r2.encoder))
+        return msgspec.structs.replace(self, memories=(*others, r2)[-KEPT_R2:])
 
     def uploaded(self, epoch: int, clicks: tuple[int, ...], history_long: int) -> CloudState:
         """The state with the clicks of an epoch; an epoch that is not newer is a repeat and changes nothing."""
@@ -52,6 +51,10 @@ class CloudState(msgspec.Struct, array_like=True, frozen=True):
         """The clicks that a request of `epoch` may see: i8 [<= L_S], those uploaded in earlier epochs."""
         seen = self.before + self.last if self.epoch < epoch else self.before
         return np.array(seen[-history_long:], dtype=np.int64)
+
+    def moved_past(self, window: int, encoder: int) -> bool:
+        """Whether a later r2 than this came up: then a request that names this one was answered before it came."""
+        return any((kept.window, kept.encoder) > (window, encoder) for kept in self.memories)
 
     def r2(self, window: int, encoder: int) -> bytes | None:
         """The r2 of a window under an encoder, where it is kept."""
