@@ -9,6 +9,7 @@ from streams.partitions import partition_of
 from streams.records import DeadLetter, DeviceBatch, Kind, RecordError
 from streams.settings import Settings
 
+_LAST_KIND = max(Kind)
 LATEST = 1 << 53  # event times and numbers from here up are refused: they'd not survive JSON
 
 
@@ -67,7 +68,7 @@ def check_batch(batch: DeviceBatch) -> None:
     n = len(batch.items)
     if not n or {len(batch.kinds), len(batch.times), len(batch.impressions)} != {n}:
         raise RecordError("columns are empty or of unequal length")
-    if max(batch.kinds) > max(Kind):
+    if max(batch.kinds) > _LAST_KIND:
         raise RecordError(f"unknown kind of event {max(batch.kinds)}")
     if min(batch.times) < 0 or max(batch.times) >= LATEST:
         raise RecordError("a time is negative or too large")

@@ -1,0 +1,71 @@
+"""The cloud's state: a delayed history that no repeat changes, and the last r2's."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.cloud_state import KEPT_R2, R2, CloudState
+
+LONG = 5
+uploads = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=7), max_size=6)
+
+
+def upload(state: CloudState, epoch: int, clicks: list[int]) -> CloudState:
+    return state.uploaded(epoch, tuple(clicks), LONG)
+
+
+@given(uploads)
+def test_a_request_sees_the_clicks_of_earlier_epochs_and_no_others(epochs: list[list[int]]) -> None:
+    state, earlier = CloudState(), list[int]()
+    for epoch, clicks in enumerate(epochs):
+        assert state.history(epoch, LONG).tolist() == earlier[-LONG:]
+        state = upload(state, epoch, clicks)
+        assert state.history(epoch, LONG).tolist() == earlier[-LONG:]  # asked again after the upload
+        earlier += clicks
+        assert len(state.before) + len(state.last) <= 2 * LONG
+
+
+@given(uploads)
+def test_an_upload_that_comes_again_changes_nothing(epochs: list[list[int]]) -> None:
+    state = CloudState()
+    for epoch, clicks in enumerate(epochs):
+        state = upload(state, epoch, clicks)
+        for again in range(epoch + 1):
+            assert upload(state, again, clicks) == state
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), max_size=12))
+def test_the_last_r2s_to_come_are_kept_once_each(came: list[tuple[int, int]]) -> None:
+    state = CloudState()
+    for window, encoder in came:
+        state = state.remembering(R2(window, encoder, bytes([window, encoder])))
+    kept = [(r2.window, r2.encoder) for r2 in state.memories]
+    assert kept == list(dict.fromkeys(reversed(came)))[:KEPT_R2][::-1]
+    for window, encoder in kept:
+        assert state.r2(window, encoder) == bytes([window, encoder])
+    assert state.r2(9, 9) is None
+
+
+def test_an_r2_sent_again_with_all_that_follows_it_leaves_the_state_as_it_was() -> None:
+    sent = [R2(window, 0, b"") for window in range(1, 6)]
+    state = CloudState()
+    for r2 in sent:
+        state = state.remembering(r2)
+    for first in range(len(sent)):
+        again = state
+        for r2 in sent[first:]:
+            again = again.remembering(r2)
+            assert again.r2(r2.window, 0) is not None
+        assert again == state
+
+
+def test_a_request_whose_r2_is_past_was_answered_before() -> None:
+    state = CloudState().remembering(R2(2, 0, b"")).remembering(R2(3, 0, b""))
+    assert state.moved_past(1, 0)
+    assert state.moved_past(2, 0)
+    assert not state.moved_past(3, 0)
+    assert not state.moved_past(3, 1)  # under a new encoder, on its way
+    assert [a.window < b.window for a, b in pairwise(state.memories)] == [True]

@@ -1,0 +1,109 @@
+"""Rows of the device's table: packed and unpacked, damaged ones noticed, every key in its user's partition."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.cloud_state import CloudState
+from streams.cloud_state import StateError as CloudStateError
+from streams.cloud_state import pack as pack_cloud
+from streams.cloud_state import unpack as unpack_cloud
+from streams.device_state import (
+    DeviceState,
+    PartitionState,
+    Pending,
+    StateError,
+    kind_of,
+    locate,
+    pack,
+    partition_key,
+    pending_key,
+    unpack,
+    user_key,
+)
+from streams.partitions import partition_of
+from streams.records import Versions
+
+numbers = st.integers(0, 2**53)
+keys = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=60)
+users = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
+states = st.builds(
+    DeviceState,
+    seq=numbers,
+    time=numbers,
+    encoder=st.integers(-1, 10**6),
+    memory=st.binary(max_size=128),
+    open=numbers,
+    r2=st.binary(max_size=128),
+    window=numbers,
+    clicks=keys,
+    exposures=keys,
+    uploads=keys,
+    blocked=st.booleans(),
+)
+
+
+@given(states)
+def test_a_state_comes_back_as_it_was(state: DeviceState) -> None:
+    assert unpack(pack(state), DeviceState) == state
+
+
+@given(states, st.data())
+def test_a_damaged_row_is_noticed(state: DeviceState, data: st.DataObject) -> None:
+    row = bytearray(pack(state))
+    place = data.draw(st.integers(0, len(row) - 1))
+    row[place] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(StateError):
+        unpack(bytes(row), DeviceState)
+
+
+def test_a_row_of_another_kind_is_no_state() -> None:
+    with pytest.raises(StateError):
+        unpack(pack(PartitionState(1, 2, 3, over=True, waiting=[b"mark"])), Pending)
+
+
+def test_a_full_state_is_about_a_kilobyte() -> None:
+    full = DeviceState(
+        seq=10**6,
+        memory=bytes(range(128)),
+        r2=bytes(range(128)),
+        clicks=[2**62] * 10,
+        exposures=[2**62] * 20,
+        uploads=[2**62] * 50,
+    )
+    assert len(pack(full)) < 1100
+
+
+@given(users, numbers, st.integers(1, 64))
+def test_every_row_of_a_user_stands_in_the_user_s_partition(user: str, seq: int, partitions: int) -> None:
+    mine = partition_of(user.encode(), partitions)
+    assert locate(user_key(user), partitions) == locate(pending_key(user, seq), partitions) == mine
+    assert kind_of(user_key(user)) is DeviceState
+    assert kind_of(pending_key(user, seq)) is Pending
+
+
+@given(st.integers(0, 255))
+def test_a_partition_s_row_stands_in_it(partition: int) -> None:
+    assert locate(partition_key(partition), 256) == partition
+    assert kind_of(partition_key(partition)) is PartitionState
+
+
+def test_pending_requests_of_one_user_have_rows_of_their_own() -> None:
+    pending = Pending("u", 7, 1, 2, 3, 4, b"", "logged", True, b"", b"", 0, 0, Versions(1, 2, 3, 4), 5, 6)
+    assert unpack(pack(pending), Pending) == pending
+    assert pending_key("u", 7) != pending_key("u", 8)
+
+
+clicks = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50).map(tuple)
+
+
+@given(clicks, clicks, st.integers(-1, 10**6))
+def test_a_cloud_state_comes_back_as_it_was(before: tuple[int, ...], last: tuple[int, ...], epoch: int) -> None:
+    state = CloudState(before=before, last=last, epoch=epoch)
+    assert unpack_cloud(pack_cloud(state)) == state
+    damaged = bytearray(pack_cloud(state))
+    damaged[-1] ^= 1
+    with pytest.raises(CloudStateError):
+        unpack_cloud(bytes(damaged))
