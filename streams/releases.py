@@ -7,6 +7,7 @@ not come over the bus in time (compacted away, damaged, never sent because the p
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -44,7 +45,8 @@ class ReleaseReader:
         self._changed = threading.Condition()
         self._wanted: dict[int, int] = {}  # version -> callers waiting
         self._wanted_decisions: dict[int, int] = {}
-        self._missed: dict[tuple[str, int], float] = {}  # since when, or when the tables were last asked
+        self._missed: dict[tuple[str, int], float] = {}  # (release or decision, number) -> since when
+        self._asked: dict[tuple[str, int], float] = {}  # when the tables were last asked for it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{role}-releases", daemon=True)
         self._engine: sa.Engine | None = None
@@ -169,19 +171,27 @@ class ReleaseReader:
             self._shelf.put(release)
             telemetry.RELEASE.labels(self._role).set(max(self._shelf.staged))
             self._changed.notify_all()
-        self._missed.pop(("release", release.manifest.version), None)
+        self._found("release", release.manifest.version)
 
-    def _patient(self, what: str, number: int) -> bool:
-        """Whether something that is missing may still come over the bus: true for a while, then once a while."""
+    def _patient(self, what: str, number: int, *, sent: bool = False) -> bool:
+        """Whether to go on waiting for the bus: for a while, and after each look into the tables.
+
+        What is known to have been `sent` before something that is here has come, or never will: no need to wait.
+        """
         now = time.monotonic()
-        since = self._missed.setdefault((what, number), now)
-        if now - since < self._patience_s:
+        waited = now - self._missed.setdefault((what, number), now)
+        asked = now - self._asked.get((what, number), -math.inf)
+        if asked < self._patience_s or (waited < self._patience_s and not sent):
             return True
-        self._missed[what, number] = now
+        self._asked[what, number] = now
         return False
 
+    def _found(self, what: str, number: int) -> None:
+        self._missed.pop((what, number), None)
+        self._asked.pop((what, number), None)
+
     def _from_tables(self, version: int) -> Release | None:
-        if self._patient("release", version):
+        if self._patient("release", version, sent=version < max(self._shelf.staged, default=-1)):
             return None
         t = tables.releases.c
         this = (t.run == self._settings.run) & (t.version == version)
@@ -198,7 +208,7 @@ class ReleaseReader:
         return release
 
     def _decision_from_tables(self, epoch: int) -> None:
-        if self._patient("decision", epoch):
+        if self._patient("decision", epoch, sent=epoch < max(self._shelf.decisions, default=-1)):
             return
         t = tables.decisions.c
         this = (t.run == self._settings.run) & (t.epoch == epoch)
@@ -209,7 +219,7 @@ class ReleaseReader:
             log.warning("the decision of epoch %d can't be read: %s", epoch, error)
             return
         if row is not None:
-            self._missed.pop(("decision", epoch), None)
+            self._found("decision", epoch)
             self._take_event(EpochDecision(*row))
 
     def _database(self) -> sa.Engine:
