@@ -12,7 +12,8 @@ from deploy import history
 from deploy.chart import Chart, Mark, Series
 from deploy.history import Costs, Epoch
 
-VARIANTS = ("mc2sf", "fast", "f2s", "din", "river", "popularity", "random")  # in the order of their colours; others come after
+# in the order of their colours; others come after
+VARIANTS = ("mc2sf", "fast", "f2s", "din", "river", "popularity", "random")
 CHANCE_COLOUR = 9
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from rich.console import Console
-from streams.digest import digest
 
 from deploy import report, summary
 from deploy.broker import await_broker
@@ -24,6 +23,7 @@ from deploy.stack import Child, Stack
 from deploy.watching import Watch
 from replay.plan import Options, Plan
 from streams import bus, offline, tables
+from streams.digest import digest
 from streams.settings import Settings
 from streams.store import connect, upsert
 

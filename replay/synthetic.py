@@ -1,17 +1,18 @@
 """Synthetic users of known predictability: what the next click depends on is visible in the log, and stated here.
 
-Items belong to groups. A user has a few favourite groups for good. Before each click a screen shows two items that are
-not clicked; a service picks their groups from the user's past clicks and keeps pushing each for a while. The click is
+Items belong to groups. A user favours a few groups for good, and the log begins with PAST clicks on each (past clicks:
+they enter histories and are never ranked). Before each later click a screen shows SHOWN items that are not clicked; a
+service picks their groups from the user's clicks and keeps pushing each for a while. Then the click is
 
 - with probability FLOW from the group that follows the group of the last click (a fixed cycle): the last click says it;
 - with probability TASTE from a favourite group: the long history says which those are;
 - else any item, by popularity;
 
-except that a group which made up TIRED or more of the last RING exposures is not clicked for its own sake: a flow into
-it turns into taste, and taste avoids it. So long history, last clicks and exposures each say something that the others
-do not. With `noise` a click is, with that probability, any item at all: at 1 there is nothing to be learnt.
-`optimum.py` computes the best that any ranker can reach. Exposures bear no impression, so that candidates are sampled
-and chance and popularity have their plain meaning.
+but taste leaves out the groups of the last RECENT clicks, for the sake of variety, and neither taste nor flow goes to
+groups that had TIRED or more of the last RING exposures. So long history, last clicks and exposures each say something
+that the others do not. With `noise` a click is, with that probability, any item at all: at 1 nothing can be learnt.
+`optimum.py` says what the best ranker reaches. Exposures bear no impression, so candidates are sampled, and chance and
+popularity have their plain meaning.
 """
 
 from __future__ import annotations
@@ -29,25 +30,29 @@ from replay.refusals import SourceError
 from replay.rows import ROWS
 from streams.records import Kind
 
-FLOW, TASTE = 0.4, 0.45
-RING, TIRED = 10, 3  # exposures looked at; how many of them in one group tire a user of it
-SHOWN = 2  # exposures before each click
+FLOW, TASTE = 0.3, 0.55
+PAST = 2  # past clicks on each favourite group
+RECENT = 6
+RING, TIRED = 10, 2
+SHOWN = 2
 KEPT = 0.9  # probability that a pushed group is pushed on the next screen again
 BLOCK = 1000  # users made at a time
+START = 1_700_000_000_000  # ms; past clicks lie in the day before
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """The parameters of `synthetic:users=...,items=...`."""
+    """The parameters of `synthetic:users=...,items=...`, and the world that they make."""
 
     users: int = 1000
     items: int = 500
     clicks: int = 30  # a user's mean; the number lies between half and one and a half of it
-    groups: int = 20
-    favourites: int = 4
+    groups: int = 50
+    favourites: int = 6
     days: int = 14
     noise: float = 0.0
     seed: int = 1
@@ -73,97 +78,119 @@ class Synthetic:
         return np.arange(self.items) % self.groups
 
     @cached_property
-    def within(self) -> Floats:
-        """The probability of each item given its group, [items]: mildly skewed."""
-        weight = 1.0 / np.sqrt(3.0 + np.arange(self.items) // self.groups)
-        share: Floats = weight / np.bincount(self.group, weight)[self.group]
-        return share
-
-    @cached_property
     def popular(self) -> Floats:
-        """The probability of each item where a click is by popularity, [items]."""
+        """The probability of each item where a click is by popularity, [items]: mildly skewed."""
         weight = 1.0 / np.sqrt(3.0 + np.arange(self.items) // self.groups)
         share: Floats = weight / weight.sum()
         return share
 
-    def batches(self) -> Iterator[Any]:
-        """The log as batches of `rows.ROWS`, user by user."""
-        for first in range(0, self.users, BLOCK):
-            yield self._log(first, Traces(self, first, min(BLOCK, self.users - first)))
+    @cached_property
+    def within(self) -> Floats:
+        """The probability of each item given its group, [items]."""
+        share: Floats = self.popular / np.bincount(self.group, self.popular)[self.group]
+        return share
 
-    def _log(self, first: int, traces: Traces) -> Any:
-        users, steps = traces.item.shape
-        items = np.concatenate([traces.shown, traces.item[:, :, None]], axis=2)  # [users, steps, SHOWN + 1]
-        lag = np.append(-1000 * np.arange(SHOWN, 0, -1), 0)
-        times = traces.time[:, :, None] + lag
+    def reasons(self, favourite: Bools, last: Ints, recent: Bools, tired: Bools) -> Floats:
+        """The probability of a click into each group by flow or taste, [users, groups].
+
+        All arguments but `last`, the group of the last click [users], are [users, groups].
+        """
+        users = np.arange(len(last))
+        flow = np.zeros(favourite.shape)
+        flow[users, self.follows[last]] = FLOW
+        flow *= ~tired
+        wanted = favourite & ~tired & ~recent
+        for wider in (favourite & ~recent, favourite):
+            wanted = np.where(wanted.any(axis=1, keepdims=True), wanted, wider)
+        taste = (FLOW + TASTE - flow.sum(axis=1, keepdims=True)) / wanted.sum(axis=1, keepdims=True)
+        found: Floats = flow + taste * wanted
+        return found
+
+    def batches(self) -> Iterator[Any]:
+        """The log as batches of `rows.ROWS`, a block of users at a time: past clicks, then what came after."""
+        for first in range(0, self.users, BLOCK):
+            yield from Traces(self, first, min(BLOCK, self.users - first)).batches()
+
+
+class Traces:
+    """What a block of users was shown and clicked."""
+
+    def __init__(self, world: Synthetic, first: int, users: int) -> None:
+        """Draw users `first` .. `first + users - 1`; the same world and block always give the same traces."""
+        chance = np.random.default_rng([world.seed, 2, first])
+        self._first = first
+        steps = world.clicks + world.clicks // 2
+        self.length: Ints = chance.integers(world.clicks - world.clicks // 2, steps + 1, users)
+        chosen = chance.random((users, world.groups)).argsort(axis=1)[:, : world.favourites]
+        favourite = np.zeros((users, world.groups), bool)
+        np.put_along_axis(favourite, chosen, values=True, axis=1)
+        groups = chance.permuted(np.tile(chosen, PAST), axis=1)
+        self.past = _item_of(world, groups, chance.random(groups.shape))  # [users, PAST * favourites]
+        self.past_time = START - np.sort(chance.integers(1, 86_400_000, groups.shape), axis=1)[:, ::-1]
+        self.item = np.empty((users, steps), np.int64)
+        self.shown = np.empty((users, steps, SHOWN), np.int64)
+        self.time = _times(chance, world.days, users, steps)
+        clicked = (groups[:, :, None] == np.arange(world.groups)).sum(axis=1)
+        clicks = groups[:, -RECENT:]
+        pushed = _group_of_a_click(chance, clicked, SHOWN)
+        ring = np.full((users, RING), -1)
+        for step in range(steps):
+            again = chance.random(pushed.shape) < KEPT
+            pushed = np.where(again, pushed, _group_of_a_click(chance, clicked, SHOWN))
+            self.shown[:, step] = _item_of(world, pushed, chance.random(pushed.shape))
+            ring = np.concatenate([ring[:, SHOWN:], pushed], axis=1)
+            tired = (ring[:, :, None] == np.arange(world.groups)).sum(axis=1) >= TIRED
+            recent = (clicks[:, :, None] == np.arange(world.groups)).any(axis=1)
+            item = _click(world, chance, world.reasons(favourite, clicks[:, -1], recent, tired))
+            self.item[:, step] = item
+            clicks = np.concatenate([clicks[:, 1:], world.group[item][:, None]], axis=1)
+            clicked[np.arange(users), world.group[item]] += 1
+
+    def batches(self) -> Iterator[Any]:
+        """The traces as batches of `rows.ROWS`."""
+        yield self._batch(
+            self.past, self.past_time, np.full(self.past.shape, Kind.PAST_CLICK), np.full(self.past.shape, True)
+        )
+        items = np.concatenate([self.shown, self.item[:, :, None]], axis=2)  # [users, steps, SHOWN + 1]
+        times = self.time[:, :, None] + np.append(-1000 * np.arange(SHOWN, 0, -1), 0)
         kinds = np.broadcast_to(np.append(np.full(SHOWN, Kind.EXPOSURE), Kind.CLICK), items.shape)
-        there = np.broadcast_to((np.arange(steps) < traces.length[:, None])[:, :, None], items.shape)
-        names = np.broadcast_to((first + 1 + np.arange(users))[:, None, None], items.shape)[there]
+        there = np.arange(items.shape[1]) < self.length[:, None]
+        yield self._batch(items, times, kinds, np.broadcast_to(there[:, :, None], items.shape))
+
+    def _batch(self, items: Ints, times: Ints, kinds: Any, there: Bools) -> Any:
+        users = self._first + 1 + np.arange(len(items))
+        names = np.broadcast_to(users.reshape(-1, *[1] * (items.ndim - 1)), items.shape)[there]
         return pa.record_batch(
             [
                 pa.array(np.char.add("u", names.astype(str)), pa.string()),
                 pa.array((items[there] + 1).astype(str), pa.string()),
                 pa.array(times[there]),
                 pa.array(kinds[there].astype(np.int8)),
-                pa.array(np.zeros(there.sum(), np.int64)),
+                pa.array(np.zeros(int(there.sum()), np.int64)),
             ],
             schema=ROWS,
         )
 
 
-class Traces:
-    """What a block of users was shown and clicked, with the latent groups that `optimum.py` needs to be checked."""
-
-    def __init__(self, world: Synthetic, first: int, users: int) -> None:
-        """Draw users `first` .. `first + users - 1`; the same world and block always give the same traces."""
-        chance = np.random.default_rng([world.seed, 2, first])
-        steps = world.clicks + world.clicks // 2
-        self.length: Ints = chance.integers(world.clicks - world.clicks // 2, steps + 1, users)
-        order = chance.random((users, world.groups)).argsort(axis=1)
-        self.favourite = np.zeros((users, world.groups), bool)
-        np.put_along_axis(self.favourite, order[:, : world.favourites], values=True, axis=1)
-        self.item = np.empty((users, steps), np.int64)
-        self.shown = np.empty((users, steps, SHOWN), np.int64)
-        self.tired = np.empty((users, steps, world.groups), bool)  # of each group, when step's click is made
-        self.time = _times(chance, world.days, users, steps)
-        clicked = np.zeros((users, world.groups))
-        pushed = chance.integers(0, world.groups, (users, SHOWN))
-        ring = np.full((users, RING), -1)
-        last = chance.integers(0, world.groups, users)
-        self.before = last.copy()  # the group that the first click flows from: nobody can know it
-        for step in range(steps):
-            pushed = _push(chance, pushed, clicked)
-            self.shown[:, step] = _item_of(world, pushed, chance.random(pushed.shape))
-            ring = np.concatenate([ring[:, SHOWN:], pushed], axis=1)
-            tired = (ring[:, :, None] == np.arange(world.groups)).sum(axis=1) >= TIRED
-            item = _click(world, chance, last, tired, self.favourite)
-            self.tired[:, step], self.item[:, step] = tired, item
-            last = world.group[item]
-            clicked[np.arange(users), last] += 1
-
-
-def _push(chance: np.random.Generator, pushed: Ints, clicked: Floats) -> Ints:
-    """The groups pushed on the next screen, [users, SHOWN]: kept, or that of a past click; blind to favourites."""
-    again = (chance.random(pushed.shape) < KEPT) | (clicked.sum(axis=1) == 0)[:, None]
-    total = np.cumsum(clicked, axis=1)
-    at = chance.random(pushed.shape) * np.maximum(total[:, -1:], 1)
-    drawn = (at[:, :, None] >= total[:, None, :]).sum(axis=2).clip(max=clicked.shape[1] - 1)
-    return np.where(again, pushed, drawn)
-
-
-def _click(world: Synthetic, chance: np.random.Generator, last: Ints, tired: Any, favourite: Any) -> Ints:
+def _click(world: Synthetic, chance: np.random.Generator, reasons: Floats) -> Ints:
     """One click a user, [users]."""
-    users = np.arange(len(last))
-    reason = chance.random(len(last))
-    follows = world.follows[last]
-    wanted = favourite & ~tired
-    wanted = np.where(wanted.any(axis=1)[:, None], wanted, favourite)
-    taste = (chance.random(wanted.shape) * wanted).argmax(axis=1)
-    flows = (reason < FLOW) & ~tired[users, follows]
-    item = _item_of(world, np.where(flows, follows, taste), chance.random(len(last)))
-    item = np.where(reason < FLOW + TASTE, item, _draw(world.popular, chance.random(len(last))))
-    anything = chance.integers(0, world.items, len(last))
-    return np.where(chance.random(len(last)) < world.noise, anything, item)
+    users = len(reasons)
+    total = np.cumsum(reasons, axis=1)  # up to FLOW + TASTE
+    at = chance.random(users)
+    group = np.minimum((at[:, None] >= total).sum(axis=1), world.groups - 1)
+    item = _item_of(world, group, chance.random(users))
+    popular = np.searchsorted(np.cumsum(world.popular), chance.random(users), side="right").clip(max=world.items - 1)
+    anything = chance.integers(0, world.items, users)
+    item = np.where(at < total[:, -1], item, popular)
+    return np.where(chance.random(users) < world.noise, anything, item)
+
+
+def _group_of_a_click(chance: np.random.Generator, clicked: Ints, n: int) -> Ints:
+    """The groups of `n` of each user's clicks drawn at random, [users, n]; `clicked` counts them, [users, groups]."""
+    total = np.cumsum(clicked, axis=1)
+    at = chance.random((len(clicked), n)) * total[:, -1:]
+    drawn: Ints = (at[:, :, None] >= total[:, None, :]).sum(axis=2).clip(max=clicked.shape[1] - 1)
+    return drawn
 
 
 def _item_of(world: Synthetic, groups: Ints, at: Floats) -> Ints:
@@ -178,14 +205,10 @@ def _item_of(world: Synthetic, groups: Ints, at: Floats) -> Ints:
     return drawn
 
 
-def _draw(probability: Floats, at: Floats) -> Ints:
-    return np.minimum(np.searchsorted(np.cumsum(probability), at, side="right"), len(probability) - 1)
-
-
 def _times(chance: np.random.Generator, days: int, users: int, steps: int) -> Ints:
     """Click times in ms, [users, steps]: sittings of about six clicks a minute apart, spread over the days."""
     minute = np.maximum(chance.exponential(60_000, (users, steps)), 5_000)
     away = chance.exponential(1.0, (users, steps)) * (chance.random((users, steps)) < 1 / 6)
     away *= days * 86_400_000 / np.maximum(away.sum(axis=1, keepdims=True), 1.0) * 0.9
-    start = 1_700_000_000_000 + chance.random((users, 1)) * days * 8_640_000
+    start = START + 10_000 + chance.random((users, 1)) * days * 8_640_000
     return np.asarray(start + np.cumsum(minute + away, axis=1), np.int64)

@@ -145,7 +145,9 @@ def _carried_from(folded: Folded, encoders: Keys) -> Keys:
 def _encoders(connection: Connection, run: str, epochs: Keys) -> Keys:
     """The encoder in force at each event, by its epoch: in lockstep only."""
     r, d = releases.c, decisions.c
-    encoder = dict(connection.execute(sa.select(r.version, r.encoder).where(r.run == run)).tuples().all())
-    decided = dict(connection.execute(sa.select(d.epoch, d.release).where(d.run == run)).tuples().all())
+    encoder = {
+        row.version: row.encoder for row in connection.execute(sa.select(r.version, r.encoder).where(r.run == run))
+    }
+    decided = {row.epoch: row.release for row in connection.execute(sa.select(d.epoch, d.release).where(d.run == run))}
     known = [encoder.get(decided.get(epoch - 1, 0), 0) for epoch in range(int(epochs.max(initial=0)) + 1)]
     return np.array(known, np.int64)[epochs]

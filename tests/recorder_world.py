@@ -49,9 +49,12 @@ class World:
     logs: Logs = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Keep the topics that the recorder reads, each with all its partitions."""
+        read = {topic.name for topic in (*MARKED, DEAD_LETTERS)}
+        self.logs = {place: records for place, records in self.logs.items() if place[0] in read}
         for topic in (*MARKED, DEAD_LETTERS):
             for partition in range(topic.partitions(self.settings)):
-                self.logs[topic.name, partition] = []
+                self.logs.setdefault((topic.name, partition), [])
 
     def put(self, topic: Topic, user: str, record: Record | bytes) -> None:
         """Append a record of a user."""

@@ -1,4 +1,4 @@
-"""The recorder loses nothing and doubles nothing, whatever the order, the crashes, the repeats and the broken records."""
+"""The recorder loses nothing and doubles nothing, whatever the order, crashes, repeats and broken records."""
 
 from __future__ import annotations
 

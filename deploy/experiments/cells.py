@@ -1,0 +1,77 @@
+"""A cell: one model, one seed, one dataset, one setting. It is computed once and kept as a file of its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.log import Ints
+from models.ranking import metrics
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one model gave with one seed: a rank for each test click, user by user."""
+
+    model: str
+    seed: int
+    ranks: Ints
+    seconds: float
+    epochs: int
+    note: dict[str, Any]  # validation curves, bytes, whatever else the experiment records
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """HR, NDCG and MRR over all test clicks."""
+        return metrics(self.ranks)
+
+
+class Cells:
+    """The cells of one setting (protocol, dataset, recipes) in a folder. A changed setting has other cells."""
+
+    def __init__(self, folder: Path, setting: dict[str, Any]) -> None:
+        self._folder = folder
+        text = json.dumps(setting, sort_keys=True)
+        self.digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+    def path(self, model: str, seed: int) -> Path:
+        """Where a cell is kept."""
+        return self._folder / f"{model.replace(' ', '_').replace('/', '-')}-{seed}-{self.digest}.json"
+
+    def get(self, model: str, seed: int, compute: Callable[[], Cell]) -> Cell:
+        """The kept cell, or what `compute` gives, which is kept."""
+        path = self.path(model, seed)
+        if path.exists():
+            return _unpacked(json.loads(path.read_text()))
+        cell = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_suffix(".half")
+        half.write_text(json.dumps(_packed(cell)) + "\n")
+        half.replace(path)
+        return cell
+
+
+def _packed(cell: Cell) -> dict[str, Any]:
+    ranks = base64.b64encode(zlib.compress(cell.ranks.astype("<u2").tobytes(), 9)).decode()
+    return {
+        "model": cell.model,
+        "seed": cell.seed,
+        "metrics": cell.metrics,
+        "seconds": round(cell.seconds, 1),
+        "epochs": cell.epochs,
+        "note": cell.note,
+        "ranks": ranks,  # u2, little-endian, zlib, base64
+    }
+
+
+def _unpacked(values: dict[str, Any]) -> Cell:
+    ranks = np.frombuffer(zlib.decompress(base64.b64decode(values["ranks"])), "<u2").astype(np.int64)
+    return Cell(values["model"], values["seed"], ranks, values["seconds"], values["epochs"], values["note"])

@@ -1,0 +1,47 @@
+"""The best that any ranker can do on synthetic users: their next click's exact distribution, from what is visible.
+
+Negatives are drawn evenly, so that ranking by probability is optimal for every metric.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.ranking import metrics, rank
+from replay.synthetic import FLOW, RECENT, RING, TASTE, TIRED, Floats, Synthetic, Traces
+
+Items = NDArray[np.int64]  # numbers of items, 0-based: the item's name less one
+
+
+def probabilities(world: Synthetic, past: Items, clicks: Items, shown: Items) -> Floats:
+    """The probability of each item to be a user's next click, [items].
+
+    `past` are the user's past clicks, `clicks` those since, `shown` all exposures up to now, each oldest first.
+    """
+    groups = np.arange(world.groups)
+    before = world.group[np.append(past, clicks)[-RECENT:]]
+    reasons = world.reasons(
+        np.isin(groups, world.group[past])[None],
+        before[-1:],
+        np.isin(groups, before)[None],
+        np.bincount(world.group[shown[-RING:]], minlength=world.groups)[None] >= TIRED,
+    )[0]
+    item = reasons[world.group] * world.within + (1 - FLOW - TASTE) * world.popular
+    return np.asarray((1 - world.noise) * item + world.noise / world.items)
+
+
+def optimum(world: Synthetic, *, users: int = 100, negatives: int = 99, seed: int = 0) -> dict[str, float]:
+    """What the optimal ranker gets by each metric on all clicks of the first `users` users."""
+    draw = np.random.default_rng(seed)
+    ranks = []
+    traces = Traces(world, 0, min(users, world.users))
+    for user, past in enumerate(traces.past):
+        for step in range(int(traces.length[user])):
+            target = int(traces.item[user, step])
+            others = np.delete(np.arange(world.items), target)
+            drawn = draw.choice(others, min(negatives, len(others)), replace=False)
+            listed = draw.permutation(np.append(drawn, target))
+            scores = probabilities(world, past, traces.item[user, :step], traces.shown[user, : step + 1].ravel())
+            ranks.append(rank(scores[listed], int(np.flatnonzero(listed == target)[0])).rank)
+    return metrics(ranks)

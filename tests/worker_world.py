@@ -1,0 +1,178 @@
+"""Workers as processes on a real broker: releases published, events sent in lockstep, what came out read again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+
+from models.checkpoint import pack
+from streams import bus, kafka
+from streams.publication import Publisher, read_publication
+from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Reader, Record, encode
+from streams.registry import Draft, finish_release, write_release
+from streams.release import ItemTable, Release
+from streams.settings import Settings
+from streams.store import connect
+from streams.topics import DEVICE_EVENTS, OUTCOMES, Topic
+
+PATIENCE_S = 120.0
+
+
+def publish(settings: Settings, releases: Iterable[Release]) -> None:
+    """Create the topics, write the releases and publish them, each with the parts that its versions say are new."""
+    bus.create(settings)
+    engine = connect(settings.database.get_secret_value())
+    publisher = Publisher(settings, kafka.producer(settings, "coordinator"))
+    parent = None
+    for release in releases:
+        manifest = release.manifest
+        parts = {p: d for p, d in pack(release.nets).items() if getattr(manifest.versions, p) == manifest.version}
+        items = None
+        if "encoder" in parts:
+            items = ItemTable.of(release.catalogue, release.nets.encoder.E.detach().numpy())
+        with engine.begin() as connection:
+            draft = Draft(manifest.kind, parent, -1, parts, items, 0, {}, {})
+            parent = write_release(connection, settings.run, draft)
+            assert parent.versions == manifest.versions
+            publisher.publish(read_publication(connection, settings.run, parent.version))
+            finish_release(connection, settings.run, parent.version)
+    engine.dispose()
+
+
+class Process:
+    """A worker process of a role, its log in the state folder. As a context it is killed at the end."""
+
+    def __init__(self, settings: Settings, role: str) -> None:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        self.log = settings.state_dir / f"{role}-{uuid.uuid4().hex[:6]}.log"
+        command = [sys.executable, "-m", "faust", "-A", f"streams.{role}", "worker", "--without-web", "-l", "info"]
+        environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1"}
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, cwd=Path(__file__).parents[1], stdout=log, stderr=log
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.send(signal.SIGKILL)
+        self._process.wait(30)
+
+    def send(self, which: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(which)
+
+    def exit_code(self) -> int:
+        return self._process.wait(PATIENCE_S)
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def until_ready(self) -> None:
+        """Wait until it has its partitions."""
+        wait_for(lambda: "Worker ready" in self.log.read_text() or not self.alive(), f"{self.log} to be ready")
+        assert self.alive(), self.log.read_text()
+
+
+def wait_for(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
+    """Wait until `condition` holds."""
+    until = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < until, f"waited {patience_s} s for {what}"
+        time.sleep(0.02)
+
+
+class Log:
+    """The records of a topic of a run, read from the beginning on as they come."""
+
+    def __init__(self, settings: Settings, topic: Topic | str, kinds: Any = None) -> None:
+        name = topic if isinstance(topic, str) else topic.full(settings)
+        parts = settings.partitions if isinstance(topic, str) else topic.partitions(settings)
+        self._consumer = kafka.consumer(settings, f"test-{uuid.uuid4().hex[:8]}")
+        self._consumer.assign([TopicPartition(name, part, OFFSET_BEGINNING) for part in range(parts)])
+        self._reader: Reader[Any] = Reader(kinds or object)
+        self._raw = kinds is None
+        self.records: list[Any] = []  # (partition, key, value) where no kinds are given
+
+    def poll(self) -> list[Any]:
+        """Take what has come; all so far."""
+        for message in self._consumer.consume(10_000, 0.1):
+            assert message.error() is None
+            value = message.value()
+            raw = message.partition(), message.key(), value
+            self.records.append(raw if self._raw else self._reader.decode(value))
+        return self.records
+
+    def until(self, condition: Callable[[list[Any]], Any], what: str) -> list[Any]:
+        """Take until `condition` holds of all so far."""
+        wait_for(lambda: condition(self.poll()), what)
+        return self.records
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class Feed:
+    """Sends events as the replayer does, in lockstep on the marks that come out on outcomes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.producer = kafka.producer(settings, "test-replay")
+        self.outcomes = Log(settings, OUTCOMES)
+
+    def mark(self, mark: Record) -> None:
+        for part in range(self.settings.partitions):
+            self.producer.produce(DEVICE_EVENTS.full(self.settings), key=b"", value=encode(mark), partition=part)
+        assert not self.producer.flush(30)
+
+    def send(self, batches: Sequence[DeviceBatch]) -> None:
+        for batch in batches:
+            self.producer.produce(DEVICE_EVENTS.full(self.settings), key=batch.user.encode(), value=encode(batch))
+        assert not self.producer.flush(30)
+
+    def epoch(
+        self, epoch: int, release: int, batches: Sequence[DeviceBatch], meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Send an epoch, do something else, and wait for its end to come out of every partition."""
+        self.mark(EpochBegin(epoch, release, epoch))
+        self.send(batches)
+        meanwhile()
+        self.mark(EpochEnd(epoch, epoch))
+        self.ended(encode(EpochEnd(epoch, epoch)), f"epoch {epoch}")
+
+    def end(self, epochs: int) -> None:
+        self.mark(EndOfLog(epochs - 1, epochs, 0))
+        self.ended(encode(EndOfLog(epochs - 1, epochs, 0)), "the end of the log")
+
+    def ended(self, mark: bytes, what: str) -> None:
+        def everywhere(records: list[Any]) -> bool:
+            return len({part for part, _, value in records if value == mark}) == self.settings.partitions
+
+        self.outcomes.until(everywhere, f"{what} in every partition of outcomes")
+
+
+def table(settings: Settings, role: str) -> dict[bytes, bytes]:
+    """The rows of a worker's table, from its changelog."""
+    log = Log(settings, f"{settings.run}-{role}-state-changelog")
+    ends = sum(
+        log._consumer.get_watermark_offsets(TopicPartition(f"{settings.run}-{role}-state-changelog", part))[1]
+        for part in range(settings.partitions)
+    )
+    rows: dict[bytes, bytes] = {}
+    for _, key, value in log.until(lambda records: len(records) >= ends, "the changelog"):
+        rows.pop(key, None)
+        if value is not None:
+            rows[key] = value
+    log.close()
+    return rows
