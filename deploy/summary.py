@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from models.ranking import METRICS
 from streams import tables
-from streams.device_state import DeviceState, unpack
+from streams.device_state import DeviceState
+from streams.packed import unpack
 from streams.records import Kind
 
 _BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')

@@ -11,7 +11,7 @@ from typing import Any
 
 from streams.cloud_batch import ROLE, CloudWork
 from streams.faust_platform import PlatformApp, run_worker
-from streams.partitions import partition_of
+from streams.partitions import locate
 from streams.releases import ReleaseReader
 from streams.settings import Settings
 from streams.topics import DEVICE_UPLINK
@@ -20,7 +20,7 @@ from streams.worker import Worker
 
 def build(settings: Settings) -> PlatformApp:
     """The cloud's Faust app."""
-    place = functools.partial(partition_of, partitions=settings.partitions)
+    place = functools.partial(locate, partitions=settings.partitions)
     start = functools.partial(CloudWork, settings)
     return Worker(settings, ROLE, (DEVICE_UPLINK,), place, start, ReleaseReader(settings, ROLE)).app
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from streams import telemetry
-from streams.cloud_state import R2, CloudState, pack, unpack
+from streams.cloud_state import R2, CloudState, PartitionState
+from streams.packed import pack, unpack
+from streams.partitions import partition_key
 from streams.received import Received
 from streams.records import (
     ClickUpload,
@@ -67,6 +69,7 @@ class CloudWork:
         self.counts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.marks: list[EpochEnd | EndOfLog] = []
+        self._partitions: dict[int, PartitionState] = {}
         self._users: dict[str, CloudState] = {}
         self._read = [r for r in map(self._decoded, received) if r is not None]
 
@@ -102,7 +105,7 @@ class CloudWork:
                     log.exception("user %r, seq %d", record.user, record.seq)
                     self._refuse(received, f"could not be answered: {error!r}")
             else:
-                self.marks.append(record)
+                self._mark(received.part, record)
 
     def _answer(self, received: Received, request: RankRequest, releases: Releases) -> None:
         release = releases(request.versions.release)
@@ -134,10 +137,17 @@ class CloudWork:
         topic = CLOUD_DOWNLINK.full(self._settings)
         self.outputs.append((topic, received.part, received.name, encode(priors)))
 
+    def _mark(self, part: int, mark: EpochEnd | EndOfLog) -> None:
+        self.marks.append(mark)
+        if (partition := self._partitions.get(part)) is None:
+            data = self._table.get(partition_key(part))
+            partition = PartitionState() if data is None else unpack(data, PartitionState)
+        self._partitions[part] = partition.passing(mark.epoch, over=isinstance(mark, EndOfLog))
+
     def _user(self, name: str) -> CloudState:
         if name not in self._users:
             data = self._table.get(name.encode())
-            return CloudState() if data is None else unpack(data)
+            return CloudState() if data is None else unpack(data, CloudState)
         return self._users[name]
 
     def _refuse(self, received: Received, reason: str) -> None:
@@ -154,6 +164,8 @@ class CloudWork:
         """What is to be written."""
         for name, state in self._users.items():
             yield name.encode(), pack(state)
+        for part, partition in self._partitions.items():
+            yield partition_key(part), pack(partition)
 
     def count(self, _now_ms: int) -> None:
         """Tell the metrics what was done."""

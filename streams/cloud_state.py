@@ -2,21 +2,16 @@
 
 The history is what was *uploaded*, at the ends of epochs. A request names the epoch in which it was made and the
 window whose r2 it must see, so that asked again after a crash, when the cloud has moved on, it is answered the same.
+A row a user, under the user's name, and one a partition (see `packed`).
 """
 
 from __future__ import annotations
-
-import zlib
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 KEPT_R2 = 2
-
-
-class StateError(ValueError):
-    """A row of the table is damaged."""
 
 
 class R2(msgspec.Struct, array_like=True, frozen=True):
@@ -64,22 +59,12 @@ class CloudState(msgspec.Struct, array_like=True, frozen=True):
         return None
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(CloudState)
+class PartitionState(msgspec.Struct, array_like=True, frozen=True):
+    """How far a partition is: the last epoch whose uploads are all in, and whether the log is over."""
 
+    ended: int = -1
+    over: bool = False
 
-def pack(state: CloudState) -> bytes:
-    """The state's bytes, behind their CRC-32."""
-    data = _encoder.encode(state)
-    return zlib.crc32(data).to_bytes(4, "little") + data
-
-
-def unpack(data: bytes) -> CloudState:
-    """The state in `data`. Raises StateError where it is damaged."""
-    body = memoryview(data)[4:]
-    if zlib.crc32(body) != int.from_bytes(data[:4], "little"):
-        raise StateError(f"cloud state of {len(data)} bytes: wrong checksum")
-    try:
-        return _decoder.decode(body)
-    except msgspec.MsgspecError as error:
-        raise StateError(f"cloud state of {len(data)} bytes: {error}") from error
+    def passing(self, epoch: int, *, over: bool) -> PartitionState:
+        """The state with a mark received."""
+        return PartitionState(max(self.ended, epoch), self.over or over)

@@ -13,8 +13,8 @@ from typing import Any
 
 from streams.device_batch import ROLE, DeviceWork
 from streams.device_index import DeviceIndex
-from streams.device_state import locate
 from streams.faust_platform import PlatformApp, run_worker
+from streams.partitions import locate
 from streams.received import Received
 from streams.releases import ReleaseReader
 from streams.settings import Settings

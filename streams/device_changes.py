@@ -15,12 +15,11 @@ from streams.device_state import (
     DeviceState,
     PartitionState,
     Pending,
-    pack,
-    partition_key,
-    unpack,
     user_key,
 )
 from streams.device_step import Memory, User
+from streams.packed import pack, unpack
+from streams.partitions import partition_key
 from streams.records import NegativeMemory, Record, Tensor, encode
 from streams.settings import Settings
 from streams.topics import DEVICE_UPLINK, Topic

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from streams.device_state import DeviceState, Pending, kind_of, locate, unpack
+from streams.device_state import DeviceState, Pending, kind_of
+from streams.packed import unpack
+from streams.partitions import locate
 
 
 class DeviceIndex:

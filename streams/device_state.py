@@ -1,27 +1,21 @@
 """What a device knows of its user, as packed bytes, and the keys of the device table's rows.
 
-About 1 KB a user, one row of the device table; a row for each request without an answer; and a row a partition. A row
-is a MessagePack array behind its CRC-32. Arrays inside are little-endian bytes. No arithmetic and no Kafka here.
+About 1 KB a user, one row of the device table; a row for each request without an answer; and a row a partition (see
+`packed`). Arrays inside are little-endian bytes. No arithmetic and no Kafka here.
 """
 
 from __future__ import annotations
 
-import zlib
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.partitions import partition_of
+from streams.partitions import SEPARATOR, is_partition
 from streams.records import Versions
 
 NO_ENCODER = -1
-_SEPARATOR = b"\0"  # no user has it: user rows, "user \0 seq" and "\0 partition" never meet
-
-
-class StateError(ValueError):
-    """A row of the table is damaged."""
 
 
 class DeviceState(msgspec.Struct, array_like=True):
@@ -75,28 +69,6 @@ class PartitionState(msgspec.Struct, array_like=True):
     waiting: list[bytes] = msgspec.field(default_factory=list)  # encoded marks not yet on outcomes, fast-examples
 
 
-Row = TypeVar("Row", DeviceState, Pending, PartitionState)
-_encoder = msgspec.msgpack.Encoder()
-_decoders = {kind: msgspec.msgpack.Decoder(kind) for kind in (DeviceState, Pending, PartitionState)}
-
-
-def pack(row: DeviceState | Pending | PartitionState) -> bytes:
-    """The row's bytes."""
-    data = _encoder.encode(row)
-    return zlib.crc32(data).to_bytes(4, "little") + data
-
-
-def unpack(data: bytes, kind: type[Row]) -> Row:
-    """The row in `data`. Raises StateError where it is damaged or another kind of row."""
-    body = memoryview(data)[4:]
-    if zlib.crc32(body) != int.from_bytes(data[:4], "little"):
-        raise StateError(f"{kind.__name__} of {len(data)} bytes: wrong checksum")
-    try:
-        return cast("Row", _decoders[kind].decode(body))
-    except msgspec.MsgspecError as error:
-        raise StateError(f"{kind.__name__} of {len(data)} bytes: {error}") from error
-
-
 def user_key(user: str) -> bytes:
     """The key of a user's row."""
     return user.encode()
@@ -104,26 +76,14 @@ def user_key(user: str) -> bytes:
 
 def pending_key(user: str, seq: int) -> bytes:
     """The key of a pending request's row."""
-    return user.encode() + _SEPARATOR + seq.to_bytes(8, "big")
-
-
-def partition_key(partition: int) -> bytes:
-    """The key of a partition's row."""
-    return _SEPARATOR + partition.to_bytes(4, "big")
+    return user.encode() + SEPARATOR + seq.to_bytes(8, "big")
 
 
 def kind_of(key: bytes) -> type[DeviceState | Pending | PartitionState]:
     """Which row stands under `key`."""
-    if key.startswith(_SEPARATOR):
+    if is_partition(key):
         return PartitionState
-    return Pending if _SEPARATOR in key else DeviceState
-
-
-def locate(key: bytes, partitions: int) -> int:
-    """The partition of a row: that of its user."""
-    if key.startswith(_SEPARATOR):
-        return int.from_bytes(key[1:], "big")
-    return partition_of(key.partition(_SEPARATOR)[0], partitions)
+    return Pending if SEPARATOR in key else DeviceState
 
 
 def keys_bytes(keys: NDArray[np.int64] | list[int]) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Table
 
-from streams import tables, telemetry
+from streams import snapshots, tables, telemetry
 from streams.barrier import Barrier, Place
 from streams.metric_points import drift_rows, point_rows, show
 from streams.prequential import Judged, Prequential, clicks_of
@@ -37,12 +37,14 @@ from streams.records import (
 )
 from streams.settings import Settings
 from streams.store import copy_new, insert_new, upsert
-from streams.topics import DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
+from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 
 log = logging.getLogger(__name__)
 
 EARLY_ROWS = 50_000  # from here on rows are written before their epoch is over
-MARKED = (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES)
+CHANGELOGS = (DEVICE_STATE, CLOUD_STATE)
+MARKED = (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, *CHANGELOGS)
+_WHOLE = {topic.name for topic in (OUTCOMES, *CHANGELOGS)}  # written by whole epochs only
 _LETTERS: Place = (DEAD_LETTERS.name, 0)
 
 _readers: dict[str, Reader[Any]] = {
@@ -92,7 +94,11 @@ class Ledger:
         elif not self.barrier.admits(place, received.place):
             return
         try:
-            self._dispatch(_readers[received.topic].decode(received.data), received)
+            if received.topic in snapshots.SIDES:
+                record: Any = snapshots.read(received, self._settings.partitions)
+            else:
+                record = _readers[received.topic].decode(received.data)
+            self._dispatch(record, received)
         except RecordError as error:
             telemetry.DEAD_LETTERS.labels(ROLE, received.topic).inc()
             log.warning("%s/%d@%d refused: %s", *received[:3], error)
@@ -109,6 +115,8 @@ class Ledger:
             self._recording.outcome(record, received)
         elif isinstance(record, DeadLetter):
             self._recording.letter(record, self._clock())
+        elif isinstance(record, snapshots.Changed):
+            self._recording.state(record, (received.topic, received.part))
         elif isinstance(record, EpochEnd | EndOfLog):
             self.barrier.close((received.topic, received.part), received.place, record)
 
@@ -128,14 +136,14 @@ class Ledger:
         return bool(self._recording.buffer.letters)
 
     def flush(self) -> None:
-        """Write the plain rows so far. Outcomes stay: they are read again after a crash."""
+        """Write the plain rows so far. Outcomes and states stay: they are read again after a crash."""
         lanes = self.barrier.lanes.items()
-        offsets = {place: lane.before_mark for place, lane in lanes if place[0] != OUTCOMES.name}
+        offsets = {place: lane.before_mark for place, lane in lanes if place[0] not in _WHOLE}
         with self._engine.begin() as connection:
             self._guard(connection)
             written = self._write(connection, self._recording.buffer)
             settled = self._settle(connection, offsets)
-        self._done(written, settled, self._recording.buffer.outcomes)
+        self._done(written, settled, self._recording.buffer.emptied())
 
     def close_epoch(self) -> None:
         """Write the epoch that is whole, and begin the next with what waits for it."""
@@ -151,11 +159,12 @@ class Ledger:
             else:
                 judged = list(self.prequential.epoch(clicks, outcomes))
                 written |= self._write_judged(connection, judged, epoch)
+            written |= self._write_states(connection, buffer)
             settled = self._settle(connection, self.barrier.after())
             time = self.barrier.time
             row = {"run": self._run, "role": ROLE, "epoch": epoch, "time": time, "over": over}
             upsert(connection, tables.progress, [row])
-        self._done(written, settled, {})
+        self._done(written, settled, Buffer())
         show(self.prequential.quality)
         telemetry.EPOCH.labels(ROLE).set(epoch)
         telemetry.EVENT_TIME.labels(ROLE).set(time / 1000)
@@ -193,6 +202,19 @@ class Ledger:
             tables.drifts: copy_new(connection, tables.drifts, drift_rows(self._run, epoch, judged)),
         }
 
+    def _write_states(self, connection: Connection, buffer: Buffer) -> dict[Table, int]:
+        """Write the users' states as of the epochs that their changelogs' marks name: later ones without lockstep."""
+        rows = []
+        for place, states in buffer.states.items():
+            mark = self.barrier.lanes[place].mark
+            assert mark is not None
+            rows += [
+                {"run": self._run, "side": each.side, "user": each.user, "epoch": mark.epoch, "state": each.state}
+                for each in states.values()
+            ]
+        upsert(connection, tables.user_snapshots, rows)
+        return {tables.user_snapshots: len(rows)}
+
     def _settle(self, connection: Connection, offsets: dict[Place, int]) -> dict[Place, int]:
         """Write where to go on reading; return it."""
         settled = self._committed | offsets | {_LETTERS: self._letters}
@@ -203,11 +225,8 @@ class Ledger:
         upsert(connection, tables.consumer_offsets, rows)
         return settled
 
-    def _done(
-        self, written: dict[Table, int], settled: dict[Place, int], outcomes: dict[tuple[str, int], Outcome]
-    ) -> None:
-        self._committed = settled
-        self._recording.buffer = Buffer(outcomes=outcomes)
+    def _done(self, written: dict[Table, int], settled: dict[Place, int], left: Buffer) -> None:
+        self._committed, self._recording.buffer = settled, left
         for table, rows in written.items():
             telemetry.RECORDED_ROWS.labels(table.name).inc(rows)
 

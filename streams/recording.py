@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.barrier import Place
 from streams.quality import Ranked, subsets
 from streams.received import LATEST, Received, check_batch
 from streams.records import (
@@ -26,6 +27,7 @@ from streams.records import (
     Versions,
     item_key,
 )
+from streams.snapshots import Changed
 
 ROLE = "recorder"
 Row = tuple[Any, ...]
@@ -44,6 +46,11 @@ class Buffer:
     uploads: list[Row] = field(default_factory=list)
     letters: list[Row] = field(default_factory=list)
     outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
+    states: dict[Place, dict[str, Changed]] = field(default_factory=dict)  # newest by user, of each changelog
+
+    def emptied(self) -> Buffer:
+        """What stays when the plain rows are written: all that belongs to an epoch as a whole."""
+        return Buffer(outcomes=self.outcomes, states=self.states)
 
     @property
     def rows(self) -> int:
@@ -115,6 +122,10 @@ class Recording:
             if not 1 <= rank <= len(listed) or not variant.isascii() or not variant.isidentifier() or len(variant) > 32:
                 raise RecordError(f"rank {rank} of {len(listed)} by {variant[:40]!r}")
         self.buffer.outcomes.setdefault((record.user, record.seq), record)
+
+    def state(self, changed: Changed, place: Place) -> None:
+        """Take in a user's state; the newest of an epoch counts."""
+        self.buffer.states.setdefault(place, {})[changed.user] = changed
 
     def letter(self, dead: DeadLetter, wall: int) -> None:
         """Take in a dead letter; its words are cut to what the tables hold."""

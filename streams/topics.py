@@ -47,6 +47,8 @@ ITEM_EMBEDDINGS = Topic("item-embeddings", "item", compact=True, keyed=False)
 MODEL_WEIGHTS = Topic("model-weights", "part/version", compact=True, keyed=False)
 MODEL_RELEASES = Topic("model-releases", "version", compact=True, keyed=False)
 DEAD_LETTERS = Topic("dead-letters", "source topic", keyed=False)
+DEVICE_STATE = Topic("device-state-changelog", "user", compact=True)  # Faust's name for what a table's rows become
+CLOUD_STATE = Topic("cloud-state-changelog", "user", compact=True)
 
 TOPICS: Final = (
     DEVICE_EVENTS,
@@ -58,4 +60,6 @@ TOPICS: Final = (
     MODEL_WEIGHTS,
     MODEL_RELEASES,
     DEAD_LETTERS,
+    DEVICE_STATE,
+    CLOUD_STATE,
 )

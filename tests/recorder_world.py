@@ -11,10 +11,11 @@ import numpy as np
 import sqlalchemy as sa
 
 from models.candidates import sampled
-from streams import tables
+from streams import cloud_state, device_state, tables
 from streams.barrier import Place
-from streams.ledger import Ledger
-from streams.partitions import partition_of
+from streams.ledger import MARKED, Ledger
+from streams.packed import pack
+from streams.partitions import partition_key, partition_of
 from streams.received import Received
 from streams.records import (
     ClickUpload,
@@ -32,13 +33,21 @@ from streams.records import (
     item_key,
 )
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, Topic
+from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
 
 Logs = dict[Place, list[tuple[bytes, bytes]]]
 
-RECORDED = ("interactions", "items", "negative_memories", "click_uploads", "outcomes", "metric_points", "drifts")
+RECORDED = (
+    "interactions",
+    "items",
+    "negative_memories",
+    "click_uploads",
+    "outcomes",
+    "metric_points",
+    "drifts",
+    "user_snapshots",
+)
 ITEMS = [f"item {i}" for i in range(30)]
-MARKED = (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES)
 
 
 @dataclass
@@ -63,10 +72,17 @@ class World:
 
     def mark(self, record: EpochBegin | EpochEnd | EndOfLog) -> None:
         """Append a mark to every partition."""
-        topics = (DEVICE_EVENTS,) if isinstance(record, EpochBegin) else MARKED
-        for topic in topics:
-            for partition in range(self.settings.partitions):
+        topics = (DEVICE_EVENTS,) if isinstance(record, EpochBegin) else (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES)
+        for partition in range(self.settings.partitions):
+            for topic in topics:
                 self.logs[topic.name, partition].append((b"", encode(record)))
+            if isinstance(record, EpochBegin):
+                continue
+            over, key = isinstance(record, EndOfLog), partition_key(partition)
+            device = device_state.PartitionState(ended=record.epoch, over=over)
+            self.logs[DEVICE_STATE.name, partition].append((key, pack(device)))
+            cloud = cloud_state.PartitionState(ended=record.epoch, over=over)
+            self.logs[CLOUD_STATE.name, partition].append((key, pack(cloud)))
 
     def received(self, place: Place, offset: int) -> Received:
         """The record at an offset."""
@@ -100,6 +116,9 @@ def a_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14,
             clicked = [item_key(name) for name, kind in zip(items, kinds, strict=True) if kind]
             world.put(DEVICE_UPLINK, user, ClickUpload(user, epoch, Tensor.of(np.array(clicked), "<i8"), time))
             seqs[user] += events
+            world.put(DEVICE_STATE, user, pack(device_state.DeviceState(seq=seqs[user] - 1)))
+            world.put(DEVICE_STATE, user, pack(device_state.DeviceState(seq=seqs[user])))
+            world.put(CLOUD_STATE, user, pack(cloud_state.CloudState(epoch=epoch)))
         world.mark(EpochEnd(epoch, time))
     world.mark(EndOfLog(epochs - 1, time, sum(seqs.values())))
     return world

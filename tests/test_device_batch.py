@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from streams.cloud_batch import CloudWork
 from streams.device import Device
-from streams.device_state import DeviceState, unpack, user_key
+from streams.device_state import DeviceState, user_key
+from streams.packed import unpack
 from streams.partitions import partition_of
 from streams.received import Received
 from streams.records import (

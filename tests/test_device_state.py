@@ -7,23 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.cloud_state import CloudState
-from streams.cloud_state import StateError as CloudStateError
-from streams.cloud_state import pack as pack_cloud
-from streams.cloud_state import unpack as unpack_cloud
-from streams.device_state import (
-    DeviceState,
-    PartitionState,
-    Pending,
-    StateError,
-    kind_of,
-    locate,
-    pack,
-    partition_key,
-    pending_key,
-    unpack,
-    user_key,
-)
-from streams.partitions import partition_of
+from streams.device_state import DeviceState, PartitionState, Pending, kind_of, pending_key, user_key
+from streams.packed import StateError, pack, unpack
+from streams.partitions import locate, partition_key, partition_of
 from streams.records import Versions
 
 numbers = st.integers(0, 2**53)
@@ -102,8 +88,8 @@ clicks = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50).map(tuple)
 @given(clicks, clicks, st.integers(-1, 10**6))
 def test_a_cloud_state_comes_back_as_it_was(before: tuple[int, ...], last: tuple[int, ...], epoch: int) -> None:
     state = CloudState(before=before, last=last, epoch=epoch)
-    assert unpack_cloud(pack_cloud(state)) == state
-    damaged = bytearray(pack_cloud(state))
+    assert unpack(pack(state), CloudState) == state
+    damaged = bytearray(pack(state))
     damaged[-1] ^= 1
-    with pytest.raises(CloudStateError):
-        unpack_cloud(bytes(damaged))
+    with pytest.raises(StateError):
+        unpack(bytes(damaged), CloudState)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from models.catalogue import Catalogue
 from streams.device_folds import compute, value
-from streams.device_state import DeviceState, keys_array, pack
+from streams.device_state import DeviceState, keys_array
 from streams.device_step import Context, Hole, Memory, Step, User, step
+from streams.packed import pack
 from streams.records import DeviceBatch, RankRequest
 from streams.settings import Settings
 from streams.sizes import view_spec

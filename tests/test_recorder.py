@@ -13,12 +13,15 @@ import sqlalchemy as sa
 
 from models.ranking import metrics, rank
 from streams import tables
+from streams.cloud_state import CloudState
+from streams.device_state import DeviceState
 from streams.ledger import Ledger, OvertakenError
+from streams.packed import pack, unpack
 from streams.partitions import partition_of
 from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Kind, Outcome, Reader, encode, item_key
 from streams.settings import Settings
 from streams.store import connect
-from streams.topics import DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
+from streams.topics import DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 from tests.recorder_world import RECORDED, World, a_run, deliver, dump
 
 
@@ -54,6 +57,34 @@ def test_a_run_is_recorded_whole(small: Settings, engine: sa.Engine) -> None:
         assert connection.execute(sa.select(sa.func.count()).select_from(tables.dead_letters)).scalar_one() == 0
     assert (progress.epoch, progress.over) == (2, True)
     assert ledger.positions() == {place: len(records) for place, records in world.logs.items()}
+
+
+def test_the_states_of_users_are_kept_as_of_each_epoch(small: Settings, engine: sa.Engine) -> None:
+    deliver(a_run(small), starter(small, engine))
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(tables.user_snapshots)).all()
+    states = {(row.side, row.user, row.epoch): bytes(row.state) for row in rows}
+    users = [f"u{i}" for i in range(5)]
+    assert len(states) == 2 * 5 * 3
+    for epoch in range(3):
+        assert {unpack(states["device", user, epoch], DeviceState).seq for user in users} == {14 * (epoch + 1)}
+        assert {unpack(states["cloud", user, epoch], CloudState).epoch for user in users} == {epoch}
+
+
+def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: sa.Engine) -> None:
+    world = a_run(small, epochs=1)
+    elsewhere = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 1)
+    here = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 0)
+    bad = [(here.encode(), b"garbage", "checksum"), (elsewhere.encode(), pack(DeviceState()), "not its own")]
+    for key, data, _ in bad:
+        world.logs[DEVICE_STATE.name, 0].insert(0, (key, data))
+    deliver(world, starter(small, engine))
+    with engine.connect() as connection:
+        letters = connection.execute(sa.select(tables.dead_letters)).all()
+    assert {letter.topic for letter in letters} == {DEVICE_STATE.name}
+    assert len(letters) == len(bad)
+    for _, data, reason in bad:
+        assert [x for x in letters if x.value == data and reason in x.reason], reason
 
 
 def test_crashes_repeats_and_early_writes_change_no_row(small: Settings, engine: sa.Engine) -> None:

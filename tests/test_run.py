@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-SOURCE = "synthetic:users=60,items=60"
+SOURCE = "synthetic:users=60,items=150"
 SMALL = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
 
 
