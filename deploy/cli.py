@@ -17,11 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy import cli_look, cli_run
-from deploy.runs import RunFailed, UserError
+from deploy.runs import RunFailed, UserError, agree
 from deploy.stack import StackError
 from replay.refusals import SourceError
 from streams import bus
 from streams.settings import Settings
+from streams.store import connect
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,10 +68,20 @@ def topics_check() -> None:
     raise typer.Exit(1 if wrong else 0)
 
 
+def _part() -> Settings:
+    """Return the settings of a part of a run: its topics are there, and it was begun with these settings."""
+    settings = Settings()
+    bus.require(settings)
+    engine = connect(settings.database.get_secret_value())
+    agree(settings, engine, "parts")
+    engine.dispose()
+    return settings
+
+
 @worker_app.command("device")
 def worker_device() -> None:
     """Keep the devices' state, ask the cloud, rank, and upload negative memories."""
-    bus.require(Settings())
+    _part()
     from streams import device  # noqa: PLC0415 - makes its Faust app at import
 
     device.main()
@@ -79,7 +90,7 @@ def worker_device() -> None:
 @worker_app.command("cloud")
 def worker_cloud() -> None:
     """Keep delayed histories and answer requests with priors."""
-    bus.require(Settings())
+    _part()
     from streams import cloud  # noqa: PLC0415 - makes its Faust app at import
 
     cloud.main()
@@ -90,9 +101,7 @@ def recorder() -> None:
     """Write every topic into the tables exactly once, and measure online quality."""
     from streams import recorder  # noqa: PLC0415 - only this command pays for its imports
 
-    settings = Settings()
-    bus.require(settings)
-    recorder.main(settings)
+    recorder.main(_part())
 
 
 @app.command()
@@ -100,9 +109,7 @@ def learner() -> None:
     """Train the fast part online and propose a small release an epoch."""
     from streams import learner  # noqa: PLC0415 - only this command pays for its imports
 
-    settings = Settings()
-    bus.require(settings)
-    learner.main(settings)
+    learner.main(_part())
 
 
 @app.command()
@@ -110,9 +117,7 @@ def coordinator() -> None:
     """Judge, number and publish releases; decide each epoch. One acts at a time (a lease in the database)."""
     from streams import coordinator  # noqa: PLC0415 - only this command pays for its imports
 
-    settings = Settings()
-    bus.require(settings)
-    coordinator.main(settings)
+    coordinator.main(_part())
 
 
 @app.command()
@@ -125,7 +130,7 @@ def retrain(
 
     if once == every:
         raise typer.BadParameter("choose --once or --every")
-    retrain.main(Settings(), once=once)
+    retrain.main(_part(), once=once)
 
 
 def main() -> None:

@@ -18,14 +18,14 @@ from rich.console import Console
 from deploy import report, summary
 from deploy.broker import await_broker
 from deploy.keys import pause_on_space
-from deploy.runs import RunFailed, UserError, software, write_run_file
+from deploy.runs import RunFailed, agree, software, write_run_file
 from deploy.stack import Child, Stack
 from deploy.watching import Watch
 from replay.plan import Options, Plan
 from streams import bus, offline, tables
 from streams.digest import digest
 from streams.settings import Settings
-from streams.store import connect, upsert
+from streams.store import connect
 
 
 @dataclass(frozen=True)
@@ -39,29 +39,6 @@ class Job:
     workers: int
     brokers: str | None
     resume: bool
-
-
-def register(engine: sa.Engine, job: Job) -> None:
-    """Write the run's row; refuse another run of the same id."""
-    row: dict[str, Any] = {
-        "run": job.settings.run,
-        "created_wall": int(time.time() * 1000),
-        "source": job.source,
-        "settings": job.settings.semantic(),
-        "versions": software(),
-        "status": "running",
-        "summary": None,
-    }
-    with engine.begin() as connection:
-        old = connection.execute(
-            sa.select(tables.runs.c.settings).where(tables.runs.c.run == job.settings.run)
-        ).scalar_one_or_none()
-        if old is not None and not job.resume:
-            raise UserError(f"run {job.settings.run} is in the database already: continue it with --resume")
-        if old is not None and old != row["settings"]:
-            changed = sorted(k for k in row["settings"] if old.get(k) != row["settings"][k])
-            raise UserError(f"run {job.settings.run} was started with other settings: {', '.join(changed)}")
-        upsert(connection, tables.runs, [row])
 
 
 def _start(stack: Stack, job: Job, settings: Settings, replay_arguments: list[str]) -> Child:
@@ -91,7 +68,7 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console)
         if job.brokers is None:
             await_broker(brokers)
         engine = connect(settings.database.get_secret_value())
-        register(engine, job)
+        agree(settings, engine, job.source, fresh=not job.resume)
         write_run_file(job.out, settings, job.source)
         bus.create(settings)
         bus.require(settings)

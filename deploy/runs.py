@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import platform
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from streams import tables
 from streams.settings import Settings
-from streams.store import connect
+from streams.store import connect, insert_new
 
 RUN_FILE = "run.json"
 
@@ -82,6 +84,31 @@ def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Se
         raise UserError(f"no run {run!r} in {engine.url.render_as_string()}")
     merged = environment.model_dump() | row.settings | {"run": run, "database": url, "brokers": brokers}
     return Found(Settings.model_validate(merged), engine, folder, row.source)
+
+
+def agree(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = False) -> None:
+    """Write the run's row where there is none yet; raise UserError where it was begun with other settings.
+
+    `fresh`: raise it also where the run is there already.
+    """
+    row: dict[str, Any] = {
+        "run": settings.run,
+        "created_wall": int(time.time() * 1000),
+        "source": source,
+        "settings": settings.semantic(),
+        "versions": software(),
+        "status": "running",
+        "summary": None,
+    }
+    with engine.begin() as connection:
+        if insert_new(connection, tables.runs, [row]):
+            return
+        query = sa.select(tables.runs.c.settings).where(tables.runs.c.run == settings.run)
+        begun = connection.execute(query).scalar_one()
+    if fresh:
+        raise UserError(f"run {settings.run} is in the database already: continue it with --resume")
+    if changed := sorted(name for name, value in row["settings"].items() if begun.get(name) != value):
+        raise UserError(f"run {settings.run} was begun with other settings: {', '.join(changed)}")
 
 
 def software() -> dict[str, str]:

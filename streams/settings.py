@@ -1,8 +1,8 @@
 """The one reader of the environment. Every process of a run is given the same settings.
 
 A variable is `MC2SF_` + the field's name in capitals. Unknown `MC2SF_` variables are refused, so that a misspelt one
-never passes silently. `semantic()` is what decides results: it goes into the run's row and its digest is compared by
-every worker at start.
+never passes silently. `semantic()` is what decides results: it goes into the run's row, and every part of the run
+compares its own with it at start.
 """
 
 from __future__ import annotations

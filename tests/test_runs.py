@@ -1,0 +1,48 @@
+"""A run is found again by its id and its folder, and its parts agree on what decides its results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from deploy.runs import UserError, agree, find, write_run_file
+from streams import tables
+from streams.settings import Settings
+from streams.store import connect
+
+
+def test_parts_with_the_same_settings_agree_and_others_are_told_what_differs(
+    settings: Settings, database_url: str
+) -> None:
+    engine = connect(database_url)
+    for _ in range(2):
+        agree(settings, engine, "parts")
+    other = settings.model_copy(update={"threshold": 7, "seed": 9, "take_max": 5})
+    with pytest.raises(UserError, match=r"other settings: seed, threshold$"):
+        agree(other, engine, "parts")
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(tables.runs.c.source)).scalars().all() == ["parts"]
+    engine.dispose()
+
+
+def test_a_run_that_should_be_fresh_must_not_be_there(settings: Settings, database_url: str) -> None:
+    engine = connect(database_url)
+    agree(settings, engine, "synthetic", fresh=True)
+    with pytest.raises(UserError, match="--resume"):
+        agree(settings, engine, "synthetic", fresh=True)
+    engine.dispose()
+
+
+def test_a_run_is_found_by_its_folder_with_the_settings_it_was_begun_with(tmp_path: Path, settings: Settings) -> None:
+    begun = settings.model_copy(update={"threshold": 7})
+    engine = connect(begun.database.get_secret_value())
+    agree(begun, engine, "synthetic")
+    engine.dispose()
+    write_run_file(tmp_path, begun, "synthetic")
+    found = find(str(tmp_path))
+    assert found.settings.semantic() == begun.semantic()
+    found.engine.dispose()
+    with pytest.raises(UserError, match="no run 'nobody'"):
+        find("nobody")
