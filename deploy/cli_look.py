@@ -15,7 +15,7 @@ from rich.table import Table
 
 from deploy import asked
 from deploy.doctor import examine
-from deploy.runs import find
+from deploy.runs import UserError, find
 from replay.plan import prepare
 from replay.source import parse
 from streams import tables
@@ -140,6 +140,44 @@ def recommend(
     for place, suggestion in enumerate(rank_catalogue(find(run), user, k, release), start=1):
         table.add_row(str(place), suggestion.item, f"{suggestion.score:.3f}")
     console.print(table)
+
+
+def verify(
+    run: RunName,
+    sample: Annotated[int, typer.Option(min=1, help="one outcome in so many is computed without tiles as well")] = 50,
+) -> None:
+    """Certify a run: fold its log once more with plainer code and compare every outcome, r2, state and metric.
+
+    Reads the tables alone, in one thread, with no Kafka. Names the first difference (user, event, field) and exits
+    with 1 where there is one.
+    """
+    import torch  # noqa: PLC0415 - only this command pays for its imports
+
+    from streams.certificate.check import certify  # noqa: PLC0415 - the same
+    from streams.certificate.differences import DifferenceFound  # noqa: PLC0415 - the same
+
+    found = find(run)
+    if not found.settings.lockstep:
+        raise UserError(f"run {found.settings.run} was free-running: only a run in lockstep can be certified")
+    torch.set_num_threads(1)  # as every worker does
+    try:
+        with console.status("folding the log once more") as status:
+            certificate = certify(
+                found.engine,
+                found.settings,
+                sample=sample,
+                progress=lambda done, of: status.update(f"folding the log once more: {done:,} of {of:,} users"),
+            )
+    except DifferenceFound as difference:
+        console.print(f"[red]not as the log says:[/red] {escape(str(difference.args[0]))}", highlight=False)
+        raise typer.Exit(1) from None
+    c = certificate
+    console.print(
+        f"run {found.settings.run} is as its log says: {c.events:,} events of {c.users:,} users, {c.outcomes:,} "
+        f"outcomes, {c.memories:,} r2, {c.uploads:,} uploads, both states of every user, the metrics. Without tiles "
+        f"{c.untiled:,} outcomes differ by {c.untiled_difference:.1e} at the most.",
+        highlight=False,
+    )
 
 
 def doctor(

@@ -41,9 +41,8 @@ def recommend(found: Found, user: str, k: int, release: int | None = None) -> li
             raise UserError(f"run {run} has no release yet")
         scorer, catalogue = (whole := read_release(connection, run, release)).scorer, whole.catalogue
         m = tables.negative_memories.c
-        sizes = dict(
-            connection.execute(sa.select(m.window, m.size).where(m.run == run, m.user == user).distinct()).tuples()
-        )
+        windows = sa.select(m.window, m.size).where(m.run == run, m.user == user).distinct()
+        sizes = {row.window: row.size for row in connection.execute(windows)}
         if not len(catalogue):
             raise UserError(f"release {release} knows no item yet: it was made before the first retrain")
         clicks = np.array([e.item for e in events if e.kind in (Kind.CLICK, Kind.PAST_CLICK)], np.int64)
@@ -61,5 +60,6 @@ def recommend(found: Found, user: str, k: int, release: int | None = None) -> li
         best = [int(n) for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
         t = tables.items.c
         keys = [int(catalogue.keys[n]) for n in best]
-        names = dict(connection.execute(sa.select(t.item, t.name).where(t.run == run, t.item.in_(keys))).tuples())
+        named = sa.select(t.item, t.name).where(t.run == run, t.item.in_(keys))
+        names = {row.item: row.name for row in connection.execute(named)}
     return [Suggestion(names.get(key, str(key)), float(scores[n])) for n, key in zip(best, keys, strict=True)]

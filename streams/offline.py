@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -113,9 +113,12 @@ def _ranked(
     engine: Engine, run: str, questions: Questions, total: int, release: int | None, processes: int | None
 ) -> Iterator[tuple[list[Recorded], list[Ranks]]]:
     """The nets' ranks, chunk by chunk in order."""
-    with _scoring(engine, run, total, processes) as submit:
+    with (
+        closing(questions.by_release(_CHUNK)) as chunks,  # also where scoring fails: the cursor is the server's
+        _scoring(engine, run, total, processes) as submit,
+    ):
         waiting: list[tuple[list[Recorded], Future[list[Ranks]]]] = []
-        for version, chunk in questions.by_release(_CHUNK):
+        for version, chunk in chunks:
             recorded, asked = [r for r, _ in chunk], [q for _, q in chunk]
             waiting.append((recorded, submit(version if release is None else release, asked, release is not None)))
             if len(waiting) >= _AHEAD:

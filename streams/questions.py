@@ -7,7 +7,7 @@ which window's r2 was at hand; what they saw is found again by the one function 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -76,21 +76,21 @@ class Questions:
         query = sa.select(sa.func.count()).select_from(outcomes).where(self._some)
         return int(self._connection.execute(query).scalar_one())
 
-    def by_release(self, size: int) -> Iterator[tuple[int, list[tuple[Recorded, Question]]]]:
+    def by_release(self, size: int) -> Generator[tuple[int, list[tuple[Recorded, Question]]]]:
         """Up to `size` questions at a time, all of one release; releases in order."""
         o = outcomes.c
         names = (o.user, o.seq, o.time, o.release, o.cold, o.history, o.window, o.ranks)
         query = sa.select(*names, o.place, o.expired, o.candidates).where(self._some).order_by(o.release)
-        rows = self._connection.execution_options(yield_per=size).execute(query)
-        for release, group in groupby(rows, attrgetter("release")):
-            some = []
-            for row in group:
-                some.append((Recorded(*row[:8], len(row.candidates) // 8), self._question(row)))
-                if len(some) == size:
+        with self._connection.execution_options(yield_per=size).execute(query) as rows:
+            for release, group in groupby(rows, attrgetter("release")):
+                some = []
+                for row in group:
+                    some.append((Recorded(*row[:8], len(row.candidates) // 8), self._question(row)))
+                    if len(some) == size:
+                        yield release, some
+                        some = []
+                if some:
                     yield release, some
-                    some = []
-            if some:
-                yield release, some
 
     def _question(self, row: sa.Row) -> Question:  # type: ignore[type-arg]  # of the columns above
         user = self._numbers[row.user]

@@ -17,7 +17,7 @@ from models.nets import Nets
 from models.scorer import Scorer
 from streams.cloud_batch import CloudWork
 from streams.device import Device
-from streams.partitions import partition_of
+from streams.partitions import locate, partition_of
 from streams.received import Received
 from streams.records import (
     DeviceBatch,
@@ -34,7 +34,7 @@ from streams.records import (
 from streams.release import Release
 from streams.settings import Settings
 from streams.sizes import net_config
-from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, Topic
+from streams.topics import CLOUD_DOWNLINK, CLOUD_STATE, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
 
 torch.set_num_threads(1)  # as every worker does
 
@@ -63,6 +63,7 @@ class Worker:
 
     start: Any
     releases: dict[int, Release]
+    changelog: Topic
     rows: dict[bytes, bytes] = field(default_factory=dict)
     assigned: int = 0
 
@@ -80,6 +81,7 @@ class Worker:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = value
+            topics.append(self.changelog.name, locate(key, topics.settings.partitions), key, value or b"")
         if cut is not None:
             raise Crash
         return work
@@ -110,8 +112,8 @@ class Simulation:
     ) -> None:
         self.settings, self.chance, self.crashes = settings, chance, crashes
         self.topics = Topics(settings)
-        self.device = Worker(Device(settings), releases)
-        self.cloud = Worker(lambda *a: CloudWork(settings, *a), releases)
+        self.device = Worker(Device(settings), releases, DEVICE_STATE)
+        self.cloud = Worker(lambda *a: CloudWork(settings, *a), releases, CLOUD_STATE)
         self.position: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self.committed: dict[tuple[str, str, int], int] = {}
         self.killed = 0

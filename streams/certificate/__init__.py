@@ -1,0 +1,1 @@
+"""The certificate of a run: its log folded once more by plainer code, and compared with all that was recorded."""
