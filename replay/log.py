@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay import units
-
-_MASK = (1 << 62) - 1
+from replay.rows import IMPRESSIONS
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def _renumbered(impressions: Any, loop: int) -> Any:
     with np.errstate(over="ignore"):
         mixed = (np.abs(impressions).astype(np.uint64) + np.uint64(loop)) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
-    return np.sign(impressions) * ((mixed & np.uint64(_MASK)).astype(np.int64) | 1)
+    return np.sign(impressions) * ((mixed % np.uint64(IMPRESSIONS)).astype(np.int64) | 1)
 
 
 def _joined(first: Any, second: Any) -> Any:
