@@ -44,8 +44,10 @@ def name(what: str, value: Any) -> str:
         text = str(value)
     else:
         raise InvalidError(f"{what} is neither a string nor an integer", shown(value))
-    if not text or "\0" in text:
-        raise InvalidError(f"{what} is empty or has a NUL in it", shown(text))
+    if not text:
+        raise InvalidError(f"{what} is empty", "''")
+    if "\0" in text:  # no database keeps it
+        raise InvalidError(f"{what} has a NUL in it", shown(text))
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
