@@ -101,7 +101,8 @@ class Log:
 def _renumbered(impressions: Any, loop: int) -> Any:
     """Impressions of a later loop under numbers of their own: neighbours across the seam must not seem to be one."""
     with np.errstate(over="ignore"):
-        mixed = (np.abs(impressions).astype(np.uint64) + np.uint64(loop)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = np.abs(impressions).astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(loop)
+        mixed *= np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
     return np.sign(impressions) * ((mixed % np.uint64(IMPRESSIONS)).astype(np.int64) | 1)
 

@@ -184,7 +184,7 @@ def test_parquet_without_rows_with_other_columns_cut_or_with_bytes_for_text_says
         read(f"log:{path}")
     latin = pa.array([b"caf\xe9"]).cast(pa.string(), safe=False)
     pq.write_table(table.set_column(0, "user", latin), path)
-    with pytest.raises(SourceError, match="near row 1: .*UTF8"):
+    with pytest.raises(SourceError, match=r"near row 1: .*UTF8"):
         read(f"log:{path}")
     pq.write_table(table, path)
     path.write_bytes(path.read_bytes()[:-20])

@@ -66,7 +66,7 @@ def stored(path: Path) -> list[tuple[Row, int]]:
     return list(zip(rows, table["seq"].to_pylist(), strict=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LOGS, st.integers(1, 9))
 def test_the_order_is_that_of_units_then_users_then_rows(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], size: int
@@ -74,7 +74,7 @@ def test_the_order_is_that_of_units_then_users_then_rows(
     assert stored(sorted_log(tmp_path_factory.mktemp("order"), rows, size=size)) == naive(rows)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(LOGS, st.integers(0, 8), st.integers(1, 8), st.integers(1, 3))
 def test_a_selection_takes_units_whole_and_users_by_their_hash(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], start: int, length: int, users: int
