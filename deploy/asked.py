@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
 from deploy.runs import UserError
 from replay.plan import Options, Plan
+from replay.times import milliseconds, span
 from streams.settings import Exposures
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 RETRAINS = 10  # a source, where nothing else is asked
 
 
@@ -99,13 +99,10 @@ def moment(text: str | None) -> int | None:
     """Return an event time in ms."""
     if text is None:
         return None
-    if text.isdecimal():
-        return int(text) * (1 if len(text) > 11 else 1000)
     try:
-        at = datetime.fromisoformat(text)
+        return milliseconds(text)
     except ValueError as error:
-        raise UserError(f"{text!r} is no time: write ISO 8601 or seconds since 1970") from error
-    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+        raise UserError(f"{text!r} is no time ({error}): write ISO 8601 or seconds since 1970") from error
 
 
 def epochs_between_retrains(text: str | None, plan: Plan) -> int:
@@ -113,10 +110,22 @@ def epochs_between_retrains(text: str | None, plan: Plan) -> int:
     epochs = len(plan.ends)
     if text is None:
         return max(1, epochs // RETRAINS)
-    if match := re.fullmatch(r"(\d+)([smhd])", text):
-        share = int(match[1]) * _UNITS[match[2]] * 1000 / max(plan.shift, 1)
-    elif text.isdecimal() and int(text):
+    if text.isdecimal() and int(text):
         share = int(text) / plan.contents.rows
     else:
-        raise UserError(f"--retrain-every {text!r}: write a span (1d, 6h) or a number of events")
+        try:
+            share = span(text) / plan.shift
+        except ValueError as error:
+            raise UserError(f"--retrain-every {text!r}: write a span (1d, 6h) or a number of events") from error
     return max(1, round(share * epochs))
+
+
+def tell_refused(plan: Plan, console: Console) -> None:
+    """Say how many rows were skipped, for which reasons, and where the first ones stand."""
+    if not plan.refused:
+        return
+    total, first = sum(plan.refused.values()), plan.refused_first
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.refused.items())
+    more = "" if total == len(first) else f"; the first {len(first)}"
+    lines = [f"{total:,} rows refused: {reasons}{more}:", *(f"  {text}" for text in first)]
+    console.print(escape("\n".join(lines)), highlight=False, soft_wrap=True)

@@ -141,16 +141,16 @@ def main() -> None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        console.print(f"[red]settings:[/red] {where + ': ' if where else ''}{escape(first['msg'])}")
+        console.print(f"[red]settings:[/red] {where + ': ' if where else ''}{escape(first['msg'])}", soft_wrap=True)
         sys.exit(2)
     except RunFailed as error:
-        console.print(f"[red]the run failed:[/red] {escape(str(error))}", highlight=False)
+        console.print(f"[red]the run failed:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except (bus.BusError, UserError, SourceError, StackError) as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KafkaException as error:
-        console.print(f"[red]broker:[/red] {escape(error.args[0].str())}", highlight=False)
+        console.print(f"[red]broker:[/red] {escape(error.args[0].str())}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

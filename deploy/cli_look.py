@@ -10,7 +10,6 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from deploy import asked
@@ -40,9 +39,15 @@ def data_inspect(
     end: asked.ToOption = None,
     limit: asked.LimitOption = None,
     users: asked.UsersOption = None,
-    on_error: asked.OnErrorOption = asked.OnError.skip,
+    on_error: Annotated[
+        asked.OnError | None, typer.Option(help="a bad row ends the reading, or is skipped [default: exit code 1]")
+    ] = None,
 ) -> None:
-    """Say what a log holds: users, items, span, exposures logged or not, ties in time, rows refused and why."""
+    """Say what a log holds: users, items, span, exposures logged or not, ties in time, rows refused and why.
+
+    Rows that can't be read are counted and listed; as `mc2sf run` would stop at the first of them, the exit code is 1
+    then, unless --on-error skip says that it may leave them out.
+    """
     options = asked.options(
         speed="max",
         epoch=None,
@@ -52,7 +57,7 @@ def data_inspect(
         limit=limit,
         users=users,
         loops=1,
-        on_error=on_error,
+        on_error=on_error or asked.OnError.skip,
         seed=1,
     )
     with TemporaryDirectory(prefix="mc2sf-") as folder, console.status(f"reading {source}") as status:
@@ -73,11 +78,11 @@ def data_inspect(
         ("impressions", f"{inside.impressions:,}"),
         ("ties in time", f"{inside.ties:,} events at the same time as another unit of the same user"),
         ("rows refused", f"{sum(plan.refused.values()):,}"),
-        *((f"  {reason}", f"{count:,}") for reason, count in plan.refused.items()),
-        *(("  for example", escape(text)) for text in plan.refused_first),
     ):
         table.add_row(name, value)
     console.print(table)
+    asked.tell_refused(plan, console)
+    raise typer.Exit(1 if plan.refused and on_error is None else 0)
 
 
 @releases_app.command("list")

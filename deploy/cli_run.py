@@ -237,9 +237,11 @@ def _named(source: str, resume: str | None, out: Path | None) -> tuple[str, Path
 
 def _prepare(source: str, options: Options, folder: Path) -> Plan:
     with console.status(f"reading {source}") as status:
-        return prepare(
+        plan = prepare(
             parse(source), options, folder, progress=lambda what, rows: status.update(f"{what}: {rows:,} rows")
         )
+    asked.tell_refused(plan, console)
+    return plan
 
 
 def _again(source: str, options: Options, folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from replay.order import database, quoted
 from replay.refusals import Refusals, RowError, SourceError
-from replay.rows import BATCH, ROWS
+from replay.rows import BATCH, IMPRESSIONS, ROWS
 from streams.records import Kind
 from streams.settings import Exposures
 
@@ -42,7 +42,7 @@ _REASONS = {
     "time < 0": "time is negative",
 }
 _SHOWN_REASONS = _REASONS | {
-    "impression IS NULL OR impression < 1": "impression is missing or not positive",
+    f"impression IS NULL OR impression NOT BETWEEN 1 AND {IMPRESSIONS - 1}": "impression is no positive number",
     "clicked IS NULL OR clicked NOT IN (0, 1)": "clicked is not 0 or 1",
 }
 

@@ -27,6 +27,8 @@ _json = msgspec.json.Decoder()
 
 def exposure_log(path: Path, _policy: Exposures, refusals: Refusals) -> Iterator[Any]:
     """Batches of `rows.ROWS` from a log whose format its file name says. Raises SourceError for other names."""
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder: a file is needed here")
     name = path.name.lower()
     plain = name.removesuffix(".gz")
     if name.endswith(".parquet"):

@@ -17,8 +17,8 @@ LINE_BYTES = 1_000_000
 def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """(1-based number, text without its line end) of every line that is not blank.
 
-    Lines that are too long or not in `encoding` go to `refusals`, as does a gzip stream that breaks off.
-    Raises SourceError where there is no such file, or nothing in it.
+    Lines that are too long or not in `encoding` go to `refusals`. Raises SourceError where there is no such file, or
+    nothing in it, and where compressed data break off: what is missing then is no row that could be skipped.
     """
     number = 0
     with closing(opened(path)) as file:
@@ -33,8 +33,7 @@ def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[t
                     )
                     continue
             except (EOFError, OSError, zlib.error) as error:
-                refusals.refuse(RowError(path, number + 1, "compressed data break off or are damaged", str(error)))
-                return
+                raise RowError(path, number + 1, "compressed data break off or are damaged", str(error)) from error
             if not line:
                 break
             number += 1
@@ -54,10 +53,10 @@ def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[t
 def opened(path: Path) -> BinaryIO:
     """The file's bytes, unpacked where its name ends in .gz. Raises SourceError where it can't be opened."""
     try:
-        if path.stat().st_size == 0:
-            raise SourceError(f"{path} is empty")
         if path.is_dir():
             raise SourceError(f"{path} is a folder: a file is needed here")
+        if path.stat().st_size == 0:
+            raise SourceError(f"{path} is empty")
         return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error

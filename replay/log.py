@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay import units
-
-_MASK = (1 << 62) - 1
+from replay.rows import IMPRESSIONS
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,10 @@ class Log:
 def _renumbered(impressions: Any, loop: int) -> Any:
     """Impressions of a later loop under numbers of their own: neighbours across the seam must not seem to be one."""
     with np.errstate(over="ignore"):
-        mixed = (np.abs(impressions).astype(np.uint64) + np.uint64(loop)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = np.abs(impressions).astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(loop)
+        mixed *= np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
-    return np.sign(impressions) * ((mixed & np.uint64(_MASK)).astype(np.int64) | 1)
+    return np.sign(impressions) * ((mixed % np.uint64(IMPRESSIONS)).astype(np.int64) | 1)
 
 
 def _joined(first: Any, second: Any) -> Any:

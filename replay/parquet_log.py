@@ -31,6 +31,7 @@ def parquet(path: Path, refusals: Refusals) -> Iterator[Any]:
         first = 1
         try:
             for batch in file.iter_batches(batch_size=BATCH, columns=list(wanted.values()), use_threads=False):
+                batch.validate(full=True)  # text that is no UTF-8, above all
                 renamed = batch.select(list(wanted.values())).rename_columns(list(wanted))
                 whole = _whole(renamed)
                 yield from [whole] if whole is not None else _by_row(path, renamed, first, refusals)
@@ -60,13 +61,8 @@ def _whole(batch: Any) -> Any | None:
     names = [_names(batch[name]) for name in ("user", "item")]
     time = _times(batch["timestamp"])
     kind = pc.index_in(_text(batch["event"]), pa.array(list(KINDS))) if _is_text(batch["event"]) else None
-    there = "impression" in batch.schema.names
-    impression = batch["impression"] if there else pa.array(np.zeros(batch.num_rows, np.int64))
-    if not pa.types.is_integer(impression.type) or impression.null_count:
-        return None
-    numbers = pc.cast(impression, pa.int64(), safe=False)
-    plain = not there or pc.all(pc.and_(pc.greater(numbers, 0), pc.less(numbers, 10**18))).as_py()
-    if None in (*names, time, kind) or kind is None or kind.null_count or not plain:
+    numbers = _impressions(batch)
+    if None in (*names, time, kind, numbers) or kind is None or kind.null_count:
         return None
     codes = pa.array(np.array([int(k) for k in KINDS.values()], np.int8)).take(kind)
     return pa.record_batch([*names, time, codes, numbers], schema=ROWS)
@@ -89,7 +85,23 @@ def _names(column: Any) -> Any | None:
         return None
     text = _text(column)
     sizes = pc.min_max(pc.binary_length(text)).as_py()
-    return text if (sizes["min"] or 0) > 0 and (sizes["max"] or 0) <= NAME_BYTES else None
+    plain = (sizes["min"] or 0) > 0 and (sizes["max"] or 0) <= NAME_BYTES
+    return text if plain and not pc.any(pc.match_substring(text, "\0")).as_py() else None
+
+
+def _impressions(batch: Any) -> Any | None:
+    """The numbers of impressions, 0 for none; None where that takes a closer look."""
+    if "impression" not in batch.schema.names:
+        return pa.array(np.zeros(batch.num_rows, np.int64))
+    column = batch["impression"]
+    if not (_is_text(column) or pa.types.is_integer(column.type)):
+        return None
+    encoded = pc.dictionary_encode(_text(column))
+    try:
+        numbers = [values.impression(name) for name in encoded.dictionary.to_pylist()]
+    except InvalidError:
+        return None
+    return pc.fill_null(pa.array(numbers, pa.int64()).take(encoded.indices), 0)
 
 
 def _ms(column: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from streams.received import LATEST
 from streams.records import Kind
 
 ROWS = pa.schema(
@@ -19,6 +20,7 @@ ROWS = pa.schema(
     ]
 )
 BATCH = 1 << 15
+IMPRESSIONS = LATEST  # impressions' numbers are below it
 NAME_BYTES = 256  # of a user or an item: with the limit of an impression this keeps every record below its own limit
 
 Row = tuple[str, str, int, Kind, int]

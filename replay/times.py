@@ -37,10 +37,12 @@ def iso(text: str) -> int:
     except ValueError as error:
         raise ValueError("time is neither a number nor ISO 8601") from error
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    seconds = moment.timestamp()
-    if seconds < 0:
+    result = round(moment.timestamp() * 1000)
+    if result < 0:
         raise ValueError("time is negative")
-    return round(seconds * 1000)
+    if result > LATEST:
+        raise ValueError("time is beyond the year 9999")
+    return result
 
 
 def span(text: str) -> int:

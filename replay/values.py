@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from replay.refusals import InvalidError, shown
-from replay.rows import NAME_BYTES, Row
+from replay.rows import IMPRESSIONS, NAME_BYTES, Row
 from replay.times import milliseconds
 from streams.records import Kind, item_key
 
@@ -46,6 +46,8 @@ def name(what: str, value: Any) -> str:
         raise InvalidError(f"{what} is neither a string nor an integer", shown(value))
     if not text:
         raise InvalidError(f"{what} is empty", "''")
+    if "\0" in text:  # no database keeps it
+        raise InvalidError(f"{what} has a NUL in it", shown(text))
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
@@ -62,5 +64,6 @@ def impression(value: Any) -> int:
 
 @functools.lru_cache(maxsize=1 << 12)
 def impression_number(text: str) -> int:
-    """A positive number for an impression's name: itself where it is one, else a hash."""
-    return item_key(text) or item_key("impression 0")
+    """A positive number below IMPRESSIONS for an impression's name: itself where it is one, else a hash."""
+    key = item_key(text)
+    return key if 0 < key < IMPRESSIONS else item_key(f"impression {text}") % IMPRESSIONS or 1

@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from tenacity import retry, stop_after_delay, wait_fixed
 
 from deploy.broker import EmbeddedBroker, await_broker, free_port
 from streams.settings import Settings
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
+hypothesis.settings.load_profile("any machine")
 
 IN_CI = os.environ.get("CI") == "true"
 KAFKA_HOME = os.environ.get("KAFKA_HOME")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from replay.clock import TICK_S, VirtualClock
+
+
+class Wall:
+    """A wall clock that stands until somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept = 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += 1
+
+
+def clock(speed: float | None) -> tuple[VirtualClock, Wall]:
+    wall = Wall()
+    return VirtualClock(speed, time=wall, sleep=wall.sleep), wall
+
+
+def nothing() -> None:
+    pass
+
+
+def test_event_time_runs_speed_times_as_fast_as_the_wall() -> None:
+    virtual, wall = clock(60)
+    virtual.begin(1_000_000)
+    wall.now += 2
+    assert virtual.reached() == 1_000_000 + 120_000
+
+
+def test_an_event_is_due_when_its_time_has_come_and_not_before() -> None:
+    virtual, wall = clock(10)
+    virtual.wait(0, nothing)
+    assert not wall.slept
+    looks: list[float] = []
+    virtual.wait(5_000, lambda: looks.append(virtual.reached()))
+    assert looks
+    assert max(looks) < 5_000 <= virtual.reached() < 5_000 + 2 * 1000 * TICK_S * 10
+
+
+def test_without_a_speed_everything_is_due_at_once() -> None:
+    virtual, wall = clock(None)
+    assert virtual.reached() == -math.inf
+    virtual.wait(10**12, nothing)
+    virtual.wait(10**15, nothing)
+    assert virtual.reached() == math.inf
+    assert not wall.slept
+
+
+@pytest.mark.parametrize("speed", [None, 10.0])
+def test_a_pause_holds_event_time_and_nothing_is_due_until_it_ends(speed: float | None) -> None:
+    virtual, wall = clock(speed)
+    virtual.begin(0)
+    wall.now += 1
+    virtual.pause()
+    virtual.pause()  # once more is no more
+    stood = virtual.reached()
+    wall.now += 1000
+    assert virtual.reached() == stood
+    looks = 0
+
+    def resume_at_the_third_look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            assert virtual.paused
+            virtual.resume()
+
+    virtual.wait(0, resume_at_the_third_look)
+    assert looks == 3
+    assert not virtual.paused
+    if speed is not None:
+        assert virtual.reached() == pytest.approx(stood + 1000 * TICK_S * speed)
+
+
+def test_a_signal_pauses_and_the_next_one_resumes() -> None:
+    virtual, _ = clock(1)
+    virtual.toggle(10, None)
+    assert virtual.paused
+    virtual.toggle(10, None)
+    assert not virtual.paused
+
+
+def test_only_the_first_begin_counts() -> None:
+    virtual, _ = clock(1)
+    virtual.begin(500)
+    virtual.begin(9_000)
+    assert virtual.reached() == 500
+
+
+@pytest.mark.parametrize("speed", [0, -1, math.nan, math.inf])
+def test_a_speed_is_a_positive_number(speed: float) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        VirtualClock(speed)
