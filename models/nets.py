@@ -21,6 +21,7 @@ from models.slow import Slow
 
 __all__ = ["PARTS", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "Sequence", "travelled"]
 PARTS = ("encoder", "slow", "fast")
+DEVIATION = 0.3  # of new rows of E: at 0.05 products of two rows are too small to learn from
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Nets(nn.Module):
 
     @classmethod
     def initial(cls, config: NetConfig, rows: int, seed: int) -> Nets:
-        """Nets drawn from `seed`: uniform in +-1/sqrt(fan in), E normal with deviation 0.05, padding zero."""
+        """Nets drawn from `seed`: uniform in +-1/sqrt(fan in), E normal with DEVIATION, padding zero."""
         nets = cls(config, rows)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -91,7 +92,7 @@ class Nets(nn.Module):
                     continue
                 bound = 1 / math.sqrt(weight.shape[-1] if weight.dim() > 1 else config.dim)
                 weight.uniform_(-bound, bound, generator=generator)
-            nets.encoder.E.normal_(0, 0.05, generator=generator)
+            nets.encoder.E.normal_(0, DEVIATION, generator=generator)
             nets.encoder.E[ROW_PADDING] = 0
         return nets
 
@@ -103,7 +104,7 @@ class Nets(nn.Module):
         nets = Nets(self.config, rows)
         state = self.state_dict()
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.empty(rows - old, self.config.dim).normal_(0, 0.05, generator=generator)
+        noise = torch.empty(rows - old, self.config.dim).normal_(0, DEVIATION, generator=generator)
         state["encoder.E"] = torch.cat([state["encoder.E"], state["encoder.E"][ROW_UNKNOWN] + noise])
         nets.load_state_dict(state)
         return nets

@@ -30,11 +30,11 @@ from replay.refusals import SourceError
 from replay.rows import ROWS
 from streams.records import Kind
 
-FLOW, TASTE = 0.3, 0.55
-PAST = 2  # past clicks on each favourite group
-RECENT = 6
+FLOW, TASTE = 0.35, 0.55
+PAST = 1  # past clicks on each favourite group
+RECENT = 3
 RING, TIRED = 10, 2
-SHOWN = 2
+SHOWN = 1
 KEPT = 0.9  # probability that a pushed group is pushed on the next screen again
 BLOCK = 1000  # users made at a time
 START = 1_700_000_000_000  # ms; past clicks lie in the day before
@@ -49,10 +49,10 @@ class Synthetic:
     """The parameters of `synthetic:users=...,items=...`, and the world that they make."""
 
     users: int = 1000
-    items: int = 500
-    clicks: int = 30  # a user's mean; the number lies between half and one and a half of it
-    groups: int = 50
-    favourites: int = 6
+    items: int = 200
+    clicks: int = 45  # a user's mean; the number lies between half and one and a half of it
+    groups: int = 20
+    favourites: int = 5
     days: int = 14
     noise: float = 0.0
     seed: int = 1
@@ -80,7 +80,7 @@ class Synthetic:
     @cached_property
     def popular(self) -> Floats:
         """The probability of each item where a click is by popularity, [items]: mildly skewed."""
-        weight = 1.0 / np.sqrt(3.0 + np.arange(self.items) // self.groups)
+        weight = 1.0 / (2.0 + np.arange(self.items) // self.groups)
         share: Floats = weight / weight.sum()
         return share
 

@@ -15,7 +15,7 @@ from streams.gate import number_or_none
 from streams.records import FastExample
 from streams.release import Release
 from streams.settings import Settings
-from streams.sizes import train_config
+from streams.sizes import learner_config
 
 ENOUGH = 50  # examples: fewer are kept for the next epoch
 HELD_OUT = 10  # one in so many, the newest, judges the lesson and is learnt in the next one
@@ -41,7 +41,7 @@ class Pupil:
         self._versions = release.manifest.versions
         self._until = release.manifest.trained_until
         self._catalogue = release.catalogue
-        self._learner = FastLearner(release.nets, train_config(settings), settings.seed)
+        self._learner = FastLearner(release.nets, learner_config(settings), settings.seed)
         if state is not None:
             self._learner.load(state)
         self._accepted = self._learner.state()

@@ -56,11 +56,14 @@ class Settings(BaseSettings):
     history_short: int = Field(10, ge=1, le=100, description="L_F: clicks and exposures the device encodes")
     dim: int = Field(32, ge=2, le=256)
     retrain_every: int = Field(20, ge=1, description="epochs between two retrains")
-    retrain_passes: int = Field(2, ge=1)
+    retrain_passes: int = Field(2, ge=1, description="over new and sampled older clicks; a large log is sampled")
     retrain_threads: int = Field(2, ge=1, description="of torch in a retrain: another number, other last bits")
-    learning_rate: float = Field(5e-4, gt=0)
-    batch: int = Field(256, ge=1)
-    l2: float = Field(1e-4, ge=0)
+    learning_rate: float = Field(
+        5e-3, gt=0, description="of a retrain; the paper's 5e-4 is for many epochs over a log that stays as it is"
+    )
+    online_rate: float = Field(5e-4, gt=0, description="learning rate of the learner's steps: the paper's")
+    batch: int = Field(64, ge=1, description="the paper has 256: too few steps for a log that is seen a few times")
+    l2: float = Field(1e-4, ge=0, description="lambda: the paper's")
     gate_margin: float = Field(0.02, ge=0, description="held-out loss may rise by this share")
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from models.nets import NetConfig
 from models.training import TrainConfig
 from models.views import ViewSpec
@@ -31,3 +33,8 @@ def train_config(settings: Settings) -> TrainConfig:
     return TrainConfig(
         learning_rate=settings.learning_rate, batch=settings.batch, l2=settings.l2, passes=settings.retrain_passes
     )
+
+
+def learner_config(settings: Settings) -> TrainConfig:
+    """Return how the fast part learns online: smaller steps, for each example is seen once and no other is sampled."""
+    return replace(train_config(settings), learning_rate=settings.online_rate)

@@ -35,13 +35,16 @@ def examples(n: int, seed: int = 0) -> list[FastBatchExample]:
 
 
 def test_what_can_be_learnt_is_learnt() -> None:
-    learner = FastLearner(nets(), CONFIG, 1)
-    unseen, before = examples(200, seed=7), 0.0
+    given = nets()
+    with torch.no_grad():  # a retrain has put the halves apart; what that means is left to the fast part
+        given.encoder.E[2:31, 0] += 1
+        given.encoder.E[31:, 0] -= 1
+    learner, unseen = FastLearner(given, CONFIG, 1), examples(200, seed=7)
     before = learner.loss(unseen)
-    for epoch in range(4):
+    for epoch in range(8):
         learner.learn(examples(500, seed=epoch))
-    assert learner.learnt == 2000
-    assert learner.loss(unseen) < before - 0.1
+    assert learner.learnt == 4000
+    assert learner.loss(unseen) < before - 0.3
 
 
 def test_only_the_fast_part_of_a_copy_moves() -> None:

@@ -23,7 +23,7 @@ from models.views import CANDIDATE, CLICK, EXPOSURE, ViewSpec
 torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
 SPEC = ViewSpec(history_long=8, history_short=4, threshold=3)
-CONFIG = TrainConfig(batch=64, learning_rate=5e-3, held_out_most=200)
+CONFIG = TrainConfig(batch=64, learning_rate=5e-3, older=1.0, held_out_most=200)
 
 
 def log_of(users: int, events: int, items: int, seed: int = 0, *, learnable: bool = True) -> Log:
