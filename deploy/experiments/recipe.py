@@ -1,0 +1,61 @@
+"""How nets are built and fitted: what tuning chooses, and the choice for each net of the tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from models.losses import Loss, sampled_softmax
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is built and fitted."""
+
+    dim: int = 32
+    dropout: float = 0.2  # where a net has it
+    learning_rate: float = 1e-3
+    l2: float = 0.0
+    batch: int = 256  # clicks, or sequences
+    negatives: int = 16  # a click, or a batch of sequences
+    power: float = 0.0  # negatives in proportion to (1 + clicks) ** power
+    loss: Loss = sampled_softmax
+    corrected: bool = True  # for how negatives are drawn: the softmax alone estimates one over the whole catalogue
+    block: int = 10  # a click's delayed history ends up to block - 1 clicks before it
+    epochs: int = 40
+    patience: int = 4
+
+    def settings(self) -> dict[str, Any]:
+        """The recipe as JSON: the loss by its name."""
+        return asdict(self) | {"loss": self.loss.__name__}
+
+
+SEQUENCES = Recipe(batch=64, negatives=128)
+NEXT = Recipe(batch=64, negatives=128, block=1)
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """A recipe for each net. They were chosen on validation clicks: benchmarks/paper/tuning_*.json says among which."""
+
+    din: Recipe = Recipe()
+    sasrec: Recipe = SEQUENCES
+    caser: Recipe = SEQUENCES
+    hstu: Recipe = SEQUENCES
+    f2s: Recipe = Recipe()
+    fm: Recipe = Recipe()
+    neumf: Recipe = Recipe()
+    gru4rec: Recipe = NEXT
+    mingru: Recipe = NEXT
+    fast: Recipe = Recipe()
+    s2f: Recipe = Recipe()
+    hinted: Recipe = Recipe()  # the fast nets of vanilla slow + fast, once they are told the slow net's score
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """All recipes as JSON."""
+        return {f.name: getattr(self, f.name).settings() for f in fields(self)}
+
+    def capped(self, epochs: int) -> Recipes:
+        """The same with fits of `epochs` epochs at most."""
+        capped = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Recipes(**{net: replace(recipe, epochs=min(recipe.epochs, epochs)) for net, recipe in capped.items()})
