@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +26,13 @@ class Name(StrEnum):
     table2 = "table2"
     table3 = "table3"
     ablation = "ablation"
+    reference = "reference"
+    sensitivity = "sensitivity"
+    collaboration = "collaboration"
+    exposures = "exposures"
+    window = "window"
+    case_study = "case-study"
+    tune = "tune"
 
 
 class Candidates(StrEnum):
@@ -54,15 +62,16 @@ def experiment(
     data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="as for `mc2sf run`")],
     users: asked.UsersOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="fits of each model, from other weights")] = 3,
-    candidates: Annotated[Candidates, typer.Option(help="a click among 99 of these, or among all")] = (
-        Candidates.uniform
-    ),
-    positives: Annotated[Positives, typer.Option(help="clicks: ratings from 4 up (others are exposures), or all")] = (
-        Positives.rated
-    ),
-    min_count: Annotated[MinCount, typer.Option(help="at least 20 interactions of users, or of items too")] = (
-        MinCount.users
-    ),
+    candidates: Annotated[
+        Candidates | None, typer.Option(help="a click among 99 of these, or among all [default: uniform]")
+    ] = None,
+    positives: Annotated[
+        Positives | None,
+        typer.Option(help="clicks: ratings from 4 up (the others are exposures), or all [default: rated]"),
+    ] = None,
+    min_count: Annotated[
+        MinCount | None, typer.Option(help="20 interactions at least of users, or of items too [default: users]")
+    ] = None,
     exposures: asked.PolicyOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="of each fit at most: for a quick trial")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="of torch [default: all cores]")] = None,
@@ -80,40 +89,50 @@ def experiment(
     """
     import torch  # noqa: PLC0415 - only this command pays for its imports
 
-    from deploy.experiments import page, running  # noqa: PLC0415 - the same
-    from deploy.experiments.catalogue import EXPERIMENTS  # noqa: PLC0415 - the same
-    from deploy.experiments.protocol import Protocol  # noqa: PLC0415 - the same
-    from deploy.experiments.recipe import Recipes  # noqa: PLC0415 - the same
+    from deploy.experiments import page, running, tuning  # noqa: PLC0415 - the same
+    from deploy.experiments.catalogue import EXPERIMENTS, TABLE2  # noqa: PLC0415 - the same
+    from deploy.experiments.experiment import Asked  # noqa: PLC0415 - the same
 
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = next(each for each in EXPERIMENTS if each.name == name.value)
-    protocol = Protocol(
-        candidates=candidates.value,
-        positives=positives.value,
-        min_count=min_count.value,
-        exposures=exposures.value if exposures else None,
-    )
-    recipes = Recipes() if epochs is None else Recipes().capped(epochs)
-    of = running.Asked(parse(data), protocol, recipes, users, seeds)
+    chosen = next((each for each in EXPERIMENTS if each.name == name.value), TABLE2)
+    given = {"candidates": candidates, "positives": positives, "min_count": min_count, "exposures": exposures}
+    wanted: dict[str, Any] = {key: value.value for key, value in given.items() if value is not None}
+    protocol = replace(chosen.protocol, **wanted)
+    recipes = chosen.recipes if epochs is None else chosen.recipes.capped(epochs)
+    of = Asked(parse(data), protocol, recipes, users, seeds, epochs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        total = seeds * len(chosen.arms(protocol, recipes))
-        task = progress.add_task(name.value, total=total)
+        task = progress.add_task(name.value)
 
         def told(fit: str, epoch: int, loss: float, score: float) -> None:
             text = f"{fit}, epoch {epoch + 1}: loss {loss:.4f}, validation NDCG@10 {score:.4f}"
             progress.update(task, description=text)
 
-        benches = running.Benches(
-            of, work, told, lambda what, rows: progress.update(task, description=f"{what} {rows:,}")
-        )
-        for document in running.run(chosen, of, benches, work, out):
-            result = document
+        def reading(what: str, rows: int) -> None:
+            progress.update(task, description=f"{what} {rows:,}")
+
+        benches = running.Benches(of, work, told, reading)
+        out.mkdir(parents=True, exist_ok=True)
+        if name is Name.tune:
+            results, total = tuning.tune(of, benches, out), sum(len(tuned.trials) for tuned in tuning.TUNED)
+        else:
+            results, total = running.run(chosen, of, benches, work, out), seeds * len(chosen.arms(of))
+        progress.update(task, total=total)
+        for result in results:
+            document = result
+            page.write(out)
             progress.advance(task)
-    page.write(out)
-    console.print(shown(result))
-    console.print(f"written to {out}: {name.value}_{of.data}.json and README.md", highlight=False)
+    console.print(trials(tuning.best(document)) if name is Name.tune else shown(document))
+    console.print(f"written to {out}, with a page README.md", highlight=False)
+
+
+def trials(best: dict[str, dict[str, float]]) -> Table:
+    """What was chosen for each net."""
+    table = Table("net", "best of its trials on validation clicks")
+    for net, values in best.items():
+        table.add_row(net, ", ".join(f"{name} {value:g}" for name, value in values.items()))
+    return table
 
 
 def shown(document: dict[str, Any]) -> Table:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from models.objectives import Lists, Sequences
 from models.proposals import Proposal, Seen
 
 Epoch = Callable[[int, np.random.Generator], Iterator[Lists | Sequences]]
+Draw = Callable[[int, np.random.Generator], Iterator[Any]]
 
 
 class Drawing:
@@ -119,5 +121,16 @@ def of_sequences(dataset: Dataset, recipe: Recipe, some: tuple[Phase, ...], leng
                 drawing.log_q(negatives, recipe),
                 torch.from_numpy(drawing.seen(users[last[group] - 1][:, None], negatives[None])),
             )
+
+    return epoch
+
+
+def of_devices(draw: Epoch, devices: int) -> Draw:
+    """Rounds of so many devices, one batch each: with batches of one stretch, a device's own clicks."""
+
+    def epoch(number: int, generator: np.random.Generator) -> Iterator[list[Lists | Sequences]]:
+        each = draw(number, generator)
+        while some := list(islice(each, devices)):
+            yield some
 
     return epoch

@@ -21,6 +21,7 @@ from deploy.experiments.known import Known
 from deploy.experiments.lists import Lists, Score
 from deploy.experiments.protocol import Phase, Protocol, served
 from deploy.experiments.recipe import Recipe
+from models.federated import Federated, FederatedConfig
 from models.fitting import FitConfig, fit
 from models.log import Ints
 from models.objectives import OfLists, OfSequences
@@ -115,18 +116,24 @@ class Bench:
         *,
         after: str = "",
         fresh: bool = True,
+        devices: int = 0,
     ) -> str:
         """Fit what wants a gradient in `net` on the clicks of some phases. Returns the fit's identity.
 
         `name` is the fit's, for all seeds; `after` is the identity of the fit whose weights `net` starts from.
+        `devices`: the fit is federated, with that many devices a round.
         """
         if isinstance(net, Sequential):
-            draw = batches.of_sequences(self.dataset, recipe, some, net.length)
+            draw: batches.Draw = batches.of_sequences(self.dataset, recipe, some, net.length)
             objective: nn.Module = OfSequences(net, recipe.loss)
         else:
             draw = batches.of_lists(self.dataset, self.protocol, recipe, some, fresh=fresh)
             objective = OfLists(net, recipe.loss)
+        if devices:
+            draw, objective = batches.of_devices(draw, devices), Federated(objective, FederatedConfig())
         chosen = {"recipe": recipe.settings(), "phases": [int(phase) for phase in some], "fresh": fresh}
+        if devices:
+            chosen["devices"] = devices
         digest = identity({"name": name, "seed": seed, "after": after, "of": self.identity, **chosen})
         keep = self._fits / f"{name.replace(' ', '_')}-{seed}-{digest}.safetensors"
         clock = Clock(keep.with_suffix(".json"))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from deploy.experiments.experiment import Experiment, plain
+from dataclasses import replace
+
+from deploy.experiments import case_study, variations
+from deploy.experiments.collaboration_rows import FEDERATED_ROW, PATCHED_ROW
+from deploy.experiments.experiment import Arm, Asked, Experiment, plain
+from deploy.experiments.protocol import LEAVE_ONE_OUT
+from deploy.experiments.recipe import Recipe, Recipes
 from deploy.experiments.rows import (
     CASER_ROW,
     DIN_ROW,
@@ -57,4 +63,53 @@ ABLATION = Experiment(
         (MC2SF_SERVED_ROW.name, F2S_SERVED_ROW.name),
     ),
 )
-EXPERIMENTS = (TABLE2, TABLE3, ABLATION)
+REFERENCE = Experiment(
+    "reference",
+    "Leave-one-out, as others publish it",
+    plain(SASREC_ROW, CASER_ROW),
+    (("SASRec", "Caser"),),
+    LEAVE_ONE_OUT,
+    replace(
+        Recipes(),
+        sasrec=Recipe(dim=64, batch=64, negatives=256, block=1, patience=5),
+        caser=Recipe(dim=64, batch=64, negatives=256, block=1, patience=5),
+    ),
+)
+"""SASRec at the size that is published (d about 50, 200 clicks)."""
+
+SENSITIVITY = Experiment("sensitivity", "Sensitivity to d and lambda (Fig. 5)", variations.sensitivity)
+_FORMS = {
+    "a cloud only (DIN)": DIN_ROW,
+    "b device only (fast alone)": FAST_ROW,
+    "c slow-centralised (FedAvg of GRU4Rec)": FEDERATED_ROW,
+    "d fast-centralised (DCCL-style patches on GRU4Rec)": PATCHED_ROW,
+    "e bidirectional (MC2-SF)": MC2SF_ROW,
+}
+
+
+def _forms(asked: Asked) -> list[Arm]:
+    return [Arm(name, row, asked.protocol, asked.recipes) for name, row in _FORMS.items()]
+
+
+COLLABORATION = Experiment(
+    "collaboration",
+    "Forms of collaboration (Fig. 1)",
+    _forms,
+    tuple((list(_FORMS)[-1], name) for name in list(_FORMS)[:-1]),
+)
+EXPOSURES = Experiment("exposures", "Where exposures come from", variations.exposures, variations.canaries())
+WINDOW = Experiment("window", "When r2 goes up", variations.windows)
+CASE_STUDY = Experiment(
+    "case-study", "One user (Fig. 3)", plain(FAST_ROW, DIN_ROW, MC2SF_ROW, F2S_ROW), look=case_study.look
+)
+EXPERIMENTS = (
+    REFERENCE,
+    TABLE2,
+    TABLE3,
+    ABLATION,
+    SENSITIVITY,
+    COLLABORATION,
+    EXPOSURES,
+    WINDOW,
+    CASE_STUDY,
+)

@@ -9,9 +9,11 @@ import torch
 
 from deploy.experiments.protocol import Protocol
 from models.catalogue import ROW_PADDING
-from models.log import Folded, Ints, Log, fold
+from models.log import Folded, Ints, Log, Stretch, fold
 from models.queries import Queries
 from models.views import ViewSpec
+
+CARRIED = 40  # exposures that a state carried over windows is computed from
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,7 @@ class Known:
         length = folded.history.end[some] - folded.history.start[some]  # all of it: tells a user's histories apart
         codes = length * len(folded.log.offsets) + user  # a number a pair, the shortest first: cheapest for DIN
         _, first, of = np.unique(codes, return_index=True, return_inverse=True)
-        shown = folded.exposures if self.fresh else folded.closed
-        width = protocol.short if self.fresh else protocol.threshold
+        shown, width = self._shown()
         return Queries(
             users=torch.from_numpy(user),
             history=torch.from_numpy(
@@ -60,6 +61,15 @@ class Known:
             ),
             window=torch.from_numpy(shown.gather(folded.exposure_keys, some, width, ROW_PADDING)),
         )
+
+    def _shown(self) -> tuple[Stretch, int]:
+        """The exposures that r2 stands for, and how many of them at most."""
+        folded, protocol = self.folded, self.protocol
+        if self.fresh:
+            return folded.exposures, protocol.short
+        if protocol.carried:  # the state of all windows so far; what lies further back is taken as forgotten
+            return Stretch(folded.exposures.start, folded.closed.end), max(CARRIED, protocol.threshold)
+        return folded.closed, protocol.threshold
 
     def swapped(self, queries: Queries, others: Ints) -> Queries:
         """`queries` with the exposures known before the clicks `others`: a canary, they say nothing of the user."""

@@ -40,6 +40,8 @@ def write(folder: Path) -> Path:
         if drawn:
             (folder / name).write_text(drawn, encoding="utf-8")
         parts += section(document, name if drawn else None)
+    for path in sorted(folder.glob("tuning_*.json")):
+        parts += tried(json.loads(path.read_text()))
     page = folder / "README.md"
     page.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
     return page
@@ -58,6 +60,7 @@ def section(document: Document, figure: str | None) -> Iterator[str]:
     yield from _table(document)
     if figure:
         yield f"![{title}]({figure})\n"
+    yield from _costs(document)
     yield from _differences(document)
     yield from document.get("cases", [])
 
@@ -83,6 +86,40 @@ def _table(document: Document) -> Iterator[str]:
         other = published.LEAVE_ONE_OUT.get(model) if document["experiment"] == "reference" else None
         if other:
             yield f"| *{model}, published* | " + " | ".join(_or_dash(other.get(m)) for m in METRICS) + " | | |"
+    yield ""
+
+
+COSTS = {
+    "uploads_per_user": "uploads a user",
+    "bytes_up_per_user": "bytes up a user",
+    "bytes_down_per_request": "bytes down a request",
+    "share_with_r2": "share with r2",
+    "stale_exposures": "exposures that r2 lacks",
+    "stale_hours_median": "hours since its last one (median)",
+}
+
+
+def _costs(document: Document) -> Iterator[str]:
+    rows = [row for row in document["rows"] if row["seed"] == 1 and "uploads_per_user" in row]
+    if not rows:
+        return
+    yield "| r2 goes up | ndcg@10 | " + " | ".join(COSTS.values()) + " |"
+    yield "|---|---|" + "---|" * len(COSTS)
+    for row in rows:
+        costs = " | ".join(str(row.get(name, "-")) for name in COSTS)
+        yield f"| {row['model']} | {_mean(document, row['model'], 'ndcg@10'):.4f} | {costs} |"
+    yield ""
+
+
+def tried(document: Document) -> Iterator[str]:
+    """Everything that was tried in tuning."""
+    yield f"## What was tried: {document['data']}\n"
+    yield f"`{document['settings']['command']}`; judged on {document['settings']['judged_on']}, never on test clicks.\n"
+    yield "| net | tried | validation | epochs |"
+    yield "|---|---|---|---|"
+    for trial in document["trials"]:
+        values = ", ".join(f"{name} {value:g}" for name, value in trial["tried"].items())
+        yield f"| {trial['net']} | {values} | {trial['validation']:.4f} | {trial['epochs']} |"
     yield ""
 
 

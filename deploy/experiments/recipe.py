@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -51,11 +52,23 @@ class Recipes:
     s2f: Recipe = Recipe()
     hinted: Recipe = Recipe()  # the fast nets of vanilla slow + fast, once they are told the slow net's score
 
+    federated: Recipe = Recipe(batch=1, negatives=64, block=1, learning_rate=3e-3, epochs=10)  # a device's stretch
+    patch: Recipe = Recipe(epochs=10)
+
     def settings(self) -> dict[str, dict[str, Any]]:
         """All recipes as JSON."""
         return {f.name: getattr(self, f.name).settings() for f in fields(self)}
 
+    def of(self, net: str) -> Recipe:
+        """The recipe of one net."""
+        recipe: Recipe = getattr(self, net)
+        return recipe
+
+    def varied(self, nets: Iterable[str], **values: Any) -> Recipes:
+        """The same with other values for some nets."""
+        return replace(self, **{net: replace(self.of(net), **values) for net in nets})
+
     def capped(self, epochs: int) -> Recipes:
         """The same with fits of `epochs` epochs at most."""
-        capped = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Recipes(**{net: replace(recipe, epochs=min(recipe.epochs, epochs)) for net, recipe in capped.items()})
+        nets = [f.name for f in fields(self)]
+        return replace(self, **{net: replace(self.of(net), epochs=min(self.of(net).epochs, epochs)) for net in nets})

@@ -18,7 +18,7 @@ from deploy.experiments.protocol import Phase
 from deploy.experiments.recipe import Recipe, Recipes
 from models.caser import Caser, CaserConfig
 from models.fm import FM, FMConfig
-from models.forms import DIN, F2S, MC2SF, FastAlone
+from models.forms import DIN, F2S, MC2SF, FastAlone, introduce
 from models.gru4rec import GRU4Rec, GRU4RecConfig
 from models.hstu import HSTU, HSTUConfig
 from models.mingru import MinGRU, MinGRUConfig
@@ -105,12 +105,17 @@ def neumf(bench: Bench, recipes: Recipes, seed: int) -> NeuMF:
 
 def gru4rec(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
     """The device's clicks."""
+    net = new_gru4rec(bench, recipes, seed)
+    bench.fit("GRU4Rec", net, recipes.gru4rec, seed, BOTH)
+    return net
+
+
+def new_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
+    """The net before it is fitted."""
     torch.manual_seed(seed)
     recipe = recipes.gru4rec
     config = GRU4RecConfig(recipe.dim, 2 * recipe.dim, bench.protocol.recent, recipe.dropout)
-    net = GRU4Rec(config, bench.rows)
-    bench.fit("GRU4Rec", net, recipe, seed, BOTH)
-    return net
+    return GRU4Rec(config, bench.rows)
 
 
 def mingru(bench: Bench, recipes: Recipes, seed: int) -> MinGRU:
@@ -141,9 +146,13 @@ def fitted_f2s(bench: Bench, recipes: Recipes, seed: int, *, fresh: bool = True)
 
 def fast(bench: Bench, recipes: Recipes, seed: int) -> FastAlone:
     """Eq. (3-4) with an encoder of its own."""
+    return fitted_fast(bench, recipes, seed)[0]
+
+
+def fitted_fast(bench: Bench, recipes: Recipes, seed: int) -> tuple[FastAlone, str]:
+    """The fast part alone and the identity of its fit."""
     net = FastAlone(nets(bench, recipes.fast, seed))
-    bench.fit("fast alone", net, recipes.fast, seed, BOTH)
-    return net
+    return net, bench.fit("fast alone", net, recipes.fast, seed, BOTH)
 
 
 def mc2sf(bench: Bench, recipes: Recipes, seed: int) -> MC2SF:
@@ -157,11 +166,12 @@ def mc2sf_served(bench: Bench, recipes: Recipes, seed: int) -> MC2SF:
 
 
 def fitted_mc2sf(bench: Bench, recipes: Recipes, seed: int, *, fresh: bool) -> MC2SF:
-    """The fast part is fitted to a slow part and an encoder that stay as they are."""
-    slow, after = fitted_f2s(bench, recipes, seed, fresh=fresh)
-    slow.nets.encoder.requires_grad_(requires_grad=False)
-    net = MC2SF(slow.nets)
-    bench.fit("MC2-SF", net, recipes.s2f, seed, BOTH, after=after, fresh=fresh)
+    """The fast part as fitted alone is introduced to the priors of a fitted F2S, which stays as it is."""
+    alone, after_fast = fitted_fast(bench, recipes, seed)
+    cloud, after_slow = fitted_f2s(bench, recipes, seed, fresh=fresh)
+    introduce(alone.nets.fast)
+    net = MC2SF(alone.nets, cloud)
+    bench.fit("MC2-SF", net, recipes.s2f, seed, FAST, after=after_fast + after_slow, fresh=fresh)
     return net
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,31 +16,12 @@ import torch
 from deploy.experiments.bench import Bench, Told, identity
 from deploy.experiments.cells import Cell, kept
 from deploy.experiments.dataset import load
-from deploy.experiments.experiment import Arm, Experiment
+from deploy.experiments.experiment import Arm, Asked, Experiment
 from deploy.experiments.protocol import Phase, Protocol
-from deploy.experiments.recipe import Recipes
 from deploy.experiments.significance import Test, by_user, compare
 from models.catalogue import ROW_PADDING
 from models.ranking import mean_chance
 from replay.plan import write_json
-from replay.source import Source
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is run: a source, maybe a sample of its users, and how many seeds."""
-
-    source: Source
-    protocol: Protocol
-    recipes: Recipes = field(default_factory=Recipes)
-    users: int | None = None  # that many, by a hash of their names; None: all
-    seeds: int = 3
-
-    @property
-    def data(self) -> str:
-        """The source's name in file names, with the sample's size: `ml-1m`, `ml-1m-500`."""
-        scheme = self.source.text.partition(":")[0]
-        return scheme if self.users is None else f"{scheme}-{self.users}"
 
 
 class Benches:
@@ -67,9 +48,12 @@ def run(experiment: Experiment, asked: Asked, benches: Benches, work: Path, out:
     """Run it; the result so far is written to `out` and given after each cell."""
     out.mkdir(parents=True, exist_ok=True)
     done: list[Cell] = []
+    arms = len(experiment.arms(asked))
     for cell in cells(experiment, asked, benches, work):
         done.append(cell)
         result = document(experiment, asked, benches, done)
+        if experiment.look is not None and len(done) == arms * asked.seeds:
+            result["cases"] = experiment.look(asked, benches.of)
         write_json(out / f"{experiment.name}_{asked.data}.json", result)
         yield result
 
@@ -77,7 +61,7 @@ def run(experiment: Experiment, asked: Asked, benches: Benches, work: Path, out:
 def cells(experiment: Experiment, asked: Asked, benches: Benches, work: Path) -> Iterator[Cell]:
     """All cells, the first seed's first; kept ones are read."""
     for seed in range(1, asked.seeds + 1):
-        for arm in experiment.arms(asked.protocol, asked.recipes):
+        for arm in experiment.arms(asked):
             yield _cell(arm, seed, benches.of(arm.protocol), work)
 
 
@@ -97,7 +81,7 @@ def _cell(arm: Arm, seed: int, bench: Bench, work: Path) -> Cell:
 
 def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[Cell]) -> dict[str, Any]:
     """The result so far: protocol, settings, rows and tests."""
-    arms = {arm.model: arm for arm in experiment.arms(asked.protocol, asked.recipes)}
+    arms = {arm.model: arm for arm in experiment.arms(asked)}
     bench = benches.of(next(iter(arms.values())).protocol)
     sizes = (bench.lists(Phase.TEST).items != ROW_PADDING).sum(1)
     return {
@@ -105,7 +89,7 @@ def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[
         "data": asked.data,
         "protocol": asdict(asked.protocol) | {"exposures": bench.dataset.policy},
         "settings": {
-            "command": command(experiment, asked),
+            "command": command_of(experiment.name, asked, experiment.protocol),
             "source": asked.source.text.partition(":")[0],
             "users": asked.users,
             "seeds": sorted({cell.seed for cell in done}),
@@ -120,17 +104,18 @@ def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[
     }
 
 
-def command(experiment: Experiment, asked: Asked) -> str:
+def command_of(name: str, asked: Asked, usual: Protocol | None = None) -> str:
     """The command that gives this result; the source without its folder."""
-    usual = Protocol()
-    words = ["mc2sf", "experiment", experiment.name, "--data", asked.source.text.partition(":")[0] + ":DIR"]
-    for name in (f.name for f in fields(Protocol)):
-        value = getattr(asked.protocol, name)
-        if value != getattr(usual, name) and name in OPTIONS:
-            words += ["--" + name.replace("_", "-"), str(value)]
+    words = ["mc2sf", "experiment", name, "--data", asked.source.text.partition(":")[0] + ":DIR"]
+    for option in OPTIONS:
+        value = getattr(asked.protocol, option)
+        if value != getattr(usual or Protocol(), option):
+            words += ["--" + option.replace("_", "-"), str(value)]
     if asked.users is not None:
         words += ["--users", str(asked.users)]
-    return shlex.join([*words, "--seeds", str(asked.seeds)])
+    if asked.epochs is not None:
+        words += ["--epochs", str(asked.epochs)]
+    return shlex.join(words if name == "tune" else [*words, "--seeds", str(asked.seeds)])
 
 
 OPTIONS = ("candidates", "positives", "min_count", "exposures")
