@@ -123,8 +123,19 @@ def experiment(
             document = result
             page.write(out)
             progress.advance(task)
+            if not console.is_terminal:
+                console.print(newest(result), highlight=False, soft_wrap=True)
     console.print(trials(tuning.best(document)) if name is Name.tune else shown(document))
     console.print(f"written to {out}, with a page README.md", highlight=False)
+
+
+def newest(document: dict[str, Any]) -> str:
+    """The cell or trial that was done last, as a line of a log."""
+    last = document["trials"][-1] if "trials" in document else document["rows"][-1]
+    if "trials" in document:
+        return f"{last['net']} {last['tried']}: validation NDCG@10 {last['validation']:.4f} in {last['epochs']} epochs"
+    figures = f"NDCG@10 {last['metrics']['ndcg@10']:.4f}, {last['epochs']} epochs, {last['seconds']:.0f} s"
+    return f"{last['model']}, seed {last['seed']}: {figures}"
 
 
 def trials(best: dict[str, dict[str, float]]) -> Table:

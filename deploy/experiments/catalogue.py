@@ -63,6 +63,7 @@ ABLATION = Experiment(
         (MC2SF_SERVED_ROW.name, F2S_SERVED_ROW.name),
     ),
 )
+_LONG = Recipe(dim=64, learning_rate=1e-3, batch=64, negatives=256, block=1, epochs=60, patience=5)
 REFERENCE = Experiment(
     "reference",
     "Leave-one-out, as others publish it",
@@ -71,8 +72,8 @@ REFERENCE = Experiment(
     LEAVE_ONE_OUT,
     replace(
         Recipes(),
-        sasrec=Recipe(dim=64, batch=64, negatives=256, block=1, patience=5),
-        caser=Recipe(dim=64, batch=64, negatives=256, block=1, patience=5),
+        sasrec=_LONG,
+        caser=_LONG,
     ),
 )
 """SASRec at the size that is published (d about 50, 200 clicks)."""
