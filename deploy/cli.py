@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deploy import cli_look, cli_run
+from deploy import cli_experiment, cli_look, cli_run
 from deploy.runs import RunFailed, UserError, agree
 from deploy.stack import StackError
 from replay.refusals import SourceError
@@ -46,6 +46,7 @@ app.command("evaluate")(cli_run.evaluate)
 app.command("verify")(cli_look.verify)
 app.command("recommend")(cli_look.recommend)
 app.command("doctor")(cli_look.doctor)
+app.command("experiment")(cli_experiment.experiment)
 console = Console(stderr=True)
 
 

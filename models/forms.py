@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.catalogue import ROW_PADDING
+from models.fast import Fast
 from models.nets import Nets, Sequence, travelled
 from models.queries import Queries
 
@@ -89,12 +90,36 @@ class FastAlone(Form):
 class MC2SF(Form):
     """The fast part helped by the cloud, which was helped by the device (eq. 5-8)."""
 
+    def __init__(self, nets: Nets, cloud: F2S | None = None) -> None:
+        """`cloud` gives the priors, and stays as it is; without one, it is the slow part of the same `nets`."""
+        super().__init__(nets)
+        self.cloud = None if cloud is None else cloud.requires_grad_(requires_grad=False)
+
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]. r_t and r_n arrive as data: no gradient reaches the slow part."""
+        slow = self.cloud or self
         with torch.no_grad():
-            e = self.vectors(items)
-            r_t, r_n = travelled(self.r_t(queries, items)), travelled(self.r_n(queries, e))
+            r_t = travelled(slow.r_t(queries, items))
+            r_n = travelled(slow.r_n(queries, slow.vectors(items)))
         e = self.vectors(items)
         of_clicks, of_exposures = self.fold(queries, *self.nets.fast.starts(r_n, r_t))
         r = self.nets.fast.fuse(of_clicks, of_exposures, e)
         return torch.as_tensor(self.nets.fast.head_s2f(torch.cat([r, r_t, e], -1)))
+
+
+@torch.no_grad()
+def introduce(fast: Fast, share: float = 0.1) -> None:
+    """Let the fast part begin with the cloud's help nearly as it scores alone: eq. (8) starts from eq. (4).
+
+    What takes in the priors keeps a `share` of its weights: at none at all the ReLU of eq. (7) would never open.
+    """
+    for layer in (fast.w1, fast.w2):
+        layer.weight.mul_(share)
+        layer.bias.zero_()
+    alone, helped = fast.head_fast, fast.head_s2f
+    of_r, of_e = alone.first.weight.chunk(2, 1)
+    _, of_prior, _ = helped.first.weight.chunk(3, 1)
+    helped.first.weight.copy_(torch.cat([of_r, share * of_prior, of_e], 1))
+    helped.first.bias.copy_(alone.first.bias)
+    helped.second.load_state_dict(alone.second.state_dict())
+    helped.last.load_state_dict(alone.last.state_dict())

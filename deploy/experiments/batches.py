@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,30 +12,14 @@ import torch
 from deploy.experiments.dataset import Dataset
 from deploy.experiments.known import Known
 from deploy.experiments.protocol import Phase, Protocol, served, trained
+from deploy.experiments.recipe import Recipe
 from models.catalogue import ROW_PADDING
 from models.log import Ints, unit_starts
-from models.losses import Loss, sampled_softmax
 from models.objectives import Lists, Sequences
 from models.proposals import Proposal, Seen
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a net is fitted: what tuning chooses."""
-
-    learning_rate: float = 1e-3
-    l2: float = 0.0
-    batch: int = 256  # clicks, or sequences
-    negatives: int = 16  # a click, or a batch of sequences
-    power: float = 0.0  # negatives in proportion to (1 + clicks) ** power
-    loss: Loss = sampled_softmax
-    corrected: bool = True  # for how negatives are drawn: the softmax alone estimates one over the whole catalogue
-    block: int = 10  # a click's delayed history ends up to block - 1 clicks before it
-    epochs: int = 40
-    patience: int = 4
-
-
 Epoch = Callable[[int, np.random.Generator], Iterator[Lists | Sequences]]
+Draw = Callable[[int, np.random.Generator], Iterator[Any]]
 
 
 class Drawing:
@@ -137,5 +121,16 @@ def of_sequences(dataset: Dataset, recipe: Recipe, some: tuple[Phase, ...], leng
                 drawing.log_q(negatives, recipe),
                 torch.from_numpy(drawing.seen(users[last[group] - 1][:, None], negatives[None])),
             )
+
+    return epoch
+
+
+def of_devices(draw: Epoch, devices: int) -> Draw:
+    """Rounds of so many devices, one batch each: with batches of one stretch, a device's own clicks."""
+
+    def epoch(number: int, generator: np.random.Generator) -> Iterator[list[Lists | Sequences]]:
+        each = draw(number, generator)
+        while some := list(islice(each, devices)):
+            yield some
 
     return epoch

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from deploy.experiments import batches, lists
-from deploy.experiments.batches import Recipe
 from deploy.experiments.dataset import Dataset
 from deploy.experiments.known import Known
-from deploy.experiments.lists import Score
+from deploy.experiments.lists import Lists, Score
 from deploy.experiments.protocol import Phase, Protocol, served
+from deploy.experiments.recipe import Recipe
+from models.federated import Federated, FederatedConfig
 from models.fitting import FitConfig, fit
 from models.log import Ints
 from models.objectives import OfLists, OfSequences
+from models.queries import Queries
 from models.ranking import metrics
 from models.sequential import Sequential
 
@@ -35,6 +40,10 @@ class Spent:
     epochs: int = 0
     curves: dict[str, list[float]] = field(default_factory=dict)
 
+    def clear(self) -> None:
+        """Begin to count anew."""
+        self.seconds, self.epochs, self.curves = 0.0, 0, {}
+
 
 class Bench:
     """Fits nets on a dataset's training phases, chooses epochs on its validation phase, ranks its test phase."""
@@ -44,13 +53,11 @@ class Bench:
         self.dataset = dataset
         self.protocol = protocol
         self.spent = Spent()
+        self.identity = {"dataset": dataset.digest, "protocol": asdict(protocol)}
         self._fits = fits
         self._told = told
-        log = served(dataset.log, dataset.phase, protocol)
-        self._known = {fresh: Known.of(log, protocol, fresh=fresh) for fresh in (True, False)}
-        self._lists = {
-            phase: lists.lists(dataset, dataset.of(phase), protocol) for phase in (Phase.VALIDATION, Phase.TEST)
-        }
+        self._known: dict[bool, Known] = {}
+        self._lists: dict[Phase, Lists] = {}
 
     @property
     def rows(self) -> int:
@@ -62,34 +69,77 @@ class Bench:
         """How many users there are."""
         return len(self.dataset.users)
 
-    def ranks(self, score: Score, phase: Phase = Phase.TEST, *, fresh: bool = True) -> Ints:
-        """The rank of each click of `phase`: [V], user by user."""
-        of_phase, known = self._lists[phase], self._known[fresh]
-        return lists.ranks(score, lambda some: known(of_phase.clicks[some]), of_phase)
+    @cached_property
+    def test_users(self) -> Ints:
+        """The user of each test click: [V]."""
+        return self.dataset.log.users[self.dataset.of(Phase.TEST)]
+
+    def known(self, *, fresh: bool = True) -> Known:
+        """What is known before each click, as it is served."""
+        if fresh not in self._known:
+            log = served(self.dataset.log, self.dataset.phase, self.protocol)
+            self._known[fresh] = Known.of(log, self.protocol, fresh=fresh)
+        return self._known[fresh]
+
+    def lists(self, phase: Phase) -> Lists:
+        """The candidates of the clicks of `phase`."""
+        if phase not in self._lists:
+            self._lists[phase] = lists.lists(self.dataset, self.dataset.of(phase), self.protocol)
+        return self._lists[phase]
+
+    def ranks(self, score: Score, phase: Phase = Phase.TEST, *, fresh: bool = True, strangers: bool = False) -> Ints:
+        """The rank of each click of `phase`: [V], user by user. `strangers`: each sees exposures of another user."""
+        of_phase, known = self.lists(phase), self.known(fresh=fresh)
+
+        def queries(some: Ints) -> Queries:
+            asked = known(of_phase.clicks[some])
+            return known.swapped(asked, of_phase.clicks[others[some]]) if strangers else asked
+
+        others = self._others(of_phase) if strangers else np.empty(0, np.int64)
+        return lists.ranks(score, queries, of_phase)
+
+    def _others(self, of_phase: Lists) -> Ints:
+        """For each click, the place of a click of another user: users are moved along by half of all."""
+        users = self.dataset.log.users[of_phase.clicks]
+        first = np.searchsorted(users, np.unique(users))
+        ahead = len(first) // 2 or 1
+        number = np.unique(users, return_inverse=True)[1]
+        return first[(number + ahead) % len(first)]
 
     def fit(
-        self, name: str, net: nn.Module, recipe: Recipe, seed: int, some: tuple[Phase, ...], *, fresh: bool = True
-    ) -> None:
-        """Fit what wants a gradient in `net` on the clicks of some phases; `name` is the fit's, for all seeds."""
+        self,
+        name: str,
+        net: nn.Module,
+        recipe: Recipe,
+        seed: int,
+        some: tuple[Phase, ...],
+        *,
+        after: str = "",
+        fresh: bool = True,
+        devices: int = 0,
+    ) -> str:
+        """Fit what wants a gradient in `net` on the clicks of some phases. Returns the fit's identity.
+
+        `name` is the fit's, for all seeds; `after` is the identity of the fit whose weights `net` starts from.
+        `devices`: the fit is federated, with that many devices a round.
+        """
         if isinstance(net, Sequential):
-            draw = batches.of_sequences(self.dataset, recipe, some, net.length)
+            draw: batches.Draw = batches.of_sequences(self.dataset, recipe, some, net.length)
             objective: nn.Module = OfSequences(net, recipe.loss)
         else:
             draw = batches.of_lists(self.dataset, self.protocol, recipe, some, fresh=fresh)
             objective = OfLists(net, recipe.loss)
-        keep = self._fits / f"{name}-{seed}.safetensors"
-        clock = keep.with_suffix(".json")
-        seconds: list[float] = json.loads(clock.read_text()) if clock.exists() and keep.exists() else []
-        begun = time.perf_counter()
+        if devices:
+            draw, objective = batches.of_devices(draw, devices), Federated(objective, FederatedConfig())
+        chosen = {"recipe": recipe.settings(), "phases": [int(phase) for phase in some], "fresh": fresh}
+        if devices:
+            chosen["devices"] = devices
+        digest = identity({"name": name, "seed": seed, "after": after, "of": self.identity, **chosen})
+        keep = self._fits / f"{name.replace(' ', '_')}-{seed}-{digest}.safetensors"
+        clock = Clock(keep.with_suffix(".json"))
 
         def progress(epoch: int, loss: float, score: float) -> None:
-            nonlocal begun
-            now = time.perf_counter()
-            del seconds[epoch:]
-            seconds.append(now - begun)
-            clock.parent.mkdir(parents=True, exist_ok=True)
-            clock.write_text(json.dumps(seconds))
-            begun = now
+            clock.tick(epoch)
             self._told(f"{name} seed {seed}", epoch, loss, score)
 
         fitted = fit(
@@ -101,9 +151,32 @@ class Bench:
             keep=keep,
             progress=progress,
         )
-        self.spent.seconds += sum(seconds)
+        self.spent.seconds += sum(clock.seconds[: len(fitted.curve)])
         self.spent.epochs += len(fitted.curve)
         self.spent.curves[name] = [round(score, 5) for score in fitted.curve]
+        return digest
+
+
+class Clock:
+    """The seconds of each epoch of a fit, kept beside it: a fit that was cut still knows what it cost."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: list[float] = json.loads(path.read_text()) if path.exists() else []
+        self._begun = time.perf_counter()
+
+    def tick(self, epoch: int) -> None:
+        """Say that `epoch` is over."""
+        now = time.perf_counter()
+        self.seconds[epoch:] = [now - self._begun]
+        self._begun = now
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self.seconds))
+
+
+def identity(values: dict[str, Any]) -> str:
+    """A short name of a setting: another setting has another one."""
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
 def popularity(bench: Bench) -> Score:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +25,30 @@ class Cell:
     ranks: Ints
     seconds: float
     epochs: int
-    note: dict[str, Any]  # validation curves, bytes, whatever else the experiment records
+    note: dict[str, Any] = field(default_factory=dict)  # validation curves, bytes, whatever else is recorded
 
     @property
     def metrics(self) -> dict[str, float]:
         """HR, NDCG and MRR over all test clicks."""
         return metrics(self.ranks)
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """The cell as a row of a result."""
+        figures = {"metrics": self.metrics, "seconds": round(self.seconds, 1), "epochs": self.epochs}
+        return {"model": self.model, "seed": self.seed, **figures, **self.note}
 
-class Cells:
-    """The cells of one setting (protocol, dataset, recipes) in a folder. A changed setting has other cells."""
 
-    def __init__(self, folder: Path, setting: dict[str, Any]) -> None:
-        self._folder = folder
-        text = json.dumps(setting, sort_keys=True)
-        self.digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-    def path(self, model: str, seed: int) -> Path:
-        """Where a cell is kept."""
-        return self._folder / f"{model.replace(' ', '_').replace('/', '-')}-{seed}-{self.digest}.json"
-
-    def get(self, model: str, seed: int, compute: Callable[[], Cell]) -> Cell:
-        """The kept cell, or what `compute` gives, which is kept."""
-        path = self.path(model, seed)
-        if path.exists():
-            return _unpacked(json.loads(path.read_text()))
-        cell = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(".half")
-        half.write_text(json.dumps(_packed(cell)) + "\n")
-        half.replace(path)
-        return cell
+def kept(path: Path, compute: Callable[[], Cell]) -> Cell:
+    """The cell that `path` keeps, or what `compute` gives, which is kept there."""
+    if path.exists():
+        return _unpacked(json.loads(path.read_text()))
+    cell = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    half.write_text(json.dumps(_packed(cell)) + "\n")
+    half.replace(path)
+    return cell
 
 
 def _packed(cell: Cell) -> dict[str, Any]:
@@ -64,8 +56,7 @@ def _packed(cell: Cell) -> dict[str, Any]:
     return {
         "model": cell.model,
         "seed": cell.seed,
-        "metrics": cell.metrics,
-        "seconds": round(cell.seconds, 1),
+        "seconds": cell.seconds,
         "epochs": cell.epochs,
         "note": cell.note,
         "ranks": ranks,  # u2, little-endian, zlib, base64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,15 @@ class Dataset:
     def of(self, *some: Phase) -> Ints:
         """The places of the clicks of some phases in the log."""
         return np.flatnonzero(np.isin(self.phase, some))
+
+    @property
+    def digest(self) -> str:
+        """Names exactly these events of these users: what a kept result belongs to."""
+        found = hashlib.blake2b(digest_size=8)
+        for column in (self.log.offsets, self.log.keys, self.log.kinds, self.log.impressions, self.phase):
+            found.update(np.ascontiguousarray(column, "<i8").tobytes())
+        found.update("\0".join(self.users + self.items).encode())
+        return found.hexdigest()
 
     def counts(self) -> dict[str, int]:
         """What is in it, for the record."""

@@ -43,9 +43,10 @@ class Protocol:
     fast: int = 5
     delayed: bool = True  # slow nets see the slow phase only; False: everything before the target
     history: int = 50  # L_S
-    recent: int = 50  # clicks before the target that a fast net may reach back to
+    recent: int = 10  # clicks before the target that any fast net reaches back to: L_F for all
     short: int = 10  # L_F
     threshold: int = 10  # exposures a window of the served r2
+    carried: bool = False  # the GRU's state goes on over windows; False: each window begins at zero
     seed: int = 1  # of the candidates: the same lists for all nets and all of their seeds
 
     def __post_init__(self) -> None:

@@ -1,0 +1,116 @@
+"""All experiments: what each one runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from deploy.experiments import case_study, variations
+from deploy.experiments.collaboration_rows import FEDERATED_ROW, PATCHED_ROW
+from deploy.experiments.experiment import Arm, Asked, Experiment, plain
+from deploy.experiments.protocol import LEAVE_ONE_OUT
+from deploy.experiments.recipe import Recipe, Recipes
+from deploy.experiments.rows import (
+    CASER_ROW,
+    DIN_ROW,
+    F2S_ROW,
+    F2S_SERVED_ROW,
+    FAST_ROW,
+    FM_ROW,
+    GRU4REC_ROW,
+    HSTU_ROW,
+    MC2SF_ROW,
+    MC2SF_SERVED_ROW,
+    MINGRU_ROW,
+    NEUMF_ROW,
+    SASREC_ROW,
+)
+from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
+
+# rows that need no other come first, MC2-SF early: a run that is cut has the comparison that matters
+_TABLE2 = (
+    GRU4REC_ROW,
+    DIN_ROW,
+    MC2SF_ROW,
+    FAST_ROW,
+    DIN_GRU4REC_ROW,
+    FM_ROW,
+    NEUMF_ROW,
+    DIN_FM_ROW,
+    DIN_NEUMF_ROW,
+    MINGRU_ROW,
+)
+TABLE2 = Experiment(
+    "table2",
+    "Device side (Table 2)",
+    plain(*_TABLE2),
+    tuple((MC2SF_ROW.name, row.name) for row in _TABLE2 if row is not MC2SF_ROW),
+)
+_TABLE3 = (SASREC_ROW, CASER_ROW, DIN_ROW, F2S_ROW, MC2SF_ROW, HSTU_ROW)
+TABLE3 = Experiment(
+    "table3",
+    "Cloud side (Table 3)",
+    plain(*_TABLE3),
+    tuple((MC2SF_ROW.name, row.name) for row in _TABLE3 if row is not MC2SF_ROW),
+)
+ABLATION = Experiment(
+    "ablation",
+    "Ablation (Fig. 4)",
+    plain(DIN_ROW, F2S_ROW, MC2SF_ROW, F2S_SERVED_ROW, MC2SF_SERVED_ROW),
+    (
+        (F2S_ROW.name, DIN_ROW.name),
+        (MC2SF_ROW.name, F2S_ROW.name),
+        (F2S_SERVED_ROW.name, DIN_ROW.name),
+        (MC2SF_SERVED_ROW.name, F2S_SERVED_ROW.name),
+    ),
+)
+_LONG = Recipe(dim=64, learning_rate=1e-3, batch=64, negatives=256, block=1, epochs=60, patience=5)
+REFERENCE = Experiment(
+    "reference",
+    "Leave-one-out, as others publish it",
+    plain(SASREC_ROW, CASER_ROW),
+    (("SASRec", "Caser"),),
+    LEAVE_ONE_OUT,
+    replace(
+        Recipes(),
+        sasrec=_LONG,
+        caser=_LONG,
+    ),
+)
+"""SASRec at the size that is published (d about 50, 200 clicks)."""
+
+SENSITIVITY = Experiment("sensitivity", "Sensitivity to d and lambda (Fig. 5)", variations.sensitivity)
+_FORMS = {
+    "a cloud only (DIN)": DIN_ROW,
+    "b device only (fast alone)": FAST_ROW,
+    "c slow-centralised (FedAvg of GRU4Rec)": FEDERATED_ROW,
+    "d fast-centralised (DCCL-style patches on GRU4Rec)": PATCHED_ROW,
+    "e bidirectional (MC2-SF)": MC2SF_ROW,
+}
+
+
+def _forms(asked: Asked) -> list[Arm]:
+    return [Arm(name, row, asked.protocol, asked.recipes) for name, row in _FORMS.items()]
+
+
+COLLABORATION = Experiment(
+    "collaboration",
+    "Forms of collaboration (Fig. 1)",
+    _forms,
+    tuple((list(_FORMS)[-1], name) for name in list(_FORMS)[:-1]),
+)
+EXPOSURES = Experiment("exposures", "Where exposures come from", variations.exposures, variations.canaries())
+WINDOW = Experiment("window", "When r2 goes up", variations.windows)
+CASE_STUDY = Experiment(
+    "case-study", "One user (Fig. 3)", plain(FAST_ROW, DIN_ROW, MC2SF_ROW, F2S_ROW), look=case_study.look
+)
+EXPERIMENTS = (
+    REFERENCE,
+    TABLE2,
+    TABLE3,
+    ABLATION,
+    SENSITIVITY,
+    COLLABORATION,
+    EXPOSURES,
+    WINDOW,
+    CASE_STUDY,
+)

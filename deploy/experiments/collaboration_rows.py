@@ -1,0 +1,28 @@
+"""Rows of the other collaboration forms of Fig. 1: weights that are averaged, and a backbone that is patched."""
+
+from __future__ import annotations
+
+from deploy.experiments.bench import Bench
+from deploy.experiments.recipe import Recipes
+from deploy.experiments.rows import BOTH, Row, gru4rec, new_gru4rec
+from models.gru4rec import GRU4Rec
+from models.patched import Patched
+
+
+def federated(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
+    """Slow-centralised (Fig. 1c): GRU4Rec by federated averaging; a device's clicks stay on it."""
+    net = new_gru4rec(bench, recipes, seed)
+    bench.fit("FedAvg", net, recipes.federated, seed, BOTH, devices=DEVICES)
+    return net
+
+
+def patched(bench: Bench, recipes: Recipes, seed: int) -> Patched:
+    """Fast-centralised (Fig. 1d): GRU4Rec fitted in the cloud, then a patch for each device on its own clicks."""
+    net = Patched(gru4rec(bench, recipes, seed), bench.users)
+    bench.fit("DCCL", net, recipes.patch, seed, BOTH, after=str(recipes.gru4rec.settings()))
+    return net
+
+
+DEVICES = 16  # a round
+FEDERATED_ROW = Row("FedAvg", federated)
+PATCHED_ROW = Row("DCCL", patched)

@@ -1,0 +1,73 @@
+"""How nets are built and fitted: what tuning chooses, and the choice for each net of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from models.losses import Loss, sampled_softmax
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is built and fitted."""
+
+    dim: int = 32
+    dropout: float = 0.2  # where a net has it
+    learning_rate: float = 3e-3
+    l2: float = 0.0
+    batch: int = 256  # clicks, or sequences
+    negatives: int = 16  # a click, or a batch of sequences
+    power: float = 0.0  # negatives in proportion to (1 + clicks) ** power
+    loss: Loss = sampled_softmax
+    corrected: bool = True  # for how negatives are drawn: the softmax alone estimates one over the whole catalogue
+    block: int = 10  # a click's delayed history ends up to block - 1 clicks before it
+    epochs: int = 25
+    patience: int = 3
+
+    def settings(self) -> dict[str, Any]:
+        """The recipe as JSON: the loss by its name."""
+        return asdict(self) | {"loss": self.loss.__name__}
+
+
+NEXT = Recipe(batch=64, negatives=128, block=1)  # of sequences: each place learns the click that follows
+TOLD = Recipe(learning_rate=1e-3, negatives=8)  # of what is told something, and starts from what it was alone
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """A recipe for each net, chosen on validation clicks of ML-100K; benchmarks/paper/tuning_*.json lists trials."""
+
+    din: Recipe = Recipe()
+    sasrec: Recipe = NEXT
+    caser: Recipe = NEXT
+    hstu: Recipe = NEXT
+    f2s: Recipe = Recipe()
+    fm: Recipe = Recipe()
+    neumf: Recipe = Recipe()
+    gru4rec: Recipe = NEXT
+    mingru: Recipe = NEXT
+    fast: Recipe = Recipe()
+    s2f: Recipe = TOLD
+    hinted: Recipe = TOLD  # the fast nets of vanilla slow + fast, once they are told the slow net's score
+    federated: Recipe = Recipe(batch=1, negatives=64, block=1, learning_rate=3e-3, epochs=10)  # a device's stretch
+    patch: Recipe = Recipe(epochs=10)
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """All recipes as JSON."""
+        return {f.name: getattr(self, f.name).settings() for f in fields(self)}
+
+    def of(self, net: str) -> Recipe:
+        """The recipe of one net."""
+        recipe: Recipe = getattr(self, net)
+        return recipe
+
+    def varied(self, nets: Iterable[str], **values: Any) -> Recipes:
+        """The same with other values for some nets."""
+        return replace(self, **{net: replace(self.of(net), **values) for net in nets})
+
+    def capped(self, epochs: int) -> Recipes:
+        """The same with fits of `epochs` epochs at most."""
+        nets = [f.name for f in fields(self)]
+        return replace(self, **{net: replace(self.of(net), epochs=min(self.of(net).epochs, epochs)) for net in nets})

@@ -1,0 +1,190 @@
+"""The rows of the tables: which net is built, on which phases it is fitted, and from which other fits it starts.
+
+A slow net is fitted on the slow phase. A fast net without a cloud learns from all clicks that its device had before
+validation. What is told something by a slow net learns that on the fast phase, which the slow net was not fitted on:
+a score of clicks that it has learnt would be trusted too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from deploy.experiments.bench import Bench
+from deploy.experiments.protocol import Phase
+from deploy.experiments.recipe import Recipe, Recipes
+from models.caser import Caser, CaserConfig
+from models.fm import FM, FMConfig
+from models.forms import DIN, F2S, MC2SF, FastAlone, introduce
+from models.gru4rec import GRU4Rec, GRU4RecConfig
+from models.hstu import HSTU, HSTUConfig
+from models.mingru import MinGRU, MinGRUConfig
+from models.nets import NetConfig, Nets
+from models.neumf import NeuMF, NeuMFConfig
+from models.sasrec import SASRec, SASRecConfig
+
+SLOW = (Phase.SLOW,)
+FAST = (Phase.FAST,)
+BOTH = (Phase.SLOW, Phase.FAST)
+
+Fit = Callable[[Bench, Recipes, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A net of a table: `fit` builds and fits it with a seed."""
+
+    name: str
+    fit: Fit
+    fresh: bool = True  # r2 of the last L_F exposures before the target (paper), or of the last closed window (served)
+
+
+def nets(bench: Bench, recipe: Recipe, seed: int) -> Nets:
+    """The nets of a release, newly initialised, with lengths as the protocol has them."""
+    of = bench.protocol
+    config = NetConfig(dim=recipe.dim, history_long=of.history, history_short=of.short, threshold=of.threshold)
+    return Nets.initial(config, bench.rows, seed)
+
+
+def din(bench: Bench, recipes: Recipes, seed: int) -> DIN:
+    """Eq. (1-2)."""
+    return fitted_din(bench, recipes, seed)[0]
+
+
+def fitted_din(bench: Bench, recipes: Recipes, seed: int) -> tuple[DIN, str]:
+    """DIN and the identity of its fit."""
+    net = DIN(nets(bench, recipes.din, seed))
+    return net, bench.fit("DIN", net, recipes.din, seed, SLOW)
+
+
+def sasrec(bench: Bench, recipes: Recipes, seed: int) -> SASRec:
+    """SASRec over the delayed clicks."""
+    torch.manual_seed(seed)
+    recipe = recipes.sasrec
+    net = SASRec(SASRecConfig(recipe.dim, bench.protocol.history, dropout=recipe.dropout), bench.rows)
+    bench.fit("SASRec", net, recipe, seed, SLOW)
+    return net
+
+
+def caser(bench: Bench, recipes: Recipes, seed: int) -> Caser:
+    """Caser over the delayed clicks."""
+    torch.manual_seed(seed)
+    recipe = recipes.caser
+    net = Caser(CaserConfig(recipe.dim, bench.protocol.history, dropout=recipe.dropout), bench.rows)
+    bench.fit("Caser", net, recipe, seed, SLOW)
+    return net
+
+
+def hstu(bench: Bench, recipes: Recipes, seed: int) -> HSTU:
+    """HSTU over the delayed clicks: beyond the paper."""
+    torch.manual_seed(seed)
+    recipe = recipes.hstu
+    net = HSTU(HSTUConfig(recipe.dim, bench.protocol.history, dropout=recipe.dropout), bench.rows)
+    bench.fit("HSTU", net, recipe, seed, SLOW)
+    return net
+
+
+def fm(bench: Bench, recipes: Recipes, seed: int) -> FM:
+    """User and item."""
+    torch.manual_seed(seed)
+    net = FM(FMConfig(recipes.fm.dim), bench.rows, bench.users)
+    bench.fit("FM", net, recipes.fm, seed, BOTH)
+    return net
+
+
+def neumf(bench: Bench, recipes: Recipes, seed: int) -> NeuMF:
+    """User and item."""
+    torch.manual_seed(seed)
+    net = NeuMF(NeuMFConfig(recipes.neumf.dim), bench.rows, bench.users)
+    bench.fit("NeuMF", net, recipes.neumf, seed, BOTH)
+    return net
+
+
+def gru4rec(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
+    """The device's clicks."""
+    net = new_gru4rec(bench, recipes, seed)
+    bench.fit("GRU4Rec", net, recipes.gru4rec, seed, BOTH)
+    return net
+
+
+def new_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
+    """The net before it is fitted."""
+    torch.manual_seed(seed)
+    recipe = recipes.gru4rec
+    config = GRU4RecConfig(recipe.dim, 2 * recipe.dim, bench.protocol.recent, recipe.dropout)
+    return GRU4Rec(config, bench.rows)
+
+
+def mingru(bench: Bench, recipes: Recipes, seed: int) -> MinGRU:
+    """The device's clicks: beyond the paper."""
+    torch.manual_seed(seed)
+    recipe = recipes.mingru
+    config = MinGRUConfig(recipe.dim, 2 * recipe.dim, length=bench.protocol.recent, dropout=recipe.dropout)
+    net = MinGRU(config, bench.rows)
+    bench.fit("minGRU", net, recipe, seed, BOTH)
+    return net
+
+
+def f2s(bench: Bench, recipes: Recipes, seed: int) -> F2S:
+    """Eq. (5-6) with the r2 of the last exposures."""
+    return fitted_f2s(bench, recipes, seed)[0]
+
+
+def f2s_served(bench: Bench, recipes: Recipes, seed: int) -> F2S:
+    """Eq. (5-6) with the r2 of the last closed window, fitted and judged."""
+    return fitted_f2s(bench, recipes, seed, fresh=False)[0]
+
+
+def fitted_f2s(bench: Bench, recipes: Recipes, seed: int, *, fresh: bool = True) -> tuple[F2S, str]:
+    """F2S and the identity of its fit."""
+    net = F2S(nets(bench, recipes.f2s, seed))
+    return net, bench.fit("DIN w F2S", net, recipes.f2s, seed, SLOW, fresh=fresh)
+
+
+def fast(bench: Bench, recipes: Recipes, seed: int) -> FastAlone:
+    """Eq. (3-4) with an encoder of its own."""
+    return fitted_fast(bench, recipes, seed)[0]
+
+
+def fitted_fast(bench: Bench, recipes: Recipes, seed: int) -> tuple[FastAlone, str]:
+    """The fast part alone and the identity of its fit."""
+    net = FastAlone(nets(bench, recipes.fast, seed))
+    return net, bench.fit("fast alone", net, recipes.fast, seed, BOTH)
+
+
+def mc2sf(bench: Bench, recipes: Recipes, seed: int) -> MC2SF:
+    """Eq. (7-8) on top of F2S."""
+    return fitted_mc2sf(bench, recipes, seed, fresh=True)
+
+
+def mc2sf_served(bench: Bench, recipes: Recipes, seed: int) -> MC2SF:
+    """The same with the r2 of the last closed window."""
+    return fitted_mc2sf(bench, recipes, seed, fresh=False)
+
+
+def fitted_mc2sf(bench: Bench, recipes: Recipes, seed: int, *, fresh: bool) -> MC2SF:
+    """The fast part as fitted alone is introduced to the priors of a fitted F2S, which stays as it is."""
+    alone, after_fast = fitted_fast(bench, recipes, seed)
+    cloud, after_slow = fitted_f2s(bench, recipes, seed, fresh=fresh)
+    introduce(alone.nets.fast)
+    net = MC2SF(alone.nets, cloud)
+    bench.fit("MC2-SF", net, recipes.s2f, seed, FAST, after=after_fast + after_slow, fresh=fresh)
+    return net
+
+
+DIN_ROW = Row("DIN", din)
+SASREC_ROW = Row("SASRec", sasrec)
+CASER_ROW = Row("Caser", caser)
+HSTU_ROW = Row("HSTU", hstu)
+FM_ROW = Row("FM", fm)
+NEUMF_ROW = Row("NeuMF", neumf)
+GRU4REC_ROW = Row("GRU4Rec", gru4rec)
+MINGRU_ROW = Row("minGRU", mingru)
+F2S_ROW = Row("DIN w/ F2S", f2s)
+F2S_SERVED_ROW = Row("DIN w/ F2S, served", f2s_served, fresh=False)
+FAST_ROW = Row("fast alone", fast)
+MC2SF_ROW = Row("MC2-SF", mc2sf)
+MC2SF_SERVED_ROW = Row("MC2-SF, served", mc2sf_served, fresh=False)

@@ -1,0 +1,42 @@
+"""A small log for the experiments: users walk through their part of the catalogue and are shown the other parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from deploy.experiments.bench import Bench
+from deploy.experiments.dataset import Dataset, load
+from deploy.experiments.protocol import Protocol
+from deploy.experiments.recipe import Recipe, Recipes
+from replay.source import Source, parse
+
+ITEMS, PARTS = 60, 3
+SMALL = Protocol(negatives=20, history=20, recent=10, short=5, threshold=4)
+QUICK = Recipe(dim=8, learning_rate=0.01, batch=64, negatives=8, epochs=2)
+RECIPES = Recipes(**dict.fromkeys(Recipes().settings(), QUICK))
+
+
+def written(path: Path, users: int = 24, clicks: int = 30, seed: int = 1) -> Source:
+    """A CSV log with `clicks` clicks a user and an exposure of another part before each."""
+    generator = np.random.default_rng(seed)
+    size = ITEMS // PARTS
+    lines = ["user,item,timestamp,event"]
+    for user in range(users):
+        part, start = user % PARTS, int(generator.integers(size))
+        for i in range(clicks):
+            other = (part + int(generator.integers(1, PARTS))) % PARTS
+            shown = other * size + int(generator.integers(size))
+            lines.append(f"u{user},{shown},{2 * i + 1},exposure")
+            lines.append(f"u{user},{part * size + (start + i) % (size - 1)},{2 * i + 2},click")
+    path.write_text("\n".join(lines) + "\n")
+    return parse(f"log:{path}")
+
+
+def dataset(folder: Path, protocol: Protocol = SMALL, **sizes: int) -> Dataset:
+    return load(written(folder / "log.csv", **sizes), protocol, folder / "sorted")
+
+
+def bench(folder: Path, protocol: Protocol = SMALL, **sizes: int) -> Bench:
+    return Bench(dataset(folder, protocol, **sizes), protocol, folder / "fits")

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deploy.experiments import page, running
+from deploy.experiments.bench import Bench, popularity
+from deploy.experiments.catalogue import ABLATION, EXPERIMENTS, TABLE2, TABLE3
+from deploy.experiments.cells import Cell, kept
+from deploy.experiments.experiment import Asked, Experiment, plain
+from deploy.experiments.protocol import Phase, Protocol
+from deploy.experiments.recipe import Recipes
+from deploy.experiments.rows import FM_ROW, GRU4REC_ROW, MC2SF_ROW, Row, fitted_f2s
+from deploy.experiments.significance import by_user, compare
+from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
+from models.forms import DIN, MC2SF
+from models.ranking import METRICS, metrics
+from models.vanilla import Vanilla
+from replay.source import parse
+from tests.experiment_world import QUICK, RECIPES, SMALL, bench, written
+
+torch.set_num_threads(1)
+
+
+# fits ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_is_kept_and_another_recipe_is_another_fit(tmp_path: Path) -> None:
+    told: list[str] = []
+    first = bench(tmp_path)
+    first._told = lambda fit, *_: told.append(fit)
+    ranks = first.ranks(FM_ROW.fit(first, RECIPES, 1))
+    assert len(told) == QUICK.epochs
+    again = first.ranks(FM_ROW.fit(first, RECIPES, 1))
+    assert len(told) == QUICK.epochs
+    assert np.array_equal(ranks, again)
+    FM_ROW.fit(first, replace(RECIPES, fm=replace(QUICK, learning_rate=0.02)), 1)
+    assert len(told) == 2 * QUICK.epochs
+
+
+def test_a_kept_fit_still_says_what_it_cost(tmp_path: Path) -> None:
+    costs = []
+    for _ in range(2):
+        one = bench(tmp_path)
+        FM_ROW.fit(one, RECIPES, 1)
+        costs.append((one.spent.seconds, one.spent.epochs))
+    assert costs[0] == costs[1]
+    assert costs[0][0] > 0
+
+
+def test_the_epoch_is_chosen_on_validation_clicks(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    recipes = replace(RECIPES, fm=replace(QUICK, epochs=6, patience=6, learning_rate=0.05))
+    net = FM_ROW.fit(one, recipes, 1)
+    score = metrics(one.ranks(net, Phase.VALIDATION))["ndcg@10"]
+    assert round(score, 5) == max(one.spent.curves["FM"])
+
+
+def test_mc2sf_stands_on_the_fitted_slow_part_and_leaves_it_alone(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    slow, _ = fitted_f2s(one, RECIPES, 1)
+    net = MC2SF_ROW.fit(one, RECIPES, 1)
+    assert isinstance(net, MC2SF)
+    assert net.cloud is not None
+    for name, weight in slow.state_dict().items():
+        assert torch.equal(weight, net.cloud.state_dict()[name])
+
+
+@pytest.mark.parametrize("row", [DIN_FM_ROW, DIN_NEUMF_ROW, DIN_GRU4REC_ROW], ids=lambda row: row.name)
+def test_vanilla_starts_as_the_fast_net_alone_plus_the_slow_score(tmp_path: Path, row: Row) -> None:
+    one = bench(tmp_path)
+    recipes = replace(RECIPES, hinted=replace(QUICK, learning_rate=0.0, epochs=1))
+    net = row.fit(one, recipes, 1).eval()
+    assert isinstance(net, Vanilla)
+    alone = {"DIN+FM": FM_ROW, "DIN+GRU4Rec": GRU4REC_ROW}.get(row.name)
+    queries, items = one.known()(one.lists(Phase.TEST).clicks[:5]), torch.from_numpy(one.lists(Phase.TEST).items[:5])
+    with torch.no_grad():
+        slow = net.slow(queries, items)
+        assert isinstance(net.slow, DIN)
+        if alone is not None:
+            expected = alone.fit(one, recipes, 1).eval()(queries, items) + slow + slow.sigmoid()
+            difference = net(queries, items) - expected
+            if row is DIN_GRU4REC_ROW:
+                torch.testing.assert_close(difference, torch.zeros_like(difference), atol=1e-5, rtol=0)
+        assert net(queries, items).isfinite().all()
+
+
+def test_exposures_of_strangers_change_what_reads_exposures_only(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    clicks, items = one.lists(Phase.TEST).clicks[:20], torch.from_numpy(one.lists(Phase.TEST).items[:20])
+    known = one.known()
+    queries = known(clicks)
+    swapped = known.swapped(queries, clicks[::-1].copy())
+    assert torch.equal(swapped.exposures, queries.exposures.flip(0))
+    for row, reads in ((FM_ROW, False), (MC2SF_ROW, True)):
+        net = row.fit(one, RECIPES, 1)
+        with torch.no_grad():
+            assert torch.equal(net(queries, items), net(swapped, items)) is not reads
+        own = one.ranks(net)
+        assert reads or np.array_equal(own, one.ranks(net, strangers=True))
+
+
+def test_a_stranger_is_another_user(tmp_path: Path) -> None:
+    one = bench(tmp_path, users=5)
+    of = one.lists(Phase.TEST)
+    users = one.dataset.log.users
+    assert (users[of.clicks[one._others(of)]] != users[of.clicks]).all()
+
+
+def test_popularity_counts_training_clicks_only(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    score = popularity(one)
+    items = torch.arange(one.rows)[None]
+    log = one.dataset.log
+    expected = np.bincount(log.keys[one.dataset.of(Phase.SLOW, Phase.FAST)], minlength=one.rows)
+    assert score(one.known()(one.dataset.of(Phase.TEST)[:1]), items)[0].tolist() == expected.tolist()
+
+
+# cells --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_is_computed_once_and_read_back_as_it_was(tmp_path: Path) -> None:
+    cell = Cell("a b", 2, np.array([1, 7, 100]), 1.5, 3, {"validation": {"x": [0.1]}})
+    path = tmp_path / "cells" / "a.json"
+    first = kept(path, lambda: cell)
+    again = kept(path, lambda: pytest.fail("computed again"))
+    assert first is cell
+    assert again.row == cell.row
+    assert again.ranks.tolist() == [1, 7, 100]
+    assert cell.metrics == metrics([1, 7, 100])
+
+
+def test_a_cell_that_failed_is_not_kept(tmp_path: Path) -> None:
+    def broken() -> Cell:
+        raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        kept(tmp_path / "a.json", broken)
+    assert not list(tmp_path.iterdir())
+
+
+# significance -------------------------------------------------------------------------------------------------------
+
+
+def test_a_users_value_is_the_mean_over_clicks_and_seeds() -> None:
+    ranks = np.array([[1, 3, 1], [1, 1, 3]])
+    found = by_user(ranks, np.array([4, 4, 9]))["mrr"]
+    np.testing.assert_allclose(found, [(1 + 1 / 3 + 1 + 1) / 4, (1 + 1 / 3) / 2])
+
+
+def test_a_real_difference_is_told_from_none() -> None:
+    generator = np.random.default_rng(1)
+    users = np.repeat(np.arange(300), 5)
+    same, better = generator.integers(1, 101, (2, 1500)), generator.integers(1, 81, (1, 1500))
+    a, b, c = (by_user(ranks[None].reshape(1, -1), users) for ranks in (same[0], same[1], better[0]))
+    for test in compare(("better", c), ("a", a), seed=1):
+        if test.metric in ("hr@10", "mrr"):
+            assert test.p < 0.05
+            assert 0 < test.low < test.difference < test.high
+    assert all(test.low < 0 < test.high for test in compare(("a", a), ("b", b), seed=1) if test.metric != "hr@1")
+    assert all(test.difference == test.low == test.high == 0 for test in compare(("a", a), ("a", a), seed=1))
+
+
+# whole experiments --------------------------------------------------------------------------------------------------
+
+
+def ran(folder: Path, experiment: Experiment, seeds: int = 1, recipes: Recipes = RECIPES) -> list[dict[str, Any]]:
+    asked = Asked(written(folder / "log.csv"), SMALL, recipes, None, seeds)
+    benches = running.Benches(asked, folder / "work")
+    return list(running.run(experiment, asked, benches, folder / "work", folder / "out"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_an_experiment_gives_rows_tests_and_a_page(tmp_path: Path, experiment: Experiment) -> None:
+    results = ran(tmp_path, experiment)
+    path = tmp_path / "out" / f"{experiment.name}_log.json"
+    document = json.loads(path.read_text())
+    assert document == json.loads(json.dumps(results[-1]))
+    models = [arm.model for arm in experiment.arms(Asked(parse("log:x"), SMALL, RECIPES))]
+    assert [row["model"] for row in document["rows"]] == models
+    assert len(set(models)) == len(models)
+    for row in document["rows"]:
+        assert tuple(row["metrics"]) == METRICS
+        assert 0 <= row["metrics"]["hr@1"] <= row["metrics"]["mrr"] <= 1
+        assert row["epochs"] >= 1
+    assert {(test["a"], test["b"]) for test in document["tests"]} == {
+        pair for pair in experiment.pairs if set(pair) <= set(models)
+    }
+    assert document["protocol"]["positives"] == "rated"
+    assert "--data log:DIR" in document["settings"]["command"]
+    text = page.write(tmp_path / "out").read_text()
+    for model in models:
+        assert f"| {model} |" in text
+    svg = (tmp_path / "out" / f"{experiment.name}_log.svg").read_text()
+    assert svg.startswith("<svg")
+
+
+def test_the_paper_s_rows_are_there() -> None:
+    rows = {
+        e.name: {arm.model for arm in e.arms(Asked(parse("log:x"), Protocol()))} for e in (TABLE2, TABLE3, ABLATION)
+    }
+    assert {"FM", "NeuMF", "GRU4Rec", "DIN", "DIN+FM", "DIN+NeuMF", "DIN+GRU4Rec", "MC2-SF", "fast alone"} <= rows[
+        "table2"
+    ]
+    assert {"SASRec", "Caser", "MC2-SF"} <= rows["table3"]
+    assert {"DIN", "DIN w/ F2S", "MC2-SF"} <= rows["ablation"]
+
+
+def test_a_run_that_was_cut_goes_on_and_gives_the_same(tmp_path: Path) -> None:
+    class CutError(RuntimeError):
+        pass
+
+    experiment = Experiment("table2", "small", plain(FM_ROW, GRU4REC_ROW), (("FM", "GRU4Rec"),))
+    asked = Asked(written(tmp_path / "log.csv"), SMALL, RECIPES, None, 2)
+    epochs = []
+
+    def cut(*told: object) -> None:
+        epochs.append(told)
+        if len(epochs) == 5:
+            raise CutError
+
+    with pytest.raises(CutError):
+        list(
+            running.run(experiment, asked, running.Benches(asked, tmp_path / "a", cut), tmp_path / "a", tmp_path / "o")
+        )
+    again = list(running.run(experiment, asked, running.Benches(asked, tmp_path / "a"), tmp_path / "a", tmp_path / "o"))
+    whole = list(running.run(experiment, asked, running.Benches(asked, tmp_path / "b"), tmp_path / "b", tmp_path / "p"))
+    for a, b in zip(again[-1]["rows"], whole[-1]["rows"], strict=True):
+        assert a["metrics"] == b["metrics"]
+    assert again[-1]["tests"] == whole[-1]["tests"]
+
+
+def test_seeds_give_other_nets_and_the_same_candidates(tmp_path: Path) -> None:
+    experiment = Experiment("table2", "small", plain(FM_ROW))
+    rows = ran(tmp_path, experiment, seeds=2)[-1]["rows"]
+    assert [row["seed"] for row in rows] == [1, 2]
+    assert rows[0]["metrics"] != rows[1]["metrics"]
+
+
+def test_after_each_cell_the_result_so_far_is_written(tmp_path: Path) -> None:
+    experiment = Experiment("table2", "small", plain(FM_ROW))
+    results = ran(tmp_path, experiment, seeds=2)
+    assert [len(result["rows"]) for result in results] == [1, 2]
+    assert results[0]["settings"]["seeds"] == [1]
+
+
+def test_what_is_learnt_ranks_far_above_chance(tmp_path: Path) -> None:
+    one: Bench = bench(tmp_path, users=60)
+    recipes = replace(RECIPES, gru4rec=replace(QUICK, epochs=15, block=1, batch=8))
+    found = metrics(one.ranks(GRU4REC_ROW.fit(one, recipes, 1)))
+    assert found["ndcg@10"] > 0.6  # chance is 0.22
