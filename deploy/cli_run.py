@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from pydantic import SecretStr
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -211,7 +212,9 @@ def quality(metrics: dict[str, dict[str, float]], title: str) -> Table:
     """Return a table of metrics, a row a variant, best known order first."""
     from models.ranking import METRICS  # noqa: PLC0415 - loads numpy
 
-    table = Table("variant", *METRICS, "n", "chance hr@10", title=title)
+    table = Table(
+        "variant", *METRICS, "n", "chance@10", title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for variant in sorted(metrics, key=lambda v: (_SHOWN.index(v) if v in _SHOWN else 99, v)):
         row = metrics[variant]
         numbers = [f"{row[name]:.4f}" if row[name] is not None else "" for name in METRICS]

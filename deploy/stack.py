@@ -29,6 +29,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 _DEATHS_IN_A_ROW = 5
 _HEALTHY_AFTER_S = 20.0
+_MEASURE_S = 1.0  # between two looks at memory, which cost a walk over all processes of the machine
 TARGETS = "targets.json"  # in the stack's folder: what a Prometheus reads to find the processes of the run
 
 
@@ -110,6 +111,7 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.children: dict[str, Child] = {}
+        self._measured = 0.0
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -152,9 +154,13 @@ class Stack:
 
     def watch(self) -> None:
         """Look after every child once: restart the dead. Raises StackError where one would not stay alive."""
+        measure = time.monotonic() - self._measured > _MEASURE_S
+        if measure:
+            self._measured = time.monotonic()
         for child in self.children.values():
             if child.alive:
-                child.measure()
+                if measure:
+                    child.measure()
                 if time.monotonic() - child.started > _HEALTHY_AFTER_S:
                     child.deaths_in_a_row = 0
                 continue
