@@ -212,9 +212,7 @@ def quality(metrics: dict[str, dict[str, float]], title: str) -> Table:
     """Return a table of metrics, a row a variant, best known order first."""
     from models.ranking import METRICS  # noqa: PLC0415 - loads numpy
 
-    table = Table(
-        "variant", *METRICS, "n", "chance@10", title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = Table("variant", *METRICS, "n", "chance@10", title=title, box=SIMPLE_HEAD, show_edge=False, padding=0)
     for variant in sorted(metrics, key=lambda v: (_SHOWN.index(v) if v in _SHOWN else 99, v)):
         row = metrics[variant]
         numbers = [f"{row[name]:.4f}" if row[name] is not None else "" for name in METRICS]
