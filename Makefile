@@ -25,8 +25,12 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-bench-device: install
-	$(BIN)/python benchmarks/device.py
+bench-device: .venv/.bench
+	$(BIN)/python -m benchmarks.device $(ARGS)
+
+.venv/.bench: .venv/.complete
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
 
 clean:
 	rm -rf .venv runs

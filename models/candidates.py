@@ -24,7 +24,7 @@ class Candidates(NamedTuple):
 
 def evaluated(seed: int, user: str, seq: int, share: float) -> bool:
     """Whether click `seq` of `user` is ranked: true for that share of clicks; a higher share holds a lower one."""
-    return int(_chance("evaluated", seed, user, seq, 1)[0]) < share * 2**64
+    return int.from_bytes(_digest("evaluated", seed, user, seq, 8), "little") < share * 2**64
 
 
 def sampled(seed: int, user: str, seq: int, keys: Keys, target: int, n: int) -> Candidates:
@@ -62,5 +62,8 @@ def _shuffled(seed: int, user: str, seq: int, negatives: Keys, target: int, *, c
 
 def _chance(purpose: str, seed: int, user: str, seq: int, n: int) -> NDArray[np.uint64]:
     """`n` uniform 64-bit numbers; more of them continue the same sequence."""
-    message = f"{purpose}\0{seed}\0{user}\0{seq}".encode()
-    return np.frombuffer(hashlib.shake_128(message).digest(8 * n), dtype="<u8")
+    return np.frombuffer(_digest(purpose, seed, user, seq, 8 * n), dtype="<u8")
+
+
+def _digest(purpose: str, seed: int, user: str, seq: int, size: int) -> bytes:
+    return hashlib.shake_128(f"{purpose}\0{seed}\0{user}\0{seq}".encode()).digest(size)

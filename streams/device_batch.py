@@ -63,6 +63,7 @@ class DeviceWork:
         self._counts: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._marks: list[Mark] = []
+        self._contexts: dict[tuple[int, bool], Context] = {}
         self._late = [] if settings.lockstep else list(self._overdue())
         self._read = [(r, self._decoded(r)) for r in received]
 
@@ -138,17 +139,7 @@ class DeviceWork:
             self._sent_wall.append(batch.sent_wall)
 
     def _stepped(self, part: int, user: User, batch: DeviceBatch, releases: Releases) -> Step:
-        partition = self._changes.partition(part)
-        release = releases(partition.release)
-        context = Context(
-            settings=self._settings,
-            spec=self._spec,
-            epoch=max(partition.begun, 0),
-            versions=release.manifest.versions,
-            catalogue=release.catalogue,
-            asked_wall=self._wall,
-            again=not self._changes.met(batch.user),
-        )
+        context = self._context(part, releases, again=not self._changes.met(batch.user))
         try:
             return step(user, batch, context)
         except Hole:
@@ -157,6 +148,23 @@ class DeviceWork:
         except Exception as error:
             log.exception("user %r, seq %d", batch.user, batch.seq)
             raise RecordError(f"could not be applied: {error!r}") from error
+
+    def _context(self, part: int, releases: Releases, *, again: bool) -> Context:
+        """What a partition's records are applied under, until its next mark."""
+        if (known := self._contexts.get((part, again))) is not None:
+            return known
+        partition = self._changes.partition(part)
+        release = releases(partition.release)
+        context = self._contexts[part, again] = Context(
+            settings=self._settings,
+            spec=self._spec,
+            epoch=max(partition.begun, 0),
+            versions=release.manifest.versions,
+            catalogue=release.catalogue,
+            asked_wall=self._wall,
+            again=again,
+        )
+        return context
 
     def _answer(self, received: Received, priors: SlowPriors, releases: Releases) -> None:
         key = pending_key(priors.user, priors.seq)
@@ -191,6 +199,7 @@ class DeviceWork:
 
     def _mark(self, part: int, mark: Mark) -> None:
         partition = self._changes.partition(part)
+        self._contexts.clear()
         self._marks.append(mark)
         if isinstance(mark, EpochBegin):
             if mark.epoch > partition.begun:

@@ -258,4 +258,6 @@ def state_table(app: PlatformApp, settings: Settings, name: str, locate: Callabl
 def run_worker(app: PlatformApp) -> None:
     """Run the app as `faust -A MODULE worker` does, until a signal stops it."""
     app.finalize()
-    app.Worker(loglevel="WARN").execute_from_commandline()
+    worker = app.Worker(loglevel="WARN")
+    worker.spinner = None  # it would turn to every log record, and have all of DEBUG made for that
+    worker.execute_from_commandline()

@@ -1,0 +1,125 @@
+"""`make bench-device`: the device worker beside a naive Faust agent, Quix Streams and the bare arithmetic.
+
+All read the same records, at 1 and at 3 events a record; repeats are interleaved, and a ratio is the median of the
+ratios within a repeat. The last line printed is the result as JSON; what it was made of goes to device.json beside this
+file. What is measured and how: README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.device_memory import InMemory
+from benchmarks.device_race import race
+from benchmarks.device_records import Workload, prepare
+from deploy.broker import EmbeddedBroker
+from streams.settings import Settings
+
+CONTENDERS = ("worker", "naive", "quix")
+OTHERS = ("naive", "quix", "torch", "in_memory")  # in_memory: the worker's batches without Kafka
+PER_RECORD = (1, 3)
+
+
+def main() -> None:
+    """Race, write device.json, print the result."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.device", description=__doc__)
+    parser.add_argument("--events", type=int, default=60_000, help="of each race")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--kafka", action="store_true", help="on the Apache Kafka in KAFKA_HOME, not the embedded broker"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    asked = parser.parse_args()
+    workload = Workload(asked.events)
+    raw: dict[str, Any] = {
+        "machine": machine.described(("torch", "faust-streaming", "quixstreams")),
+        "broker": "kafka" if asked.kafka else "embedded",
+        "workload": asdict(workload),
+        "load_before": os.getloadavg(),
+        "repeats": _repeats(workload, asked.repeats, kafka=asked.kafka),
+        "load_after": os.getloadavg(),
+    }
+    raw["result"] = result(raw["repeats"])
+    asked.out.write_text(json.dumps(raw, indent=1) + "\n")
+    print(json.dumps(raw["result"]))
+
+
+def _repeats(workload: Workload, repeats: int, *, kafka: bool) -> list[dict[str, Any]]:
+    rows = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        brokers = stack.enter_context(_broker(folder, kafka=kafka))
+        memory = {n: InMemory(_settings(folder, "", brokers), workload, n) for n in PER_RECORD}
+        for repeat in range(repeats):
+            for n in PER_RECORD:
+                row = _races(_settings(folder, f"bench-{n}-{repeat}", brokers), workload, n, first=repeat)
+                row |= {"in_memory": asdict(memory[n].whole()), "torch": asdict(memory[n].bare())}
+                rows.append({"per_record": n, "repeat": repeat, **row})
+                print(f"repeat {repeat + 1} of {repeats}, {n} a record:", _told(row), flush=True)
+    return rows
+
+
+def _races(settings: Settings, workload: Workload, per_record: int, *, first: int) -> dict[str, Any]:
+    """One race of each contender over the same topics; who is first changes from repeat to repeat."""
+    total = prepare(settings, workload, per_record)
+    order = [CONTENDERS[(first + i) % len(CONTENDERS)] for i in range(len(CONTENDERS))]
+    return {which: asdict(race(which, settings, total)) for which in order}
+
+
+def _broker(folder: Path, *, kafka: bool) -> Any:
+    if not kafka:
+        return EmbeddedBroker(folder / "broker.log")
+    if "KAFKA_HOME" not in os.environ:
+        raise SystemExit("--kafka needs KAFKA_HOME")
+    from tests.conftest import kafka_node  # noqa: PLC0415 - the node that the tests run on
+
+    return kafka_node(folder)
+
+
+def _settings(folder: Path, run: str, brokers: str) -> Settings:
+    """Free-running and without ranking: events in, state and r2 out."""
+    return Settings(
+        run=run or "bench",
+        brokers=brokers,
+        database=f"sqlite:///{folder / 'bench.db'}",
+        state_dir=folder / (run or "bench"),
+        lockstep=False,
+        evaluate=0.0,
+    )
+
+
+def _told(row: dict[str, Any]) -> str:
+    return ", ".join(f"{which} {pace['events_per_second']:,.0f}" for which, pace in row.items()) + " events/s"
+
+
+def result(repeats: list[dict[str, Any]]) -> dict[str, Any]:
+    """The medians: at each number of events a record, and on top those at 3."""
+    per_record = {str(n): _medians([row for row in repeats if row["per_record"] == n]) for n in PER_RECORD}
+    top = per_record[str(PER_RECORD[-1])]
+    return {k: top[k] for k in ("events_per_second", "vs_naive", "vs_quix", "vs_torch")} | {"per_record": per_record}
+
+
+def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians of speeds, and of ratios within a repeat, by the wall clock and by CPU time."""
+
+    def mid(unit: str, which: str, over: str | None = None) -> float:
+        return float(median(row[which][unit] / (row[over][unit] if over else 1) for row in rows))
+
+    wall, cpu = "events_per_second", "events_per_cpu_second"
+    speeds = {"events_per_second": mid(wall, "worker")} | {which: mid(wall, which) for which in OTHERS}
+    ratios = {f"vs_{which}": mid(wall, "worker", which) for which in OTHERS}
+    ratios |= {f"vs_{which}_by_cpu": mid(cpu, "worker", which) for which in OTHERS}
+    return {k: float(round(v)) for k, v in speeds.items()} | {k: round(v, 3) for k, v in ratios.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The same work without Kafka: the whole of the device's batches, and the bare arithmetic in them."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import torch
+
+from benchmarks.device_records import Workload
+from benchmarks.device_stopwatch import Pace
+from models.scorer import Floats, Rows, Scorer
+from streams.device import Device
+from streams.partitions import partition_of
+from streams.received import Received
+from streams.records import Manifest, Versions, encode
+from streams.release import Release
+from streams.settings import Settings
+from streams.topics import DEVICE_EVENTS
+
+Fold = tuple[Floats, Rows, Rows]
+
+
+class _Listening(Scorer):
+    """A scorer that keeps what it was asked to fold."""
+
+    folds: list[Fold]
+
+    def fold(self, states: Floats, rows: Rows, lengths: Rows) -> Floats:
+        self.folds.append((states.copy(), rows.copy(), lengths.copy()))
+        return super().fold(states, rows, lengths)
+
+
+class InMemory:
+    """A workload's records in batches of `take_max`, as a worker that never waits would take them."""
+
+    def __init__(self, settings: Settings, workload: Workload, per_record: int) -> None:
+        self._settings, self._events = settings, workload.events
+        self._nets, self._catalogue = workload.nets(settings)
+        self._takes = list(_takes(settings, workload, per_record))
+        listening = _Listening(self._nets)
+        self._folds: list[Fold] = []
+        listening.folds = self._folds
+        self._worked_off(listening)
+
+    def whole(self) -> Pace:
+        """The device's batches: decoding, steps, folds, outputs and rows encoded."""
+        return self._timed(lambda: self._worked_off(Scorer(self._nets)))
+
+    def bare(self) -> Pace:
+        """The folds alone, on the same tiles."""
+        scorer = Scorer(self._nets)
+        return self._timed(lambda: [scorer.fold(*fold) for fold in self._folds])
+
+    def _timed(self, work: Callable[[], object]) -> Pace:
+        torch.set_num_threads(1)  # as every worker does, and what follows too
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        return Pace(self._events / wall, self._events / cpu, self._events)
+
+    def _worked_off(self, scorer: Scorer) -> None:
+        versions = Versions()
+        manifest = Manifest(0, 0, "initial", versions, -1, 0, self._catalogue.size, "", {}, {}, {})
+        release = Release(manifest, self._nets, scorer, self._catalogue)
+        device, table = Device(self._settings), dict[bytes, bytes]()
+        for received in self._takes:
+            work = device(received, table, 0, 0)
+            work.needs()
+            work.run(lambda _: release)
+            list(work.records())
+            table.update((key, row) for key, row in work.rows() if row is not None)
+
+
+def _takes(settings: Settings, workload: Workload, per_record: int) -> Iterator[list[Received]]:
+    records = (
+        Received(
+            DEVICE_EVENTS.name, partition_of(key := batch.user.encode(), settings.partitions), i, key, encode(batch)
+        )
+        for i, batch in enumerate(workload.batches(per_record))
+    )
+    while take := list(islice(records, settings.take_max)):
+        yield take

@@ -1,0 +1,85 @@
+"""The records that every contender reads: the same events, at any number of events a record, and release 0."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.catalogue import Catalogue
+from models.checkpoint import pack
+from models.nets import Nets
+from streams import bus, kafka
+from streams.publication import Publisher, read_publication
+from streams.records import DeviceBatch, Kind, encode
+from streams.registry import Draft, finish_release, write_release
+from streams.release import ItemTable
+from streams.settings import Settings
+from streams.sizes import net_config
+from streams.store import connect
+from streams.topics import DEVICE_EVENTS
+
+_GAP_MS = 1000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Events of `users` in turn, by lot; one in `click_every` is a click, the others are exposures."""
+
+    events: int
+    users: int = 1000
+    items: int = 1000
+    click_every: int = 5
+    longest: int = 3  # events of a user in a row: `per_record` must divide it
+    seed: int = 1
+
+    def batches(self, per_record: int) -> Iterator[DeviceBatch]:
+        """The events as records of `per_record`: cut otherwise, they are the same and in the same order."""
+        assert self.longest % per_record == 0
+        chance = random.Random(self.seed)  # noqa: S311 - a workload, no secret
+        seqs: dict[str, int] = {}
+        for start in range(0, self.events, self.longest):
+            user = f"u{chance.randrange(self.users)}"
+            seq = seqs.get(user, 0)
+            seqs[user] = seq + self.longest
+            items = [str(1 + chance.randrange(self.items)) for _ in range(self.longest)]
+            kinds = bytes(
+                Kind.EXPOSURE if chance.randrange(self.click_every) else Kind.CLICK for _ in range(self.longest)
+            )
+            for i in range(0, self.longest, per_record):
+                some = slice(i, i + per_record)
+                times = [_GAP_MS * (start + j) for j in range(i, i + per_record)]
+                yield DeviceBatch(user, seq + i, items[some], kinds[some], times, [0] * per_record)
+
+    def nets(self, settings: Settings) -> tuple[Nets, Catalogue]:
+        """Seeded nets, with a row of E for each item."""
+        catalogue = Catalogue(np.arange(1, self.items + 1))
+        return Nets.initial(net_config(settings), catalogue.size, self.seed), catalogue
+
+
+def prepare(settings: Settings, workload: Workload, per_record: int) -> int:
+    """Make the topics of a run, publish release 0, send the records; return how many events were sent."""
+    bus.create(settings)
+    _publish(settings, *workload.nets(settings))
+    producer, sent = kafka.producer(settings, "bench"), 0
+    for batch in workload.batches(per_record):
+        producer.produce(DEVICE_EVENTS.full(settings), key=batch.user.encode(), value=encode(batch))
+        producer.poll(0)
+        sent += len(batch.items)
+        if len(producer) > 50_000:
+            producer.flush()
+    assert not producer.flush(60)
+    return sent
+
+
+def _publish(settings: Settings, nets: Nets, catalogue: Catalogue) -> None:
+    items = ItemTable.of(catalogue, nets.encoder.E.detach().numpy())
+    engine = connect(settings.database.get_secret_value())
+    with engine.begin() as connection:
+        manifest = write_release(connection, settings.run, Draft("initial", None, -1, pack(nets), items, 0, {}, {}))
+        publication = read_publication(connection, settings.run, manifest.version)
+        Publisher(settings, kafka.producer(settings, "bench")).publish(publication)
+        finish_release(connection, settings.run, manifest.version)
+    engine.dispose()
