@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from deploy.experiments.bench import Bench
 from deploy.experiments.experiment import Asked
-from deploy.experiments.lists import lists
+from deploy.experiments.lists import Score, lists
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.rows import DIN_ROW, F2S_ROW, FAST_ROW, MC2SF_ROW
 from models.catalogue import FIRST_ROW, ROW_PADDING
@@ -55,11 +54,11 @@ def chosen(bench: Bench) -> int:
     return int(clicks[users == user][-1])
 
 
-def top(bench: Bench, net: nn.Module, click: int) -> tuple[Ints, int]:
+def top(bench: Bench, score: Score, click: int) -> tuple[Ints, int]:
     """The rows ranked first among all that the user never had, and the rank of the click there."""
     of = lists(bench.dataset, np.array([click]), replace(bench.protocol, candidates="full"))
     with torch.inference_mode():
-        scores = net.eval()(bench.known()(of.clicks), torch.from_numpy(of.items))[0].numpy()
+        scores = score(bench.known()(of.clicks), torch.from_numpy(of.items))[0].numpy()
     return of.items[0][np.argsort(-scores, kind="stable")[:TOP]], rank(scores, int(of.places[0])).rank
 
 

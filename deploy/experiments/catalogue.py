@@ -22,12 +22,14 @@ from deploy.experiments.rows import (
     MC2SF_SERVED_ROW,
     MINGRU_ROW,
     NEUMF_ROW,
+    POPULARITY_ROW,
     SASREC_ROW,
 )
 from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
 
 # rows that need no other come first, MC2-SF early: a run that is cut has the comparison that matters
 _TABLE2 = (
+    POPULARITY_ROW,
     GRU4REC_ROW,
     DIN_ROW,
     MC2SF_ROW,

@@ -136,7 +136,8 @@ def _differences(document: Document) -> Iterator[str]:
             published.paper(document["experiment"], document["data"], test[side]).get(test["metric"]) for side in "ab"
         ]
         gain = f"{numbers[0] / numbers[1] - 1:+.2%}" if numbers[0] and numbers[1] else ""
-        found = f"{test['difference']:+.4f} | {test['difference'] / of_b:+.2%}"
+        relative = f"{test['difference'] / of_b:+.2%}" if of_b else "-"
+        found = f"{test['difference']:+.4f} | {relative}"
         interval = f"{test['low']:+.4f} to {test['high']:+.4f} | {test['p']:.4f}"
         yield f"| {test['a']} - {test['b']} | {test['metric']} | {found} | {interval} | {gain} |"
     yield ""

@@ -61,7 +61,15 @@ class Protocol:
 
 
 LEAVE_ONE_OUT = Protocol(
-    positives="all", negatives=100, min_count="users", minimum=5, test=1, fast=1, delayed=False, history=200, recent=200
+    positives="all",
+    exposures="logged",  # a log of ratings has none, and no net of this comparison reads them
+    negatives=100,
+    minimum=5,
+    test=1,
+    fast=1,
+    delayed=False,
+    history=200,
+    recent=200,
 )
 """How SASRec and its followers are evaluated: the last item, known everything before it, among 100 uniform ones."""
 

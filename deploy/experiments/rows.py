@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from deploy.experiments.bench import Bench
+from deploy.experiments.bench import Bench, popularity
+from deploy.experiments.lists import Score
 from deploy.experiments.protocol import Phase
 from deploy.experiments.recipe import Recipe, Recipes
 from models.caser import Caser, CaserConfig
@@ -30,7 +30,7 @@ SLOW = (Phase.SLOW,)
 FAST = (Phase.FAST,)
 BOTH = (Phase.SLOW, Phase.FAST)
 
-Fit = Callable[[Bench, Recipes, int], nn.Module]
+Fit = Callable[[Bench, Recipes, int], Score]
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,7 @@ def fitted_mc2sf(bench: Bench, recipes: Recipes, seed: int, *, fresh: bool) -> M
     return net
 
 
+POPULARITY_ROW = Row("popularity", lambda bench, _recipes, _seed: popularity(bench))
 DIN_ROW = Row("DIN", din)
 SASREC_ROW = Row("SASRec", sasrec)
 CASER_ROW = Row("Caser", caser)

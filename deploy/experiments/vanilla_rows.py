@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from deploy.experiments.bench import Bench
-from deploy.experiments.recipe import Recipes
+from deploy.experiments.recipe import Recipe, Recipes
 from deploy.experiments.rows import FAST, Row, fitted_din, fm, gru4rec, neumf
 from models.fm import FM, FMConfig
 from models.neumf import NeuMF, NeuMFConfig
@@ -19,7 +19,7 @@ def din_fm(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     torch.manual_seed(seed)
     told = FM(FMConfig(recipes.fm.dim, HINTS), bench.rows, bench.users)
     widen(alone, told)
-    return _fitted("DIN+FM", told, bench, recipes, seed)
+    return _fitted("DIN+FM", told, recipes.fm, bench, recipes, seed)
 
 
 def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
@@ -28,12 +28,13 @@ def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     torch.manual_seed(seed)
     told = NeuMF(NeuMFConfig(recipes.neumf.dim, hints=HINTS), bench.rows, bench.users)
     widen(alone, told)
-    return _fitted("DIN+NeuMF", told, bench, recipes, seed)
+    return _fitted("DIN+NeuMF", told, recipes.neumf, bench, recipes, seed)
 
 
 def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     """DIN+GRU4Rec."""
-    return _fitted("DIN+GRU4Rec", HintedSequential(gru4rec(bench, recipes, seed)), bench, recipes, seed)
+    told = HintedSequential(gru4rec(bench, recipes, seed))
+    return _fitted("DIN+GRU4Rec", told, recipes.gru4rec, bench, recipes, seed)
 
 
 def widen(alone: nn.Module, told: nn.Module) -> None:
@@ -46,10 +47,10 @@ def widen(alone: nn.Module, told: nn.Module) -> None:
             wider[name].zero_()[:, : weight.shape[1]] = weight
 
 
-def _fitted(name: str, told: nn.Module, bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
+def _fitted(name: str, told: nn.Module, of_told: Recipe, bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     slow, after = fitted_din(bench, recipes, seed)
     net = Vanilla(slow, told)
-    bench.fit(name, net, recipes.hinted, seed, FAST, after=after + str(recipes.settings()))
+    bench.fit(name, net, recipes.hinted, seed, FAST, after=after + str(of_told.settings()))
     return net
 
 

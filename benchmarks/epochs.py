@@ -1,0 +1,104 @@
+"""What an epoch of each net costs on a source, by its parts, in seconds of one core: `epochs.py SOURCE [BATCHES]`.
+
+A few batches are timed (in CPU time, so that a busy machine does not disturb it) and scaled to all clicks of the slow
+phase. Prints one JSON line a net.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import nn
+
+from deploy.experiments import batches
+from deploy.experiments.dataset import Dataset, load
+from deploy.experiments.protocol import Phase, Protocol
+from deploy.experiments.recipe import Recipe, Recipes
+from models.forms import DIN, F2S, MC2SF, FastAlone
+from models.gru4rec import GRU4Rec, GRU4RecConfig
+from models.nets import NetConfig, Nets
+from models.objectives import OfLists, OfSequences
+from models.sasrec import SASRec, SASRecConfig
+from models.sequential import Sequential
+from replay.source import parse
+
+SLOW = (Phase.SLOW,)
+
+
+def main(source: str, most: int) -> None:
+    """Time every net on `source`."""
+    torch.set_num_threads(1)
+    protocol, recipes = Protocol(), Recipes()
+    with TemporaryDirectory() as folder:
+        dataset = load(parse(source), protocol, Path(folder))
+
+    def nets() -> Nets:
+        return Nets.initial(NetConfig(), dataset.rows, 1)
+
+    rows: list[tuple[str, nn.Module, Recipe]] = [
+        ("DIN", DIN(nets()), recipes.din),
+        ("DIN w/ F2S", F2S(nets()), recipes.f2s),
+        ("fast alone", FastAlone(nets()), recipes.fast),
+        ("MC2-SF", MC2SF(nets()), recipes.s2f),
+        ("GRU4Rec", GRU4Rec(GRU4RecConfig(length=protocol.recent), dataset.rows), recipes.gru4rec),
+        ("SASRec", SASRec(SASRecConfig(length=protocol.history), dataset.rows), recipes.sasrec),
+    ]
+    for name, net, recipe in rows:
+        print(json.dumps({"net": name, "negatives": recipe.negatives, **timed(dataset, protocol, net, recipe, most)}))
+
+
+def timed(dataset: Dataset, protocol: Protocol, net: nn.Module, recipe: Recipe, most: int) -> dict[str, float]:
+    """Seconds of an epoch: drawing batches, forward, backward, optimiser."""
+    if isinstance(net, Sequential):
+        draw, objective = batches.of_sequences(dataset, recipe, SLOW, net.length), OfSequences(net, recipe.loss)
+    else:
+        draw, objective = batches.of_lists(dataset, protocol, recipe, SLOW), OfLists(net, recipe.loss)
+    optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], fused=True)
+    spent: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def part(into: str) -> Iterator[None]:
+        begun = time.process_time()
+        yield
+        spent[into] += time.process_time() - begun
+
+    clicks = 0
+    with part("folding"):
+        epoch = draw(0, np.random.default_rng(0))
+        batch = next(epoch, None)
+    for _ in range(most) if most else count():
+        if batch is None:
+            break
+        clicks += len(batch)
+        optimiser.zero_grad()
+        with part("forward"):
+            loss = objective(batch)
+        with part("backward"):
+            loss.backward()
+        with part("optimiser"):
+            optimiser.step()
+        with part("drawing"):
+            batch = next(epoch, None)
+    folding = spent.pop("folding")
+    scale = len(dataset.of(*SLOW)) / max(clicks, 1)
+    parts = {name: round(seconds * scale, 1) for name, seconds in spent.items()}
+    return {
+        "clicks": clicks,
+        "folding": round(folding, 1),
+        **parts,
+        "epoch": round(folding + sum(spent.values()) * scale, 1),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 60)
