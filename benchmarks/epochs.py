@@ -59,6 +59,7 @@ def main(source: str, most: int) -> None:
 
 def timed(dataset: Dataset, protocol: Protocol, net: nn.Module, recipe: Recipe, most: int) -> dict[str, float]:
     """Seconds of an epoch: drawing batches, forward, backward, optimiser."""
+    objective: nn.Module
     if isinstance(net, Sequential):
         draw, objective = batches.of_sequences(dataset, recipe, SLOW, net.length), OfSequences(net, recipe.loss)
     else:
