@@ -19,6 +19,7 @@ from rich.table import Table
 from deploy import cli_experiment, cli_look, cli_run
 from deploy.runs import RunFailed, UserError, agree
 from deploy.stack import StackError
+from replay.progress import ReplayError
 from replay.refusals import SourceError
 from streams import bus
 from streams.settings import Settings
@@ -147,7 +148,7 @@ def main() -> None:
     except RunFailed as error:
         console.print(f"[red]the run failed:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except (bus.BusError, UserError, SourceError, StackError) as error:
+    except (bus.BusError, UserError, SourceError, StackError, ReplayError) as error:
         console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KafkaException as error:

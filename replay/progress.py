@@ -6,6 +6,7 @@ back from the topic itself: the broker's log is the truth, and nothing can fall 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from replay.plan import write_json
 from streams import kafka
-from streams.records import DeviceBatch, DeviceEvent, EpochBegin, Mark, Reader
+from streams.records import DeviceBatch, DeviceEvent, EpochBegin, Mark, Reader, RecordError
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
+log = logging.getLogger(__name__)
 PROGRESS = "progress.json"
 
 
@@ -47,7 +49,7 @@ class Sent:
     releases: dict[int, int | None] = field(default_factory=dict)  # that epochs began with
 
 
-def load(folder: Path, log: str) -> Progress | None:
+def load(folder: Path, plan: str) -> Progress | None:
     """The progress noted in `folder`. Raises ReplayError where it is that of another log, or damaged."""
     path = folder / PROGRESS
     if not path.exists():
@@ -56,7 +58,7 @@ def load(folder: Path, log: str) -> Progress | None:
         found = msgspec.json.decode(path.read_bytes(), type=Progress)
     except msgspec.MsgspecError as error:
         raise ReplayError(f"{path} is damaged: {error}") from error
-    if found.log != log:
+    if found.log != plan:
         raise ReplayError(f"{path} belongs to another log or other options: choose another run id")
     return found
 
@@ -66,7 +68,7 @@ def save(folder: Path, progress: Progress) -> None:
     write_json(folder / PROGRESS, msgspec.to_builtins(progress))
 
 
-def read_back(settings: Settings, progress: Progress | None, log: str) -> Sent:
+def read_back(settings: Settings, progress: Progress | None, plan: str) -> Sent:
     """Everything that the topic holds after `progress`; with None the topic must be empty. Raises ReplayError."""
     n = settings.partitions
     consumer = kafka.consumer(settings, "replay-resume")
@@ -79,7 +81,7 @@ def read_back(settings: Settings, progress: Progress | None, log: str) -> Sent:
         if progress is None:
             if any(ends):
                 raise ReplayError(f"topic {name} has records, but nothing says whose: choose another run id")
-            return Sent(Progress(log, 0, 0, [0] * n, [0] * n, 0), marks=[set() for _ in range(n)])
+            return Sent(Progress(plan, 0, 0, [0] * n, [0] * n, 0), marks=[set() for _ in range(n)])
         short = [p for p in range(n) if ends[p] < progress.offsets[p]]
         if short:
             raise ReplayError(f"topic {name} has lost records of partitions {short}: this run can't be continued")
@@ -104,7 +106,11 @@ def _tail(consumer: Any, name: str, progress: Progress, ends: list[int]) -> Sent
             offsets[p] = message.offset() + 1
             if offsets[p] >= ends[p]:
                 open_ones.discard(p)
-            record = reader.decode(message.value())
+            try:
+                record = reader.decode(message.value())
+            except RecordError as error:  # somebody else's: the devices refuse it
+                log.warning("%s/%d@%d is passed over: %s", name, p, message.offset(), error)
+                continue
             if isinstance(record, DeviceBatch):
                 sent.users[record.user] = record.seq + len(record.items)
                 events[p] += len(record.items)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from replay.refusals import Refusals, SourceError
+from replay.source import parse
+from replay.synthetic import Synthetic
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no source"),
+        ("ml-20m:x", "no source: write one of synthetic"),
+        ("log", "names no file: write log:PATH"),
+        ("ml-1m:", "names no file"),
+        ("synthetic:users", "int expected"),
+        ("synthetic:users=many", "int expected"),
+        ("synthetic:noise=much", "float expected"),
+        ("synthetic:user=5", "unknown parameter 'user': there are users, items"),
+        ("synthetic:users=0", "synthetic: users"),
+    ],
+)
+def test_what_is_no_source_is_told_what_is(text: str, says: str) -> None:
+    with pytest.raises(SourceError, match=says):
+        parse(text)
+
+
+def test_parameters_go_into_the_world() -> None:
+    source = parse("synthetic:users=5,items=60,noise=0.5")
+    found = [batch.to_pylist() for batch in source.read("logged", Refusals())]
+    assert found == [batch.to_pylist() for batch in Synthetic(users=5, items=60, noise=0.5).batches()]
+
+
+@pytest.mark.parametrize(
+    ("text", "policies"),
+    [
+        ("ml-1m:x", ("rated", "simulated", "logged")),
+        ("ml-100k:x", ("rated", "simulated", "logged")),
+        ("steam:x", ("simulated", "logged")),
+        ("log:x", ("logged", "simulated")),
+        ("alipay:x", ("logged", "simulated")),
+        ("ebnerd:x", ("logged",)),
+        ("synthetic", ("logged",)),
+    ],
+)
+def test_each_source_says_which_exposures_it_can_have(text: str, policies: tuple[str, ...]) -> None:
+    source = parse(text)
+    assert source.policies == policies
+    refused = next((p for p in ("rated", "simulated") if p not in policies), None)
+    if refused:
+        with pytest.raises(SourceError, match=f"exposures can't be '{refused}' here, but {' or '.join(policies)}"):
+            next(source.read(refused, Refusals()))
