@@ -136,10 +136,10 @@ def retrain(
     retrain.main(_part(), once=once)
 
 
-def main() -> None:
-    """Run the command; a user's mistake is a sentence, not a traceback."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command (None: as it was called); a user's mistake is a sentence, not a traceback."""
     try:
-        app()
+        app(arguments)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

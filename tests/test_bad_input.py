@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deploy.cli import main
 from streams import bus
 from streams.settings import Settings
 from tests.log_world import HEADER
@@ -37,22 +39,42 @@ CASES: dict[str, tuple[str, bytes, str]] = {
 WHOLE = {"truncated gzip", "wrong columns", "empty", "only a header", "no Parquet", "another ending"}
 
 
-@pytest.fixture(scope="session")
-def mc2sf() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command as pip installed it; 80 columns, as in a pipe."""
-    path = Path(sys.executable).parent / "mc2sf"
+@dataclass(frozen=True)
+class Done:
+    """What a command said, and its exit code."""
 
-    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [str(path), *arguments]
-        env = os.environ | environment
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=120)
-        assert "Traceback" not in done.stdout + done.stderr
-        return done
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def mc2sf(capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command, in this process."""
+
+    def call(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return Done(ended.value.code or 0, *capsys.readouterr())
 
     return call
 
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
+@pytest.fixture
+def installed() -> Command:
+    """The command as pip installed it, in a process and with an environment of its own."""
+    path = Path(sys.executable).parent / "mc2sf"
+
+    def call(*arguments: str, **environment: str) -> Done:
+        env = os.environ | environment
+        done = subprocess.run([path, *arguments], check=False, capture_output=True, text=True, env=env, timeout=120)
+        assert "Traceback" not in done.stdout + done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return call
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -131,25 +153,25 @@ def test_an_option_that_makes_no_sense_is_a_sentence(
     assert says in done.stderr
 
 
-def test_run_stops_at_a_bad_row(mc2sf: Command, tmp_path: Path) -> None:
+def test_the_installed_command_stops_at_a_bad_row_with_a_sentence(installed: Command, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(GOOD + "u,i,4,klick\n")
-    done = mc2sf("run", f"log:{tmp_path / 'a.csv'}", "--out", str(tmp_path / "out"))
+    done = installed("run", f"log:{tmp_path / 'a.csv'}", "--out", str(tmp_path / "out"))
     assert done.returncode == 2
     assert "a.csv, line 3: unknown event kind ('klick')" in done.stderr
 
 
 def test_replay_stops_at_a_bad_row_or_skips_counts_and_lists_it(
-    mc2sf: Command, settings: Settings, servers: Callable[[str], str], tmp_path: Path
+    installed: Command, settings: Settings, servers: Callable[[str], str], tmp_path: Path
 ) -> None:
     settings = settings.model_copy(update={"brokers": servers("embedded"), "lockstep": False})
     bus.create(settings)
     path = tmp_path / "a.parquet"
     table = pa.table({"user": ["u"] * 3, "item": ["i"] * 3, "timestamp": [1, -1, 2], "event": ["click"] * 3})
     pq.write_table(table, path)
-    stopped = mc2sf("replay", f"log:{path}", **settings.environment())
+    stopped = installed("replay", f"log:{path}", **settings.environment())
     assert stopped.returncode == 2
     assert f"{path}, row 2: time is negative (-1)" in stopped.stderr
-    skipped = mc2sf("replay", f"log:{path}", "--on-error", "skip", **settings.environment())
+    skipped = installed("replay", f"log:{path}", "--on-error", "skip", **settings.environment())
     assert skipped.returncode == 0
     assert "1 rows refused: 1 time is negative" in skipped.stdout
     assert f"{path}, row 2" in skipped.stdout
@@ -157,12 +179,12 @@ def test_replay_stops_at_a_bad_row_or_skips_counts_and_lists_it(
 
 
 def test_a_replay_that_may_not_go_on_says_why(
-    mc2sf: Command, settings: Settings, servers: Callable[[str], str]
+    installed: Command, settings: Settings, servers: Callable[[str], str]
 ) -> None:
     settings = settings.model_copy(update={"brokers": servers("embedded"), "lockstep": False})
     bus.create(settings)
-    first = mc2sf("replay", "synthetic:users=3", **settings.environment())
+    first = installed("replay", "synthetic:users=3", **settings.environment())
     assert first.returncode == 0
-    other = mc2sf("replay", "synthetic:users=4", **settings.environment())
+    other = installed("replay", "synthetic:users=4", **settings.environment())
     assert other.returncode == 2
     assert "belongs to another log or other options" in other.stderr
