@@ -17,6 +17,7 @@ from streams.release import Assembler, ItemTable, Release, ReleaseError, checksu
 
 _MANIFESTS = 64  # remembered: more than any reader is behind in its partitions
 _DECISIONS = 4096
+_HEADER = 1 << 20  # bytes of a part's header at the most: it names a few dozen tensors
 
 
 def part_key(part: str, version: int, chunk: int = 0) -> bytes:
@@ -30,6 +31,11 @@ def read_part_key(key: bytes | None) -> tuple[str, int, int]:
     if not 2 <= len(fields) <= 3 or fields[0] not in PARTS or not all(f.isdecimal() for f in fields[1:]):
         raise RecordError(f"key {key!r} names no part and version")
     return fields[0], int(fields[1]), int(fields[2]) if len(fields) == 3 else 0
+
+
+def _begins_safetensors(data: bytes) -> bool:
+    """Whether the length of a JSON header comes first, and then the header: garbage hides no good part that way."""
+    return 2 <= int.from_bytes(data[:8], "little") <= _HEADER and data[8:9] == b"{"
 
 
 class Shelf:
@@ -50,10 +56,12 @@ class Shelf:
         self._rows.put(row)
 
     def take_part(self, key: bytes | None, data: bytes | None) -> None:
-        """Take in a part or a chunk of one, or its tombstone. Raises RecordError where the key names none."""
+        """Take in a part or a chunk of one, or its tombstone. Raises RecordError where it can't be one."""
         part, version, chunk = read_part_key(key)
         if data is None:
             self._parts.pop((part, version), None)
+        elif chunk == 0 and not _begins_safetensors(data):
+            raise RecordError(f"{part} {version} does not begin as safetensors do")
         else:
             self._parts.setdefault((part, version), {})[chunk] = data
 

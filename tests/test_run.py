@@ -10,11 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from streams import kafka
+from streams.settings import Settings
+from streams.topics import MODEL_WEIGHTS, TOPICS, Topic
+from tests.worker_world import wait_for
 
 SOURCE = "synthetic:users=60,items=150"
 SMALL = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
@@ -78,6 +85,52 @@ def test_kafka_and_postgresql_give_the_same_digest_as_the_embedded_defaults(
 @pytest.mark.slow
 def test_another_seed_gives_another_digest(once: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     assert run(tmp_path / "other", "--seed", "2")["digest"] != once[1]["digest"]
+
+
+def throw_garbage(settings: Settings) -> dict[tuple[str, int, int], bytes]:
+    """Put garbage on every topic: topic, partition and offset of each record, and its value."""
+    producer, thrown = kafka.producer(settings, "test-stranger"), {}
+    for topic in TOPICS:
+        keys = [b"stranger", *([b"fast/0"] if topic is MODEL_WEIGHTS else [])]
+        for n, (key, value) in enumerate(product(keys, (b"\xff\xfe", b"", b"\x01\x90", bytes(range(200))))):
+
+            def stands(error: Any, message: Any, topic: Topic = topic, value: bytes = value) -> None:
+                assert error is None
+                thrown[topic.name, message.partition(), message.offset()] = value
+
+            part = n % topic.partitions(settings)
+            producer.produce(topic.full(settings), key=key, value=value, partition=part, on_delivery=stands)
+    assert not producer.flush(30)
+    return thrown
+
+
+@pytest.mark.slow
+def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
+    once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], tmp_path: Path
+) -> None:
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(command(tmp_path, "--brokers", servers("embedded")), stdout=said, stderr=said)
+
+    def recorded() -> bool:
+        with suppress(sqlite3.OperationalError), sqlite3.connect(tmp_path / "mc2sf.db") as database:
+            found = database.execute("SELECT epoch FROM progress WHERE role = 'recorder'").fetchone()
+            return found is not None and found[0] >= 1
+        assert process.poll() is None, (tmp_path / "said").read_text()
+        return False
+
+    wait_for(recorded, "the first epochs")
+    settings = Settings(run=json.loads((tmp_path / "run.json").read_text())["run"], brokers=servers("embedded"))
+    thrown = throw_garbage(settings)
+    assert process.wait(280) == 0, (tmp_path / "said").read_text()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["events_applied"] == summary["events_sent"] == once[1]["events_sent"]
+    assert summary["online"] == summary["offline"]
+    assert summary["digest"] == once[1]["digest"]
+    with sqlite3.connect(tmp_path / "mc2sf.db") as database:
+        letters = database.execute('SELECT topic, partition, "offset", value, reason FROM dead_letters').fetchall()
+    assert {(topic, part, offset): value for topic, part, offset, value, _ in letters} == thrown
+    assert all(reason for *_, reason in letters)
+    assert summary["dead_letters"] == len(letters)
 
 
 @pytest.mark.slow
