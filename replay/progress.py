@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from replay.plan import write_json
 from streams import kafka
@@ -77,7 +78,7 @@ def read_back(settings: Settings, progress: Progress | None, plan: str) -> Sent:
         metadata = consumer.list_topics(name, timeout=15).topics[name]
         if metadata.error is not None or len(metadata.partitions) != n:
             raise ReplayError(f"topic {name} should have {n} partitions and has {len(metadata.partitions)}")
-        ends = [consumer.get_watermark_offsets(TopicPartition(name, p), timeout=15)[1] for p in range(n)]
+        ends = [_end(consumer, TopicPartition(name, p)) for p in range(n)]
         if progress is None:
             if any(ends):
                 raise ReplayError(f"topic {name} has records, but nothing says whose: choose another run id")
@@ -90,6 +91,20 @@ def read_back(settings: Settings, progress: Progress | None, plan: str) -> Sent:
         raise ReplayError(f"brokers {settings.brokers}: {error.args[0].str()}") from error
     finally:
         consumer.close()
+
+
+def _without_leader(error: BaseException) -> bool:
+    """Whether a partition has no leader yet: a topic that was created a moment ago."""
+    return isinstance(error, KafkaException) and error.args[0].code() in {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+    }
+
+
+@retry(retry=retry_if_exception(_without_leader), stop=stop_after_delay(15), wait=wait_fixed(0.1), reraise=True)
+def _end(consumer: Any, place: TopicPartition) -> int:
+    """The offset behind the last record of a partition."""
+    return int(consumer.get_watermark_offsets(place, timeout=15)[1])
 
 
 def _tail(consumer: Any, name: str, progress: Progress, ends: list[int]) -> Sent:
