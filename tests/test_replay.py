@@ -17,7 +17,7 @@ from confluent_kafka import TopicPartition
 from replay.barrier import BEFORE_FIRST, lockstep
 from replay.clock import VirtualClock
 from replay.plan import Options, Plan, prepare
-from replay.progress import PROGRESS, ReplayError
+from replay.progress import PROGRESS, ReplayError, _end
 from replay.run import ReplayResult, send
 from replay.source import parse
 from streams import bus, kafka
@@ -69,7 +69,7 @@ def sent(settings: Settings) -> list[list[Any]]:
     reader: Reader[Any] = Reader(DeviceEvent)
     name = DEVICE_EVENTS.full(settings)
     found: list[list[Any]] = [[] for _ in range(settings.partitions)]
-    ends = [consumer.get_watermark_offsets(TopicPartition(name, p), timeout=15)[1] for p in range(len(found))]
+    ends = [_end(consumer, TopicPartition(name, p)) for p in range(len(found))]
     consumer.assign([TopicPartition(name, p, 0) for p in range(len(found))])
     while any(len(part) < end for part, end in zip(found, ends, strict=True)):
         for message in consumer.consume(1000, 1.0):
@@ -138,7 +138,7 @@ def test_a_replayer_that_is_killed_goes_on_without_sending_anything_twice(on_kaf
 
     def records() -> int:
         places = [TopicPartition(name, p) for p in range(on_kafka.partitions)]
-        return sum(consumer.get_watermark_offsets(place, timeout=15)[1] for place in places)
+        return sum(_end(consumer, place) for place in places)
 
     days = (plan.contents.last - plan.contents.first) / 1000
     arguments = ["replay", SOURCE, "--epoch", EPOCH, "--speed", f"{days / 4:.0f}"]
