@@ -23,7 +23,13 @@ def document(experiment: str, data: str, values: dict[str, list[float]], **more:
         {"a": "MC2-SF", "b": "GRU4Rec", "metric": metric, "difference": 0.1, "low": 0.05, "high": 0.15, "p": 0.001}
         for metric in METRICS
     ]
-    settings = {"command": "mc2sf experiment", "seeds": [1, 2], "counts": {"users": 5}, "chance": chance(100)}
+    settings: dict[str, Any] = {
+        "command": "mc2sf experiment",
+        "seeds": [1, 2],
+        "counts": {"users": 5},
+        "chance": chance(100),
+    }
+    settings["cells"] = {"done": len(rows), "wanted": 9}
     return {
         "experiment": experiment,
         "data": data,
@@ -45,7 +51,7 @@ def test_our_number_stands_beside_the_paper_s(tmp_path: Path) -> None:
     assert "| MC2-SF | **0.6000 (0.1414)** |" in text
     assert "| *MC2-SF, paper* | 0.6105 | 0.7166 | 0.7768 | 0.6643 | 0.6837 | 0.6636 |" in text
     assert "| MC2-SF - GRU4Rec | hr@1 | +0.1000 | +20.00% | +0.0500 to +0.1500 | 0.0010 | +11.83% |" in text
-    assert "2 seeds run so far" in text
+    assert "4 of 9 cells, 2 seeds run so far" in text
 
 
 def test_orders_are_compared_where_the_paper_has_one(tmp_path: Path) -> None:

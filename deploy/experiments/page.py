@@ -53,7 +53,9 @@ def section(document: Document, figure: str | None) -> Iterator[str]:
     title = next(e.title for e in EXPERIMENTS if e.name == document["experiment"])
     seeds = len(settings["seeds"])
     yield f"## {title}: {document['data']}\n"
-    yield f"`{settings['command']}`; {seeds} seed{'s' if seeds > 1 else ''} run so far.\n"
+    cells = settings["cells"]
+    run = f"{cells['done']} of {cells['wanted']} cells, {seeds} seed{'s' if seeds > 1 else ''} run so far"
+    yield f"`{settings['command']}`; {run}.\n"
     counts = ", ".join(f"{value:,} {name}" for name, value in settings["counts"].items())
     protocol = ", ".join(f"{name} {value}" for name, value in document["protocol"].items())
     yield f"{counts}. Protocol: {protocol}.\n"
