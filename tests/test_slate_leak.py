@@ -1,4 +1,4 @@
-"""EB-NeRD's slates: a scorer that reads just "was among my own slate's losers" must gain nothing from a click's view."""
+"""EB-NeRD: a scorer that reads just "was among my own slate's losers" must gain nothing from a click's view."""
 
 from __future__ import annotations
 
