@@ -21,7 +21,7 @@ from models.training import TrainConfig, retrain
 from models.views import ViewSpec
 from replay.optimum import of_source, optimum, probabilities
 from replay.refusals import SourceError
-from replay.synthetic import PAST, RING, SHOWN, Synthetic, Traces
+from replay.synthetic import PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
 from streams.records import Kind
 
 SMALL = Synthetic(users=40, items=60, groups=6, favourites=2, clicks=20)
@@ -74,20 +74,30 @@ def test_a_world_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
         replace(SMALL, **wrong)
 
 
-def test_the_optimum_is_a_distribution_from_which_the_clicks_do_come() -> None:
-    world = replace(SMALL, users=300)
+def test_clicks_come_as_often_as_the_optimum_says_from_each_kind_of_group() -> None:
+    world = replace(SMALL, users=200)
     traces = Traces(world, 0, world.users)
-    expected, found = np.zeros(world.items), np.zeros(world.items)
-    said = []
+    expected, spread, found = (dict.fromkeys(("tired", "recent", "following", "favourite"), 0.0) for _ in range(3))
     for user, past in enumerate(traces.past):
-        step = 10
-        p = probabilities(world, past, traces.item[user, :step], traces.shown[user, : step + 1].ravel())
-        assert p.sum() == pytest.approx(1)
-        expected += p
-        found[traces.item[user, step]] += 1
-        said.append(p[traces.item[user, step]] - (p**2).sum())  # 0 in expectation, if p is the truth
-    assert abs(np.mean(said)) < 4 * np.std(said) / np.sqrt(len(said))
-    assert ((found - expected) ** 2 / expected).sum() < 1.5 * world.items  # chi-squared
+        for step in range(5, int(traces.length[user])):
+            clicks, shown = traces.item[user, :step], traces.shown[user, : step + 1].ravel()
+            p, target = probabilities(world, past, clicks, shown), int(traces.item[user, step])
+            assert p.sum() == pytest.approx(1)
+            before = world.group[np.append(past, clicks)]
+            times_shown = np.bincount(world.group[shown[-RING:]], minlength=world.groups)
+            kinds = {
+                "tired": times_shown[world.group] >= TIRED,
+                "recent": np.isin(world.group, before[-RECENT:]),
+                "following": world.group == world.follows[before[-1]],
+                "favourite": np.isin(world.group, world.group[past]),
+            }
+            for name, some in kinds.items():
+                share = float(p[some].sum())
+                expected[name] += share
+                spread[name] += share * (1 - share)
+                found[name] += bool(some[target])
+    for name in expected:
+        assert abs(found[name] - expected[name]) < 4 * np.sqrt(spread[name]), name
 
 
 def test_no_other_ranker_gets_above_the_optimum() -> None:
