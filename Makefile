@@ -23,7 +23,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench-device: .venv/.bench
 	$(BIN)/python -m benchmarks.device $(ARGS)

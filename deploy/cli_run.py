@@ -184,6 +184,10 @@ def evaluate(
 def show(document: dict[str, Any], folder: Path) -> None:
     """Print the end of a run: quality, flow, and what to try next."""
     console.print(quality(document["online"], "online = offline, all outcomes"))
+    last = quality(document["last_quarter"], "the last quarter of them")
+    if document["optimum"]:
+        last.add_row("optimum", *(f"{value:.4f}" for value in document["optimum"].values()), "", "", style="italic")
+    console.print(last)
     table = Table(title="flow", show_header=False)
     kinds = [entry["kind"] for entry in document["releases"]]
     for name, value in (

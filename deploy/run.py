@@ -21,6 +21,7 @@ from deploy.keys import pause_on_space
 from deploy.runs import RunFailed, agree, software, write_run_file
 from deploy.stack import Child, Stack
 from deploy.watching import Watch
+from replay import optimum
 from replay.plan import Options, Plan
 from streams import bus, offline, tables
 from streams.digest import digest
@@ -112,6 +113,8 @@ def _account(
             "releases": summary.releases(connection, settings.run),
             "online": summary.online(connection, settings.run),
             "offline": again.metrics,
+            "last_quarter": summary.last_quarter(connection, settings.run),
+            "optimum": optimum.of_source(job.source),
             "offline_differences": len(again.differences),
             "seconds": round(seconds, 1),
             "events_per_second": round(plan.events / seconds, 1),

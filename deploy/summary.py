@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from models.ranking import METRICS
-from streams import tables
+from streams import quality, tables
 from streams.device_state import DeviceState
 from streams.packed import unpack
+from streams.quality import Ranked, subsets
 from streams.records import Kind
 
 _BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')
@@ -31,6 +32,17 @@ def online(connection: sa.Connection, run: str) -> dict[str, dict[str, float]]:
         | {"n": row.n, "chance_hr@10": row.chance_hr_10}
         for variant, row in sorted(last.items())
     }
+
+
+def last_quarter(connection: sa.Connection, run: str) -> dict[str, dict[str, float]]:
+    """Return the same over the newest quarter of the outcomes in total order: what the run has come to."""
+    o = tables.outcomes.c
+    query = sa.select(o.time, o.candidates, o.ranks, o.cold, o.history, o.window).where(o.run == run)
+    rows = connection.execute(query.order_by(o.time, o.user, o.seq)).all()
+    return quality.summary(
+        Ranked(r.time, len(r.candidates) // 8, subsets(cold=r.cold, history=r.history, window=r.window), r.ranks)
+        for r in rows[3 * len(rows) // 4 :]
+    )
 
 
 def releases(connection: sa.Connection, run: str) -> list[dict[str, Any]]:

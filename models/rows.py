@@ -17,7 +17,8 @@ class RowAdam:
         self, E: Tensor, *, learning_rate: float, l2: float, betas: tuple[float, float] = (0.9, 0.999)
     ) -> None:
         self._E = E.detach()
-        self._rate, self._l2, self._betas = learning_rate, l2, betas
+        self.rate = learning_rate
+        self._l2, self._betas = l2, betas
         self._mean, self._square = torch.zeros_like(self._E), torch.zeros_like(self._E)
         self._steps = torch.zeros(len(E), 1)
 
@@ -32,6 +33,6 @@ class RowAdam:
         mean = self._mean[rows].lerp_(gradient, 1 - first)
         square = self._square[rows].mul_(second).addcmul_(gradient, gradient, value=1 - second)
         root = (square / (1 - torch.exp(steps * math.log(second)))).sqrt_().add_(1e-8)
-        values.addcdiv_(mean / (1 - torch.exp(steps * math.log(first))), root, value=-self._rate)
+        values.addcdiv_(mean / (1 - torch.exp(steps * math.log(first))), root, value=-self.rate)
         for table, new in ((self._E, values), (self._mean, mean), (self._square, square), (self._steps, steps)):
             table[rows] = new

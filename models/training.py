@@ -38,10 +38,8 @@ class TrainConfig:
     batch: int = 64
     l2: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
-    passes: int = 4  # over the selected clicks
-    most: int = (
-        100_000  # clicks shown to the nets in one retrain, at most: its cost is bounded, whatever the log's size
-    )
+    passes: int = 2  # over the selected clicks
+    most: int = 100_000  # clicks shown to the nets in one retrain, at most, the new ones first: so its cost is bounded
     table_passes: int = 8  # of the item table alone, ahead
     table_most: int = 200_000  # clicks shown to it, at most
     affinity: float = 1.0  # weight of the item table's own loss beside the four nets'
@@ -101,7 +99,7 @@ def retrain(
         align(candidate, _batches(source, selected, config, generator, config.table_passes, config.table_most), config)
         steps = _steps(len(selected), config.passes, config.most, config.batch)
         batches = _batches(source, selected, config, generator, config.passes, config.most)
-        for step, loss in enumerate(train(candidate, batches, config), 1):
+        for step, loss in enumerate(train(candidate, batches, config, steps), 1):
             progress(step, steps, loss)
     judged = [float(held_out_loss(each, source, held, config, seed)) for each in (nets, candidate)]
     finite = all(math.isfinite(x) for x in judged) or not len(held)
@@ -146,14 +144,19 @@ def align(nets: Nets, batches: Iterable[Batch], config: TrainConfig) -> None:
         rows.step(batch.rows, table.grad)
 
 
-def train(nets: Nets, batches: Iterable[Batch], config: TrainConfig) -> Iterator[float]:
-    """One optimiser step a batch, in place; yields each batch's loss, the sum over the four nets."""
+def train(nets: Nets, batches: Iterable[Batch], config: TrainConfig, steps: int) -> Iterator[float]:
+    """One optimiser step a batch, in place; yields each batch's loss, the sum over the four nets.
+
+    The learning rate falls on a line that would end at nothing after `steps`: the last batches settle what the first
+    ones moved.
+    """
     E = nets.encoder.E
     dense = [weight for weight in nets.parameters() if weight is not E]
     adam = torch.optim.Adam(dense, lr=config.learning_rate, betas=config.betas, weight_decay=config.l2, fused=True)
     rows = RowAdam(E, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
     nets.train()
-    for batch in batches:
+    for step, batch in enumerate(batches):
+        rows.rate = adam.param_groups[0]["lr"] = config.learning_rate * (1 - step / steps)
         table = E.detach()[batch.rows].requires_grad_()
         loss = joint_loss(nets(batch.inputs(nets, table)), config.loss)
         adam.zero_grad(set_to_none=True)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.ranking import metrics, rank
+from replay.source import parameters
 from replay.synthetic import FLOW, RECENT, RING, TASTE, TIRED, Floats, Synthetic, Traces
 
 Items = NDArray[np.int64]  # numbers of items, 0-based: the item's name less one
@@ -29,6 +30,12 @@ def probabilities(world: Synthetic, past: Items, clicks: Items, shown: Items) ->
     )[0]
     item = reasons[world.group] * world.within + (1 - FLOW - TASTE) * world.popular
     return np.asarray((1 - world.noise) * item + world.noise / world.items)
+
+
+def of_source(text: str) -> dict[str, float] | None:
+    """The optimum of a SOURCE that is synthetic, by metric; None for any other, of which nobody knows it."""
+    scheme, _, rest = text.partition(":")
+    return optimum(parameters(Synthetic, rest)) if scheme == "synthetic" else None
 
 
 def optimum(world: Synthetic, *, users: int = 100, negatives: int = 99, seed: int = 0) -> dict[str, float]:

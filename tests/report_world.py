@@ -43,6 +43,8 @@ def summary(**changed: Any) -> dict[str, Any]:
         "releases": [],
         "online": online,
         "offline": online,
+        "last_quarter": online,
+        "optimum": None,
         "share_with_history": 0.9,
         "share_with_r2": 0.8,
         "events_per_second": 5432.1,

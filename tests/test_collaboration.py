@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from deploy.experiments.batches import of_devices, of_sequences
+from deploy.experiments.collaboration_rows import FEDERATED_ROW
 from deploy.experiments.protocol import Phase
-from deploy.experiments.recipe import Recipe
+from deploy.experiments.recipe import Recipe, Recipes
 from models.federated import Federated, FederatedConfig
 from models.forms import F2S, MC2SF, FastAlone, introduce
 from models.gru4rec import GRU4Rec, GRU4RecConfig
 from models.nets import NetConfig, Nets
 from models.objectives import Sequences
 from models.patched import Patched
-from tests.experiment_world import dataset
+from models.ranking import metrics
+from tests.experiment_world import bench, dataset
 from tests.test_laws import ROWS, SIZES, USERS, some_queries
 
 torch.set_num_threads(1)
@@ -74,6 +77,13 @@ def test_devices_hold_a_stretch_of_one_user_each_and_all_of_them_take_part(tmp_p
     alone = list(single(0, np.random.default_rng(1)))
     assert sum(map(len, rounds)) == len(alone)
     assert all(isinstance(batch, Sequences) and len(batch.sequences) == 1 for batch in alone)
+
+
+def test_averaged_weights_learn_what_the_devices_know(tmp_path: Path) -> None:
+    one = bench(tmp_path, users=30)
+    recipes = Recipes(gru4rec=Recipe(dim=16), federated=replace(Recipes().federated, negatives=16, epochs=12))
+    found = metrics(one.ranks(FEDERATED_ROW.fit(one, recipes, 1)))
+    assert found["ndcg@10"] > 0.6  # chance is 0.22
 
 
 def backbone() -> GRU4Rec:

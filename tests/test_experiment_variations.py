@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from deploy.experiments import case_study, page, tuning, variations
@@ -13,11 +12,13 @@ from deploy.experiments.bench import Bench
 from deploy.experiments.catalogue import EXPERIMENTS
 from deploy.experiments.experiment import Asked
 from deploy.experiments.known import CARRIED
+from deploy.experiments.lists import Score
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.recipe import Recipes
 from deploy.experiments.rows import F2S_SERVED_ROW, FM_ROW
 from deploy.experiments.running import Benches
 from models.catalogue import ROW_PADDING
+from models.log import Ints
 from models.views import CLICK
 from replay.source import parse
 from tests.experiment_world import QUICK, RECIPES, SMALL, bench, dataset, written
@@ -146,23 +147,33 @@ def test_each_net_has_the_same_budget_of_trials() -> None:
     assert all(len({tuple(trial.items()) for trial in tuned.trials}) == 8 for tuned in tuning.TUNED)
 
 
-def test_tuning_looks_at_validation_only_and_lists_what_it_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked = set()
-    ranks = Bench.ranks
+class Watched(Bench):
+    """A bench that remembers which phases were ranked."""
 
-    def watched(self: Bench, score: object, phase: Phase = Phase.TEST, **options: bool) -> np.ndarray:
-        looked.add(phase)
-        return ranks(self, score, phase, **options)  # type: ignore[arg-type]
+    looked: set[Phase]
 
-    monkeypatch.setattr(Bench, "ranks", watched)
+    def ranks(self, score: Score, phase: Phase = Phase.TEST, *, fresh: bool = True, strangers: bool = False) -> Ints:
+        self.looked.add(phase)
+        return super().ranks(score, phase, fresh=fresh, strangers=strangers)
+
+
+class WatchedBenches(Benches):
+    """One such bench."""
+
+    def of(self, protocol: Protocol) -> Watched:
+        watched = Watched(super().of(protocol).dataset, protocol, self._work / "fits")
+        watched.looked = self.looked = set()
+        return watched
+
+
+def test_tuning_looks_at_validation_only_and_lists_what_it_tried(tmp_path: Path) -> None:
     of = Asked(written(tmp_path / "log.csv"), SMALL, RECIPES)
     some = (tuning.Tuned("fm", FM_ROW, "FM", ({"learning_rate": 1e-5}, {"learning_rate": 0.05})),)
     (tmp_path / "out").mkdir()
-    for document in tuning.tune(of, Benches(of, tmp_path / "work"), tmp_path / "out", some):
+    benches = WatchedBenches(of, tmp_path / "work")
+    for document in tuning.tune(of, benches, tmp_path / "out", some):
         last = document
-    assert looked == {Phase.VALIDATION}
+    assert benches.looked == {Phase.VALIDATION}
     assert [trial["tried"]["learning_rate"] for trial in last["trials"]] == [1e-5, 0.05]
     assert all(trial["epochs"] == QUICK.epochs for trial in last["trials"])
     assert json.loads((tmp_path / "out" / "tuning_log.json").read_text()) == last

@@ -34,15 +34,18 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def world(settings: Settings) -> World:
     """A run whose release 1 is a retrain's over some items, decided at epoch 0."""
-    settings = settings.model_copy(update={"dim": 8, "retrain_every": 6, "partitions": 2, "gate_margin": 0.0})
+    few = {"dim": 8, "retrain_every": 6, "partitions": 2, "gate_margin": 0.0, "online_rate": 5e-3, "batch": 16}
+    settings = settings.model_copy(update=few)
     return World(settings, connect(settings.database.get_secret_value()))
 
 
 def made(settings: Settings, user: int, epoch: int, versions: Versions) -> FastExample:
-    """An example from which there is something to learn: the click is always an item that was clicked before."""
+    """An example from which there is something to learn: the cloud's prior is large for the item that is clicked."""
     rng = np.random.default_rng([user, epoch])
     items = 100 + rng.permutation(ITEMS)[:5]
     clicks = np.append(rng.integers(100, 100 + ITEMS, 4), items[0])
+    r_t = rng.normal(size=(5, settings.dim))
+    r_t[0] += 1
     return FastExample(
         f"u{user}",
         epoch,
@@ -51,7 +54,7 @@ def made(settings: Settings, user: int, epoch: int, versions: Versions) -> FastE
         Tensor.of(clicks, "<i8"),
         Tensor.of(items[1:], "<i8"),
         Tensor.of(items, "<i8"),
-        Tensor.of(rng.normal(size=(5, settings.dim)), "<f2"),
+        Tensor.of(r_t, "<f2"),
         Tensor.of(rng.normal(size=(5, settings.dim)), "<f2"),
         versions,
     )
@@ -147,7 +150,7 @@ def test_restarted_around_a_decision_it_goes_on_bit_for_bit(world: World, restar
 
 
 def test_refused_it_forgets_the_lesson_and_yet_moves_on(world: World) -> None:
-    world = World(world.settings.model_copy(update={"learning_rate": 3.0}), world.engine)
+    world = World(world.settings.model_copy(update={"online_rate": 3.0}), world.engine)
     lessons = Class(world)
     lessons.epoch(0)
     before = fast_parts(world)

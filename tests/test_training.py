@@ -98,7 +98,7 @@ def test_rows_of_items_that_no_batch_holds_stay_equal_byte_for_byte() -> None:
     some = np.arange(32)
     batch = source.batch(some, np.random.default_rng(1), n=4, unknown=0.2)
     before = nets.encoder.E.detach().clone()
-    for _ in train(nets, [batch] * 3, CONFIG):
+    for _ in train(nets, [batch] * 3, CONFIG, 3):
         pass
     changed = set((nets.encoder.E.detach() != before).any(1).nonzero().flatten().tolist())
     assert changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from typing import Any
 
@@ -9,13 +10,14 @@ from deploy.experiments import plots
 from deploy.experiments.plots import Value
 
 SHOWN = ("hr@5", "ndcg@5", "mrr")
+VARIED = {"sensitivity": "value", "window": "exposures a window"}  # and what stands along the axis
 
 
 def drawn(document: dict[str, Any]) -> str:
     """The figure of a result as SVG."""
     models = list(dict.fromkeys(row["model"] for row in document["rows"]))
     title = f"{document['experiment']}, {document['data']}"
-    if document["experiment"] == "sensitivity":
+    if document["experiment"] in VARIED:
         return _lines(document, models, title)
     groups = {metric: {model: value(document, model, metric) for model in models} for metric in SHOWN}
     return plots.bars(title, groups)
@@ -28,9 +30,15 @@ def value(document: dict[str, Any], model: str, metric: str) -> Value:
 
 
 def _lines(document: dict[str, Any], models: list[str], title: str) -> str:
-    """Models are called `what value`: one line a what."""
+    """NDCG@10: models called `what number` make one line a what; others are level lines to compare with."""
     lines: dict[str, list[tuple[str, Value]]] = {}
+    level = {}
     for model in models:
-        what, place = model.split(" ", 1)
-        lines.setdefault(what, []).append((place, value(document, model, "ndcg@10")))
-    return plots.lines(title, "value", lines)
+        found = re.fullmatch(r"(.+) ([\d.e+-]+)", model)
+        if found:
+            lines.setdefault(found[1], []).append((found[2], value(document, model, "ndcg@10")))
+        else:
+            level[model] = value(document, model, "ndcg@10")
+    places = dict.fromkeys(place for line in lines.values() for place, _ in line)
+    lines |= {model: [(place, Value(of.mean)) for place in places] for model, of in level.items()}
+    return plots.lines(f"{title}: NDCG@10", VARIED[document["experiment"]], lines)

@@ -53,13 +53,16 @@ def section(document: Document, figure: str | None) -> Iterator[str]:
     title = next(e.title for e in EXPERIMENTS if e.name == document["experiment"])
     seeds = len(settings["seeds"])
     yield f"## {title}: {document['data']}\n"
-    yield f"`{settings['command']}`; {seeds} seed{'s' if seeds > 1 else ''} run so far.\n"
+    cells = settings["cells"]
+    run = f"{cells['done']} of {cells['wanted']} cells, {seeds} seed{'s' if seeds > 1 else ''} run so far"
+    yield f"`{settings['command']}`; {run}.\n"
     counts = ", ".join(f"{value:,} {name}" for name, value in settings["counts"].items())
     protocol = ", ".join(f"{name} {value}" for name, value in document["protocol"].items())
     yield f"{counts}. Protocol: {protocol}.\n"
     yield from _table(document)
     if figure:
         yield f"![{title}]({figure})\n"
+    yield from _order(document)
     yield from _costs(document)
     yield from _differences(document)
     yield from document.get("cases", [])
@@ -87,6 +90,18 @@ def _table(document: Document) -> Iterator[str]:
         if other:
             yield f"| *{model}, published* | " + " | ".join(_or_dash(other.get(m)) for m in METRICS) + " | | |"
     yield ""
+
+
+def _order(document: Document) -> Iterator[str]:
+    """Our order and the paper's, of the models that it has, by a metric that it gives in all tables."""
+    models = dict.fromkeys(row["model"] for row in document["rows"])
+    theirs = {model: published.paper(document["experiment"], document["data"], model).get("ndcg@5") for model in models}
+    numbers = {model: number for model, number in theirs.items() if number is not None}
+    if len(numbers) < 2:
+        return
+    ours = sorted(numbers, key=lambda model: _mean(document, model, "ndcg@5"))
+    paper = sorted(numbers, key=lambda model: numbers[model])
+    yield f"Order by NDCG@5, the worst first. Ours: {' < '.join(ours)}. The paper's: {' < '.join(paper)}.\n"
 
 
 COSTS = {

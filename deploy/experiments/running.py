@@ -93,6 +93,7 @@ def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[
             "source": asked.source.text.partition(":")[0],
             "users": asked.users,
             "seeds": sorted({cell.seed for cell in done}),
+            "cells": {"done": len(done), "wanted": len(arms) * asked.seeds},
             "counts": bench.dataset.counts(),
             "chance": mean_chance(sizes.tolist()),
             "recipes": asked.recipes.settings(),
