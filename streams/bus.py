@@ -6,6 +6,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from tenacity import retry, retry_if_not_result, stop_after_delay, wait_fixed
 
 from streams.settings import Settings
 from streams.topics import TOPICS
@@ -35,7 +36,14 @@ def create(settings: Settings) -> list[str]:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process was faster
                 raise
+    _await(client, {topic.full(settings) for topic in TOPICS})
     return [topic.topic for topic in new]
+
+
+@retry(retry=retry_if_not_result(bool), stop=stop_after_delay(30), wait=wait_fixed(0.05))
+def _await(client: Any, names: set[str]) -> bool:
+    """Wait until the broker tells of the topics: one that was made a moment ago may be unknown yet."""
+    return names <= client.list_topics(timeout=15).topics.keys()
 
 
 def deviations(settings: Settings) -> list[str]:
