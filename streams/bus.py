@@ -43,7 +43,7 @@ def create(settings: Settings) -> list[str]:
 @retry(retry=retry_if_not_result(bool), stop=stop_after_delay(30), wait=wait_fixed(0.05))
 def _await(client: Any, names: set[str]) -> bool:
     """Wait until the broker tells of the topics: one that was made a moment ago may be unknown yet."""
-    return names <= client.list_topics(timeout=15).topics.keys()
+    return names.issubset(client.list_topics(timeout=15).topics)
 
 
 def deviations(settings: Settings) -> list[str]:
