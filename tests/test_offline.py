@@ -207,6 +207,7 @@ def test_several_processes_find_what_one_finds(engine: sa.Engine) -> None:
 
 
 def test_scoring_uses_one_thread_and_gives_the_others_back(engine: sa.Engine) -> None:
+    a_recorded_run(engine, SMALL)
     threads, used = torch.get_num_threads(), []
     try:
         torch.set_num_threads(2)
