@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+import torch
 from sqlalchemy import Engine
 
 from streams.quality import Ranked, subsets, summary
@@ -143,7 +144,12 @@ def _scoring(
             future.set_result(rescorer.score(version, asked, late=hindsight))
             return future
 
-        yield at_once
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as every worker does; two on a busy machine mostly wait for each other
+        try:
+            yield at_once
+        finally:
+            torch.set_num_threads(threads)
         return
     url: Any = engine.url.render_as_string(hide_password=False)
     context = multiprocessing.get_context("spawn")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import torch
 
 from models.catalogue import Catalogue
 from models.checkpoint import pack, pack_part
@@ -203,6 +204,18 @@ def test_several_processes_find_what_one_finds(engine: sa.Engine) -> None:
     result = rescore(engine, SMALL.run, processes=2, progress=lambda done, of: told.append((done, of)))
     assert result == rescore(engine, SMALL.run, processes=1)
     assert told[-1] == (result.outcomes, result.outcomes)
+
+
+def test_scoring_uses_one_thread_and_gives_the_others_back(engine: sa.Engine) -> None:
+    a_recorded_run(engine, SMALL)
+    threads, used = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        rescore(engine, SMALL.run, processes=1, progress=lambda _done, _of: used.append(torch.get_num_threads()))
+        assert set(used) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_run_that_is_not_there_is_a_clear_error(engine: sa.Engine) -> None:
