@@ -33,7 +33,7 @@ def _one_thread() -> Iterator[None]:
 
 def few(settings: Settings) -> Settings:
     return settings.model_copy(
-        update={"dim": 8, "history_long": 10, "history_short": 4, "threshold": 4, "retrain_every": 2, "batch": 64}
+        update={"dim": 8, "history_long": 10, "history_short": 4, "threshold": 4, "retrain_every": 2, "batch": 16}
     )
 
 
@@ -44,14 +44,18 @@ def world(settings: Settings) -> World:
 
 
 def interactions(run: str, epochs: range) -> list[tuple[object, ...]]:
-    """Rows of `interactions`: in each epoch every user sees and clicks; later epochs bring later items."""
+    """Rows of `interactions`: in each epoch every user sees and clicks; later epochs bring later items.
+
+    All that is clicked is one of six items: so much is learnt from a few clicks.
+    """
     rows = []
     for epoch in epochs:
         for number in range(USERS):
             user = f"u{number}"
             chance = np.random.default_rng([epoch, number])
             for i in range(PER_EPOCH):
-                item = 1000 + (number + 3 * i + int(chance.integers(0, 3))) % min(ITEMS, 10 * (epoch + 1))
+                shown = (number + 3 * i + int(chance.integers(0, 3))) % min(ITEMS, 10 * (epoch + 1))
+                item = 1000 + (shown if i % 3 else shown % 6)
                 time = epoch * 1_000_000 + i * 1000 + number
                 rows.append((run, user, epoch * PER_EPOCH + i, item, int(i % 3 == 0), time, time, 0, epoch, 0))
     return rows
