@@ -120,9 +120,14 @@ class IdempotentProducer(driver.Producer):  # type: ignore[misc]
 
 
 class Outbox:
-    """Records on their way: collected in order, sent in batches a partition, awaited until acknowledged."""
+    """Records on their way: collected in order, sent in batches a partition, awaited until acknowledged.
 
-    def __init__(self) -> None:
+    `last_alone`: the last record of a partition is a batch of its own. The embedded broker tells as a topic's end the
+    first offset of its last batch, plus one; a table restored up to there must not lack the rest of a batch.
+    """
+
+    def __init__(self, *, last_alone: bool = False) -> None:
+        self._last_alone = last_alone
         self._records: defaultdict[tuple[str, int], list[tuple[bytes | None, bytes | None]]] = defaultdict(list)
 
     def put(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
@@ -136,13 +141,15 @@ class Outbox:
         offsets = await asyncio.gather(*(self._send(producer, *tp, rows) for tp, rows in records.items()))
         return dict(zip(records, offsets, strict=True))
 
-    @staticmethod
-    async def _send(producer: Any, topic: str, partition: int, rows: list[tuple[bytes | None, bytes | None]]) -> int:
+    async def _send(
+        self, producer: Any, topic: str, partition: int, rows: list[tuple[bytes | None, bytes | None]]
+    ) -> int:
         acknowledgements = []
         batch = producer.create_batch()
         last = 0  # records in the batch sent last
-        for key, value in rows:
-            if batch.append(key=key, value=value, timestamp=None) is None:
+        for i, (key, value) in enumerate(rows, start=1):
+            alone = self._last_alone and i == len(rows) > 1
+            if alone or batch.append(key=key, value=value, timestamp=None) is None:
                 acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
                 batch, last = producer.create_batch(), 0
                 batch.append(key=key, value=value, timestamp=None)
@@ -163,7 +170,7 @@ class StateTable(faust.Table):  # type: ignore[misc]
     def __init__(self, *args: Any, locate: Callable[[bytes], int] | None = None, **kwargs: Any) -> None:
         self.locate = locate
         self.assigned = 0
-        self._changes = Outbox()
+        self._changes = Outbox(last_alone=True)
         super().__init__(*args, **kwargs)
 
     def info(self) -> dict[str, Any]:
