@@ -37,7 +37,7 @@ TOLD = Recipe(learning_rate=1e-3, negatives=8)  # of what is told something, and
 
 @dataclass(frozen=True)
 class Recipes:
-    """A recipe for each net, from a few runs on the validation clicks of ML-100K; `mc2sf experiment tune` tries more."""
+    """A recipe for each net, from a few runs on validation clicks of ML-100K; `mc2sf experiment tune` tries more."""
 
     din: Recipe = Recipe()
     sasrec: Recipe = NEXT
