@@ -95,7 +95,7 @@ def releases_list(run: RunName) -> None:
     with found.engine.connect() as connection:
         query = sa.select(tables.releases).where(r.run == found.settings.run).order_by(r.version)
         for row in connection.execute(query):
-            gate = "  ".join(f"{name} {value:.4g}" for name, value in row.gate.items())
+            gate = "  ".join(f"{k} {v:.4g}" if isinstance(v, int | float) else f"{k} {v}" for k, v in row.gate.items())
             table.add_row(
                 str(row.version),
                 row.kind,

@@ -98,6 +98,7 @@ def run(
     if resume and brokers is None:
         raise UserError("--resume needs --brokers: the embedded broker's log was lost when it stopped")
     job = running.Job(source, options, settings, folder, workers, brokers, resume is not None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         document = running.execute(job, plan, _again(source, options, folder), console)
