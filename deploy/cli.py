@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deploy import cli_experiment, cli_look, cli_run
+from deploy import cli_experiment, cli_letters, cli_look, cli_run
 from deploy.runs import RunFailed, UserError, agree
 from deploy.stack import StackError
 from replay.progress import ReplayError
 from replay.refusals import SourceError
 from streams import bus
+from streams.access import ACCESS, grant
 from streams.settings import Settings
 from streams.store import connect
 
@@ -41,6 +42,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(worker_app, name="worker")
 app.add_typer(cli_look.releases_app, name="releases")
 app.add_typer(cli_look.data_app, name="data")
+app.add_typer(cli_letters.letters_app, name="dead-letters")
 app.command("run")(cli_run.run)
 app.command("replay")(cli_run.replay)
 app.command("evaluate")(cli_run.evaluate)
@@ -69,6 +71,19 @@ def topics_check() -> None:
         table.add_row(sentence)
     console.print(table)
     raise typer.Exit(1 if wrong else 0)
+
+
+@topics_app.command("grant")
+def topics_grant(
+    role: Annotated[str, typer.Argument(help=f"one of {', '.join(ACCESS)}")],
+    principal: Annotated[str, typer.Argument(help="as Kafka knows the user, such as User:device")],
+) -> None:
+    """Give a user on the broker the least that a processor needs on the topics of the run; see SECURITY.md."""
+    if role not in ACCESS:
+        raise typer.BadParameter(f"{role!r} is none of {', '.join(ACCESS)}", param_hint="ROLE")
+    settings = Settings()
+    told = grant(settings, role, principal)
+    console.print(f"{principal} may do what {role} does on run {settings.run}: {told} entries")
 
 
 def _part() -> Settings:

@@ -23,6 +23,7 @@ from deploy.runs import UserError, find
 from replay.plan import Options, Plan, prepare
 from replay.source import parse
 from streams import bus, telemetry
+from streams.health import HEALTH
 from streams.settings import Settings
 
 console = Console()
@@ -147,6 +148,7 @@ def replay(
     )
     plan = _prepare(source, options, folder or settings.state_dir)
     telemetry.serve(settings)
+    HEALTH.needs("log")
     clock = VirtualClock(options.speed)
     signal.signal(signal.SIGUSR1, clock.toggle)
     with lockstep(settings) if settings.lockstep else nullcontext(free) as decide:

@@ -1,7 +1,8 @@
 """The local stack: the processes of a run as children of this one, watched, restarted when they die, stopped in order.
 
 A worker that can't keep a promise ends itself hard and counts on being started again, so a death is normal; a process
-that dies over and over without living for a while ends the run with the tail of its log.
+that dies over and over without living for a while ends the run with the tail of its log. One that lives but gives no
+good answer on /healthz any more is killed, and started again as well.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.broker import broker_command, free_port
+from deploy.probing import Probes
 from streams.settings import Settings
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -52,7 +54,8 @@ class Child:
     environment: Mapping[str, str]
     log: Path
     metrics_port: int = 0
-    restart: bool = True
+    restart: bool = True  # False: an end of its own is its end, whatever the code; a killed one is started again
+    must_live: bool = False  # its death is the end of the run
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     deaths: int = 0
@@ -78,6 +81,12 @@ class Child:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
             )
         self.started = time.monotonic()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def measure(self) -> None:
         """Note the resident memory of the process and its children, bytes."""
@@ -112,19 +121,22 @@ class Stack:
         self.folder = folder
         self.children: dict[str, Child] = {}
         self._measured = 0.0
+        self._probes = Probes(lambda: [child.metrics_port for child in self.children.values() if child.metrics_port])
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
+        self._probes.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._probes.close()
         for child in reversed(self.children.values()):
             self.stop(child)
 
     def add_broker(self) -> str:
         """Start the embedded broker; return its address. It must not die: its log is in memory."""
         port = free_port()
-        self._add(Child("broker", broker_command(port), os.environ, self.folder / "broker.log", restart=False))
+        self._add(Child("broker", broker_command(port), os.environ, self.folder / "broker.log", must_live=True))
         return f"127.0.0.1:{port}"
 
     def add(self, name: str, arguments: list[str], settings: Settings, *, restart: bool = True) -> Child:
@@ -139,10 +151,14 @@ class Stack:
         return self._add(Child(name, command, environment, self.folder / f"{name}.log", port, restart))
 
     def _add(self, child: Child) -> Child:
-        self.children[child.name] = child
-        child.start()
+        self.children = {**self.children, child.name: child}  # anew: the probes' thread walks over it
+        self._start(child)
         (self.folder / TARGETS).write_text(json.dumps(self.targets(), indent=1) + "\n")
         return child
+
+    def _start(self, child: Child) -> None:
+        self._probes.began(child.metrics_port)
+        child.start()
 
     def targets(self) -> list[dict[str, Any]]:
         """Return where the children serve /metrics, in the form of Prometheus' file-based discovery."""
@@ -163,15 +179,18 @@ class Stack:
                     child.measure()
                 if time.monotonic() - child.started > _HEALTHY_AFTER_S:
                     child.deaths_in_a_row = 0
-                continue
-            code = child.process.returncode if child.process else None
+                if not (child.metrics_port and self._probes.silent(child.metrics_port)):
+                    continue
+                child.kill()
+            code = child.process.returncode if child.process else 0
             if code == 0 and not child.restart:
                 continue  # its work is done
             child.deaths += 1
             child.deaths_in_a_row += 1
-            if not child.restart or child.deaths_in_a_row >= _DEATHS_IN_A_ROW:
+            lost = child.must_live or (code >= 0 and not child.restart)
+            if lost or child.deaths_in_a_row >= _DEATHS_IN_A_ROW:
                 raise StackError(f"{child.name} ended with code {code}; the end of {child.log}:\n{child.tail()}")
-            child.start()
+            self._start(child)
 
     def stop(self, child: Child, patience_s: float = 15.0) -> None:
         """Stop a child: SIGTERM, then SIGKILL."""
@@ -181,5 +200,4 @@ class Stack:
         try:
             child.process.wait(patience_s)
         except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.wait()
+            child.kill()

@@ -8,6 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 from tenacity import retry, retry_if_not_result, stop_after_delay, wait_fixed
 
+from streams import kafka
 from streams.settings import Settings
 from streams.topics import TOPICS
 
@@ -18,7 +19,7 @@ class BusError(RuntimeError):
 
 def admin(settings: Settings) -> Any:
     """Return an admin client for the settings' brokers."""
-    return AdminClient({"bootstrap.servers": settings.brokers, "log_level": 3})
+    return AdminClient({**kafka.access(settings), "log_level": 3})
 
 
 def create(settings: Settings) -> list[str]:

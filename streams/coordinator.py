@@ -19,6 +19,7 @@ from models.catalogue import FIRST_ROW, Catalogue
 from models.checkpoint import pack
 from models.nets import Nets
 from streams import kafka, proposals, registry, tables, telemetry
+from streams.health import HEALTH
 from streams.judgement import Active, judge
 from streams.lease import Lease, LeaseLostError
 from streams.proposals import EMPTY, WAITING, Proposal
@@ -35,7 +36,7 @@ from streams.tables import releases
 from streams.withdrawal import Withdrawal
 
 log = logging.getLogger(__name__)
-POLL_S = 0.01
+POLL_S = 0.04  # of a database: a retrain needs the processor more
 _WAIT_FOR_LEASE_S = 0.5
 _SAY_AFTER_S = 30.0
 
@@ -204,10 +205,13 @@ def main(settings: Settings) -> None:
 def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
     """Wait for the lease, act under it, until the log is over or `stop` is set."""
     lease = Lease(engine, settings.run, "coordinator")
+    HEALTH.behind(1)  # there is always something to do: to look for what is due
     publisher = Publisher(settings, kafka.producer(settings, "coordinator"), lease.keep)
     while not stop.is_set():
+        HEALTH.progress()
         try:
             if not lease.take():
+                HEALTH.needs("lease")  # standing by is what it is for
                 stop.wait(_WAIT_FOR_LEASE_S)
             elif _act(Coordinator(settings, engine, lease, publisher), stop):
                 break
@@ -215,13 +219,16 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
             log.warning("%s; waiting for it again", error)
         except (PublicationError, sa.exc.OperationalError) as error:
             log.warning("%s; beginning again", error)
+            HEALTH.needs("lease", "database or broker were away")
             stop.wait(_WAIT_FOR_LEASE_S)
     lease.give_up()
 
 
 def _act(coordinator: Coordinator, stop: threading.Event) -> bool:
     """Act until stopped (false) or the log is over (true)."""
+    HEALTH.needs("lease")
     while not stop.is_set():
+        HEALTH.progress()
         if not coordinator.step():
             if coordinator.over():
                 return True

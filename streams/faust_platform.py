@@ -1,35 +1,33 @@
-"""What this project adds to Faust: a consumer that waits, a table whose writes are awaited, a hard end.
+"""What this project adds to Faust: a table whose writes are awaited, a hard end, and a consumer that loses nothing.
 
-Faust 0.15 can commit past work that isn't durable; the cures are here and in `faust_batches`, and the rest of the
-project knows nothing of them. After a recovery, source partitions are resumed before the seek to the committed offsets
-and before the queues are cleared; what is fetched in between is lost: `HeldConsumer` holds them until the flow is
-resumed. `producer.flush()` is no barrier: `StateTable` collects its changelog, and the worker awaits the broker's
-acknowledgements. Private parts of Faust are leant on in these two files and nowhere else.
+Faust 0.15 can commit past work that isn't durable; the cures are here, in `faust_consumer` and in `faust_batches`, and
+the rest of the project knows nothing of them. `producer.flush()` is no barrier: `StateTable` collects its changelog,
+and the worker awaits the broker's acknowledgements. Private parts of Faust are leant on in these three files and
+nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
+import ssl
 import sys
-import types
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import faust
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
-from mode.services import WaitResults
 
+from streams.faust_consumer import HeldConsumer
+from streams.health import HEALTH
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 256_000  # of one produce request and partition
-_FETCH_WAIT_MS = 20
 EXIT_CODE = 70  # EX_SOFTWARE
 
 
@@ -39,77 +37,6 @@ def die(reason: str) -> NoReturn:
     logging.shutdown()
     sys.stderr.flush()
     os._exit(EXIT_CODE)
-
-
-class PromptThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Asks the broker again soon: Faust waits 1.5 s for a fetch, and some brokers answer no earlier than that."""
-
-    def _create_worker_consumer(self, *args: Any, **kwargs: Any) -> Any:
-        consumer = super()._create_worker_consumer(*args, **kwargs)
-        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it
-        return consumer
-
-
-class HeldConsumer(driver.Consumer):  # type: ignore[misc]
-    """Holds source partitions that are resumed until the flow is; changelog partitions pass at once."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._held: set[TP] = set()
-        super().__init__(*args, **kwargs)
-
-    def _new_consumer_thread(self) -> PromptThread:
-        return PromptThread(self, loop=self.loop, beacon=self.beacon)
-
-    def resume_partitions(self, tps: Iterable[TP]) -> None:
-        """Resume changelog partitions, hold the others."""
-        changelogs = {tp for tp in tps if self._is_changelog_tp(tp)}
-        self._held |= set(tps) - changelogs
-        super().resume_partitions(changelogs)
-
-    def pause_partitions(self, tps: Iterable[TP]) -> None:
-        """Pause `tps` and hold none of them any more."""
-        self._held -= set(tps)
-        super().pause_partitions(tps)
-
-    async def wait_first(self, *awaited: Any, timeout: Any = None) -> Any:  # noqa: ASYNC109 - Faust calls it so
-        """Wait as Faust does, without the tasks where a message can be handed on at once, as nearly all can."""
-        first = awaited[0]
-        if len(awaited) < 2 or not inspect.iscoroutine(first):
-            return await super().wait_first(*awaited, timeout=timeout)
-        try:
-            waits_for = first.send(None)
-        except StopIteration as end:
-            for other in awaited[1:]:
-                other.close()
-            return WaitResults([first], [end.value], stopped=False)
-        return await super().wait_first(_continued(first, waits_for), *awaited[1:], timeout=timeout)
-
-    def resume_flow(self) -> None:
-        """Resume the flow, and with it what was held: the seek is done and the queues are clear."""
-        super().resume_flow()
-        held, self._held = self._held, set()
-        if held:
-            super().resume_partitions(held)
-
-
-async def _continued(coroutine: Any, waits_for: Any) -> Any:
-    """The rest of a coroutine that was begun and waits for something."""
-    return await _rest(coroutine, waits_for)
-
-
-@types.coroutine
-def _rest(coroutine: Any, waits_for: Any) -> Generator[Any, Any, Any]:
-    while True:
-        try:
-            got = yield waits_for
-        except BaseException as error:  # noqa: BLE001 - thrown into the coroutine that it was meant for
-            send, value = coroutine.throw, error
-        else:
-            send, value = coroutine.send, got
-        try:
-            waits_for = send(value)
-        except StopIteration as end:
-            return end.value
 
 
 class IdempotentProducer(driver.Producer):  # type: ignore[misc]
@@ -197,6 +124,7 @@ class StateTable(faust.Table):  # type: ignore[misc]
 
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], *args: Any, **kwargs: Any) -> None:
         """Forget the rows of partitions that are no longer ours."""
+        HEALTH.needs("state", "its partitions' state is being restored")
         await super().on_rebalance(assigned, revoked, *args, **kwargs)
         mine = {tp.partition for tp in assigned if tp.topic == self._changelog_topic_name()}
         for key in [key for key in self.data if self.partition_for_key(key) not in mine]:
@@ -206,6 +134,12 @@ class StateTable(faust.Table):  # type: ignore[misc]
         """Note that the rows are whole again."""
         await super().on_recovery_completed(*args, **kwargs)
         self.assigned += 1
+        HEALTH.needs("state")
+
+    def apply_changelog_batch(self, batch: Any) -> None:
+        """Take in rows of the changelog."""
+        super().apply_changelog_batch(batch)
+        HEALTH.progress()
 
 
 class PlatformApp(faust.App):  # type: ignore[misc]
@@ -229,6 +163,19 @@ class PlatformApp(faust.App):  # type: ignore[misc]
         return transport
 
 
+def _credentials(settings: Settings) -> Any:
+    """What Faust needs to know of `kafka.access`; None for a plain connection."""
+    context = None
+    if settings.kafka_security.endswith("SSL"):
+        context = ssl.create_default_context(cafile=settings.kafka_ca)
+    if settings.kafka_security.startswith("SASL"):
+        password = settings.kafka_password.get_secret_value()
+        return faust.SASLCredentials(
+            username=settings.kafka_user, password=password, mechanism=settings.kafka_mechanism, ssl_context=context
+        )
+    return context and faust.SSLCredentials(context)
+
+
 def new_app(settings: Settings, role: str) -> PlatformApp:
     """The Faust app of a role of a run, with timeouts that make joins and rebalances take seconds."""
     data = settings.state_dir / f"faust-{role}"
@@ -236,6 +183,7 @@ def new_app(settings: Settings, role: str) -> PlatformApp:
     return PlatformApp(
         f"{settings.run}-{role}",
         broker=[f"kafka://{address}" for address in settings.brokers.split(",")],
+        broker_credentials=_credentials(settings),
         store="memory://",
         datadir=str(data),
         topic_partitions=settings.partitions,
@@ -246,6 +194,7 @@ def new_app(settings: Settings, role: str) -> PlatformApp:
         broker_heartbeat_interval=1,
         broker_rebalance_timeout=8,
         broker_commit_interval=1,
+        stream_wait_empty=True,  # partitions are given away when the batch in work is done, not in the middle of it
         stream_buffer_maxsize=2 * settings.take_max,
         stream_recovery_delay=0,
         producer_max_batch_size=_BATCH_BYTES,

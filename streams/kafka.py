@@ -10,8 +10,20 @@ from streams.records import MAX_BYTES
 from streams.settings import Settings
 
 
+def access(settings: Settings) -> dict[str, Any]:
+    """Where the brokers are, and how they are spoken to."""
+    secured: dict[str, Any] = {"security.protocol": settings.kafka_security}
+    if settings.kafka_security.endswith("SSL") and settings.kafka_ca is not None:
+        secured["ssl.ca.location"] = str(settings.kafka_ca)
+    if settings.kafka_security.startswith("SASL"):
+        secured["sasl.mechanism"] = settings.kafka_mechanism
+        secured["sasl.username"] = settings.kafka_user
+        secured["sasl.password"] = settings.kafka_password.get_secret_value()
+    return {"bootstrap.servers": settings.brokers, **secured}
+
+
 def _common(settings: Settings, role: str) -> dict[str, Any]:
-    return {"bootstrap.servers": settings.brokers, "client.id": f"{settings.run}-{role}", "log_level": 3}
+    return {**access(settings), "client.id": f"{settings.run}-{role}", "log_level": 3}
 
 
 def producer(settings: Settings, role: str, **extra: Any) -> Producer:

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 
 from streams import examples, kafka, proposals, tables, telemetry
 from streams.dead_letters import DeadLetterBox, letter
+from streams.health import HEALTH
 from streams.intake import Intake
 from streams.proposals import EMPTY, WAITING, Proposal
 from streams.pupil import Lesson, Pupil
@@ -150,6 +151,7 @@ class Examples:
             if message.error():
                 log.warning("reading examples: %s", message.error())
                 continue
+            HEALTH.progress()
             try:
                 record = self._reader.decode(message.value())
                 if isinstance(record, FastExample):
@@ -159,6 +161,15 @@ class Examples:
                 self._box.put(letter(FAST_EXAMPLES.name, message, str(error), ROLE))
                 self._intake.skip(message.partition(), message.offset())
         self._hold_back()
+
+    def lag(self) -> int:
+        """Return how many records are known to wait in the partitions that are read on."""
+        read_on = [TopicPartition(self._topic, p) for p in range(self._settings.partitions) if p not in self._paused]
+        waiting = 0
+        for place in self._consumer.position(read_on):
+            _, high = self._consumer.get_watermark_offsets(place, cached=True)
+            waiting += max(high - max(place.offset, 0), 0)
+        return waiting
 
     def settle(self) -> None:
         """Have every dead letter acknowledged: called before offsets past them are written."""
@@ -196,9 +207,11 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         try:
             learner = Learner(settings, engine)
             bus = Examples(settings, learner.intake)
+            HEALTH.needs("tables")
             _learn(learner, bus, stop)
         except sa.exc.OperationalError as error:
             log.warning("%s; beginning again from the tables", error)
+            HEALTH.needs("tables", "the database was away")
             stop.wait(1.0)
         else:
             return
@@ -210,6 +223,7 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
 def _learn(learner: Learner, bus: Examples, stop: threading.Event) -> None:
     while not stop.is_set():
         if learner.awaited is not None:
+            HEALTH.behind(0)  # waiting for the coordinator is not being stuck
             if not learner.look():
                 stop.wait(POLL_S)
         elif learner.intake.ready():
@@ -219,3 +233,4 @@ def _learn(learner: Learner, bus: Examples, stop: threading.Event) -> None:
             return
         else:
             bus.take()
+            HEALTH.behind(bus.lag())

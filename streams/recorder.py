@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from streams import kafka, telemetry
 from streams.barrier import Place
+from streams.health import HEALTH
 from streams.ledger import MARKED, Ledger, OvertakenError
 from streams.received import Received
 from streams.recording import ROLE
@@ -66,6 +67,7 @@ class Recorder:
             topic = self._names[message.topic()]
             place, name, data = message.offset(), message.key() or b"", message.value() or b""
             self._ledger.take(Received(topic, message.partition(), place, name, data))
+            HEALTH.progress()
         while self._ledger.barrier.whole and not (self._ledger.barrier.over and self._letters_to_come()):
             self._ledger.close_epoch()
         if self._ledger.full:
@@ -76,12 +78,14 @@ class Recorder:
 
     def _look(self) -> None:
         self._looked = time.monotonic()
-        lags = dict.fromkeys(self._full, 0)
+        lags, due = dict.fromkeys(self._full, 0), 0
         for place, offset in self._ledger.positions().items():
             _, high = self._consumer.get_watermark_offsets(self._partition(place), cached=True)
             lags[place[0]] += max(high - offset, 0)
+            due += 0 if place in self._paused else max(high - offset, 0)
         for name, lag in lags.items():
             telemetry.LAG.labels(ROLE, name).set(lag)
+        HEALTH.behind(due)
         if self._ledger.letters_wait:
             self._ledger.flush()
 
@@ -116,10 +120,12 @@ def run(settings: Settings, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with closing(Connected(settings)) as connected:
+                HEALTH.needs("tables")
                 while not stop.is_set():
                     connected.recorder.turn()
         except (sa.exc.OperationalError, sa.exc.InterfaceError, KafkaException) as error:
             log.warning("%s; beginning again from the tables", error)
+            HEALTH.needs("tables", "database or broker were away")
             stop.wait(_AGAIN_S)
 
 

@@ -137,7 +137,7 @@ class Recording:
             dead.role.replace("\0", "\ufffd")[:16],
         )
         reason = dead.reason.replace("\0", "\ufffd")
-        self.buffer.letters.append((self._run, *words, dead.key, dead.value, reason, wall))
+        self.buffer.letters.append((self._run, *words, dead.key, dead.value, reason, wall, None))
 
 
 def unit_times(batch: DeviceBatch) -> list[int]:

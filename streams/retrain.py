@@ -21,6 +21,7 @@ from models.checkpoint import pack
 from models.training import TrainResult
 from streams import proposals, tables, telemetry
 from streams.gate import number_or_none
+from streams.health import HEALTH
 from streams.interactions import Interactions
 from streams.proposals import WAITING, Proposal
 from streams.release import read_manifest, read_release
@@ -169,17 +170,22 @@ def main(settings: Settings, *, once: bool = False) -> None:
 def run(settings: Settings, engine: Engine, stop: threading.Event, *, once: bool = False) -> None:
     """Make the retrains that are due until the log is over or `stop` is set; with `once` a single one."""
     retrain = Retrain(settings, engine)
+    HEALTH.behind(1)  # there is always something to do: to look for what is due
     while not stop.is_set():
+        HEALTH.progress()
         try:
             epoch = retrain.now() if once else retrain.due()
+            HEALTH.needs("tables")
             if epoch is not None:
-                retrain.make(epoch)
+                with HEALTH.busy():
+                    retrain.make(epoch)
             elif once:
                 log.warning("no retrain is due: in lockstep they are made at the epochs of the schedule only")
             if once or (epoch is None and retrain.over()):
                 return
         except sa.exc.OperationalError as error:
             log.warning("%s; trying again", error)
+            HEALTH.needs("tables", "the database was away")
             epoch = None
         if epoch is None:
             stop.wait(POLL_S)

@@ -30,6 +30,11 @@ class Settings(BaseSettings):
     # where
     run: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="prefix of topics, groups and app ids")
     brokers: str = "127.0.0.1:9092"
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_user: str = Field("", description="of SASL: each processor may have one of its own, see SECURITY.md")
+    kafka_password: SecretStr = SecretStr("")
+    kafka_ca: Path | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
     database: SecretStr = SecretStr("sqlite:///mc2sf.db")
     state_dir: Path = Path("runs/local")
     host: str = "127.0.0.1"
@@ -57,7 +62,7 @@ class Settings(BaseSettings):
     dim: int = Field(32, ge=2, le=256)
     retrain_every: int = Field(20, ge=1, description="epochs between two retrains")
     retrain_passes: int = Field(2, ge=1, description="over new and sampled older clicks; a large log is sampled")
-    retrain_threads: int = Field(2, ge=1, description="of torch in a retrain: another number, other last bits")
+    retrain_threads: int = Field(1, ge=1, description="of torch in a retrain: another number, other last bits")
     learning_rate: float = Field(
         5e-3, gt=0, description="of a retrain; the paper's 5e-4 is for many epochs over a log that stays as it is"
     )
@@ -72,6 +77,10 @@ class Settings(BaseSettings):
             raise ValueError("history_short (L_F) must not exceed history_long (L_S)")
         if self.history_short > 2 * self.threshold:
             raise ValueError("history_short (L_F) must not exceed two windows: the exposure ring holds no more")
+        if self.kafka_security.startswith("SASL") and not (self.kafka_user and self.kafka_password.get_secret_value()):
+            raise ValueError(f"kafka_security {self.kafka_security} needs kafka_user and kafka_password")
+        if self.kafka_ca is not None and not self.kafka_ca.is_file():
+            raise ValueError(f"kafka_ca: no file {self.kafka_ca}")
         return self
 
     @model_validator(mode="before")

@@ -236,6 +236,7 @@ dead_letters = Table(
     Column("value", LargeBinary, nullable=False),
     Column("reason", String, nullable=False),
     Column("recorded_wall", BigInteger, nullable=False),
+    Column("resent_wall", BigInteger, comment="when it was sent again, last"),
 )
 consumer_offsets = Table(
     "consumer_offsets",

@@ -1,4 +1,4 @@
-"""Every Prometheus metric of the project on one page, and the endpoint that serves them.
+"""Every Prometheus metric of the project on one page, and the endpoint that serves them with the process's health.
 
 One naming scheme: `mc2sf_<subject>_<unit>`, base units, `_total` for counters; labels are few and bounded (variant,
 topic, role, kind), never a user or an item.
@@ -6,8 +6,15 @@ topic, role, kind), never a user or an item.
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+
+from streams.health import HEALTH, Health
 from streams.settings import Settings
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -43,7 +50,35 @@ DRIFTS = Counter("mc2sf_drifts_total", "Changes found by ADWIN in NDCG@10", ["va
 LAG = Gauge("mc2sf_consumer_lag_records", "Records not yet read", ["role", "topic"])
 
 
-def serve(settings: Settings) -> None:
-    """Serve /metrics on `settings.host:metrics_port` from a thread; does nothing where the port is 0."""
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Log no requests: they come every second."""
+
+
+def endpoint(health: Health) -> Callable[..., Iterable[bytes]]:
+    """The WSGI application: /metrics, and /healthz and /readyz with 200 or 503 and a sentence."""
+    metrics = make_wsgi_app()
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/healthz":
+            trouble = health.stuck()
+        elif path == "/readyz":
+            trouble = health.missing()
+        else:
+            return metrics(environ, start_response)  # type: ignore[no-any-return]
+        start_response("503 Service Unavailable" if trouble else "200 OK", [("Content-Type", "text/plain")])
+        return [f"{trouble or 'ok'}\n".encode()]
+
+    return answer
+
+
+def serve(settings: Settings, health: Health = HEALTH) -> None:
+    """Serve /metrics, /healthz and /readyz on `settings.host:metrics_port` from a thread; port 0: not at all."""
     if settings.metrics_port:
-        start_http_server(settings.metrics_port, addr=settings.host)
+        server = make_server(settings.host, settings.metrics_port, endpoint(health), _Server, _Handler)
+        threading.Thread(target=server.serve_forever, name="telemetry", daemon=True).start()

@@ -17,11 +17,13 @@ import torch
 from streams import telemetry
 from streams.faust_batches import subscribe, work_off
 from streams.faust_platform import Outbox, PlatformApp, StateTable, die, new_app, state_table
+from streams.health import HEALTH
 from streams.received import Received
 from streams.release import Release
 from streams.releases import ReleaseReader
 from streams.settings import Settings
 from streams.topics import Topic
+from streams.worker_watch import WorkerWatch
 
 _COLLECT_AFTER = 50_000  # objects: a batch makes as many and drops them, with hardly a cycle among them
 RELEASE_TIMEOUT_S = 600.0  # a release that a record names is published already
@@ -79,6 +81,7 @@ class Worker:
         self.app: PlatformApp = new_app(settings, role)
         self.table: StateTable = state_table(self.app, settings, "state", locate)
         self._one_at_a_time = asyncio.Lock()
+        self._sources = sources
         subscribe(self.app, settings, sources, self._take)
         self.app.before = self._before
 
@@ -88,6 +91,7 @@ class Worker:
         gc.set_threshold(_COLLECT_AFTER, 20, 100)
         telemetry.serve(self._settings)
         self._reader.start()
+        WorkerWatch(self._settings, self._role, self.app, self._reader, self._sources).start()
 
     async def _take(self, events: Sequence[Any]) -> None:
         await self.work([Received.of(event, self._settings) for event in events])
@@ -102,7 +106,8 @@ class Worker:
         async with self._one_at_a_time:
             began = time.perf_counter()
             work = self._start(received, self.table.data, self.table.assigned, self._clock())
-            releases = {version: await self._release(version) for version in work.needs()}
+            with HEALTH.busy():  # waiting for the coordinator is not being stuck
+                releases = {version: await self._release(version) for version in work.needs()}
             newest = releases.get(None)
             if newest is not None:
                 releases.setdefault(newest.manifest.version, newest)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -37,8 +37,10 @@ def absent(what: str) -> None:
 
 
 @contextmanager
-def kafka_node(folder: Path) -> Iterator[str]:
-    """One KRaft node of the Apache Kafka in KAFKA_HOME."""
+def kafka_node(
+    folder: Path, *, listener: str = "PLAINTEXT", more: str = "", users: Sequence[str] = ()
+) -> Iterator[str]:
+    """One KRaft node of the Apache Kafka in KAFKA_HOME. `users`: what --add-scram is given."""
     assert KAFKA_HOME is not None
     home = Path(KAFKA_HOME)
     port, controller = free_port(), free_port()
@@ -46,10 +48,10 @@ def kafka_node(folder: Path) -> Iterator[str]:
     config.write_text(
         "process.roles=broker,controller\nnode.id=1\n"
         f"controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n"
-        f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
-        f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n"
+        f"listeners={listener}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
+        f"advertised.listeners={listener}://127.0.0.1:{port}\ninter.broker.listener.name={listener}\n"
         "controller.listener.names=CONTROLLER\n"
-        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n"
+        f"listener.security.protocol.map=CONTROLLER:PLAINTEXT,{listener}:{listener}\n{more}"
         f"log.dirs={folder / 'logs'}\n"
         "offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n"
         "transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n"
@@ -58,11 +60,13 @@ def kafka_node(folder: Path) -> Iterator[str]:
     tools = home / "bin"
     cluster = subprocess.run([tools / "kafka-storage.sh", "random-uuid"], capture_output=True, text=True, check=True)
     command = [tools / "kafka-storage.sh", "format", "--cluster-id", cluster.stdout.strip().splitlines()[-1]]
-    subprocess.run([*command, "--standalone", "--config", config], check=True, capture_output=True)
+    scram = [word for user in users for word in ("--add-scram", user)]
+    subprocess.run([*command, "--standalone", "--config", config, *scram], check=True, capture_output=True)
     with (folder / "kafka.log").open("wb") as log:
         process = subprocess.Popen([tools / "kafka-server-start.sh", config], stdout=log, stderr=log)
     try:
-        await_broker(f"127.0.0.1:{port}")
+        if listener == "PLAINTEXT":
+            await_broker(f"127.0.0.1:{port}")
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -70,7 +74,7 @@ def kafka_node(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[str]:
+def postgres_server(folder: Path, *options: str) -> Iterator[str]:
     """A PostgreSQL of its own in `folder`, reached through 127.0.0.1; the URL of its `postgres` database."""
     root = os.geteuid() == 0
     if root:  # PostgreSQL refuses to run as root
@@ -85,6 +89,7 @@ def postgres_server(folder: Path) -> Iterator[str]:
     init = [POSTGRES / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
     subprocess.run([*become, *init], check=True, capture_output=True, cwd="/")
     serve = [POSTGRES / "postgres", "-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
+    serve += [word for option in options for word in ("-c", option)]
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
         process = subprocess.Popen([*become, *serve, "-c", "fsync=off"], stdout=log, stderr=log, cwd="/")
     try:

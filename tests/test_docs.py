@@ -31,11 +31,12 @@ def rows(text: str, heading: str) -> list[list[str]]:
 
 def shown(value: object) -> str:
     """A default as the table of settings has it."""
-    if value is None or isinstance(value, bool):
-        return "none" if value is None else str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
-    return f"`{value.get_secret_value() if isinstance(value, SecretStr) else value}`"
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if plain is None or plain == "":
+        return "none"
+    if isinstance(plain, bool):
+        return str(plain).lower()
+    return str(plain) if isinstance(plain, int | float) else f"`{plain}`"
 
 
 def test_the_table_of_settings_is_complete_and_has_the_right_defaults() -> None:

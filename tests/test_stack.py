@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from deploy.broker import free_port
 from deploy.stack import Child, Stack, StackError
 
 
@@ -86,3 +88,58 @@ def test_children_do_not_outlive_a_killed_stack(tmp_path: Path) -> None:
     parent.process.kill()
     parent.process.wait()
     until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+
+
+ANSWERS = """
+import sys
+from streams.health import HEALTH
+from streams.settings import Settings
+from streams.telemetry import serve
+serve(Settings(metrics_port=int(sys.argv[1])))
+print("up", flush=True)
+{rest}
+import time; time.sleep(600)
+"""
+
+
+def answering(folder: Path, rest: str = "") -> Child:
+    port = free_port()
+    command = [sys.executable, "-c", ANSWERS.format(rest=rest), str(port)]
+    return Child("c", command, os.environ, folder / "c.log", port)
+
+
+def started_again(stack: Stack, one: Child) -> bool:
+    stack.watch()
+    return one.deaths == 1
+
+
+def test_a_process_that_stands_still_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.probing.SILENT_S", 1.0)
+    with Stack(tmp_path) as stack:
+        one = stack._add(answering(tmp_path))
+        until(lambda: one.metrics_port in stack._probes._well)
+        assert one.process is not None
+        stack.watch()
+        assert one.deaths == 0
+        one.process.send_signal(signal.SIGSTOP)
+        until(lambda: started_again(stack, one))
+        until(lambda: one.metrics_port in stack._probes._well)
+        stack.watch()
+        assert one.deaths == 1
+
+
+def test_a_process_that_says_that_it_is_stuck_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.probing.SILENT_S", 1.0)
+    gets_stuck = "time.sleep(2.5); HEALTH._clock = lambda: time.monotonic() + 1000; HEALTH._lag = 5"
+    with Stack(tmp_path) as stack:
+        one = stack._add(answering(tmp_path, f"import time; {gets_stuck}"))
+        until(lambda: one.metrics_port in stack._probes._well)
+        until(lambda: started_again(stack, one))
+
+
+def test_a_killed_process_that_has_an_end_of_its_own_is_started_again(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        one = stack._add(child(tmp_path, "import time; time.sleep(600)", restart=False))
+        one.kill()
+        stack.watch()
+        assert one.alive

@@ -1,10 +1,12 @@
-"""Device and cloud as processes on a broker: they end as the simulation without one does, garbage or not."""
+"""Device and cloud as processes on a broker, killed and joined: nothing is lost, nothing applied twice."""
 
 from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,8 @@ import msgspec
 import pytest
 
 from streams import kafka
-from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent, Reader
+from streams.faust_platform import EXIT_CODE
+from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent, Reader, encode
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK
 from tests.simulation import SMALL, outcomes
@@ -72,6 +75,46 @@ def test_a_run_ends_as_the_simulation_does(stage: Stage) -> None:
     stage.check()
 
 
+@pytest.mark.parametrize("role", ["device", "cloud"])
+def test_killing_a_worker_again_and_again_changes_nothing(stage: Stage, role: str) -> None:
+    chance = random.Random(role)
+    other = "cloud" if role == "device" else "device"
+    with Process(stage.settings, other), ExitStack() as victims:
+        victim = [victims.enter_context(Process(stage.settings, role))]
+
+        def kill() -> None:
+            victim[0].until_ready()
+            time.sleep(chance.random() * 0.4)  # anywhere in its work: it is the moment that is drawn
+            victim[0].send(signal.SIGKILL)
+            victim[0] = victims.enter_context(Process(stage.settings, role))
+
+        for epoch, batches in enumerate(stage.epochs):
+            stage.feed.epoch(epoch, IN_FORCE[epoch], batches, kill)
+        stage.feed.end(EPOCHS)
+    stage.check()
+
+
+def test_workers_that_join_and_leave_share_the_users_and_change_nothing(stage: Stage) -> None:
+    with ExitStack() as workers:
+        devices = [workers.enter_context(Process(stage.settings, "device"))]
+        clouds = [workers.enter_context(Process(stage.settings, "cloud"))]
+
+        def change(epoch: int) -> None:
+            for processes, role in ((devices, "device"), (clouds, "cloud")):
+                if epoch % 2 == 0:
+                    processes.append(workers.enter_context(Process(stage.settings, role)))
+                    processes[-1].until_ready()
+                else:
+                    processes.pop(0).send(signal.SIGTERM)
+
+        for epoch, batches in enumerate(stage.epochs):
+            stage.feed.epoch(epoch, IN_FORCE[epoch], batches, lambda epoch=epoch: change(epoch))  # type: ignore[misc]
+        stage.feed.end(EPOCHS)
+        shares = [process.log.read_text().count("Worker ready") for process in (*devices, *clouds)]
+    assert all(shares)
+    stage.check()
+
+
 def test_garbage_on_every_topic_goes_to_dead_letters_and_the_run_goes_on(stage: Stage) -> None:
     producer = kafka.producer(stage.settings, "test-garbage")
     topics = (DEVICE_EVENTS, DEVICE_UPLINK, CLOUD_DOWNLINK)
@@ -87,6 +130,25 @@ def test_garbage_on_every_topic_goes_to_dead_letters_and_the_run_goes_on(stage: 
         letters.until(lambda found: len(found) >= 12, "the dead letters")
     assert sorted({letter.topic for letter in letters.records}) == sorted(topic.name for topic in topics)
     assert all(letter.reason for letter in letters.records)
+    letters.close()
+    stage.check()
+
+
+def test_a_hole_ends_the_worker_and_is_refused_after_its_restart(stage: Stage) -> None:
+    first, *_ = stage.epochs[0]
+    ahead = msgspec.structs.replace(first, seq=first.seq + 1000)
+    stage.feed.send([ahead])
+    letters = Log(stage.settings, DEAD_LETTERS, DeadLetter)
+    with Process(stage.settings, "device") as worker:
+        assert worker.exit_code() == EXIT_CODE
+        assert f"seq {ahead.seq} came where {first.seq} was expected" in worker.log.read_text()
+    with Process(stage.settings, "device"), Process(stage.settings, "cloud"):
+        (letter,) = letters.until(bool, "the dead letter")
+        assert "behind a missing or refused record" in letter.reason
+        assert letter.value == encode(ahead)
+        for epoch, batches in enumerate(stage.epochs):
+            stage.feed.epoch(epoch, IN_FORCE[epoch], batches)
+        stage.feed.end(EPOCHS)
     letters.close()
     stage.check()
 

@@ -1,0 +1,94 @@
+"""Alive and ready: what a process says of itself, and how it is asked."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+
+from deploy.broker import free_port
+from streams.health import STUCK_AFTER_S, Health
+from streams.settings import Settings
+from streams.telemetry import endpoint, serve
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_who_has_nothing_to_do_is_not_stuck(clock: Clock) -> None:
+    health = Health(clock)
+    health.behind(0)
+    clock.now += 10 * STUCK_AFTER_S
+    assert health.stuck() == ""
+
+
+def test_who_is_behind_and_does_nothing_is_stuck_until_something_is_done(clock: Clock) -> None:
+    health = Health(clock)
+    clock.now += 10 * STUCK_AFTER_S
+    health.behind(7)  # it came a moment ago
+    clock.now += STUCK_AFTER_S - 1
+    health.behind(9)  # more of it is no progress
+    assert health.stuck() == ""
+    clock.now += 2
+    assert health.stuck() == "9 records wait and nothing was done for 21 s"
+    health.progress()
+    assert health.stuck() == ""
+
+
+def test_who_is_busy_with_something_long_is_not_stuck(clock: Clock) -> None:
+    health = Health(clock)
+    health.behind(1)
+    with health.busy():
+        clock.now += 10 * STUCK_AFTER_S
+        assert health.stuck() == ""
+    assert health.stuck() == ""  # it has just come out of it
+    clock.now += STUCK_AFTER_S + 1
+    assert health.stuck()
+
+
+def test_ready_is_who_said_so_and_misses_nothing(clock: Clock) -> None:
+    health = Health(clock)
+    assert health.missing() == "starting"
+    health.needs("state", "its state is being restored")
+    health.needs("release", "no release is whole yet")
+    assert health.missing() == "its state is being restored; no release is whole yet"
+    health.needs("state")
+    health.needs("release")
+    assert health.missing() == ""
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz", "503"), ("/readyz", "503"), ("/metrics", "200")])
+def test_trouble_is_503_with_a_sentence(clock: Clock, path: str, status: str) -> None:
+    health = Health(clock)
+    health.behind(3)
+    clock.now += STUCK_AFTER_S + 1
+    environ: dict[str, object] = {"PATH_INFO": path}
+    setup_testing_defaults(environ)
+    said: list[str] = []
+    body = b"".join(endpoint(health)(environ, lambda line, *_: said.append(line)))
+    assert said[0].startswith(status)
+    assert {"/healthz": b"3 records wait", "/readyz": b"starting", "/metrics": b"mc2sf_"}[path] in body
+
+
+def test_it_is_served_on_this_machine_alone(clock: Clock) -> None:
+    health = Health(clock)
+    settings = Settings(metrics_port=free_port())
+    serve(settings, health)
+    base = f"http://127.0.0.1:{settings.metrics_port}"
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(base + "/readyz", timeout=5)
+    health.needs("start")
+    for path in ("/readyz", "/healthz", "/metrics"):
+        with urllib.request.urlopen(base + path, timeout=5) as answer:
+            assert answer.status == 200

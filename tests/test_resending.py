@@ -1,0 +1,113 @@
+"""Dead letters are listed, shown, mended and sent again; what they held is then applied once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from deploy import cli
+from deploy.runs import agree, write_run_file
+from streams import bus, kafka, tables
+from streams.recorder import Connected
+from streams.records import DeviceBatch, EpochBegin, Kind, encode
+from streams.resending import Place, ResendError, letters, resend
+from streams.settings import Settings
+from streams.store import connect
+from streams.topics import DEVICE_EVENTS
+
+pytestmark = pytest.mark.kafka
+
+
+def batch(seq: int) -> DeviceBatch:
+    return DeviceBatch("u", seq, ["1", "2"], bytes([Kind.EXPOSURE, Kind.CLICK]), [1, 2], [0, 0])
+
+
+@pytest.fixture
+def run(broker_settings: Settings, tmp_path: Path) -> Iterator[Settings]:
+    """A run with two refused records: one of a newer schema, and the one behind it."""
+    settings = broker_settings.model_copy(update={"partitions": 1})
+    bus.create(settings)
+    engine = connect(settings.database.get_secret_value())
+    agree(settings, engine, "log:x")
+    (tmp_path / "out").mkdir()
+    write_run_file(tmp_path / "out", settings, "log:x")
+    producer = kafka.producer(settings, "test")
+    for value in (encode(EpochBegin(0, 0, 0)), b"\x02" + encode(batch(0))[1:], encode(batch(2))):
+        producer.produce(DEVICE_EVENTS.full(settings), key=b"u", value=value, partition=0)
+    assert not producer.flush(30)
+    record_until(settings, lambda: count(engine, tables.dead_letters) == 2)
+    yield settings
+    engine.dispose()
+
+
+def count(engine: sa.Engine, table: sa.Table) -> int:
+    with engine.connect() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+
+
+def record_until(settings: Settings, condition: Callable[[], bool]) -> None:
+    connected, until = Connected(settings), time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        connected.recorder.turn()
+        connected.recorder._ledger.flush()
+    connected.close()
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["dead-letters", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_a_refused_record_is_mended_and_sent_again_and_what_waited_behind_it_too(
+    run: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, engine = str(tmp_path / "out"), connect(run.database.get_secret_value())
+    assert command("list", out) == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    assert "device-events/0@1" in listed
+    assert "device-events/0@2" in listed
+    saved = tmp_path / "record"
+    assert command("show", out, "device-events/0@1", "--save", str(saved)) == 0
+    assert "schema 2 is newer than 1" in " ".join(capsys.readouterr().out.split())
+    saved.write_bytes(b"\x01" + saved.read_bytes()[1:])
+    assert command("replay", out, "device-events/0@1", "--value", str(saved)) == 0
+    assert command("replay", out) == 0
+    assert "1 records sent again" in capsys.readouterr().out
+    record_until(run, lambda: count(engine, tables.interactions) == 4)
+    with engine.connect() as connection:
+        assert all(letter.resent_wall for letter in letters(connection, run.run))
+        resend(run, engine, [letters(connection, run.run)[1]])  # once more: a repeat
+    marker = kafka.producer(run, "test")
+    marker.produce(DEVICE_EVENTS.full(run), key=b"u", value=encode(batch(4)), partition=0)
+    assert not marker.flush(30)
+    record_until(run, lambda: count(engine, tables.interactions) == 6)
+    with engine.connect() as connection:
+        seqs = connection.execute(sa.select(tables.interactions.c.seq).order_by(tables.interactions.c.seq)).scalars()
+        assert list(seqs) == list(range(6))
+    assert count(engine, tables.dead_letters) == 2
+    engine.dispose()
+
+
+def test_what_can_not_be_sent_again_is_refused_with_the_reason(run: Settings, tmp_path: Path) -> None:
+    out, engine = str(tmp_path / "out"), connect(run.database.get_secret_value())
+    assert command("show", out, "device-events/0@7") == 2
+    assert command("replay", out, "nothing") == 2
+    assert command("replay", out, "--value", str(tmp_path / "out" / "run.json")) == 2
+    with engine.connect() as connection:
+        first, *_ = letters(connection, run.run)
+    with pytest.raises(ResendError, match="too large to be kept whole"):
+        resend(run, engine, [first._replace(reason="x (cut: the key had 1 bytes, the value 2000000)")])
+    engine.dispose()
+
+
+def test_a_place_is_read_as_it_is_written() -> None:
+    place = Place("device-events", 1, 35)
+    assert Place.of(str(place)) == place
+    with pytest.raises(ResendError, match="is no place"):
+        Place.of("no-topic/1@35")
