@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check format bench-device clean
+.PHONY: install demo check format bench-device chaos clean
 install: .venv/.complete
 
 # A half-finished environment has no .complete and is made again from what is there; nothing changed: nothing done.
@@ -13,7 +13,7 @@ install: .venv/.complete
 	@touch $@
 
 demo: install
-	$(BIN)/mc2sf run synthetic --out runs/demo
+	$(BIN)/mc2sf run synthetic:users=800 --out runs/demo
 
 format: install
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
@@ -27,6 +27,12 @@ check: install
 
 bench-device: .venv/.bench
 	$(BIN)/python -m benchmarks.device $(ARGS)
+
+# Runs under kill -9 on the Apache Kafka in KAFKA_HOME: the rows are kept in benchmarks/chaos.json.
+SCHEDULES ?= 100
+SEED ?= 1
+chaos: install
+	$(BIN)/python -m benchmarks.chaos --schedules $(SCHEDULES) --seed $(SEED) $(ARGS)
 
 .venv/.bench: .venv/.complete
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -11,7 +11,8 @@ import argparse
 import json
 import os
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -23,6 +24,7 @@ from benchmarks.device_race import race
 from benchmarks.device_records import Workload, prepare
 from deploy.broker import EmbeddedBroker
 from streams.settings import Settings
+from tests.kafka_world import Cluster
 
 CONTENDERS = ("worker", "naive", "quix")
 OTHERS = ("naive", "quix", "torch", "in_memory")  # in_memory: the worker's batches without Kafka
@@ -75,14 +77,16 @@ def _races(settings: Settings, workload: Workload, per_record: int, *, first: in
     return {which: asdict(race(which, settings, total)) for which in order}
 
 
-def _broker(folder: Path, *, kafka: bool) -> Any:
+@contextmanager
+def _broker(folder: Path, *, kafka: bool) -> Iterator[str]:
     if not kafka:
-        return EmbeddedBroker(folder / "broker.log")
+        with EmbeddedBroker(folder / "broker.log") as address:
+            yield address
+        return
     if "KAFKA_HOME" not in os.environ:
         raise SystemExit("--kafka needs KAFKA_HOME")
-    from tests.conftest import kafka_node  # noqa: PLC0415 - the node that the tests run on
-
-    return kafka_node(folder)
+    with Cluster(Path(os.environ["KAFKA_HOME"]), folder) as cluster:
+        yield cluster.addresses
 
 
 def _settings(folder: Path, run: str, brokers: str) -> Settings:

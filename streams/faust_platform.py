@@ -22,7 +22,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.faust_consumer import HeldConsumer
+from streams.fence import Terms, fenced, unfenced
 from streams.health import HEALTH
+from streams.packed import StateError
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -97,6 +99,7 @@ class StateTable(faust.Table):  # type: ignore[misc]
     def __init__(self, *args: Any, locate: Callable[[bytes], int] | None = None, **kwargs: Any) -> None:
         self.locate = locate
         self.assigned = 0
+        self._seen, self._terms = Terms(), dict[int, int]()
         self._changes = Outbox(last_alone=True)
         super().__init__(*args, **kwargs)
 
@@ -110,8 +113,10 @@ class StateTable(faust.Table):  # type: ignore[misc]
         return self.locate(key)
 
     def on_key_set(self, key: bytes, value: bytes) -> None:
-        """Collect a write for the changelog."""
-        self._changes.put(self._changelog_topic_name(), self.partition_for_key(key), key, value)
+        """Collect a write for the changelog, under the term of this assignment."""
+        partition = self.partition_for_key(key)
+        row = fenced(self._terms.get(partition, 0), value)
+        self._changes.put(self._changelog_topic_name(), partition, key, row)
 
     def on_key_del(self, key: bytes) -> None:
         """Collect a deletion for the changelog."""
@@ -133,12 +138,24 @@ class StateTable(faust.Table):  # type: ignore[misc]
     async def on_recovery_completed(self, *args: Any, **kwargs: Any) -> None:
         """Note that the rows are whole again."""
         await super().on_recovery_completed(*args, **kwargs)
+        generation = self.app.consumer_generation_id
+        self._terms = {p: self._seen.next(p, generation) for p in range(self.partitions)}
         self.assigned += 1
         HEALTH.needs("state")
 
     def apply_changelog_batch(self, batch: Any) -> None:
-        """Take in rows of the changelog."""
-        super().apply_changelog_batch(batch)
+        """Take in rows of the changelog, but for those of a worker that had lost the partition, and garbage."""
+        for message in (event.message for event in batch):
+            if not message.value:
+                self.data.pop(message.key, None)
+                continue
+            try:
+                term, row = unfenced(message.value)
+            except StateError as error:
+                log.warning("%s/%d@%d passed over: %s", *message.tp, message.offset, error)
+                continue
+            if self._seen.admits(message.partition, term):
+                self.data[message.key] = row
         HEALTH.progress()
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Table
 
 from streams import snapshots, tables, telemetry
 from streams.barrier import Barrier, Place
+from streams.fence import Terms
 from streams.metric_points import drift_rows, point_rows, show
 from streams.prequential import Judged, Prequential, clicks_of
 from streams.received import Received
@@ -74,6 +75,7 @@ class Ledger:
         places = [(topic.name, p) for topic in MARKED for p in range(topic.partitions(settings))]
         self.barrier = Barrier(places, self._committed, epoch + 1)
         self._letters = self._committed.get(_LETTERS, 0)
+        self._terms = {topic.name: Terms() for topic in CHANGELOGS}
         self._held: defaultdict[Place, list[Received]] = defaultdict(list)
         self._recording = Recording(self._run, settings.dim, settings.partitions, expected, names)
 
@@ -95,7 +97,7 @@ class Ledger:
             return
         try:
             if received.topic in snapshots.SIDES:
-                record: Any = snapshots.read(received, self._settings.partitions)
+                record: Any = snapshots.read(received, self._settings.partitions, self._terms[received.topic])
             else:
                 record = _readers[received.topic].decode(received.data)
             self._dispatch(record, received)

@@ -27,13 +27,17 @@ def pack(row: msgspec.Struct) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little") + data
 
 
+def sound(data: bytes) -> bool:
+    """Whether the checksum is that of the rest."""
+    return len(data) > 4 and zlib.crc32(memoryview(data)[4:]) == int.from_bytes(data[:4], "little")
+
+
 def unpack(data: bytes, kind: type[S]) -> S:
     """The row in `data`. Raises StateError where it is damaged or another kind of row."""
-    body = memoryview(data)[4:]
-    if zlib.crc32(body) != int.from_bytes(data[:4], "little"):
+    if not sound(data):
         raise StateError(f"{kind.__name__} of {len(data)} bytes: wrong checksum")
     try:
-        row: S = _decoder(kind).decode(body)
+        row: S = _decoder(kind).decode(memoryview(data)[4:])
     except msgspec.MsgspecError as error:
         raise StateError(f"{kind.__name__} of {len(data)} bytes: {error}") from error
     return row

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from streams import cloud_state, device_state
 from streams.cloud_state import CloudState
 from streams.device_state import DeviceState
+from streams.fence import Terms, unfenced
 from streams.packed import StateError, unpack
 from streams.partitions import SEPARATOR, is_partition, locate
 from streams.received import Received
@@ -36,22 +37,26 @@ class Changed:
     state: bytes
 
 
-def read(received: Received, partitions: int) -> Changed | Mark | None:
+def read(received: Received, partitions: int, terms: Terms) -> Changed | Mark | None:
     """What a changelog's record says: a user's state, or the mark that a partition's row bears; None: neither.
 
-    Raises RecordError where it is damaged, or stands in another partition than its own.
+    A row of a worker that had lost the partition says nothing. Raises RecordError where a row is damaged, or stands in
+    another partition than its own.
     """
-    topic, key, data = received.topic, received.name, received.data
+    topic, key = received.topic, received.name
     if not key or locate(key, partitions) != received.part:
         raise RecordError(f"row {key[:100]!r} is in partition {received.part}, not its own")
+    if SEPARATOR in key and not is_partition(key):  # a request without an answer: of no epoch's state
+        return None
     try:
+        term, data = unfenced(received.data)
+        if not terms.admits(received.part, term):
+            return None
         if is_partition(key):
             row = unpack(data, _PARTITIONS[topic])
             if row.over:
                 return EndOfLog(max(row.ended, 0), 0, 0)
             return EpochEnd(row.ended, 0) if row.ended >= 0 else None
-        if SEPARATOR in key:  # a request without an answer: of no epoch's state
-            return None
         unpack(data, _USERS[topic])
         return Changed(SIDES[topic], key.decode(), data)
     except (StateError, UnicodeDecodeError) as error:

@@ -1,9 +1,9 @@
 """The tables: what a run leaves behind, and how recorder, learner, retrain and coordinator meet.
 
 Plain SQLAlchemy Core metadata, the same on SQLite and PostgreSQL; `streams/migrations` brings an existing database to
-it. Every table is keyed by run. Users are the strings of the stream, items its 64-bit keys (`items` has the names).
-Times are ms: `time` is event time, `recorded_wall` the wall clock of recording. Blobs are safetensors, or
-little-endian arrays whose dtype the column's comment names. No pickle.
+it, and divides `outcomes` by run into partitions on PostgreSQL. Every table is keyed by run. Users are the strings of
+the stream, items its 64-bit keys (`items` has the names). Times are ms: `time` is event time, `recorded_wall` the wall
+clock of recording. Blobs are safetensors, or little-endian arrays whose dtype the column's comment names. No pickle.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ outcomes = Table(
     Column("recorded_wall", BigInteger, nullable=False),
     Index("outcomes_by_time", "run", "time"),
     Index("outcomes_by_epoch", "run", "epoch"),
+    Index("outcomes_by_judged", "run", "judged"),
 )
 user_snapshots = Table(
     "user_snapshots",

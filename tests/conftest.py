@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,8 +18,9 @@ import psycopg
 import pytest
 from tenacity import retry, stop_after_delay, wait_fixed
 
-from deploy.broker import EmbeddedBroker, await_broker, free_port
+from deploy.broker import EmbeddedBroker, free_port
 from streams.settings import Settings
+from tests.kafka_world import Cluster
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
 hypothesis.settings.load_profile("any machine")
@@ -34,43 +35,6 @@ def absent(what: str) -> None:
     if IN_CI:
         pytest.fail(f"{what}: must not be absent in CI")
     pytest.skip(what)
-
-
-@contextmanager
-def kafka_node(
-    folder: Path, *, listener: str = "PLAINTEXT", more: str = "", users: Sequence[str] = ()
-) -> Iterator[str]:
-    """One KRaft node of the Apache Kafka in KAFKA_HOME. `users`: what --add-scram is given."""
-    assert KAFKA_HOME is not None
-    home = Path(KAFKA_HOME)
-    port, controller = free_port(), free_port()
-    config = folder / "server.properties"
-    config.write_text(
-        "process.roles=broker,controller\nnode.id=1\n"
-        f"controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n"
-        f"listeners={listener}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
-        f"advertised.listeners={listener}://127.0.0.1:{port}\ninter.broker.listener.name={listener}\n"
-        "controller.listener.names=CONTROLLER\n"
-        f"listener.security.protocol.map=CONTROLLER:PLAINTEXT,{listener}:{listener}\n{more}"
-        f"log.dirs={folder / 'logs'}\n"
-        "offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n"
-        "transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n"
-        "auto.create.topics.enable=false\nlog.cleaner.dedupe.buffer.size=10485760\n"
-    )
-    tools = home / "bin"
-    cluster = subprocess.run([tools / "kafka-storage.sh", "random-uuid"], capture_output=True, text=True, check=True)
-    command = [tools / "kafka-storage.sh", "format", "--cluster-id", cluster.stdout.strip().splitlines()[-1]]
-    scram = [word for user in users for word in ("--add-scram", user)]
-    subprocess.run([*command, "--standalone", "--config", config, *scram], check=True, capture_output=True)
-    with (folder / "kafka.log").open("wb") as log:
-        process = subprocess.Popen([tools / "kafka-server-start.sh", config], stdout=log, stderr=log)
-    try:
-        if listener == "PLAINTEXT":
-            await_broker(f"127.0.0.1:{port}")
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @contextmanager
@@ -116,7 +80,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
                 elif name == "kafka":
                     if KAFKA_HOME is None:
                         absent("KAFKA_HOME is not set: no real Apache Kafka to test on")
-                    running[name] = stack.enter_context(kafka_node(folder))
+                    running[name] = stack.enter_context(Cluster(Path(KAFKA_HOME), folder)).addresses
                 else:
                     if not POSTGRES.is_dir():
                         absent(f"no PostgreSQL in {POSTGRES}")
@@ -137,7 +101,11 @@ def database_url(request: pytest.FixtureRequest, servers: Callable[[str], str], 
     """The URL of an empty database: a test runs once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
-    url = servers("postgresql")
+    return database_on(servers("postgresql"))
+
+
+def database_on(url: str) -> str:
+    """Make an empty database on the server of `url`; its URL."""
     name = f"t{uuid.uuid4().hex[:12]}"
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")

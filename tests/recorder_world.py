@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from models.candidates import sampled
 from streams import cloud_state, device_state, tables
 from streams.barrier import Place
+from streams.fence import fenced
 from streams.ledger import MARKED, Ledger
 from streams.packed import pack
 from streams.partitions import partition_key, partition_of
@@ -80,9 +81,9 @@ class World:
                 continue
             over, key = isinstance(record, EndOfLog), partition_key(partition)
             device = device_state.PartitionState(ended=record.epoch, over=over)
-            self.logs[DEVICE_STATE.name, partition].append((key, pack(device)))
+            self.logs[DEVICE_STATE.name, partition].append((key, fenced(1, pack(device))))
             cloud = cloud_state.PartitionState(ended=record.epoch, over=over)
-            self.logs[CLOUD_STATE.name, partition].append((key, pack(cloud)))
+            self.logs[CLOUD_STATE.name, partition].append((key, fenced(1, pack(cloud))))
 
     def received(self, place: Place, offset: int) -> Received:
         """The record at an offset."""
@@ -116,9 +117,9 @@ def a_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14,
             clicked = [item_key(name) for name, kind in zip(items, kinds, strict=True) if kind]
             world.put(DEVICE_UPLINK, user, ClickUpload(user, epoch, Tensor.of(np.array(clicked), "<i8"), time))
             seqs[user] += events
-            world.put(DEVICE_STATE, user, pack(device_state.DeviceState(seq=seqs[user] - 1)))
-            world.put(DEVICE_STATE, user, pack(device_state.DeviceState(seq=seqs[user])))
-            world.put(CLOUD_STATE, user, pack(cloud_state.CloudState(epoch=epoch)))
+            world.put(DEVICE_STATE, user, fenced(1, pack(device_state.DeviceState(seq=seqs[user] - 1))))
+            world.put(DEVICE_STATE, user, fenced(1, pack(device_state.DeviceState(seq=seqs[user]))))
+            world.put(CLOUD_STATE, user, fenced(1, pack(cloud_state.CloudState(epoch=epoch))))
         world.mark(EpochEnd(epoch, time))
     world.mark(EndOfLog(epochs - 1, time, sum(seqs.values())))
     return world

@@ -17,6 +17,7 @@ from models.nets import Nets
 from models.scorer import Scorer
 from streams.cloud_batch import CloudWork
 from streams.device import Device
+from streams.fence import fenced
 from streams.partitions import locate, partition_of
 from streams.received import Received
 from streams.records import (
@@ -81,7 +82,9 @@ class Worker:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = value
-            topics.append(self.changelog.name, locate(key, topics.settings.partitions), key, value or b"")
+            topics.append(
+                self.changelog.name, locate(key, topics.settings.partitions), key, fenced(1, value) if value else b""
+            )
         if cut is not None:
             raise Crash
         return work

@@ -15,6 +15,7 @@ from models.ranking import metrics, rank
 from streams import tables
 from streams.cloud_state import CloudState
 from streams.device_state import DeviceState
+from streams.fence import fenced
 from streams.ledger import Ledger, OvertakenError
 from streams.packed import pack, unpack
 from streams.partitions import partition_of
@@ -75,7 +76,7 @@ def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: 
     world = a_run(small, epochs=1)
     elsewhere = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 1)
     here = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 0)
-    bad = [(here.encode(), b"garbage", "checksum"), (elsewhere.encode(), pack(DeviceState()), "not its own")]
+    bad = [(here.encode(), b"garbage", "checksum"), (elsewhere.encode(), fenced(1, pack(DeviceState())), "not its own")]
     for key, data, _ in bad:
         world.logs[DEVICE_STATE.name, 0].insert(0, (key, data))
     deliver(world, starter(small, engine))

@@ -21,7 +21,8 @@ from streams.records import DeviceBatch, EpochBegin, EpochEnd, Kind, encode
 from streams.settings import Settings
 from streams.store import connect
 from streams.topics import DEVICE_EVENTS, MODEL_RELEASES, OUTCOMES, TOPICS
-from tests.conftest import KAFKA_HOME, POSTGRES, absent, kafka_node, postgres_server
+from tests.conftest import KAFKA_HOME, POSTGRES, absent, postgres_server
+from tests.kafka_world import Cluster
 from tests.simulation import SMALL, release
 from tests.worker_world import Log, Process, publish
 
@@ -79,8 +80,8 @@ def secured(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
         "super.users=User:admin;User:ANONYMOUS\n"  # anonymous: the controller's own listener
     )
     users = [f"SCRAM-SHA-512=[name={name},password={PASSWORD}]" for name in ("admin", *ACCESS)]
-    with kafka_node(folder, listener="SASL_SSL", more=more, users=users) as address:
-        yield address
+    with Cluster(Path(KAFKA_HOME or ""), folder, listener="SASL_SSL", more=more, users=users) as cluster:
+        yield cluster.addresses
 
 
 @pytest.fixture

@@ -94,6 +94,29 @@ def test_killing_a_worker_again_and_again_changes_nothing(stage: Stage, role: st
     stage.check()
 
 
+def test_a_worker_that_sleeps_while_its_partitions_move_and_wakes_up_changes_nothing(stage: Stage) -> None:
+    chance = random.Random("asleep")
+    with ExitStack() as workers:
+        workers.enter_context(Process(stage.settings, "cloud"))
+        devices = [workers.enter_context(Process(stage.settings, "device")) for _ in range(2)]
+        for device in devices:
+            device.until_ready()
+
+        def sleep(epoch: int) -> None:
+            sleeper, other = devices[epoch % 2], devices[1 - epoch % 2]
+            ready = other.times_ready()
+            time.sleep(chance.random() * 0.3)  # anywhere in its work
+            sleeper.send(signal.SIGSTOP)
+            wait_for(lambda: other.times_ready() > ready, "the other worker to have all partitions")
+            time.sleep(chance.random())
+            sleeper.send(signal.SIGCONT)
+
+        for epoch, batches in enumerate(stage.epochs):
+            stage.feed.epoch(epoch, IN_FORCE[epoch], batches, lambda epoch=epoch: sleep(epoch))  # type: ignore[misc]
+        stage.feed.end(EPOCHS)
+    stage.check()
+
+
 def test_workers_that_join_and_leave_share_the_users_and_change_nothing(stage: Stage) -> None:
     with ExitStack() as workers:
         devices = [workers.enter_context(Process(stage.settings, "device"))]
@@ -110,7 +133,7 @@ def test_workers_that_join_and_leave_share_the_users_and_change_nothing(stage: S
         for epoch, batches in enumerate(stage.epochs):
             stage.feed.epoch(epoch, IN_FORCE[epoch], batches, lambda epoch=epoch: change(epoch))  # type: ignore[misc]
         stage.feed.end(EPOCHS)
-        shares = [process.log.read_text().count("Worker ready") for process in (*devices, *clouds)]
+        shares = [process.times_ready() for process in (*devices, *clouds)]
     assert all(shares)
     stage.check()
 

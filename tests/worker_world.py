@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from models.checkpoint import pack
 from streams import bus, kafka
+from streams.fence import Terms, unfenced
 from streams.publication import Publisher, read_publication
 from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Reader, Record, encode
 from streams.registry import Draft, finish_release, write_release
@@ -79,9 +80,13 @@ class Process:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def times_ready(self) -> int:
+        """How often it was given partitions and has restored them."""
+        return self.log.read_text().count("Worker ready")
+
     def until_ready(self) -> None:
         """Wait until it has its partitions."""
-        wait_for(lambda: "Worker ready" in self.log.read_text() or not self.alive(), f"{self.log} to be ready")
+        wait_for(lambda: self.times_ready() or not self.alive(), f"{self.log} to be ready")
         assert self.alive(), self.log.read_text()
 
 
@@ -170,9 +175,14 @@ def table(settings: Settings, role: str) -> dict[bytes, bytes]:
         for part in range(settings.partitions)
     )
     rows: dict[bytes, bytes] = {}
-    for _, key, value in log.until(lambda records: len(records) >= ends, "the changelog"):
-        rows.pop(key, None)
-        if value is not None:
-            rows[key] = value
+    terms = Terms()
+    for part, key, value in log.until(lambda records: len(records) >= ends, "the changelog"):
+        if value is None:
+            rows.pop(key, None)
+            continue
+        term, row = unfenced(value)
+        if terms.admits(part, term):
+            rows.pop(key, None)
+            rows[key] = row
     log.close()
     return rows

@@ -1,0 +1,41 @@
+"""The short form of `make chaos`: a few schedules of kill -9 on a real Kafka, and how schedules and rows are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos import ROLES, Kill, Schedule, chaos, good
+
+
+def test_a_schedule_is_drawn_from_its_number_and_the_seed_alone() -> None:
+    drawn = [Schedule.draw(number, 1) for number in range(1, 101)]
+    assert drawn == [Schedule.draw(number, 1) for number in range(1, 101)]
+    assert drawn != [Schedule.draw(number, 2) for number in range(1, 101)]
+    assert sum(schedule.brokers == 3 for schedule in drawn) == 30
+    assert {kill.role for schedule in drawn for kill in schedule.kills} == {*ROLES, "broker"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lost": 1}, {"doubled": 1}, {"digest": "b"}, {"digest": None, "lost": None, "doubled": None}]
+)
+def test_a_row_is_good_only_if_nothing_is_lost_or_doubled_and_the_digest_is_the_same(wrong: dict[str, object]) -> None:
+    row = {"lost": 0, "doubled": 0, "digest": "a", "expected": "a"}
+    assert good(row)
+    assert not good(row | wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_runs_under_kill_come_out_as_if_nobody_had_disturbed_them(kafka_home: Path, tmp_path: Path) -> None:
+    schedules = [
+        Schedule(1, 0, 1, 2, (Kill("device", 0.35), Kill("recorder", 0.5), Kill("cloud", 0.7))),
+        Schedule(
+            2, 0, 1, 1, (Kill("learner", 0.3), Kill("coordinator", 0.45), Kill("retrain", 0.6), Kill("replay", 0.8))
+        ),
+        Schedule(3, 0, 1, 1, (Kill("broker", 0.5),)),
+    ]
+    rows = list(chaos(kafka_home, schedules, tmp_path))
+    assert [row for row in rows if not good(row)] == []
+    assert sum(len(row["kills"]) for row in rows) >= 6  # one may come when its process is between two lives
