@@ -206,7 +206,7 @@ def new_app(settings: Settings, role: str) -> PlatformApp:
         topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication,
         topic_disable_leader=True,
-        topic_allow_declare=True,  # of changelogs only: the topics of a run are there already
+        topic_allow_declare=False,  # the topics of a run are there already, and a worker need not be allowed to
         broker_session_timeout=6,
         broker_heartbeat_interval=1,
         broker_rebalance_timeout=8,
