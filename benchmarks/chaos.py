@@ -116,6 +116,7 @@ class Run:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(60)
             self.process.kill()
+            self.process.wait()
             return f"not over after {_PATIENCE_S:.0f} s"
         return "" if code == 0 else f"exit code {code}: {(self.out / 'said').read_text()[-600:]}"
 
