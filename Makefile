@@ -23,6 +23,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pip check --disable-pip-version-check
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench-device: .venv/.bench
