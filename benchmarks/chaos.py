@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 from rich.progress import Progress
 
+from deploy.stack import die_with_parent
 from tests.kafka_world import Cluster
 
 SOURCE = "synthetic:users=60,items=150"
@@ -89,7 +90,11 @@ class Run:
         out.mkdir(parents=True)
         with (out / "said").open("wb") as said:
             self.process = subprocess.Popen(  # noqa: S603 - our own command, no shell
-                command, stdout=said, stderr=said, env=os.environ | copies
+                command,
+                stdout=said,
+                stderr=said,
+                env=os.environ | copies,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
             )
 
     def kill(self, role: str, chance: random.Random) -> bool:

@@ -39,7 +39,7 @@ class StackError(RuntimeError):
     """A process of the stack would not stay alive."""
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel end this child when its parent is killed: no orphan holds a port or a database."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -78,7 +78,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us: we stop the children in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
             )
         self.started = time.monotonic()
 
