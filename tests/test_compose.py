@@ -170,7 +170,7 @@ def test_prometheus_finds_the_metrics_of_every_process() -> None:
             asked[job["job_name"]] = found["names"]
     assert asked == {name: [name] for name in PROCESSES if name != "topics"}
     health = PROCESSES["device"]["healthcheck"]["test"][-1]
-    assert f"127.0.0.1:{port}/metrics" in health
+    assert f"127.0.0.1:{port}/healthz" in health
 
 
 def test_files_that_are_mounted_exist() -> None:
