@@ -134,10 +134,12 @@ def _batches(
 
 
 def align(nets: Nets, batches: Iterable[Batch], config: TrainConfig) -> None:
-    """One step of the item table alone a batch, in place."""
+    """One step of the item table alone a batch, in place; none where no user of a batch has clicked before."""
     E = nets.encoder.E
     rows = RowAdam(E, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
     for batch in batches:
+        if not (batch.history.any() or batch.clicks.any()):
+            continue
         table = E.detach()[batch.rows].requires_grad_()
         affinity(table, batch).backward()  # type: ignore[no-untyped-call]  # torch ships it so
         assert table.grad is not None

@@ -72,6 +72,13 @@ def test_users_with_a_taste_are_learnt_by_all_four_nets_and_noise_by_none() -> N
     assert ndcg(result, unseen) == pytest.approx(dict.fromkeys(found, constant), abs=0.07)
 
 
+def test_users_with_a_single_click_are_no_trouble() -> None:
+    result = retrained(log_of(200, 1, 40))
+    assert result.steps > 0
+    assert result.finite
+    assert all(bool(torch.isfinite(weight).all()) for weight in result.nets.parameters())
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
     log = log_of(20, 30, 40)
     nets = Nets.initial(SIZES, FIRST_ROW, 1)
