@@ -60,13 +60,14 @@ class Source:
     click_rows: Ints
     exposure_rows: Ints
     targets: Ints  # [M]
-    losers: Ints  # rows of the non-clicked items of all slates
+    losers: Ints  # rows of the non-clicked items of all slates that were logged
     slate: Stretch  # of each click in `losers`, empty where its slate has none
 
     @classmethod
     def of(cls, folded: Folded, catalogue: Catalogue) -> Source:
         """`catalogue` should hold every item of the log; others become the unknown row."""
-        losing = is_negative(folded.log) & (folded.log.impressions != 0)
+        # a negative impression is the replayer's own: its exposures say what is popular, and not what was refused
+        losing = is_negative(folded.log) & (folded.log.impressions > 0)
         before = np.concatenate([[0], np.cumsum(losing)])
         units = slates(folded)
         return cls(

@@ -239,3 +239,17 @@ def test_replaced_items_are_replaced_everywhere_in_the_batch_and_about_as_often_
         float((batch.rows[batch.items[:, c]] == ROW_UNKNOWN).float().mean()) for c in (slice(1), slice(1, None))
     )
     assert clicked == pytest.approx(other, abs=0.06)  # says nothing of the label
+
+
+@pytest.mark.parametrize(("sign", "other"), [(1, False), (-1, True)], ids=["logged", "simulated"])
+def test_only_slates_that_were_logged_give_their_losers_as_negatives(sign: int, other: bool) -> None:
+    """The exposures that the replayer simulates follow popularity: learning from them would unlearn it."""
+    kinds = np.tile([CLICK, EXPOSURE], 200)
+    keys = np.where(kinds == CLICK, 100 + np.arange(400) % 40, 7)  # item 7 is shown in each slate
+    slate = sign * (np.arange(400) // 2 + 1)
+    log = Log(np.arange(0, 401, 20), keys, kinds, np.arange(400) * 1000, slate, np.zeros(400, np.int64))
+    catalogue = Catalogue(np.unique(keys))
+    source = Source.of(fold(log, SPEC), catalogue)
+    batch = source.batch(np.arange(50), np.random.default_rng(1), n=4)
+    drawn = set(batch.rows[batch.items[:, 1:]].flatten().tolist())
+    assert bool(drawn - set(catalogue.rows(np.array([7])).tolist())) is other
