@@ -31,6 +31,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 _DEATHS_IN_A_ROW = 5
 _HEALTHY_AFTER_S = 20.0
+_PATIENCE_S = 15.0  # with a child that was told to stop
 _MEASURE_S = 1.0  # between two looks at memory, which cost a walk over all processes of the machine
 TARGETS = "targets.json"  # in the stack's folder: what a Prometheus reads to find the processes of the run
 
@@ -130,7 +131,15 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self._probes.close()
-        for child in reversed(self.children.values()):
+        last_first = [child for child in reversed(self.children.values()) if child.alive]
+        for child in last_first:
+            if child.process is not None and not child.must_live:
+                child.process.terminate()  # all at once: each may need seconds, and nobody is lost without the others
+        until = time.monotonic() + _PATIENCE_S
+        for child in last_first:
+            if not child.must_live:
+                self._await(child, until - time.monotonic())
+        for child in last_first:
             self.stop(child)
 
     def add_broker(self) -> str:
@@ -192,12 +201,15 @@ class Stack:
                 raise StackError(f"{child.name} ended with code {code}; the end of {child.log}:\n{child.tail()}")
             self._start(child)
 
-    def stop(self, child: Child, patience_s: float = 15.0) -> None:
+    def stop(self, child: Child, patience_s: float = _PATIENCE_S) -> None:
         """Stop a child: SIGTERM, then SIGKILL."""
-        if child.process is None or not child.alive:
-            return
-        child.process.terminate()
+        if child.process is not None and child.alive:
+            child.process.terminate()
+            self._await(child, patience_s)
+
+    def _await(self, child: Child, patience_s: float) -> None:
+        assert child.process is not None
         try:
-            child.process.wait(patience_s)
+            child.process.wait(max(patience_s, 0.01))
         except subprocess.TimeoutExpired:
             child.kill()

@@ -131,7 +131,11 @@ class StateTable(faust.Table):  # type: ignore[misc]
         """Forget the rows of partitions that are no longer ours."""
         HEALTH.needs("state", "its partitions' state is being restored")
         await super().on_rebalance(assigned, revoked, *args, **kwargs)
-        mine = {tp.partition for tp in assigned if tp.topic == self._changelog_topic_name()}
+        changelog = self._changelog_topic_name()
+        mine = {tp.partition for tp in assigned if tp.topic == changelog}
+        for gone in set(range(self.partitions)) - mine:  # where it comes back, all of it is read again
+            self._seen.forget(gone)
+            self.app.tables.recovery.revoke(TP(changelog, gone))  # a rebalance upon a rebalance leaves it out
         for key in [key for key in self.data if self.partition_for_key(key) not in mine]:
             self.data.pop(key, None)
 

@@ -40,6 +40,10 @@ class Terms:
         self._seen[partition] = term
         return True
 
+    def forget(self, partition: int) -> None:
+        """The partition will be read from its beginning, where terms are old again."""
+        self._seen.pop(partition, None)
+
     def next(self, partition: int, generation: int) -> int:
         """The term of whoever is assigned the partition now. A broker that lost its groups counts from 1 again."""
         seen = self._seen.get(partition, 0)

@@ -35,6 +35,14 @@ def test_terms_count_for_each_partition_and_never_go_back() -> None:
     assert terms.next(0, 1) == 7  # the broker lost its groups and counts from 1 again
 
 
+def test_a_partition_that_comes_back_is_read_from_its_beginning() -> None:
+    terms = Terms()
+    assert terms.admits(0, 3)
+    assert not terms.admits(0, 1)
+    terms.forget(0)
+    assert [terms.admits(0, t) for t in (1, 3, 2)] == [True, True, False]
+
+
 def change(key: bytes, value: bytes | None, partition: int = 0) -> Any:
     message = SimpleNamespace(key=key, value=value, partition=partition, offset=0, tp=TP("t", partition))
     return SimpleNamespace(message=message)
