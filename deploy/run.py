@@ -53,11 +53,16 @@ def _start(stack: Stack, job: Job, settings: Settings, replay_arguments: list[st
     return stack.add("replay", ["replay", *replay_arguments], settings, restart=False)
 
 
-def _over(engine: sa.Engine, run: str) -> bool:
-    p = tables.progress.c
+def _over(engine: sa.Engine, settings: Settings) -> bool:
+    """Whether all is recorded and, in lockstep, the last epoch decided: a late learner still has its release."""
+    p, d = tables.progress.c, tables.decisions.c
     with engine.connect() as connection:
-        query = sa.select(p.over).where(p.run == run, p.role == "recorder")
-        return bool(connection.execute(query).scalar_one_or_none())
+        recorded = sa.select(p.epoch, p.over).where(p.run == settings.run, p.role == "recorder")
+        row = connection.execute(recorded).one_or_none()
+        if row is None or not row.over or not settings.lockstep:
+            return row is not None and row.over
+        decided = connection.execute(sa.select(sa.func.max(d.epoch)).where(d.run == settings.run)).scalar()
+    return decided is not None and decided >= row.epoch
 
 
 def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console) -> dict[str, Any]:
@@ -76,7 +81,7 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console)
         began = time.monotonic()
         replayer = _start(stack, job, settings, replay_arguments)
         with pause_on_space(replayer), Watch(console, engine, settings, stack, plan.events, plan.epochs) as watch:
-            while not _over(engine, settings.run):
+            while not _over(engine, settings):
                 stack.watch()
                 watch.look()
                 time.sleep(0.1)
