@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,10 @@ class Schedule:
         chance = random.Random(f"{seed}/{number}")  # noqa: S311 - it has to be repeatable
         brokers = 3 if number % 10 in (3, 6, 9) else 1
         roles = [*ROLES, "broker"]
-        kills = sorted((Kill(chance.choice(roles), chance.random()) for _ in range(chance.randint(1, 4))), key=_at)
+        kills = sorted(
+            (Kill(chance.choice(roles), chance.random()) for _ in range(chance.randint(1, 4))), key=attrgetter("at")
+        )
         return cls(number, seed, brokers, chance.randint(1, 2), tuple(kills))
-
-
-def _at(kill: Kill) -> float:
-    return kill.at
 
 
 class Run:

@@ -23,7 +23,7 @@ from deploy.stack import Child, Stack
 from deploy.watching import Watch
 from replay import optimum
 from replay.plan import Options, Plan
-from streams import bus, offline, tables
+from streams import bus, offline, proposals, tables
 from streams.digest import digest
 from streams.settings import Settings
 from streams.store import connect
@@ -55,14 +55,12 @@ def _start(stack: Stack, job: Job, settings: Settings, replay_arguments: list[st
 
 def _over(engine: sa.Engine, settings: Settings) -> bool:
     """Whether all is recorded and, in lockstep, the last epoch decided: a late learner still has its release."""
-    p, d = tables.progress.c, tables.decisions.c
     with engine.connect() as connection:
-        recorded = sa.select(p.epoch, p.over).where(p.run == settings.run, p.role == "recorder")
-        row = connection.execute(recorded).one_or_none()
-        if row is None or not row.over or not settings.lockstep:
-            return row is not None and row.over
-        decided = connection.execute(sa.select(sa.func.max(d.epoch)).where(d.run == settings.run)).scalar()
-    return decided is not None and decided >= row.epoch
+        recorded = proposals.recorded(connection, settings.run)
+        if recorded is None or not recorded[1] or not settings.lockstep:
+            return recorded is not None and recorded[1]
+        decided = proposals.last_decision(connection, settings.run)
+    return decided is not None and decided.epoch >= recorded[0]
 
 
 def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console) -> dict[str, Any]:

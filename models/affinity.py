@@ -24,7 +24,7 @@ def affinity(table: Tensor, batch: Batch) -> Tensor:
     known = before.ne(0).any(1)
     places, weights = before[known], before[known].ne(0).to(table.dtype)
     if not len(places):
-        return table[:0].sum()
+        return table.new_zeros(())
     context = functional.embedding_bag(places, table, mode="sum", per_sample_weights=weights)
     context = context / weights.sum(1, keepdim=True)  # [B, d]
     clicked = (context * table[batch.items[known, 0]]).sum(1, keepdim=True)

@@ -73,7 +73,7 @@ class Coordinator:
     def over(self) -> bool:
         """Whether the log is over and every epoch decided."""
         with self._engine.connect() as connection:
-            row = self._recorded(connection)
+            row = proposals.recorded(connection, self._run)
         return row is not None and row[1] and self._decided >= row[0]
 
     def _begin(self) -> None:
@@ -168,15 +168,9 @@ class Coordinator:
         mine = t.kind.in_(whenever) | (t.epoch == epoch)
         return proposals.read(connection, self._run, mine & t.status.in_((WAITING, EMPTY)))
 
-    def _recorded(self, connection: Connection) -> tuple[int, bool] | None:
-        t = tables.progress.c
-        this = (t.run == self._run) & (t.role == "recorder")
-        row = connection.execute(sa.select(t.epoch, t.over).where(this)).one_or_none()
-        return (row.epoch, row.over) if row else None
-
     def _ready(self, connection: Connection, epoch: int, found: list[Proposal]) -> bool:
         """Whether everything that the decision of `epoch` waits for is there."""
-        recorded = self._recorded(connection)
+        recorded = proposals.recorded(connection, self._run)
         missing = []
         if recorded is None or recorded[0] < epoch:
             missing.append("the recorder")

@@ -147,11 +147,12 @@ class Examples:
     def take(self) -> None:
         """Take in what there is, waiting a moment for the first record."""
         first = self._consumer.poll(POLL_S * 10)
+        if first is not None:
+            HEALTH.progress()
         for message in [] if first is None else [first, *self._consumer.consume(_TAKE, 0)]:
             if message.error():
                 log.warning("reading examples: %s", message.error())
                 continue
-            HEALTH.progress()
             try:
                 record = self._reader.decode(message.value())
                 if isinstance(record, FastExample):

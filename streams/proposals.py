@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from streams.lease import wall_ms
 from streams.records import EpochDecision
 from streams.store import upsert
-from streams.tables import decisions, proposals, releases
+from streams.tables import decisions, progress, proposals, releases
 
 WAITING, ACCEPTED, REJECTED, SUPERSEDED, EMPTY = "waiting", "accepted", "rejected", "superseded", "empty"
 
@@ -81,6 +81,14 @@ def forget(connection: Connection, run: str, where: sa.ColumnElement[bool]) -> N
     """Drop the bytes of proposals that nobody needs any more; the rows stay."""
     t = proposals.c
     connection.execute(sa.update(proposals).where((t.run == run) & t.data.is_not(None) & where).values(data=None))
+
+
+def recorded(connection: Connection, run: str) -> tuple[int, bool] | None:
+    """Return the last epoch that the recorder wrote, and whether the log is over; None before the first."""
+    t = progress.c
+    query = sa.select(t.epoch, t.over).where((t.run == run) & (t.role == "recorder"))
+    row = connection.execute(query).one_or_none()
+    return (row.epoch, row.over) if row else None
 
 
 def last_decision(connection: Connection, run: str) -> EpochDecision | None:

@@ -60,14 +60,16 @@ class Recorder:
 
     def turn(self) -> None:
         """Read what there is, waiting a moment for the first record, and write what is whole."""
-        for message in self._consumer.consume(_TAKE, _WAIT_S):
+        messages = self._consumer.consume(_TAKE, _WAIT_S)
+        if messages:
+            HEALTH.progress()
+        for message in messages:
             if message.error():
                 log.warning("reading: %s", message.error())
                 continue
             topic = self._names[message.topic()]
             place, name, data = message.offset(), message.key() or b"", message.value() or b""
             self._ledger.take(Received(topic, message.partition(), place, name, data))
-            HEALTH.progress()
         while self._ledger.barrier.whole and not (self._ledger.barrier.over and self._letters_to_come()):
             self._ledger.close_epoch()
         if self._ledger.full:

@@ -49,7 +49,7 @@ class Retrain:
         In lockstep every one in turn, as soon as the decision before it is there; free-running the newest.
         """
         with self._engine.connect() as connection:
-            recorded = _recorded(connection, self._run)
+            recorded = proposals.recorded(connection, self._run)
             t = tables.proposals.c
             done = sa.select(sa.func.max(t.epoch)).where((t.run == self._run) & (t.kind == ROLE))
             last = connection.execute(done).scalar()
@@ -69,13 +69,13 @@ class Retrain:
         if due is not None or self._settings.lockstep:
             return due
         with self._engine.connect() as connection:
-            recorded = _recorded(connection, self._run)
+            recorded = proposals.recorded(connection, self._run)
         return recorded[0] if recorded else None
 
     def over(self) -> bool:
         """Whether no retrain will be due any more."""
         with self._engine.connect() as connection:
-            recorded = _recorded(connection, self._run)
+            recorded = proposals.recorded(connection, self._run)
         return recorded is not None and recorded[1] and self.due() is None
 
     def make(self, epoch: int) -> Proposal:
@@ -133,12 +133,6 @@ def _proposal(epoch: int, parent: int, result: TrainResult) -> Proposal:
         "steps": result.steps,
     }
     return Proposal(epoch, ROLE, WAITING, parent, proposals.pack(entries), {}, quality, result.trained_until)
-
-
-def _recorded(connection: Connection, run: str) -> tuple[int, bool] | None:
-    t = tables.progress.c
-    row = connection.execute(sa.select(t.epoch, t.over).where((t.run == run) & (t.role == "recorder"))).one_or_none()
-    return (row.epoch, row.over) if row else None
 
 
 def _trained_until(connection: Connection, run: str, encoder: int) -> int | None:

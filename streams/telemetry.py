@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from streams.health import HEALTH, Health
 from streams.settings import Settings
@@ -50,10 +50,6 @@ DRIFTS = Counter("mc2sf_drifts_total", "Changes found by ADWIN in NDCG@10", ["va
 LAG = Gauge("mc2sf_consumer_lag_records", "Records not yet read", ["role", "topic"])
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
 class _Handler(WSGIRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Log no requests: they come every second."""
@@ -80,5 +76,5 @@ def endpoint(health: Health) -> Callable[..., Iterable[bytes]]:
 def serve(settings: Settings, health: Health = HEALTH) -> None:
     """Serve /metrics, /healthz and /readyz on `settings.host:metrics_port` from a thread; port 0: not at all."""
     if settings.metrics_port:
-        server = make_server(settings.host, settings.metrics_port, endpoint(health), _Server, _Handler)
+        server = make_server(settings.host, settings.metrics_port, endpoint(health), ThreadingWSGIServer, _Handler)
         threading.Thread(target=server.serve_forever, name="telemetry", daemon=True).start()
