@@ -36,7 +36,8 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="synthetic[:users=1000,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE",
+        help="synthetic[:users=1000,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE, log:FILE; "
+        "or protocol:SOURCE, what `mc2sf experiment` ranks of it as a stream",
     ),
 ]
 SpeedOption = Annotated[str, typer.Option(help="event time over wall time, or max")]

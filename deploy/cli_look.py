@@ -16,8 +16,8 @@ from rich.table import Table
 from deploy import asked
 from deploy.doctor import examine
 from deploy.runs import UserError, find
+from deploy.sources import parse
 from replay.plan import prepare
-from replay.source import parse
 from streams import tables
 from streams.settings import Settings
 
@@ -75,6 +75,7 @@ def data_inspect(
         ("clicks", f"{inside.clicks:,}"),
         ("past clicks (never ranked)", f"{inside.past_clicks:,}"),
         ("exposures", f"{inside.exposures:,}"),
+        ("candidates (ranking only)", f"{inside.candidates:,}"),
         ("exposure policy", plan.policy + (": as the log has them" if inside.exposures_logged else "")),
         ("impressions", f"{inside.impressions:,}"),
         ("ties in time", f"{inside.ties:,} events at the same time as another unit of the same user"),

@@ -9,7 +9,7 @@ import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -20,11 +20,14 @@ from rich.table import Table
 
 from deploy import asked
 from deploy.runs import UserError, find
+from deploy.sources import is_protocol, parse
 from replay.plan import Options, Plan, prepare
-from replay.source import parse
 from streams import bus, telemetry
 from streams.health import HEALTH
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from deploy.experiments.given import Given
 
 console = Console()
 _SHOWN = ("random", "popularity", "river", "din", "f2s", "fast", "mc2sf")
@@ -41,7 +44,9 @@ def run(
         str | None, typer.Option(help="a span of event time (1d) or a number of events (100000) [default: ten times]")
     ] = None,
     threshold: Annotated[int, typer.Option(min=1, max=100, help="exposures a window")] = 10,
-    evaluate: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="share of clicks ranked")] = 0.05,
+    evaluate: Annotated[
+        float | None, typer.Option(min=0, max=1, metavar="SHARE", help="share of clicks ranked [default: 0.05]")
+    ] = None,
     exposures: asked.PolicyOption = None,
     start: asked.FromOption = None,
     end: asked.ToOption = None,
@@ -65,6 +70,9 @@ def run(
     Ends by itself with a table, `DIR/summary.json` and `DIR/report.html`; exit code 0 only if everything sent was
     applied and every rank comes out the same when scored again from the tables. Ctrl-C stops everything cleanly; the
     space bar pauses and resumes.
+
+    `protocol:SOURCE` replays what `mc2sf experiment ablation` ranked, on its lists, with the nets that it fitted and no
+    other; exit code 0 then also says that every rank is the experiment's.
     """
     from deploy import run as running  # noqa: PLC0415 - only this command pays for its imports
 
@@ -80,10 +88,19 @@ def run(
         on_error=on_error,
         seed=seed,
     )
+    usual = Options(on_error=options.on_error, seed=seed, speed=options.speed)
+    nothing_asked = threshold == 10 and evaluate is None and retrain_every is None
+    given = _given(source, plain=options == usual and lockstep and nothing_asked)
     run_id, folder = _named(source, resume, out)
     folder.mkdir(parents=True, exist_ok=True)
     plan = _prepare(source, options, folder)
     url = database or f"sqlite:///{(folder / 'mc2sf.db').resolve()}"
+    asked_for = {
+        "evaluate": 0.05 if evaluate is None else evaluate,
+        "threshold": threshold,
+        "history_short": min(10, 2 * threshold),
+        "retrain_every": asked.epochs_between_retrains(retrain_every, plan),
+    }
     settings = Settings(
         run=run_id,
         database=SecretStr(url),
@@ -91,14 +108,11 @@ def run(
         lockstep=lockstep,
         seed=seed,
         exposures=plan.policy,
-        evaluate=evaluate,
-        threshold=threshold,
-        history_short=min(10, 2 * threshold),
-        retrain_every=asked.epochs_between_retrains(retrain_every, plan),
+        **asked_for | (given.settings if given else {}),
     )
     if resume and brokers is None:
         raise UserError("--resume needs --brokers: the embedded broker's log was lost when it stopped")
-    job = running.Job(source, options, settings, folder, workers, brokers, resume is not None)
+    job = running.Job(source, options, settings, folder, workers, brokers, resume is not None, given)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
@@ -226,6 +240,21 @@ def quality(metrics: dict[str, dict[str, float]], title: str) -> Table:
         chance = row["chance_hr@10"]
         table.add_row(variant, *numbers, f"{row['n']:,}", f"{chance:.4f}" if chance is not None else "")
     return table
+
+
+def _given(source: str, *, plain: bool) -> Given | None:
+    """Return what the run of an experiment begins with; None for others. `plain`: no option decides otherwise."""
+    if not is_protocol(source):
+        return None
+    if not plain:
+        raise UserError(
+            "protocol: the experiment decides what is replayed, ranked and learnt; only --speed, --seed, --workers, "
+            "--brokers, --database, --resume, --on-error and --out go with it"
+        )
+    from deploy.experiments.given import given  # noqa: PLC0415 - only this source pays for its imports
+
+    with console.status("reading what the experiment fitted"):
+        return given(source)
 
 
 def _named(source: str, resume: str | None, out: Path | None) -> tuple[str, Path]:

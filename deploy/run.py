@@ -17,13 +17,14 @@ from rich.console import Console
 
 from deploy import report, summary
 from deploy.broker import await_broker
+from deploy.experiments.given import Given
 from deploy.keys import pause_on_space
 from deploy.runs import RunFailed, agree, software, write_run_file
 from deploy.stack import Child, Stack
 from deploy.watching import Watch
 from replay import optimum
 from replay.plan import Options, Plan
-from streams import bus, offline, proposals, tables
+from streams import bus, offline, proposals, registry, tables
 from streams.digest import digest
 from streams.settings import Settings
 from streams.store import connect
@@ -31,7 +32,7 @@ from streams.store import connect
 
 @dataclass(frozen=True)
 class Job:
-    """What one run is asked to do. `brokers` None: the embedded one."""
+    """What one run is asked to do. `brokers` None: the embedded one; `given`: it begins with an experiment's nets."""
 
     source: str
     options: Options
@@ -40,6 +41,7 @@ class Job:
     workers: int
     brokers: str | None
     resume: bool
+    given: Given | None = None
 
 
 def _start(stack: Stack, job: Job, settings: Settings, replay_arguments: list[str]) -> Child:
@@ -48,8 +50,9 @@ def _start(stack: Stack, job: Job, settings: Settings, replay_arguments: list[st
     for number in range(1, job.workers + 1):
         stack.add(f"cloud-{number}", ["worker", "cloud"], settings)
         stack.add(f"device-{number}", ["worker", "device"], settings)
-    stack.add("learner", ["learner"], settings)
-    stack.add("retrain", ["retrain", "--every"], settings)
+    if not settings.frozen:
+        stack.add("learner", ["learner"], settings)
+        stack.add("retrain", ["retrain", "--every"], settings)
     return stack.add("replay", ["replay", *replay_arguments], settings, restart=False)
 
 
@@ -74,6 +77,9 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console)
         engine = connect(settings.database.get_secret_value())
         agree(settings, engine, job.source, fresh=not job.resume)
         write_run_file(job.out, settings, job.source)
+        if job.given is not None and not job.resume:
+            with engine.begin() as connection:  # the coordinator finds it half done, and publishes it
+                registry.write_release(connection, settings.run, job.given.draft)
         bus.create(settings)
         bus.require(settings)
         began = time.monotonic()
@@ -135,7 +141,10 @@ def _account(
             "settings": settings.semantic() | {"exposure_policy": settings.exposures, "workers": job.workers},
             "versions": software(),
         }
-    failures = _failures(document, again.differences)
+        unlike = job.given.differences(connection, settings.run) if job.given else []
+    if job.given:
+        document["experiment"] = {"metrics": job.given.metrics, "differences": len(unlike)}
+    failures = _failures(document, again.differences, unlike)
     with engine.begin() as connection:
         connection.execute(
             sa.update(tables.runs)
@@ -158,7 +167,7 @@ def _rescore(engine: sa.Engine, run: str, console: Console) -> offline.OfflineRe
         return offline.rescore(engine, run, progress=progress)
 
 
-def _failures(document: dict[str, Any], differences: list[Any]) -> list[str]:
+def _failures(document: dict[str, Any], differences: list[Any], unlike: list[Any]) -> list[str]:
     failures = []
     if document["events_applied"] != document["events_sent"]:
         failures.append(f"{document['events_sent']:,} events sent, {document['events_applied']:,} applied")
@@ -166,4 +175,6 @@ def _failures(document: dict[str, Any], differences: list[Any]) -> list[str]:
         failures.append(f"{len(differences)} ranks differ when scored again, the first: {differences[0]}")
     if document["online"] != document["offline"]:
         failures.append("online and offline metrics differ")
+    if unlike:
+        failures.append(f"{len(unlike)} times the experiment has something else, the first: {unlike[0]}")
     return failures

@@ -1,6 +1,7 @@
 """Nets as bytes: one safetensors file a part, the sizes in its metadata; never pickle.
 
-E is not in the encoder's file: it travels row by row, so that only changed rows are published.
+E is not in the encoder's file: it travels row by row, so that only changed rows are published. Nets that belong to one
+form alone ("apart") are one file with all of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from models.nets import PARTS, NetConfig, Nets
 
@@ -32,11 +34,19 @@ def pack(nets: Nets) -> dict[str, bytes]:
 
 def pack_part(nets: Nets, part: str) -> bytes:
     """The bytes of one part, without E."""
-    module = nets.get_submodule(part)
-    weights = {name: weight.contiguous() for name, weight in module.state_dict().items() if name != _TABLE}
+    weights = {name: weight for name, weight in nets.get_submodule(part).state_dict().items() if name != _TABLE}
+    return _saved(weights, part, nets.config)
+
+
+def pack_apart(nets: Nets, form: str) -> bytes:
+    """The bytes of nets that score one form of a release, E included."""
+    return _saved(nets.state_dict(), form, nets.config)
+
+
+def _saved(weights: Mapping[str, Tensor], part: str, config: NetConfig) -> bytes:
     # one key of metadata: with several, their order in the file is arbitrary
-    note = json.dumps({"part": part, **asdict(nets.config)}, sort_keys=True)
-    return save(weights, metadata={"mc2sf": note})
+    note = json.dumps({"part": part, **asdict(config)}, sort_keys=True)
+    return save({name: weight.contiguous() for name, weight in weights.items()}, metadata={"mc2sf": note})
 
 
 def config_of(data: bytes) -> tuple[str, NetConfig]:
@@ -71,20 +81,33 @@ def unpack(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]
 
 def unpack_part(nets: Nets, part: str, data: bytes) -> None:
     """Load `data` into one part of `nets`, in place. Raises CheckpointError; then nothing has changed."""
-    named, config = config_of(data)
+    wanted = {k: v for k, v in nets.get_submodule(part).state_dict().items() if k != _TABLE}
+    _load(wanted, nets.config, part, data)
+
+
+def unpack_apart(config: NetConfig, form: str, data: bytes, rows: int) -> Nets:
+    """The nets of one form, with `rows` rows of E. Raises CheckpointError where `data` holds no such nets."""
+    nets = Nets(config, rows)
+    _load(nets.state_dict(), config, form, data)
+    return nets
+
+
+def _load(wanted: Mapping[str, Tensor], config: NetConfig, part: str, data: bytes) -> None:
+    """Copy the weights in `data` into those that are wanted. Raises CheckpointError; then nothing has changed."""
+    named, sizes = config_of(data)
     if named != part:
         raise CheckpointError(f"these are the weights of {named}, not of {part}")
-    if config != nets.config:
-        raise CheckpointError(f"sizes differ: the file says {config}, the nets are {nets.config}")
+    if sizes != config:
+        raise CheckpointError(f"sizes differ: the file says {sizes}, the nets are {config}")
     try:
         weights = load(data)
     except SafetensorError as error:
         raise CheckpointError(f"part {part} is damaged: {error}") from error
-    wanted = {k: v for k, v in nets.get_submodule(part).state_dict().items() if k != _TABLE}
     if weights.keys() != wanted.keys():
         raise CheckpointError(f"part {part} has other tensors: {sorted(weights.keys() ^ wanted.keys())}")
     for name, weight in weights.items():
         if weight.shape != wanted[name].shape or weight.dtype != wanted[name].dtype:
             raise CheckpointError(f"{part}.{name} is {tuple(weight.shape)}, wanted {tuple(wanted[name].shape)}")
-    for name, weight in weights.items():
-        wanted[name].copy_(weight)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            wanted[name].copy_(weight)

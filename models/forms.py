@@ -15,6 +15,8 @@ from models.queries import Queries
 class Form(nn.Module):
     """One way of scoring with `Nets`; several forms may share the same nets."""
 
+    variant = ""  # its name where a release serves it
+
     def __init__(self, nets: Nets) -> None:
         super().__init__()
         self.nets = nets
@@ -60,6 +62,8 @@ class Form(nn.Module):
 class DIN(Form):
     """The slow part alone (eq. 1-2)."""
 
+    variant = "din"
+
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
         e = self.vectors(items)
@@ -69,6 +73,8 @@ class DIN(Form):
 class F2S(Form):
     """The slow part helped by the device (eq. 5-6)."""
 
+    variant = "f2s"
+
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
         e = self.vectors(items)
@@ -77,6 +83,8 @@ class F2S(Form):
 
 class FastAlone(Form):
     """The fast part alone (eq. 3-4)."""
+
+    variant = "fast"
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
@@ -89,6 +97,8 @@ class FastAlone(Form):
 
 class MC2SF(Form):
     """The fast part helped by the cloud, which was helped by the device (eq. 5-8)."""
+
+    variant = "mc2sf"
 
     def __init__(self, nets: Nets, cloud: F2S | None = None) -> None:
         """`cloud` gives the priors, and stays as it is; without one, it is the slow part of the same `nets`."""

@@ -19,8 +19,9 @@ from models.gru import Gru
 from models.layers import Sequence
 from models.slow import Slow
 
-__all__ = ["PARTS", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "Sequence", "travelled"]
+__all__ = ["APART", "PARTS", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "Sequence", "travelled"]
 PARTS = ("encoder", "slow", "fast")
+APART = ("din", "alone", "s2f")  # forms that a release may hold nets of their own for: DIN, fast alone, S2F
 DEVIATION = 0.3  # of new rows of E: at 0.05 products of two rows are too small to learn from
 
 

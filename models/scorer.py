@@ -7,6 +7,8 @@ exactly. Scores are logits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from torch import Tensor
 from models.activation import STRIDE
 from models.catalogue import ROW_PADDING
 from models.layers import Sequence
-from models.nets import Nets
+from models.nets import APART, Nets
 
 TILE = 64
 
@@ -45,21 +47,23 @@ class FastAnswer(NamedTuple):
 class Scorer:
     """The nets of one release, numpy in, numpy out. The weights must not change while it is in use.
 
+    `apart` holds nets of their own, with the same rows, for forms that were not fitted together with the others: see
+    `nets.APART`. r2 and the priors are always those of `nets`.
     Raises ValueError where `dim` is not a multiple of 4, for which rows are not independent to the last bit.
     """
 
-    def __init__(self, nets: Nets) -> None:
+    def __init__(self, nets: Nets, apart: Mapping[str, Nets] = MappingProxyType({})) -> None:
         if nets.config.dim % 4:
             raise ValueError(f"dim {nets.config.dim} is no multiple of 4: a row's result would depend on its place")
         self.config = nets.config
         self._nets = nets.eval()
-        self._E = nets.encoder.E.detach()
+        self._din, self._alone, self._s2f = (apart.get(form, nets).eval() for form in APART)
 
     @torch.inference_mode()
     def step(self, states: Floats, rows: Rows) -> Floats:
         """One step of GRU_n a row: states [B, d], rows [B] -> states [B, d]."""
         padded = -(-len(rows) // TILE) * TILE
-        x, h = self._vectors(rows, padded), _padded(states, padded)
+        x, h = _vectors(self._nets, rows, padded), _padded(states, padded)
         gru_n = self._nets.encoder.gru_n
         for tile in range(0, padded, TILE):
             some = slice(tile, tile + TILE)
@@ -83,16 +87,21 @@ class Scorer:
         answer = SlowAnswer(
             np.empty((n, d), np.float16), np.empty((n, d), np.float16), np.empty(n, np.float32), np.empty(n, np.float32)
         )
-        sequence = self._sequence(history, self.config.history_long)
+        nets, din, long = self._nets, self._din, self.config.history_long
+        sequence = _sequence(nets, history, long)
+        of_din = sequence if din is nets else _sequence(din, history, long)
         state = torch.from_numpy(np.array(r2, np.float32)).view(1, d)
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
-            e = self._vectors(candidates[some], TILE).unsqueeze(0)
-            r_t, r_n = self._nets.priors(sequence, state, e)
+            e = _vectors(nets, candidates[some], TILE).unsqueeze(0)
+            r_t, r_n = nets.priors(sequence, state, e)
             real = some.stop - start
             answer.r_t[some], answer.r_n[some] = r_t[0, :real].half().numpy(), r_n[0, :real].half().numpy()
-            answer.din[some] = self._nets.slow.score_din(r_t, e)[0, :real].numpy()
-            answer.f2s[some] = self._nets.slow.score_f2s(r_n, r_t, e)[0, :real].numpy()
+            answer.f2s[some] = nets.slow.score_f2s(r_n, r_t, e)[0, :real].numpy()
+            if din is not nets:
+                e = _vectors(din, candidates[some], TILE).unsqueeze(0)
+                r_t = din.slow.din(of_din.x, of_din.mask, e)
+            answer.din[some] = din.slow.score_din(r_t, e)[0, :real].numpy()
         return answer
 
     @torch.inference_mode()
@@ -100,33 +109,37 @@ class Scorer:
         """The device's scores: clicks and exposures rows [<= L_F] oldest first, candidates rows [n], priors [n, d]."""
         n = len(candidates)
         answer = FastAnswer(np.empty(n, np.float32), np.empty(n, np.float32))
-        short = self.config.history_short
-        fast, gru_n = self._nets.fast, self._nets.encoder.gru_n
-        histories = self._sequence(clicks, short), self._sequence(exposures, short)
-        memories = fast.from_zero(gru_n, *histories)
+        alone, s2f, short = self._alone, self._s2f, self.config.history_short
+        of_alone = _sequence(alone, clicks, short), _sequence(alone, exposures, short)
+        of_s2f = of_alone if s2f is alone else (_sequence(s2f, clicks, short), _sequence(s2f, exposures, short))
+        memories = alone.fast.from_zero(alone.encoder.gru_n, *of_alone)
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
-            e = self._vectors(candidates[some], TILE).unsqueeze(0)
+            real = some.stop - start
+            e = _vectors(alone, candidates[some], TILE).unsqueeze(0)
+            answer.fast[some] = alone.fast.score_fast(memories, e)[0, :real].numpy()
+            if s2f is not alone:
+                e = _vectors(s2f, candidates[some], TILE).unsqueeze(0)
             priors = _padded(r_t[some], TILE).unsqueeze(0), _padded(r_n[some], TILE).unsqueeze(0)
-            answer.fast[some] = fast.score_fast(memories, e)[0, : some.stop - start].numpy()
-            answer.mc2sf[some] = fast.score_s2f(gru_n, *histories, e, *priors)[0, : some.stop - start].numpy()
+            answer.mc2sf[some] = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)[0, :real].numpy()
         return answer
 
-    def _vectors(self, rows: Rows, length: int) -> Tensor:
-        """Rows [<= length] of E, padded at the end: [length, d]."""
-        padded = np.full(length, ROW_PADDING, np.int64)
-        padded[: len(rows)] = rows
-        return self._E[torch.from_numpy(padded)]
 
-    def _sequence(self, rows: Rows, most: int) -> Sequence:
-        """The last `most` rows as left-padded vectors [1, L, d] and their mask; L is a multiple of STRIDE."""
-        last = rows[max(0, len(rows) - most) :]
-        length = -(-most // STRIDE) * STRIDE
-        padded = np.full(length, ROW_PADDING, np.int64)
-        padded[length - len(last) :] = last
-        return Sequence(
-            self._E[torch.from_numpy(padded)].unsqueeze(0), torch.arange(length)[None] >= length - len(last)
-        )
+def _vectors(nets: Nets, rows: Rows, length: int) -> Tensor:
+    """Rows [<= length] of E, padded at the end: [length, d]."""
+    padded = np.full(length, ROW_PADDING, np.int64)
+    padded[: len(rows)] = rows
+    return nets.encoder.E.detach()[torch.from_numpy(padded)]
+
+
+def _sequence(nets: Nets, rows: Rows, most: int) -> Sequence:
+    """The last `most` rows as left-padded vectors [1, L, d] and their mask; L is a multiple of STRIDE."""
+    last = rows[max(0, len(rows) - most) :]
+    length = -(-most // STRIDE) * STRIDE
+    padded = np.full(length, ROW_PADDING, np.int64)
+    padded[length - len(last) :] = last
+    x = nets.encoder.E.detach()[torch.from_numpy(padded)]
+    return Sequence(x.unsqueeze(0), torch.arange(length)[None] >= length - len(last))
 
 
 def _padded(values: NDArray[np.floating], length: int) -> Tensor:

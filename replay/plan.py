@@ -30,7 +30,7 @@ class Options:
     limit: int | None = None  # events of the log, in total order; the unit that would exceed it is left out
     users: int | None = None  # that many users: those with the smallest MD5 of their name
     seed: int = 1  # of simulated exposures
-    epoch: str | None = None  # 6h, or a number of events; 200 epochs of equal size
+    epoch: str | None = None  # 6h, or a number of events; the source's own, or 200 epochs of equal size
     loops: int = 1  # how often the log is replayed, each time later by its span
     speed: float | None = None  # event time over wall time; as fast as possible
 
@@ -145,7 +145,7 @@ def _planned(
     refused: dict[str, int],
     first: list[str],
 ) -> Plan:
-    ends = units.epoch_ends(path, contents.rows, options.epoch)
+    ends = units.epoch_ends(path, contents.rows, options.epoch or source.epoch)
     return Plan(source.text, policy, path, contents, tuple(ends), options.loops, refused, tuple(first))
 
 

@@ -30,6 +30,7 @@ class Source:
     policies: tuple[Exposures, ...]  # that it can be read with, the default first
     files: tuple[Path, ...]
     reader: Reader
+    epoch: str | None = None  # as `units.epoch_ends` reads it, where nothing else is asked
 
     def read(self, policy: Exposures, refusals: Refusals) -> Iterator[Any]:
         """The rows in the order of the source. Raises SourceError where `policy` does not fit, or for bad input."""

@@ -175,7 +175,7 @@ class Coordinator:
         if recorded is None or recorded[0] < epoch:
             missing.append("the recorder")
         kinds = {proposal.kind for proposal in found if proposal.epoch == epoch}
-        if "learner" not in kinds:
+        if "learner" not in kinds and not self._settings.frozen:
             missing.append("the learner")
         if self._settings.lockstep and retrain_due(self._settings, epoch) and "retrain" not in kinds:
             missing.append("a retrain")

@@ -22,7 +22,9 @@ from streams.device_state import DeviceState, Pending, keys_bytes
 from streams.records import DeviceBatch, Kind, RankRequest, Tensor, Versions, encode, item_key
 from streams.settings import Settings
 
-EXPOSURE, CLICK, PAST_CLICK = int(Kind.EXPOSURE), int(Kind.CLICK), int(Kind.PAST_CLICK)  # comparing enums is slow
+EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = (  # comparing enums is slow
+    int(kind) for kind in (Kind.EXPOSURE, Kind.CLICK, Kind.CANDIDATE, Kind.PAST_CLICK)
+)
 NONE = np.empty(0, dtype=np.int64)  # uploaded clicks: the cloud's to know
 
 
@@ -251,13 +253,16 @@ class _Walk:
     def candidates(self, i: int, start: int, end: int) -> tuple[Candidates, bool]:
         """The list that click i is ranked in, and whether it is the logged slate."""
         settings, user, seq, target = self.settings, self.batch.user, self.batch.seq + i, self.keys[i]
-        catalogue = self.context.catalogue
+        catalogue, kinds = self.context.catalogue, self.batch.kinds
         if settings.exposures == "logged" and self.batch.impressions[i]:
-            kinds = self.batch.kinds
             clicked = {self.keys[j] for j in range(start, end) if kinds[j] == CLICK}
-            shown = [self.keys[j] for j in range(start, end) if self.keys[j] not in clicked]
+            beside = [j for j in range(start, end) if self.keys[j] not in clicked]
+            shown = [self.keys[j] for j in beside]
             if shown:
                 cold = not len(catalogue) or bool((catalogue.rows([target]) == 1).all())
+                if all(kinds[j] == CANDIDATE for j in beside):
+                    place = sum(j < i for j in beside)
+                    return Candidates(np.insert(_array(shown), place, target), place, cold), True
                 return slate(settings.seed, user, seq, _array(shown), target, cold=cold), True
         return sampled(settings.seed, user, seq, catalogue.keys, target, settings.negatives), False
 

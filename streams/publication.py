@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from streams.records import EmbeddingRow, EpochDecision, Manifest, Tensor, encode
-from streams.release import read_manifest, read_parts
+from streams.release import part_version, read_manifest, read_parts
 from streams.settings import Settings
 from streams.shelf import part_key
 from streams.tables import item_embeddings
@@ -47,7 +47,7 @@ def read_publication(connection: Connection, run: str, version: int) -> Publicat
         EmbeddingRow(item, row, Tensor("<f4", (len(vector) // 4,), bytes(vector)), version)
         for item, row, vector in connection.execute(sa.select(t.item, t.row, t.vector).where(own).order_by(t.row)).all()
     ]
-    return Publication(manifest, rows, {p: d for p, d in parts.items() if getattr(manifest.versions, p) == version})
+    return Publication(manifest, rows, {p: d for p, d in parts.items() if part_version(manifest, p) == version})
 
 
 class Publisher:

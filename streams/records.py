@@ -33,7 +33,10 @@ class Kind(IntEnum):
 
     EXPOSURE = 0  # shown, not clicked
     CLICK = 1  # clicked: evaluated (by share) and learnt from
-    CANDIDATE = 2  # on the slate of an impression for ranking only: changes no history and no window
+    CANDIDATE = (
+        2  # on the slate of an impression for ranking only: changes no history and no window. Where nothing else
+    )
+    # stands beside the click, it is a list made for ranking, and taken in its own order: its maker has shuffled it
     PAST_CLICK = 3  # clicked before the span under evaluation: enters histories, is never ranked
 
 
@@ -237,7 +240,11 @@ class EmbeddingRow(Record, frozen=True, tag="row"):
 
 
 class Manifest(Record, frozen=True, tag="release"):
-    """A release, written after its parts. `parts` maps encoder, slow and fast to the SHA-256 of their bytes."""
+    """A release, written after its parts.
+
+    `parts` maps encoder, slow and fast to the SHA-256 of their bytes, and so each of `nets.APART` that has nets of its
+    own, whose version is the encoder's.
+    """
 
     version: int
     parent: int

@@ -28,7 +28,7 @@ class Draft:
     kind: Literal["initial", "retrain", "learner", "rollback"]
     parent: Manifest | None
     epoch: int
-    parts: Mapping[str, bytes]  # those that change
+    parts: Mapping[str, bytes]  # those that change; nets apart are not taken over from the parent
     items: ItemTable | None
     trained_until: int
     offsets: dict[str, int]
@@ -43,9 +43,10 @@ def write_release(connection: Connection, run: str, draft: Draft) -> Manifest:
     parent = draft.parent
     if parent is None:
         assert draft.items is not None
-        versions, sums, items, digest = Versions(), {}, 0, ""
+        sums, versions, items, digest = {}, Versions(), 0, ""
     else:
-        versions, sums, items, digest = parent.versions, parent.parts, parent.items, parent.embeddings
+        sums = {part: parent.parts[part] for part in PARTS}
+        versions, items, digest = parent.versions, parent.items, parent.embeddings
     if draft.items is not None:
         items, digest = len(draft.items.keys), draft.items.digest
     new = {part: version if part in draft.parts else getattr(versions, part) for part in PARTS}

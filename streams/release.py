@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import sqlalchemy as sa
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.catalogue import FIRST_ROW, Catalogue
-from models.checkpoint import config_of, unpack, unpack_part
-from models.nets import PARTS, Nets
+from models.checkpoint import config_of, unpack, unpack_apart, unpack_part
+from models.nets import APART, Nets
 from models.scorer import Scorer
 from streams import embeddings
 from streams.records import Manifest, Reader
@@ -36,6 +36,7 @@ class Release:
     nets: Nets
     scorer: Scorer
     catalogue: Catalogue
+    apart: Mapping[str, Nets] = field(default_factory=dict)  # of forms that have nets of their own
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def checksum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def part_version(manifest: Manifest, part: str) -> int:
+    """Return the version of a part; nets apart come and go with the encoder."""
+    return int(getattr(manifest.versions, "encoder" if part in APART else part))
+
+
 class Assembler:
     """Puts releases together. Most change the fast part only: the others are then shared with the release before."""
 
@@ -66,7 +72,7 @@ class Assembler:
 
     def build(self, manifest: Manifest, parts: Mapping[str, bytes], items: ItemTable) -> Release:
         """Build the release of `manifest`. Raises ReleaseError or CheckpointError where anything is not as it says."""
-        for part in PARTS:
+        for part in manifest.parts:
             if checksum(parts[part]) != manifest.parts[part]:
                 raise ReleaseError(f"part {part} of release {manifest.version} has another checksum than its manifest")
         if items.digest != manifest.embeddings or len(items.E) != manifest.items:
@@ -81,7 +87,9 @@ class Assembler:
         else:
             nets = unpack(config, parts, items.E)
             catalogue = last.catalogue if last is not None and same_items else Catalogue(items.keys[FIRST_ROW:])
-        self._last = Release(manifest, nets.eval(), Scorer(nets), catalogue)
+        rows = len(items.E)
+        apart = {form: unpack_apart(config, form, parts[form], rows) for form in APART if form in manifest.parts}
+        self._last = Release(manifest, nets.eval(), Scorer(nets, apart), catalogue, apart)
         return self._last
 
 
@@ -95,10 +103,10 @@ def read_manifest(connection: Connection, run: str, version: int) -> Manifest:
 
 
 def read_parts(connection: Connection, run: str, manifest: Manifest) -> dict[str, bytes]:
-    """Return the bytes of the three parts that `manifest` names. Raises ReleaseError where one is missing."""
+    """Return the bytes of the parts that `manifest` names. Raises ReleaseError where one is missing."""
     parts: dict[str, bytes] = {}
-    for part in PARTS:
-        version = getattr(manifest.versions, part)
+    for part in manifest.parts:
+        version = part_version(manifest, part)
         row = (release_parts.c.run == run) & (release_parts.c.part == part) & (release_parts.c.version == version)
         data = connection.execute(sa.select(release_parts.c.data).where(row)).scalar_one_or_none()
         if data is None:

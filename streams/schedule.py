@@ -7,7 +7,7 @@ from streams.settings import Settings
 
 def retrain_due(settings: Settings, epoch: int) -> bool:
     """Whether a retrain from the rows up to and including `epoch` is due once that epoch is over."""
-    return (epoch + 1) % settings.retrain_every == 0
+    return not settings.frozen and (epoch + 1) % settings.retrain_every == 0
 
 
 def next_retrain(settings: Settings, after: int) -> int:

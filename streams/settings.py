@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     history_long: int = Field(50, ge=1, le=500, description="L_S: clicks the cloud keeps")
     history_short: int = Field(10, ge=1, le=100, description="L_F: clicks and exposures the device encodes")
     dim: int = Field(32, ge=2, le=256)
+    frozen: bool = Field(False, description="the release of the beginning stays: no learner, no retrain")
     retrain_every: int = Field(20, ge=1, description="epochs between two retrains")
     retrain_passes: int = Field(2, ge=1, description="over new and sampled older clicks; a large log is sampled")
     retrain_threads: int = Field(1, ge=1, description="of torch in a retrain: another number, other last bits")

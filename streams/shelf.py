@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from models.checkpoint import CheckpointError
-from models.nets import PARTS
+from models.nets import APART, PARTS
 from streams import embeddings
 from streams.embeddings import ItemRows
 from streams.records import EmbeddingRow, EpochDecision, Manifest, RecordError
-from streams.release import Assembler, ItemTable, Release, ReleaseError, checksum
+from streams.release import Assembler, ItemTable, Release, ReleaseError, checksum, part_version
 
 _MANIFESTS = 64  # remembered: more than any reader is behind in its partitions
 _DECISIONS = 4096
@@ -28,7 +28,7 @@ def part_key(part: str, version: int, chunk: int = 0) -> bytes:
 def read_part_key(key: bytes | None) -> tuple[str, int, int]:
     """Return part, version and chunk. Raises RecordError where `key` names none."""
     fields = (key or b"").decode(errors="replace").split("/")
-    if not 2 <= len(fields) <= 3 or fields[0] not in PARTS or not all(f.isdecimal() for f in fields[1:]):
+    if not 2 <= len(fields) <= 3 or fields[0] not in PARTS + APART or not all(f.isdecimal() for f in fields[1:]):
         raise RecordError(f"key {key!r} names no part and version")
     return fields[0], int(fields[1]), int(fields[2]) if len(fields) == 3 else 0
 
@@ -67,7 +67,7 @@ class Shelf:
 
     def take_manifest(self, manifest: Manifest) -> None:
         """Take in a manifest. Raises RecordError where it does not name all parts."""
-        if set(manifest.parts) != set(PARTS):
+        if not set(PARTS) <= set(manifest.parts) <= set(PARTS + APART):
             raise RecordError(f"the manifest of release {manifest.version} names parts {sorted(manifest.parts)}")
         self.manifests[manifest.version] = manifest
         for version in sorted(self.manifests)[:-_MANIFESTS]:
@@ -99,7 +99,7 @@ class Shelf:
             if len(self.staged) > self._keep and version != newest:
                 del self.staged[version]
         kept = [m for v, m in self.manifests.items() if v in self.staged or v > newest]
-        needed = {(part, getattr(manifest.versions, part)) for manifest in kept for part in PARTS}
+        needed = {(part, part_version(manifest, part)) for manifest in kept for part in manifest.parts}
         for key in [key for key in self._parts if key not in needed and key[1] < newest]:
             del self._parts[key]
         self._rows.settle(min(release.manifest.versions.encoder for release in self.staged.values()))
@@ -120,8 +120,8 @@ class Shelf:
 
     def _whole_parts(self, manifest: Manifest) -> dict[str, bytes] | None:
         whole = {}
-        for part in PARTS:
-            chunks = self._parts.get((part, getattr(manifest.versions, part)), {})
+        for part in manifest.parts:
+            chunks = self._parts.get((part, part_version(manifest, part)), {})
             data = b"".join(chunks[i] for i in sorted(chunks))
             if not chunks or checksum(data) != manifest.parts[part]:
                 return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from models.nets import PARTS
+from models.nets import APART, PARTS
 from streams.tables import release_parts, releases
 
 KEPT = 3  # releases
@@ -31,6 +31,8 @@ class Withdrawal:
             self._seen = max(self._seen, version)
         young = (t.epoch >= epoch - KEPT_EPOCHS) | (t.version > self._seen - KEPT)
         named = sa.select(t.version, *(t[part] for part in PARTS)).where((t.run == self._run) & young)
-        kept = {(part, getattr(row, part)) for row in connection.execute(named) for part in PARTS}
+        rows = connection.execute(named).all()
+        kept = {(part, getattr(row, part)) for row in rows for part in PARTS}
+        kept |= {(form, row.encoder) for row in rows for form in APART}
         gone = [key for key in self._on_bus if key not in kept]
         return [(*key, self._on_bus.pop(key)) for key in gone]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +23,13 @@ from deploy.experiments.protocol import Phase, Protocol, served
 from deploy.experiments.recipe import Recipe
 from models.federated import Federated, FederatedConfig
 from models.fitting import FitConfig, fit
+from models.forms import Form
 from models.log import Ints
 from models.objectives import OfLists, OfSequences
 from models.queries import Queries
 from models.ranking import metrics
 from models.sequential import Sequential
+from models.served import Served
 
 Told = Callable[[str, int, float, float], None]  # fit, epoch, loss, validation NDCG@10
 
@@ -48,14 +50,26 @@ class Spent:
 class Bench:
     """Fits nets on a dataset's training phases, chooses epochs on its validation phase, ranks its test phase."""
 
-    def __init__(self, dataset: Dataset, protocol: Protocol, fits: Path, told: Told = lambda *_: None) -> None:
-        """`fits` keeps what is fitted, so that a cut run goes on and rows that share a slow net fit it once."""
+    def __init__(
+        self,
+        dataset: Dataset,
+        protocol: Protocol,
+        fits: Path,
+        told: Told = lambda *_: None,
+        *,
+        kept_only: bool = False,
+    ) -> None:
+        """`fits` keeps what is fitted, so that a cut run goes on and rows that share a slow net fit it once.
+
+        `kept_only`: a fit that is not there, or not over, raises FitMissing instead of being done.
+        """
         self.dataset = dataset
         self.protocol = protocol
         self.spent = Spent()
         self.identity = {"dataset": dataset.digest, "protocol": asdict(protocol)}
         self._fits = fits
         self._told = told
+        self._kept_only = kept_only
         self._known: dict[bool, Known] = {}
         self._lists: dict[Phase, Lists] = {}
 
@@ -88,7 +102,10 @@ class Bench:
         return self._lists[phase]
 
     def ranks(self, score: Score, phase: Phase = Phase.TEST, *, fresh: bool = True, strangers: bool = False) -> Ints:
-        """The rank of each click of `phase`: [V], user by user. `strangers`: each sees exposures of another user."""
+        """The rank of each click of `phase`: [V], user by user. `strangers`: each sees exposures of another user.
+
+        Test clicks are scored as the stream does it, where the net is one of a release.
+        """
         of_phase, known = self.lists(phase), self.known(fresh=fresh)
 
         def queries(some: Ints) -> Queries:
@@ -96,6 +113,8 @@ class Bench:
             return known.swapped(asked, of_phase.clicks[others[some]]) if strangers else asked
 
         others = self._others(of_phase) if strangers else np.empty(0, np.int64)
+        if isinstance(score, Form) and phase is Phase.TEST:
+            score = Served(score)
         return lists.ranks(score, queries, of_phase)
 
     def _others(self, of_phase: Lists) -> Ints:
@@ -136,6 +155,8 @@ class Bench:
             chosen["devices"] = devices
         digest = identity({"name": name, "seed": seed, "after": after, "of": self.identity, **chosen})
         keep = self._fits / f"{name.replace(' ', '_')}-{seed}-{digest}.safetensors"
+        if self._kept_only:
+            draw = _refusing(name)
         clock = Clock(keep.with_suffix(".json"))
 
         def progress(epoch: int, loss: float, score: float) -> None:
@@ -155,6 +176,19 @@ class Bench:
         self.spent.epochs += len(fitted.curve)
         self.spent.curves[name] = [round(score, 5) for score in fitted.curve]
         return digest
+
+
+class FitMissing(LookupError):  # noqa: N818 - nothing went wrong: an experiment has to come first
+    """A fit is not kept, or not over."""
+
+
+def _refusing(name: str) -> batches.Draw:
+    """Epochs of a fit that is not to be done."""
+
+    def epoch(number: int, _: np.random.Generator) -> Iterator[Any]:
+        raise FitMissing(f"{name} is fitted for {number} epochs so far" if number else f"{name} is not fitted")
+
+    return epoch
 
 
 class Clock:

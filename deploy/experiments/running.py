@@ -28,10 +28,16 @@ class Benches:
     """One bench for each protocol: data are read and folded once."""
 
     def __init__(
-        self, asked: Asked, work: Path, told: Told = lambda *_: None, reading: Callable[[str, int], None] | None = None
+        self,
+        asked: Asked,
+        work: Path,
+        told: Told = lambda *_: None,
+        reading: Callable[[str, int], None] | None = None,
+        *,
+        kept_only: bool = False,
     ) -> None:
-        """`work` keeps sorted logs and fits."""
-        self._asked, self._work, self._told = asked, work, told
+        """`work` keeps sorted logs and fits; `kept_only`: see `Bench`."""
+        self._asked, self._work, self._told, self._kept_only = asked, work, told, kept_only
         self._reading = reading or (lambda _what, _rows: None)
         self._benches: dict[Protocol, Bench] = {}
 
@@ -40,7 +46,9 @@ class Benches:
         if protocol not in self._benches:
             asked = self._asked
             dataset = load(asked.source, protocol, self._work / asked.data, asked.users, self._reading)
-            self._benches[protocol] = Bench(dataset, protocol, self._work / "fits", self._told)
+            self._benches[protocol] = Bench(
+                dataset, protocol, self._work / "fits", self._told, kept_only=self._kept_only
+            )
         return self._benches[protocol]
 
 
@@ -62,10 +70,11 @@ def cells(experiment: Experiment, asked: Asked, benches: Benches, work: Path) ->
     """All cells, the first seed's first; kept ones are read."""
     for seed in range(1, asked.seeds + 1):
         for arm in experiment.arms(asked):
-            yield _cell(arm, seed, benches.of(arm.protocol), work)
+            yield cell_of(arm, seed, benches.of(arm.protocol), work)
 
 
-def _cell(arm: Arm, seed: int, bench: Bench, work: Path) -> Cell:
+def cell_of(arm: Arm, seed: int, bench: Bench, work: Path) -> Cell:
+    """A cell: as it is kept in `work`, or computed."""
     setting = {"model": arm.model, "of": bench.identity, "recipes": arm.recipes.settings(), "others": arm.strangers}
     name = f"{arm.model}-{seed}-{identity(setting)}.json".replace(" ", "_").replace("/", "-")
 

@@ -144,8 +144,11 @@ class Account:
         clicked = {other.item for other in unit if other.kind == Kind.CLICK}
         beside = [other.item for other in unit if other.item not in clicked]
         logged = settings.exposures == "logged" and event.impression != 0 and bool(beside)
-        if logged:
-            cold = event.item not in force.known
+        cold = event.item not in force.known
+        if logged and {other.kind for other in unit if other.item not in clicked} == {Kind.CANDIDATE}:
+            own = [other.item for other in unit if other.seq == event.seq or other.item not in clicked]
+            listed = plain.Listed(own, own.index(event.item), cold)
+        elif logged:
             listed = plain.slate(settings.seed, self.user, event.seq, beside, event.item, cold=cold)
         else:
             listed = plain.sampled(settings.seed, self.user, event.seq, force.catalogue, event.item, settings.negatives)

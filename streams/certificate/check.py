@@ -235,7 +235,7 @@ class _Check:
     def _without_tiles(self, user: str, q: Question, release: Release, slow: SlowAnswer, fast: FastAnswer) -> None:
         rows = release.catalogue.rows
         again = untiled.scores(
-            release.nets,
+            release,
             rows(q.history),
             rows(q.r2_items),
             rows(q.clicks),

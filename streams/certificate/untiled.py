@@ -7,38 +7,49 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.gru import Gru
 from models.layers import Sequence
-from models.nets import Nets
+from models.nets import APART, Nets
 from models.scorer import SlowAnswer
+from streams.release import Release
 
 Rows = NDArray[np.int64]
 
 
 @torch.inference_mode()
 def scores(
-    nets: Nets, history: Rows, window: Rows, clicks: Rows, exposures: Rows, candidates: Rows, slow: SlowAnswer
+    release: Release, history: Rows, window: Rows, clicks: Rows, exposures: Rows, candidates: Rows, slow: SlowAnswer
 ) -> dict[str, NDArray[np.float32]]:
     """din, f2s, fast and mc2sf, f4 [n]; the fast nets get the 16-bit priors of `slow`, as they travelled."""
-    E = nets.encoder.E.detach()
+    nets = release.nets
+    din, alone, s2f = (release.apart.get(form, nets) for form in APART)
 
-    def sequence(rows: Rows) -> Sequence:
+    def vectors(of: Nets, rows: Rows) -> Tensor:
+        return of.encoder.E.detach()[torch.from_numpy(rows)][None]
+
+    def sequence(of: Nets, rows: Rows) -> Sequence:
         if not len(rows):  # nothing, as the nets take it
             return Sequence(torch.zeros(1, 1, nets.config.dim), torch.zeros(1, 1, dtype=torch.bool))
-        return Sequence(E[torch.from_numpy(rows)][None], torch.ones(1, len(rows), dtype=torch.bool))
+        return Sequence(vectors(of, rows), torch.ones(1, len(rows), dtype=torch.bool))
+
+    def short(of: Nets) -> tuple[Gru, Sequence, Sequence]:
+        return of.encoder.gru_n, sequence(of, clicks), sequence(of, exposures)
 
     def travelled(prior: NDArray[np.float16]) -> Tensor:
         return torch.from_numpy(prior.astype(np.float32))[None]
 
-    e = E[torch.from_numpy(candidates)][None]
+    e = vectors(nets, candidates)
     r2 = torch.zeros(1, nets.config.dim)
-    for row in window.tolist():
-        r2 = nets.encoder.gru_n.step(E[row][None], r2)
-    r_t, r_n = nets.priors(sequence(history), r2, e)
-    short = nets.encoder.gru_n, sequence(clicks), sequence(exposures)
+    for x in vectors(nets, window)[0]:
+        r2 = nets.encoder.gru_n.step(x[None], r2)
+    r_t, r_n = nets.priors(sequence(nets, history), r2, e)
+    of_din = sequence(din, history)
+    own_r_t = din.slow.din(of_din.x, of_din.mask, vectors(din, candidates))
+    priors = travelled(slow.r_t), travelled(slow.r_n)
     found = {
-        "din": nets.slow.score_din(r_t, e),
+        "din": din.slow.score_din(own_r_t, vectors(din, candidates)),
         "f2s": nets.slow.score_f2s(r_n, r_t, e),
-        "fast": nets.fast.score_fast(nets.fast.from_zero(*short), e),
-        "mc2sf": nets.fast.score_s2f(*short, e, travelled(slow.r_t), travelled(slow.r_n)),
+        "fast": alone.fast.score_fast(alone.fast.from_zero(*short(alone)), vectors(alone, candidates)),
+        "mc2sf": s2f.fast.score_s2f(*short(s2f), vectors(s2f, candidates), *priors),
     }
     return {name: values[0].numpy() for name, values in found.items()}
