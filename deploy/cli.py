@@ -34,7 +34,8 @@ app = typer.Typer(
 
     Start with `mc2sf run synthetic`: it needs nothing else. Then `mc2sf data inspect SOURCE` tells what a log holds and
     `mc2sf run SOURCE` replays it through the whole loop. SOURCE is `synthetic[:users=1000,items=500]`, `ml-1m:DIR`,
-    `ml-100k:DIR`, `steam:FILE`, `ebnerd:DIR`, `alipay:FILE` or `log:FILE`.""",
+    `ml-100k:DIR`, `steam:FILE`, `ebnerd:DIR`, `alipay:FILE` or `log:FILE`; or `protocol:SOURCE`, what
+    `mc2sf experiment` ranks of it as a stream.""",
 )
 topics_app = typer.Typer(no_args_is_help=True, help="The topics of a run on the broker.")
 worker_app = typer.Typer(no_args_is_help=True, help="A Faust worker; start several to share the partitions.")

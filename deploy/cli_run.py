@@ -205,6 +205,9 @@ def show(document: dict[str, Any], folder: Path) -> None:
     if document["optimum"]:
         last.add_row("optimum", *(f"{value:.4f}" for value in document["optimum"].values()), "", "", style="italic")
     console.print(last)
+    if experiment := document.get("experiment"):
+        variants = ", ".join(sorted(experiment["metrics"]))
+        console.print(f"All {document['outcomes']:,} lists and ranks of {variants} are the experiment's.\n")
     table = Table(title="flow", show_header=False)
     kinds = [entry["kind"] for entry in document["releases"]]
     for name, value in (
@@ -220,9 +223,10 @@ def show(document: dict[str, Any], folder: Path) -> None:
     ):
         table.add_row(name, value)
     console.print(table)
+    later = f"  mc2sf evaluate {folder} --release 1      what the first retrain's release would have scored\n"
     console.print(
         f"report: {folder / 'report.html'}\nsummary: {folder / 'summary.json'}\n\nTry next:\n"
-        f"  mc2sf evaluate {folder} --release 1      what the first retrain's release would have scored\n"
+        f"{later if len(kinds) > 1 else ''}"
         f"  mc2sf releases list {folder}             every release and what the gate saw\n"
         f"  mc2sf data inspect ml-1m:DIR             what a log of your own holds, then `mc2sf run` it",
         highlight=False,
