@@ -12,6 +12,7 @@ import torch
 from benchmarks.device_records import Workload
 from benchmarks.device_stopwatch import Pace
 from models.scorer import Floats, Rows, Scorer
+from models.standing import Standing
 from streams.device import Device
 from streams.partitions import partition_of
 from streams.received import Received
@@ -72,7 +73,7 @@ class InMemory:
         for received in self._takes:
             work = device(received, table, 0, 0)
             work.needs()
-            work.run(lambda _: release)
+            work.run(lambda _: release, lambda _: Standing.nothing())
             list(work.records())
             table.update((key, row) for key, row in work.rows() if row is not None)
 

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from deploy.runs import Found, UserError
 from models.views import ViewSpec, view
-from streams import tables
+from streams import proposals, tables
 from streams.records import Kind
 from streams.release import read_release
+from streams.standing import standing_after
 
 
 class Suggestion(NamedTuple):
@@ -54,8 +55,11 @@ def recommend(found: Found, user: str, k: int, release: int | None = None) -> li
         rows = catalogue.rows(catalogue.keys)
         closed = catalogue.rows(seen.window_items)[None]
         r2 = scorer.fold(np.zeros((1, settings.dim), np.float32), closed, np.array([len(seen.window_items)]))[0]
-        slow = scorer.slow(catalogue.rows(seen.history), r2, rows)
-        fast = scorer.fast(catalogue.rows(seen.clicks), catalogue.rows(seen.exposures), rows, slow.r_t, slow.r_n)
+        recorded = proposals.recorded(connection, run)
+        stands = standing_after(connection, run, recorded[0] if recorded else -1).of(catalogue.keys)
+        short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
+        slow = scorer.slow(catalogue.rows(seen.history), r2, rows, stands)
+        fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, stands)
         scores = np.where(np.isin(catalogue.keys, clicks), -np.inf, fast.mc2sf)
         best = [int(n) for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
         t = tables.items.c

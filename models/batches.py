@@ -18,8 +18,9 @@ from torch.nn import functional
 from models import negatives
 from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
 from models.layers import Sequence
-from models.log import Folded, Stretch, is_negative, slates
+from models.log import Folded, Stretch, is_click, is_negative, slates
 from models.nets import Inputs, Nets
+from models.standing import Buckets, Standings
 
 Ints = NDArray[np.int64]
 
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
     clicks: Tensor  # [B, L_F]
     exposures: Tensor  # [B, L_F]
     items: Tensor  # [B, 1 + N]; column 0 is the click
+    standing: Tensor  # [B, 1 + N, 3], of `items` in the epoch of the click
 
     def inputs(self, nets: Nets, table: Tensor) -> Inputs:
         """The vectors, from `table` [R, d] = E[rows]. r2 is recomputed with the present GRU_n, as data."""
@@ -43,7 +45,7 @@ class Batch(NamedTuple):
             r2=r2,
             clicks=_sequence(table, self.clicks),
             exposures=_sequence(table, self.exposures),
-            e=functional.embedding(self.items, table),
+            e=nets.encoder.stood(functional.embedding(self.items, table), self.standing),
         )
 
 
@@ -62,6 +64,7 @@ class Source:
     targets: Ints  # [M]
     losers: Ints  # rows of the non-clicked items of all slates that were logged
     slate: Stretch  # of each click in `losers`, empty where its slate has none
+    standings: Standings
 
     @classmethod
     def of(cls, folded: Folded, catalogue: Catalogue) -> Source:
@@ -78,6 +81,9 @@ class Source:
             targets=catalogue.rows(folded.target),
             losers=catalogue.rows(folded.log.keys[losing]),
             slate=Stretch(before[units.start], before[units.end]),
+            standings=Standings.count(
+                catalogue.rows(folded.log.keys), folded.log.epochs, is_click(folded.log), catalogue.size
+            ),
         )
 
     def batch(self, some: Ints, generator: np.random.Generator, *, n: int, unknown: float = 0.0) -> Batch:
@@ -104,11 +110,15 @@ class Source:
             folded.exposures.gather(self.exposure_rows, some, short, ROW_PADDING),
             items,
         )
-        return localised(of, self.rows, generator, unknown)
+        epochs = np.broadcast_to(folded.log.epochs[folded.event[some], None], items.shape)
+        standing = self.standings.of(items, epochs)  # of the item itself, also where it is replaced by the unknown row
+        return localised(of, standing, self.rows, generator, unknown)
 
 
-def localised(of: tuple[Ints, ...], size: int, generator: np.random.Generator, unknown: float) -> Batch:
-    """A Batch of history, window, clicks, exposures and items as rows of an E of `size` rows."""
+def localised(
+    of: tuple[Ints, ...], standing: Buckets, size: int, generator: np.random.Generator, unknown: float
+) -> Batch:
+    """A Batch of history, window, clicks, exposures and items as rows of an E of `size` rows, and as they stand."""
     present = np.zeros(size, bool)
     for rows in of:
         present[rows] = True
@@ -123,4 +133,6 @@ def localised(of: tuple[Ints, ...], size: int, generator: np.random.Generator, u
     place[used] = np.arange(len(used))
     if unknown:
         place[replaced] = place[ROW_UNKNOWN]
-    return Batch(torch.from_numpy(used), *(torch.from_numpy(place[rows]) for rows in of))
+    history, window, clicks, exposures, items = (torch.from_numpy(place[rows]) for rows in of)
+    stands = torch.from_numpy(standing.astype(np.int64))
+    return Batch(torch.from_numpy(used), history, window, clicks, exposures, items, stands)

@@ -112,9 +112,9 @@ def fold(log: Log, spec: ViewSpec) -> Folded:
     """The state before each click (kind 1) of `log`."""
     n = len(log.keys)
     first = unit_starts(log)
-    is_click = (log.kinds == CLICK) | (log.kinds == PAST_CLICK)
+    clicked = is_click(log)
     is_shown = log.kinds == EXPOSURE
-    clicks_before = np.concatenate([[0], np.cumsum(is_click)])
+    clicks_before = np.concatenate([[0], np.cumsum(clicked)])
     shown_before = np.concatenate([[0], np.cumsum(is_shown)])
     event = np.flatnonzero(log.kinds == CLICK)
     unit = first[event]
@@ -135,7 +135,7 @@ def fold(log: Log, spec: ViewSpec) -> Folded:
         user=user,
         unit=unit,
         time=log.times[unit],
-        click_keys=log.keys[is_click],
+        click_keys=log.keys[clicked],
         exposure_keys=log.keys[is_shown],
         history=Stretch(clicks.start, clicks_before[epoch_start[unit]]),
         clicks=clicks,
@@ -169,6 +169,11 @@ def slates(folded: Folded) -> Stretch:
     starts = unit_starts(folded.log)
     ends = np.searchsorted(starts, folded.unit, side="right")
     return Stretch(folded.unit, ends)
+
+
+def is_click(log: Log) -> NDArray[np.bool_]:
+    """Clicks, past ones too, [N]."""
+    return np.isin(log.kinds, (CLICK, PAST_CLICK))
 
 
 def is_negative(log: Log) -> NDArray[np.bool_]:

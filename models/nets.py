@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
 from models.fast import Fast
 from models.gru import Gru
 from models.layers import Sequence
 from models.slow import Slow
+from models.standing import BUCKETS, FEATURES
 
 __all__ = ["APART", "PARTS", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "Sequence", "travelled"]
 PARTS = ("encoder", "slow", "fast")
@@ -58,12 +60,22 @@ class Inputs(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """The item table E [rows, d] (row 0 is padding, row 1 unknown) and GRU_n over exposures."""
+    """The item table E [rows, d] (row 0 is padding, row 1 unknown), standings of candidates, GRU_n over exposures."""
 
     def __init__(self, dim: int, rows: int) -> None:
         super().__init__()
         self.E = nn.Parameter(torch.zeros(rows, dim))
+        self.standing = nn.Parameter(torch.zeros(len(FEATURES), BUCKETS, dim))
         self.gru_n = Gru(dim)
+
+    def stood(self, e: Tensor, standing: Tensor) -> Tensor:
+        """Candidates [..., d] as they stand: e plus a vector for each bucket of `standing` [..., 3] (i8).
+
+        Sums of rows and no product, so that a row's result depends on that row alone.
+        """
+        for feature, vectors in enumerate(self.standing):
+            e = e + functional.embedding(standing[..., feature], vectors)
+        return e
 
     def memory(self, window: Sequence) -> Tensor:
         """r2 of eq. (3): GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
@@ -89,7 +101,7 @@ class Nets(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, weight in nets.named_parameters():
-                if name == "encoder.E":
+                if name in ("encoder.E", "encoder.standing"):  # what stands says nothing before it is learnt
                     continue
                 bound = 1 / math.sqrt(weight.shape[-1] if weight.dim() > 1 else config.dim)
                 weight.uniform_(-bound, bound, generator=generator)

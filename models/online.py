@@ -17,6 +17,7 @@ from models.catalogue import ROW_PADDING
 from models.checkpoint import CheckpointError
 from models.layers import Sequence
 from models.nets import Nets
+from models.standing import Buckets
 from models.training import TrainConfig
 
 Ints = NDArray[np.int64]
@@ -33,6 +34,7 @@ class FastBatchExample(NamedTuple):
     items: Ints  # [1 + N]
     r_t: NDArray[np.float16]
     r_n: NDArray[np.float16]
+    standing: Buckets  # [1 + N, 3]
 
 
 class FastLearner:
@@ -110,7 +112,8 @@ class FastLearner:
             Sequence(functional.embedding(clicks, E), clicks != ROW_PADDING),
             Sequence(functional.embedding(exposures, E), exposures != ROW_PADDING),
         )
-        e = functional.embedding(items, E)
+        standing = torch.from_numpy(np.stack([example.standing for example in examples]).astype(np.int64))
+        e = self.nets.encoder.stood(functional.embedding(items, E), standing)
         r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
         fast = self.nets.fast.score_fast(self.nets.fast.from_zero(*histories), e)
         mc2sf = self.nets.fast.score_s2f(*histories, e, r_t, r_n)

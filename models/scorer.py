@@ -20,6 +20,7 @@ from models.activation import STRIDE
 from models.catalogue import ROW_PADDING
 from models.layers import Sequence
 from models.nets import APART, Nets
+from models.standing import FEATURES, Buckets
 
 TILE = 64
 
@@ -81,9 +82,13 @@ class Scorer:
         return out
 
     @torch.inference_mode()
-    def slow(self, history: Rows, r2: Floats, candidates: Rows) -> SlowAnswer:
-        """The cloud's answer to one request: history rows [<= L_S] oldest first, r2 [d], candidates rows [n]."""
+    def slow(self, history: Rows, r2: Floats, candidates: Rows, standing: Buckets | None = None) -> SlowAnswer:
+        """The cloud's answer to one request: history rows [<= L_S] oldest first, r2 [d], candidates rows [n].
+
+        `standing` is that of the candidates, [n, 3]; none: that of items never seen.
+        """
         n, d = len(candidates), self.config.dim
+        stands = _stands(standing, n)
         answer = SlowAnswer(
             np.empty((n, d), np.float16), np.empty((n, d), np.float16), np.empty(n, np.float32), np.empty(n, np.float32)
         )
@@ -93,21 +98,33 @@ class Scorer:
         state = torch.from_numpy(np.array(r2, np.float32)).view(1, d)
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
-            e = _vectors(nets, candidates[some], TILE).unsqueeze(0)
+            e = _candidates(nets, candidates[some], stands[some])
             r_t, r_n = nets.priors(sequence, state, e)
             real = some.stop - start
             answer.r_t[some], answer.r_n[some] = r_t[0, :real].half().numpy(), r_n[0, :real].half().numpy()
             answer.f2s[some] = nets.slow.score_f2s(r_n, r_t, e)[0, :real].numpy()
             if din is not nets:
-                e = _vectors(din, candidates[some], TILE).unsqueeze(0)
+                e = _candidates(din, candidates[some], stands[some])
                 r_t = din.slow.din(of_din.x, of_din.mask, e)
             answer.din[some] = din.slow.score_din(r_t, e)[0, :real].numpy()
         return answer
 
     @torch.inference_mode()
-    def fast(self, clicks: Rows, exposures: Rows, candidates: Rows, r_t: Halves, r_n: Halves) -> FastAnswer:
-        """The device's scores: clicks and exposures rows [<= L_F] oldest first, candidates rows [n], priors [n, d]."""
+    def fast(
+        self,
+        clicks: Rows,
+        exposures: Rows,
+        candidates: Rows,
+        r_t: Halves,
+        r_n: Halves,
+        standing: Buckets | None = None,
+    ) -> FastAnswer:
+        """The device's scores: clicks and exposures rows [<= L_F] oldest first, candidates rows [n], priors [n, d].
+
+        `standing` is that of the candidates, [n, 3]; none: that of items never seen.
+        """
         n = len(candidates)
+        stands = _stands(standing, n)
         answer = FastAnswer(np.empty(n, np.float32), np.empty(n, np.float32))
         alone, s2f, short = self._alone, self._s2f, self.config.history_short
         of_alone = _sequence(alone, clicks, short), _sequence(alone, exposures, short)
@@ -116,10 +133,10 @@ class Scorer:
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
             real = some.stop - start
-            e = _vectors(alone, candidates[some], TILE).unsqueeze(0)
+            e = _candidates(alone, candidates[some], stands[some])
             answer.fast[some] = alone.fast.score_fast(memories, e)[0, :real].numpy()
             if s2f is not alone:
-                e = _vectors(s2f, candidates[some], TILE).unsqueeze(0)
+                e = _candidates(s2f, candidates[some], stands[some])
             priors = _padded(r_t[some], TILE).unsqueeze(0), _padded(r_n[some], TILE).unsqueeze(0)
             answer.mc2sf[some] = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)[0, :real].numpy()
         return answer
@@ -130,6 +147,17 @@ def _vectors(nets: Nets, rows: Rows, length: int) -> Tensor:
     padded = np.full(length, ROW_PADDING, np.int64)
     padded[: len(rows)] = rows
     return nets.encoder.E.detach()[torch.from_numpy(padded)]
+
+
+def _candidates(nets: Nets, rows: Rows, stands: Rows) -> Tensor:
+    """Candidates [<= TILE] with their standing [<= TILE, 3], padded at the end: [1, TILE, d]."""
+    padded = np.zeros((TILE, stands.shape[1]), np.int64)
+    padded[: len(stands)] = stands
+    return nets.encoder.stood(_vectors(nets, rows, TILE), torch.from_numpy(padded)).unsqueeze(0)
+
+
+def _stands(standing: Buckets | None, n: int) -> Rows:
+    return np.zeros((n, len(FEATURES)), np.int64) if standing is None else standing.astype(np.int64)
 
 
 def _sequence(nets: Nets, rows: Rows, most: int) -> Sequence:

@@ -153,12 +153,17 @@ def train(nets: Nets, batches: Iterable[Batch], config: TrainConfig, steps: int)
     ones moved.
     """
     E = nets.encoder.E
-    dense = [weight for weight in nets.parameters() if weight is not E]
-    adam = torch.optim.Adam(dense, lr=config.learning_rate, betas=config.betas, weight_decay=config.l2, fused=True)
+    standing = nets.encoder.standing
+    dense = [weight for weight in nets.parameters() if weight is not E and weight is not standing]
+    # most buckets are in few batches: decay in all the others, at Adam's step, would wipe them out
+    groups = [{"params": dense, "weight_decay": config.l2}, {"params": [standing], "weight_decay": 0.0}]
+    adam = torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, fused=True)
     rows = RowAdam(E, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
     nets.train()
     for step, batch in enumerate(batches):
-        rows.rate = adam.param_groups[0]["lr"] = config.learning_rate * (1 - step / steps)
+        rows.rate = config.learning_rate * (1 - step / steps)
+        for group in adam.param_groups:
+            group["lr"] = rows.rate
         table = E.detach()[batch.rows].requires_grad_()
         loss = joint_loss(nets(batch.inputs(nets, table)), config.loss)
         adam.zero_grad(set_to_none=True)

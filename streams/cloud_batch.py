@@ -27,8 +27,9 @@ from streams.records import (
     encode,
 )
 from streams.settings import Settings
+from streams.standing import buckets_array
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS
-from streams.worker import Releases
+from streams.worker import Releases, Standings
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def check(record: NegativeMemory | ClickUpload | RankRequest, settings: Settings
         _check("candidates", record.candidates, "<i8", (n,))
         if not 0 < n <= LARGEST:
             raise RecordError(f"{n} candidates: between 1 and {LARGEST} are allowed")
+        buckets_array(record.standing, n)
 
 
 def _check(name: str, tensor: Tensor, dtype: str, shape: tuple[int, ...]) -> None:
@@ -88,7 +90,11 @@ class CloudWork:
         """The releases that the requests name."""
         return {record.versions.release for _, record in self._read if isinstance(record, RankRequest)}
 
-    def run(self, releases: Releases) -> None:
+    def standings(self) -> tuple[()]:
+        """None: a request says how its candidates stand."""
+        return ()
+
+    def run(self, releases: Releases, _standings: Standings) -> None:
         """Learn what came up, answer what was asked, in the order received."""
         for received, record in self._read:
             if isinstance(record, NegativeMemory):
@@ -121,6 +127,7 @@ class CloudWork:
             release.catalogue.rows(history),
             np.zeros(dim, np.float32) if r2 is None else np.frombuffer(r2, dtype="<f4"),
             release.catalogue.rows(request.candidates.array()),
+            buckets_array(request.standing, len(request.candidates.array())),
         )
         priors = SlowPriors(
             user=request.user,

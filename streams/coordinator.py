@@ -30,6 +30,7 @@ from streams.release import ItemTable
 from streams.schedule import retrain_due
 from streams.settings import Settings
 from streams.sizes import net_config
+from streams.standing import counts_of
 from streams.stopping import stop_on_signals
 from streams.store import connect
 from streams.tables import releases
@@ -54,7 +55,7 @@ class Coordinator:
             last = proposals.last_decision(connection, self._run)
         self._decided = last.epoch if last else -1
         if last is not None:  # it may have been killed between the table and the bus
-            self._publisher.decide(last)
+            self._publish(last)
 
     def step(self) -> bool:
         """Do the next thing that is due; false where there is none. Raises LeaseLostError, PublicationError."""
@@ -147,7 +148,7 @@ class Coordinator:
         return EpochDecision(manifest.epoch, manifest.version, manifest.kind, reason)
 
     def _decided_on(self, decision: EpochDecision) -> None:
-        self._publisher.decide(decision)
+        self._publish(decision)
         self._decided = decision.epoch
         self._waiting_since = time.monotonic()
         telemetry.EPOCH.labels("coordinator").set(decision.epoch)
@@ -160,6 +161,11 @@ class Coordinator:
             proposals.forget(connection, self._run, judged)
             gone = self._withdrawal.due(connection, decision.epoch)
         self._publisher.withdraw(gone)
+
+    def _publish(self, decision: EpochDecision) -> None:
+        with self._engine.connect() as connection:
+            counts = counts_of(connection, self._run, decision.epoch)
+        self._publisher.decide(decision, counts)
 
     def _waiting(self, connection: Connection, epoch: int) -> list[Proposal]:
         """The proposals to judge at the end of `epoch`: its own; free-running, older retrains too."""

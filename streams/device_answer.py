@@ -12,6 +12,7 @@ from models.ranking import rank
 from models.scorer import Scorer
 from streams.device_state import Pending, keys_array
 from streams.records import FastExample, Outcome, RecordError, SlowPriors, Tensor
+from streams.standing import buckets_array
 
 NEGATIVES = 4  # of an example
 
@@ -37,7 +38,8 @@ def answered(
     keys = keys_array(pending.candidates)
     r_t, r_n = priors.r_t.array(), priors.r_n.array()
     clicks, exposures, candidates = _rows(pending, catalogue)
-    scores = scorer.fast(clicks, exposures, candidates, r_t, r_n)
+    stands = buckets_array(pending.standing, len(keys))
+    scores = scorer.fast(clicks, exposures, candidates, r_t, r_n, stands)
     ranks, not_finite = {"random": pending.place + 1}, 0
     for name, values in (
         ("din", priors.din.array()),
@@ -62,6 +64,7 @@ def answered(
         r_t=Tensor.of(r_t[chosen], "<f2"),
         r_n=Tensor.of(r_n[chosen], "<f2"),
         versions=pending.versions,
+        standing=stands[chosen].tobytes(),
     )
     return outcome, example
 
@@ -70,7 +73,8 @@ def expired(pending: Pending, scorer: Scorer, catalogue: Catalogue, wall: int) -
     """The outcome of a request that got no answer in time: the fast part alone."""
     clicks, exposures, candidates = _rows(pending, catalogue)
     nothing = np.zeros((len(candidates), scorer.config.dim), np.float16)
-    place, bad = rank(scorer.fast(clicks, exposures, candidates, nothing, nothing).fast, pending.place)
+    stands = buckets_array(pending.standing, len(candidates))
+    place, bad = rank(scorer.fast(clicks, exposures, candidates, nothing, nothing, stands).fast, pending.place)
     ranks = {"random": pending.place + 1, "fast": place}
     return _outcome(pending, ranks, bad, pending.window, 0, 0, wall, expired=True)
 

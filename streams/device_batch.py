@@ -34,7 +34,7 @@ from streams.records import (
 from streams.settings import Settings
 from streams.sizes import view_spec
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
-from streams.worker import Releases
+from streams.worker import Releases, Standings
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +101,23 @@ class DeviceWork:
                 wanted.add(self._changes.partition(received.part).release)
         return wanted
 
-    def run(self, releases: Releases) -> None:
+    def standings(self) -> set[int | None]:
+        """The epochs after which this batch asks how items stood; None stands for the newest that is known."""
+        wanted: set[int | None] = set()
+        for received, record in self._read:
+            if isinstance(record, EpochBegin):
+                wanted.add(self._before(record.epoch))
+            elif isinstance(record, DeviceBatch):
+                wanted.add(self._before(self._changes.partition(received.part).begun))
+        return wanted
+
+    def _before(self, epoch: int) -> int | None:
+        """The epoch before this one, or none where the newest counts."""
+        return max(epoch, 0) - 1 if self._settings.lockstep else None
+
+    def run(self, releases: Releases, standings: Standings) -> None:
         """Work off the batch; stops at a hole."""
+        self._standings = standings
         for received, record in self._read:
             try:
                 if isinstance(record, RecordError):
@@ -161,6 +176,7 @@ class DeviceWork:
             epoch=max(partition.begun, 0),
             versions=release.manifest.versions,
             catalogue=release.catalogue,
+            standing=self._standings(self._before(partition.begun)),
             asked_wall=self._wall,
             again=again,
         )

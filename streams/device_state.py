@@ -57,6 +57,7 @@ class Pending(msgspec.Struct, array_like=True, frozen=True):
     versions: Versions
     bytes_up: int
     asked_wall: int
+    standing: bytes = b""  # u1 [n, 3], of the candidates
 
 
 class PartitionState(msgspec.Struct, array_like=True):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from models.candidates import Candidates, evaluated, sampled, slate
 from models.catalogue import Catalogue
+from models.standing import Standing
 from models.views import ViewSpec, view
 from streams.device_folds import Fold, value
 from streams.device_state import DeviceState, Pending, keys_bytes
@@ -53,6 +54,7 @@ class Context:
     epoch: int
     versions: Versions
     catalogue: Catalogue
+    standing: Standing  # of items, as the epoch began
     asked_wall: int = 0
     again: bool = False  # send the last r2 again before the first request: the cloud may have moved past it
 
@@ -225,9 +227,8 @@ class _Walk:
             self.spec,
             closed_count=state.size,
         )
-        request = RankRequest(
-            batch.user, seq, Tensor.of(chosen.keys, "<i8"), time, state.window, context.versions, context.epoch
-        )
+        listed, stands = Tensor.of(chosen.keys, "<i8"), context.standing.of(chosen.keys).tobytes()
+        request = RankRequest(batch.user, seq, listed, time, state.window, context.versions, context.epoch, stands)
         self.uplink.append(request)
         self.pending.append(
             Pending(
@@ -247,6 +248,7 @@ class _Walk:
                 versions=context.versions,
                 bytes_up=len(encode(request)),
                 asked_wall=context.asked_wall,
+                standing=stands,
             )
         )
 

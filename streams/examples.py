@@ -8,6 +8,7 @@ import numpy as np
 from models.catalogue import Catalogue
 from models.online import FastBatchExample
 from streams.records import FastExample, Reader, RecordError, encode
+from streams.standing import buckets_array
 
 NEGATIVES = 4
 _PICK = np.arange(1 + NEGATIVES)
@@ -24,6 +25,7 @@ def check(example: FastExample, dim: int) -> None:
         tensor = getattr(example, name)
         if tensor.dtype != "<i8" or tensor.array().ndim != 1:
             raise RecordError(f"{name} is {tensor.dtype} {tensor.shape}, not keys in a row")
+    buckets_array(example.standing, len(items))
     for name in ("r_t", "r_n"):
         prior = getattr(example, name)
         if prior.dtype != "<f2" or prior.array().shape != (len(items), dim):
@@ -42,6 +44,7 @@ def in_rows(example: FastExample, catalogue: Catalogue) -> FastBatchExample:
         items=catalogue.rows(items)[pick],
         r_t=example.r_t.array()[pick],
         r_n=example.r_n.array()[pick],
+        standing=buckets_array(example.standing, len(items))[pick],
     )
 
 

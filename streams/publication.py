@@ -6,17 +6,18 @@ lease; readers find the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from streams.records import EmbeddingRow, EpochDecision, Manifest, Tensor, encode
+from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, Tensor, encode
 from streams.release import part_version, read_manifest, read_parts
 from streams.settings import Settings
 from streams.shelf import part_key
+from streams.standing import counts_key
 from streams.tables import item_embeddings
 from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
 
@@ -64,8 +65,9 @@ class Publisher:
         manifest = encode(publication.manifest)
         self._send(MODEL_RELEASES, iter([(b"%d" % publication.manifest.version, manifest), (b"active", manifest)]))
 
-    def decide(self, decision: EpochDecision) -> None:
-        """Publish the decision of an epoch. Raises PublicationError."""
+    def decide(self, decision: EpochDecision, counts: Sequence[ItemCounts]) -> None:
+        """Publish what was counted in an epoch, and then its decision. Raises PublicationError."""
+        self._send(MODEL_RELEASES, ((counts_key(each), encode(each)) for each in counts))
         self._send(MODEL_RELEASES, iter([(b"decision/%d" % decision.epoch, encode(decision))]))
 
     def withdraw(self, parts: list[tuple[str, int, int]]) -> None:

@@ -17,7 +17,9 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from models.log import Folded, fold, unit_starts
+from models.catalogue import Catalogue
+from models.log import Folded, fold, is_click, unit_starts
+from models.standing import Buckets, Standings
 from models.views import EXPOSURE
 from streams.interactions import Interactions
 from streams.settings import Settings
@@ -39,6 +41,7 @@ class Question(NamedTuple):
     memory: Keys  # the exposures whose fold is r2; none: r2 is zero
     clicks: Keys
     exposures: Keys
+    standing: Buckets  # of the candidates, as the epoch of the click began
 
 
 class Recorded(NamedTuple):
@@ -67,6 +70,9 @@ class Questions:
         self._numbers = {user: number for number, user in enumerate(log.users())}
         self._log = log.log()
         self._folded = fold(self._log, view_spec(settings))
+        self._items = Catalogue(log.keys)
+        rows = self._items.rows(self._log.keys)
+        self._standings = Standings.count(rows, self._log.epochs, is_click(self._log), self._items.size)
         self._begins: Keys | None = None
         if settings.carry:
             self._begins = _carried_from(self._folded, _encoders(connection, settings.run, self._log.epochs))
@@ -103,16 +109,20 @@ class Questions:
         if self._begins is not None:
             begin = self._begins[self._folded.unit[i]]
             memory = self._folded.exposure_keys[begin : self._folded.closed.end[i]]
+        candidates = np.frombuffer(row.candidates, "<i8")
         return Question(
             user=row.user,
             seq=row.seq,
             place=row.place,
             priors=not row.expired,
-            candidates=np.frombuffer(row.candidates, "<i8"),
+            candidates=candidates,
             history=view.history,
             memory=memory if row.window else memory[:0],
             clicks=view.clicks,
             exposures=view.exposures,
+            standing=self._standings.of(
+                self._items.rows(candidates), np.full(len(candidates), self._log.epochs[event])
+            ),
         )
 
 

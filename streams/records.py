@@ -33,10 +33,9 @@ class Kind(IntEnum):
 
     EXPOSURE = 0  # shown, not clicked
     CLICK = 1  # clicked: evaluated (by share) and learnt from
-    CANDIDATE = (
-        2  # on the slate of an impression for ranking only: changes no history and no window. Where nothing else
-    )
-    # stands beside the click, it is a list made for ranking, and taken in its own order: its maker has shuffled it
+    # on the slate of an impression for ranking only: changes no history and no window. Where nothing else stands beside
+    # the click, it is a list made for ranking, and taken in its own order: its maker has shuffled it
+    CANDIDATE = 2
     PAST_CLICK = 3  # clicked before the span under evaluation: enters histories, is never ranked
 
 
@@ -162,6 +161,7 @@ class RankRequest(Record, frozen=True, tag="request"):
     window: int  # the r2 that the answer must use: 0 = none yet
     versions: Versions
     epoch: int = 0  # the answer must use the clicks uploaded before it ended, also when it is asked again later
+    standing: bytes = b""  # u1 [n, 3], of the candidates: see models/standing.py
 
 
 # cloud-downlink -----------------------------------------------------------------------------------------------------
@@ -225,6 +225,7 @@ class FastExample(Record, frozen=True, tag="example"):
     r_t: Tensor  # f2 [1 + 4, d]
     r_n: Tensor  # f2 [1 + 4, d]
     versions: Versions
+    standing: bytes = b""  # u1 [1 + 4, 3]
 
 
 # item-embeddings, model-releases, dead-letters ----------------------------------------------------------------------
@@ -268,6 +269,16 @@ class EpochDecision(Record, frozen=True, tag="decision"):
     reason: str
 
 
+class ItemCounts(Record, frozen=True, tag="counts"):
+    """What was seen in `epoch`, and how often it was clicked. Published before the decision of the epoch."""
+
+    epoch: int
+    chunk: int  # of `chunks`, from 0: a record has room for so many items only
+    chunks: int
+    items: Tensor  # i8 [n], ascending
+    clicks: Tensor  # i8 [n], 0 where an item was shown only
+
+
 class DeadLetter(Record, frozen=True, tag="dead"):
     """A record that was refused: raw bytes, where it stood, and why."""
 
@@ -285,7 +296,7 @@ Uplink = NegativeMemory | ClickUpload | RankRequest | EpochEnd | EndOfLog
 Downlink = SlowPriors
 OutcomeEvent = Outcome | EpochEnd | EndOfLog
 ExampleEvent = FastExample | EpochEnd | EndOfLog
-ReleaseEvent = Manifest | EpochDecision
+ReleaseEvent = Manifest | EpochDecision | ItemCounts
 
 _encoder = msgspec.msgpack.Encoder()
 _PREFIX = bytes([SCHEMA])  # a MessagePack positive integer

@@ -1,7 +1,8 @@
-"""Reading releases from the bus: one background thread per process, one whole release at every moment.
+"""Reading releases from the bus, and how items stand: a background thread, one whole release at every moment.
 
-In: item-embeddings, model-weights, model-releases, from their beginnings. Out: `get`, `newest`, `decision`. What does
-not come over the bus in time (compacted away, damaged, never sent because the publisher died) is read from the tables.
+In: item-embeddings, model-weights, model-releases, from their beginnings. Out: `get`, `newest`, `decision`,
+`standing`. What does not come over the bus in time (compacted away, damaged, never sent because the publisher died) is
+read from the tables.
 """
 
 from __future__ import annotations
@@ -17,12 +18,23 @@ import sqlalchemy as sa
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from models.checkpoint import CheckpointError
-from streams import kafka, tables, telemetry
+from models.standing import Standing
+from streams import kafka, proposals, tables, telemetry
 from streams.dead_letters import DeadLetterBox, letter
-from streams.records import DeadLetter, EmbeddingRow, EpochDecision, Manifest, Reader, RecordError, ReleaseEvent
+from streams.records import (
+    DeadLetter,
+    EmbeddingRow,
+    EpochDecision,
+    ItemCounts,
+    Manifest,
+    Reader,
+    RecordError,
+    ReleaseEvent,
+)
 from streams.release import Assembler, Release, ReleaseError, read_release, read_release_and_items
 from streams.settings import Settings
 from streams.shelf import Shelf
+from streams.standing import standing_after
 from streams.store import connect
 from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
 
@@ -37,7 +49,7 @@ T = TypeVar("T")
 
 
 class ReleaseReader:
-    """Whole releases and decisions, by number. Safe to call from any thread."""
+    """Whole releases, decisions and standings, by number. Safe to call from any thread."""
 
     def __init__(self, settings: Settings, role: str, *, keep: int = 6, patience_s: float = _PATIENCE_S) -> None:
         self._settings, self._role, self._patience_s = settings, role, patience_s
@@ -45,7 +57,8 @@ class ReleaseReader:
         self._changed = threading.Condition()
         self._wanted: dict[int, int] = {}  # version -> callers waiting
         self._wanted_decisions: dict[int, int] = {}
-        self._missed: dict[tuple[str, int], float] = {}  # (release or decision, number) -> since when
+        self._wanted_standings: dict[int, int] = {}
+        self._missed: dict[tuple[str, int], float] = {}  # (release, decision or standing, number) -> since when
         self._asked: dict[tuple[str, int], float] = {}  # when the tables were last asked for it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{role}-releases", daemon=True)
@@ -83,6 +96,21 @@ class ReleaseReader:
             timeout_s,
             f"the decision of epoch {epoch}",
         )
+
+    def standing(self, epoch: int, timeout_s: float) -> Standing:
+        """Return how items stood after `epoch` (-1: before the first), waiting for it. Raises TimeoutError."""
+        return self._await(
+            self._wanted_standings,
+            epoch,
+            lambda: self._shelf.standings.find(epoch),
+            timeout_s,
+            f"how items stood after epoch {epoch}",
+        )
+
+    def newest_standing(self) -> Standing:
+        """Return how items stand, as far as it is known."""
+        with self._changed:
+            return self._shelf.standings.newest()
 
     def _await(
         self, wanted: dict[int, int], number: int, look: Callable[[], T | None], timeout_s: float, what: str
@@ -138,9 +166,13 @@ class ReleaseReader:
         except RecordError as error:
             self._refuse(letter(topic.name, message, str(error), self._role))
 
-    def _take_event(self, event: Manifest | EpochDecision) -> None:
+    def _take_event(self, event: Manifest | EpochDecision | ItemCounts) -> None:
         if isinstance(event, Manifest):
             self._shelf.take_manifest(event)
+        elif isinstance(event, ItemCounts):
+            with self._changed:
+                self._shelf.standings.take(event)
+                self._changed.notify_all()
         else:
             with self._changed:
                 self._shelf.take_decision(event)
@@ -156,6 +188,7 @@ class ReleaseReader:
             newest = max(self._shelf.staged, default=-1)
             versions = [v for v in self._wanted if v not in self._shelf.staged]
             epochs = [e for e in self._wanted_decisions if e not in self._shelf.decisions]
+            standings = [e for e in self._wanted_standings if self._shelf.standings.find(e) is None]
         coming = sorted((v for v in self._shelf.manifests if v > newest), reverse=True)
         for version in dict.fromkeys(versions + coming):
             release = self._shelf.assemble(version) or self._from_tables(version)
@@ -165,6 +198,8 @@ class ReleaseReader:
                 break  # older ones are of no use unless somebody asks
         for epoch in epochs:
             self._decision_from_tables(epoch)
+        for epoch in standings:
+            self._standing_from_tables(epoch)
 
     def _put(self, release: Release) -> None:
         with self._changed:
@@ -221,6 +256,23 @@ class ReleaseReader:
         if row is not None:
             self._found("decision", epoch)
             self._take_event(EpochDecision(*row))
+
+    def _standing_from_tables(self, epoch: int) -> None:
+        if self._patient("standing", epoch):
+            return
+        try:
+            with self._database().connect() as connection:
+                recorded = proposals.recorded(connection, self._settings.run)
+                if recorded is None or recorded[0] < epoch:
+                    return
+                standing = standing_after(connection, self._settings.run, epoch)
+        except sa.exc.SQLAlchemyError as error:
+            log.warning("how items stood after epoch %d can't be read: %s", epoch, error)
+            return
+        with self._changed:
+            self._shelf.standings.put(standing)
+            self._changed.notify_all()
+        self._found("standing", epoch)
 
     def _database(self) -> sa.Engine:
         if self._engine is None:

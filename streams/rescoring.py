@@ -50,8 +50,9 @@ class Rescorer:
     def _rank(release: Release, asked: Question, r2: Floats, *, late: bool) -> dict[str, int]:
         scorer, rows = release.scorer, release.catalogue.rows
         candidates = rows(asked.candidates)
-        slow = scorer.slow(rows(asked.history), r2, candidates)
-        fast = scorer.fast(rows(asked.clicks), rows(asked.exposures), candidates, slow.r_t, slow.r_n)
+        slow = scorer.slow(rows(asked.history), r2, candidates, asked.standing)
+        clicks, exposures = rows(asked.clicks), rows(asked.exposures)
+        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n, asked.standing)
         scores = {"fast": fast.fast}
         if asked.priors or late:
             scores |= {"din": slow.din, "f2s": slow.f2s, "mc2sf": fast.mc2sf}

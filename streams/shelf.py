@@ -14,6 +14,7 @@ from streams import embeddings
 from streams.embeddings import ItemRows
 from streams.records import EmbeddingRow, EpochDecision, Manifest, RecordError
 from streams.release import Assembler, ItemTable, Release, ReleaseError, checksum, part_version
+from streams.standing import StandingShelf
 
 _MANIFESTS = 64  # remembered: more than any reader is behind in its partitions
 _DECISIONS = 4096
@@ -47,6 +48,7 @@ class Shelf:
         self._items: ItemTable | None = None
         self._parts: dict[tuple[str, int], dict[int, bytes]] = {}
         self._assembler = Assembler()
+        self.standings = StandingShelf()
         self.manifests: dict[int, Manifest] = {}
         self.decisions: dict[int, EpochDecision] = {}
         self.staged: OrderedDict[int, Release] = OrderedDict()

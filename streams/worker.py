@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from models.standing import Standing
 from streams import telemetry
 from streams.faust_batches import subscribe, work_off
 from streams.faust_platform import Outbox, PlatformApp, StateTable, die, new_app, state_table
@@ -29,6 +30,7 @@ _COLLECT_AFTER = 50_000  # objects: a batch makes as many and drops them, with h
 RELEASE_TIMEOUT_S = 600.0  # a release that a record names is published already
 
 Releases = Callable[[int | None], Release]
+Standings = Callable[[int | None], Standing]
 
 
 def wall_ms() -> int:
@@ -44,7 +46,10 @@ class Work(Protocol):
     def needs(self) -> Iterable[int | None]:
         """The releases that `run` asks for; None stands for the newest."""
 
-    def run(self, releases: Releases) -> None:
+    def standings(self) -> Iterable[int | None]:
+        """The epochs after which `run` asks how items stood; None stands for the newest that is known."""
+
+    def run(self, releases: Releases, standings: Standings) -> None:
         """Work the batch off."""
 
     def records(self) -> Iterable[tuple[str, int, bytes, bytes]]:
@@ -108,10 +113,11 @@ class Worker:
             work = self._start(received, self.table.data, self.table.assigned, self._clock())
             with HEALTH.busy():  # waiting for the coordinator is not being stuck
                 releases = {version: await self._release(version) for version in work.needs()}
+                standings = {epoch: await self._standing(epoch) for epoch in work.standings()}
             newest = releases.get(None)
             if newest is not None:
                 releases.setdefault(newest.manifest.version, newest)
-            work.run(releases.__getitem__)
+            work.run(releases.__getitem__, standings.__getitem__)
             await self._finish(work)
             if work.fatal:
                 die(work.fatal)
@@ -126,6 +132,12 @@ class Worker:
         while (newest := self._reader.newest()) is None:  # noqa: ASYNC110 - a thread stages it
             await asyncio.sleep(0.05)
         return newest
+
+    async def _standing(self, epoch: int | None) -> Standing:
+        if epoch is None:
+            return self._reader.newest_standing()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, self._reader.standing, epoch, RELEASE_TIMEOUT_S)
 
     async def _finish(self, work: Work) -> None:
         outbox = Outbox()

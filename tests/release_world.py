@@ -18,7 +18,7 @@ from streams.coordinator import Coordinator
 from streams.lease import Lease
 from streams.proposals import EMPTY, WAITING, Proposal
 from streams.publication import Publisher
-from streams.records import EmbeddingRow, EpochDecision, Manifest, Reader, ReleaseEvent
+from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, Reader, ReleaseEvent
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.sizes import net_config
@@ -67,6 +67,8 @@ def feed(shelf: Shelf, sent: list[Sent]) -> None:
             shelf.take_row(rows.decode(value))
         elif isinstance(event := events.decode(value), Manifest):
             shelf.take_manifest(event)
+        elif isinstance(event, ItemCounts):
+            shelf.standings.take(event)
         else:
             shelf.take_decision(event)
 

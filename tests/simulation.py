@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,6 +15,7 @@ import torch
 from models.catalogue import Catalogue
 from models.nets import Nets
 from models.scorer import Scorer
+from models.standing import Standing
 from streams.cloud_batch import CloudWork
 from streams.device import Device
 from streams.fence import fenced
@@ -22,15 +23,18 @@ from streams.partitions import locate, partition_of
 from streams.received import Received
 from streams.records import (
     DeviceBatch,
+    DeviceEvent,
     EndOfLog,
     EpochBegin,
     EpochEnd,
+    Kind,
     Manifest,
     Outcome,
     OutcomeEvent,
     Reader,
     Versions,
     encode,
+    item_key,
 )
 from streams.release import Release
 from streams.settings import Settings
@@ -72,7 +76,11 @@ class Worker:
         """Work a batch off; with `cut`, be killed after the outputs and that many writes."""
         work = self.start(received, self.rows, self.assigned, 1_000)
         work.needs()
-        work.run(lambda version: self.releases[max(self.releases) if version is None else version])
+        work.standings()
+        work.run(
+            lambda version: self.releases[max(self.releases) if version is None else version],
+            topics.standing,
+        )
         for topic, partition, key, value in list(work.records()):
             topics.append(topic, partition, key, value)
         for written, (key, value) in enumerate(list(work.rows())):
@@ -95,10 +103,34 @@ class Topics:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._standings: dict[int, Standing] = {}
         self.logs: defaultdict[tuple[str, int], list[tuple[bytes, bytes]]] = defaultdict(list)
 
     def append(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
         self.logs[topic.removeprefix(f"{self.settings.run}-"), partition].append((key, value))
+
+    def standing(self, epoch: int | None) -> Standing:
+        """How items stood after `epoch`, by the log of device-events: asked for once it is over."""
+        assert epoch is not None
+        if epoch not in self._standings:
+            self._standings[epoch] = self._counted(epoch)
+        return self._standings[epoch]
+
+    def _counted(self, epoch: int) -> Standing:
+        seen: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        for records in self.read(DEVICE_EVENTS, DeviceEvent):
+            now = -1
+            for record in records:
+                if isinstance(record, EpochBegin):
+                    now = record.epoch
+                elif isinstance(record, DeviceBatch):
+                    for item, kind in zip(record.items, record.kinds, strict=True):
+                        seen[now][item_key(item)] += kind in (Kind.CLICK, Kind.PAST_CLICK)
+        found = Standing.nothing()
+        for each in range(epoch + 1):
+            keys = np.array(sorted(seen[each]), np.int64)
+            found = found.after(keys, np.array([seen[each][key] for key in keys.tolist()], np.int64))
+        return found
 
     def read(self, topic: Topic, kinds: Any) -> list[list[Any]]:
         """The records of a topic, a list a partition."""

@@ -18,7 +18,7 @@ ROWS = FIRST_ROW + 12
 def batch(history: list[list[int]], clicks: list[list[int]], items: list[list[int]]) -> Batch:
     nothing = np.zeros((len(items), 2), np.int64)
     of = (np.array(history), nothing, np.array(clicks), nothing, np.array(items))
-    return localised(of, ROWS, np.random.default_rng(0), 0.0)
+    return localised(of, np.zeros((*of[-1].shape, 3), np.uint8), ROWS, np.random.default_rng(0), 0.0)
 
 
 def loss(given: Batch, E: torch.Tensor) -> float:

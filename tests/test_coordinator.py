@@ -58,7 +58,7 @@ def test_a_learner_release_replaces_the_fast_part_only_and_publishes_no_row(worl
     world.propose("learner", 0, learnt(some_nets(world.settings, 0, seed=7)[0]))
     world.act()
     assert outcomes(world) == [(0, 1, "learner")]
-    assert [topic for topic, _, _ in world.producer.sent[sent:]] == ["model-weights", *["model-releases"] * 3]
+    assert [topic for topic, _, _ in world.producer.sent[sent:]] == ["model-weights", *["model-releases"] * 4]
     with world.engine.connect() as connection:
         versions = read_manifest(connection, world.settings.run, 1).versions
         read_release(connection, world.settings.run, 1)

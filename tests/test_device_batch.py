@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.standing import Standing
 from streams.cloud_batch import CloudWork
 from streams.device import Device
 from streams.device_state import DeviceState, user_key
@@ -84,7 +85,7 @@ class Worker:
         else:
             work = self.device(received, self.rows, 0, self.wall)
         work.needs()
-        work.run(lambda version: RELEASES[version or 0])
+        work.run(lambda version: RELEASES[version or 0], lambda _: Standing.nothing())
         kinds = {DEVICE_UPLINK: Uplink, OUTCOMES: OutcomeEvent, DEAD_LETTERS: DeadLetter, CLOUD_DOWNLINK: SlowPriors}
         for topic, _, _, value in work.records():
             for known, kind in kinds.items():

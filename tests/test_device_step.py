@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.catalogue import Catalogue
+from models.standing import Standing
 from streams.device_folds import compute, value
 from streams.device_state import DeviceState, keys_array
 from streams.device_step import Context, Hole, Memory, Step, User, step
@@ -27,7 +28,8 @@ EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = range(4)
 
 def context(settings: Settings = SMALL, version: int = 0, **changes: Any) -> Context:
     found = RELEASES[version]
-    return replace(Context(settings, view_spec(settings), 0, found.manifest.versions, found.catalogue), **changes)
+    usual = Context(settings, view_spec(settings), 0, found.manifest.versions, found.catalogue, Standing.nothing())
+    return replace(usual, **changes)
 
 
 def batch(*events: tuple[int, int] | tuple[int, int, int], seq: int = 0, time: int = 0, gap: int = 1) -> DeviceBatch:

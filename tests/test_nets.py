@@ -175,7 +175,8 @@ def test_padding_changes_no_score_and_gets_no_gradient() -> None:
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     one, same, other = (Nets.initial(CONFIG, 12, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not any(torch.equal(one[name], other[name]) for name in one)
+    drawn = one.keys() - {"encoder.standing"}  # which begins at nothing
+    assert not any(torch.equal(one[name], other[name]) for name in drawn)
 
 
 def test_grown_nets_keep_every_old_row_and_weight_and_start_new_rows_near_the_unknown_one() -> None:

@@ -10,6 +10,7 @@ from models.checkpoint import CheckpointError
 from models.nets import NetConfig, Nets
 from models.online import FastBatchExample, FastLearner
 from models.scorer import Scorer
+from models.standing import BUCKETS
 from models.training import TrainConfig
 
 torch.set_num_threads(1)
@@ -30,7 +31,9 @@ def examples(n: int, seed: int = 0) -> list[FastBatchExample]:
         priors = rng.standard_normal((2, 5, 8)).astype(np.float16)
         items = np.concatenate([rng.integers(*low, 1), rng.integers(*high, 4)])
         clicks, exposures = rng.integers(*low, rng.integers(1, 7)), rng.integers(*high, rng.integers(0, 7))
-        listed.append(FastBatchExample(clicks, exposures, items, priors[0], priors[1]))
+        listed.append(
+            FastBatchExample(clicks, exposures, items, priors[0], priors[1], rng.integers(0, BUCKETS, (5, 3), np.uint8))
+        )
     return listed
 
 
@@ -58,11 +61,14 @@ def test_only_the_fast_part_of_a_copy_moves() -> None:
 
 
 def test_its_loss_is_that_of_the_scores_that_serving_gives() -> None:
-    learner, scorer = FastLearner(nets(), CONFIG, 1), Scorer(nets())
+    given = nets()
+    with torch.no_grad():
+        given.encoder.standing.normal_(generator=torch.Generator().manual_seed(3))
+    learner, scorer = FastLearner(given, CONFIG, 1), Scorer(given)
     total = 0.0
     listed = examples(40)
     for each in listed:
-        answer = scorer.fast(each.clicks, each.exposures, each.items, each.r_t, each.r_n)
+        answer = scorer.fast(each.clicks, each.exposures, each.items, each.r_t, each.r_n, each.standing)
         for logits in answer:
             values = logits.astype(np.float64)
             total += float(np.log(np.exp(values).sum()) - values[0]) / 2

@@ -12,11 +12,12 @@ from models import negatives
 from models.batches import Source
 from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
 from models.checkpoint import pack
-from models.log import Log, fold
+from models.log import Log, fold, is_click
 from models.nets import NetConfig, Nets
 from models.ranking import chance, metrics, rank
 from models.rows import RowAdam
 from models.scorer import Scorer
+from models.standing import Standings
 from models.training import TrainConfig, TrainResult, retrain, train
 from models.views import CANDIDATE, CLICK, EXPOSURE, ViewSpec
 
@@ -47,6 +48,7 @@ def retrained(log: Log, **changes: object) -> TrainResult:
 def ndcg(result: TrainResult, log: Log) -> dict[str, float]:
     """Of the four scores, on the last clicks of `log` against 20 negatives."""
     scorer, catalogue, folded = Scorer(result.nets), result.catalogue, fold(log, SPEC)
+    standings = Standings.count(catalogue.rows(log.keys), log.epochs, is_click(log), catalogue.size)
     rng, ranks = np.random.default_rng(5), {name: [] for name in ("din", "f2s", "fast", "mc2sf")}  # type: ignore[var-annotated]
     for i in folded.order()[-300:]:
         seen = folded.view(i)
@@ -54,8 +56,10 @@ def ndcg(result: TrainResult, log: Log) -> dict[str, float]:
         rows = np.concatenate([target, negatives.uniform(rng, target, catalogue.size, 20)[0]])
         window = catalogue.rows(seen.window_items)[None]
         r2 = scorer.fold(np.zeros((1, 8), np.float32), window, np.array([window.shape[1]]))[0]
-        slow = scorer.slow(catalogue.rows(seen.history), r2, rows)
-        fast = scorer.fast(catalogue.rows(seen.clicks), catalogue.rows(seen.exposures), rows, slow.r_t, slow.r_n)
+        stands = standings.of(rows, np.full(len(rows), log.epochs[folded.event[i]]))
+        slow = scorer.slow(catalogue.rows(seen.history), r2, rows, stands)
+        short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
+        fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, stands)
         for name, scores in (("din", slow.din), ("f2s", slow.f2s), ("fast", fast.fast), ("mc2sf", fast.mc2sf)):
             ranks[name].append(rank(scores, 0).rank)
     return {name: metrics(of)["ndcg@10"] for name, of in ranks.items()}
@@ -229,9 +233,10 @@ def test_replaced_items_are_replaced_everywhere_in_the_batch_and_about_as_often_
     whole = source.batch(some, np.random.default_rng(2), n=4)
     batch = source.batch(some, np.random.default_rng(2), n=4, unknown=0.2)
     pairs = set()
-    for mine, its in zip(whole[1:], batch[1:], strict=True):
+    for mine, its in zip(whole[1:-1], batch[1:-1], strict=True):
         pairs |= set(zip(whole.rows[mine].flatten().tolist(), batch.rows[its].flatten().tolist(), strict=True))
     assert len(pairs) == len({row for row, _ in pairs})  # one fate an item
+    assert torch.equal(whole.standing, batch.standing)  # how an item stands is known of unknown ones too
     replaced = [row for row, now in pairs if row != now]
     assert all(now == ROW_UNKNOWN for row, now in pairs if row != now)
     assert len(replaced) / len(pairs) == pytest.approx(0.2, abs=0.06)

@@ -20,10 +20,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from models.scorer import FastAnswer, SlowAnswer
+from models.standing import Buckets
 from streams import tables
 from streams.certificate import plain, popularity, untiled
 from streams.certificate.account import Account, Event, InForce, Memory, Question
 from streams.certificate.differences import Difference, DifferenceFound, same
+from streams.certificate.standing import Stood
 from streams.cloud_state import CloudState
 from streams.device_state import DeviceState
 from streams.packed import unpack
@@ -72,6 +74,7 @@ class _Check:
         d = tables.decisions.c
         query = sa.select(d.epoch, d.release).where(d.run == self._run)
         self._decided = {row.epoch: row.release for row in connection.execute(query)}
+        self._stood = Stood(connection, self._run)
         self._release = functools.cache(self._read)
         self._force = functools.cache(self._in_force)
         self._ranks: defaultdict[str, list[int]] = defaultdict(list)
@@ -224,15 +227,18 @@ class _Check:
         rows, dim = release.catalogue.rows, self._settings.dim
         r2 = np.frombuffer(self._fold(q.r2_items, q.versions.release) or bytes(4 * dim), "<f4")
         candidates = rows(q.listed.keys)
-        slow = release.scorer.slow(rows(q.history), r2, candidates)
-        fast = release.scorer.fast(rows(q.clicks), rows(q.exposures), candidates, slow.r_t, slow.r_n)
+        stands = self._stood.before(q.epoch, q.listed.keys)
+        slow = release.scorer.slow(rows(q.history), r2, candidates, stands)
+        fast = release.scorer.fast(rows(q.clicks), rows(q.exposures), candidates, slow.r_t, slow.r_n, stands)
         if self.found.outcomes % self._sample == 0:
-            self._without_tiles(user, q, release, slow, fast)
+            self._without_tiles(user, q, release, stands, slow, fast)
         scores = {"din": slow.din, "f2s": slow.f2s, "fast": fast.fast, "mc2sf": fast.mc2sf}
         ranks = {name: plain.rank(values.tolist(), q.listed.place) for name, values in scores.items()}
         return ranks | {"random": q.listed.place + 1}
 
-    def _without_tiles(self, user: str, q: Question, release: Release, slow: SlowAnswer, fast: FastAnswer) -> None:
+    def _without_tiles(
+        self, user: str, q: Question, release: Release, stands: Buckets, slow: SlowAnswer, fast: FastAnswer
+    ) -> None:
         rows = release.catalogue.rows
         again = untiled.scores(
             release,
@@ -241,6 +247,7 @@ class _Check:
             rows(q.clicks),
             rows(q.exposures),
             rows(q.listed.keys),
+            stands,
             slow,
         )
         for name, tiled in (("din", slow.din), ("f2s", slow.f2s), ("fast", fast.fast), ("mc2sf", fast.mc2sf)):

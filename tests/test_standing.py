@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.standing import BUCKETS, Standing, Standings
+from streams import tables
+from streams.certificate.standing import Stood
+from streams.records import ItemCounts, RecordError, Tensor
+from streams.standing import StandingShelf, buckets_array, counts_key, counts_of, standing_after
+from streams.store import connect
+
+EPOCHS, ITEMS = 6, 8
+logs = st.lists(st.tuples(st.integers(0, EPOCHS - 1), st.integers(0, ITEMS - 1), st.booleans()), max_size=80)
+Events = list[tuple[int, int, bool]]
+
+
+def counted(events: Events, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    keys = np.unique(np.array([item for e, item, _ in events if e == epoch], np.int64))
+    clicks = [sum(clicked for e, item, clicked in events if (e, item) == (epoch, key)) for key in keys.tolist()]
+    return keys, np.array(clicks, np.int64)
+
+
+def record(events: Events, epoch: int) -> ItemCounts:
+    keys, clicks = counted(events, epoch)
+    return ItemCounts(epoch, 0, 1, Tensor.of(keys, "<i8"), Tensor.of(clicks, "<i8"))
+
+
+def recorded(events: Events) -> sa.Engine:
+    engine = connect("sqlite://")
+    rows = [
+        {"run": "r", "user": "u", "seq": seq, "item": item, "kind": int(clicked), "time": 0, "unit_time": 0}
+        | {"impression": 0, "epoch": epoch, "recorded_wall": 0}
+        for seq, (epoch, item, clicked) in enumerate(events)
+    ]
+    with engine.begin() as connection:
+        if rows:
+            connection.execute(sa.insert(tables.interactions), rows)
+    return engine
+
+
+@given(logs)
+def test_adding_epoch_by_epoch_and_counting_a_log_agree(events: Events) -> None:
+    log = np.array(events, np.int64).reshape(-1, 3)
+    standings = Standings.count(log[:, 1], log[:, 0], log[:, 2] > 0, ITEMS + 1)
+    standing, items = Standing.nothing(), np.arange(ITEMS + 1)
+    for epoch in range(int(log[:, 0].max(initial=0)) + 1):
+        served = standing.of(items)
+        np.testing.assert_array_equal(served, standings.of(items, np.full(len(items), epoch)))
+        assert not served[ITEMS].any()  # never seen
+        standing = standing.after(*counted(events, epoch))
+
+
+def test_the_tables_and_the_certificate_count_the_same() -> None:
+    rng = np.random.default_rng(1)
+    events = [
+        (int(e), int(i), bool(c)) for e, i, c in zip(*rng.integers(0, [[EPOCHS], [ITEMS], [2]], (3, 300)), strict=True)
+    ]
+    items = np.arange(ITEMS + 1)
+    with recorded(events).connect() as connection:
+        stood, standing = Stood(connection, "r"), Standing.nothing()
+        for epoch in range(EPOCHS):
+            np.testing.assert_array_equal(stood.before(epoch, items.tolist()), standing.of(items))
+            (counts,) = counts_of(connection, "r", epoch)
+            assert counts == record(events, epoch)
+            standing = standing.after(*counted(events, epoch))
+            again = standing_after(connection, "r", epoch)
+            for name in ("epoch", "keys", "clicks", "recent", "first"):
+                np.testing.assert_array_equal(getattr(again, name), getattr(standing, name))
+        assert stood.before(EPOCHS, items.tolist()).any()
+
+
+def test_buckets_are_relative_so_that_they_mean_the_same_at_any_length_of_the_log() -> None:
+    keys, clicks = np.arange(4), np.array([1, 1, 2, 12])
+    short, long = Standing.nothing().after(keys, clicks), Standing.nothing().after(keys, 1000 * clicks)
+    np.testing.assert_array_equal(short.of(keys), long.of(keys))
+    assert (np.diff(short.of(keys)[:, 0].astype(int)) >= 0).all()
+    assert short.of(keys)[3, 0] > short.of(keys)[2, 0]
+
+
+def test_a_reader_makes_standings_of_counts_in_any_order_and_none_of_a_torn_epoch() -> None:
+    events = [(epoch, item, item % 2 == 0) for epoch in range(3) for item in range(epoch + 3)]
+    shelf, items = StandingShelf(), np.arange(6)
+    for epoch in (2, 0):
+        shelf.take(record(events, epoch))
+    assert shelf.find(2) is None
+    assert shelf.newest().epoch == 0
+    keys, clicks = counted(events, 1)
+    for chunk in (1, 1, 0):  # the second comes twice
+        assert shelf.find(1) is None
+        part = slice(2 * chunk, 2 * chunk + 2)
+        shelf.take(ItemCounts(1, chunk, 2, Tensor.of(keys[part], "<i8"), Tensor.of(clicks[part], "<i8")))
+    with recorded(events).connect() as connection:
+        found = shelf.find(2)
+        assert found is not None
+        np.testing.assert_array_equal(found.of(items), standing_after(connection, "r", 2).of(items))
+    assert shelf.newest().epoch == 2
+
+
+def test_what_is_forgotten_is_read_from_the_tables_and_goes_on_from_there() -> None:
+    events = [(epoch, 1, True) for epoch in range(30)]
+    shelf = StandingShelf()
+    for epoch in range(20):
+        shelf.take(record(events, epoch))
+    assert shelf.newest().epoch == 19
+    assert shelf.find(3) is None
+    with recorded(events).connect() as connection:
+        shelf.put(standing_after(connection, "r", 3))
+    assert [shelf.find(epoch).epoch for epoch in (3, 4)] == [3, 4]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        ItemCounts(-1, 0, 1, Tensor.of(np.arange(2), "<i8"), Tensor.of(np.arange(2), "<i8")),
+        ItemCounts(0, 1, 1, Tensor.of(np.arange(2), "<i8"), Tensor.of(np.arange(2), "<i8")),
+        ItemCounts(0, 0, 1, Tensor.of(np.arange(2), "<i8"), Tensor.of(np.arange(3), "<i8")),
+        ItemCounts(0, 0, 1, Tensor.of(np.arange(2)[::-1], "<i8"), Tensor.of(np.arange(2), "<i8")),
+        ItemCounts(0, 0, 1, Tensor.of(np.arange(2), "<i8"), Tensor.of(-np.arange(2), "<i8")),
+        ItemCounts(0, 0, 1, Tensor.of(np.arange(2), "<f4"), Tensor.of(np.arange(2), "<i8")),
+    ],
+)
+def test_counts_that_can_not_be_are_refused(counts: ItemCounts) -> None:
+    with pytest.raises(RecordError):
+        StandingShelf().take(counts)
+
+
+def test_buckets_travel_as_bytes_and_wrong_ones_are_refused() -> None:
+    stands = np.array([[0, 3, BUCKETS - 1], [1, 2, 3]], np.uint8)
+    np.testing.assert_array_equal(buckets_array(stands.tobytes(), 2), stands)
+    assert not buckets_array(b"", 2).any()  # of a device that sends none yet
+    for data, n in ((stands.tobytes(), 3), (bytes([BUCKETS] * 3), 1)):
+        with pytest.raises(RecordError, match="standing"):
+            buckets_array(data, n)
+
+
+def test_counts_take_no_more_room_on_the_bus_than_so_many_epochs() -> None:
+    def key(epoch: int) -> bytes:
+        return counts_key(record([], epoch))
+
+    assert len({key(epoch) for epoch in range(1000)}) == 256
+    assert key(0) == key(256) != key(1)
