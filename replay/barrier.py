@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from streams import kafka
-from streams.records import EpochDecision, Manifest, Reader, RecordError, ReleaseEvent
+from streams.records import EpochDecision, ItemCounts, Manifest, Reader, RecordError, ReleaseEvent
 from streams.settings import Settings
 from streams.topics import MODEL_RELEASES
 
@@ -31,7 +31,7 @@ def lockstep(settings: Settings, idle: Callable[[], object] = lambda: None) -> I
     """
     consumer = kafka.consumer(settings, "replay-barrier")
     consumer.assign([TopicPartition(MODEL_RELEASES.full(settings), 0, OFFSET_BEGINNING)])
-    reader: Reader[Manifest | EpochDecision] = Reader(ReleaseEvent)
+    reader: Reader[Manifest | EpochDecision | ItemCounts] = Reader(ReleaseEvent)
     decided: dict[int, int] = {}
 
     def decide(epoch: int) -> int:
@@ -52,7 +52,7 @@ def lockstep(settings: Settings, idle: Callable[[], object] = lambda: None) -> I
                 continue
             if isinstance(record, EpochDecision):
                 decided.setdefault(record.epoch, record.release)  # the first stands: there is exactly one
-            elif record.version == 0:
+            elif isinstance(record, Manifest) and record.version == 0:
                 decided[BEFORE_FIRST] = 0
         return decided[epoch]
 
