@@ -42,8 +42,8 @@ def environment(folder: Path) -> Path:
     """The Python of an environment in `folder` that has RecBole, made where there is none, with the same torch."""
     python = folder / "bin" / "python"
     if not (folder / ".complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)  # noqa: S603 - our own command
-        same = [f"{name}=={version(name)}" for name in ("torch", "numpy")]
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)  # noqa: S603 - our own command
+        same = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "numpy")]
         command = [str(python), "-m", "pip", "install", "--quiet", RECBOLE, *same]
         subprocess.run(command, check=True)  # noqa: S603 - our own command
         (folder / ".complete").touch()
