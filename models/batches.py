@@ -48,6 +48,15 @@ class Batch(NamedTuple):
             e=nets.encoder.stood(functional.embedding(self.items, table), self.standing),
         )
 
+    def share(self, rank: int, world: int) -> tuple[Batch, float]:
+        """Every `world`-th click, from `rank` on, over the same rows; and its share of the clicks.
+
+        Where no click is left, the first one and a share of 0: a process must not stay away from an exchange.
+        """
+        some = slice(rank, None, world) if rank < len(self.items) else slice(1)
+        part = Batch(self.rows, *(places[some] for places in self[1:]))
+        return part, len(part.items) / len(self.items) if rank < len(self.items) else 0.0
+
 
 def _sequence(table: Tensor, places: Tensor) -> Sequence:
     return Sequence(functional.embedding(places, table), places != 0)

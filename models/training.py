@@ -3,7 +3,7 @@
 The item table goes ahead alone for some passes by `affinity`, which costs next to nothing, and the nets then start on
 items that already lie in groups; without it they stay at popularity for a thousand steps and more.
 `retrain` is the batch job's whole arithmetic: log in, candidate nets and their held-out loss beside the active ones'
-out. It is deterministic for a seed at one number of threads.
+out. It is deterministic for a seed at one number of threads and processes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from models.catalogue import ROW_UNKNOWN, Catalogue
 from models.log import Log, fold
 from models.losses import Loss, sampled_softmax
 from models.nets import Logits, Nets
+from models.ranks import ALONE, Ranks
 from models.rows import RowAdam
 from models.views import ViewSpec
 
@@ -74,12 +75,14 @@ def retrain(
     spec: ViewSpec,
     seed: int,
     since: int | None = None,
+    ranks: Ranks = ALONE,
     progress: Callable[[int, int, float], None] = lambda _step, _steps, _loss: None,
 ) -> TrainResult:
     """Train a copy of `nets` on the clicks of `log`; `nets` themselves are left as they are.
 
     Clicks after `since` (ms; None: all) are new: the newest share of them is held out, the others are trained on
-    together with a sample of older ones. New items get rows appended. `progress` is told (step, steps, loss).
+    together with a sample of older ones. New items get rows appended. `progress` is told (step, steps, loss). All of
+    `ranks` must call it with the same arguments; the item table's own passes, the cheap part, they all make in full.
     """
     generator = np.random.default_rng(seed)
     known = catalogue.extended(np.unique(log.keys))
@@ -99,7 +102,7 @@ def retrain(
         align(candidate, _batches(source, selected, config, generator, config.table_passes, config.table_most), config)
         steps = _steps(len(selected), config.passes, config.most, config.batch)
         batches = _batches(source, selected, config, generator, config.passes, config.most)
-        for step, loss in enumerate(train(candidate, batches, config, steps), 1):
+        for step, loss in enumerate(train(candidate, batches, config, steps, ranks), 1):
             progress(step, steps, loss)
     judged = [float(held_out_loss(each, source, held, config, seed)) for each in (nets, candidate)]
     finite = all(math.isfinite(x) for x in judged) or not len(held)
@@ -146,13 +149,15 @@ def align(nets: Nets, batches: Iterable[Batch], config: TrainConfig) -> None:
         rows.step(batch.rows, table.grad)
 
 
-def train(nets: Nets, batches: Iterable[Batch], config: TrainConfig, steps: int) -> Iterator[float]:
+def train(
+    nets: Nets, batches: Iterable[Batch], config: TrainConfig, steps: int, ranks: Ranks = ALONE
+) -> Iterator[float]:
     """One optimiser step a batch, in place; yields each batch's loss, the sum over the four nets.
 
     The learning rate falls on a line that would end at nothing after `steps`: the last batches settle what the first
-    ones moved.
+    ones moved. Of several `ranks` each computes its share of a batch.
     """
-    E = nets.encoder.E
+    E = nets.encoder.E.requires_grad_(False)  # the gradient is that of the rows gathered
     standing = nets.encoder.standing
     dense = [weight for weight in nets.parameters() if weight is not E and weight is not standing]
     # most buckets are in few batches: decay in all the others, at Adam's step, would wipe them out
@@ -160,18 +165,21 @@ def train(nets: Nets, batches: Iterable[Batch], config: TrainConfig, steps: int)
     adam = torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, fused=True)
     rows = RowAdam(E, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
     nets.train()
+    exchanging = ranks.exchanging(nets)
     for step, batch in enumerate(batches):
         rows.rate = config.learning_rate * (1 - step / steps)
         for group in adam.param_groups:
             group["lr"] = rows.rate
         table = E.detach()[batch.rows].requires_grad_()
-        loss = joint_loss(nets(batch.inputs(nets, table)), config.loss)
+        part, share = batch.share(ranks.rank, ranks.world)
+        loss = joint_loss(exchanging(part.inputs(nets, table)), config.loss) * (share * ranks.world)
         adam.zero_grad(set_to_none=True)
         (loss + config.affinity * affinity(table, batch)).backward()  # type: ignore[no-untyped-call]  # torch ships it so
         adam.step()
         assert table.grad is not None
-        rows.step(batch.rows, table.grad)
-        yield loss.item()
+        rows.step(batch.rows, ranks.average(table.grad))
+        yield ranks.average(loss.detach()).item()
+    E.requires_grad_()
     nets.eval()
 
 

@@ -48,7 +48,7 @@ class Prequential:
     def recorded(cls, connection: Connection, settings: Settings, epoch: int) -> Prequential:
         """As it was when `epoch` had been recorded."""
         self = cls(settings, Popularity(click_counts(connection, settings.run, epoch)))
-        for row in _outcomes(connection, settings.run):
+        for row in recorded_outcomes(connection, settings.run):
             candidates = np.frombuffer(row.candidates, "<i8")
             self._river.learn(row.user, candidates, row.place)
             where = subsets(cold=row.cold, history=row.history, window=row.window)
@@ -91,7 +91,7 @@ def clicks_of(connection: Connection, run: str, epoch: int) -> list[Click]:
     return [Click(*row) for row in connection.execute(query)]
 
 
-def _outcomes(connection: Connection, run: str) -> Iterator[sa.Row]:  # type: ignore[type-arg]  # of the columns below
+def recorded_outcomes(connection: Connection, run: str) -> Iterator[sa.Row]:  # type: ignore[type-arg]  # of the columns below
     """The recorded outcomes in the order in which they were judged."""
     o = outcomes.c
     columns = (o.judged, o.epoch, o.time, o.user, o.seq, o.place, o.candidates, o.ranks, o.cold, o.history, o.window)

@@ -2,7 +2,8 @@
 
 In: interactions up to an epoch, the release in force (tables). Out: a proposal (tables). Warm start; items that
 appeared get rows of their own. It may run beside the stream for long: nothing waits for it but, in lockstep, the
-decision of the epoch at which it is due.
+decision of the epoch at which it is due. Under torchrun several processes compute it together: rank 0 says what is due
+and from which release, all read the tables, rank 0 writes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from models import training
 from models.checkpoint import pack
+from models.ranks import ALONE, Ranks, joined
 from models.training import TrainResult
 from streams import proposals, tables, telemetry
 from streams.gate import number_or_none
@@ -37,10 +39,10 @@ POLL_S = 0.02
 
 
 class Retrain:
-    """Retrains of one run, one after the other, in one process."""
+    """Retrains of one run, one after the other."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self._settings, self._run, self._engine = settings, settings.run, engine
+    def __init__(self, settings: Settings, engine: Engine, ranks: Ranks = ALONE) -> None:
+        self._settings, self._run, self._engine, self._ranks = settings, settings.run, engine, ranks
         self._interactions = Interactions(settings.run)
 
     def due(self) -> int | None:
@@ -79,11 +81,11 @@ class Retrain:
         return recorded is not None and recorded[1] and self.due() is None
 
     def make(self, epoch: int) -> Proposal:
-        """Retrain on everything up to `epoch` and write the proposal."""
+        """Retrain on everything up to `epoch` and write the proposal; of several processes rank 0 does."""
         began = time.monotonic()
         with self._engine.connect() as connection:
             self._interactions.load(connection, epoch)
-            version = proposals.active_release(connection, self._run)
+            version = self._ranks.first(lambda: proposals.active_release(connection, self._run))
             assert version is not None
             release = read_release(connection, self._run, version)
             since = _trained_until(connection, self._run, release.manifest.versions.encoder)
@@ -96,8 +98,11 @@ class Retrain:
             spec=view_spec(self._settings),
             seed=self._settings.seed,
             since=since,
+            ranks=self._ranks,
         )
         proposal = _proposal(epoch, version, result)
+        if self._ranks.rank:
+            return proposal
         with self._engine.begin() as connection:
             proposals.write(connection, self._run, proposal)
         telemetry.TRAINING_SECONDS.labels(ROLE).observe(time.monotonic() - began)
@@ -155,29 +160,37 @@ def main(settings: Settings, *, once: bool = False) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     torch.set_num_threads(settings.retrain_threads)  # always as many: sums then come out the same, bit for bit
     stop = stop_on_signals()
-    telemetry.serve(settings)
     engine = connect(settings.database.get_secret_value())
-    run(settings, engine, stop, once=once)
+    with joined() as ranks:
+        if ranks.rank == 0:
+            telemetry.serve(settings)
+        run(settings, engine, stop, once=once, ranks=ranks)
     engine.dispose()
 
 
-def run(settings: Settings, engine: Engine, stop: threading.Event, *, once: bool = False) -> None:
-    """Make the retrains that are due until the log is over or `stop` is set; with `once` a single one."""
-    retrain = Retrain(settings, engine)
+def run(settings: Settings, engine: Engine, stop: threading.Event, *, once: bool = False, ranks: Ranks = ALONE) -> None:
+    """Make the retrains that are due until the log is over or `stop` is set; with `once` a single one.
+
+    Raises OperationalError when the database is away and there are several `ranks`: the others can't wait for this one,
+    and torchrun starts all of them again. One alone tries again.
+    """
+    retrain = Retrain(settings, engine, ranks)
     HEALTH.behind(1)  # there is always something to do: to look for what is due
-    while not stop.is_set():
+    while not ranks.first(stop.is_set):
         HEALTH.progress()
         try:
-            epoch = retrain.now() if once else retrain.due()
+            epoch = ranks.first(retrain.now if once else retrain.due)
             HEALTH.needs("tables")
             if epoch is not None:
                 with HEALTH.busy():
                     retrain.make(epoch)
             elif once:
                 log.warning("no retrain is due: in lockstep they are made at the epochs of the schedule only")
-            if once or (epoch is None and retrain.over()):
+            if once or (epoch is None and ranks.first(retrain.over)):
                 return
         except sa.exc.OperationalError as error:
+            if ranks.world > 1:
+                raise
             log.warning("%s; trying again", error)
             HEALTH.needs("tables", "the database was away")
             epoch = None

@@ -19,12 +19,12 @@ from models.ranking import Rank, rank
 
 FACTORS = 10
 NEGATIVES = 4  # of each outcome, learnt as 0 beside the click as 1
-_RATE = 0.025
-_SIGMA = 0.1
+RATE = 0.025
+SIGMA = 0.1
 
 
 class _Latents(dict[Hashable, NDArray[np.float64]]):
-    """Latent vectors: one that is missing is a hash of its key, with standard deviation _SIGMA."""
+    """Latent vectors: one that is missing is a hash of its key, with standard deviation SIGMA."""
 
     def __init__(self, seed: int, side: str) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _Latents(dict[Hashable, NDArray[np.float64]]):
     def __missing__(self, key: Hashable) -> NDArray[np.float64]:
         digest = hashlib.shake_128(f"{self._prefix}{key}".encode()).digest(4 * FACTORS)
         uniform = np.frombuffer(digest, "<u4") / 2**32 - 0.5
-        vector: NDArray[np.float64] = uniform * (_SIGMA * np.sqrt(12))
+        vector: NDArray[np.float64] = uniform * (SIGMA * np.sqrt(12))
         self[key] = vector
         return vector
 
@@ -42,7 +42,7 @@ class RiverBaseline:
     """Predict, score, learn: on each outcome in this order."""
 
     def __init__(self, seed: int) -> None:
-        sgd = optim.SGD(_RATE)
+        sgd = optim.SGD(RATE)
         self._model = BiasedMF(n_factors=FACTORS, bias_optimizer=sgd, latent_optimizer=sgd, seed=seed)
         self._model.u_latents = _Latents(seed, "user")
         self._model.i_latents = _Latents(seed, "item")

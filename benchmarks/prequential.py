@@ -1,0 +1,146 @@
+"""river's recommenders beside the nets on one stream: `prequential.py RUN...`, finished runs' --out folders.
+
+Quality: NDCG@10 on the same candidates of the same ranked clicks, in quarters of the stream; the nets' ranks are those
+that were recorded online. Cost: CPU of one core for a ranked list and for a learnt click, each alone. Prints a table of
+rows and writes it as JSON with `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+import torch
+
+from benchmarks.machine import described
+from benchmarks.river_models import Asked, models
+from deploy.runs import Found, find
+from models.log import Ints
+from models.online import FastBatchExample, FastLearner
+from models.ranking import metrics
+from streams.prequential import recorded_outcomes
+from streams.questions import Question, Questions
+from streams.release import Release, read_release
+from streams.rescoring import Rescorer
+from streams.sizes import learner_config
+
+QUARTERS = 4
+_LISTS = 256  # that the nets' cost is taken from
+_NEGATIVES = 4  # of a click that the fast part learns
+
+
+class Spent:
+    """CPU seconds of what is called through it."""
+
+    def __init__(self) -> None:
+        self.seconds, self.calls = 0.0, 0
+
+    def __call__(self, call: Callable[[], Any], *, counts: int = 1) -> Any:
+        """Call, and count the call as `counts`."""
+        began = time.process_time()
+        found = call()
+        self.seconds += time.process_time() - began
+        self.calls += counts
+        return found
+
+    @property
+    def each(self) -> float:
+        """Microseconds a call."""
+        return 1e6 * self.seconds / max(self.calls, 1)
+
+
+def main() -> None:
+    """Compare on each run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", help="--out folders of `mc2sf run`")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    result = {"machine": described(["river", "torch", "numpy"]), "runs": [compared(find(run)) for run in asked.runs]}
+    print(json.dumps(result, indent=1, ensure_ascii=False))
+    if asked.out:
+        asked.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def compared(found: Found) -> dict[str, Any]:
+    """All variants of a run and all of river's models."""
+    ranks: dict[str, list[int]] = defaultdict(list)
+    peers = models(found.settings.seed)
+    asking, learning = ({name: Spent() for name in peers} for _ in range(2))
+    with found.engine.connect() as connection:
+        last = {key: int(clicks[-1]) for key, clicks in _clicks(found, connection) if len(clicks)}
+        for row in recorded_outcomes(connection, found.settings.run):
+            candidates = np.frombuffer(row.candidates, "<i8")
+            click = Asked(row.user, candidates, row.place, last.get((row.user, row.seq), 0))
+            for name, peer in peers.items():
+                if not row.cold:  # those are learnt, but a series of their own, as in the tables of a run
+                    ranks["river " + name].append(asking[name](partial(peer.rank, click)).rank)
+                learning[name](partial(peer.learn, click))
+            for variant, of in row.ranks.items() if not row.cold else ():
+                ranks[variant].append(of)
+        by_nets = nets_cost(found, connection)
+    rows: dict[str, dict[str, Any]] = {name: {"ndcg@10": _quarters(of)} for name, of in ranks.items()}
+    for name in peers:
+        rows["river " + name] |= {"µs a list": asking[name].each, "µs a click learnt": learning[name].each}
+    lists = len(next(iter(ranks.values())))
+    return {"source": found.source.partition(":")[0], "lists": lists, "rows": _rounded(rows), "nets": _rounded(by_nets)}
+
+
+def _clicks(found: Found, connection: sa.Connection) -> Iterator[tuple[tuple[str, int], Ints]]:
+    """The device's last clicks before each ranked one."""
+    for _, chunk in Questions(connection, found.settings).by_release(_LISTS):
+        for _, question in chunk:
+            yield (question.user, question.seq), question.clicks
+
+
+def nets_cost(found: Found, connection: sa.Connection) -> dict[str, float]:
+    """The four nets at once on a list, and a click learnt by the fast part, in microseconds; by the last release."""
+    settings = found.settings
+    version, chunk = list(Questions(connection, settings).by_release(_LISTS))[-1]
+    questions = [question for _, question in chunk]
+    rescorer = Rescorer(found.engine, settings.run)
+    rescorer.score(version, questions[:1])  # reads the release
+    asking, learning = Spent(), Spent()
+    asking(lambda: rescorer.score(version, questions), counts=len(questions))
+    release = read_release(connection, settings.run, version)
+    learner = FastLearner(release.nets, learner_config(settings), settings.seed)
+    examples = [_example(release, question) for question in questions]
+    learner.learn(examples)  # Adam's state is there
+    learning(lambda: learner.learn(examples), counts=len(examples))
+    return {"µs a list, four nets": asking.each, "µs a click learnt, fast part": learning.each}
+
+
+def _example(release: Release, asked: Question) -> FastBatchExample:
+    """The click and the first others, with the priors of the cloud."""
+    rows = release.catalogue.rows
+    others = np.delete(asked.candidates, asked.place)[:_NEGATIVES]
+    items = rows(np.concatenate([asked.candidates[[asked.place]], others]))
+    stands = np.concatenate([asked.standing[[asked.place]], np.delete(asked.standing, asked.place, 0)[:_NEGATIVES]])
+    priors = release.scorer.slow(rows(asked.history), np.zeros(release.nets.config.dim, np.float32), items, stands)
+    return FastBatchExample(rows(asked.clicks), rows(asked.exposures), items, priors.r_t, priors.r_n, stands)
+
+
+def _quarters(ranks: list[int]) -> list[float]:
+    """NDCG@10 in each quarter of the ranked clicks, the first first."""
+    return [metrics(part)["ndcg@10"] for part in np.array_split(np.array(ranks), QUARTERS)]
+
+
+def _rounded(values: Any) -> Any:
+    """Numbers to four digits."""
+    if isinstance(values, dict):
+        return {name: _rounded(each) for name, each in values.items()}
+    if isinstance(values, list):
+        return [_rounded(each) for each in values]
+    return float(f"{values:.4g}") if isinstance(values, float) else values
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Our side of the race with RecBole: the experiments' own trainer, stopped after each epoch and gone on with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks import matmul_limit
+from deploy.experiments import batches
+from deploy.experiments.bench import Bench
+from deploy.experiments.protocol import Phase
+from deploy.experiments.recipe import Recipe
+from models.catalogue import FIRST_ROW, ROW_PADDING
+from models.fitting import FitConfig, fit
+from models.gru4rec import GRU4Rec, GRU4RecConfig
+from models.log import Ints
+from models.objectives import OfSequences, Sequences
+from models.queries import recent
+from models.sasrec import SASRec, SASRecConfig
+from models.sequential import Sequential
+
+SEED = 1
+
+
+def net_of(model: str, bench: Bench, recipe: Recipe) -> Sequential:
+    """The net with the sizes that RecBole's is given; both read the clicks before the target."""
+    torch.manual_seed(SEED)
+    length = bench.protocol.recent
+    if model == "GRU4Rec":
+        return GRU4Rec(GRU4RecConfig(recipe.dim, 2 * recipe.dim, length, recipe.dropout), bench.rows, recent)
+    return SASRec(SASRecConfig(recipe.dim, length, dropout=recipe.dropout), bench.rows, recent)
+
+
+class OverCatalogue(nn.Module):
+    """RecBole's loss: the softmax over all items at each place that has a target."""
+
+    def __init__(self, net: Sequential, rows: int) -> None:
+        super().__init__()
+        self.net = net
+        self.all = torch.arange(FIRST_ROW, rows)
+
+    def forward(self, batch: Sequences) -> Tensor:
+        """One number, the mean over the places."""
+        which, place = (batch.targets != ROW_PADDING).nonzero(as_tuple=True)
+        states = self.net.states(batch.sequences)[which, place]
+        return functional.cross_entropy(
+            self.net.shared_logits(states, self.all), batch.targets[which, place] - FIRST_ROW
+        )
+
+
+class Ours:
+    """A net of this project that trains and ranks when told."""
+
+    def __init__(self, name: str, net: Sequential, bench: Bench, recipe: Recipe, folder: Path, *, whole: bool) -> None:
+        """`whole`: the softmax over the whole catalogue, and not over the recipe's negatives."""
+        self.name = name
+        self._net, self._bench, self._recipe = net, bench, recipe
+        self._keep = folder / f"{name}.safetensors"
+        self._objective = OverCatalogue(net, bench.rows) if whole else OfSequences(net, recipe.loss)
+        self._draw = batches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), net.length)
+
+    def epoch(self, number: int) -> dict[str, Any]:
+        """Train epoch `number`: seconds (going on from the file and writing it are in them), mean loss, steps."""
+        losses: list[float] = []
+        steps = 0
+
+        def counted(epoch: int, generator: np.random.Generator) -> Iterator[Any]:
+            nonlocal steps
+            for batch in self._draw(epoch, generator):
+                steps += 1
+                yield batch
+
+        config = FitConfig(self._recipe.learning_rate, self._recipe.l2, epochs=number + 1, patience=number + 2)
+        wall, cpu = time.perf_counter(), time.process_time()
+        fit(
+            self._objective,
+            counted,
+            lambda: float(number),  # the last epoch is the best: nothing is chosen here
+            config,
+            SEED,
+            keep=self._keep,
+            progress=lambda _epoch, loss, _score: losses.append(loss),
+        )
+        spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        return spent | {"loss": losses[-1], "steps": steps}
+
+    def ranks(self) -> Ints:
+        """The rank of each test click."""
+        return self._bench.ranks(self._net)
+
+    def limit(self) -> dict[str, float]:
+        """CPU seconds of an epoch's matrix products alone, and their floating-point operations."""
+        self._objective.train()
+        with matmul_limit.Products() as products:
+            for batch in self._draw(0, np.random.default_rng([SEED, 0])):
+                self._objective(batch).backward()
+        self._objective.zero_grad()
+        return {"seconds": matmul_limit.seconds(products.counts), "flops": products.flops()}

@@ -1,0 +1,139 @@
+"""An epoch of the experiments' trainer beside one of RecBole 1.2.1, same net, sizes and data: `recbole_race SOURCE`.
+
+Ours trains twice: with RecBole's loss (the softmax over the whole catalogue: no negatives are drawn), and as the recipe
+has it (128 negatives a batch). The contenders take turns, an epoch each, in the other order every time, one thread
+each. At the end all rank the same test clicks among the same candidates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.machine import described
+from benchmarks.recbole_ours import Ours, net_of
+from benchmarks.recbole_rival import NETS, RECBOLE, Rival, environment
+from deploy.experiments import batches
+from deploy.experiments.bench import Bench
+from deploy.experiments.dataset import load
+from deploy.experiments.protocol import LEAVE_ONE_OUT, Phase
+from deploy.experiments.recipe import NEXT, Recipe
+from deploy.experiments.significance import by_user, compare
+from models.objectives import Sequences
+from models.ranking import metrics
+from replay.source import parse
+
+LENGTH = 50
+PROTOCOL = replace(LEAVE_ONE_OUT, negatives=99, history=LENGTH, recent=LENGTH)
+
+
+def main() -> None:
+    """Race and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", help="as of `mc2sf run`: ml-1m:DIR")
+    parser.add_argument("--environment", type=Path, required=True, help=f"folder for {RECBOLE}; made where it is not")
+    parser.add_argument("--nets", nargs="+", choices=sorted(NETS), default=sorted(NETS))
+    parser.add_argument("--users", type=int, help="a sample of so many [all]")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--clicks", type=int, default=2048, help="a batch [RecBole's default: 2048]")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("recbole.json"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    python = environment(asked.environment.absolute())
+    before = os.getloadavg()[0]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        bench = Bench(load(parse(asked.source), PROTOCOL, folder, asked.users), PROTOCOL, folder)
+        races = []
+        for net in asked.nets:
+            races.append(race(net, bench, python, folder / net, asked.epochs, asked.clicks))
+            write(asked, bench, races, before)
+
+
+def write(asked: argparse.Namespace, bench: Bench, races: list[dict[str, Any]], before: float) -> None:
+    """Write the races so far."""
+    result = {
+        "data": asked.source.partition(":")[0],
+        "counts": bench.dataset.counts(),
+        "protocol": asdict(PROTOCOL),
+        "recbole": RECBOLE,
+        "clicks a batch": asked.clicks,
+        "epochs": asked.epochs,
+        "machine": described(["torch", "numpy"]),
+        "load": [round(before, 1), round(os.getloadavg()[0], 1)],
+        "races": races,
+    }
+    asked.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def race(model: str, bench: Bench, python: Path, folder: Path, epochs: int, clicks: int) -> dict[str, Any]:
+    """All contenders with one net."""
+    folder.mkdir()
+    recipe = replace(NEXT, batch=sequences_a_batch(bench, NEXT, clicks))
+    rival = Rival(python, folder / "recbole", model, bench, recipe, clicks)
+    same, sampled = (
+        Ours(name, net_of(model, bench, recipe), bench, recipe, folder, whole=whole)
+        for name, whole in (("ours, RecBole's loss", True), ("ours, recipe", False))
+    )
+    contenders: list[Rival | Ours] = [rival, same, sampled]
+    spent: dict[str, list[dict[str, Any]]] = {each.name: [] for each in contenders}
+    for number in range(epochs):
+        for each in contenders if number % 2 == 0 else reversed(contenders):
+            spent[each.name].append(each.epoch(number))
+            print(model, each.name, spent[each.name][-1], flush=True)
+    lists, users = bench.lists(Phase.TEST), bench.test_users
+    ranks = {rival.name: rival.ranks(lists, bench.known()(lists.clicks))}
+    rival.close()
+    ranks |= {each.name: each.ranks() for each in (same, sampled)}
+    rows = {name: _row(spent[name], spent[rival.name]) | metrics(ranks[name]) for name in ranks}
+    gains = {name: by_user(of[None], users) for name, of in ranks.items()}
+    for each in (same, sampled):
+        limit = each.limit()
+        rows[each.name] |= {"products": limit, "share of the limit": limit["seconds"] / rows[each.name]["cpu"]}
+        (test,) = (
+            t
+            for t in compare((each.name, gains[each.name]), (rival.name, gains[rival.name]), 1)
+            if t.metric == "ndcg@10"
+        )
+        rows[each.name]["test"] = asdict(test)
+    return {"net": model, "recipe": recipe.settings(), "rows": _rounded(rows)}
+
+
+def sequences_a_batch(bench: Bench, recipe: Recipe, clicks: int) -> int:
+    """So many of our stretches have about `clicks` targets: as many steps an epoch as RecBole's."""
+    draw = batches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), LENGTH)
+    drawn = [batch for batch in draw(0, np.random.default_rng(0)) if isinstance(batch, Sequences)]
+    return round(clicks * sum(len(batch.sequences) for batch in drawn) / sum(map(len, drawn)))
+
+
+def _row(epochs: list[dict[str, Any]], rival: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians, and how many times as fast as RecBole: the median over the turns."""
+    row: dict[str, Any] = {"epochs": epochs, "steps": epochs[-1]["steps"]}
+    for clock in ("wall", "cpu"):
+        row[clock] = statistics.median(epoch[clock] for epoch in epochs)
+        row[f"times as fast, {clock}"] = statistics.median(
+            other[clock] / epoch[clock] for epoch, other in zip(epochs, rival, strict=True)
+        )
+    return row
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to five digits."""
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
