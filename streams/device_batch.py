@@ -136,7 +136,8 @@ class DeviceWork:
         self._counts["repeated"] += made.repeated
         if made.applied:
             self._counts["applied"] += made.applied
-            self._sent_wall.append(batch.sent_wall)
+            if batch.sent_wall:
+                self._sent_wall.append(batch.sent_wall)
 
     def _stepped(self, part: int, user: User, batch: DeviceBatch, releases: Releases) -> Step:
         context = self._context(part, releases, again=not self._changes.met(batch.user))
