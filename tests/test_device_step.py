@@ -216,5 +216,5 @@ def test_events_that_were_applied_before_are_skipped() -> None:
 
 
 def test_a_hole_is_never_stepped_over() -> None:
-    with pytest.raises(Hole, match="seq 1 came where 0 was expected"):
+    with pytest.raises(Hole, match="seq 1 behind a missing or refused record: 0 is expected"):
         step(NEW, batch((CLICK, 1), seq=1), context())
