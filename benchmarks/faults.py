@@ -23,12 +23,12 @@ ARGUMENTS = ("--epoch", "600", "--evaluate", "0.5")
 FLEETS = {
     "none": "",
     "offline": "offline=0.1",
-    "reordered": "reordered=0.2",
-    "skew": "skew=0.2",
     "lost": "lost=0.1",
+    "skew": "skew=0.2",
+    "reordered": "reordered=0.2",
+    "hostile": "hostile=5",
     "duplicates": "duplicates=0.2",
     "old": "old=0.5",
-    "hostile": "hostile=5",
     "all": "offline=0.1,reordered=0.2,skew=0.2,lost=0.1,duplicates=0.2,old=0.5,hostile=5",
 }
 SHOWN, METRICS = ("din", "fast", "mc2sf"), ("hr@10", "ndcg@10")
