@@ -237,7 +237,7 @@ class _Walk:
                 clicks=keys_bytes(seen.clicks),
                 exposures=keys_bytes(seen.exposures),
                 window=state.window,
-                r2_age=time - state.closed if state.window else 0,
+                r2_age=max(time - state.closed, 0) if state.window else 0,
                 versions=context.versions,
                 bytes_up=len(encode(request)),
                 asked_wall=context.asked_wall,
