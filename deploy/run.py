@@ -167,7 +167,8 @@ def _faults(job: Job, plan: Plan) -> dict[str, int] | None:
     if not str(plan.faults):
         return None
     sent = progress.load(job.settings.state_dir / "replay", plan_digest(plan))
-    return plan.told | (sent.beside if sent else {})
+    on_the_way = {fault: plan.loops * events for fault, events in plan.told.items()}
+    return on_the_way | (sent.beside if sent else {})
 
 
 def _failures(document: dict[str, Any], differences: list[Any], to_refuse: int) -> list[str]:

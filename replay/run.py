@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time as wall
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,12 +15,12 @@ from replay.batching import grouped
 from replay.clock import VirtualClock
 from replay.log import Log, Stretch
 from replay.plan import Options, Plan, prepare
-from replay.progress import Progress, ReplayError, Sent
+from replay.progress import Progress, ReplayError
 from replay.sender import Sender
 from replay.source import Source
-from replay.transmission import Transmission, old_form
+from replay.transmission import Sent, Transmission
 from streams import telemetry
-from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Mark, encode
+from streams.records import EndOfLog, EpochBegin, EpochEnd, Mark
 from streams.settings import Settings
 
 __all__ = ["Options", "Plan", "ReplayError", "ReplayResult", "Step", "prepare", "replay", "send"]
@@ -111,9 +110,8 @@ class _Replay:
         self._log_digest = digest(plan)
         self._folder.mkdir(parents=True, exist_ok=True)
         known = noted.load(self._folder, self._log_digest)
-        self._beside = Counter() if known is None else Counter(known.beside)
-        self._fleet = Transmission(plan.faults, plan.seed)
-        self._sent: Sent = noted.read_back(settings, known, self._log_digest, self._fleet.strangers)
+        self._fleet = Transmission(plan.faults, plan.seed, known.beside if known else None)
+        self._sent = noted.read_back(settings, known, self._log_digest, self._fleet.strangers)
         start = self._sent.progress
         if known is None:
             noted.save(self._folder, start)
@@ -131,7 +129,7 @@ class _Replay:
             first = (plan.ends[k - 1] if k else 0) + loop * plan.contents.rows
             for n, stretch in enumerate(self._rows.stretches(first, plan.ends[k] + loop * plan.contents.rows)):
                 if not n:
-                    self._attack(epoch, stretch.units[0].user)
+                    self._put(self._fleet.attacks(epoch, stretch.units[0].user))
                 self._send(stretch)
             self._mark(EpochEnd(epoch, self._time))
             self._flush()
@@ -162,29 +160,15 @@ class _Replay:
             while end < len(units) and events < TICK_EVENTS and (units[end].due <= due or end == at):
                 events += units[end].end - units[end].first
                 end += 1
-            again = []
-            for batch in grouped(stretch, units[at:end], int(self._wall() * 1000)):
-                self._sender.record(batch.user, self._encoded(batch), len(batch.items))
-                if self._fleet.repeated(batch):
-                    again.append(batch)
-            for batch in again:
-                self._sender.record(batch.user, self._encoded(batch), 0)
-                self._beside["duplicates"] += len(batch.items)
+            self._put(self._fleet.records(grouped(stretch, units[at:end], int(self._wall() * 1000))))
             at = end
             telemetry.EVENT_TIME.labels("replay").set(units[at - 1].due / 1000)
             self._step("sending")
         self._time = max(self._time, *stretch.times)
 
-    def _encoded(self, batch: DeviceBatch) -> bytes:
-        if not self._fleet.old(batch.user):
-            return encode(batch)
-        self._beside["old"] += len(batch.items)
-        return old_form(batch)
-
-    def _attack(self, epoch: int, victim: str) -> None:
-        for name, data in self._fleet.hostile(epoch, victim):
-            self._sender.record(name, data, 0)
-            self._beside["hostile"] += 1
+    def _put(self, records: Iterable[Sent]) -> None:
+        for record in records:
+            self._sender.record(*record)
 
     def _idle(self) -> None:
         self._sender.poll()
@@ -208,7 +192,7 @@ class _Replay:
     def _note(self, epoch: int) -> None:
         sender = self._sender
         sent = sender.offsets, sender.events, sender.batches
-        state = Progress(self._log_digest, epoch, self._time, *sent, dict(self._beside))
+        state = Progress(self._log_digest, epoch, self._time, *sent, dict(self._fleet.told))
         noted.save(self._folder, state)
 
     def _step(self, doing: Literal["sending", "deciding", "paused", "over"]) -> None:

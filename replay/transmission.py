@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -33,12 +34,39 @@ def old_form(batch: DeviceBatch) -> bytes:
     return b"\x01" + _encoder.encode(old)
 
 
-class Transmission:
-    """What a fleet with these faults sends."""
+Sent = tuple[str, bytes, int]  # key, value, events that count
 
-    def __init__(self, faults: Faults, seed: int) -> None:
+
+class Transmission:
+    """What a fleet with these faults sends. `told` counts it by fault: events, of hostile devices records."""
+
+    def __init__(self, faults: Faults, seed: int, told: Mapping[str, int] | None = None) -> None:
         self._faults, self._seed = faults, seed
+        self.told = Counter(told or {})
         self.strangers = frozenset(f"hostile device {n}" for n in range(faults.hostile))
+
+    def records(self, batches: Iterable[DeviceBatch]) -> Iterator[Sent]:
+        """The batches as they are sent, those that come again behind the others."""
+        again = []
+        for batch in batches:
+            yield batch.user, self._encoded(batch), len(batch.items)
+            if self.repeated(batch):
+                again.append(batch)
+        for batch in again:
+            self.told["duplicates"] += len(batch.items)
+            yield batch.user, self._encoded(batch), 0
+
+    def attacks(self, epoch: int, victim: str) -> Iterator[Sent]:
+        """What hostile devices send in an epoch."""
+        for name, data in self.hostile(epoch, victim):
+            self.told["hostile"] += 1
+            yield name, data, 0
+
+    def _encoded(self, batch: DeviceBatch) -> bytes:
+        if not self.old(batch.user):
+            return encode(batch)
+        self.told["old"] += len(batch.items)
+        return old_form(batch)
 
     def old(self, user: str) -> bool:
         """Whether this user's app is an old one."""

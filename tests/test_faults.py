@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from replay.source import parse
 from replay.transmission import Transmission, old_form
 from streams.partitions import partition_of
 from streams.received import Received, check_batch
-from streams.records import SCHEMA, DeviceBatch, DeviceEvent, Kind, Reader, RecordError
+from streams.records import SCHEMA, DeviceBatch, DeviceEvent, Kind, Reader, RecordError, encode
 from streams.topics import DEVICE_EVENTS
 
 SOURCE = "synthetic:users=60,items=60,clicks=20"
@@ -183,6 +184,19 @@ def test_a_share_of_devices_is_old_and_a_share_of_batches_comes_again() -> None:
     again = [sent.repeated(DeviceBatch("u", n, [], b"", [], [])) for n in range(1000)]
     assert 150 < sum(again) < 250
     assert not any(Transmission(SOUND, 1).repeated(DeviceBatch("u", n, [], b"", [], [])) for n in range(1000))
+
+
+def test_what_is_sent_is_every_batch_once_and_some_again_and_both_are_counted() -> None:
+    batches = [msgspec.structs.replace(BATCH, user=f"u{n % 20}", seq=2 * n) for n in range(200)]
+    sent = Transmission(Faults(duplicates=0.2, old=0.3), 1, {"duplicates": 1000})
+    records = list(sent.records(batches))
+    assert [(user, events) for user, _, events in records[:200]] == [(batch.user, 2) for batch in batches]
+    assert len(records) > 220
+    assert {record[:2] for record in records[200:]} < {record[:2] for record in records[:200]}
+    assert {events for *_, events in records[200:]} == {0}
+    assert sent.told["duplicates"] == 1000 + 2 * (len(records) - 200)
+    assert sent.told["old"] == 2 * sum(data[0] < SCHEMA for _, data, _ in records) > 0
+    assert list(Transmission(SOUND, 1).records(batches)) == [(b.user, encode(b), 2) for b in batches]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 60))
