@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import count, islice
 
 import torch
 
@@ -79,11 +79,16 @@ class InMemory:
 
 
 def _takes(settings: Settings, workload: Workload, per_record: int) -> Iterator[list[Received]]:
+    offsets = [count() for _ in range(settings.partitions)]
     records = (
         Received(
-            DEVICE_EVENTS.name, partition_of(key := batch.user.encode(), settings.partitions), i, key, encode(batch)
+            DEVICE_EVENTS.name,
+            part := partition_of(key := batch.user.encode(), settings.partitions),
+            next(offsets[part]),
+            key,
+            encode(batch),
         )
-        for i, batch in enumerate(workload.batches(per_record))
+        for batch in workload.batches(per_record)
     )
     while take := list(islice(records, settings.take_max)):
         yield take

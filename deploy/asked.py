@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from deploy.runs import UserError
+from replay.faults import Faults
 from replay.plan import Options, Plan
 from replay.times import milliseconds, span
 from streams.settings import Exposures
@@ -52,6 +53,14 @@ UsersOption = Annotated[int | None, typer.Option(min=1, help="users at the most,
 LoopsOption = Annotated[int, typer.Option(min=1, help="replay the log that often, each time later by its span")]
 OnErrorOption = Annotated[OnError, typer.Option(help="a bad row stops the run, or is skipped, counted and listed")]
 SeedOption = Annotated[int, typer.Option(min=0)]
+FaultsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FAULT=SHARE,...",
+        help="of the devices: offline, reordered, skew, lost, duplicates, old (shares), hostile (a number)",
+        show_default=False,
+    ),
+]
 
 
 def options(
@@ -66,9 +75,14 @@ def options(
     loops: int,
     on_error: OnError,
     seed: int,
+    faults: str = "",
 ) -> Options:
     """Return the replayer's options. Raises UserError where one can't be read."""
     policy: Exposures | None = exposures.value if exposures else None
+    try:
+        found = Faults.parse(faults)
+    except ValueError as error:
+        raise UserError(f"--faults {error}") from error
     return Options(
         exposures=policy,
         on_error=on_error.value,
@@ -80,6 +94,7 @@ def options(
         epoch=epoch,
         loops=loops,
         speed=pace(speed),
+        faults=found,
     )
 
 

@@ -55,6 +55,7 @@ def run(
     loops: asked.LoopsOption = 1,
     workers: Annotated[int, typer.Option(min=1, max=16, help="device workers, and as many cloud workers")] = 1,
     seed: asked.SeedOption = 1,
+    faults: asked.FaultsOption = "",
     brokers: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Kafka [default: an embedded broker]")
     ] = None,
@@ -87,6 +88,7 @@ def run(
         loops=loops,
         on_error=on_error,
         seed=seed,
+        faults=faults,
     )
     usual = Options(on_error=options.on_error, seed=seed, speed=options.speed)
     nothing_asked = threshold == 10 and evaluate is None and retrain_every is None
@@ -108,6 +110,7 @@ def run(
         lockstep=lockstep,
         seed=seed,
         exposures=plan.policy,
+        faults=str(plan.faults),
         **asked_for | (given.settings if given else {}),
     )
     if resume and brokers is None:
@@ -159,6 +162,7 @@ def replay(
         loops=loops,
         on_error=on_error,
         seed=seed,
+        faults=settings.faults,
     )
     plan = _prepare(source, options, folder or settings.state_dir)
     telemetry.serve(settings)
@@ -217,6 +221,7 @@ def show(document: dict[str, Any], folder: Path) -> None:
         ("r2 uploads", f"{document['r2_uploads']:,}"),
         ("releases", ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))),
         ("dead letters", f"{document['dead_letters']:,}"),
+        ("faults", ", ".join(f"{n:,} {fault}" for fault, n in (document["faults"] or {}).items()) or "none"),
         ("freshness p50, p99 ms", f"{document['freshness_ms']['p50']}, {document['freshness_ms']['p99']}"),
         ("peak memory MB", f"{sum(document['peak_memory_mb'].values()):,.0f} in all"),
         ("digest", document["digest"]),

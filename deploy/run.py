@@ -22,8 +22,10 @@ from deploy.keys import pause_on_space
 from deploy.runs import RunFailed, agree, software, write_run_file
 from deploy.stack import Child, Stack
 from deploy.watching import Watch
-from replay import optimum
+from replay import optimum, progress
 from replay.plan import Options, Plan
+from replay.run import digest as plan_digest
+from replay.transmission import Transmission
 from streams import bus, offline, proposals, registry, tables
 from streams.digest import digest
 from streams.settings import Settings
@@ -124,6 +126,7 @@ def _account(
             "offline": again.metrics,
             "last_quarter": summary.last_quarter(connection, settings.run),
             "optimum": optimum.of_source(job.source),
+            "faults": _faults(job, plan),
             "offline_differences": len(again.differences),
             "seconds": round(seconds, 1),
             "events_per_second": round(plan.events / seconds, 1),
@@ -144,7 +147,8 @@ def _account(
         unlike = job.given.differences(connection, settings.run) if job.given else []
     if job.given:
         document["experiment"] = {"metrics": job.given.metrics, "differences": len(unlike)}
-    failures = _failures(document, again.differences, unlike)
+    to_refuse = Transmission(plan.faults, plan.seed).to_refuse(plan.epochs)
+    failures = _failures(document, again.differences, unlike, to_refuse)
     with engine.begin() as connection:
         connection.execute(
             sa.update(tables.runs)
@@ -167,8 +171,21 @@ def _rescore(engine: sa.Engine, run: str, console: Console) -> offline.OfflineRe
         return offline.rescore(engine, run, progress=progress)
 
 
-def _failures(document: dict[str, Any], differences: list[Any], unlike: list[Any]) -> list[str]:
+def _faults(job: Job, plan: Plan) -> dict[str, int] | None:
+    """What the devices' faults did: events by fault, late clicks, records of hostile devices; None: no faults."""
+    if not str(plan.faults):
+        return None
+    sent = progress.load(job.settings.state_dir / "replay", plan_digest(plan))
+    on_the_way = {fault: plan.loops * events for fault, events in plan.told.items()}
+    return on_the_way | (sent.beside if sent else {})
+
+
+def _failures(document: dict[str, Any], differences: list[Any], unlike: list[Any], to_refuse: int) -> list[str]:
     failures = []
+    if document["dead_letters"] < 2 * to_refuse:  # by the devices and by the recorder
+        failures.append(
+            f"{to_refuse:,} records were to be refused, there are {document['dead_letters']:,} dead letters"
+        )
     if document["events_applied"] != document["events_sent"]:
         failures.append(f"{document['events_sent']:,} events sent, {document['events_applied']:,} applied")
     if differences:

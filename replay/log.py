@@ -23,7 +23,7 @@ class Unit:
     """Events of one impression, or one event without one: rows `first` .. `end` - 1 of a stretch."""
 
     user: str
-    time: int
+    due: int  # the time of its first event, or of its arrival where that is later
     first: int
     end: int
 
@@ -93,7 +93,8 @@ class Log:
             impressions = _renumbered(impressions, loop)
             seqs = [seq + loop * self._counts[user] for seq, user in zip(seqs, users, strict=True)]
         borders = [*begins.tolist(), table.num_rows]
-        found = [Unit(users[a], times[a], a, b) for a, b in pairwise(borders)]
+        due = (table[units.due(table.schema.names)].to_numpy() + loop * self._shift).tolist()
+        found = [Unit(users[a], due[a], a, b) for a, b in pairwise(borders)]
         items, kinds = table["item"].to_pylist(), table["kind"].to_pylist()
         return Stretch(items, kinds, times, impressions.tolist(), seqs, found)
 

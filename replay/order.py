@@ -120,6 +120,17 @@ def number(connection: duckdb.DuckDBPyConnection, placed: Path, path: Path) -> N
     )
 
 
+def arrived(connection: duckdb.DuckDBPyConnection, placed: Path, path: Path) -> None:
+    """Write rows that have an `arrival` and a `place` to `path` in order of arrival, numbered anew for each user."""
+    connection.execute(
+        f"""COPY (
+            SELECT user, item, time, kind, impression, arrival,
+                row_number() OVER (PARTITION BY user ORDER BY place) - 1 AS seq
+            FROM read_parquet({quoted(placed)}) ORDER BY arrival, place
+        ) TO {quoted(path)} {_FORMAT}"""
+    )
+
+
 def count(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     """How many rows `path` has."""
     return int(_one(connection, f"SELECT count(*) FROM read_parquet({quoted(path)})")[0])

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from replay import order, units
+from replay.arrivals import Fleet, arrivals
 from replay.exposures import simulated
+from replay.faults import SOUND, Faults
 from replay.refusals import OnError, Refusals, SourceError
 from replay.source import Source
 from streams.settings import Exposures
@@ -29,10 +31,11 @@ class Options:
     end: int | None = None  # and before this
     limit: int | None = None  # events of the log, in total order; the unit that would exceed it is left out
     users: int | None = None  # that many users: those with the smallest MD5 of their name
-    seed: int = 1  # of simulated exposures
+    seed: int = 1  # of simulated exposures, and of faults
     epoch: str | None = None  # 6h, or a number of events; the source's own, or 200 epochs of equal size
     loops: int = 1  # how often the log is replayed, each time later by its span
     speed: float | None = None  # event time over wall time; as fast as possible
+    faults: Faults = SOUND  # of the devices
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class Plan:
     loops: int = 1
     refused: dict[str, int] = field(default_factory=dict)  # rows by reason
     refused_first: tuple[str, ...] = ()
+    faults: Faults = SOUND
+    seed: int = 1  # of the faults
+    told: dict[str, int] = field(default_factory=dict)  # events by what befell them on the way here
 
     @property
     def events(self) -> int:
@@ -110,14 +116,13 @@ def prepare(
         stored = msgspec.json.decode(kept.read_bytes())
         if stored.get("identity") == wanted:
             contents = Contents(**stored["contents"])
-            return _planned(source, options, policy, path, contents, stored["refused"], stored["refused_first"])
+            return _planned(source, options, policy, path, contents, stored)
     kept.unlink(missing_ok=True)
-    refusals = Refusals(options.on_error)
-    contents = _sorted(source, options, policy, path, refusals, progress)
-    refused = dict(refusals.counts)
-    text = {"identity": wanted, "contents": asdict(contents), "refused": refused, "refused_first": refusals.first}
-    write_json(kept, text)
-    return _planned(source, options, policy, path, contents, refused, refusals.first)
+    refusals, fleet = Refusals(options.on_error), Fleet(options.faults, options.seed)
+    contents = _sorted(source, options, policy, path, refusals, fleet, progress)
+    found = {"refused": dict(refusals.counts), "refused_first": refusals.first, "told": dict(fleet.told)}
+    write_json(kept, {"identity": wanted, "contents": asdict(contents)} | found)
+    return _planned(source, options, policy, path, contents, found)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -132,8 +137,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def _identity(source: Source, options: Options, policy: Exposures) -> dict[str, Any]:
     choice = {"start": options.start, "end": options.end, "limit": options.limit, "users": options.users}
-    seed = options.seed if policy == "simulated" else None
-    return source.identity() | choice | {"policy": policy, "on_error": options.on_error, "seed": seed}
+    seed = options.seed if policy == "simulated" or options.faults.on_the_way else None
+    how = {"policy": policy, "on_error": options.on_error, "seed": seed, "faults": str(options.faults)}
+    return source.identity() | choice | how
 
 
 def _planned(
@@ -142,11 +148,22 @@ def _planned(
     policy: Exposures,
     path: Path,
     contents: Contents,
-    refused: dict[str, int],
-    first: list[str],
+    found: dict[str, Any],
 ) -> Plan:
     ends = units.epoch_ends(path, contents.rows, options.epoch or source.epoch)
-    return Plan(source.text, policy, path, contents, tuple(ends), options.loops, refused, tuple(first))
+    return Plan(
+        source.text,
+        policy,
+        path,
+        contents,
+        tuple(ends),
+        options.loops,
+        found["refused"],
+        tuple(found["refused_first"]),
+        options.faults,
+        options.seed,
+        found["told"],
+    )
 
 
 def _sorted(
@@ -155,6 +172,7 @@ def _sorted(
     policy: Exposures,
     path: Path,
     refusals: Refusals,
+    fleet: Fleet,
     progress: Callable[[str, int], None],
 ) -> Contents:
     staged, ordered = path.with_name("staged.parquet"), path.with_name("ordered.parquet")
@@ -175,6 +193,11 @@ def _sorted(
                 added = simulated(ordered, rows, options.seed, source.text)
                 rows = order.stage(added, staged, lambda done: progress("simulating exposures", done))
                 order.number(connection, staged, ordered)
+            if options.faults.on_the_way:
+                rows = order.stage(arrivals(ordered, rows, fleet), staged, lambda done: progress("sending late", done))
+                if not rows:
+                    raise SourceError(f"{source.text}: all of it is lost by the faults {options.faults}")
+                order.arrived(connection, staged, ordered)
             found = order.contents(connection, ordered, rows)
             contents = Contents(rows=rows, **found, exposures_logged=policy == "logged" and found["exposures"] > 0)
         ordered.replace(path)

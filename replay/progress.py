@@ -38,6 +38,9 @@ class Progress(msgspec.Struct, frozen=True):
     offsets: list[int]  # a partition
     events: list[int]  # a partition
     batches: int
+    beside: dict[
+        str, int
+    ] = {}  # what was sent that is not each event once: events by fault, records of hostile devices
 
 
 @dataclass
@@ -69,8 +72,13 @@ def save(folder: Path, progress: Progress) -> None:
     write_json(folder / PROGRESS, msgspec.to_builtins(progress))
 
 
-def read_back(settings: Settings, progress: Progress | None, plan: str) -> Sent:
-    """Everything that the topic holds after `progress`; with None the topic must be empty. Raises ReplayError."""
+def read_back(
+    settings: Settings, progress: Progress | None, plan: str, strangers: frozenset[str] = frozenset()
+) -> Sent:
+    """Everything that the topic holds after `progress`, but for what `strangers` sent and what came again.
+
+    With None the topic must be empty. Raises ReplayError.
+    """
     n = settings.partitions
     consumer = kafka.consumer(settings, "replay-resume")
     name = DEVICE_EVENTS.full(settings)
@@ -86,7 +94,7 @@ def read_back(settings: Settings, progress: Progress | None, plan: str) -> Sent:
         short = [p for p in range(n) if ends[p] < progress.offsets[p]]
         if short:
             raise ReplayError(f"topic {name} has lost records of partitions {short}: this run can't be continued")
-        return _tail(consumer, name, progress, ends)
+        return _tail(consumer, name, progress, ends, strangers)
     except KafkaException as error:
         raise ReplayError(f"brokers {settings.brokers}: {error.args[0].str()}") from error
     finally:
@@ -107,7 +115,7 @@ def _end(consumer: Any, place: TopicPartition) -> int:
     return int(consumer.get_watermark_offsets(place, timeout=15)[1])
 
 
-def _tail(consumer: Any, name: str, progress: Progress, ends: list[int]) -> Sent:
+def _tail(consumer: Any, name: str, progress: Progress, ends: list[int], strangers: frozenset[str]) -> Sent:
     offsets, events, batches = list(progress.offsets), list(progress.events), progress.batches
     sent = Sent(progress, marks=[set() for _ in ends])
     reader: Reader[DeviceBatch | Mark] = Reader(DeviceEvent)
@@ -127,6 +135,9 @@ def _tail(consumer: Any, name: str, progress: Progress, ends: list[int]) -> Sent
                 log.warning("%s/%d@%d is passed over: %s", name, p, message.offset(), error)
                 continue
             if isinstance(record, DeviceBatch):
+                strange = record.user in strangers or message.key() != record.user.encode()
+                if strange or record.seq < sent.users.get(record.user, 0):
+                    continue
                 sent.users[record.user] = record.seq + len(record.items)
                 events[p] += len(record.items)
                 batches += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time as wall
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,9 +15,10 @@ from replay.batching import grouped
 from replay.clock import VirtualClock
 from replay.log import Log, Stretch
 from replay.plan import Options, Plan, prepare
-from replay.progress import Progress, ReplayError, Sent
+from replay.progress import Progress, ReplayError
 from replay.sender import Sender
 from replay.source import Source
+from replay.transmission import Sent, Transmission
 from streams import telemetry
 from streams.records import EndOfLog, EpochBegin, EpochEnd, Mark
 from streams.settings import Settings
@@ -81,12 +82,14 @@ def send(
     """Send a prepared log, going on where an earlier life of this run stopped. Raises ReplayError."""
     if settings.exposures != plan.policy:
         raise ReplayError(f"the settings say exposures={settings.exposures}, the log was read with {plan.policy}")
+    if settings.faults != str(plan.faults):
+        raise ReplayError(f"the settings say faults={settings.faults!r}, the log was read with {str(plan.faults)!r}")
     return _Replay(settings, plan, decide, clock or VirtualClock(), progress, wall_time).run()
 
 
 def digest(plan: Plan) -> str:
     """What tells a plan from another: its rows and its epochs."""
-    text = repr((plan.source, plan.policy, plan.contents, plan.ends, plan.loops))
+    text = repr((plan.source, plan.policy, plan.contents, plan.ends, plan.loops, str(plan.faults), plan.seed))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -107,7 +110,8 @@ class _Replay:
         self._log_digest = digest(plan)
         self._folder.mkdir(parents=True, exist_ok=True)
         known = noted.load(self._folder, self._log_digest)
-        self._sent: Sent = noted.read_back(settings, known, self._log_digest)
+        self._fleet = Transmission(plan.faults, plan.seed, known.beside if known else None)
+        self._sent = noted.read_back(settings, known, self._log_digest, self._fleet.strangers)
         start = self._sent.progress
         if known is None:
             noted.save(self._folder, start)
@@ -123,7 +127,9 @@ class _Replay:
             self._begin(epoch)
             loop, k = divmod(epoch, len(plan.ends))
             first = (plan.ends[k - 1] if k else 0) + loop * plan.contents.rows
-            for stretch in self._rows.stretches(first, plan.ends[k] + loop * plan.contents.rows):
+            for n, stretch in enumerate(self._rows.stretches(first, plan.ends[k] + loop * plan.contents.rows)):
+                if not n:
+                    self._put(self._fleet.attacks(epoch, stretch.units[0].user))
                 self._send(stretch)
             self._mark(EpochEnd(epoch, self._time))
             self._flush()
@@ -149,17 +155,20 @@ class _Replay:
         there = self._sent.users  # of an earlier life
         units, at = [u for u in stretch.units if stretch.seqs[u.first] >= there.get(u.user, 0)], 0
         while at < len(units):
-            self._clock.wait(units[at].time, self._idle)
+            self._clock.wait(units[at].due, self._idle)
             due, events, end = self._clock.reached(), 0, at
-            while end < len(units) and events < TICK_EVENTS and (units[end].time <= due or end == at):
+            while end < len(units) and events < TICK_EVENTS and (units[end].due <= due or end == at):
                 events += units[end].end - units[end].first
                 end += 1
-            for batch in grouped(stretch, units[at:end], int(self._wall() * 1000)):
-                self._sender.batch(batch)
+            self._put(self._fleet.records(grouped(stretch, units[at:end], int(self._wall() * 1000))))
             at = end
-            telemetry.EVENT_TIME.labels("replay").set(units[at - 1].time / 1000)
+            telemetry.EVENT_TIME.labels("replay").set(units[at - 1].due / 1000)
             self._step("sending")
         self._time = max(self._time, *stretch.times)
+
+    def _put(self, records: Iterable[Sent]) -> None:
+        for record in records:
+            self._sender.record(*record)
 
     def _idle(self) -> None:
         self._sender.poll()
@@ -182,7 +191,8 @@ class _Replay:
 
     def _note(self, epoch: int) -> None:
         sender = self._sender
-        state = Progress(self._log_digest, epoch, self._time, sender.offsets, sender.events, sender.batches)
+        sent = sender.offsets, sender.events, sender.batches
+        state = Progress(self._log_digest, epoch, self._time, *sent, dict(self._fleet.told))
         noted.save(self._folder, state)
 
     def _step(self, doing: Literal["sending", "deciding", "paused", "over"]) -> None:

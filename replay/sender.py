@@ -9,7 +9,7 @@ from typing import Any
 from replay.progress import ReplayError
 from streams import kafka, telemetry
 from streams.partitions import partition_of
-from streams.records import DeviceBatch, Mark, encode
+from streams.records import Mark, encode
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
@@ -27,10 +27,10 @@ class Sender:
         self._error: Any = None
         self.offsets, self.events, self.batches = list(offsets), list(events), batches  # acknowledged
 
-    def batch(self, batch: DeviceBatch) -> None:
-        """Send a batch to its user's partition; waits where the queue is full."""
-        key = batch.user.encode()
-        self._send(partition_of(key, len(self.events)), key, encode(batch), len(batch.items))
+    def record(self, user: str, data: bytes, events: int) -> None:
+        """Send a record to its user's partition; waits where the queue is full. `events` of it are to be counted."""
+        key = user.encode()
+        self._send(partition_of(key, len(self.events)), key, data, events)
 
     def mark(self, partition: int, mark: Mark) -> None:
         """Send a mark to one partition."""

@@ -33,12 +33,17 @@ def starts(batch: Any, before: tuple[str, int] | None) -> NDArray[np.bool_]:
     return begins
 
 
+def due(names: list[str]) -> str:
+    """The column that says when an event is due: its time of arrival where it is not its event time."""
+    return "arrival" if "arrival" in names else "time"
+
+
 def unit_rows(path: Path) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(row numbers, event times) of the first events of units, a stretch of the file at a time."""
-    before, row = None, 0
-    for batch in read(path, ["user", "impression", "time"]):
+    """(row numbers, times when they are due) of the first events of units, a stretch of the file at a time."""
+    before, row, column = None, 0, due(pq.read_schema(path).names)
+    for batch in read(path, ["user", "impression", column]):
         begins = starts(batch, before)
-        yield row + np.flatnonzero(begins), batch["time"].to_numpy()[begins]
+        yield row + np.flatnonzero(begins), batch[column].to_numpy()[begins]
         before = (batch["user"][-1].as_py(), batch["impression"][-1].as_py())
         row += batch.num_rows
 

@@ -58,7 +58,7 @@ class DeviceWork:
         self._settings, self._wall, self._spec = settings, wall, view_spec(settings)
         self._changes = DeviceChanges(settings, rows, index)
         self.records, self.rows = self._changes.records, self._changes.rows
-        self.fatal = ""  # a hole: the process must end without acknowledging this batch
+        self.fatal = ""  # records were passed over: the process must end without acknowledging this batch
         self._sent_wall: list[int] = []  # of each record applied
         self._counts: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
@@ -116,9 +116,11 @@ class DeviceWork:
         return max(epoch, 0) - 1 if self._settings.lockstep else None
 
     def run(self, releases: Releases, standings: Standings) -> None:
-        """Work off the batch; stops at a hole."""
+        """Work off the batch; stops where records were passed over."""
         self._standings = standings
         for received, record in self._read:
+            if received.topic == DEVICE_EVENTS.name and not self._follows(received):
+                break
             try:
                 if isinstance(record, RecordError):
                     raise record
@@ -130,16 +132,26 @@ class DeviceWork:
                     self._mark(received.part, record)
             except RecordError as error:
                 self._refuse(received, str(error))
-            except Hole as hole:
-                self.fatal = str(hole)
-                break
         self._expire(releases)
         self._changes.settle(releases)
 
+    def _follows(self, received: Received) -> bool:
+        """Whether a device's record is the next of its partition, or a repeat; else the process must end.
+
+        Once: where the same offset comes again, the log itself lacks what is between, and the worker goes on.
+        """
+        partition = self._changes.partition(received.part)
+        if received.place > partition.next:
+            where = f"{received.topic}/{received.part}: offset {received.place} came where {partition.next} was due"
+            if partition.gap != partition.next:
+                partition.gap, self.fatal = partition.next, where
+                return False
+            log.error("%s: the log itself lacks what is between", where)
+        partition.next = max(partition.next, received.place + 1)
+        return True
+
     def _apply(self, received: Received, batch: DeviceBatch, releases: Releases) -> None:
         changes, user = self._changes, self._changes.user(batch.user)
-        if user.state.blocked and batch.seq > user.state.seq:
-            raise RecordError(f"seq {batch.seq} behind a missing or refused record: {user.state.seq} is expected")
         made = self._stepped(received.part, user, batch, releases)
         if made.user is not user:
             changes.put_user(batch.user, made.user)
@@ -151,15 +163,15 @@ class DeviceWork:
         self._counts["repeated"] += made.repeated
         if made.applied:
             self._counts["applied"] += made.applied
-            self._sent_wall.append(batch.sent_wall)
+            if batch.sent_wall:
+                self._sent_wall.append(batch.sent_wall)
 
     def _stepped(self, part: int, user: User, batch: DeviceBatch, releases: Releases) -> Step:
         context = self._context(part, releases, again=not self._changes.met(batch.user))
         try:
             return step(user, batch, context)
-        except Hole:
-            self._changes.put_user(batch.user, user.blocked())
-            raise
+        except Hole as hole:
+            raise RecordError(str(hole)) from hole
         except Exception as error:
             log.exception("user %r, seq %d", batch.user, batch.seq)
             raise RecordError(f"could not be applied: {error!r}") from error
@@ -253,9 +265,6 @@ class DeviceWork:
                 self._changes.put_user(name, user.uploaded())
 
     def _refuse(self, received: Received, reason: str) -> None:
-        if received.topic == DEVICE_EVENTS.name and self._changes.knows(received.name):
-            name = received.name.decode(errors="replace")
-            self._changes.put_user(name, self._changes.user(name).blocked())
         self._changes.send(DEAD_LETTERS, 0, received.topic.encode(), received.refused(reason, ROLE))
         self._refused[received.topic] += 1
         log.warning("%s/%d@%d refused: %s", received.topic, received.part, received.place, reason)

@@ -55,10 +55,6 @@ class DeviceChanges:
         """Change a user."""
         self._users[name] = user
 
-    def knows(self, key: bytes) -> bool:
-        """Whether the user with this key has a row, or will have."""
-        return key in self._table or key.decode(errors="replace") in self._users
-
     def partition(self, part: int) -> PartitionState:
         """A partition's row, to be changed in place."""
         if part not in self._partitions:

@@ -35,7 +35,6 @@ class DeviceState(msgspec.Struct, array_like=True):
     exposures: list[int] = msgspec.field(default_factory=list)  # ring of the last two windows
     uploads: list[int] = msgspec.field(default_factory=list)  # clicks since the last upload, at most the last L_S
     uploads_epoch: int = -1  # the epoch they were made in
-    blocked: bool = False  # a record is missing before `seq`: what comes behind it is refused until it is there
 
 
 class Pending(msgspec.Struct, array_like=True, frozen=True):
@@ -68,6 +67,8 @@ class PartitionState(msgspec.Struct, array_like=True):
     release: int | None = None  # None: the newest, free-running
     over: bool = False
     waiting: list[bytes] = msgspec.field(default_factory=list)  # encoded marks not yet on outcomes, fast-examples
+    next: int = 0  # offset on device-events that is expected
+    gap: int = -1  # an earlier value of `next` at which another offset came
 
 
 def user_key(user: str) -> bytes:

@@ -29,8 +29,8 @@ EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = (  # comparing enums is slow
 NONE = np.empty(0, dtype=np.int64)  # uploaded clicks: the cloud's to know
 
 
-class Hole(Exception):  # noqa: N818 - a hole in the log as this process got it, not a fault of its own
-    """A batch starts behind the next expected event: what is between was lost on the way, or never came."""
+class Hole(Exception):  # noqa: N818 - a hole in a user's events, not a fault of this process
+    """A batch starts behind the next expected event: what is between was refused, or never sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,6 @@ class User:
         """The user whose clicks went up."""
         return replace(self, state=msgspec.structs.replace(self.state, uploads=[]))
 
-    def blocked(self) -> User:
-        """The user of whom a record is missing or refused."""
-        return replace(self, state=msgspec.structs.replace(self.state, blocked=True))
-
     def settled(self) -> DeviceState:
         """The state, once the folds are computed."""
         return msgspec.structs.replace(self.state, memory=value(self.memory), r2=value(self.r2))
@@ -101,7 +97,7 @@ def step(before: User, batch: DeviceBatch, context: Context) -> Step:
     n = len(batch.items)
     skip = before.state.seq - batch.seq
     if skip < 0:
-        raise Hole(f"user {batch.user!r}: seq {batch.seq} came where {before.state.seq} was expected")
+        raise Hole(f"seq {batch.seq} behind a missing or refused record: {before.state.seq} is expected")
     if skip >= n:
         return Step(before, repeated=n)
     walk = _Walk(before, batch, context)
@@ -121,7 +117,7 @@ class _Walk:
     def __init__(self, before: User, batch: DeviceBatch, context: Context) -> None:
         old = before.state
         self.state = msgspec.structs.replace(
-            old, clicks=old.clicks[:], exposures=old.exposures[:], uploads=old.uploads[:], blocked=False
+            old, clicks=old.clicks[:], exposures=old.exposures[:], uploads=old.uploads[:]
         )
         self.memory, self.r2 = before.memory, before.r2
         self.batch, self.context, self.settings = batch, context, context.settings
@@ -244,7 +240,7 @@ class _Walk:
                 clicks=keys_bytes(seen.clicks),
                 exposures=keys_bytes(seen.exposures),
                 window=state.window,
-                r2_age=time - state.closed if state.window else 0,
+                r2_age=max(time - state.closed, 0) if state.window else 0,
                 versions=context.versions,
                 bytes_up=len(encode(request)),
                 asked_wall=context.asked_wall,

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2  # 2: a batch of a device says when it was sent; 1: it did not
 MAX_BYTES = 1_000_000  # of one encoded record; larger ones are refused on both sides
 
 _HASHED = 1 << 62  # keys from here up are hashes of names, below they are the numbers themselves
@@ -100,7 +100,7 @@ class DeviceBatch(Record, frozen=True, tag="batch"):
     kinds: bytes  # one Kind per event
     times: list[int]
     impressions: list[int]
-    sent_wall: int = 0  # wall clock of sending, ms: for freshness only, never in a digest
+    sent_wall: int = 0  # wall clock of sending, ms: for freshness only, never in a digest; 0: not said (schema 1)
 
 
 class EpochBegin(Record, frozen=True, tag="begin"):

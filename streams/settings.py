@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     # what decides results
     seed: int = Field(1, ge=0)
     exposures: Exposures = "logged"
+    faults: str = Field("", description="of the devices that are replayed: see docs/faults.md")
     evaluate: float = Field(0.05, ge=0, le=1, description="share of clicks that are ranked")
     negatives: int = Field(99, ge=1, le=1000)
     threshold: int = Field(10, ge=1, le=100, description="exposures a window")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -18,8 +19,10 @@ from models.scorer import Scorer
 from models.standing import Standing
 from streams.cloud_batch import CloudWork
 from streams.device import Device
+from streams.device_state import PartitionState
 from streams.fence import fenced
-from streams.partitions import locate, partition_of
+from streams.packed import pack, unpack
+from streams.partitions import is_partition, locate, partition_of
 from streams.received import Received
 from streams.records import (
     DeviceBatch,
@@ -216,6 +219,14 @@ class Simulation:
             queues[record.topic, record.part].append(record)
         order = [(received[i].topic, received[i].part) for i in places]
         received[:] = [queues[which].pop(0) for which in order]
+
+
+def without_offsets(rows: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The device's rows but for how far device-events was read: other records, other offsets."""
+    return {
+        key: pack(msgspec.structs.replace(unpack(row, PartitionState), next=0)) if is_partition(key) else row
+        for key, row in rows.items()
+    }
 
 
 def outcomes(topics: Topics) -> dict[tuple[str, int], Outcome]:

@@ -143,6 +143,7 @@ def test_a_source_that_is_not_there_is_a_sentence(mc2sf: Command, tmp_path: Path
         ("--speed", "nan", "--speed"),
         ("--retrain-every", "1y", "--retrain-every"),
         ("--limit", "0", "--limit"),
+        ("--faults", "luck=1", "--faults"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_a_sentence(

@@ -54,9 +54,12 @@ def place(user: str) -> int:
     return partition_of(user.encode(), SMALL.partitions)
 
 
-def at(topic: Topic, record: Record | bytes, *, user: str = "u", key: bytes | None = None, part: int = -1) -> Received:
+def at(
+    topic: Topic, record: Record | bytes, *, user: str = "u", key: bytes | None = None, part: int = -1, offset: int = 0
+) -> Received:
     data = record if isinstance(record, bytes) else encode(record)
-    return Received(topic.name, place(user) if part < 0 else part, 7, user.encode() if key is None else key, data)
+    part = place(user) if part < 0 else part
+    return Received(topic.name, part, offset, user.encode() if key is None else key, data)
 
 
 def batch(*items: int, seq: int = 0, kind: int = 1, user: str = "u", **columns: Any) -> DeviceBatch:
@@ -136,7 +139,7 @@ def test_a_wrong_record_goes_to_dead_letters_and_the_worker_goes_on(what: str) -
     assert not work.fatal
     (dead,) = worker.dead
     assert reason in dead.reason
-    assert (dead.topic, dead.partition, dead.offset, dead.role) == (wrong.topic, wrong.part, 7, "device")
+    assert (dead.topic, dead.partition, dead.offset, dead.role) == (wrong.topic, wrong.part, wrong.place, "device")
     assert (dead.key, dead.value) == (wrong.name, wrong.data)
     assert worker.state().seq == 2
 
@@ -184,31 +187,46 @@ def test_no_mutation_of_a_real_record_stops_a_worker(seed: int) -> None:
         assert not Worker(cloud=cloud).work(at(topic, bytes(data))).fatal or not cloud
 
 
-def test_a_hole_ends_the_process_once_and_is_refused_when_it_is_in_the_log() -> None:
+def test_records_passed_over_end_the_process_once_and_are_given_up_where_the_log_itself_lacks_them() -> None:
     worker = Worker()
     log = [
         at(DEVICE_EVENTS, batch(1, 2)),
-        at(DEVICE_EVENTS, batch(4, seq=3)),
-        at(DEVICE_EVENTS, batch(9, user="v"), user="v"),
+        at(DEVICE_EVENTS, batch(4, seq=3), offset=2),
+        at(DEVICE_EVENTS, batch(3, seq=2), offset=3),
     ]
     first = worker.work(*log)
-    assert "seq 3 came where 2 was expected" in first.fatal
+    assert "offset 2 came where 1 was due" in first.fatal
     assert worker.dead == []
-    assert (worker.state().seq, worker.state().blocked) == (2, True)
+    assert worker.state().seq == 2
     again = worker.work(*log)  # the same batch, delivered again
     assert not again.fatal
     assert ["behind a missing or refused record" in dead.reason for dead in worker.dead] == [True]
-    assert worker.state("v").seq == 1
+    assert worker.state().clicks == [1, 2, 3]
+    assert not worker.work(at(DEVICE_EVENTS, batch(4, seq=3), offset=4)).fatal
+    assert "offset 6 came where 5 was due" in worker.work(at(DEVICE_EVENTS, batch(5, seq=4), offset=6)).fatal
 
 
 def test_what_was_lost_on_the_way_is_applied_when_it_is_delivered_again() -> None:
     worker = Worker()
-    lost, behind = at(DEVICE_EVENTS, batch(1, 2)), at(DEVICE_EVENTS, batch(4, seq=2))
+    lost, behind = at(DEVICE_EVENTS, batch(1, 2)), at(DEVICE_EVENTS, batch(4, seq=2), offset=1)
     assert worker.work(behind).fatal
     assert not worker.work(lost, behind).fatal
     assert worker.dead == []
     assert worker.state().clicks == [1, 2, 4]
-    assert not worker.state().blocked
+
+
+@given(st.integers(1, 2**52), st.sampled_from(["u", "v"]))
+def test_no_device_can_end_a_worker_by_a_hole(ahead: int, hostile: str) -> None:
+    worker = Worker()
+    log = [batch(1), batch(9, seq=ahead + 1, user=hostile), batch(2, seq=1), batch(8, user="w")]
+    offsets: dict[int, int] = {}
+    for each in log:
+        part = place(each.user)
+        offset = offsets[part] = offsets.get(part, -1) + 1
+        assert not worker.work(at(DEVICE_EVENTS, each, user=each.user, offset=offset)).fatal
+    assert ["behind a missing or refused record" in dead.reason for dead in worker.dead] == [True]
+    assert worker.state().clicks == [1, 2]
+    assert worker.state("w").clicks == [8]
 
 
 def test_behind_a_refused_record_all_of_the_user_is_refused_until_it_is_repaired() -> None:

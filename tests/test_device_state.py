@@ -27,7 +27,6 @@ states = st.builds(
     clicks=keys,
     exposures=keys,
     uploads=keys,
-    blocked=st.booleans(),
 )
 
 

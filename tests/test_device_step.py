@@ -147,6 +147,12 @@ def test_an_old_window_closes_before_the_next_unit_is_seen() -> None:
     assert [type(record) for record in young.uplink] == [RankRequest]
 
 
+def test_a_clock_that_goes_back_makes_no_r2_from_the_future() -> None:
+    first = step(NEW, batch(*[(EXPOSURE, i) for i in range(1, SMALL.threshold + 1)], time=1000), context())
+    made = step(first.user, batch((CLICK, 9), seq=SMALL.threshold, time=5), context())
+    assert [(p.window, p.r2_age) for p in made.pending] == [(1, 0)]
+
+
 def test_a_new_encoder_folds_both_windows_again_and_sends_the_closed_one_first() -> None:
     first = step(NEW, batch(*[(EXPOSURE, i) for i in range(1, 6)]), context())
     user = User.of(settled(first))
@@ -218,5 +224,5 @@ def test_events_that_were_applied_before_are_skipped() -> None:
 
 
 def test_a_hole_is_never_stepped_over() -> None:
-    with pytest.raises(Hole, match="seq 1 came where 0 was expected"):
+    with pytest.raises(Hole, match="seq 1 behind a missing or refused record: 0 is expected"):
         step(NEW, batch((CLICK, 1), seq=1), context())

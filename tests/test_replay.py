@@ -16,10 +16,12 @@ from confluent_kafka import TopicPartition
 
 from replay.barrier import BEFORE_FIRST, lockstep
 from replay.clock import VirtualClock
+from replay.faults import Faults
 from replay.plan import Options, Plan, prepare
 from replay.progress import PROGRESS, ReplayError, _end
 from replay.run import ReplayResult, send
 from replay.source import parse
+from replay.transmission import Transmission
 from streams import bus, kafka
 from streams.partitions import partition_of
 from streams.records import (
@@ -158,6 +160,35 @@ def test_a_replayer_that_is_killed_goes_on_without_sending_anything_twice(on_kaf
     found = check(on_kafka, plan, lambda _epoch: None)
     assert sum(record is None for part in found for record in part) == 3
     assert result.batches == sum(isinstance(record, DeviceBatch) for part in found for record in part)
+
+
+class _KilledError(Exception):
+    """The replayer died here."""
+
+
+def test_a_replay_of_a_faulty_fleet_goes_on_after_it_died_in_the_middle_of_an_epoch(on_kafka: Settings) -> None:
+    faults = Faults(offline=0.3, lost=0.1, duplicates=0.5, old=0.3, hostile=2)
+    settings = on_kafka.model_copy(update={"faults": str(faults)})
+    plan = planned(settings, faults=faults)
+
+    def die(step: Any) -> None:
+        if step.doing == "sending" and step.epoch == 2:
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        send(settings, plan, progress=die)
+    assert send(settings, plan).events_sent == plan.events
+    applied: defaultdict[str, int] = defaultdict(int)
+    repeated = 0
+    for record in (record for part in sent(settings) for record in part if isinstance(record, DeviceBatch)):
+        if record.seq == applied[record.user]:
+            applied[record.user] += len(record.items)
+        elif record.seq < applied[record.user]:
+            repeated += 1
+        else:
+            assert record.user in Transmission(faults, 1).strangers
+    assert sum(applied.values()) - applied["hostile device 0"] - applied["hostile device 1"] == plan.events
+    assert repeated > 10
 
 
 def _garbage(settings: Settings, name: str) -> None:

@@ -48,6 +48,14 @@ def test_names_from_the_log_are_escaped(page: Path) -> None:
     assert "ml-1m:&lt;b&gt;folder&lt;/b&gt;" in page.read_text()
 
 
+def test_a_fleet_s_faults_are_told_and_a_sound_one_s_are_not(engine: sa.Engine, page: Path, tmp_path: Path) -> None:
+    assert "Faults of the devices" not in page.read_text()
+    told = summary(faults={"offline": 1234, "late_clicks": 7}, settings={"faults": "offline=0.5"})
+    text = report.write(told, engine, RUN, tmp_path / "faulty.html").read_text()
+    assert "<code>offline=0.5</code>" in text
+    assert "offline 1,234, late clicks 7." in text
+
+
 def test_a_run_that_the_tables_do_not_know_is_refused(engine: sa.Engine, tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="no run 'other'"):
         report.write(summary(), engine, "other", tmp_path / "report.html")

@@ -134,6 +134,31 @@ def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
     assert summary["dead_letters"] == len(letters)
 
 
+FAULTS = "offline=0.1,reordered=0.2,skew=0.2,lost=0.05,duplicates=0.2,old=0.3,hostile=2"
+
+
+@pytest.mark.slow
+def test_a_fleet_with_every_fault_is_accounted_for_and_repeatable(
+    once: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    summary = run(tmp_path / "faulty", "--faults", FAULTS)
+    befell = summary["faults"]
+    assert summary["settings"]["faults"] == FAULTS
+    assert summary["events_sent"] == once[1]["events_sent"] - befell["lost"]
+    assert summary["events_applied"] == summary["events_sent"]
+    assert summary["events_duplicate"] == befell["duplicates"] > 0
+    assert summary["dead_letters"] == 2 * befell["hostile"] > 0, "refused by the devices and by the recorder"
+    assert summary["restarts"] == {}
+    assert summary["online"] == summary["offline"] != once[1]["online"]
+    assert summary["outcomes"] > 200
+    assert all(befell[fault] > 0 for fault in ("offline", "reordered", "skew", "late_clicks", "old"))
+    command = [sys.executable, "-m", "deploy.cli", "verify", str(tmp_path / "faulty")]
+    verified = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    again = run(tmp_path / "again", "--faults", FAULTS, "--workers", "2")
+    assert (again["digest"], again["faults"]) == (summary["digest"], befell)
+
+
 @pytest.mark.slow
 def test_a_free_run_accounts_for_everything_too(tmp_path: Path) -> None:
     summary = run(tmp_path / "free", "--free")

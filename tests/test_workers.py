@@ -14,11 +14,10 @@ import msgspec
 import pytest
 
 from streams import kafka
-from streams.faust_platform import EXIT_CODE
 from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent, Reader, encode
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK
-from tests.simulation import SMALL, outcomes
+from tests.simulation import SMALL, outcomes, without_offsets
 from tests.test_workers_simulated import EPOCHS, IN_FORCE, RELEASES, log, run
 from tests.worker_world import Feed, Log, Process, publish, table, wait_for
 
@@ -37,7 +36,7 @@ class Stage:
     def check(self) -> None:
         """Outcomes and both tables are what the simulation without a broker and without crashes gives."""
         assert self.came() == plain(outcomes(self.calm.topics))
-        assert table(self.settings, "device") == self.calm.device.rows
+        assert without_offsets(table(self.settings, "device")) == without_offsets(self.calm.device.rows)
         assert table(self.settings, "cloud") == self.calm.cloud.rows
 
     def came(self) -> dict[tuple[str, int], Outcome]:
@@ -157,18 +156,16 @@ def test_garbage_on_every_topic_goes_to_dead_letters_and_the_run_goes_on(stage: 
     stage.check()
 
 
-def test_a_hole_ends_the_worker_and_is_refused_after_its_restart(stage: Stage) -> None:
+def test_a_hole_that_a_device_makes_is_refused_and_the_worker_goes_on(stage: Stage) -> None:
     first, *_ = stage.epochs[0]
     ahead = msgspec.structs.replace(first, seq=first.seq + 1000)
     stage.feed.send([ahead])
     letters = Log(stage.settings, DEAD_LETTERS, DeadLetter)
-    with Process(stage.settings, "device") as worker:
-        assert worker.exit_code() == EXIT_CODE
-        assert f"seq {ahead.seq} came where {first.seq} was expected" in worker.log.read_text()
-    with Process(stage.settings, "device"), Process(stage.settings, "cloud"):
+    with Process(stage.settings, "device") as worker, Process(stage.settings, "cloud"):
         (letter,) = letters.until(bool, "the dead letter")
         assert "behind a missing or refused record" in letter.reason
         assert letter.value == encode(ahead)
+        assert worker.alive()
         for epoch, batches in enumerate(stage.epochs):
             stage.feed.epoch(epoch, IN_FORCE[epoch], batches)
         stage.feed.end(EPOCHS)

@@ -28,7 +28,7 @@ from streams.records import (
 )
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
-from tests.simulation import SMALL, Simulation, outcomes, release
+from tests.simulation import SMALL, Simulation, outcomes, release, without_offsets
 
 EPOCHS = 4
 RELEASES = {0: release(SMALL, 0, 12), 1: release(SMALL, 1, 20), 2: release(SMALL, 2, 20, encoder=1)}
@@ -102,7 +102,7 @@ def test_outcomes_and_states_are_the_same_for_any_batches_and_any_crashes(varian
     calm = run(epochs, seed, 0.0, how)
     wild = run(epochs, seed + 1, 0.3, how, cut=True)
     assert outcomes(wild.topics) == outcomes(calm.topics)
-    assert wild.device.rows == calm.device.rows
+    assert without_offsets(wild.device.rows) == without_offsets(calm.device.rows)
     assert wild.cloud.rows == calm.cloud.rows
 
 

@@ -165,7 +165,7 @@ class Account:
             history=earlier[-settings.history_long :],
             window=self.window,
             r2_items=self.r2_items,
-            r2_age=time - self.closed_at if self.window else 0,
+            r2_age=max(time - self.closed_at, 0) if self.window else 0,
             clicks=self.clicks[-settings.history_short :],
             exposures=self.exposures[-settings.history_short :],
         )

@@ -178,7 +178,6 @@ class _Check:
             "clicks": account.clicks[-s.history_short :],
             "exposures": account.exposures[-2 * s.threshold :],
             "uploads": [],
-            "blocked": False,
         }
         for name, value in expected.items():
             same(account.user, "final device state", name, getattr(state, name), value)
