@@ -106,6 +106,7 @@ def _account(
             stack.stop(child)
     again = _rescore(engine, settings.run, console)
     with engine.connect() as connection:
+        unlike = job.given.differences(connection, settings.run) if job.given else []
         told = summary.counts(connection, settings.run)
         applied = summary.events_applied(connection, settings.run)
         up = summary.total(samples, 'mc2sf_device_traffic_bytes_total{direction="up"}')
@@ -124,6 +125,7 @@ def _account(
             "offline": again.metrics,
             "last_quarter": summary.last_quarter(connection, settings.run),
             "optimum": optimum.of_source(job.source),
+            "experiment": {"metrics": job.given.metrics, "differences": len(unlike)} if job.given else None,
             "offline_differences": len(again.differences),
             "seconds": round(seconds, 1),
             "events_per_second": round(plan.events / seconds, 1),
@@ -141,9 +143,6 @@ def _account(
             "settings": settings.semantic() | {"exposure_policy": settings.exposures, "workers": job.workers},
             "versions": software(),
         }
-        unlike = job.given.differences(connection, settings.run) if job.given else []
-    if job.given:
-        document["experiment"] = {"metrics": job.given.metrics, "differences": len(unlike)}
     failures = _failures(document, again.differences, unlike)
     with engine.begin() as connection:
         connection.execute(
