@@ -55,9 +55,18 @@ def logged(folder: Path) -> str:
     return f"log:{folder / 'log.csv'}"
 
 
-def shown(_: Path) -> str:
-    """Impressions with exposures of their own around the click."""
-    return SYNTHETIC
+def shown(folder: Path) -> str:
+    """Impressions with exposures around the click."""
+    chance, lines = np.random.default_rng(3), ["user,item,timestamp,event,impression"]
+    for user in range(15):
+        for i, items in enumerate(chance.choice(150, (30, 4)).tolist()):
+            kinds = ("exposure", "exposure", "click", "exposure")
+            time = 40 * i + user
+            lines += [
+                f"u{user},{item},{time + k},{kind},{i}" for k, (item, kind) in enumerate(zip(items, kinds, strict=True))
+            ]
+    (folder / "log.csv").write_text("\n".join(lines) + "\n")
+    return f"log:{folder / 'log.csv'}"
 
 
 @pytest.mark.parametrize("source", [rated, logged, shown])
