@@ -1,4 +1,4 @@
-"""Without a broker: each test click of an experiment gets the list and the ranks from the stream that it has offline."""
+"""Without a broker: each test click of an experiment gets from the stream the list and the ranks of offline."""
 
 from __future__ import annotations
 
