@@ -209,7 +209,7 @@ def show(document: dict[str, Any], folder: Path) -> None:
     if document["optimum"]:
         last.add_row("optimum", *(f"{value:.4f}" for value in document["optimum"].values()), "", "", style="italic")
     console.print(last)
-    if experiment := document.get("experiment"):
+    if experiment := document["experiment"]:
         variants = ", ".join(sorted(experiment["metrics"]))
         console.print(f"All {document['outcomes']:,} lists and ranks of {variants} are the experiment's.\n")
     table = Table(title="flow", show_header=False)

@@ -108,6 +108,7 @@ def _account(
             stack.stop(child)
     again = _rescore(engine, settings.run, console)
     with engine.connect() as connection:
+        unlike = job.given.differences(connection, settings.run) if job.given else []
         told = summary.counts(connection, settings.run)
         applied = summary.events_applied(connection, settings.run)
         up = summary.total(samples, 'mc2sf_device_traffic_bytes_total{direction="up"}')
@@ -126,7 +127,11 @@ def _account(
             "offline": again.metrics,
             "last_quarter": summary.last_quarter(connection, settings.run),
             "optimum": optimum.of_source(job.source),
+<<<<<<< HEAD
             "faults": _faults(job, plan),
+=======
+            "experiment": {"metrics": job.given.metrics, "differences": len(unlike)} if job.given else None,
+>>>>>>> 1e05f7939a13f311afb3c16a2ebf34cee282768a
             "offline_differences": len(again.differences),
             "seconds": round(seconds, 1),
             "events_per_second": round(plan.events / seconds, 1),
@@ -144,11 +149,15 @@ def _account(
             "settings": settings.semantic() | {"exposure_policy": settings.exposures, "workers": job.workers},
             "versions": software(),
         }
+<<<<<<< HEAD
         unlike = job.given.differences(connection, settings.run) if job.given else []
     if job.given:
         document["experiment"] = {"metrics": job.given.metrics, "differences": len(unlike)}
     to_refuse = Transmission(plan.faults, plan.seed).to_refuse(plan.epochs)
     failures = _failures(document, again.differences, unlike, to_refuse)
+=======
+    failures = _failures(document, again.differences, unlike)
+>>>>>>> 1e05f7939a13f311afb3c16a2ebf34cee282768a
     with engine.begin() as connection:
         connection.execute(
             sa.update(tables.runs)

@@ -10,11 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from streams import tables
+from streams.certificate.account import Account, Event, InForce
 from streams.certificate.check import TOLERANCE, Certificate, certify
 from streams.certificate.differences import DifferenceFound
 from streams.device_state import DeviceState
 from streams.packed import pack, unpack
-from streams.records import Kind
+from streams.records import Kind, Versions
 from streams.settings import Settings
 from streams.store import connect
 from tests.simulation import SMALL
@@ -107,3 +108,15 @@ def test_a_lost_event_is_noticed(engine: sa.Engine) -> None:
 def test_a_free_run_can_not_be_certified(engine: sa.Engine) -> None:
     with pytest.raises(ValueError, match="lockstep"):
         assert certify(engine, SMALL.model_copy(update={"lockstep": False})) == Certificate()
+
+
+def test_a_list_made_for_ranking_is_certified_in_its_own_order() -> None:
+    force = InForce(Versions(), [3, 4, 8, 9], frozenset([3, 4, 8, 9]))
+    places = {}
+    for last in (Kind.CANDIDATE, Kind.EXPOSURE):
+        kinds = (Kind.CANDIDATE, Kind.CANDIDATE, Kind.CLICK, last)
+        unit = [Event(i, item, kind, 1, 7, 0) for i, (item, kind) in enumerate(zip((9, 3, 4, 8), kinds, strict=True))]
+        (question,) = Account("u", SMALL, lambda _: force).fold(unit).questions
+        places[last] = question.listed.keys
+    assert places[Kind.CANDIDATE] == [9, 3, 4, 8]
+    assert places[Kind.EXPOSURE] != [9, 3, 4, 8], "what was shown is shuffled"

@@ -84,6 +84,19 @@ def test_a_click_is_ranked_against_its_slate_less_its_other_clicks() -> None:
     assert made.user.state.exposures == [3, 3]  # a candidate that was not shown enters nothing
 
 
+def test_a_list_made_for_ranking_is_taken_in_its_own_order() -> None:
+    unit = batch((CANDIDATE, 9, 7), (CANDIDATE, 3, 7), (CLICK, 4, 7), (CANDIDATE, 8, 7), (CANDIDATE, 5, 7))
+    (pending,) = step(NEW, unit, context()).pending
+    assert keys_array(pending.candidates).tolist() == [9, 3, 4, 8, 5]
+    assert (pending.place, pending.slate) == (2, "logged")
+    shown = batch((CANDIDATE, 9, 7), (CANDIDATE, 3, 7), (CLICK, 4, 7), (CANDIDATE, 8, 7), (EXPOSURE, 5, 7))
+    orders = {
+        keys_array(step(NEW, shown, context(SMALL.model_copy(update={"seed": s}))).pending[0].candidates).tobytes()
+        for s in range(5)
+    }
+    assert len(orders) > 1, "a slate that was shown is shuffled: its order may tell the click"
+
+
 @pytest.mark.parametrize("events", [[(CLICK, 4)], [(CLICK, 4, 9), (CLICK, 5, 9)]])
 def test_a_click_without_a_slate_is_ranked_against_the_catalogue(events: list[Any]) -> None:
     made = step(NEW, batch(*events), context())

@@ -33,31 +33,10 @@ from replay.refusals import SourceError
 from streams import tables
 from streams.store import connect
 from tests import experiment_world
+from tests.protocol_world import logged, rated, shown
 
 torch.set_num_threads(1)
 SYNTHETIC = "synthetic:users=30,items=150"
-
-
-def rated(folder: Path) -> str:
-    """A small log in ML-100K's form: a third of the ratings are exposures, alone in their units."""
-    chance = np.random.default_rng(2)
-    lines = [
-        f"{user}\t{item}\t{chance.integers(2, 6)}\t{1000 + 7 * user + 50 * i}"
-        for user in range(1, 21)
-        for i, item in enumerate(chance.choice(150, 60, replace=False).tolist())
-    ]
-    (folder / "u.data").write_text("\n".join(lines) + "\n")
-    return f"ml-100k:{folder}"
-
-
-def logged(folder: Path) -> str:
-    experiment_world.written(folder / "log.csv")
-    return f"log:{folder / 'log.csv'}"
-
-
-def shown(_: Path) -> str:
-    """Impressions with exposures of their own around the click."""
-    return SYNTHETIC
 
 
 @pytest.mark.parametrize("source", [rated, logged, shown])

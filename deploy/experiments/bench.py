@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 
 from deploy.experiments import batches, lists
 from deploy.experiments.dataset import Dataset
+from deploy.experiments.fits import Clock, refusing
 from deploy.experiments.known import Known
 from deploy.experiments.lists import Lists, Score
 from deploy.experiments.protocol import Phase, Protocol, served
@@ -156,7 +156,7 @@ class Bench:
         digest = identity({"name": name, "seed": seed, "after": after, "of": self.identity, **chosen})
         keep = self._fits / f"{name.replace(' ', '_')}-{seed}-{digest}.safetensors"
         if self._kept_only:
-            draw = _refusing(name)
+            draw = refusing(name)
         clock = Clock(keep.with_suffix(".json"))
 
         def progress(epoch: int, loss: float, score: float) -> None:
@@ -176,36 +176,6 @@ class Bench:
         self.spent.epochs += len(fitted.curve)
         self.spent.curves[name] = [round(score, 5) for score in fitted.curve]
         return digest
-
-
-class FitMissing(LookupError):  # noqa: N818 - nothing went wrong: an experiment has to come first
-    """A fit is not kept, or not over."""
-
-
-def _refusing(name: str) -> batches.Draw:
-    """Epochs of a fit that is not to be done."""
-
-    def epoch(number: int, _: np.random.Generator) -> Iterator[Any]:
-        raise FitMissing(f"{name} is fitted for {number} epochs so far" if number else f"{name} is not fitted")
-
-    return epoch
-
-
-class Clock:
-    """The seconds of each epoch of a fit, kept beside it: a fit that was cut still knows what it cost."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.seconds: list[float] = json.loads(path.read_text()) if path.exists() else []
-        self._begun = time.perf_counter()
-
-    def tick(self, epoch: int) -> None:
-        """Say that `epoch` is over."""
-        now = time.perf_counter()
-        self.seconds[epoch:] = [now - self._begun]
-        self._begun = now
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self.seconds))
 
 
 def identity(values: dict[str, Any]) -> str:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from deploy.experiments.bench import Bench, FitMissing
+from deploy.experiments.bench import Bench
 from deploy.experiments.experiment import Arm
+from deploy.experiments.fits import FitMissing
 from deploy.experiments.lists import Lists
 from deploy.experiments.protocol import Phase
 from deploy.experiments.rows import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW

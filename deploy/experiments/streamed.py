@@ -22,7 +22,7 @@ from deploy.experiments.lists import Lists
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.recipe import Recipes
 from models.catalogue import FIRST_ROW, ROW_PADDING
-from models.log import Log, unit_starts
+from models.log import unit_starts
 from models.views import CANDIDATE, EXPOSURE
 from replay import source as sources
 from replay.refusals import SourceError
@@ -79,7 +79,9 @@ def source(text: str) -> Source:
     alone(dataset, of_test)
     last = int(dataset.log.times.max())
     files = streamed.asked.source.files
-    return Source(text, ("logged",), files, lambda _policy, _refusals: _read(dataset, of_test), f"{last + 1}ms")
+    return Source(
+        text, ("logged",), files, lambda _policy, _refusals: batches(_rows(dataset, of_test)), f"{last + 1}ms"
+    )
 
 
 def alone(dataset: Dataset, of_test: Lists) -> None:
@@ -93,38 +95,29 @@ def alone(dataset: Dataset, of_test: Lists) -> None:
         )
 
 
-def _read(dataset: Dataset, of_test: Lists) -> Iterator[object]:
-    span = int(np.ptp(dataset.log.times)) + 1
-    return batches(row for user in range(len(dataset.users)) for row in _user(dataset, of_test, user, span))
-
-
-def _user(dataset: Dataset, of_test: Lists, user: int, span: int) -> Iterator[Row]:
-    """A user's events as rows, in order; all of a unit bear the time of its first.
+def _rows(dataset: Dataset, of_test: Lists) -> Iterator[Row]:
+    """All events, user by user, in order; those of a unit bear the time of its first.
 
     What was shown with a test click comes behind its list, so that it is no part of it: nobody asks in between.
     """
-    log, name = dataset.log, dataset.users[user]
-    first, end = int(log.offsets[user]), int(log.offsets[user + 1])
-    starts = first + unit_starts(_part(log, first, end))
-    late = int(starts[np.flatnonzero(dataset.phase[first:end] > Phase.SLOW)[0]])
-    tested = {int(of_test.clicks[k]): k for k in range(*np.searchsorted(of_test.clicks, [first, end]).tolist())}
-    list_at = {int(starts[click - first]): k for click, k in tested.items()}
-    time = 0
-    for i in range(first, end):
-        start = int(starts[i - first])
-        time = max(time, int(log.times[start]) + (span if start >= late else 0))
-        if i in list_at:
-            k = list_at[i]
-            listed = of_test.items[k][of_test.items[k] != ROW_PADDING]
-            for place, row in enumerate(listed.tolist()):
-                kind = Kind.CLICK if place == of_test.places[k] else Kind.CANDIDATE
-                yield name, dataset.items[row - FIRST_ROW], time, kind, k + 1
-        if i not in tested and log.kinds[i] != CANDIDATE:
-            kind = Kind.EXPOSURE if log.kinds[i] == EXPOSURE else Kind.PAST_CLICK
-            yield name, dataset.items[int(log.keys[i]) - FIRST_ROW], time, kind, 0
-
-
-def _part(log: Log, first: int, end: int) -> Log:
-    """The events of one user."""
-    columns = (c[first:end] for c in (log.keys, log.kinds, log.times, log.impressions, log.epochs))
-    return Log(np.array([0, end - first]), *columns)
+    log, items = dataset.log, dataset.items
+    starts, span = unit_starts(log), int(np.ptp(log.times)) + 1
+    fast = np.flatnonzero(dataset.phase > Phase.SLOW)
+    late = starts[
+        fast[np.unique(log.users[fast], return_index=True)[1]]
+    ].tolist()  # where each user's slow phase is over
+    tested = set(of_test.clicks.tolist())
+    list_at = {start: k for k, start in enumerate(starts[of_test.clicks].tolist())}
+    for user, name in enumerate(dataset.users):
+        time = 0
+        for i in range(int(log.offsets[user]), int(log.offsets[user + 1])):
+            start = int(starts[i])
+            time = max(time, int(log.times[start]) + (span if start >= late[user] else 0))
+            if (k := list_at.get(i)) is not None:
+                listed = of_test.items[k][of_test.items[k] != ROW_PADDING]
+                for place, row in enumerate(listed.tolist()):
+                    kind = Kind.CLICK if place == of_test.places[k] else Kind.CANDIDATE
+                    yield name, items[row - FIRST_ROW], time, kind, k + 1
+            if i not in tested and log.kinds[i] != CANDIDATE:
+                kind = Kind.EXPOSURE if log.kinds[i] == EXPOSURE else Kind.PAST_CLICK
+                yield name, items[int(log.keys[i]) - FIRST_ROW], time, kind, 0
