@@ -25,6 +25,7 @@ from replay import optimum
 from replay.plan import Options, Plan
 from streams import bus, offline, proposals, tables
 from streams.digest import digest
+from streams.patience import patiently
 from streams.settings import Settings
 from streams.store import connect
 
@@ -79,13 +80,14 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console)
         began = time.monotonic()
         replayer = _start(stack, job, settings, replay_arguments)
         with pause_on_space(replayer), Watch(console, engine, settings, stack, plan.events, plan.epochs) as watch:
-            while not _over(engine, settings):
+            patient = patiently(settings.patience_s, meanwhile=stack.watch)
+            while not patient(_over, engine, settings):
                 stack.watch()
-                watch.look()
+                patient(watch.look)
                 time.sleep(0.1)
             seconds = time.monotonic() - began
-            watch.look(now=True)
-        return _account(job, plan, engine, stack, settings, seconds, console)
+            patient(watch.look, now=True)
+        return patiently(settings.patience_s)(_account, job, plan, engine, stack, settings, seconds, console)
 
 
 def _account(

@@ -11,7 +11,6 @@ import threading
 import time
 from typing import Any
 
-import sqlalchemy as sa
 import torch
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from sqlalchemy import Engine
@@ -20,6 +19,7 @@ from streams import examples, kafka, proposals, tables, telemetry
 from streams.dead_letters import DeadLetterBox, letter
 from streams.health import HEALTH
 from streams.intake import Intake
+from streams.patience import AGAIN_S, DATABASE_AWAY
 from streams.proposals import EMPTY, WAITING, Proposal
 from streams.pupil import Lesson, Pupil
 from streams.records import EpochDecision, ExampleEvent, FastExample, Reader, RecordError
@@ -210,10 +210,11 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
             bus = Examples(settings, learner.intake)
             HEALTH.needs("tables")
             _learn(learner, bus, stop)
-        except sa.exc.OperationalError as error:
+        except DATABASE_AWAY as error:
             log.warning("%s; beginning again from the tables", error)
             HEALTH.needs("tables", "the database was away")
-            stop.wait(1.0)
+            HEALTH.progress()  # trying is all that can be done: it is not stuck
+            stop.wait(AGAIN_S)
         else:
             return
         finally:

@@ -12,13 +12,13 @@ import time
 from contextlib import closing
 from typing import Any
 
-import sqlalchemy as sa
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from streams import kafka, telemetry
 from streams.barrier import Place
 from streams.health import HEALTH
 from streams.ledger import MARKED, Ledger, OvertakenError
+from streams.patience import AGAIN_S, DATABASE_AWAY
 from streams.received import Received
 from streams.recording import ROLE
 from streams.settings import Settings
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _TAKE = 1000
 _WAIT_S = 0.05
 _LOOK_S = 1.0  # between two looks at the lag, and between two early writes of a few dead letters
-_AGAIN_S = 1.0  # until the next try where the database is away
 
 __all__ = ["OvertakenError", "Recorder", "main", "run"]
 
@@ -125,10 +124,11 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 HEALTH.needs("tables")
                 while not stop.is_set():
                     connected.recorder.turn()
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, KafkaException) as error:
+        except (*DATABASE_AWAY, KafkaException) as error:
             log.warning("%s; beginning again from the tables", error)
             HEALTH.needs("tables", "database or broker were away")
-            stop.wait(_AGAIN_S)
+            HEALTH.progress()  # trying is all that can be done: it is not stuck
+            stop.wait(AGAIN_S)
 
 
 class Connected:
