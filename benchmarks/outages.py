@@ -3,7 +3,7 @@
 `make outages SECONDS=60`: broker and database stopped or killed and started again, disks filled to the last byte,
 consumers paused past session and poll interval, workers scaled from 1 to 3 to 2. Each run is on a Kafka and, where it
 is not about SQLite, a PostgreSQL of its own. A row is written for each when it is over; what has its row is not run
-again.
+again. Last come the takeovers of `takeover.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ import sqlalchemy as sa
 from rich.progress import Progress
 
 from benchmarks.disks import empty, fill, small_disk
+from benchmarks.takeover import takeovers
 from benchmarks.whole_run import Run, compared, good
 from deploy.runs import find
 from deploy.stack import die_with_parent
@@ -194,9 +195,9 @@ OUTAGES = {
 }
 
 
-def suffered(home: Path, name: str, seconds: float, calm: Path, folder: Path) -> dict[str, Any]:
+def suffered(home: Path, outage: Outage, seconds: float, calm: Path, folder: Path) -> dict[str, Any]:
     """One run with its outage; its row. `calm` is the folder of an undisturbed run."""
-    outage, out = OUTAGES[name], folder / "out" / "run"
+    out = folder / "out" / "run"
     with ExitStack() as stack:
         places = {what: folder / what for what in ("kafka", "postgresql")} | {"sqlite": out.parent}
         disk = None
@@ -216,7 +217,7 @@ def suffered(home: Path, name: str, seconds: float, calm: Path, folder: Path) ->
         struck, at = time.monotonic(), scene.epoch()
         outage.act(scene)
         over = time.monotonic()
-        row: dict[str, Any] = {"outage": name, "seconds": seconds, "at_epoch": at, "lasted_s": round(over - struck, 1)}
+        row: dict[str, Any] = {"seconds": seconds, "at_epoch": at, "lasted_s": round(over - struck, 1)}
         reached = max(scene.epoch(), at)
         try:
             scene.until(reached + 1)
@@ -235,15 +236,15 @@ def suffered(home: Path, name: str, seconds: float, calm: Path, folder: Path) ->
     return row
 
 
-def outages(home: Path, names: list[str], seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
+def outages(home: Path, wanted: Mapping[str, Outage], seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
     """Suffer the outages, after one calm run; yields their rows. Folders of bad runs are kept."""
     calm = folder / "calm"
     with Cluster(home, folder / "kafka-calm") as cluster:
         if error := Run(calm, cluster).wait(_PATIENCE_S):
             raise RuntimeError(f"the run that nobody disturbs fails: {error}")
-    for name in names:
+    for name, outage in wanted.items():
         place = folder / name.replace(" ", "-").replace(",", "")
-        row = suffered(home, name, seconds, calm, place)
+        row = {"outage": name, **suffered(home, outage, seconds, calm, place)}
         if good(row):
             shutil.rmtree(place)
         yield row
@@ -254,26 +255,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each outage lasts")
     parser.add_argument("--only", nargs="*", choices=OUTAGES, default=list(OUTAGES))
+    parser.add_argument("--kills", type=int, default=10, help="takeovers that are timed; 0: none")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--folder", type=Path, help="keeps the runs that went wrong [default: a temporary one]")
     options = parser.parse_args()
     home = os.environ.get("KAFKA_HOME")
     if home is None:
         parser.error("KAFKA_HOME is not set: outages need a real Apache Kafka")
-    rows = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
+    result = json.loads(options.out.read_text()) if options.out.is_file() else {"rows": []}
+    rows = result["rows"]
     done = {(row["outage"], row["seconds"]) for row in rows}
-    wanted = [name for name in options.only if (name, options.seconds) not in done]
+    wanted = {name: OUTAGES[name] for name in options.only if (name, options.seconds) not in done}
     folder = Path(tempfile.mkdtemp(prefix="outages-", dir=options.folder))
     with Progress() as progress:
         task = progress.add_task("outages", total=len(wanted))
         for row in outages(Path(home), wanted, options.seconds, folder) if wanted else ():
             rows.append(row)
-            options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
             progress.advance(task)
             if not good(row):
                 progress.console.print(f"[red]{row['outage']}[/red]: {row}", highlight=False)
     bad = [row for row in rows if not good(row)]
     print(f"{len(rows)} outages, {len(bad)} bad")
+    if options.kills and len(result.get("takeover", {}).get("kills", ())) < options.kills:
+        result["takeover"] = takeovers(Path(home), options.kills, 1, folder / "takeover")
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"users are served again after {result['takeover']['p50_s']} s, at most {result['takeover']['max_s']} s")
     if not bad:
         shutil.rmtree(folder)
     sys.exit(1 if bad else 0)

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     replication: int = Field(1, ge=1)
     patience_s: float = Field(600.0, gt=0, description="a broker or database that is away is waited for so long")
     poll_interval_s: float = Field(
-        300.0, gt=0, description="Kafka's max.poll.interval: a worker that takes nothing so long loses its partitions"
+        1000.0, gt=0, description="Kafka's max.poll.interval: a worker that takes nothing so long loses its partitions"
     )
 
     # how the stream is run

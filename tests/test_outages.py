@@ -1,0 +1,81 @@
+"""The short form of `make outages`: broker, database, disk and consumers away for seconds, and workers that come and go."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.disks import empty, fill, small_disk
+from benchmarks.outages import OUTAGES, Outage, Scene, outages
+from benchmarks.whole_run import good
+from tests.conftest import absent
+from tests.postgres_world import POSTGRES
+
+SECONDS = 5.0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> None:
+    """Skip where no small disk can be mounted."""
+    try:
+        with small_disk(tmp_path / "tried", 1):
+            pass
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no small disk can be mounted here: {error.stderr.decode()}")
+
+
+@pytest.fixture
+def postgresql() -> None:
+    """Skip where PostgreSQL is not installed."""
+    if not POSTGRES.is_dir():
+        absent(f"no PostgreSQL in {POSTGRES}")
+
+
+def together(*names: str) -> Callable[[Scene], None]:
+    """One outage after the other, an epoch between them."""
+
+    def act(scene: Scene) -> None:
+        for name in names:
+            scene.until(scene.epoch() + 1)
+            OUTAGES[name].act(scene)
+
+    return act
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.timeout(1200)  # two runs, each with its outages; how long they take is the machine's matter
+@pytest.mark.usefixtures("postgresql")
+def test_broker_and_database_away_and_workers_that_come_and_go_change_nothing(kafka_home: Path, tmp_path: Path) -> None:
+    act = together("broker stopped", "postgresql stopped", "broker killed", "postgresql killed", "workers 1, 3, 2")
+    (row,) = outages(kafka_home, {"one after the other": Outage(act)}, SECONDS, tmp_path)
+    assert good(row), row
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("disk")
+def test_a_full_disk_under_tables_progress_and_logs_changes_nothing(kafka_home: Path, tmp_path: Path) -> None:
+    name = "disk of sqlite full"
+    (row,) = outages(kafka_home, {name: OUTAGES[name]}, SECONDS, tmp_path)
+    assert good(row), row
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_small_disk_is_filled_to_the_last_byte_and_emptied(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as small:
+        for _ in range(2):
+            fill(small)
+            assert os.statvfs(small).f_bavail == 0
+            with pytest.raises(OSError) as refused:  # noqa: PT011 - its number is looked at
+                (small / "more").write_bytes(b"x" * 10_000)
+            assert refused.value.errno == errno.ENOSPC
+        empty(small)
+        (small / "more").write_bytes(b"x" * 10_000)
+    assert not list((tmp_path / "disk").iterdir())
