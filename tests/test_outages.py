@@ -1,4 +1,4 @@
-"""The short form of `make outages`: broker, database, disk and consumers away for seconds, and workers that come and go."""
+"""The short form of `make outages`: broker, database, disk away for seconds, and workers that come and go."""
 
 from __future__ import annotations
 
