@@ -71,8 +71,10 @@ class Postgres:
     def kill(self) -> None:
         """Kill the server and everything that it has started."""
         assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True)
         self.signal(signal.SIGKILL)
         self.process.wait()
+        psutil.wait_procs(children, 30)  # one that lives on holds the shared memory, and no other server may start
 
     @retry(stop=stop_after_delay(60), wait=wait_fixed(0.1), reraise=True)
     def wait(self) -> None:

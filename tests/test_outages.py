@@ -5,16 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
 
 from benchmarks.disks import empty, fill, small_disk
 from benchmarks.outages import OUTAGES, Outage, Scene, outages
 from benchmarks.whole_run import good
+from streams import bus, tables
+from streams.settings import Settings
+from streams.store import connect
 from tests.conftest import absent
-from tests.postgres_world import POSTGRES
+from tests.postgres_world import POSTGRES, Postgres
+from tests.worker_world import wait_for
 
 SECONDS = 5.0
 
@@ -79,3 +86,35 @@ def test_a_small_disk_is_filled_to_the_last_byte_and_emptied(tmp_path: Path) -> 
         empty(small)
         (small / "more").write_bytes(b"x" * 10_000)
     assert not list((tmp_path / "disk").iterdir())
+
+
+@pytest.mark.kafka
+@pytest.mark.usefixtures("postgresql")
+def test_a_process_that_is_started_while_the_database_is_away_waits_for_it(
+    settings: Settings, servers: Callable[[str], str], tmp_path: Path
+) -> None:
+    (tmp_path / "postgresql").mkdir()
+    with Postgres(tmp_path / "postgresql") as server:
+        where = {"brokers": servers("embedded"), "database": SecretStr(server.url)}
+        settings = settings.model_copy(update=where)
+        bus.create(settings)
+        server.kill()
+        said = tmp_path / "said"
+        with said.open("wb") as log:
+            command = [sys.executable, "-m", "deploy.cli", "recorder"]
+            recorder = subprocess.Popen(command, env=os.environ | settings.environment(), stdout=log, stderr=log)
+        try:
+            wait_for(lambda: said.read_text().count("waiting, for at most") > 2, "the recorder to wait")
+            server.start()
+            server.wait()
+            engine = connect(server.url)
+
+            def recording() -> bool:
+                with engine.connect() as connection:
+                    return connection.execute(sa.select(tables.progress.c.run)).scalar() == settings.run
+
+            wait_for(recording, "the recorder to begin")
+            engine.dispose()
+        finally:
+            recorder.terminate()
+            assert recorder.wait(30) == 0
