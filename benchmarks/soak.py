@@ -35,6 +35,7 @@ SOURCE = "synthetic:users=100,items=150"
 ARGUMENTS = ("--free", "--speed", "20000", "--loops", "1000", "--epoch", "2000", "--retrain-every", "40000")
 WARM_UP = 0.2  # share of the time that is not judged: caches fill, histories reach their length
 _LOOK_S = 5.0
+_BEGIN_S = 300.0  # until all its processes run
 _MOMENTS = 10
 _STATE = ("memory_mb", "files", "threads")
 _SHOWN = (*_STATE, "lag")
@@ -136,7 +137,7 @@ def soak(home: Path, minutes: float, folder: Path) -> dict[str, Any]:
 
 
 def _until_all_run(run: Run) -> None:
-    until = time.monotonic() + 180
+    until = time.monotonic() + _BEGIN_S
     while not all(run.processes(role) for role in ROLES):
         if time.monotonic() > until or run.process.poll() is not None:
             raise RuntimeError(f"the run does not begin: {(run.out / 'said').read_text()[-600:]}")

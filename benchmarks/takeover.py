@@ -30,7 +30,7 @@ from tests.kafka_world import Cluster
 SOURCE = "synthetic:users=2000,items=300"  # about 190,000 events in 14 days
 ARGUMENTS = ("--free", "--speed", "600", "--workers", "2", "--epoch", "5000", "--retrain-every", "1000000")
 GOAL_S = 10.0
-_PATIENCE_S = 180.0  # for what is waited for between two kills
+_PATIENCE_S = 300.0  # for what is waited for between two kills
 _MOMENT_S = 3.0  # a kill comes within so long after both workers have their partitions
 
 
@@ -71,6 +71,22 @@ class Rows:
             self.last[p] = now
 
 
+class Group:
+    """The consumer group of the device workers, as the broker knows it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._admin, self._name = bus.admin(settings), f"{settings.run}-device"
+
+    def settled(self) -> bool:
+        """Whether two members share the partitions."""
+        try:
+            found = self._admin.describe_consumer_groups([self._name], request_timeout=10)[self._name].result()
+        except KafkaException:
+            return False
+        shares = [len(member.assignment.topic_partitions) for member in found.members]
+        return found.state == ConsumerGroupState.STABLE and len(shares) == 2 and all(shares)
+
+
 @contextmanager
 def _reading(settings: Settings) -> Iterator[Rows]:
     rows = Rows(settings)
@@ -91,7 +107,8 @@ def takeovers(home: Path, kills: int, seed: int, folder: Path) -> dict[str, Any]
             settings = find(str(run.out)).settings
             with _reading(settings) as rows:
                 _until(lambda: all(rows.terms), "events to be applied in every partition")
-                each = [_kill(run, settings, rows, chance) for _ in range(kills)]
+                group = Group(settings)
+                each = [_kill(run, group, rows, chance) for _ in range(kills)]
         finally:
             run.stop()
     served = [kill["served_s"] for kill in each]
@@ -103,9 +120,8 @@ def takeovers(home: Path, kills: int, seed: int, folder: Path) -> dict[str, Any]
     }
 
 
-def _kill(run: Run, settings: Settings, rows: Rows, chance: random.Random) -> dict[str, float]:
-    group = f"{settings.run}-device"
-    _until(lambda: _settled(settings, group), "two workers that share the partitions")
+def _kill(run: Run, group: Group, rows: Rows, chance: random.Random) -> dict[str, float]:
+    _until(group.settled, "two workers that share the partitions")
     time.sleep(chance.uniform(0.0, _MOMENT_S))
     before = list(rows.terms)
     victim = chance.choice(run.processes("device"))
@@ -118,18 +134,8 @@ def _kill(run: Run, settings: Settings, rows: Rows, chance: random.Random) -> di
     _until(served, "every partition to be served again")
     waited = max(rows.since) - died
     rows.gap = [0.0] * len(rows.gap)
-    _until(lambda: _settled(settings, group), "the worker that was started again to have its share")
+    _until(group.settled, "the worker that was started again to have its share")
     return {"served_s": round(waited, 1), "again_s": round(max(rows.gap), 1)}
-
-
-def _settled(settings: Settings, group: str) -> bool:
-    """Whether two members of the group share the partitions."""
-    try:
-        found = bus.admin(settings).describe_consumer_groups([group], request_timeout=10)[group].result()
-    except KafkaException:
-        return False
-    shares = [len(member.assignment.topic_partitions) for member in found.members]
-    return found.state == ConsumerGroupState.STABLE and len(shares) == 2 and all(shares)
 
 
 def _until(condition: Any, what: str) -> None:
