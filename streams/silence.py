@@ -51,7 +51,7 @@ class Silence:
         if now - self._looked < SILENT_S:
             return
         before, self._before = self._before, {}
-        for place in self._next.keys() - set(paused):
+        for place in sorted(self._next.keys() - set(paused)):
             try:
                 low, high = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=_ANSWER_S)
             except KafkaException:  # without a broker nobody is silent

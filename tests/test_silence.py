@@ -12,16 +12,16 @@ from streams.silence import SILENT_S, Silence, SilentError
 
 @dataclass
 class Broker:
-    """What a consumer asks for the ends of partitions; None: it is away."""
+    """What a consumer asks for the ends of partitions; of those that it does not know it says nothing."""
 
-    ends: dict[int, tuple[int, int]] | None
+    ends: dict[int, tuple[int, int]]
     now: float = 0.0
     asked: list[int] = field(default_factory=list)
 
     def get_watermark_offsets(self, place: TopicPartition, timeout: float) -> tuple[int, int]:
         assert timeout > 0
         self.asked.append(place.partition)
-        if self.ends is None:
+        if place.partition not in self.ends:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return self.ends[place.partition]
 
@@ -84,7 +84,7 @@ def test_records_that_came_a_moment_ago_are_not_missed_yet() -> None:
 
     def arrive_just_before_a_look() -> None:
         if broker.now % SILENT_S == 0:
-            if end := broker.ends[0][1] if broker.ends else 0:
+            if end := broker.ends[0][1]:
                 silence.heard(Message(0, end - 1))
             broker.ends = {0: (0, end + 1)}
 
@@ -100,11 +100,10 @@ def test_paused_partitions_and_a_broker_that_is_away_are_no_silence() -> None:
     broker = Broker({0: (0, 5)})
     listen(broker, silence_of(broker, 0), 5 * SILENT_S, paused={("t", 0)})
     assert not broker.asked
-    broker.ends = None
-    silence = silence_of(broker, 0)
+    silence = silence_of(broker, 0, 0)  # the second partition's broker is away
     listen(broker, silence, 5 * SILENT_S)
-    assert broker.asked
-    broker.ends = {0: (0, 5)}  # back: from now on it is listened to
+    assert set(broker.asked) == {0, 1}
+    broker.ends[1] = 0, 5  # back: from now on it is listened to
     listen(broker, silence, SILENT_S)
 
 
