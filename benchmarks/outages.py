@@ -255,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each outage lasts")
     parser.add_argument("--only", nargs="*", choices=OUTAGES, default=list(OUTAGES))
-    parser.add_argument("--kills", type=int, default=10, help="takeovers that are timed; 0: none")
+    parser.add_argument("--kills", type=int, default=8, help="takeovers that are timed; 0: none")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--folder", type=Path, help="keeps the runs that went wrong [default: a temporary one]")
     options = parser.parse_args()
