@@ -1,8 +1,9 @@
 """Noticing a consumer that has fallen silent: the broker has records for it, and it is not given them.
 
-librdkafka can stop fetching a partition for good after its broker stood still for a minute, without an error, and the
-ends of topics that it keeps stand still as well. So whoever listens asks the broker itself now and then, and begins
-again with another consumer where a partition had records all the time and none came.
+Seen once with librdkafka 2.12: after its broker had stood still for a minute, the learner's consumer was given nothing
+any more, for good and without an error, and the ends of topics that it keeps stood still as well. So whoever listens
+asks the broker itself now and then, and begins again with another consumer where a partition had records all the time
+and none came.
 """
 
 from __future__ import annotations
