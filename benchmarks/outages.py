@@ -22,6 +22,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 import sqlalchemy as sa
@@ -30,6 +31,7 @@ from rich.progress import Progress
 from benchmarks.disks import empty, fill, small_disk
 from benchmarks.takeover import takeovers
 from benchmarks.whole_run import Run, compared, good
+from deploy.broker import free_port
 from deploy.runs import find
 from deploy.stack import die_with_parent
 from streams.patience import away
@@ -154,17 +156,29 @@ def _paused(role: str) -> Callable[[Scene], None]:
 
 def _scaled(scene: Scene) -> None:
     """Two more workers of each kind join; then one of each is killed, and nobody starts it again."""
-    more = {role: [_another(scene, role, number) for number in (2, 3)] for role in ("device", "cloud")}
-    scene.until(scene.epoch() + 3)
-    for processes in more.values():
-        processes[0].kill()
+    more = {(role, number): _another(scene, role, number) for role in ("device", "cloud") for number in (2, 3)}
+    while not all(_ready(port) for _, port in more.values()):
+        if scene.run.process.poll() is not None:
+            raise RuntimeError("the run ended before the workers had joined it")
+        time.sleep(0.1)
+    for role in ("device", "cloud"):
+        process, _ = more[role, 2]
+        process.kill()
 
 
-def _another(scene: Scene, role: str, number: int) -> subprocess.Popen[bytes]:
-    """One more worker of a run, as somebody starts it by hand."""
-    first = scene.run.processes(role)[0]
+def _ready(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def _another(scene: Scene, role: str, number: int) -> tuple[subprocess.Popen[bytes], int]:
+    """One more worker of a run, as somebody starts it by hand, and the port of its metrics."""
+    first, port = scene.run.processes(role)[0], free_port()
     state = str(scene.run.out.resolve() / "state" / f"{role}-by-hand-{number}")
-    environment = first.environ() | {"MC2SF_METRICS_PORT": "0", "MC2SF_STATE_DIR": state}
+    environment = first.environ() | {"MC2SF_METRICS_PORT": str(port), "MC2SF_STATE_DIR": state}
     with (scene.run.out / f"{role}-by-hand-{number}.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command, no shell
             [sys.executable, "-m", "deploy.cli", "worker", role],
@@ -175,7 +189,7 @@ def _another(scene: Scene, role: str, number: int) -> subprocess.Popen[bytes]:
         )
     scene.stack.callback(process.wait)
     scene.stack.callback(process.kill)
-    return process
+    return process, port
 
 
 OUTAGES = {

@@ -44,11 +44,10 @@ def postgresql() -> None:
 
 
 def together(*names: str) -> Callable[[Scene], None]:
-    """One outage after the other, an epoch between them."""
+    """One outage upon the other."""
 
     def act(scene: Scene) -> None:
         for name in names:
-            scene.until(scene.epoch() + 1)
             OUTAGES[name].act(scene)
 
     return act
@@ -59,7 +58,7 @@ def together(*names: str) -> Callable[[Scene], None]:
 @pytest.mark.timeout(1200)  # two runs, each with its outages; how long they take is the machine's matter
 @pytest.mark.usefixtures("postgresql")
 def test_broker_and_database_away_and_workers_that_come_and_go_change_nothing(kafka_home: Path, tmp_path: Path) -> None:
-    act = together("broker stopped", "postgresql stopped", "broker killed", "postgresql killed", "workers 1, 3, 2")
+    act = together("workers 1, 3, 2", "broker stopped", "postgresql killed", "broker killed", "postgresql stopped")
     (row,) = outages(kafka_home, {"one after the other": Outage(act)}, SECONDS, tmp_path)
     assert good(row), row
 
