@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check format bench-device chaos clean
+.PHONY: install demo check format bench-device chaos outages soak clean
 install: .venv/.complete
 
 # A half-finished environment has no .complete and is made again from what is there; nothing changed: nothing done.
@@ -34,6 +34,16 @@ SCHEDULES ?= 100
 SEED ?= 1
 chaos: install
 	$(BIN)/python -m benchmarks.chaos --schedules $(SCHEDULES) --seed $(SEED) $(ARGS)
+
+# Broker, database and disk away for SECONDS, workers paused and scaled: benchmarks/outages.json.
+SECONDS ?= 60
+outages: install
+	$(BIN)/python -m benchmarks.outages --seconds $(SECONDS) $(ARGS)
+
+# A looped replay on the Apache Kafka in KAFKA_HOME and on PostgreSQL: memory, open files and lag in benchmarks/soak.json.
+MINUTES ?= 60
+soak: install
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
 
 .venv/.bench: .venv/.complete
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

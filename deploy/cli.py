@@ -23,6 +23,7 @@ from replay.progress import ReplayError
 from replay.refusals import SourceError
 from streams import bus
 from streams.access import ACCESS, grant
+from streams.patience import patiently
 from streams.settings import Settings
 from streams.store import connect
 
@@ -90,11 +91,15 @@ def topics_grant(
 def _part() -> Settings:
     """Return the settings of a part of a run: its topics are there, and it was begun with these settings."""
     settings = Settings()
+    patiently(settings.patience_s)(_check, settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
     bus.require(settings)
     engine = connect(settings.database.get_secret_value())
     agree(settings, engine, "parts")
     engine.dispose()
-    return settings
 
 
 @worker_app.command("device")

@@ -24,6 +24,7 @@ from deploy.sources import is_protocol, parse
 from replay.plan import Options, Plan, prepare
 from streams import bus, telemetry
 from streams.health import HEALTH
+from streams.patience import patiently
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def replay(
     from replay.run import send  # noqa: PLC0415 - the same
 
     settings = Settings()
-    bus.require(settings)
+    patiently(settings.patience_s)(bus.require, settings)
     options = asked.options(
         speed=speed,
         epoch=epoch,

@@ -28,6 +28,7 @@ from replay.run import digest as plan_digest
 from replay.transmission import Transmission
 from streams import bus, offline, proposals, registry, tables
 from streams.digest import digest
+from streams.patience import patiently
 from streams.settings import Settings
 from streams.store import connect
 
@@ -87,13 +88,14 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console)
         began = time.monotonic()
         replayer = _start(stack, job, settings, replay_arguments)
         with pause_on_space(replayer), Watch(console, engine, settings, stack, plan.events, plan.epochs) as watch:
-            while not _over(engine, settings):
+            patient = patiently(settings.patience_s, meanwhile=stack.watch)
+            while not patient(_over, engine, settings):
                 stack.watch()
-                watch.look()
+                patient(watch.look)
                 time.sleep(0.1)
             seconds = time.monotonic() - began
-            watch.look(now=True)
-        return _account(job, plan, engine, stack, settings, seconds, console)
+            patient(watch.look, now=True)
+        return patiently(settings.patience_s)(_account, job, plan, engine, stack, settings, seconds, console)
 
 
 def _account(
@@ -127,11 +129,8 @@ def _account(
             "offline": again.metrics,
             "last_quarter": summary.last_quarter(connection, settings.run),
             "optimum": optimum.of_source(job.source),
-<<<<<<< HEAD
             "faults": _faults(job, plan),
-=======
             "experiment": {"metrics": job.given.metrics, "differences": len(unlike)} if job.given else None,
->>>>>>> 1e05f7939a13f311afb3c16a2ebf34cee282768a
             "offline_differences": len(again.differences),
             "seconds": round(seconds, 1),
             "events_per_second": round(plan.events / seconds, 1),
@@ -149,15 +148,8 @@ def _account(
             "settings": settings.semantic() | {"exposure_policy": settings.exposures, "workers": job.workers},
             "versions": software(),
         }
-<<<<<<< HEAD
-        unlike = job.given.differences(connection, settings.run) if job.given else []
-    if job.given:
-        document["experiment"] = {"metrics": job.given.metrics, "differences": len(unlike)}
     to_refuse = Transmission(plan.faults, plan.seed).to_refuse(plan.epochs)
     failures = _failures(document, again.differences, unlike, to_refuse)
-=======
-    failures = _failures(document, again.differences, unlike)
->>>>>>> 1e05f7939a13f311afb3c16a2ebf34cee282768a
     with engine.begin() as connection:
         connection.execute(
             sa.update(tables.runs)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from streams import kafka
 from streams.records import EpochDecision, ItemCounts, Manifest, Reader, RecordError, ReleaseEvent
 from streams.settings import Settings
+from streams.silence import Silence, SilentError
 from streams.topics import MODEL_RELEASES
 
 log = logging.getLogger(__name__)
@@ -23,26 +25,40 @@ def free(_epoch: int) -> None:
     """Free-running: each processor uses the newest release it has."""
 
 
+def _listening(settings: Settings) -> tuple[Any, Silence]:
+    consumer = kafka.consumer(settings, "replay-barrier")
+    places = [TopicPartition(MODEL_RELEASES.full(settings), 0, OFFSET_BEGINNING)]
+    consumer.assign(places)
+    return consumer, Silence(consumer, places)
+
+
 @contextmanager
 def lockstep(settings: Settings, idle: Callable[[], object] = lambda: None) -> Iterator[Decide]:
     """A `Decide` that reads model-releases: release 0 before the first epoch, then each epoch's decision.
 
     It waits as long as it takes; `idle` is called a few times a second meanwhile.
     """
-    consumer = kafka.consumer(settings, "replay-barrier")
-    consumer.assign([TopicPartition(MODEL_RELEASES.full(settings), 0, OFFSET_BEGINNING)])
+    consumer, silence = _listening(settings)
     reader: Reader[Manifest | EpochDecision | ItemCounts] = Reader(ReleaseEvent)
     decided: dict[int, int] = {}
 
     def decide(epoch: int) -> int:
+        nonlocal consumer, silence
         while epoch not in decided:
             message = consumer.poll(0.2)
             idle()
             if message is None:
+                try:
+                    silence.look()
+                except SilentError as error:
+                    log.warning("%s; listening anew", error)
+                    consumer.close()
+                    consumer, silence = _listening(settings)
                 continue
             if message.error():
                 log.warning("reading %s: %s", message.topic(), message.error())
                 continue
+            silence.heard(message)
             if message.value() is None:
                 continue  # the tombstone of a release
             try:

@@ -17,6 +17,7 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from replay.plan import write_json
 from streams import kafka
+from streams.patience import patiently
 from streams.records import DeviceBatch, DeviceEvent, EpochBegin, Mark, Reader, RecordError
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
@@ -67,9 +68,9 @@ def load(folder: Path, plan: str) -> Progress | None:
     return found
 
 
-def save(folder: Path, progress: Progress) -> None:
-    """Note the progress, in one step."""
-    write_json(folder / PROGRESS, msgspec.to_builtins(progress))
+def save(folder: Path, progress: Progress, patience_s: float) -> None:
+    """Note the progress, in one step; a full disk is waited for."""
+    patiently(patience_s)(write_json, folder / PROGRESS, msgspec.to_builtins(progress))
 
 
 def read_back(

@@ -106,7 +106,7 @@ class _Replay:
         wall_time: Callable[[], float],
     ) -> None:
         self._plan, self._decide, self._clock, self._wall = plan, decide, clock, wall_time
-        self._tell, self._folder = progress, Path(settings.state_dir)
+        self._tell, self._folder, self._patience_s = progress, Path(settings.state_dir), settings.patience_s
         self._log_digest = digest(plan)
         self._folder.mkdir(parents=True, exist_ok=True)
         known = noted.load(self._folder, self._log_digest)
@@ -114,7 +114,7 @@ class _Replay:
         self._sent = noted.read_back(settings, known, self._log_digest, self._fleet.strangers)
         start = self._sent.progress
         if known is None:
-            noted.save(self._folder, start)
+            noted.save(self._folder, start, settings.patience_s)
         self._sender = Sender(settings, start.offsets, start.events, start.batches)
         self._epoch, self._time = start.epoch, start.time
         self._rows = Log(plan.path, plan.contents.rows, plan.loops, plan.shift)
@@ -193,7 +193,7 @@ class _Replay:
         sender = self._sender
         sent = sender.offsets, sender.events, sender.batches
         state = Progress(self._log_digest, epoch, self._time, *sent, dict(self._fleet.told))
-        noted.save(self._folder, state)
+        noted.save(self._folder, state, self._patience_s)
 
     def _step(self, doing: Literal["sending", "deciding", "paused", "over"]) -> None:
         plan = self._plan

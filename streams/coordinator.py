@@ -22,6 +22,7 @@ from streams import kafka, proposals, registry, tables, telemetry
 from streams.health import HEALTH
 from streams.judgement import Active, judge
 from streams.lease import Lease, LeaseLostError
+from streams.patience import DATABASE_AWAY
 from streams.proposals import EMPTY, WAITING, Proposal
 from streams.publication import PublicationError, Publisher, read_publication
 from streams.records import EpochDecision, Manifest
@@ -217,7 +218,7 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
                 break
         except LeaseLostError as error:
             log.warning("%s; waiting for it again", error)
-        except (PublicationError, sa.exc.OperationalError) as error:
+        except (PublicationError, *DATABASE_AWAY) as error:
             log.warning("%s; beginning again", error)
             HEALTH.needs("lease", "database or broker were away")
             stop.wait(_WAIT_FOR_LEASE_S)

@@ -15,6 +15,7 @@ import ssl
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import faust
@@ -37,7 +38,8 @@ def die(reason: str) -> NoReturn:
     """End this process at once, without acknowledging anything: what it was working on is delivered again."""
     log.critical("%s: ending without committing, the batch will be delivered again", reason)
     logging.shutdown()
-    sys.stderr.flush()
+    with suppress(OSError):  # a log on a full disk must not keep it alive
+        sys.stderr.flush()
     os._exit(EXIT_CODE)
 
 
@@ -214,6 +216,8 @@ def new_app(settings: Settings, role: str) -> PlatformApp:
         broker_session_timeout=6,
         broker_heartbeat_interval=1,
         broker_rebalance_timeout=8,
+        broker_max_poll_interval=settings.poll_interval_s,
+        producer_request_timeout=settings.patience_s,
         broker_commit_interval=1,
         stream_wait_empty=True,  # partitions are given away when the batch in work is done, not in the middle of it
         stream_buffer_maxsize=2 * settings.take_max,

@@ -36,6 +36,7 @@ def producer(settings: Settings, role: str, **extra: Any) -> Producer:
             "partitioner": "murmur2_random",
             "linger.ms": 5,
             "message.max.bytes": MAX_BYTES + 10_000,
+            "message.timeout.ms": int(settings.patience_s * 1000),
         }
         | extra
     )

@@ -11,7 +11,6 @@ import threading
 import time
 from typing import Any
 
-import sqlalchemy as sa
 import torch
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from sqlalchemy import Engine
@@ -20,11 +19,13 @@ from streams import examples, kafka, proposals, tables, telemetry
 from streams.dead_letters import DeadLetterBox, letter
 from streams.health import HEALTH
 from streams.intake import Intake
+from streams.patience import AGAIN_S, DATABASE_AWAY
 from streams.proposals import EMPTY, WAITING, Proposal
 from streams.pupil import Lesson, Pupil
 from streams.records import EpochDecision, ExampleEvent, FastExample, Reader, RecordError
 from streams.release import read_manifest, read_release
 from streams.settings import Settings
+from streams.silence import Silence, SilentError
 from streams.stopping import stop_on_signals
 from streams.store import connect
 from streams.topics import FAST_EXAMPLES
@@ -143,9 +144,10 @@ class Examples:
         self._paused: set[int] = set()
         places = [TopicPartition(self._topic, p, offset or OFFSET_BEGINNING) for p, offset in intake.offsets().items()]
         self._consumer.assign(places)
+        self._silence = Silence(self._consumer, places)
 
     def take(self) -> None:
-        """Take in what there is, waiting a moment for the first record."""
+        """Take in what there is, waiting a moment for the first record. Raises SilentError."""
         first = self._consumer.poll(POLL_S * 10)
         if first is not None:
             HEALTH.progress()
@@ -153,6 +155,7 @@ class Examples:
             if message.error():
                 log.warning("reading examples: %s", message.error())
                 continue
+            self._silence.heard(message)
             try:
                 record = self._reader.decode(message.value())
                 if isinstance(record, FastExample):
@@ -162,6 +165,7 @@ class Examples:
                 self._box.put(letter(FAST_EXAMPLES.name, message, str(error), ROLE))
                 self._intake.skip(message.partition(), message.offset())
         self._hold_back()
+        self._silence.look({(self._topic, p) for p in self._paused})
 
     def lag(self) -> int:
         """Return how many records are known to wait in the partitions that are read on."""
@@ -210,10 +214,11 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
             bus = Examples(settings, learner.intake)
             HEALTH.needs("tables")
             _learn(learner, bus, stop)
-        except sa.exc.OperationalError as error:
+        except (*DATABASE_AWAY, SilentError) as error:
             log.warning("%s; beginning again from the tables", error)
-            HEALTH.needs("tables", "the database was away")
-            stop.wait(1.0)
+            HEALTH.needs("tables", "database or broker were away")
+            HEALTH.progress()  # trying is all that can be done: it is not stuck
+            stop.wait(AGAIN_S)
         else:
             return
         finally:

@@ -12,16 +12,17 @@ import time
 from contextlib import closing
 from typing import Any
 
-import sqlalchemy as sa
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from streams import kafka, telemetry
 from streams.barrier import Place
 from streams.health import HEALTH
 from streams.ledger import MARKED, Ledger, OvertakenError
+from streams.patience import AGAIN_S, DATABASE_AWAY
 from streams.received import Received
 from streams.recording import ROLE
 from streams.settings import Settings
+from streams.silence import Silence, SilentError
 from streams.stopping import stop_on_signals
 from streams.store import connect
 from streams.topics import DEAD_LETTERS
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 _TAKE = 1000
 _WAIT_S = 0.05
 _LOOK_S = 1.0  # between two looks at the lag, and between two early writes of a few dead letters
-_AGAIN_S = 1.0  # until the next try where the database is away
 
 __all__ = ["OvertakenError", "Recorder", "main", "run"]
 
@@ -49,8 +49,9 @@ class Recorder:
         self._names = {topic.full(settings): topic.name for topic in (*MARKED, DEAD_LETTERS)}
         self._full = {name: full for full, name in self._names.items()}
         self._consumer: Any = kafka.consumer(settings, ROLE, **{"queued.max.messages.kbytes": 65_536})
-        positions = ledger.positions()
-        self._consumer.assign([self._partition(p, at or OFFSET_BEGINNING) for p, at in positions.items()])
+        places = [self._partition(place, at or OFFSET_BEGINNING) for place, at in ledger.positions().items()]
+        self._consumer.assign(places)
+        self._silence = Silence(self._consumer, places)
         self._paused: set[Place] = set()
         self._looked = 0.0
 
@@ -59,7 +60,7 @@ class Recorder:
         self._consumer.close()
 
     def turn(self) -> None:
-        """Read what there is, waiting a moment for the first record, and write what is whole."""
+        """Read what there is, waiting a moment for the first record, and write what is whole. Raises SilentError."""
         messages = self._consumer.consume(_TAKE, _WAIT_S)
         if messages:
             HEALTH.progress()
@@ -67,6 +68,7 @@ class Recorder:
             if message.error():
                 log.warning("reading: %s", message.error())
                 continue
+            self._silence.heard(message)
             topic = self._names[message.topic()]
             place, name, data = message.offset(), message.key() or b"", message.value() or b""
             self._ledger.take(Received(topic, message.partition(), place, name, data))
@@ -75,6 +77,7 @@ class Recorder:
         if self._ledger.full:
             self._ledger.flush()
         self._hold_back()
+        self._silence.look({(self._full[topic], partition) for topic, partition in self._paused})
         if time.monotonic() - self._looked > _LOOK_S:
             self._look()
 
@@ -125,10 +128,11 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 HEALTH.needs("tables")
                 while not stop.is_set():
                     connected.recorder.turn()
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, KafkaException) as error:
+        except (*DATABASE_AWAY, KafkaException, SilentError) as error:
             log.warning("%s; beginning again from the tables", error)
             HEALTH.needs("tables", "database or broker were away")
-            stop.wait(_AGAIN_S)
+            HEALTH.progress()  # trying is all that can be done: it is not stuck
+            stop.wait(AGAIN_S)
 
 
 class Connected:

@@ -34,6 +34,7 @@ from streams.records import (
 from streams.release import Assembler, Release, ReleaseError, read_release, read_release_and_items
 from streams.settings import Settings
 from streams.shelf import Shelf
+from streams.silence import Silence
 from streams.standing import standing_after
 from streams.store import connect
 from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
@@ -140,7 +141,9 @@ class ReleaseReader:
         consumer = kafka.consumer(self._settings, f"{self._role}-releases")
         topics = {t.full(self._settings): t for t in (ITEM_EMBEDDINGS, MODEL_WEIGHTS, MODEL_RELEASES)}
         try:
-            consumer.assign([TopicPartition(name, 0, OFFSET_BEGINNING) for name in topics])
+            places = [TopicPartition(name, 0, OFFSET_BEGINNING) for name in topics]
+            consumer.assign(places)
+            silence = Silence(consumer, places)
             while not self._stop.is_set():
                 first = consumer.poll(_POLL_S)
                 more = consumer.consume(_TAKE, 0) if first is not None else []
@@ -148,8 +151,10 @@ class ReleaseReader:
                     if message.error():
                         log.warning("reading releases: %s", message.error())
                     else:
+                        silence.heard(message)
                         self._take(topics[message.topic()], message)
                 self._stage()
+                silence.look()
         finally:
             consumer.close()
 

@@ -25,6 +25,7 @@ from streams import proposals, tables, telemetry
 from streams.gate import number_or_none
 from streams.health import HEALTH
 from streams.interactions import Interactions
+from streams.patience import DATABASE_AWAY
 from streams.proposals import WAITING, Proposal
 from streams.release import read_manifest, read_release
 from streams.schedule import next_retrain
@@ -188,7 +189,7 @@ def run(settings: Settings, engine: Engine, stop: threading.Event, *, once: bool
                 log.warning("no retrain is due: in lockstep they are made at the epochs of the schedule only")
             if once or (epoch is None and ranks.first(retrain.over)):
                 return
-        except sa.exc.OperationalError as error:
+        except DATABASE_AWAY as error:
             if ranks.world > 1:
                 raise
             log.warning("%s; trying again", error)

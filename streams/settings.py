@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus /metrics of this process; 0: none")
     partitions: int = Field(4, ge=1, le=256)
     replication: int = Field(1, ge=1)
+    patience_s: float = Field(600.0, gt=0, description="a broker or database that is away is waited for so long")
+    poll_interval_s: float = Field(
+        1000.0, gt=0, description="Kafka's max.poll.interval: a worker that takes nothing so long loses its partitions"
+    )
 
     # how the stream is run
     lockstep: bool = True

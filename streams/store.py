@@ -20,12 +20,15 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6D633273  # any number: of PostgreSQL's advisory lock, held while the schema changes
 _BUSY_MS = 60_000
 _AT_ONCE = 200
+# of PostgreSQL's client: a server that is gone without a word is an error after seconds, not silence for ever
+_PROMPT = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 10, "keepalives_interval": 10}
 _one_thread = threading.Lock()  # Alembic keeps its state in globals
 
 
 def connect(url: str) -> Engine:
     """An engine on `url`, its schema up to date. SQLite waits for other writers and keeps a write-ahead log."""
-    engine = create_engine(url, pool_pre_ping=True)
+    prompt = _PROMPT if url.startswith("postgresql") else {}
+    engine = create_engine(url, pool_pre_ping=True, connect_args=prompt)
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
@@ -21,13 +20,13 @@ from tenacity import retry, stop_after_delay, wait_fixed
 from deploy.broker import EmbeddedBroker, free_port
 from streams.settings import Settings
 from tests.kafka_world import Cluster
+from tests.postgres_world import POSTGRES, Postgres
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
 hypothesis.settings.load_profile("any machine")
 
 IN_CI = os.environ.get("CI") == "true"
 KAFKA_HOME = os.environ.get("KAFKA_HOME")
-POSTGRES = Path("/usr/lib/postgresql/15/bin")
 
 
 def absent(what: str) -> None:
@@ -35,35 +34,6 @@ def absent(what: str) -> None:
     if IN_CI:
         pytest.fail(f"{what}: must not be absent in CI")
     pytest.skip(what)
-
-
-@contextmanager
-def postgres_server(folder: Path, *options: str) -> Iterator[str]:
-    """A PostgreSQL of its own in `folder`, reached through 127.0.0.1; the URL of its `postgres` database."""
-    root = os.geteuid() == 0
-    if root:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres")
-        folder.chmod(0o700)
-        for parent in folder.parents:
-            if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
-    become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if root else []
-    port = free_port()
-    data = folder / "data"
-    init = [POSTGRES / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
-    subprocess.run([*become, *init], check=True, capture_output=True, cwd="/")
-    serve = [POSTGRES / "postgres", "-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
-    serve += [word for option in options for word in ("-c", option)]
-    with (folder.parent / f"{folder.name}.log").open("wb") as log:
-        process = subprocess.Popen([*become, *serve, "-c", "fsync=off"], stdout=log, stderr=log, cwd="/")
-    try:
-        retry(stop=stop_after_delay(30), wait=wait_fixed(0.1))(psycopg.connect)(
-            f"host=127.0.0.1 port={port} user=postgres"
-        ).close()
-        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-    finally:
-        process.send_signal(signal.SIGINT)  # its fast shutdown: SIGTERM waits for clients
-        process.wait(30)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +54,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
                 else:
                     if not POSTGRES.is_dir():
                         absent(f"no PostgreSQL in {POSTGRES}")
-                    running[name] = stack.enter_context(postgres_server(folder))
+                    running[name] = stack.enter_context(Postgres(folder)).url
             return running[name]
 
         yield address

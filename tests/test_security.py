@@ -21,8 +21,9 @@ from streams.records import DeviceBatch, EpochBegin, EpochEnd, Kind, encode
 from streams.settings import Settings
 from streams.store import connect
 from streams.topics import DEVICE_EVENTS, OUTCOMES, TOPICS
-from tests.conftest import KAFKA_HOME, POSTGRES, absent, postgres_server
+from tests.conftest import KAFKA_HOME, absent
 from tests.kafka_world import Cluster
+from tests.postgres_world import POSTGRES, Postgres
 from tests.simulation import SMALL, release
 from tests.worker_world import Log, Process, publish, wait_for
 
@@ -177,7 +178,8 @@ def test_postgresql_with_tls(authority: Authority, tmp_path: Path) -> None:
         with suppress(PermissionError):  # not root: the server runs as this user
             shutil.chown(folder / name, "postgres")
     files = f"ssl_cert_file={folder / 'server.pem'}", f"ssl_key_file={folder / 'server.key'}"
-    with postgres_server(folder, "ssl=on", *files) as url:
+    with Postgres(folder, "ssl=on", *files) as server:
+        url = server.url
         engine = connect(f"{url}?sslmode=verify-full&sslrootcert={authority.ca}")
         with engine.connect() as connection:
             query = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"

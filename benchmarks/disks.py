@@ -1,0 +1,44 @@
+"""A small disk (tmpfs) that is filled to the last byte and emptied again. Mounting takes root."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FILLER = "filler"
+_PIECE = bytes(1 << 16)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own in `folder`, gone at the end. Raises CalledProcessError where mounting is refused."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0711", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True, capture_output=True)  # noqa: S603 - fixed words
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True, capture_output=True)  # noqa: S603, S607 - the same
+
+
+def fill(disk: Path) -> None:
+    """Take what is free, to the last byte; to be called again and again where others give some back."""
+    with (disk / _FILLER).open("ab", buffering=0) as filler:
+        piece = _PIECE
+        while piece:
+            try:
+                if os.write(filler.fileno(), piece) < len(piece):
+                    piece = piece[: len(piece) // 2]
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                piece = piece[: len(piece) // 2]
+
+
+def empty(disk: Path) -> None:
+    """Give back what `fill` took."""
+    (disk / _FILLER).unlink()

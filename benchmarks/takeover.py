@@ -1,0 +1,146 @@
+"""How long the users of a killed device worker wait: from its death until their events are applied again.
+
+A free-running `mc2sf run` with two workers of each kind on a real Kafka, at a steady pace. One device worker after the
+other is killed with SIGKILL at a moment that the seed draws; `mc2sf run` starts another in its place. What counts is
+the first row of state that is durable in every partition under a later assignment: rows on the changelog bear the term
+of their writer (`streams/fence.py`). Users of the worker that lives on wait as well while partitions move; they count.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import OFFSET_END, ConsumerGroupState, KafkaException, TopicPartition
+
+from benchmarks.whole_run import Run
+from deploy.runs import find
+from streams import bus, kafka
+from streams.fence import unfenced
+from streams.settings import Settings
+from streams.topics import DEVICE_STATE
+from tests.kafka_world import Cluster
+
+SOURCE = "synthetic:users=2000,items=300"  # about 190,000 events in 14 days
+ARGUMENTS = ("--free", "--speed", "600", "--workers", "2", "--epoch", "5000", "--retrain-every", "1000000")
+GOAL_S = 10.0
+_PATIENCE_S = 300.0  # for what is waited for between two kills
+_MOMENT_S = 3.0  # a kill comes within so long after both workers have their partitions
+
+
+class Rows:
+    """When the rows of each partition's state became durable, and under which term, as they come."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._consumer = kafka.consumer(settings, "takeover")
+        name = DEVICE_STATE.full(settings)
+        self._consumer.assign([TopicPartition(name, p, OFFSET_END) for p in range(settings.partitions)])
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.terms = [0] * settings.partitions  # the newest
+        self.since = [0.0] * settings.partitions  # when its first row came
+        self.last = [time.monotonic()] * settings.partitions  # when any row came
+        self.gap = [0.0] * settings.partitions  # the longest time without one, since it was set to zero
+
+    def start(self) -> None:
+        """Read on until `close`."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Read no more."""
+        self._stop.set()
+        self._thread.join()
+        self._consumer.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            message = self._consumer.poll(0.1)
+            if message is None or message.error() or not message.value():
+                continue
+            p, now = message.partition(), time.monotonic()
+            term, _ = unfenced(message.value())
+            if term > self.terms[p]:
+                self.terms[p], self.since[p] = term, now
+            self.gap[p] = max(self.gap[p], now - self.last[p])
+            self.last[p] = now
+
+
+class Group:
+    """The consumer group of the device workers, as the broker knows it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._admin, self._name = bus.admin(settings), f"{settings.run}-device"
+
+    def settled(self) -> bool:
+        """Whether two members share the partitions."""
+        try:
+            found = self._admin.describe_consumer_groups([self._name], request_timeout=10)[self._name].result()
+        except KafkaException:
+            return False
+        shares = [len(member.assignment.topic_partitions) for member in found.members]
+        return found.state == ConsumerGroupState.STABLE and len(shares) == 2 and all(shares)
+
+
+@contextmanager
+def _reading(settings: Settings) -> Iterator[Rows]:
+    rows = Rows(settings)
+    rows.start()
+    try:
+        yield rows
+    finally:
+        rows.close()
+
+
+def takeovers(home: Path, kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Kill so often; the times, their median and maximum. Raises TimeoutError where users are not served again."""
+    chance = random.Random(seed)  # noqa: S311 - it has to be repeatable
+    with Cluster(home, folder / "kafka") as cluster:
+        run = Run(folder / "run", cluster, source=SOURCE, arguments=ARGUMENTS)
+        try:
+            _until((run.out / "run.json").is_file, "the run to begin")
+            settings = find(str(run.out)).settings
+            with _reading(settings) as rows:
+                _until(lambda: all(rows.terms), "events to be applied in every partition")
+                group = Group(settings)
+                each = [_kill(run, group, rows, chance) for _ in range(kills)]
+        finally:
+            run.stop()
+    served = [kill["served_s"] for kill in each]
+    return {
+        "kills": each,
+        "p50_s": round(statistics.median(served), 1),
+        "max_s": max(served),
+        "goal_s": GOAL_S,
+    }
+
+
+def _kill(run: Run, group: Group, rows: Rows, chance: random.Random) -> dict[str, float]:
+    _until(group.settled, "two workers that share the partitions")
+    time.sleep(chance.uniform(0.0, _MOMENT_S))
+    before = list(rows.terms)
+    victim = chance.choice(run.processes("device"))
+    victim.kill()
+    died = time.monotonic()
+
+    def served() -> bool:
+        return all(term > old for term, old in zip(rows.terms, before, strict=True))
+
+    _until(served, "every partition to be served again")
+    waited = max(rows.since) - died
+    rows.gap = [0.0] * len(rows.gap)
+    _until(group.settled, "the worker that was started again to have its share")
+    return {"served_s": round(waited, 1), "again_s": round(max(rows.gap), 1)}
+
+
+def _until(condition: Any, what: str) -> None:
+    until = time.monotonic() + _PATIENCE_S
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError(f"waited {_PATIENCE_S:.0f} s for {what}")
+        time.sleep(0.05)

@@ -1,0 +1,117 @@
+"""Whole runs (`mc2sf run`) on a real Apache Kafka, as processes that can be disturbed, and what became of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+
+from deploy.runs import find
+from deploy.stack import die_with_parent
+from streams.tables import interactions, outcomes
+from tests.kafka_world import Cluster
+
+SOURCE = "synthetic:users=60,items=150"
+ARGUMENTS = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
+ROLES = {
+    "device": "worker device",
+    "cloud": "worker cloud",
+    "recorder": "recorder",
+    "learner": "learner",
+    "coordinator": "coordinator",
+    "retrain": "retrain --every",
+    "replay": "replay",
+}
+
+
+class Run:
+    """One `mc2sf run` as a process, its children found by what they were started as."""
+
+    def __init__(
+        self,
+        out: Path,
+        cluster: Cluster,
+        *more: str,
+        source: str = SOURCE,
+        arguments: tuple[str, ...] = ARGUMENTS,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.out = out
+        command = [sys.executable, "-m", "deploy.cli", "run", source, *arguments]
+        command += ["--brokers", cluster.addresses, "--out", str(out), *more]
+        copies = {"MC2SF_REPLICATION": str(len(cluster.nodes))}
+        out.mkdir(parents=True)
+        with (out / "said").open("wb") as said:
+            self.process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                command,
+                stdout=said,
+                stderr=said,
+                env=os.environ | copies | dict(environment or {}),
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
+            )
+
+    def processes(self, role: str) -> list[psutil.Process]:
+        """The processes of a role that run now, the oldest first."""
+        with suppress(psutil.Error):
+            running = psutil.Process(self.process.pid).children()
+            found = [each for each in running if f"deploy.cli {ROLES[role]}" in " ".join(each.cmdline())]
+            return sorted(found, key=psutil.Process.create_time)
+        return []
+
+    def wait(self, seconds: float) -> str:
+        """Wait for the end; what went wrong, empty where nothing did."""
+        try:
+            code = self.process.wait(max(seconds, 0.0))
+        except subprocess.TimeoutExpired:
+            self.stop()
+            return f"not over after the {seconds:.0f} s that it had left"
+        return "" if code == 0 else f"exit code {code}: {(self.out / 'said').read_text()[-600:]}"
+
+    def stop(self) -> None:
+        """End it as Ctrl-C does, and hard where that takes too long."""
+        self.process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(60)
+        self.process.kill()
+        self.process.wait()
+
+
+def accounted(out: Path) -> set[tuple[Any, ...]]:
+    """The (user, seq) of a run that were ranked, and the events of each user that were applied."""
+    found = find(str(out))
+    o, i = outcomes.c, interactions.c
+    mine = i.run == found.settings.run
+    events = sa.select(i.user, sa.func.count(), sa.func.max(i.seq)).where(mine).group_by(i.user)
+    with found.engine.connect() as connection:
+        ranked = connection.execute(sa.select(o.user, o.seq, o.ranks).where(o.run == found.settings.run)).all()
+        applied = connection.execute(events).all()
+    found.engine.dispose()
+    return {("outcome", user, seq, json.dumps(ranks, sort_keys=True)) for user, seq, ranks in ranked} | {
+        ("events", *row) for row in applied
+    }
+
+
+def compared(out: Path, calm: Path) -> dict[str, Any]:
+    """What a run lacks of the undisturbed one, what it has beyond it, and both digests; None where it left nothing."""
+    row: dict[str, Any] = {"lost": None, "doubled": None, "digest": None}
+    row["expected"] = json.loads((calm / "summary.json").read_text())["digest"]
+    if (out / "run.json").is_file():
+        came, wanted = accounted(out), accounted(calm)
+        row |= {"lost": len(wanted - came), "doubled": len(came - wanted)}
+    if (out / "summary.json").is_file():
+        row["digest"] = json.loads((out / "summary.json").read_text())["digest"]
+    return row
+
+
+def good(row: dict[str, Any]) -> bool:
+    """Whether a run came out as if nobody had disturbed it."""
+    return not row["lost"] and not row["doubled"] and row["digest"] == row["expected"]
