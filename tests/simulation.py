@@ -30,11 +30,13 @@ from streams.records import (
     EndOfLog,
     EpochBegin,
     EpochEnd,
+    ItemCounts,
     Kind,
     Manifest,
     Outcome,
     OutcomeEvent,
     Reader,
+    Tensor,
     Versions,
     encode,
     item_key,
@@ -59,6 +61,17 @@ def release(settings: Settings, version: int, items: int, *, encoder: int | None
     versions = Versions(version, encoder, encoder, version)
     manifest = Manifest(version, 0, "initial", versions, -1, 0, catalogue.size, "", {}, {}, {})
     return Release(manifest, nets, Scorer(nets), catalogue)
+
+
+def item_counts(epoch: int, batches: Sequence[DeviceBatch]) -> ItemCounts:
+    """What the coordinator would publish of an epoch."""
+    clicks: Counter[int] = Counter()
+    for batch in batches:
+        for item, kind in zip(batch.items, batch.kinds, strict=True):
+            clicks[item_key(item)] += kind in (Kind.CLICK, Kind.PAST_CLICK)
+    keys = sorted(clicks)
+    numbers = [clicks[key] for key in keys]
+    return ItemCounts(epoch, 0, 1, Tensor.of(np.array(keys, np.int64), "<i8"), Tensor.of(np.array(numbers), "<i8"))
 
 
 class Crash(Exception):  # noqa: N818 - it is no error here
@@ -120,19 +133,18 @@ class Topics:
         return self._standings[epoch]
 
     def _counted(self, epoch: int) -> Standing:
-        seen: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        batches: defaultdict[int, list[DeviceBatch]] = defaultdict(list)
         for records in self.read(DEVICE_EVENTS, DeviceEvent):
             now = -1
             for record in records:
                 if isinstance(record, EpochBegin):
                     now = record.epoch
                 elif isinstance(record, DeviceBatch):
-                    for item, kind in zip(record.items, record.kinds, strict=True):
-                        seen[now][item_key(item)] += kind in (Kind.CLICK, Kind.PAST_CLICK)
+                    batches[now].append(record)
         found = Standing.nothing()
         for each in range(epoch + 1):
-            keys = np.array(sorted(seen[each]), np.int64)
-            found = found.after(keys, np.array([seen[each][key] for key in keys.tolist()], np.int64))
+            counts = item_counts(each, batches[each])
+            found = found.after(counts.items.array(), counts.clicks.array())
         return found
 
     def read(self, topic: Topic, kinds: Any) -> list[list[Any]]:

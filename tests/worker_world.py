@@ -23,8 +23,10 @@ from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Reader,
 from streams.registry import Draft, finish_release, write_release
 from streams.release import ItemTable, Release
 from streams.settings import Settings
+from streams.standing import counts_key
 from streams.store import connect
-from streams.topics import DEVICE_EVENTS, OUTCOMES, Topic
+from streams.topics import DEVICE_EVENTS, MODEL_RELEASES, OUTCOMES, Topic
+from tests.simulation import item_counts
 
 PATIENCE_S = 120.0
 
@@ -149,12 +151,15 @@ class Feed:
     def epoch(
         self, epoch: int, release: int, batches: Sequence[DeviceBatch], meanwhile: Callable[[], None] = lambda: None
     ) -> None:
-        """Send an epoch, do something else, and wait for its end to come out of every partition."""
+        """Send an epoch, do something else, wait for its end to come out of every partition, publish its counts."""
         self.mark(EpochBegin(epoch, release, epoch))
         self.send(batches)
         meanwhile()
         self.mark(EpochEnd(epoch, epoch))
         self.ended(encode(EpochEnd(epoch, epoch)), f"epoch {epoch}")
+        counts = item_counts(epoch, batches)
+        self.producer.produce(MODEL_RELEASES.full(self.settings), key=counts_key(counts), value=encode(counts))
+        assert not self.producer.flush(30)
 
     def end(self, epochs: int) -> None:
         self.mark(EndOfLog(epochs - 1, epochs, 0))
