@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.machine import described
 from benchmarks.river_models import Asked, models
+from benchmarks.rounding import rounded
 from deploy.runs import Found, find
 from models.log import Ints
 from models.online import FastBatchExample, FastLearner
@@ -91,7 +92,7 @@ def compared(found: Found) -> dict[str, Any]:
     for name in peers:
         rows["river " + name] |= {"µs a list": asking[name].each, "µs a click learnt": learning[name].each}
     lists = len(next(iter(ranks.values())))
-    return {"source": found.source.partition(":")[0], "lists": lists, "rows": _rounded(rows), "nets": _rounded(by_nets)}
+    return {"source": found.source.partition(":")[0], "lists": lists, "rows": rounded(rows), "nets": rounded(by_nets)}
 
 
 def _clicks(found: Found, connection: sa.Connection) -> Iterator[tuple[tuple[str, int], Ints]]:
@@ -131,15 +132,6 @@ def _example(release: Release, asked: Question) -> FastBatchExample:
 def _quarters(ranks: list[int]) -> list[float]:
     """NDCG@10 in each quarter of the ranked clicks, the first first."""
     return [metrics(part)["ndcg@10"] for part in np.array_split(np.array(ranks), QUARTERS)]
-
-
-def _rounded(values: Any) -> Any:
-    """Numbers to four digits."""
-    if isinstance(values, dict):
-        return {name: _rounded(each) for name, each in values.items()}
-    if isinstance(values, list):
-        return [_rounded(each) for each in values]
-    return float(f"{values:.4g}") if isinstance(values, float) else values
 
 
 if __name__ == "__main__":

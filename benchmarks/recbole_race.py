@@ -22,6 +22,7 @@ import torch
 from benchmarks.machine import described
 from benchmarks.recbole_ours import Ours, net_of
 from benchmarks.recbole_rival import NETS, RECBOLE, Rival, environment
+from benchmarks.rounding import rounded
 from deploy.experiments import batches
 from deploy.experiments.bench import Bench
 from deploy.experiments.dataset import load
@@ -105,7 +106,7 @@ def race(model: str, bench: Bench, python: Path, folder: Path, epochs: int, clic
             if t.metric == "ndcg@10"
         )
         rows[each.name]["test"] = asdict(test)
-    return {"net": model, "recipe": recipe.settings(), "rows": _rounded(rows)}
+    return {"net": model, "recipe": recipe.settings(), "rows": rounded(rows, 5)}
 
 
 def sequences_a_batch(bench: Bench, recipe: Recipe, clicks: int) -> int:
@@ -124,15 +125,6 @@ def _row(epochs: list[dict[str, Any]], rival: list[dict[str, Any]]) -> dict[str,
             other[clock] / epoch[clock] for epoch, other in zip(epochs, rival, strict=True)
         )
     return row
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to five digits."""
-    if isinstance(value, dict):
-        return {name: _rounded(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_rounded(each) for each in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

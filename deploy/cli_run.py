@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 from pydantic import SecretStr
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from deploy import asked
+from deploy.ending import quality, show
 from deploy.runs import UserError, find
 from deploy.sources import is_protocol, parse
 from replay.plan import Options, Plan, prepare
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from deploy.experiments.given import Given
 
 console = Console()
-_SHOWN = ("random", "popularity", "river", "din", "f2s", "fast", "mc2sf")
 
 
 def run(
@@ -125,7 +123,7 @@ def run(
         again = f"mc2sf run {source} --resume {run_id} --brokers {brokers} ..." if brokers else "mc2sf run again"
         console.print(f"\ninterrupted: every process was stopped. {again} goes on from here.")
         raise typer.Exit(130) from None
-    show(document, folder)
+    show(console, document, folder)
 
 
 def replay(
@@ -201,55 +199,6 @@ def evaluate(
         console.print(f"{len(result.differences)} ranks differ from those given online")
         raise typer.Exit(1 if result.differences else 0)
     console.print(f"release {release} on the same clicks" + (" (hindsight)" if result.hindsight else ""))
-
-
-def show(document: dict[str, Any], folder: Path) -> None:
-    """Print the end of a run: quality, flow, and what to try next."""
-    console.print(quality(document["online"], "online = offline, all outcomes"))
-    last = quality(document["last_quarter"], "the last quarter of them")
-    if document["optimum"]:
-        last.add_row("optimum", *(f"{value:.4f}" for value in document["optimum"].values()), "", "", style="italic")
-    console.print(last)
-    if experiment := document["experiment"]:
-        variants = ", ".join(sorted(experiment["metrics"]))
-        console.print(f"All {document['outcomes']:,} lists and ranks of {variants} are the experiment's.\n")
-    table = Table(title="flow", show_header=False)
-    kinds = [entry["kind"] for entry in document["releases"]]
-    for name, value in (
-        ("events sent = applied", f"{document['events_applied']:,}"),
-        ("events per second", f"{document['events_per_second']:,.0f}"),
-        ("requests, outcomes", f"{document['rank_requests']:,}, {document['outcomes']:,}"),
-        ("r2 uploads", f"{document['r2_uploads']:,}"),
-        ("releases", ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))),
-        ("dead letters", f"{document['dead_letters']:,}"),
-        ("faults", ", ".join(f"{n:,} {fault}" for fault, n in (document["faults"] or {}).items()) or "none"),
-        ("freshness p50, p99 ms", f"{document['freshness_ms']['p50']}, {document['freshness_ms']['p99']}"),
-        ("peak memory MB", f"{sum(document['peak_memory_mb'].values()):,.0f} in all"),
-        ("digest", document["digest"]),
-    ):
-        table.add_row(name, value)
-    console.print(table)
-    later = f"  mc2sf evaluate {folder} --release 1      what the first retrain's release would have scored\n"
-    console.print(
-        f"report: {folder / 'report.html'}\nsummary: {folder / 'summary.json'}\n\nTry next:\n"
-        f"{later if len(kinds) > 1 else ''}"
-        f"  mc2sf releases list {folder}             every release and what the gate saw\n"
-        f"  mc2sf data inspect ml-1m:DIR             what a log of your own holds, then `mc2sf run` it",
-        highlight=False,
-    )
-
-
-def quality(metrics: dict[str, dict[str, float]], title: str) -> Table:
-    """Return a table of metrics, a row a variant, best known order first."""
-    from models.ranking import METRICS  # noqa: PLC0415 - loads numpy
-
-    table = Table("variant", *METRICS, "n", "chance@10", title=title, box=SIMPLE_HEAD, show_edge=False, padding=0)
-    for variant in sorted(metrics, key=lambda v: (_SHOWN.index(v) if v in _SHOWN else 99, v)):
-        row = metrics[variant]
-        numbers = [f"{row[name]:.4f}" if row[name] is not None else "" for name in METRICS]
-        chance = row["chance_hr@10"]
-        table.add_row(variant, *numbers, f"{row['n']:,}", f"{chance:.4f}" if chance is not None else "")
-    return table
 
 
 def _given(source: str, *, plain: bool) -> Given | None:

@@ -1,0 +1,14 @@
+"""Numbers of a result as they are written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def rounded(values: Any, digits: int = 4) -> Any:
+    """The same with floats of `digits` significant digits, in dicts and lists as well."""
+    if isinstance(values, dict):
+        return {name: rounded(each, digits) for name, each in values.items()}
+    if isinstance(values, list):
+        return [rounded(each, digits) for each in values]
+    return float(f"{values:.{digits}g}") if isinstance(values, float) else values
