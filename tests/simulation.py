@@ -126,8 +126,9 @@ class Topics:
         self.logs[topic.removeprefix(f"{self.settings.run}-"), partition].append((key, value))
 
     def standing(self, epoch: int | None) -> Standing:
-        """How items stood after `epoch`, by the log of device-events: asked for once it is over."""
-        assert epoch is not None
+        """How items stood after `epoch`, by the log of device-events: asked for once it is over. None: as at first."""
+        if epoch is None:
+            return Standing.nothing()
         if epoch not in self._standings:
             self._standings[epoch] = self._counted(epoch)
         return self._standings[epoch]
