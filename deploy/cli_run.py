@@ -18,6 +18,7 @@ from rich.console import Console
 
 from deploy import asked
 from deploy.ending import quality, show
+from deploy.interrupts import Interrupts
 from deploy.runs import UserError, find
 from deploy.sources import is_protocol, parse
 from replay.plan import Options, Plan, prepare
@@ -115,10 +116,10 @@ def run(
     if resume and brokers is None:
         raise UserError("--resume needs --brokers: the embedded broker's log was lost when it stopped")
     job = running.Job(source, options, settings, folder, workers, brokers, resume is not None, given)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    interrupts = Interrupts()
+    interrupts.install()
     try:
-        document = running.execute(job, plan, _again(source, options, folder), console)
+        document = running.execute(job, plan, _again(source, options, folder), console, interrupts)
     except KeyboardInterrupt:
         again = f"mc2sf run {source} --resume {run_id} --brokers {brokers} ..." if brokers else "mc2sf run again"
         console.print(f"\ninterrupted: every process was stopped. {again} goes on from here.")

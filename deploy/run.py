@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from deploy import report, summary
 from deploy.broker import await_broker
-from deploy.experiments.given import Given
+from deploy.interrupts import Interrupts
 from deploy.keys import pause_on_space
 from deploy.runs import RunFailed, agree, software, write_run_file
 from deploy.stack import Child, Stack
@@ -31,6 +31,9 @@ from streams.digest import digest
 from streams.patience import patiently
 from streams.settings import Settings
 from streams.store import connect
+
+if TYPE_CHECKING:
+    from deploy.experiments.given import Given
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def _over(engine: sa.Engine, settings: Settings) -> bool:
     return decided is not None and decided.epoch >= recorded[0]
 
 
-def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console) -> dict[str, Any]:
+def execute(
+    job: Job, plan: Plan, replay_arguments: list[str], console: Console, interrupts: Interrupts
+) -> dict[str, Any]:
     """Run the job; return its summary. Raises RunFailed where something sent is not accounted for."""
     job.out.mkdir(parents=True, exist_ok=True)
     with Stack(job.out / "logs") as stack:
@@ -90,6 +95,7 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console)
         with pause_on_space(replayer), Watch(console, engine, settings, stack, plan.events, plan.epochs) as watch:
             patient = patiently(settings.patience_s, meanwhile=stack.watch)
             while not patient(_over, engine, settings):
+                interrupts.check()
                 stack.watch()
                 patient(watch.look)
                 time.sleep(0.1)
