@@ -55,7 +55,8 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server, on what its folder holds."""
-        port = ["-p", str(self._port), "-k", self._folder, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        sockets = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]  # whose paths may be too long
+        port = ["-p", str(self._port), *sockets, "-c", "fsync=off"]
         options = [word for option in self._options for word in ("-c", option)]
         with (self._folder.parent / f"{self._folder.name}.log").open("ab") as log:
             command = [*self._become, POSTGRES / "postgres", "-D", self._data, *port, *options]

@@ -13,7 +13,7 @@ from deploy import cli
 from deploy.runs import agree, write_run_file
 from streams import bus, kafka, tables
 from streams.recorder import Connected
-from streams.records import DeviceBatch, EpochBegin, Kind, encode
+from streams.records import SCHEMA, DeviceBatch, EpochBegin, Kind, encode
 from streams.resending import Place, ResendError, letters, resend
 from streams.settings import Settings
 from streams.store import connect
@@ -36,7 +36,7 @@ def run(broker_settings: Settings, tmp_path: Path) -> Iterator[Settings]:
     (tmp_path / "out").mkdir()
     write_run_file(tmp_path / "out", settings, "log:x")
     producer = kafka.producer(settings, "test")
-    for value in (encode(EpochBegin(0, 0, 0)), b"\x02" + encode(batch(0))[1:], encode(batch(2))):
+    for value in (encode(EpochBegin(0, 0, 0)), bytes([SCHEMA + 1]) + encode(batch(0))[1:], encode(batch(2))):
         producer.produce(DEVICE_EVENTS.full(settings), key=b"u", value=value, partition=0)
     assert not producer.flush(30)
     record_until(settings, lambda: count(engine, tables.dead_letters) == 2)
