@@ -74,8 +74,8 @@ def test_a_refused_record_is_mended_and_sent_again_and_what_waited_behind_it_too
     assert "device-events/0@2" in listed
     saved = tmp_path / "record"
     assert command("show", out, "device-events/0@1", "--save", str(saved)) == 0
-    assert "schema 2 is newer than 1" in " ".join(capsys.readouterr().out.split())
-    saved.write_bytes(b"\x01" + saved.read_bytes()[1:])
+    assert f"schema {SCHEMA + 1} is newer than {SCHEMA}" in " ".join(capsys.readouterr().out.split())
+    saved.write_bytes(bytes([SCHEMA]) + saved.read_bytes()[1:])
     assert command("replay", out, "device-events/0@1", "--value", str(saved)) == 0
     assert command("replay", out) == 0
     assert "1 records sent again" in capsys.readouterr().out
