@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from benchmarks.disks import empty, fill, small_disk
-from benchmarks.outages import OUTAGES, Outage, Scene, outages
+from benchmarks.outage_acts import OUTAGES, Outage, Scene
+from benchmarks.outages import outages
 from benchmarks.whole_run import good
 from streams import bus, tables
 from streams.settings import Settings

@@ -1,0 +1,192 @@
+"""What is done to a run under way, and to what it stands on: the outages of `outages.py`."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import sqlalchemy as sa
+
+from benchmarks.disks import empty, fill
+from benchmarks.whole_run import Run
+from deploy.broker import free_port
+from deploy.runs import find
+from deploy.stack import die_with_parent
+from streams.patience import away
+from streams.proposals import recorded
+from tests.kafka_world import Cluster
+from tests.postgres_world import Postgres
+
+_NAP_S = 7.0  # past the session (6 s) and the poll interval below, but before the stack kills what is silent
+_SHORT_POLL = {"MC2SF_POLL_INTERVAL_S": "3"}
+
+
+@dataclass
+class Scene:
+    """A run under way and what it stands on; `seconds` is how long the outage lasts."""
+
+    run: Run
+    cluster: Cluster
+    database: Postgres | None
+    disk: Path | None
+    seconds: float
+    stack: ExitStack
+
+    def epoch(self) -> int:
+        """The last epoch that is recorded, -1: none, or nobody can say."""
+        if not (self.run.out / "run.json").is_file():
+            return -1
+        try:
+            found = find(str(self.run.out))
+            with found.engine.connect() as connection:
+                row = recorded(connection, found.settings.run)
+            found.engine.dispose()
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            if away(error):
+                return -1
+            raise
+        return row[0] if row else -1
+
+    def until(self, epoch: int) -> None:
+        """Wait until an epoch is recorded. Raises RuntimeError where the run ends before."""
+        while self.epoch() < epoch:
+            if self.run.process.poll() is not None:
+                raise RuntimeError(f"the run ended before epoch {epoch}: {(self.run.out / 'said').read_text()[-600:]}")
+            time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Outage:
+    """What is done to a run (until the outage is over), and what the run stands on."""
+
+    act: Callable[[Scene], None]
+    postgres: bool = True
+    disk: str = ""  # what stands on a small disk
+    workers: int = 1
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def _broker_stopped(scene: Scene) -> None:
+    (node,) = scene.cluster.nodes
+    assert node.process is not None
+    node.process.send_signal(signal.SIGSTOP)
+    time.sleep(scene.seconds)
+    node.process.send_signal(signal.SIGCONT)
+
+
+def _broker_killed(scene: Scene) -> None:
+    (node,) = scene.cluster.nodes
+    scene.cluster.kill(node)
+    time.sleep(scene.seconds)
+    scene.cluster.start(node)
+
+
+def _database_stopped(scene: Scene) -> None:
+    assert scene.database is not None
+    scene.database.signal(signal.SIGSTOP)
+    time.sleep(scene.seconds)
+    scene.database.signal(signal.SIGCONT)
+
+
+def _database_killed(scene: Scene) -> None:
+    assert scene.database is not None
+    scene.database.kill()
+    time.sleep(scene.seconds)
+    scene.database.start()
+
+
+def _disk_full(scene: Scene) -> None:
+    """Servers that end themselves on a full disk are started again when it is not full any more, as systemd does."""
+    assert scene.disk is not None
+    until = time.monotonic() + scene.seconds
+    while time.monotonic() < until:
+        fill(scene.disk)
+        time.sleep(0.2)
+    empty(scene.disk)
+    for node in scene.cluster.nodes:
+        if node.process is not None and node.process.poll() is not None:
+            scene.cluster.start(node)
+    database = scene.database
+    if database is not None and database.process is not None and database.process.poll() is not None:
+        database.start()
+
+
+def _paused(role: str) -> Callable[[Scene], None]:
+    """Three naps from which it wakes up, and one so long that the stack starts another in its place."""
+
+    def act(scene: Scene) -> None:
+        for nap in (_NAP_S, _NAP_S, _NAP_S, scene.seconds):
+            began, at = time.monotonic(), scene.epoch()
+            sleeper = scene.run.processes(role)[0]
+            sleeper.suspend()
+            while time.monotonic() - began < nap and sleeper.is_running():
+                time.sleep(0.1)
+            with suppress(psutil.NoSuchProcess):
+                sleeper.resume()
+            if nap == _NAP_S:
+                scene.until(at + 1)
+
+    return act
+
+
+def _scaled(scene: Scene) -> None:
+    """Two more workers of each kind join; then one of each is killed, and nobody starts it again."""
+    more = {(role, number): _another(scene, role, number) for role in ("device", "cloud") for number in (2, 3)}
+    while not all(_ready(port) for _, port in more.values()):
+        if scene.run.process.poll() is not None:
+            raise RuntimeError("the run ended before the workers had joined it")
+        time.sleep(0.1)
+    for role in ("device", "cloud"):
+        process, _ = more[role, 2]
+        process.kill()
+
+
+def _ready(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def _another(scene: Scene, role: str, number: int) -> tuple[subprocess.Popen[bytes], int]:
+    """One more worker of a run, as somebody starts it by hand, and the port of its metrics."""
+    first, port = scene.run.processes(role)[0], free_port()
+    state = str(scene.run.out.resolve() / "state" / f"{role}-by-hand-{number}")
+    environment = first.environ() | {"MC2SF_METRICS_PORT": str(port), "MC2SF_STATE_DIR": state}
+    with (scene.run.out / f"{role}-by-hand-{number}.log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+            [sys.executable, "-m", "deploy.cli", "worker", role],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
+        )
+    scene.stack.callback(process.wait)
+    scene.stack.callback(process.kill)
+    return process, port
+
+
+OUTAGES = {
+    "broker stopped": Outage(_broker_stopped),
+    "broker killed": Outage(_broker_killed),
+    "postgresql stopped": Outage(_database_stopped),
+    "postgresql killed": Outage(_database_killed),
+    "disk of sqlite full": Outage(_disk_full, postgres=False, disk="sqlite"),
+    "disk of postgresql full": Outage(_disk_full, disk="postgresql"),
+    "disk of kafka full": Outage(_disk_full, disk="kafka"),
+    "device paused": Outage(_paused("device"), workers=2, environment=_SHORT_POLL),
+    "cloud paused": Outage(_paused("cloud"), workers=2, environment=_SHORT_POLL),
+    "recorder paused": Outage(_paused("recorder"), environment=_SHORT_POLL),
+    "learner paused": Outage(_paused("learner"), environment=_SHORT_POLL),
+    "coordinator paused": Outage(_paused("coordinator"), environment=_SHORT_POLL),
+    "workers 1, 3, 2": Outage(_scaled),
+}
