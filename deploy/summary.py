@@ -18,12 +18,12 @@ from streams.records import Kind
 _BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')
 
 
-def online(connection: sa.Connection, run: str) -> dict[str, dict[str, float]]:
-    """Return the cumulative online metrics of each variant over all its outcomes, as last recorded."""
+def online(connection: sa.Connection, run: str, subset: str = "all") -> dict[str, dict[str, float]]:
+    """Return the cumulative online metrics of each variant over its outcomes in `subset`, as last recorded."""
     points = tables.metric_points.c
     query = (
         sa.select(tables.metric_points)
-        .where(points.run == run, points.subset == "all", points.form == "cumulative")
+        .where(points.run == run, points.subset == subset, points.form == "cumulative")
         .order_by(points.epoch)
     )
     last = {row.variant: row for row in connection.execute(query)}
