@@ -9,6 +9,7 @@ epoch, never seen.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +78,12 @@ class Standing:
             return np.where(known, values[place], 0) if len(values) else np.zeros(len(keys), np.int64)
 
         age = np.where(known, self.epoch + 1 - column(self.first), 0)
-        totals = np.asarray(self.clicks.sum()), np.asarray(self.recent.sum()), np.asarray(len(self.keys))
-        return buckets(column(self.clicks), column(self.recent), age, totals)
+        return buckets(column(self.clicks), column(self.recent), age, self._totals)
+
+    @cached_property
+    def _totals(self) -> tuple[Ints, Ints, Ints]:
+        """Of all items; asked for at every request of an epoch."""
+        return np.asarray(self.clicks.sum()), np.asarray(self.recent.sum()), np.asarray(len(self.keys))
 
 
 @dataclass(frozen=True)
