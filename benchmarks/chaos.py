@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import signal
@@ -25,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.progress import Progress
 
-from benchmarks.whole_run import ROLES, Run, compared, good
+from benchmarks.whole_run import ROLES, Run, compared, good, kafka_home, watch
 from tests.kafka_world import Cluster
 
 RESULT = Path(__file__).with_name("chaos.json")
@@ -131,22 +129,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--folder", type=Path, help="keeps the runs that went wrong [default: a temporary one]")
     options = parser.parse_args()
-    home = os.environ.get("KAFKA_HOME")
-    if home is None:
-        parser.error("KAFKA_HOME is not set: chaos needs a real Apache Kafka")
+    home = kafka_home(parser)
     rows = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
     done = {(row["schedule"], row["seed"]) for row in rows}
     wanted = [Schedule.draw(number, options.seed) for number in range(1, options.schedules + 1)]
     wanted = [schedule for schedule in wanted if (schedule.number, schedule.seed) not in done]
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=options.folder))
-    with Progress() as progress:
-        task = progress.add_task("schedules", total=len(wanted))
-        for row in chaos(Path(home), wanted, folder):
-            rows = sorted([*rows, row], key=lambda each: (each["seed"], each["schedule"]))
-            options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-            progress.advance(task)
-            if not good(row):
-                progress.console.print(f"[red]schedule {row['schedule']}[/red]: {row}", highlight=False)
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        rows.sort(key=lambda each: (each["seed"], each["schedule"]))
+        options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+
+    watch("schedule", len(wanted), chaos(home, wanted, folder), keep)
     bad = [row for row in rows if not good(row)]
     print(f"{len(rows)} schedules, {sum(len(row['kills']) for row in rows)} kills, {len(bad)} bad")
     if not bad:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -20,12 +19,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
-
 from benchmarks.disks import small_disk
 from benchmarks.outage_acts import OUTAGES, Outage, Scene
 from benchmarks.takeover import takeovers
-from benchmarks.whole_run import Run, compared, good
+from benchmarks.whole_run import Run, compared, good, kafka_home, watch
 from tests.kafka_world import Cluster
 from tests.postgres_world import Postgres
 
@@ -98,26 +95,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--folder", type=Path, help="keeps the runs that went wrong [default: a temporary one]")
     options = parser.parse_args()
-    home = os.environ.get("KAFKA_HOME")
-    if home is None:
-        parser.error("KAFKA_HOME is not set: outages need a real Apache Kafka")
+    home = kafka_home(parser)
     result = json.loads(options.out.read_text()) if options.out.is_file() else {"rows": []}
     rows = result["rows"]
     done = {(row["outage"], row["seconds"]) for row in rows}
     wanted = {name: OUTAGES[name] for name in options.only if (name, options.seconds) not in done}
     folder = Path(tempfile.mkdtemp(prefix="outages-", dir=options.folder))
-    with Progress() as progress:
-        task = progress.add_task("outages", total=len(wanted))
-        for row in outages(Path(home), wanted, options.seconds, folder) if wanted else ():
-            rows.append(row)
-            options.out.write_text(json.dumps(result, indent=1) + "\n")
-            progress.advance(task)
-            if not good(row):
-                progress.console.print(f"[red]{row['outage']}[/red]: {row}", highlight=False)
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    watch("outage", len(wanted), outages(home, wanted, options.seconds, folder) if wanted else (), keep)
     bad = [row for row in rows if not good(row)]
     print(f"{len(rows)} outages, {len(bad)} bad")
     if options.kills and len(result.get("takeover", {}).get("kills", ())) < options.kills:
-        result["takeover"] = takeovers(Path(home), options.kills, 1, folder / "takeover")
+        result["takeover"] = takeovers(home, options.kills, 1, folder / "takeover")
         options.out.write_text(json.dumps(result, indent=1) + "\n")
         print(f"users are served again after {result['takeover']['p50_s']} s, at most {result['takeover']['max_s']} s")
     if not bad:

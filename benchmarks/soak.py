@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.machine import described
-from benchmarks.whole_run import ROLES, Run
+from benchmarks.whole_run import ROLES, Run, kafka_home
 from tests.kafka_world import Cluster
 from tests.postgres_world import Postgres
 
@@ -150,11 +149,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    home = os.environ.get("KAFKA_HOME")
-    if home is None:
-        parser.error("KAFKA_HOME is not set: a soak needs a real Apache Kafka")
+    home = kafka_home(parser)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        result = soak(Path(home), options.minutes, Path(folder))
+        result = soak(home, options.minutes, Path(folder))
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in result["processes"].items():
         memory, files = row["memory_mb"], row["files"]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import sqlalchemy as sa
+from rich.progress import Progress
 
 from deploy.runs import find
 from deploy.stack import die_with_parent
@@ -115,3 +117,22 @@ def compared(out: Path, calm: Path) -> dict[str, Any]:
 def good(row: dict[str, Any]) -> bool:
     """Whether a run came out as if nobody had disturbed it."""
     return not row["lost"] and not row["doubled"] and row["digest"] == row["expected"]
+
+
+def kafka_home(parser: argparse.ArgumentParser) -> Path:
+    """The folder of the Apache Kafka to run on; ends with the parser's error where there is none."""
+    home = os.environ.get("KAFKA_HOME")
+    if home is None:
+        parser.error("KAFKA_HOME is not set: this needs a real Apache Kafka")
+    return Path(home)
+
+
+def watch(what: str, total: int, rows: Iterable[dict[str, Any]], keep: Callable[[dict[str, Any]], object]) -> None:
+    """Keep rows as they come, under a bar of progress; tells the bad ones."""
+    with Progress() as progress:
+        task = progress.add_task(f"{what}s", total=total)
+        for row in rows:
+            keep(row)
+            progress.advance(task)
+            if not good(row):
+                progress.console.print(f"[red]{what} {row[what]}[/red]: {row}", highlight=False)
