@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check format bench-device chaos outages soak clean
+.PHONY: install demo check format bench-device chaos outages fuzz soak clean
 install: .venv/.complete
 
 # A half-finished environment has no .complete and is made again from what is there; nothing changed: nothing done.
@@ -39,6 +39,11 @@ chaos: install
 SECONDS ?= 60
 outages: install
 	$(BIN)/python -m benchmarks.outages --seconds $(SECONDS) $(ARGS)
+
+# Damaged records on every topic of a run on the Apache Kafka in KAFKA_HOME: benchmarks/fuzz.json.
+RECORDS ?= 1000000
+fuzz: install
+	$(BIN)/python -m benchmarks.fuzz --records $(RECORDS) --seed $(SEED) $(ARGS)
 
 # A looped replay on the Apache Kafka in KAFKA_HOME and on PostgreSQL: memory, open files and lag in benchmarks/soak.json.
 MINUTES ?= 60

@@ -19,6 +19,8 @@ def show(console: Console, document: dict[str, Any], folder: Path) -> None:
     if document["optimum"]:
         last.add_row("optimum", *(f"{value:.4f}" for value in document["optimum"].values()), "", "", style="italic")
     console.print(last)
+    if document["online_collaborative"]:
+        console.print(quality(document["online_collaborative"], "users with a delayed history and an r2 in the cloud"))
     if document["cold"] > document["outcomes"] / 10:
         console.print(quality(document["online_cold"], "items that the release did not know yet"))
     if experiment := document["experiment"]:

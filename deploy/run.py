@@ -133,6 +133,7 @@ def _account(
             "releases": summary.releases(connection, settings.run),
             "online": summary.online(connection, settings.run),
             "offline": again.metrics,
+            "online_collaborative": summary.online(connection, settings.run, "collaborative"),
             "online_cold": summary.online(connection, settings.run, "cold"),
             "last_quarter": summary.last_quarter(connection, settings.run),
             "optimum": optimum.of_source(job.source),

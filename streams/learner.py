@@ -16,12 +16,13 @@ from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from sqlalchemy import Engine
 
 from streams import examples, kafka, proposals, tables, telemetry
-from streams.dead_letters import DeadLetterBox, letter
+from streams.dead_letters import DeadLetterBox
 from streams.health import HEALTH
 from streams.intake import Intake
 from streams.patience import AGAIN_S, DATABASE_AWAY
 from streams.proposals import EMPTY, WAITING, Proposal
 from streams.pupil import Lesson, Pupil
+from streams.received import Received
 from streams.records import EpochDecision, ExampleEvent, FastExample, Reader, RecordError
 from streams.release import read_manifest, read_release
 from streams.settings import Settings
@@ -156,14 +157,17 @@ class Examples:
                 log.warning("reading examples: %s", message.error())
                 continue
             self._silence.heard(message)
+            place, name, data = message.offset(), message.key() or b"", message.value() or b""
+            received = Received(FAST_EXAMPLES.name, message.partition(), place, name, data)
             try:
-                record = self._reader.decode(message.value())
+                record = self._reader.decode(data)
                 if isinstance(record, FastExample):
+                    received.check_user(record.user, self._settings.partitions)
                     examples.check(record, self._settings.dim)
-                self._intake.put(message.partition(), message.offset(), record)
+                self._intake.put(received.part, place, record)
             except RecordError as error:
-                self._box.put(letter(FAST_EXAMPLES.name, message, str(error), ROLE))
-                self._intake.skip(message.partition(), message.offset())
+                self._box.put(received.refused(str(error), ROLE))
+                self._intake.skip(received.part, place)
         self._hold_back()
         self._silence.look({(self._topic, p) for p in self._paused})
 

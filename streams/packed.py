@@ -27,14 +27,9 @@ def pack(row: msgspec.Struct) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little") + data
 
 
-def sound(data: bytes) -> bool:
-    """Whether the checksum is that of the rest."""
-    return len(data) > 4 and zlib.crc32(memoryview(data)[4:]) == int.from_bytes(data[:4], "little")
-
-
 def unpack(data: bytes, kind: type[S]) -> S:
     """The row in `data`. Raises StateError where it is damaged or another kind of row."""
-    if not sound(data):
+    if len(data) <= 4 or zlib.crc32(memoryview(data)[4:]) != int.from_bytes(data[:4], "little"):
         raise StateError(f"{kind.__name__} of {len(data)} bytes: wrong checksum")
     try:
         row: S = _decoder(kind).decode(memoryview(data)[4:])

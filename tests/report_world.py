@@ -43,6 +43,7 @@ def summary(**changed: Any) -> dict[str, Any]:
         "releases": [],
         "online": online,
         "offline": online,
+        "online_collaborative": {},
         "online_cold": {},
         "last_quarter": online,
         "optimum": None,

@@ -20,10 +20,18 @@ def test_a_row_comes_back_with_its_term() -> None:
     assert unfenced(fenced(12, row)) == (12, row)
 
 
-@pytest.mark.parametrize("value", [b"", b"x", b"garbage", fenced(3, b""), fenced(3, b"garbage"), bytes(range(200))])
+@pytest.mark.parametrize("value", [b"", b"x", b"garbage!", bytes(range(200)), fenced(3, b"")[:-1]])
 def test_what_is_no_row_is_noticed(value: bytes) -> None:
     with pytest.raises(StateError):
         unfenced(value)
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_damage_anywhere_is_noticed_in_the_term_too(place: int) -> None:
+    value = bytearray(fenced(3, b"rows"))
+    value[place] ^= 16
+    with pytest.raises(StateError):
+        unfenced(bytes(value))
 
 
 def test_terms_count_for_each_partition_and_never_go_back() -> None:

@@ -208,7 +208,10 @@ def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_setting
         for epoch in range(4):
             producer.produce(topic, b"garbage", partition=epoch % 2)
             for user in range(120):
-                producer.produce(topic, encode(made(settings, user, epoch, versions)), partition=user % 2)
+                example = made(settings, user, epoch, versions)
+                producer.produce(topic, encode(example), key=example.user.encode())
+            stranger = encode(made(settings, 500, epoch, versions))
+            producer.produce(topic, stranger, key=b"somebody else")
             for partition in range(2):
                 producer.produce(topic, encode(EpochEnd(epoch, 0)), partition=partition)
                 if epoch == 3:
@@ -229,9 +232,10 @@ def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_setting
     consumer = kafka.consumer(settings, "test")
     consumer.assign([TopicPartition(DEAD_LETTERS.full(settings), 0, OFFSET_BEGINNING)])
     letters: Reader[DeadLetter] = Reader(DeadLetter)
-    dead = [letters.decode(message.value()) for message in consumer.consume(4, 10)]
+    dead = [letters.decode(message.value()) for message in consumer.consume(8, 10)]
     consumer.close()
-    assert [letter.value for letter in dead] == [b"garbage"] * 4
+    assert [letter.value for letter in dead if "under the key" not in letter.reason] == [b"garbage"] * 4
+    assert [letter.key for letter in dead if "under the key" in letter.reason] == [b"somebody else"] * 4
 
 
 def wait_for(world: World, epoch: int) -> Versions:

@@ -1,0 +1,209 @@
+"""Damaged records on every topic of a run: no worker stops, each is kept as a dead letter, and the digest stays.
+
+`make fuzz RECORDS=1000000`: the records of a run that nobody disturbed are damaged (`mutants.py`) and thrown at a run
+on the same log, in portions while it goes on. Each one that was thrown must end in `dead_letters` with its bytes, no
+process may be started again, and the digest must be that of the first run. A row is written for each seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from confluent_kafka import Producer, TopicPartition
+from rich.progress import Progress
+
+from benchmarks.mutants import Keyed, mutants
+from benchmarks.whole_run import Run, kafka_home
+from deploy.runs import Found, find
+from streams import kafka
+from streams.tables import dead_letters, progress
+from streams.topics import TOPICS, Topic
+from tests.kafka_world import Cluster
+
+RESULT = Path(__file__).with_name("fuzz.json")
+_REAL = 500  # records of a partition that are damaged, at most
+_PORTIONS = 8  # one after each epoch of ten
+_PATIENCE_S = 3_600.0
+Place = tuple[str, int, int]  # topic, partition, offset
+
+
+def harvest(found: Found, topic: Topic) -> list[Keyed]:
+    """The records of `topic` that stand there now, the first ones of each partition."""
+    consumer: Any = kafka.consumer(found.settings, "harvest")
+    real: list[Keyed] = []
+    try:
+        for partition in range(topic.partitions(found.settings)):
+            place = TopicPartition(topic.full(found.settings), partition, 0)
+            _, end = consumer.get_watermark_offsets(place, timeout=10)
+            consumer.assign([place])
+            for _ in range(min(end, _REAL)):
+                message = consumer.poll(10)
+                if message is None or message.error():
+                    raise RuntimeError(f"{topic.name}/{partition} can't be read")
+                real += [(message.key() or b"", message.value())] if message.value() else []
+                if message.offset() >= end - 1:
+                    break
+    finally:
+        consumer.close()
+    return real
+
+
+class Thrower:
+    """Throws mutants and remembers where each of them stands, and the CRC-32 of its bytes."""
+
+    def __init__(self, found: Found, real: dict[Topic, list[Keyed]], seed: int) -> None:
+        self._settings, self._chance = found.settings, random.Random(seed)  # noqa: S311 - it has to be repeatable
+        self._mutants = {topic: mutants(topic, records, self._chance) for topic, records in real.items()}
+        self._producer: Any = Producer(kafka.access(found.settings) | {"acks": "all", "linger.ms": 20})
+        self.thrown: dict[Place, int] = {}
+        self.left_out = 0
+
+    def throw(self, records: int, advance: Callable[[], object] = lambda: None) -> None:
+        """Put so many records on the topics in turn; returns when the broker has them all. Raises RuntimeError."""
+        turns = list(self._mutants.items())
+        for n in range(records):
+            topic, source = turns[n % len(turns)]
+            while (mutant := next(source)) is None:
+                self.left_out += 1
+            partition = self._chance.randrange(topic.partitions(self._settings))
+            self._produce(topic, partition, *mutant)
+            advance()
+        if self._producer.flush(120):
+            raise RuntimeError("the broker did not take all records")
+
+    def _produce(self, topic: Topic, partition: int, key: bytes, value: bytes) -> None:
+        def stands(error: Any, message: Any) -> None:
+            if error is None:
+                self.thrown[topic.name, message.partition(), message.offset()] = zlib.crc32(value)
+
+        while True:
+            try:
+                self._producer.produce(
+                    topic.full(self._settings), key=key, value=value, partition=partition, on_delivery=stands
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            else:
+                self._producer.poll(0)
+                return
+
+
+def letters(found: Found) -> Iterator[tuple[Place, int, str]]:
+    """The dead letters of a run: where each record stood, the CRC-32 of its bytes, who refused it."""
+    d = dead_letters.c
+    query = sa.select(d.topic, d.partition, d.offset, d.value, d.role).where(d.run == found.settings.run)
+    with found.engine.connect() as connection:
+        for topic, partition, offset, value, role in connection.execution_options(yield_per=10_000).execute(query):
+            yield (topic, partition, offset), zlib.crc32(value), role
+
+
+def reached(found: Found) -> int:
+    """The newest epoch that is recorded, -1 before the first."""
+    p = progress.c
+    query = sa.select(p.epoch).where(p.run == found.settings.run, p.role == "recorder")
+    with suppress(sa.exc.OperationalError), found.engine.connect() as connection:
+        return int(connection.execute(query).scalar() or -1)
+    return -1
+
+
+def fuzz(home: Path, records: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Two runs, the second under fire; its row."""
+    with Cluster(home, folder / "kafka") as cluster, Progress() as bar:
+        if error := Run(folder / "calm", cluster).wait(_PATIENCE_S):
+            raise RuntimeError(f"the run that nobody disturbs fails: {error}")
+        calm = find(str(folder / "calm"))
+        real = {topic: harvest(calm, topic) for topic in TOPICS}
+        task = bar.add_task("records", total=records)
+        run = Run(folder / "fuzzed", cluster)
+        try:
+            thrower = under_fire(run, real, records, seed, lambda: bar.advance(task))
+            error = run.wait(_PATIENCE_S)
+        finally:
+            if run.process.poll() is None:
+                run.stop()
+    found = find(str(folder / "fuzzed"))
+    kept, roles = dict[Place, int](), Counter[str]()
+    for place, check, role in letters(found):
+        kept[place] = check
+        roles[role] += 1
+    summary = {name: json.loads((folder / name / "summary.json").read_text()) for name in ("calm", "fuzzed")}
+    return {
+        "seed": seed,
+        "records": len(thrower.thrown),
+        "by_topic": dict(sorted(Counter(topic for topic, _, _ in thrower.thrown).items())),
+        "left_out": thrower.left_out,
+        "missing": sum(kept.get(place) != check for place, check in thrower.thrown.items()),
+        "others": len(set(kept) - set(thrower.thrown)),
+        "dead_letters": dict(sorted(roles.items())),
+        "restarts": summary["fuzzed"]["restarts"],
+        "digest": summary["fuzzed"]["digest"],
+        "expected": summary["calm"]["digest"],
+        "seconds": summary["fuzzed"]["seconds"],
+    } | ({"error": error} if error else {})
+
+
+def under_fire(
+    run: Run, real: dict[Topic, list[Keyed]], records: int, seed: int, advance: Callable[[], object]
+) -> Thrower:
+    """Throw at `run` while it goes on: a portion after each epoch, the log held meanwhile."""
+    while not (run.out / "run.json").is_file() or not run.processes("replay"):
+        _look(run)
+    found = find(str(run.out))
+    thrower = Thrower(found, real, seed)
+    for portion in range(_PORTIONS):
+        while reached(found) < portion:
+            _look(run)
+        (replay,) = run.processes("replay")
+        os.kill(replay.pid, signal.SIGUSR1)
+        thrower.throw(records // _PORTIONS + (portion < records % _PORTIONS), advance)
+        os.kill(replay.pid, signal.SIGUSR1)
+    return thrower
+
+
+def _look(run: Run) -> None:
+    if run.process.poll() is not None:
+        raise RuntimeError(f"the run ended too early: {(run.out / 'said').read_text()[-600:]}")
+    time.sleep(0.1)
+
+
+def good(row: dict[str, Any]) -> bool:
+    """Whether everything is accounted for and nothing else has changed."""
+    return not (row["missing"] or row["others"] or row["restarts"]) and row["digest"] == row["expected"]
+
+
+def main() -> None:
+    """Throw, and write the row; exit code 1 where it is bad."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    home = kafka_home(parser)
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    row = fuzz(home, options.records, options.seed, folder)
+    rows = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
+    rows = [each for each in rows if each["seed"] != options.seed] + [row]
+    options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    print(json.dumps(row))
+    if good(row):
+        shutil.rmtree(folder)
+    sys.exit(0 if good(row) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Records that no reader should take: real ones, damaged, and the rule by which each of them must be refused."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from streams.fence import unfenced
+from streams.packed import StateError
+from streams.records import (
+    SCHEMA,
+    DeadLetter,
+    DeviceEvent,
+    EmbeddingRow,
+    ExampleEvent,
+    OutcomeEvent,
+    Reader,
+    RecordError,
+    ReleaseEvent,
+    SlowPriors,
+    Uplink,
+)
+from streams.shelf import read_part_key
+from streams.topics import (
+    CLOUD_DOWNLINK,
+    CLOUD_STATE,
+    DEAD_LETTERS,
+    DEVICE_EVENTS,
+    DEVICE_STATE,
+    DEVICE_UPLINK,
+    FAST_EXAMPLES,
+    ITEM_EMBEDDINGS,
+    MODEL_RELEASES,
+    MODEL_WEIGHTS,
+    OUTCOMES,
+    Topic,
+)
+
+READERS: dict[Topic, Reader[Any]] = {
+    DEVICE_EVENTS: Reader(DeviceEvent),
+    DEVICE_UPLINK: Reader(Uplink),
+    CLOUD_DOWNLINK: Reader(SlowPriors),
+    OUTCOMES: Reader(OutcomeEvent),
+    FAST_EXAMPLES: Reader(ExampleEvent),
+    ITEM_EMBEDDINGS: Reader(EmbeddingRow),
+    MODEL_RELEASES: Reader(ReleaseEvent),
+    DEAD_LETTERS: Reader(DeadLetter),
+}
+STATES = (DEVICE_STATE, CLOUD_STATE)
+_MOST = 4_000  # bytes of a record that are looked at: parts of a release are far larger
+_ODD: tuple[Any, ...] = (None, True, -1, 1 << 63, 1.5, float("nan"), "", "\0", "x" * 300, b"\xff" * 9, [], {}, [[]])
+
+Keyed = tuple[bytes, bytes]  # key and value
+
+
+def mutants(topic: Topic, real: Sequence[Keyed], chance: random.Random) -> Iterator[Keyed | None]:
+    """Endless mutants of `real` records of `topic` that its readers must refuse; None for one that they may take."""
+    while True:
+        key, value = chance.choice(real) if real else (b"", b"")
+        mutant = chance.choice((_flipped, _cut, _spliced, _odd, _random))(value[:_MOST], chance)
+        if topic.compact or chance.random() < 0.5:  # on a compacted topic a true key would hide the true row
+            key = chance.randbytes(chance.randint(1, 12))
+        yield (key, mutant) if refused(topic, key, mutant) else None
+
+
+def refused(topic: Topic, key: bytes, value: bytes) -> bool:
+    """Whether a record must be refused: it can't be decoded, or stands under a key that is not its user's."""
+    if not value and topic.compact:  # a tombstone
+        return False
+    try:
+        if topic is MODEL_WEIGHTS:
+            read_part_key(key)
+        elif topic in STATES:
+            unfenced(value)
+        elif (user := getattr(READERS[topic].decode(value), "user", None)) is not None:
+            return bool(user.encode() != key)
+    except (RecordError, StateError):
+        return topic not in STATES or b"\0" not in key  # a request without an answer is no state: nobody reads it
+    return False
+
+
+def _flipped(value: bytes, chance: random.Random) -> bytes:
+    """A few bits are wrong."""
+    damaged = bytearray(value)
+    for _ in range(chance.randint(1, 8) if damaged else 0):
+        damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+    return bytes(damaged)
+
+
+def _cut(value: bytes, chance: random.Random) -> bytes:
+    """The end is missing, or something stands behind it."""
+    return value[: chance.randint(0, len(value))] + chance.randbytes(chance.choice((0, 0, 3)))
+
+
+def _spliced(value: bytes, chance: random.Random) -> bytes:
+    """A piece stands in another place."""
+    start, end, to = sorted(chance.randint(0, len(value)) for _ in range(3))
+    return value[:start] + value[end:to] + value[start:end] + value[to:]
+
+
+def _odd(value: bytes, chance: random.Random) -> bytes:
+    """Well-formed, but for one field that holds something odd."""
+    try:
+        fields = msgspec.msgpack.decode(value[1:])
+    except msgspec.MsgspecError:
+        return _flipped(value, chance)
+    within = fields
+    while isinstance(within, list) and within:
+        place = chance.randrange(len(within))
+        if not isinstance(within[place], list) or chance.random() < 0.5:
+            within[place] = chance.choice(_ODD)
+            break
+        within = within[place]
+    return bytes([SCHEMA]) + msgspec.msgpack.encode(fields)
+
+
+def _random(value: bytes, chance: random.Random) -> bytes:
+    """Nothing but noise behind a schema number."""
+    return bytes([chance.choice((SCHEMA, chance.randrange(256)))]) + chance.randbytes(chance.randint(0, len(value)))
