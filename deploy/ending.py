@@ -22,7 +22,9 @@ def show(console: Console, document: dict[str, Any], folder: Path) -> None:
     if document["online_collaborative"]:
         console.print(quality(document["online_collaborative"], "users with a delayed history and an r2 in the cloud"))
     if document["cold"] > document["outcomes"] / 10:
-        console.print(quality(document["online_cold"], "items that the release did not know yet"))
+        console.print(
+            quality(document["online_cold"], "cold: the release did not know the item, or too few items for a list")
+        )
     if experiment := document["experiment"]:
         variants = ", ".join(sorted(experiment["metrics"]))
         console.print(f"All {document['outcomes']:,} lists and ranks of {variants} are the experiment's.\n")
