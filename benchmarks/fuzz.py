@@ -1,18 +1,17 @@
 """Damaged records on every topic of a run: no worker stops, each is kept as a dead letter, and the digest stays.
 
 `make fuzz RECORDS=1000000`: the records of a run that nobody disturbed are damaged (`mutants.py`) and thrown at a run
-on the same log, in portions while it goes on. Each one that was thrown must end in `dead_letters` with its bytes, no
-process may be started again, and the digest must be that of the first run. A row is written for each seed.
+on the same log while it goes on, a portion after each epoch but the last few. Each one that was thrown must end in
+`dead_letters` with its bytes, no process may be started again, and the digest must be that of the first run. A row is
+written for each seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -37,7 +36,8 @@ from tests.kafka_world import Cluster
 
 RESULT = Path(__file__).with_name("fuzz.json")
 _REAL = 500  # records of a partition that are damaged, at most
-_PORTIONS = 8  # one after each epoch of ten
+ARGUMENTS = ("--limit", "5400", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
+_PORTIONS, _EPOCHS = 14, 18  # the log must not end before the last portion is on the bus
 _PATIENCE_S = 3_600.0
 Place = tuple[str, int, int]  # topic, partition, offset
 
@@ -115,21 +115,22 @@ def letters(found: Found) -> Iterator[tuple[Place, int, str]]:
 def reached(found: Found) -> int:
     """The newest epoch that is recorded, -1 before the first."""
     p = progress.c
-    query = sa.select(p.epoch).where(p.run == found.settings.run, p.role == "recorder")
+    query = sa.select(sa.func.max(p.epoch)).where(p.run == found.settings.run, p.role == "recorder")
     with suppress(sa.exc.OperationalError), found.engine.connect() as connection:
-        return int(connection.execute(query).scalar() or -1)
+        epoch = connection.execute(query).scalar()
+        return -1 if epoch is None else int(epoch)
     return -1
 
 
 def fuzz(home: Path, records: int, seed: int, folder: Path) -> dict[str, Any]:
     """Two runs, the second under fire; its row."""
     with Cluster(home, folder / "kafka") as cluster, Progress() as bar:
-        if error := Run(folder / "calm", cluster).wait(_PATIENCE_S):
+        if error := Run(folder / "calm", cluster, arguments=ARGUMENTS).wait(_PATIENCE_S):
             raise RuntimeError(f"the run that nobody disturbs fails: {error}")
         calm = find(str(folder / "calm"))
         real = {topic: harvest(calm, topic) for topic in TOPICS}
         task = bar.add_task("records", total=records)
-        run = Run(folder / "fuzzed", cluster)
+        run = Run(folder / "fuzzed", cluster, arguments=ARGUMENTS)
         try:
             thrower = under_fire(run, real, records, seed, lambda: bar.advance(task))
             error = run.wait(_PATIENCE_S)
@@ -160,7 +161,7 @@ def fuzz(home: Path, records: int, seed: int, folder: Path) -> dict[str, Any]:
 def under_fire(
     run: Run, real: dict[Topic, list[Keyed]], records: int, seed: int, advance: Callable[[], object]
 ) -> Thrower:
-    """Throw at `run` while it goes on: a portion after each epoch, the log held meanwhile."""
+    """Throw at `run` while it goes on. Raises RuntimeError where its log ended too early for that."""
     while not (run.out / "run.json").is_file() or not run.processes("replay"):
         _look(run)
     found = find(str(run.out))
@@ -168,10 +169,9 @@ def under_fire(
     for portion in range(_PORTIONS):
         while reached(found) < portion:
             _look(run)
-        (replay,) = run.processes("replay")
-        os.kill(replay.pid, signal.SIGUSR1)
         thrower.throw(records // _PORTIONS + (portion < records % _PORTIONS), advance)
-        os.kill(replay.pid, signal.SIGUSR1)
+    if reached(found) >= _EPOCHS - 1:
+        raise RuntimeError("the log was over before all records were thrown")
     return thrower
 
 

@@ -31,7 +31,7 @@ def look(asked: Asked, bench_of: Callable[[Protocol], Bench]) -> list[str]:
     before = bench.known()(np.array([click])).clicks[0]
     last = [row for row in before.tolist() if row != ROW_PADDING][-TOP:]
     lines = [
-        f"User {data.users[data.log.users[click]]}; clicked next: {_named(bench, names, data.log.keys[click])}.\n",
+        f"One user, who clicked next: {_named(bench, names, data.log.keys[click])}.\n",
         "| | last clicks | " + " | ".join(name for name, _ in COLUMNS) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
     ]
@@ -73,4 +73,4 @@ def genres(asked: Asked) -> dict[str, str]:
 
 def _named(bench: Bench, names: dict[str, str], row: int) -> str:
     item = bench.dataset.items[int(row) - FIRST_ROW]
-    return f"{names[item]} ({item})" if item in names else item
+    return names.get(item, item)
