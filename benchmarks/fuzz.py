@@ -14,11 +14,9 @@ import random
 import shutil
 import sys
 import tempfile
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,8 @@ from benchmarks.mutants import Keyed, mutants
 from benchmarks.whole_run import Run, kafka_home
 from deploy.runs import Found, find
 from streams import kafka
-from streams.tables import dead_letters, progress
+from streams.settings import Settings
+from streams.tables import dead_letters
 from streams.topics import TOPICS, Topic
 from tests.kafka_world import Cluster
 
@@ -42,13 +41,13 @@ _PATIENCE_S = 3_600.0
 Place = tuple[str, int, int]  # topic, partition, offset
 
 
-def harvest(found: Found, topic: Topic) -> list[Keyed]:
+def harvest(settings: Settings, topic: Topic) -> list[Keyed]:
     """The records of `topic` that stand there now, the first ones of each partition."""
-    consumer: Any = kafka.consumer(found.settings, "harvest")
+    consumer: Any = kafka.consumer(settings, "harvest")
     real: list[Keyed] = []
     try:
-        for partition in range(topic.partitions(found.settings)):
-            place = TopicPartition(topic.full(found.settings), partition, 0)
+        for partition in range(topic.partitions(settings)):
+            place = TopicPartition(topic.full(settings), partition, 0)
             _, end = consumer.get_watermark_offsets(place, timeout=10)
             consumer.assign([place])
             for _ in range(min(end, _REAL)):
@@ -66,10 +65,10 @@ def harvest(found: Found, topic: Topic) -> list[Keyed]:
 class Thrower:
     """Throws mutants and remembers where each of them stands, and the CRC-32 of its bytes."""
 
-    def __init__(self, found: Found, real: dict[Topic, list[Keyed]], seed: int) -> None:
-        self._settings, self._chance = found.settings, random.Random(seed)  # noqa: S311 - it has to be repeatable
+    def __init__(self, settings: Settings, real: dict[Topic, list[Keyed]], seed: int) -> None:
+        self._settings, self._chance = settings, random.Random(seed)  # noqa: S311 - it has to be repeatable
         self._mutants = {topic: mutants(topic, records, self._chance) for topic, records in real.items()}
-        self._producer: Any = Producer(kafka.access(found.settings) | {"acks": "all", "linger.ms": 20})
+        self._producer: Any = Producer(kafka.access(settings) | {"acks": "all", "linger.ms": 20})
         self.thrown: dict[Place, int] = {}
         self.left_out = 0
 
@@ -112,28 +111,19 @@ def letters(found: Found) -> Iterator[tuple[Place, int, str]]:
             yield (topic, partition, offset), zlib.crc32(value), role
 
 
-def reached(found: Found) -> int:
-    """The newest epoch that is recorded, -1 before the first."""
-    p = progress.c
-    query = sa.select(sa.func.max(p.epoch)).where(p.run == found.settings.run, p.role == "recorder")
-    with suppress(sa.exc.OperationalError), found.engine.connect() as connection:
-        epoch = connection.execute(query).scalar()
-        return -1 if epoch is None else int(epoch)
-    return -1
-
-
 def fuzz(home: Path, records: int, seed: int, folder: Path) -> dict[str, Any]:
     """Two runs, the second under fire; its row."""
     with Cluster(home, folder / "kafka") as cluster, Progress() as bar:
         if error := Run(folder / "calm", cluster, arguments=ARGUMENTS).wait(_PATIENCE_S):
             raise RuntimeError(f"the run that nobody disturbs fails: {error}")
-        calm = find(str(folder / "calm"))
+        calm = find(str(folder / "calm")).settings
         real = {topic: harvest(calm, topic) for topic in TOPICS}
         task = bar.add_task("records", total=records)
         run = Run(folder / "fuzzed", cluster, arguments=ARGUMENTS)
         try:
             thrower = under_fire(run, real, records, seed, lambda: bar.advance(task))
-            error = run.wait(_PATIENCE_S)
+            if error := run.wait(_PATIENCE_S):
+                raise RuntimeError(f"the run under fire fails: {error}")
         finally:
             if run.process.poll() is None:
                 run.stop()
@@ -155,30 +145,21 @@ def fuzz(home: Path, records: int, seed: int, folder: Path) -> dict[str, Any]:
         "digest": summary["fuzzed"]["digest"],
         "expected": summary["calm"]["digest"],
         "seconds": summary["fuzzed"]["seconds"],
-    } | ({"error": error} if error else {})
+    }
 
 
 def under_fire(
     run: Run, real: dict[Topic, list[Keyed]], records: int, seed: int, advance: Callable[[], object]
 ) -> Thrower:
     """Throw at `run` while it goes on. Raises RuntimeError where its log ended too early for that."""
-    while not (run.out / "run.json").is_file() or not run.processes("replay"):
-        _look(run)
-    found = find(str(run.out))
-    thrower = Thrower(found, real, seed)
+    run.until(0)
+    thrower = Thrower(find(str(run.out)).settings, real, seed)
     for portion in range(_PORTIONS):
-        while reached(found) < portion:
-            _look(run)
+        run.until(portion)
         thrower.throw(records // _PORTIONS + (portion < records % _PORTIONS), advance)
-    if reached(found) >= _EPOCHS - 1:
+    if run.epoch() >= _EPOCHS - 1:
         raise RuntimeError("the log was over before all records were thrown")
     return thrower
-
-
-def _look(run: Run) -> None:
-    if run.process.poll() is not None:
-        raise RuntimeError(f"the run ended too early: {(run.out / 'said').read_text()[-600:]}")
-    time.sleep(0.1)
 
 
 def good(row: dict[str, Any]) -> bool:

@@ -13,15 +13,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import psutil
-import sqlalchemy as sa
 
 from benchmarks.disks import empty, fill
 from benchmarks.whole_run import Run
 from deploy.broker import free_port
-from deploy.runs import find
 from deploy.stack import die_with_parent
-from streams.patience import away
-from streams.proposals import recorded
 from tests.kafka_world import Cluster
 from tests.postgres_world import Postgres
 
@@ -39,28 +35,6 @@ class Scene:
     disk: Path | None
     seconds: float
     stack: ExitStack
-
-    def epoch(self) -> int:
-        """The last epoch that is recorded, -1: none, or nobody can say."""
-        if not (self.run.out / "run.json").is_file():
-            return -1
-        try:
-            found = find(str(self.run.out))
-            with found.engine.connect() as connection:
-                row = recorded(connection, found.settings.run)
-            found.engine.dispose()
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            if away(error):
-                return -1
-            raise
-        return row[0] if row else -1
-
-    def until(self, epoch: int) -> None:
-        """Wait until an epoch is recorded. Raises RuntimeError where the run ends before."""
-        while self.epoch() < epoch:
-            if self.run.process.poll() is not None:
-                raise RuntimeError(f"the run ended before epoch {epoch}: {(self.run.out / 'said').read_text()[-600:]}")
-            time.sleep(0.1)
 
 
 @dataclass(frozen=True)
@@ -124,7 +98,7 @@ def _paused(role: str) -> Callable[[Scene], None]:
 
     def act(scene: Scene) -> None:
         for nap in (_NAP_S, _NAP_S, _NAP_S, scene.seconds):
-            began, at = time.monotonic(), scene.epoch()
+            began, at = time.monotonic(), scene.run.epoch()
             sleeper = scene.run.processes(role)[0]
             sleeper.suspend()
             while time.monotonic() - began < nap and sleeper.is_running():
@@ -132,7 +106,7 @@ def _paused(role: str) -> Callable[[Scene], None]:
             with suppress(psutil.NoSuchProcess):
                 sleeper.resume()
             if nap == _NAP_S:
-                scene.until(at + 1)
+                scene.run.until(at + 1)
 
     return act
 

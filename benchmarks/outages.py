@@ -49,14 +49,14 @@ def suffered(home: Path, outage: Outage, seconds: float, calm: Path, folder: Pat
         run = Run(out, cluster, "--workers", str(outage.workers), *more, environment=outage.environment)
         stack.callback(run.stop)
         scene = Scene(run, cluster, database, disk, seconds, stack)
-        scene.until(1)
-        struck, at = time.monotonic(), scene.epoch()
+        run.until(1)
+        struck, at = time.monotonic(), run.epoch()
         outage.act(scene)
         over = time.monotonic()
         row: dict[str, Any] = {"seconds": seconds, "at_epoch": at, "lasted_s": round(over - struck, 1)}
-        reached = max(scene.epoch(), at)
+        reached = max(run.epoch(), at)
         try:
-            scene.until(reached + 1)
+            run.until(reached + 1)
             row["recovered_s"] = round(time.monotonic() - over, 1)
         except RuntimeError as error:
             row["recovered_s"] = None

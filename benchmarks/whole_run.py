@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from rich.progress import Progress
 
 from deploy.runs import find
 from deploy.stack import die_with_parent
+from streams.patience import away
+from streams.proposals import recorded
 from streams.tables import interactions, outcomes
 from tests.kafka_world import Cluster
 
@@ -68,6 +71,28 @@ class Run:
             found = [each for each in running if f"deploy.cli {ROLES[role]}" in " ".join(each.cmdline())]
             return sorted(found, key=psutil.Process.create_time)
         return []
+
+    def epoch(self) -> int:
+        """The last epoch that is recorded, -1: none, or nobody can say."""
+        if not (self.out / "run.json").is_file():
+            return -1
+        try:
+            found = find(str(self.out))
+            with found.engine.connect() as connection:
+                row = recorded(connection, found.settings.run)
+            found.engine.dispose()
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            if away(error):
+                return -1
+            raise
+        return row[0] if row else -1
+
+    def until(self, epoch: int) -> None:
+        """Wait until an epoch is recorded. Raises RuntimeError where the run ends before."""
+        while self.epoch() < epoch:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the run ended before epoch {epoch}: {(self.out / 'said').read_text()[-600:]}")
+            time.sleep(0.1)
 
     def wait(self, seconds: float) -> str:
         """Wait for the end; what went wrong, empty where nothing did."""

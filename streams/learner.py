@@ -157,17 +157,16 @@ class Examples:
                 log.warning("reading examples: %s", message.error())
                 continue
             self._silence.heard(message)
-            place, name, data = message.offset(), message.key() or b"", message.value() or b""
-            received = Received(FAST_EXAMPLES.name, message.partition(), place, name, data)
+            received = Received.taken(FAST_EXAMPLES.name, message)
             try:
-                record = self._reader.decode(data)
+                record = self._reader.decode(received.data)
                 if isinstance(record, FastExample):
                     received.check_user(record.user, self._settings.partitions)
                     examples.check(record, self._settings.dim)
-                self._intake.put(received.part, place, record)
+                self._intake.put(received.part, received.place, record)
             except RecordError as error:
                 self._box.put(received.refused(str(error), ROLE))
-                self._intake.skip(received.part, place)
+                self._intake.skip(received.part, received.place)
         self._hold_back()
         self._silence.look({(self._topic, p) for p in self._paused})
 

@@ -29,6 +29,11 @@ class Received(NamedTuple):
         topic = message.topic.removeprefix(f"{settings.run}-")
         return cls(topic, message.partition, message.offset, message.key or b"", message.value or b"")
 
+    @classmethod
+    def taken(cls, topic: str, message: Any) -> Received:
+        """The record in a confluent-kafka `message` of `topic` (without prefix)."""
+        return cls(topic, message.partition(), message.offset(), message.key() or b"", message.value() or b"")
+
     def refused(self, reason: str, role: str) -> DeadLetter:
         """The dead letter of this record."""
         return letter(self.topic, _AsMessage(self), reason, role)

@@ -69,9 +69,7 @@ class Recorder:
                 log.warning("reading: %s", message.error())
                 continue
             self._silence.heard(message)
-            topic = self._names[message.topic()]
-            place, name, data = message.offset(), message.key() or b"", message.value() or b""
-            self._ledger.take(Received(topic, message.partition(), place, name, data))
+            self._ledger.take(Received.taken(self._names[message.topic()], message))
         while self._ledger.barrier.whole and not (self._ledger.barrier.over and self._letters_to_come()):
             self._ledger.close_epoch()
         if self._ledger.full:

@@ -129,9 +129,9 @@ def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
         return False
 
     wait_for(recorded, "the first epochs")
-    found = find(str(tmp_path))
-    thrown = throw_garbage(found.settings)
-    thrower = Thrower(found, {topic: harvest(found, topic) for topic in TOPICS}, seed=1)
+    settings = find(str(tmp_path)).settings
+    thrown = throw_garbage(settings)
+    thrower = Thrower(settings, {topic: harvest(settings, topic) for topic in TOPICS}, seed=1)
     thrower.throw(50 * len(TOPICS))
     assert process.wait(280) == 0, (tmp_path / "said").read_text()
     summary = json.loads((tmp_path / "summary.json").read_text())
