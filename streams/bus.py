@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 from tenacity import retry, retry_if_not_result, stop_after_delay, wait_fixed
 
@@ -45,6 +45,13 @@ def create(settings: Settings) -> list[str]:
 def _await(client: Any, names: set[str]) -> bool:
     """Wait until the broker tells of the topics: one that was made a moment ago may be unknown yet."""
     return names.issubset(client.list_topics(timeout=15).topics)
+
+
+def topic_id(settings: Settings, topic: str) -> str | None:
+    """The id that a topic has from its making until it is deleted; None where the broker has none for it."""
+    client = admin(settings)
+    described = client.describe_topics(TopicCollection([topic]))[topic].result(15)
+    return None if described.topic_id is None or str(described.topic_id) == str(Uuid(0, 0)) else str(described.topic_id)
 
 
 def deviations(settings: Settings) -> list[str]:

@@ -38,10 +38,14 @@ class Terms:
 
     def admits(self, partition: int, term: int) -> bool:
         """Whether a row of this term counts: it is not older than one before it."""
-        if term < self._seen.get(partition, 0):
+        if term < self.newest(partition):
             return False
         self._seen[partition] = term
         return True
+
+    def newest(self, partition: int) -> int:
+        """The newest term of a partition's rows; 0: none was seen."""
+        return self._seen.get(partition, 0)
 
     def forget(self, partition: int) -> None:
         """The partition will be read from its beginning, where terms are old again."""
@@ -49,5 +53,5 @@ class Terms:
 
     def next(self, partition: int, generation: int) -> int:
         """The term of whoever is assigned the partition now. A broker that lost its groups counts from 1 again."""
-        seen = self._seen.get(partition, 0)
+        seen = self.newest(partition)
         return generation if generation >= seen else seen + 1

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(
         1000.0, gt=0, description="Kafka's max.poll.interval: a worker that takes nothing so long loses its partitions"
     )
+    local_copy: bool = Field(
+        False, description="workers keep a copy of their changelogs in state_dir (RocksDB), and start again from there"
+    )
 
     # how the stream is run
     lockstep: bool = True

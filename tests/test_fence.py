@@ -51,8 +51,8 @@ def test_a_partition_that_comes_back_is_read_from_its_beginning() -> None:
     assert [terms.admits(0, t) for t in (1, 3, 2)] == [True, True, False]
 
 
-def change(key: bytes, value: bytes | None, partition: int = 0) -> Any:
-    message = SimpleNamespace(key=key, value=value, partition=partition, offset=0, tp=TP("t", partition))
+def change(key: bytes, value: bytes | None, partition: int = 0, offset: int = 0) -> Any:
+    message = SimpleNamespace(key=key, value=value, partition=partition, offset=offset, tp=TP("t", partition))
     return SimpleNamespace(message=message)
 
 

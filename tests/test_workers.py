@@ -74,23 +74,25 @@ def test_a_run_ends_as_the_simulation_does(stage: Stage) -> None:
     stage.check()
 
 
-@pytest.mark.parametrize("role", ["device", "cloud"])
-def test_killing_a_worker_again_and_again_changes_nothing(stage: Stage, role: str) -> None:
+@pytest.mark.parametrize(("role", "copies"), [("device", False), ("cloud", False), ("device", True)])
+def test_killing_a_worker_again_and_again_changes_nothing(stage: Stage, role: str, copies: bool) -> None:
     chance = random.Random(role)
     other = "cloud" if role == "device" else "device"
+    settings = stage.settings.model_copy(update={"local_copy": copies})
     with Process(stage.settings, other), ExitStack() as victims:
-        victim = [victims.enter_context(Process(stage.settings, role))]
+        victim = [victims.enter_context(Process(settings, role))]
 
         def kill() -> None:
             victim[0].until_ready()
             time.sleep(chance.random() * 0.4)  # anywhere in its work: it is the moment that is drawn
             victim[0].send(signal.SIGKILL)
-            victim[0] = victims.enter_context(Process(stage.settings, role))
+            victim[0] = victims.enter_context(Process(settings, role))
 
         for epoch, batches in enumerate(stage.epochs):
             stage.feed.epoch(epoch, IN_FORCE[epoch], batches, kill)
         stage.feed.end(EPOCHS)
     stage.check()
+    assert any(copied > 0 for copied in victim[0].copied()) == copies
 
 
 def test_a_worker_that_sleeps_while_its_partitions_move_and_wakes_up_changes_nothing(stage: Stage) -> None:

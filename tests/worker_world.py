@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,10 @@ class Process:
     def times_ready(self) -> int:
         """How often it was given partitions and has restored them."""
         return self.log.read_text().count("Worker ready")
+
+    def copied(self) -> list[int]:
+        """How many rows it took from its copy of each partition."""
+        return [int(found) for found in re.findall(r"(\d+) rows from the copy", self.log.read_text())]
 
     def until_ready(self) -> None:
         """Wait until it has its partitions."""
