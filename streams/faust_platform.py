@@ -1,43 +1,29 @@
-"""What this project adds to Faust: a table whose writes are awaited, a hard end, and a consumer that loses nothing.
+"""The Faust app of a worker: settings under which it can be trusted, and a hard end where it can't.
 
-Faust 0.15 can commit past work that isn't durable; the cures are here, in `faust_consumer` and in `faust_batches`, and
-the rest of the project knows nothing of them. `producer.flush()` is no barrier: `StateTable` collects its changelog,
-and the worker awaits the broker's acknowledgements. Private parts of Faust are leant on in these three files and
-nowhere else.
+Faust 0.15 can commit past work that isn't durable, and pass over records. The cures are here and in `faust_consumer`,
+`faust_batches`, `state_table` and `outbox`; they lean on private parts of Faust, which nothing else does.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import logging
 import os
 import ssl
 import sys
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import faust
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP
 
-from streams import bus
 from streams.faust_consumer import HeldConsumer
-from streams.fence import Terms, fenced, unfenced
-from streams.health import HEALTH
-from streams.local_copy import LocalCopies
-from streams.packed import StateError
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 256_000  # of one produce request and partition
 EXIT_CODE = 70  # EX_SOFTWARE
-
-KeyValue = tuple[bytes, bytes | None]
 
 
 def die(reason: str) -> NoReturn:
@@ -54,163 +40,6 @@ class IdempotentProducer(driver.Producer):  # type: ignore[misc]
 
     def _settings_extra(self) -> dict[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
-
-
-class Delivered(NamedTuple):
-    """What one partition was sent, in order, and the offset of the last of it."""
-
-    rows: list[KeyValue]
-    last: int
-
-
-class Outbox:
-    """Records on their way: collected in order, sent in batches a partition, awaited until acknowledged.
-
-    `last_alone`: the last record of a partition is a batch of its own. The embedded broker tells as a topic's end the
-    first offset of its last batch, plus one; a table restored up to there must not lack the rest of a batch.
-    """
-
-    def __init__(self, *, last_alone: bool = False) -> None:
-        self._last_alone = last_alone
-        self._records: defaultdict[tuple[str, int], list[KeyValue]] = defaultdict(list)
-
-    def put(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
-        """Add a record at the end of what goes to this partition of this topic."""
-        self._records[topic, partition].append((key, value))
-
-    async def deliver(self, app: faust.App) -> dict[tuple[str, int], Delivered]:
-        """Send all and wait for the acknowledgements; what was sent to each partition. Raises where one is refused."""
-        records, self._records = self._records, defaultdict(list)
-        producer = (await app.maybe_start_producer())._ensure_producer()  # noqa: SLF001 - aiokafka's, for whole batches
-        delivered = await asyncio.gather(*(self._send(producer, *tp, rows) for tp, rows in records.items()))
-        return dict(zip(records, delivered, strict=True))
-
-    async def _send(self, producer: Any, topic: str, partition: int, rows: list[KeyValue]) -> Delivered:
-        acknowledgements = []
-        batch = producer.create_batch()
-        last = 0  # records in the batch sent last
-        for i, (key, value) in enumerate(rows, start=1):
-            alone = self._last_alone and i == len(rows) > 1
-            if alone or batch.append(key=key, value=value, timestamp=None) is None:
-                acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
-                batch, last = producer.create_batch(), 0
-                batch.append(key=key, value=value, timestamp=None)
-            last += 1
-        acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
-        metadata = await asyncio.gather(*acknowledgements)
-        return Delivered(rows, int(metadata[-1].offset) + last - 1)
-
-
-class StateTable(faust.Table):  # type: ignore[misc]
-    """A table of bytes whose changelog is collected and sent by `durable`, and whose keys know their partition.
-
-    `locate(key)` is the partition of a key. Rows of partitions that went to another worker are forgotten at once, so
-    that none is stale when the partition comes back. `assigned` counts the assignments that were restored: who keeps an
-    index of the rows builds it again when the number changes. With `copies`, a partition's rows are first what its copy
-    on this disk says, and the changelog is read from there on.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        locate: Callable[[bytes], int] | None = None,
-        copies: LocalCopies | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.locate = locate
-        self.copies = copies
-        self.assigned = 0
-        self._mine: set[int] = set()
-        self._seen, self._terms = Terms(), dict[int, int]()
-        self._changes = Outbox(last_alone=True)
-        super().__init__(*args, **kwargs)
-
-    def info(self) -> dict[str, Any]:
-        """What Faust clones the table with."""
-        return {**super().info(), "locate": self.locate, "copies": self.copies}
-
-    def partition_for_key(self, key: bytes) -> int:
-        """The partition of `key`, whatever event is being worked on."""
-        assert self.locate is not None
-        return self.locate(key)
-
-    def on_key_set(self, key: bytes, value: bytes) -> None:
-        """Collect a write for the changelog, under the term of this assignment."""
-        partition = self.partition_for_key(key)
-        row = fenced(self._terms.get(partition, 0), value)
-        self._changes.put(self._changelog_topic_name(), partition, key, row)
-
-    def on_key_del(self, key: bytes) -> None:
-        """Collect a deletion for the changelog."""
-        self._changes.put(self._changelog_topic_name(), self.partition_for_key(key), key, None)
-
-    async def durable(self) -> None:
-        """Wait until the changelog of all writes so far is acknowledged. Raises where the broker refuses."""
-        delivered = await self._changes.deliver(self.app)
-        if self.copies:
-            for (_, partition), (rows, last) in delivered.items():
-                self.copies.written(partition, rows, last, self._terms.get(partition, 0))
-
-    def persisted_offset(self, tp: TP) -> int | None:
-        """The offset of the changelog behind which the rows in memory have to be read; None: all of it."""
-        return self.copies.offset(tp.partition) if self.copies else None
-
-    async def on_rebalance(self, assigned: set[TP], revoked: set[TP], *args: Any, **kwargs: Any) -> None:
-        """Forget the rows of partitions that are no longer ours."""
-        HEALTH.needs("state", "its partitions' state is being restored")
-        await super().on_rebalance(assigned, revoked, *args, **kwargs)
-        changelog = self._changelog_topic_name()
-        mine = {tp.partition for tp in assigned if tp.topic == changelog}
-        for gone in set(range(self.partitions)) - mine:  # where it comes back, all of it is read again
-            self._seen.forget(gone)
-            self.app.tables.recovery.revoke(TP(changelog, gone))  # a rebalance upon a rebalance leaves it out
-        for key in [key for key in self.data if self.partition_for_key(key) not in mine]:
-            self.data.pop(key, None)
-        self._take_copies(mine)
-
-    def _take_copies(self, mine: set[int]) -> None:
-        """Let go of the copies of partitions that are no longer ours, and take in those of the ones that are new."""
-        lost, new, self._mine = self._mine - mine, mine - self._mine, mine
-        if not self.copies:
-            return
-        for partition in lost:
-            self.copies.close(partition)
-        for partition in new:
-            term, rows = self.copies.load(partition)
-            self._seen.admits(partition, term)
-            self.data.update(rows)
-            log.info("partition %d: %d rows from the copy on this disk", partition, len(rows))
-
-    async def on_recovery_completed(self, *args: Any, **kwargs: Any) -> None:
-        """Note that the rows are whole again."""
-        await super().on_recovery_completed(*args, **kwargs)
-        generation = self.app.consumer_generation_id
-        self._terms = {p: self._seen.next(p, generation) for p in range(self.partitions)}
-        self.assigned += 1
-        HEALTH.needs("state")
-
-    def apply_changelog_batch(self, batch: Any) -> None:
-        """Take in rows of the changelog, but for those of a worker that had lost the partition, and garbage."""
-        taken: defaultdict[int, list[KeyValue]] = defaultdict(list)
-        last: dict[int, int] = {}
-        for message in (event.message for event in batch):
-            last[message.partition] = message.offset
-            if not message.value:
-                self.data.pop(message.key, None)
-                taken[message.partition].append((message.key, None))
-                continue
-            try:
-                term, row = unfenced(message.value)
-            except StateError as error:
-                log.warning("%s/%d@%d passed over: %s", *message.tp, message.offset, error)
-                continue
-            if self._seen.admits(message.partition, term):
-                self.data[message.key] = row
-                taken[message.partition].append((message.key, message.value))
-        if self.copies:
-            for partition, offset in last.items():
-                self.copies.read(partition, taken[partition], offset, self._seen.newest(partition))
-        HEALTH.progress()
 
 
 class PlatformApp(faust.App):  # type: ignore[misc]
@@ -275,19 +104,6 @@ def new_app(settings: Settings, role: str) -> PlatformApp:
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
-
-
-def state_table(app: PlatformApp, settings: Settings, name: str, locate: Callable[[bytes], int]) -> StateTable:
-    """The one table of a worker, partitioned as its source topics are."""
-    copies = None
-    if settings.local_copy:
-        life = functools.partial(bus.topic_id, settings, f"{app.conf.id}-{name}-changelog")
-        copies = LocalCopies(Path(app.conf.datadir) / "copies", life)
-    table = StateTable(
-        app, name=name, key_type=bytes, value_type=bytes, partitions=settings.partitions, locate=locate, copies=copies
-    )
-    app.tables.add(table)
-    return table
 
 
 def run_worker(app: PlatformApp) -> None:

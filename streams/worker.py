@@ -17,12 +17,14 @@ import torch
 from models.standing import Standing
 from streams import telemetry
 from streams.faust_batches import subscribe, work_off
-from streams.faust_platform import Outbox, PlatformApp, StateTable, die, new_app, state_table
+from streams.faust_platform import PlatformApp, die, new_app
 from streams.health import HEALTH
+from streams.outbox import Outbox
 from streams.received import Received
 from streams.release import Release
 from streams.releases import ReleaseReader
 from streams.settings import Settings
+from streams.state_table import StateTable, state_table
 from streams.topics import Topic
 from streams.worker_watch import WorkerWatch
 

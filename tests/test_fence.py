@@ -9,10 +9,11 @@ import pytest
 from faust.types import TP
 
 from streams.device_state import DeviceState
-from streams.faust_platform import new_app, state_table
+from streams.faust_platform import new_app
 from streams.fence import Terms, fenced, unfenced
 from streams.packed import StateError, pack
 from streams.settings import Settings
+from streams.state_table import state_table
 
 
 def test_a_row_comes_back_with_its_term() -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from faust.types import TP
 
-from streams import faust_platform
+from streams import bus
 from streams.device_state import DeviceState
-from streams.faust_platform import Delivered, StateTable, new_app, state_table
+from streams.faust_platform import new_app
 from streams.fence import fenced
 from streams.local_copy import LocalCopies, Row
+from streams.outbox import Delivered
 from streams.packed import pack
 from streams.settings import Settings
+from streams.state_table import StateTable, state_table
 from tests.test_fence import change
 
 CHANGELOG = "life-1"
@@ -114,7 +116,7 @@ def assigned(table: StateTable, *partitions: int) -> StateTable:
 @pytest.fixture
 def start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[Broker], StateTable]:
     """A worker's table, on the same disk each time; what it writes goes to a broker."""
-    monkeypatch.setattr(faust_platform.bus, "topic_id", lambda *_: CHANGELOG)
+    monkeypatch.setattr(bus, "topic_id", lambda *_: CHANGELOG)
 
     def started(broker: Broker) -> StateTable:
         own = settings.model_copy(update={"local_copy": True})

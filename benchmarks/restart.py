@@ -1,0 +1,100 @@
+"""How long a device worker that starts again takes for its state: from the changelog, and from its copy on this disk.
+
+`python -m benchmarks.restart`: the changelog of a run on a real Kafka is given so many users, each with as many rows as
+batches have changed it. Then a worker is started on it again and again, until it says that it is ready: without a copy
+(`changelog`), making one (`copying`), and from it (`copy`). Starting Python is in all of them (`nothing`: no user).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import described
+from benchmarks.whole_run import kafka_home
+from streams import bus, kafka
+from streams.device_state import DeviceState, user_key
+from streams.fence import fenced
+from streams.packed import pack
+from streams.partitions import locate
+from streams.settings import Settings
+from streams.topics import DEVICE_STATE
+from tests.kafka_world import Cluster
+from tests.worker_world import Process
+
+RESULT = Path(__file__).with_name("restart.json")
+
+
+def ready(settings: Settings, *, local_copy: bool) -> float:
+    """Seconds from a worker's start until it has its state; it is stopped then."""
+    began = time.perf_counter()
+    with Process(settings.model_copy(update={"local_copy": local_copy}), "device") as worker:
+        worker.until_ready()
+        seconds = time.perf_counter() - began
+        worker.send(signal.SIGTERM)
+        worker.exit_code()
+    return round(seconds, 1)
+
+
+def fill(settings: Settings, users: int, versions: int) -> int:
+    """Write the rows; the bytes of one."""
+    chance = np.random.default_rng(1)
+    producer = kafka.producer(settings, "restart")
+    topic = DEVICE_STATE.full(settings)
+    size = 0
+    for version in range(1, versions + 1):
+        for number in range(users):
+            vector = chance.normal(size=settings.dim).astype("<f4").tobytes()
+            items = chance.integers(1 << 62, size=3 * settings.threshold).tolist()
+            state = DeviceState(
+                seq=version, memory=vector, r2=vector, clicks=items[:10], exposures=items[10:], uploads=items[:10]
+            )
+            key, row = user_key(f"user-{number}"), fenced(1, pack(state))
+            size = len(row)
+            producer.produce(topic, row, key, locate(key, settings.partitions))
+            producer.poll(0)
+    if left := producer.flush(120):
+        raise RuntimeError(f"{left} rows were not taken")
+    return size
+
+
+def measured(home: Path, users: int, versions: int, times: int, folder: Path) -> dict[str, Any]:
+    """The medians of so many starts of each kind."""
+    seconds: dict[str, list[float]] = {"nothing": [], "changelog": [], "copying": [], "copy": []}
+    with Cluster(home, folder / "kafka") as cluster:
+        for i in range(times):
+            settings = Settings(run=f"restart-{i}", brokers=cluster.addresses, state_dir=folder / f"state-{i}")
+            bus.create(settings)
+            seconds["nothing"].append(ready(settings, local_copy=False))
+            size = fill(settings, users, versions)
+            for kind in ("changelog", "copying", "copy"):
+                seconds[kind].append(ready(settings, local_copy=kind != "changelog"))
+            print(f"{i + 1} of {times}: " + ", ".join(f"{kind} {some[-1]} s" for kind, some in seconds.items()))
+    medians = {kind: float(np.median(some)) for kind, some in seconds.items()}
+    return {"users": users, "rows": users * versions, "row_bytes": size, "seconds": seconds, "median_s": medians}
+
+
+def main() -> None:
+    """Measure, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--versions", type=int, default=3, help="rows a user")
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    home = kafka_home(parser)
+    with tempfile.TemporaryDirectory(prefix="restart-") as folder:
+        result = measured(home, options.users, options.versions, options.times, Path(folder))
+    result["machine"] = described(("faust-streaming", "rocksdict", "confluent-kafka"))
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
