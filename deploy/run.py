@@ -82,14 +82,15 @@ def execute(
         settings = job.settings.model_copy(update={"brokers": brokers})
         if job.brokers is None:
             await_broker(brokers)
-        engine = connect(settings.database.get_secret_value())
+        begin = patiently(settings.patience_s, meanwhile=interrupts.check)
+        engine = begin(connect, settings.database.get_secret_value())
         agree(settings, engine, job.source, fresh=not job.resume)
         write_run_file(job.out, settings, job.source)
         if job.given is not None and not job.resume:
             with engine.begin() as connection:  # the coordinator finds it half done, and publishes it
                 registry.write_release(connection, settings.run, job.given.draft)
-        bus.create(settings)
-        bus.require(settings)
+        begin(bus.create, settings)
+        begin(bus.require, settings)
         began = time.monotonic()
         replayer = _start(stack, job, settings, replay_arguments)
         with pause_on_space(replayer), Watch(console, engine, settings, stack, plan.events, plan.epochs) as watch:

@@ -32,7 +32,8 @@ def test_a_row_is_good_only_if_nothing_is_lost_or_doubled_and_the_digest_is_the_
 @pytest.mark.timeout(1200)  # runs, each with its kills; how long they take is the machine's matter
 def test_runs_under_kill_come_out_as_if_nobody_had_disturbed_them(kafka_home: Path, tmp_path: Path) -> None:
     schedules = [
-        Schedule(1, 0, 1, 2, (Kill("device", 0.35), Kill("recorder", 0.5), Kill("cloud", 0.7))),
+        # the broker is gone when the run begins
+        Schedule(1, 0, 1, 2, (Kill("broker", 0.0), Kill("device", 0.35), Kill("recorder", 0.5), Kill("cloud", 0.7))),
         Schedule(
             2, 0, 1, 1, (Kill("learner", 0.3), Kill("coordinator", 0.45), Kill("retrain", 0.6), Kill("replay", 0.8))
         ),
