@@ -31,6 +31,7 @@ from tests.postgres_world import Postgres
 RESULT = Path(__file__).with_name("soak.json")
 # about 9,500 events in 14 days, again and again: 160 events a second
 SOURCE = "synthetic:users=100,items=150"
+ENVIRONMENT = {"MC2SF_RETRAIN_EVENTS": "100000"}  # reached while it warms up
 ARGUMENTS = ("--free", "--speed", "20000", "--loops", "1000", "--epoch", "2000", "--retrain-every", "40000")
 WARM_UP = 0.2  # share of the time that is not judged: caches fill, histories reach their length
 _LOOK_S = 5.0
@@ -106,7 +107,15 @@ def soak(home: Path, minutes: float, folder: Path) -> dict[str, Any]:
         cluster = stack.enter_context(Cluster(home, folder / "kafka"))
         (folder / "postgresql").mkdir()
         database = stack.enter_context(Postgres(folder / "postgresql"))
-        run = Run(folder / "run", cluster, "--database", database.url, source=SOURCE, arguments=ARGUMENTS)
+        run = Run(
+            folder / "run",
+            cluster,
+            "--database",
+            database.url,
+            source=SOURCE,
+            arguments=ARGUMENTS,
+            environment=ENVIRONMENT,
+        )
         stack.callback(run.stop)
         _until_all_run(run)
         for at, processes in looks(run, minutes * 60):
@@ -122,6 +131,7 @@ def soak(home: Path, minutes: float, folder: Path) -> dict[str, Any]:
         "minutes": minutes,
         "source": SOURCE,
         "arguments": " ".join(ARGUMENTS),
+        "environment": ENVIRONMENT,
         "processes": {name: judged(times, rows) for name, rows in whole.items()},
         "restarted": sorted(restarted),
         "moments": [

@@ -1,8 +1,13 @@
-"""The log of a run from the tables as plain arrays, kept in memory between two retrains: only new rows are read."""
+"""The log of a run from the tables as plain arrays, kept in memory between two retrains: only new rows are read.
+
+A stream has no end, so a retrain takes the newest epochs only: what it costs does not grow with the age of the run.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,41 +23,66 @@ _NUMBERS = ("seq", "item", "kind", "time", "impression", "epoch", "unit_time")
 Ints = NDArray[np.int64]
 
 
-class Interactions:
-    """What was recorded of `run`. After `load(k)` it holds epochs 0 to k, whatever else was recorded meanwhile."""
+class _Epoch(NamedTuple):
+    users: Ints  # numbers, [N]
+    columns: Ints  # [7, N]
 
-    def __init__(self, run: str) -> None:
-        self._run = run
+
+def _nothing() -> _Epoch:
+    return _Epoch(np.zeros(0, dtype=np.int64), np.zeros((len(_NUMBERS), 0), dtype=np.int64))
+
+
+class Interactions:
+    """What was recorded of `run`. After `load(k)` it holds epochs 0 to k, whatever else was recorded meanwhile.
+
+    `most`: of these only the newest that hold so many events together, but always the last; None: all of them. Users
+    and items of the others stay known.
+    """
+
+    def __init__(self, run: str, most: int | None = None) -> None:
+        self._run, self._most = run, most
         self._loaded = -1
         self._numbers: dict[str, int] = {}  # user -> number, in order of arrival
-        self._users: Ints = np.zeros(0, dtype=np.int64)
-        self._columns: Ints = np.zeros((len(_NUMBERS), 0), dtype=np.int64)
+        self._epochs: deque[_Epoch] = deque()
         self.keys: Ints = np.zeros(0, dtype=np.int64)  # items in order of their first appearance
 
-    def load(self, connection: Connection, epoch: int) -> None:
-        """Read the epochs after the last load, up to and including `epoch`."""
+    def load(self, connection: Connection, epoch: int | None = None) -> None:
+        """Read the epochs after the last load, up to and including `epoch`; None: all that are recorded."""
         t = interactions.c
-        some = (t.run == self._run) & (t.epoch > self._loaded) & (t.epoch <= epoch)
+        last = connection.execute(sa.select(sa.func.max(t.epoch)).where(t.run == self._run)).scalar()
+        last = -1 if last is None else last
+        for number in range(self._loaded + 1, 1 + (last if epoch is None else min(epoch, last))):
+            read = self._read(connection, number)
+            self.keys = self._appended(read)
+            self._epochs.append(read)
+            while self._most is not None and len(self._epochs) > 1 and len(self) > self._most:
+                self._epochs.popleft()
+            self._loaded = number
+
+    def __len__(self) -> int:
+        return sum(len(each.users) for each in self._epochs)
+
+    def _read(self, connection: Connection, epoch: int) -> _Epoch:
+        t = interactions.c
+        some = (t.run == self._run) & (t.epoch == epoch)
         query = sa.select(t.user, *(t[name] for name in _NUMBERS)).where(some)
-        users, columns = [np.zeros(0, dtype=np.int64)], [self._columns[:, :0]]
+        nothing = _nothing()
+        users, columns = [nothing.users], [nothing.columns]
         for chunk in connection.execution_options(yield_per=_CHUNK).execute(query).partitions():
             names = list(map(itemgetter(0), chunk))
             for name in set(names).difference(self._numbers):
                 self._numbers[name] = len(self._numbers)
             users.append(np.fromiter(map(self._numbers.__getitem__, names), dtype=np.int64, count=len(names)))
             columns.append(np.array([row[1:] for row in chunk], dtype=np.int64).T)
-        user, new = np.concatenate(users), np.concatenate(columns, axis=1)
-        self.keys = self._appended(user, new)
-        self._users = np.concatenate([self._users, user])
-        self._columns = np.concatenate([self._columns, new], axis=1)
-        self._loaded = max(self._loaded, epoch)
+        return _Epoch(np.concatenate(users), np.concatenate(columns, axis=1))
 
     def log(self) -> Log:
         """All users' events; users are numbered in the order of their names."""
-        rank = self._rank()[self._users]
-        seq, *_ = self._columns
-        order = np.lexsort((seq, rank))
-        _, item, kind, time, impression, epoch, _ = self._columns[:, order]
+        epochs = [_nothing(), *self._epochs]
+        rank = self._rank(np.arange(len(self._numbers)))[np.concatenate([each.users for each in epochs])]
+        columns = np.concatenate([each.columns for each in epochs], axis=1)
+        order = np.lexsort((columns[0], rank))
+        _, item, kind, time, impression, epoch, _ = columns[:, order]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(rank, minlength=len(self._numbers)))])
         return Log(offsets, item, kind, time, impression, epoch)
 
@@ -60,19 +90,19 @@ class Interactions:
         """The users as `log` numbers them."""
         return sorted(self._numbers)
 
-    def _rank(self) -> Ints:
-        """The place of each user, by number, in the order of names."""
-        rank = np.empty(len(self._numbers), dtype=np.int64)
-        rank[[self._numbers[name] for name in sorted(self._numbers)]] = np.arange(len(rank))
-        return rank
+    def _rank(self, users: Ints) -> Ints:
+        """The place of each of `users`, numbers, among all of them in the order of names."""
+        names = list(self._numbers)
+        some, of = np.unique(users, return_inverse=True)
+        order = sorted(range(len(some)), key=lambda i: names[some[i]])
+        rank = np.empty(len(some), dtype=np.int64)
+        rank[order] = np.arange(len(some))
+        return rank[of]
 
-    def _appended(self, user: Ints, new: Ints) -> Ints:
-        """The known items and those of `new` rows, in total order within each epoch.
-
-        Epochs come first, so that a load of several at once gives the same order as a load of each.
-        """
-        seq, item, _, _, _, epoch, unit_time = new
-        in_order = item[np.lexsort((seq, self._rank()[user], unit_time, epoch))]
+    def _appended(self, new: _Epoch) -> Ints:
+        """The known items and those of one more epoch, in its total order."""
+        seq, item, *_, unit_time = new.columns
+        in_order = item[np.lexsort((seq, self._rank(new.users), unit_time))]
         _, first = np.unique(in_order, return_index=True)
         appeared = in_order[np.sort(first)]
         return np.concatenate([self.keys, appeared[~np.isin(appeared, self.keys)]])

@@ -66,7 +66,7 @@ class Questions:
         o = outcomes.c
         self._some = (o.run == settings.run) if until is None else (o.run == settings.run) & (o.time <= until)
         log = Interactions(settings.run)
-        log.load(connection, np.iinfo(np.int32).max)
+        log.load(connection)
         self._numbers = {user: number for number, user in enumerate(log.users())}
         self._log = log.log()
         self._folded = fold(self._log, view_spec(settings))

@@ -44,7 +44,7 @@ class Retrain:
 
     def __init__(self, settings: Settings, engine: Engine, ranks: Ranks = ALONE) -> None:
         self._settings, self._run, self._engine, self._ranks = settings, settings.run, engine, ranks
-        self._interactions = Interactions(settings.run)
+        self._interactions = Interactions(settings.run, settings.retrain_events)
 
     def due(self) -> int | None:
         """Return the epoch at whose end a retrain is due and can begin.

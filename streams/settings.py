@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     dim: int = Field(32, ge=2, le=256)
     frozen: bool = Field(False, description="the release of the beginning stays: no learner, no retrain")
     retrain_every: int = Field(20, ge=1, description="epochs between two retrains")
+    retrain_events: int = Field(
+        2_000_000, ge=1, description="the newest that a retrain looks at, in whole epochs: so its cost is bounded"
+    )
     retrain_passes: int = Field(2, ge=1, description="over new and sampled older clicks; a large log is sampled")
     retrain_threads: int = Field(1, ge=1, description="of torch in a retrain: another number, other last bits")
     learning_rate: float = Field(

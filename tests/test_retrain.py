@@ -69,8 +69,8 @@ def record(world: World, epochs: range, *, over: bool = False) -> None:
     world.record(epochs[-1], over=over)
 
 
-def loaded(engine: Engine, run: str, *epochs: int) -> Interactions:
-    log = Interactions(run)
+def loaded(engine: Engine, run: str, *epochs: int | None, most: int | None = None) -> Interactions:
+    log = Interactions(run, most)
     with engine.connect() as connection:
         for epoch in epochs:
             log.load(connection, epoch)
@@ -101,6 +101,21 @@ def test_later_epochs_are_left_out(world: World, database_url: str) -> None:
     record(world, range(4))
     assert loaded(world.engine, world.settings.run, 1).log().epochs.max() == 1
     world.engine.dispose()
+
+
+def test_of_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_known(world: World) -> None:
+    record(world, range(4))
+    run = world.settings.run
+    size = USERS * PER_EPOCH
+    assert loaded(world.engine, run, None).log().epochs.tolist() == loaded(world.engine, run, 3).log().epochs.tolist()
+    for most, kept in ((10, {3}), (2 * size - 1, {3}), (2 * size, {2, 3}), (9 * size, {0, 1, 2, 3})):
+        whole, steps = (loaded(world.engine, run, *epochs, most=most) for epochs in ((3,), (0, 2, 2, 3)))
+        assert set(whole.log().epochs.tolist()) == kept
+        assert len(whole) == size * len(kept)
+        assert whole.log().keys.tolist() == steps.log().keys.tolist()
+        assert whole.users() == loaded(world.engine, run, 3).users()
+        assert len(whole.log().offsets) == USERS + 1
+        assert whole.keys.tolist() == loaded(world.engine, run, 3).keys.tolist()
 
 
 def test_items_stand_in_order_of_their_first_appearance(world: World) -> None:
