@@ -34,6 +34,11 @@ class FM(nn.Module):
             self.users.weight.mul_(0.05)
             self.item_bias.weight.zero_()
 
+    @property
+    def item_tables(self) -> tuple[Tensor, ...]:
+        """The tables [rows, d] that have a vector for each item."""
+        return (self.items.weight,)
+
     def forward(self, queries: Queries, items: Tensor, hints: Tensor | None = None) -> Tensor:
         """Scores [V, C] of `items` [V, C], with `hints` [V, C, h]. The user's own linear term cancels in a ranking."""
         fields = [self.users(queries.users)[:, None].expand(-1, items.shape[1], -1), self.items(items)]

@@ -21,6 +21,11 @@ class Form(nn.Module):
         super().__init__()
         self.nets = nets
 
+    @property
+    def item_tables(self) -> tuple[Tensor, ...]:
+        """The tables [rows, d] that have a vector for each item."""
+        return (self.nets.encoder.E,)
+
     def vectors(self, rows: Tensor) -> Tensor:
         """Rows [...] of E -> [..., d]."""
         return functional.embedding(rows, self.nets.encoder.E, padding_idx=ROW_PADDING)

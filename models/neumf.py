@@ -38,6 +38,11 @@ class NeuMF(nn.Module):
                 table.weight.mul_(0.05)
             self.product.weight.fill_(1.0)
 
+    @property
+    def item_tables(self) -> tuple[Tensor, ...]:
+        """The tables [rows, d] that have a vector for each item."""
+        return self.product_items.weight, self.deep_items.weight
+
     def forward(self, queries: Queries, items: Tensor, hints: Tensor | None = None) -> Tensor:
         """Scores [V, C] of `items` [V, C], with `hints` [V, C, h]."""
         product = self.product(self.product_users(queries.users)[:, None] * self.product_items(items))[..., 0]

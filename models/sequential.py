@@ -32,6 +32,11 @@ class Sequential(nn.Module, ABC):
             self.items.weight.mul_(dim**-0.5)
             self.bias.weight.zero_()
 
+    @property
+    def item_tables(self) -> tuple[Tensor, ...]:
+        """The tables [rows, d] that have a vector for each item."""
+        return (self.items.weight,)
+
     @abstractmethod
     def states(self, sequences: Tensor) -> Tensor:
         """The state [B, L, d] after each item of `sequences` [B, L], L <= `length`; no state sees a later item."""

@@ -14,7 +14,7 @@ from replay.source import Source, parse
 
 ITEMS, PARTS = 60, 3
 SMALL = Protocol(negatives=20, history=20, recent=10, short=5, threshold=4)
-QUICK = Recipe(dim=8, learning_rate=0.01, batch=64, negatives=8, epochs=2)
+QUICK = Recipe(dim=8, learning_rate=0.01, batch=64, negatives=8, ahead=False, epochs=2)
 RECIPES = Recipes(**dict.fromkeys(Recipes().settings(), QUICK))
 
 

@@ -15,11 +15,12 @@ from deploy.experiments.catalogue import ABLATION, EXPERIMENTS, TABLE2, TABLE3
 from deploy.experiments.cells import Cell, kept
 from deploy.experiments.experiment import Asked, Experiment, plain
 from deploy.experiments.protocol import Phase, Protocol
-from deploy.experiments.recipe import Recipes
-from deploy.experiments.rows import FM_ROW, GRU4REC_ROW, MC2SF_ROW, Row, fitted_f2s
+from deploy.experiments.recipe import AHEAD, Recipes
+from deploy.experiments.rows import FM_ROW, GRU4REC_ROW, MC2SF_ROW, Row, fitted_din, fitted_f2s
 from deploy.experiments.significance import by_user, compare
 from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
 from models.forms import DIN, MC2SF
+from models.queries import delayed, recent
 from models.ranking import METRICS, metrics
 from models.vanilla import Vanilla
 from replay.source import parse
@@ -60,6 +61,18 @@ def test_the_epoch_is_chosen_on_validation_clicks(tmp_path: Path) -> None:
     net = FM_ROW.fit(one, recipes, 1)
     score = metrics(one.ranks(net, Phase.VALIDATION))["ndcg@10"]
     assert round(score, 5) == max(one.spent.curves["FM"])
+
+
+def test_item_tables_start_as_item2vec_has_them_fitted_on_the_same_phases(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    still = replace(QUICK, learning_rate=0.0, epochs=1)
+    slow, alone = (fitted_din(one, replace(RECIPES, din=replace(still, ahead=ahead)), 1)[0] for ahead in (True, False))
+    teacher = one.item2vec(QUICK.dim, (Phase.SLOW,))
+    one.fit("item2vec", teacher, replace(AHEAD, dim=QUICK.dim, epochs=1), 1, (Phase.SLOW,))
+    assert teacher.reads is delayed
+    assert torch.equal(slow.nets.encoder.E, teacher.items.weight)
+    assert not torch.equal(alone.nets.encoder.E, teacher.items.weight)
+    assert one.item2vec(QUICK.dim, (Phase.SLOW, Phase.FAST)).reads is recent
 
 
 def test_mc2sf_stands_on_the_fitted_slow_part_and_leaves_it_alone(tmp_path: Path) -> None:

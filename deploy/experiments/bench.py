@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from deploy.experiments.fits import Clock, refusing
 from deploy.experiments.known import Known
 from deploy.experiments.lists import Lists, Score
 from deploy.experiments.protocol import Phase, Protocol, served
-from deploy.experiments.recipe import Recipe
+from deploy.experiments.recipe import AHEAD, Recipe
 from models.federated import Federated, FederatedConfig
 from models.fitting import FitConfig, fit
+from models.fm import FM
 from models.forms import Form
+from models.item2vec import Item2Vec, Item2VecConfig
 from models.log import Ints
+from models.neumf import NeuMF
 from models.objectives import OfLists, OfSequences
-from models.queries import Queries
+from models.queries import Queries, delayed, recent
 from models.ranking import metrics
 from models.sequential import Sequential
 from models.served import Served
@@ -139,9 +142,13 @@ class Bench:
     ) -> str:
         """Fit what wants a gradient in `net` on the clicks of some phases. Returns the fit's identity.
 
+        With `recipe.ahead` its item tables start as item2vec has them, fitted on the same phases.
+
         `name` is the fit's, for all seeds; `after` is the identity of the fit whose weights `net` starts from.
         `devices`: the fit is federated, with that many devices a round.
         """
+        if recipe.ahead:
+            after += self._taught(net, recipe, seed, some)
         if isinstance(net, Sequential):
             draw: batches.Draw = batches.of_sequences(self.dataset, recipe, some, net.length)
             objective: nn.Module = OfSequences(net, recipe.loss)
@@ -176,6 +183,23 @@ class Bench:
         self.spent.epochs += len(fitted.curve)
         self.spent.curves[name] = [round(score, 5) for score in fitted.curve]
         return digest
+
+    def _taught(self, net: nn.Module, recipe: Recipe, seed: int, some: tuple[Phase, ...]) -> str:
+        """Give the item tables of `net` what item2vec has learnt; the identity of its fit."""
+        torch.manual_seed(seed)
+        teacher = self.item2vec(recipe.dim, some)
+        own = replace(AHEAD, dim=recipe.dim, epochs=min(recipe.epochs, AHEAD.epochs))
+        digest = self.fit("item2vec", teacher, own, seed, some)
+        assert isinstance(net, Sequential | FM | NeuMF | Form)
+        with torch.no_grad():
+            for table in net.item_tables:
+                table.copy_(teacher.items.weight)
+        return digest
+
+    def item2vec(self, dim: int, some: tuple[Phase, ...]) -> Item2Vec:
+        """The net before it is fitted: as a slow net where it learns from the slow phase alone."""
+        config = Item2VecConfig(dim, self.protocol.history, self.protocol.recent)
+        return Item2Vec(config, self.rows, recent if Phase.FAST in some else delayed)
 
 
 def identity(values: dict[str, Any]) -> str:

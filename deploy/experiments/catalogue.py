@@ -18,6 +18,7 @@ from deploy.experiments.rows import (
     FM_ROW,
     GRU4REC_ROW,
     HSTU_ROW,
+    ITEM2VEC_ROW,
     MC2SF_ROW,
     MC2SF_SERVED_ROW,
     MINGRU_ROW,
@@ -30,6 +31,7 @@ from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEU
 # rows that need no other come first, MC2-SF early: a run that is cut has the comparison that matters
 _TABLE2 = (
     POPULARITY_ROW,
+    ITEM2VEC_ROW,
     GRU4REC_ROW,
     DIN_ROW,
     MC2SF_ROW,

@@ -22,6 +22,7 @@ class Recipe:
     power: float = 0.0  # negatives in proportion to (1 + clicks) ** power
     loss: Loss = sampled_softmax
     corrected: bool = True  # for how negatives are drawn: the softmax alone estimates one over the whole catalogue
+    ahead: bool = True  # the item table starts as item2vec has it: chosen on validation clicks for each net
     block: int = 10  # a click's delayed history ends up to block - 1 clicks before it
     epochs: int = 25
     patience: int = 3
@@ -32,27 +33,31 @@ class Recipe:
 
 
 NEXT = Recipe(batch=64, negatives=128, block=1)  # of sequences: each place learns the click that follows
-TOLD = Recipe(learning_rate=1e-3, negatives=8)  # of what is told something, and starts from what it was alone
+AHEAD = replace(NEXT, ahead=False)  # of item2vec
+# of what is told something, and starts from what it was alone
+TOLD = Recipe(learning_rate=1e-3, negatives=8, ahead=False)
 
 
 @dataclass(frozen=True)
 class Recipes:
     """A recipe for each net, from a few runs on validation clicks of ML-100K; `mc2sf experiment tune` tries more."""
 
+    item2vec: Recipe = AHEAD
     din: Recipe = Recipe()
     sasrec: Recipe = NEXT
     caser: Recipe = NEXT
     hstu: Recipe = NEXT
     f2s: Recipe = Recipe()
-    fm: Recipe = Recipe()
+    fm: Recipe = Recipe(ahead=False)
     neumf: Recipe = Recipe()
     gru4rec: Recipe = NEXT
     mingru: Recipe = NEXT
     fast: Recipe = Recipe()
     s2f: Recipe = TOLD
     hinted: Recipe = TOLD  # the fast nets of vanilla slow + fast, once they are told the slow net's score
-    federated: Recipe = Recipe(batch=1, negatives=64, block=1, learning_rate=3e-3, epochs=10)  # a device's stretch
-    patch: Recipe = Recipe(epochs=10)
+    # a device's stretch
+    federated: Recipe = Recipe(batch=1, negatives=64, ahead=False, block=1, learning_rate=3e-3, epochs=10)
+    patch: Recipe = Recipe(ahead=False, epochs=10)
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """All recipes as JSON."""

@@ -21,6 +21,7 @@ from models.fm import FM, FMConfig
 from models.forms import DIN, F2S, MC2SF, FastAlone, introduce
 from models.gru4rec import GRU4Rec, GRU4RecConfig
 from models.hstu import HSTU, HSTUConfig
+from models.item2vec import Item2Vec
 from models.mingru import MinGRU, MinGRUConfig
 from models.nets import NetConfig, Nets
 from models.neumf import NeuMF, NeuMFConfig
@@ -84,6 +85,14 @@ def hstu(bench: Bench, recipes: Recipes, seed: int) -> HSTU:
     recipe = recipes.hstu
     net = HSTU(HSTUConfig(recipe.dim, bench.protocol.history, dropout=recipe.dropout), bench.rows)
     bench.fit("HSTU", net, recipe, seed, SLOW)
+    return net
+
+
+def item2vec(bench: Bench, recipes: Recipes, seed: int) -> Item2Vec:
+    """The mean of the device's last clicks: beyond the paper, and what the other nets' item tables start from."""
+    torch.manual_seed(seed)
+    net = bench.item2vec(recipes.item2vec.dim, BOTH)
+    bench.fit("item2vec", net, recipes.item2vec, seed, BOTH)
     return net
 
 
@@ -180,6 +189,7 @@ DIN_ROW = Row("DIN", din)
 SASREC_ROW = Row("SASRec", sasrec)
 CASER_ROW = Row("Caser", caser)
 HSTU_ROW = Row("HSTU", hstu)
+ITEM2VEC_ROW = Row("item2vec", item2vec)
 FM_ROW = Row("FM", fm)
 NEUMF_ROW = Row("NeuMF", neumf)
 GRU4REC_ROW = Row("GRU4Rec", gru4rec)

@@ -18,6 +18,7 @@ from deploy.experiments.rows import (
     FM_ROW,
     GRU4REC_ROW,
     HSTU_ROW,
+    ITEM2VEC_ROW,
     MC2SF_ROW,
     MINGRU_ROW,
     NEUMF_ROW,
@@ -50,6 +51,7 @@ class Tuned:
 
 # those that stand on other fits come last: they use what is default there
 TUNED = (
+    Tuned("item2vec", ITEM2VEC_ROW, "item2vec", tuple(SEQUENTIAL)),
     Tuned("gru4rec", GRU4REC_ROW, "GRU4Rec", tuple(SEQUENTIAL)),
     Tuned("sasrec", SASREC_ROW, "SASRec", tuple(SEQUENTIAL)),
     Tuned("caser", CASER_ROW, "Caser", tuple(SEQUENTIAL)),
