@@ -331,7 +331,7 @@ def learnt(name: str, sequences: np.ndarray, users: np.ndarray, epochs: int) -> 
 
 
 def test_what_can_be_learnt_is_learnt(name: str) -> None:
-    """Who knows the user's third only, not where in it (FM, NeuMF; DIN, item2vec are sums), gets 0.45: ten in any order."""
+    """Who knows the user's third, not where in it (FM, NeuMF; DIN, item2vec are sums), gets 0.45: ten in any order."""
     ordered = "clicks" in SEES[name] and name != "item2vec"
     assert learnt(name, *cycles(), epochs=36)[1] > (0.6 if ordered else 0.4)
 
