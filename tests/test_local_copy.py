@@ -113,6 +113,13 @@ def assigned(table: StateTable, *partitions: int) -> StateTable:
     return table
 
 
+def with_a_row(table: StateTable) -> StateTable:
+    """Assigned, with a row that is durable."""
+    assigned(table, 0)[b"a"] = plain(1)
+    asyncio.run(table.durable())
+    return table
+
+
 @pytest.fixture
 def start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[Broker], StateTable]:
     """A worker's table, on the same disk each time; what it writes goes to a broker."""
@@ -138,9 +145,7 @@ def test_a_worker_that_was_killed_starts_from_its_copy_which_is_never_ahead_of_t
     start: Callable[[Broker], StateTable],
 ) -> None:
     broker = Broker()
-    table = assigned(start(broker), 0)
-    table[b"a"] = plain(1)
-    asyncio.run(table.durable())
+    table = with_a_row(start(broker))
     broker.refuses = True
     table[b"a"], table[b"b"] = plain(2), plain(1)
     with pytest.raises(ConnectionError):
@@ -171,9 +176,7 @@ def test_a_partition_that_went_away_has_no_rows_until_it_comes_back(
     start: Callable[[Broker], StateTable],
 ) -> None:
     broker = Broker()
-    table = assigned(start(broker), 0)
-    table[b"a"] = plain(1)
-    asyncio.run(table.durable())
+    table = with_a_row(start(broker))
     assigned(table)
     assert not dict(table.data.items())
     assigned(table, 0)

@@ -129,7 +129,7 @@ def mc2sf(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_its_fits_an_experiment_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"DIN is not fitted in {tmp_path}") as refused:
+    with pytest.raises(UserError, match=f"item2vec is not fitted in {tmp_path}") as refused:
         given(text_of(tmp_path))
     told = f"mc2sf experiment ablation --data {SYNTHETIC} --seeds 1 --work {tmp_path} --epochs 2"
     assert told in str(refused.value)
