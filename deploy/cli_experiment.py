@@ -31,6 +31,7 @@ class Name(StrEnum):
     collaboration = "collaboration"
     exposures = "exposures"
     window = "window"
+    start = "start"
     case_study = "case-study"
     tune = "tune"
 

@@ -104,6 +104,12 @@ COLLABORATION = Experiment(
 )
 EXPOSURES = Experiment("exposures", "Where exposures come from", variations.exposures, variations.canaries())
 WINDOW = Experiment("window", "When r2 goes up", variations.windows)
+START = Experiment(
+    "start",
+    "Where item tables start from",
+    variations.starts,
+    tuple((f"{row.name}, taught ahead", f"{row.name}, from nothing") for row in variations.AHEAD_OF.values()),
+)
 CASE_STUDY = Experiment(
     "case-study", "One user (Fig. 3)", plain(FAST_ROW, DIN_ROW, MC2SF_ROW, F2S_ROW), look=case_study.look
 )
@@ -116,5 +122,6 @@ EXPERIMENTS = (
     COLLABORATION,
     EXPOSURES,
     WINDOW,
+    START,
     CASE_STUDY,
 )

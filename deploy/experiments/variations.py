@@ -10,13 +10,37 @@ import numpy as np
 from deploy.experiments.bench import Bench
 from deploy.experiments.experiment import Arm, Asked
 from deploy.experiments.protocol import Phase
-from deploy.experiments.rows import DIN_ROW, F2S_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_ROW
+from deploy.experiments.rows import (
+    CASER_ROW,
+    DIN_ROW,
+    F2S_ROW,
+    F2S_SERVED_ROW,
+    FAST_ROW,
+    FM_ROW,
+    GRU4REC_ROW,
+    HSTU_ROW,
+    MC2SF_ROW,
+    MINGRU_ROW,
+    NEUMF_ROW,
+    SASREC_ROW,
+)
 from models.log import Ints
 from models.views import EXPOSURE
 from streams.records import NegativeMemory, SlowPriors, Tensor, Versions, encode
 
 DIMS = (4, 8, 16, 32, 64)
 LAMBDAS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+AHEAD_OF = {
+    "din": DIN_ROW,
+    "fast": FAST_ROW,
+    "gru4rec": GRU4REC_ROW,
+    "mingru": MINGRU_ROW,
+    "sasrec": SASREC_ROW,
+    "caser": CASER_ROW,
+    "hstu": HSTU_ROW,
+    "fm": FM_ROW,
+    "neumf": NEUMF_ROW,
+}
 THRESHOLDS = (2, 5, 10, 20)
 _OF_MC2SF = ("f2s", "fast", "s2f")
 
@@ -26,6 +50,16 @@ def sensitivity(asked: Asked) -> list[Arm]:
     recipes = {f"d {dim}": asked.recipes.varied(_OF_MC2SF, dim=dim) for dim in DIMS}
     recipes |= {f"lambda {l2:g}": asked.recipes.varied(_OF_MC2SF, l2=l2) for l2 in LAMBDAS}
     return [Arm(name, MC2SF_ROW, asked.protocol, varied) for name, varied in recipes.items()]
+
+
+def starts(asked: Asked) -> list[Arm]:
+    """Each net with an item table that starts as item2vec has it, and with one that starts at random."""
+    arms = []
+    for net, row in AHEAD_OF.items():
+        for ahead in (True, False):
+            recipes = asked.recipes.varied((net,), ahead=ahead)
+            arms.append(Arm(f"{row.name}, {'taught ahead' if ahead else 'from nothing'}", row, asked.protocol, recipes))
+    return arms
 
 
 def exposures(asked: Asked) -> list[Arm]:
