@@ -80,6 +80,6 @@ def grant(settings: Settings, role: str, principal: str) -> int:
     """Give `principal` what `role` needs on the topics of the run; how many entries. Raises KafkaException."""
     entries = bindings(settings, role, principal)
     client = bus.admin(settings)  # kept: what it was asked for ends with it
-    for future in client.create_acls(entries).values():
-        future.result(30)
+    for future in client.create_acls(entries, request_timeout=bus.ANSWER_S).values():
+        future.result()
     return len(entries)

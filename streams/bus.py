@@ -12,7 +12,7 @@ from streams import kafka
 from streams.settings import Settings
 from streams.topics import TOPICS
 
-_PATIENCE_S = 15.0  # for one answer: librdkafka's error says that there was none, which whoever calls may wait out
+ANSWER_S = 15.0  # for one answer: librdkafka's error says that there was none, which whoever calls may wait out
 
 
 class BusError(RuntimeError):
@@ -27,13 +27,13 @@ def admin(settings: Settings) -> Any:
 def create(settings: Settings) -> list[str]:
     """Create the topics that are missing; return their full names. Raises KafkaException where the broker refuses."""
     client = admin(settings)
-    present = client.list_topics(timeout=_PATIENCE_S).topics
+    present = client.list_topics(timeout=ANSWER_S).topics
     new = [
         NewTopic(t.full(settings), t.partitions(settings), settings.replication, config=t.config())
         for t in TOPICS
         if t.full(settings) not in present
     ]
-    for future in client.create_topics(new, request_timeout=_PATIENCE_S).values() if new else ():
+    for future in client.create_topics(new, request_timeout=ANSWER_S).values() if new else ():
         try:
             future.result()
         except KafkaException as error:
@@ -46,24 +46,24 @@ def create(settings: Settings) -> list[str]:
 @retry(retry=retry_if_not_result(bool), stop=stop_after_delay(30), wait=wait_fixed(0.05))
 def _await(client: Any, names: set[str]) -> bool:
     """Wait until the broker tells of the topics: one that was made a moment ago may be unknown yet."""
-    return names.issubset(client.list_topics(timeout=_PATIENCE_S).topics)
+    return names.issubset(client.list_topics(timeout=ANSWER_S).topics)
 
 
 def topic_id(settings: Settings, topic: str) -> str | None:
     """The id that a topic has from its making until it is deleted; None where the broker has none for it."""
     client = admin(settings)
-    described = client.describe_topics(TopicCollection([topic]), request_timeout=_PATIENCE_S)[topic].result()
+    described = client.describe_topics(TopicCollection([topic]), request_timeout=ANSWER_S)[topic].result()
     return None if described.topic_id is None or str(described.topic_id) == str(Uuid(0, 0)) else str(described.topic_id)
 
 
 def deviations(settings: Settings) -> list[str]:
     """Return what is wrong with the topics on the broker, a sentence each; an empty list where all is well."""
     client = admin(settings)
-    present = client.list_topics(timeout=_PATIENCE_S).topics
+    present = client.list_topics(timeout=ANSWER_S).topics
     wrong = []
     wanted = {topic.full(settings): topic for topic in TOPICS}
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in wanted if name in present]
-    asked = client.describe_configs(resources, request_timeout=_PATIENCE_S) if resources else {}
+    asked = client.describe_configs(resources, request_timeout=ANSWER_S) if resources else {}
     configs = {resource.name: future for resource, future in asked.items()}
     for name, topic in wanted.items():
         if name not in present:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from streams.fence import unfenced
+from streams.outbox import KeyValue
 from streams.packed import StateError
 from streams.partitions import SEPARATOR
 from streams.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
-Row = tuple[bytes, bytes | None]  # key, and value as the changelog has it; None: deleted
 _HEAD = SEPARATOR + b"offset"  # longer than a partition's own key, and no user begins so
 _HEAD_FORMAT = struct.Struct(">QI")  # offset, newest term
 
@@ -79,12 +79,12 @@ class LocalCopies:
         at = self._at.get(partition, -1)
         return None if at < 0 else at
 
-    def read(self, partition: int, rows: Iterable[Row], last: int, term: int) -> None:
+    def read(self, partition: int, rows: Iterable[KeyValue], last: int, term: int) -> None:
         """Take in rows that were read from the changelog, up to offset `last`."""
         if partition in self._open:
             self._write(partition, rows, last, term)
 
-    def written(self, partition: int, rows: list[Row], last: int, term: int) -> None:
+    def written(self, partition: int, rows: list[KeyValue], last: int, term: int) -> None:
         """Take in rows that this worker wrote, acknowledged up to offset `last`."""
         if partition not in self._open:
             return
@@ -94,7 +94,7 @@ class LocalCopies:
             return
         self._write(partition, rows, last, term)
 
-    def _write(self, partition: int, rows: Iterable[Row], last: int, term: int) -> None:
+    def _write(self, partition: int, rows: Iterable[KeyValue], last: int, term: int) -> None:
         batch = self._rocksdb.WriteBatch(raw_mode=True)
         for key, value in rows:
             if value is None:

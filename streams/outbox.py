@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import faust
 
-KeyValue = tuple[bytes, bytes | None]
+KeyValue = tuple[bytes, bytes | None]  # of a record; None: its key is deleted
 
 
 class Delivered(NamedTuple):

@@ -67,12 +67,12 @@ def test_item_tables_start_as_item2vec_has_them_fitted_on_the_same_phases(tmp_pa
     one = bench(tmp_path)
     still = replace(QUICK, learning_rate=0.0, epochs=1)
     slow, alone = (fitted_din(one, replace(RECIPES, din=replace(still, ahead=ahead)), 1)[0] for ahead in (True, False))
-    teacher = one.item2vec(QUICK.dim, (Phase.SLOW,))
-    one.fit("item2vec", teacher, replace(AHEAD, dim=QUICK.dim, epochs=1), 1, (Phase.SLOW,))
+    as_teacher = replace(AHEAD, dim=QUICK.dim, epochs=1)
+    teacher, _ = one.item2vec(as_teacher, 1, (Phase.SLOW,))
     assert teacher.reads is delayed
     assert torch.equal(slow.nets.encoder.E, teacher.items.weight)
     assert not torch.equal(alone.nets.encoder.E, teacher.items.weight)
-    assert one.item2vec(QUICK.dim, (Phase.SLOW, Phase.FAST)).reads is recent
+    assert one.item2vec(as_teacher, 1, (Phase.SLOW, Phase.FAST))[0].reads is recent
 
 
 def test_mc2sf_stands_on_the_fitted_slow_part_and_leaves_it_alone(tmp_path: Path) -> None:

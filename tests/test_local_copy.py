@@ -11,8 +11,8 @@ from streams import bus
 from streams.device_state import DeviceState
 from streams.faust_platform import new_app
 from streams.fence import fenced
-from streams.local_copy import LocalCopies, Row
-from streams.outbox import Delivered
+from streams.local_copy import LocalCopies
+from streams.outbox import Delivered, KeyValue
 from streams.packed import pack
 from streams.settings import Settings
 from streams.state_table import StateTable, state_table
@@ -96,10 +96,10 @@ class Broker:
     """Takes what a table writes; `refuses` ends the worker before the acknowledgement."""
 
     def __init__(self) -> None:
-        self.log: list[Row] = []
+        self.log: list[KeyValue] = []
         self.refuses = False
 
-    async def deliver(self, rows: list[Row]) -> dict[tuple[str, int], Delivered]:
+    async def deliver(self, rows: list[KeyValue]) -> dict[tuple[str, int], Delivered]:
         if self.refuses:
             raise ConnectionError("killed before the acknowledgement")
         self.log += rows
@@ -128,7 +128,7 @@ def start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[Brok
     def started(broker: Broker) -> StateTable:
         own = settings.model_copy(update={"local_copy": True})
         table = state_table(new_app(own, "device"), own, "state", lambda _: 0)
-        changes: list[Row] = []
+        changes: list[KeyValue] = []
         table._changes.put = lambda _topic, _partition, key, value: changes.append((key, value))  # type: ignore[method-assign]
 
         async def deliver(_: object) -> dict[tuple[str, int], Delivered]:

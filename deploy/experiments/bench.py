@@ -186,20 +186,20 @@ class Bench:
 
     def _taught(self, net: nn.Module, recipe: Recipe, seed: int, some: tuple[Phase, ...]) -> str:
         """Give the item tables of `net` what item2vec has learnt; the identity of its fit."""
-        torch.manual_seed(seed)
-        teacher = self.item2vec(recipe.dim, some)
         own = replace(AHEAD, dim=recipe.dim, epochs=min(recipe.epochs, AHEAD.epochs))
-        digest = self.fit("item2vec", teacher, own, seed, some)
+        teacher, digest = self.item2vec(own, seed, some)
         assert isinstance(net, Sequential | FM | NeuMF | Form)
         with torch.no_grad():
             for table in net.item_tables:
                 table.copy_(teacher.items.weight)
         return digest
 
-    def item2vec(self, dim: int, some: tuple[Phase, ...]) -> Item2Vec:
-        """The net before it is fitted: as a slow net where it learns from the slow phase alone."""
-        config = Item2VecConfig(dim, self.protocol.history, self.protocol.recent)
-        return Item2Vec(config, self.rows, recent if Phase.FAST in some else delayed)
+    def item2vec(self, recipe: Recipe, seed: int, some: tuple[Phase, ...]) -> tuple[Item2Vec, str]:
+        """Item2vec and the identity of its fit: a slow net where it learns from the slow phase alone."""
+        torch.manual_seed(seed)
+        config = Item2VecConfig(recipe.dim, self.protocol.history, self.protocol.recent)
+        net = Item2Vec(config, self.rows, recent if Phase.FAST in some else delayed)
+        return net, self.fit("item2vec", net, recipe, seed, some)
 
 
 def identity(values: dict[str, Any]) -> str:

@@ -90,10 +90,7 @@ def hstu(bench: Bench, recipes: Recipes, seed: int) -> HSTU:
 
 def item2vec(bench: Bench, recipes: Recipes, seed: int) -> Item2Vec:
     """The mean of the device's last clicks: beyond the paper, and what the other nets' item tables start from."""
-    torch.manual_seed(seed)
-    net = bench.item2vec(recipes.item2vec.dim, BOTH)
-    bench.fit("item2vec", net, recipes.item2vec, seed, BOTH)
-    return net
+    return bench.item2vec(recipes.item2vec, seed, BOTH)[0]
 
 
 def fm(bench: Bench, recipes: Recipes, seed: int) -> FM:
