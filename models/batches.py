@@ -18,7 +18,7 @@ from torch.nn import functional
 from models import negatives
 from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
 from models.layers import Sequence
-from models.log import Folded, Stretch, is_click, is_negative, slates
+from models.log import Folded, Stretch, is_negative, slates
 from models.nets import Inputs, Nets
 from models.standing import Buckets, Standings
 
@@ -90,9 +90,7 @@ class Source:
             targets=catalogue.rows(folded.target),
             losers=catalogue.rows(folded.log.keys[losing]),
             slate=Stretch(before[units.start], before[units.end]),
-            standings=Standings.count(
-                catalogue.rows(folded.log.keys), folded.log.epochs, is_click(folded.log), catalogue.size
-            ),
+            standings=folded.log.standings(catalogue),
         )
 
     def batch(self, some: Ints, generator: np.random.Generator, *, n: int, unknown: float = 0.0) -> Batch:

@@ -7,12 +7,14 @@ million events fold in a fraction of a second. It agrees with `views.view` on ev
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.catalogue import Catalogue
+from models.standing import Standing, Standings
 from models.views import CANDIDATE, CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec
 
 Ints = NDArray[np.int64]
@@ -28,6 +30,7 @@ class Log:
     times: Ints  # ms
     impressions: Ints  # 0 where there is none
     epochs: Ints  # never falling within a user
+    before: Standing = field(default_factory=Standing.nothing)  # of items, where earlier epochs were left out
 
     def __post_init__(self) -> None:
         """Refuse columns that don't fit each other."""
@@ -41,6 +44,16 @@ class Log:
     def users(self) -> Ints:
         """The user's number of each event, [N]."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def standings(self, catalogue: Catalogue) -> Standings:
+        """How the items of `catalogue` stood at the beginning of every epoch."""
+        keys, epochs, clicks = self.before.as_events()
+        return Standings.count(
+            catalogue.rows(np.concatenate([keys, self.keys])),
+            np.concatenate([epochs, self.epochs]),
+            np.concatenate([clicks, is_click(self)]),
+            catalogue.size,
+        )
 
 
 class Stretch(NamedTuple):

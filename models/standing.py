@@ -80,6 +80,15 @@ class Standing:
         age = np.where(known, self.epoch + 1 - column(self.first), 0)
         return buckets(column(self.clicks), column(self.recent), age, self._totals)
 
+    def as_events(self) -> tuple[Ints, Ints, Ints]:
+        """Events that make this standing of all later epochs: the key, epoch and clicks of each, [2 n]."""
+        last = np.full_like(self.first, self.epoch)
+        return (
+            np.concatenate([self.keys, self.keys]),
+            np.concatenate([self.first, last]),
+            np.concatenate([self.clicks - self.recent, self.recent]),
+        )
+
     @cached_property
     def _totals(self) -> tuple[Ints, Ints, Ints]:
         """Of all items; asked for at every request of an epoch."""
@@ -91,29 +100,36 @@ class Standings:
     """All items at the beginning of every epoch of a log, by counting: `Standing` for any item and epoch at once."""
 
     span: int  # epochs, and one more
-    clicked: Ints  # sorted: row * span + epoch of each click
+    places: Ints  # sorted: row * span + epoch of whatever has clicks
+    before: Ints  # [len(places) + 1] clicks before each place
     first: Ints  # [rows] the epoch in which it was seen first; span: never
     clicks: Ints  # [span] clicks of all items before each epoch
     items: Ints  # [span] items seen before each epoch
 
     @classmethod
-    def count(cls, rows: Ints, epochs: Ints, clicked: NDArray[np.bool_], size: int) -> Standings:
-        """From the events of a log [N]: the row of each (below `size`), its epoch, and whether it is a click."""
+    def count(cls, rows: Ints, epochs: Ints, clicks: Ints, size: int) -> Standings:
+        """From the events of a log [N]: the row of each (below `size`), its epoch, and how many clicks it is."""
         span = int(epochs.max(initial=0)) + 2
         first = np.full(size, span, np.int64)
         np.minimum.at(first, rows, epochs)
-        begins = np.arange(span)
-        return cls(
-            span,
-            np.sort(rows[clicked] * span + epochs[clicked]),
-            first,
-            np.searchsorted(np.sort(epochs[clicked]), begins),
-            np.searchsorted(np.sort(first), begins),
-        )
+        some = np.flatnonzero(clicks)
+        places = rows[some] * span + epochs[some]
+        order = np.argsort(places, kind="stable")
+        by_epoch = np.zeros(span - 1, np.int64)
+        np.add.at(by_epoch, epochs, clicks)
+        items = np.searchsorted(np.sort(first), np.arange(span))
+        return cls(span, places[order], _sums(clicks[some][order]), first, _sums(by_epoch), items)
 
     def of(self, rows: Ints, epochs: Ints) -> Buckets:
         """Buckets of items `rows` [...] in `epochs` [...]: [..., 3]."""
         before = np.maximum(epochs - 1, 0)
-        start, late, now = (np.searchsorted(self.clicked, rows * self.span + at) for at in (0 * epochs, before, epochs))
+        start, late, now = (
+            self.before[np.searchsorted(self.places, rows * self.span + at)] for at in (0 * epochs, before, epochs)
+        )
         totals = self.clicks[epochs], self.clicks[epochs] - self.clicks[before], self.items[epochs]
         return buckets(now - start, now - late, np.maximum(epochs - self.first[rows], 0), totals)
+
+
+def _sums(values: Ints) -> Ints:
+    """The sums of what is before each place and of all: [n] -> [n + 1]."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(values)])

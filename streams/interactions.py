@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.log import Log
+from models.standing import Standing
+from models.views import CLICK, PAST_CLICK
 from streams.tables import interactions
 
 _CHUNK = 50_000
@@ -32,11 +34,18 @@ def _nothing() -> _Epoch:
     return _Epoch(np.zeros(0, dtype=np.int64), np.zeros((len(_NUMBERS), 0), dtype=np.int64))
 
 
+def _counts(epoch: _Epoch) -> tuple[Ints, Ints]:
+    """The items of an epoch, and how often each was clicked in it."""
+    _, items, kinds, *_ = epoch.columns
+    keys, place = np.unique(items, return_inverse=True)
+    return keys, np.bincount(place[np.isin(kinds, (CLICK, PAST_CLICK))], minlength=len(keys))
+
+
 class Interactions:
     """What was recorded of `run`. After `load(k)` it holds epochs 0 to k, whatever else was recorded meanwhile.
 
     `most`: of these only the newest that hold so many events together, but always the last; None: all of them. Users
-    and items of the others stay known.
+    and items of the others stay known, and how items stood.
     """
 
     def __init__(self, run: str, most: int | None = None) -> None:
@@ -44,6 +53,7 @@ class Interactions:
         self._loaded = -1
         self._numbers: dict[str, int] = {}  # user -> number, in order of arrival
         self._epochs: deque[_Epoch] = deque()
+        self._before = Standing.nothing()  # of items, after the epochs that were dropped
         self.keys: Ints = np.zeros(0, dtype=np.int64)  # items in order of their first appearance
 
     def load(self, connection: Connection, epoch: int | None = None) -> None:
@@ -56,7 +66,7 @@ class Interactions:
             self.keys = self._appended(read)
             self._epochs.append(read)
             while self._most is not None and len(self._epochs) > 1 and len(self) > self._most:
-                self._epochs.popleft()
+                self._before = self._before.after(*_counts(self._epochs.popleft()))
             self._loaded = number
 
     def __len__(self) -> int:
@@ -84,7 +94,7 @@ class Interactions:
         order = np.lexsort((columns[0], rank))
         _, item, kind, time, impression, epoch, _ = columns[:, order]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(rank, minlength=len(self._numbers)))])
-        return Log(offsets, item, kind, time, impression, epoch)
+        return Log(offsets, item, kind, time, impression, epoch, self._before)
 
     def users(self) -> list[str]:
         """The users as `log` numbers them."""

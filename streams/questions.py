@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.catalogue import Catalogue
-from models.log import Folded, fold, is_click, unit_starts
-from models.standing import Buckets, Standings
+from models.log import Folded, fold, unit_starts
+from models.standing import Buckets
 from models.views import EXPOSURE
 from streams.interactions import Interactions
 from streams.settings import Settings
@@ -71,8 +71,7 @@ class Questions:
         self._log = log.log()
         self._folded = fold(self._log, view_spec(settings))
         self._items = Catalogue(log.keys)
-        rows = self._items.rows(self._log.keys)
-        self._standings = Standings.count(rows, self._log.epochs, is_click(self._log), self._items.size)
+        self._standings = self._log.standings(self._items)
         self._begins: Keys | None = None
         if settings.carry:
             self._begins = _carried_from(self._folded, _encoders(connection, settings.run, self._log.epochs))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from models.catalogue import Catalogue
@@ -103,6 +104,13 @@ def test_later_epochs_are_left_out(world: World, database_url: str) -> None:
     world.engine.dispose()
 
 
+def stood(log: Interactions) -> NDArray[np.uint8]:
+    """How all items stood as the last epoch began."""
+    standings = log.log().standings(Catalogue(log.keys))
+    rows = Catalogue(log.keys).rows(log.keys)
+    return standings.of(rows, np.full(len(rows), log.log().epochs.max()))
+
+
 def test_of_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_known(world: World) -> None:
     record(world, range(4))
     run = world.settings.run
@@ -116,6 +124,8 @@ def test_of_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_k
         assert whole.users() == loaded(world.engine, run, 3).users()
         assert len(whole.log().offsets) == USERS + 1
         assert whole.keys.tolist() == loaded(world.engine, run, 3).keys.tolist()
+        for each in (whole, steps):
+            assert stood(each).tolist() == stood(loaded(world.engine, run, 3)).tolist()
 
 
 def test_items_stand_in_order_of_their_first_appearance(world: World) -> None:

@@ -45,13 +45,27 @@ def recorded(events: Events) -> sa.Engine:
 @given(logs)
 def test_adding_epoch_by_epoch_and_counting_a_log_agree(events: Events) -> None:
     log = np.array(events, np.int64).reshape(-1, 3)
-    standings = Standings.count(log[:, 1], log[:, 0], log[:, 2] > 0, ITEMS + 1)
+    standings = Standings.count(log[:, 1], log[:, 0], log[:, 2], ITEMS + 1)
     standing, items = Standing.nothing(), np.arange(ITEMS + 1)
     for epoch in range(int(log[:, 0].max(initial=0)) + 1):
         served = standing.of(items)
         np.testing.assert_array_equal(served, standings.of(items, np.full(len(items), epoch)))
         assert not served[ITEMS].any()  # never seen
         standing = standing.after(*counted(events, epoch))
+
+
+@given(logs, st.integers(0, EPOCHS))
+def test_the_standing_after_some_epochs_stands_for_their_events(events: Events, first: int) -> None:
+    log, size = np.array(events, np.int64).reshape(-1, 3), ITEMS + 1
+    before = Standing.nothing()
+    for epoch in range(first):
+        before = before.after(*counted(events, epoch))
+    later = log[log[:, 0] >= first]
+    keys, epochs, clicks = (np.concatenate(pair) for pair in zip(before.as_events(), later.T[[1, 0, 2]], strict=True))
+    whole, rest = Standings.count(log[:, 1], log[:, 0], log[:, 2], size), Standings.count(keys, epochs, clicks, size)
+    for epoch in range(first, int(log[:, 0].max(initial=0)) + 1):
+        at = np.arange(size), np.full(size, epoch)
+        np.testing.assert_array_equal(rest.of(*at), whole.of(*at))
 
 
 def test_the_tables_and_the_certificate_count_the_same() -> None:

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from models.batches import localised
 from models.catalogue import FIRST_ROW, ROW_PADDING, Catalogue
-from models.log import Folded, Ints, Log, fold, is_click
+from models.log import Folded, Ints, Log, fold
 from models.nets import NetConfig, Nets
 from models.ranking import chance, metrics, rank
-from models.standing import Standings
 from models.training import TrainConfig, retrain
 from models.views import ViewSpec
 from replay.optimum import of_source, optimum, probabilities
@@ -160,7 +159,7 @@ def ndcg(nets: Nets, catalogue: Catalogue, folded: Folded, some: Ints) -> dict[s
         listed,
     )
     log = folded.log
-    standings = Standings.count(catalogue.rows(log.keys), log.epochs, is_click(log), catalogue.size)
+    standings = log.standings(catalogue)
     stands = standings.of(listed, np.repeat(log.epochs[folded.event[some], None], size, 1))
     batch = localised(of, stands, catalogue.size, draw, 0.0)
     scores = nets(batch.inputs(nets, nets.encoder.E[batch.rows])).mc2sf.numpy()

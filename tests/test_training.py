@@ -12,12 +12,11 @@ from models import negatives
 from models.batches import Source
 from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
 from models.checkpoint import pack
-from models.log import Log, fold, is_click
+from models.log import Log, fold
 from models.nets import NetConfig, Nets
 from models.ranking import chance, metrics, rank
 from models.rows import RowAdam
 from models.scorer import Scorer
-from models.standing import Standings
 from models.training import TrainConfig, TrainResult, retrain, train
 from models.views import CANDIDATE, CLICK, EXPOSURE, ViewSpec
 
@@ -48,7 +47,7 @@ def retrained(log: Log, **changes: object) -> TrainResult:
 def ndcg(result: TrainResult, log: Log) -> dict[str, float]:
     """Of the four scores, on the last clicks of `log` against 20 negatives."""
     scorer, catalogue, folded = Scorer(result.nets), result.catalogue, fold(log, SPEC)
-    standings = Standings.count(catalogue.rows(log.keys), log.epochs, is_click(log), catalogue.size)
+    standings = log.standings(catalogue)
     rng, ranks = np.random.default_rng(5), {name: [] for name in ("din", "f2s", "fast", "mc2sf")}  # type: ignore[var-annotated]
     for i in folded.order()[-300:]:
         seen = folded.view(i)
