@@ -1,9 +1,9 @@
 """Runs under kill -9, on a real Apache Kafka: nothing lost, nothing doubled, the digest of a run that nobody disturbed.
 
 `make chaos SCHEDULES=100 SEED=1`: a schedule draws which processes are killed, how often and when, from the seed and
-its own number; others give other schedules. Three in ten run on three brokers of which one may be killed as well, the
-others on one that may be killed and started again. A row is written for each schedule when it is over, and a schedule
-that has its row is not run again.
+its own number; others give other schedules. Three in ten run on three brokers of which one is killed as well, the
+others on one that may be; killed brokers are started again. A row is written for each schedule when it is over, and a
+schedule that has its row is not run again.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ class Schedule:
         chance = random.Random(f"{seed}/{number}")  # noqa: S311 - it has to be repeatable
         brokers = 3 if number % 10 in (3, 6, 9) else 1
         roles = [*ROLES, "broker"]
-        kills = sorted(
-            (Kill(chance.choice(roles), chance.random()) for _ in range(chance.randint(1, 4))), key=attrgetter("at")
-        )
-        return cls(number, seed, brokers, chance.randint(1, 2), tuple(kills))
+        kills = [Kill(chance.choice(roles), chance.random()) for _ in range(chance.randint(1, 4))]
+        workers = chance.randint(1, 2)
+        if brokers == 3 and all(kill.role != "broker" for kill in kills):
+            kills.append(Kill("broker", chance.random()))
+        return cls(number, seed, brokers, workers, tuple(sorted(kills, key=attrgetter("at"))))
 
 
 def kill(run: Run, cluster: Cluster, role: str, chance: random.Random) -> bool:
