@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -64,13 +64,18 @@ class Cluster:
         )
         quorum = ["--standalone"] if len(self.nodes) == 1 else ["--initial-controllers", voters]
         scram = [word for user in self._users for word in ("--add-scram", user)]
-        for node in self.nodes:
-            node.folder.mkdir(parents=True)
-            node.config.write_text(self._properties(node))
-            self._tool("kafka-storage.sh", "format", "--cluster-id", cluster, "--config", node.config, *quorum, *scram)
-            self.start(node)
-        if self._listener == "PLAINTEXT":
-            self.wait()
+        with ExitStack() as started:
+            started.callback(self.__exit__)  # where it does not come up
+            for node in self.nodes:
+                node.folder.mkdir(parents=True)
+                node.config.write_text(self._properties(node))
+                self._tool(
+                    "kafka-storage.sh", "format", "--cluster-id", cluster, "--config", node.config, *quorum, *scram
+                )
+                self.start(node)
+            if self._listener == "PLAINTEXT":
+                self.wait()
+            started.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

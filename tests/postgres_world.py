@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -40,8 +41,11 @@ class Postgres:
                     parent.chmod(parent.stat().st_mode | 0o011)
         init = [POSTGRES / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run([*self._become, *init], check=True, capture_output=True, cwd="/")
-        self.start()
-        self.wait()
+        with ExitStack() as started:
+            started.callback(self.__exit__)  # where it does not come up
+            self.start()
+            self.wait()
+            started.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
