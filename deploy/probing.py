@@ -1,4 +1,7 @@
-"""Asking the processes of a stack whether they are well: `/healthz` of each, once a second, from a thread."""
+"""Asking the processes of a stack whether they are well: `/healthz` of each, once a second, from threads.
+
+All are asked at once: one after the other, a few that are slow would make the next ones look silent.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 _EVERY_S = 1.0
 _PATIENCE_S = 1.0  # of one question
 SILENT_S = 8.0  # without a good answer: a stopped process, or one that says that it is stuck
 _STARTING_S = 120.0  # until the first answer
+_AT_ONCE = 16
 
 
 class Probes:
@@ -21,6 +27,7 @@ class Probes:
         self._began: dict[int, float] = {}
         self._well: dict[int, float] = {}
         self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(_AT_ONCE, "probe")
         self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
 
     def start(self) -> None:
@@ -30,6 +37,7 @@ class Probes:
     def close(self) -> None:
         """Ask no more."""
         self._stop.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def began(self, port: int) -> None:
         """Note that the process at `port` was started a moment ago."""
@@ -45,15 +53,18 @@ class Probes:
 
     def ask(self) -> None:
         """Ask each port once."""
-        for port in self._ports():
-            began = self._began.get(port)
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_PATIENCE_S):
-                    if self._began.get(port) == began:  # else the answer was its predecessor's
-                        self._well[port] = self._clock()
-            except OSError:  # refused, too late, or 503
-                pass
+        list(self._pool.map(self._ask, self._ports()))
+
+    def _ask(self, port: int) -> None:
+        began = self._began.get(port)
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_PATIENCE_S):
+                if self._began.get(port) == began:  # else the answer was its predecessor's
+                    self._well[port] = self._clock()
+        except OSError:  # refused, too late, or 503
+            pass
 
     def _run(self) -> None:
         while not self._stop.wait(_EVERY_S):
-            self.ask()
+            with suppress(RuntimeError):  # closed meanwhile
+                self.ask()
