@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -88,6 +89,11 @@ class Child:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def note(self, sentence: str) -> None:
+        """Add what was done to it to its log."""
+        with suppress(OSError), self.log.open("a") as log:  # its disk may be full
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} the stack: {sentence}\n")
 
     def measure(self) -> None:
         """Note the resident memory of the process and its children, bytes."""
@@ -188,8 +194,10 @@ class Stack:
                     child.measure()
                 if time.monotonic() - child.started > _HEALTHY_AFTER_S:
                     child.deaths_in_a_row = 0
-                if not (child.metrics_port and self._probes.silent(child.metrics_port)):
+                silent_s = self._probes.silent(child.metrics_port) if child.metrics_port else None
+                if silent_s is None:
                     continue
+                child.note(f"killed: no good answer on /healthz for {silent_s:.0f} s")
                 child.kill()
             code = child.process.returncode if child.process else 0
             if code == 0 and not child.restart:
@@ -199,6 +207,7 @@ class Stack:
             lost = child.must_live or (code >= 0 and not child.restart)
             if lost or child.deaths_in_a_row >= _DEATHS_IN_A_ROW:
                 raise StackError(f"{child.name} ended with code {code}; the end of {child.log}:\n{child.tail()}")
+            child.note(f"ended with code {code}, started again")
             self._start(child)
 
     def stop(self, child: Child, patience_s: float = _PATIENCE_S) -> None:

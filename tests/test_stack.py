@@ -126,6 +126,8 @@ def test_a_process_that_stands_still_is_started_again(tmp_path: Path, monkeypatc
         until(lambda: one.metrics_port in stack._probes._well)
         stack.watch()
         assert one.deaths == 1
+    assert "killed: no good answer on /healthz" in one.log.read_text()
+    assert "ended with code -9, started again" in one.log.read_text()
 
 
 def test_a_process_that_says_that_it_is_stuck_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
