@@ -10,13 +10,11 @@ import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 _EVERY_S = 1.0
 _PATIENCE_S = 1.0  # of one question
 SILENT_S = 8.0  # without a good answer: a stopped process, or one that says that it is stuck
 _STARTING_S = 120.0  # until the first answer
-_AT_ONCE = 16
 
 
 class Probes:
@@ -27,7 +25,6 @@ class Probes:
         self._began: dict[int, float] = {}
         self._well: dict[int, float] = {}
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(_AT_ONCE, "probe")
         self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
 
     def start(self) -> None:
@@ -37,7 +34,6 @@ class Probes:
     def close(self) -> None:
         """Ask no more."""
         self._stop.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def began(self, port: int) -> None:
         """Note that the process at `port` was started a moment ago."""
@@ -53,7 +49,9 @@ class Probes:
 
     def ask(self) -> None:
         """Ask each port once."""
-        list(self._pool.map(self._ask, self._ports()))
+        ports = self._ports()
+        with ThreadPoolExecutor(max(len(ports), 1), "probe") as pool:
+            list(pool.map(self._ask, ports))
 
     def _ask(self, port: int) -> None:
         began = self._began.get(port)
@@ -66,5 +64,4 @@ class Probes:
 
     def _run(self) -> None:
         while not self._stop.wait(_EVERY_S):
-            with suppress(RuntimeError):  # closed meanwhile
-                self.ask()
+            self.ask()
