@@ -51,7 +51,7 @@ class Log:
         return Standings.count(
             catalogue.rows(np.concatenate([keys, self.keys])),
             np.concatenate([epochs, self.epochs]),
-            np.concatenate([clicks, is_click(self)]),
+            np.concatenate([clicks, is_click(self.kinds)]),
             catalogue.size,
         )
 
@@ -125,7 +125,7 @@ def fold(log: Log, spec: ViewSpec) -> Folded:
     """The state before each click (kind 1) of `log`."""
     n = len(log.keys)
     first = unit_starts(log)
-    clicked = is_click(log)
+    clicked = is_click(log.kinds)
     is_shown = log.kinds == EXPOSURE
     clicks_before = np.concatenate([[0], np.cumsum(clicked)])
     shown_before = np.concatenate([[0], np.cumsum(is_shown)])
@@ -184,9 +184,9 @@ def slates(folded: Folded) -> Stretch:
     return Stretch(folded.unit, ends)
 
 
-def is_click(log: Log) -> NDArray[np.bool_]:
+def is_click(kinds: Ints) -> NDArray[np.bool_]:
     """Clicks, past ones too, [N]."""
-    return np.isin(log.kinds, (CLICK, PAST_CLICK))
+    return np.isin(kinds, (CLICK, PAST_CLICK))
 
 
 def is_negative(log: Log) -> NDArray[np.bool_]:

@@ -14,9 +14,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from models.log import Log
+from models.log import Log, is_click
 from models.standing import Standing
-from models.views import CLICK, PAST_CLICK
 from streams.tables import interactions
 
 _CHUNK = 50_000
@@ -38,7 +37,7 @@ def _counts(epoch: _Epoch) -> tuple[Ints, Ints]:
     """The items of an epoch, and how often each was clicked in it."""
     _, items, kinds, *_ = epoch.columns
     keys, place = np.unique(items, return_inverse=True)
-    return keys, np.bincount(place[np.isin(kinds, (CLICK, PAST_CLICK))], minlength=len(keys))
+    return keys, np.bincount(place[is_click(kinds)], minlength=len(keys))
 
 
 class Interactions:
