@@ -10,12 +10,14 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from streams import kafka
+from streams.floods import Bounded
 from streams.records import EpochDecision, ItemCounts, Manifest, Reader, RecordError, ReleaseEvent
 from streams.settings import Settings
 from streams.silence import Silence, SilentError
 from streams.topics import MODEL_RELEASES
 
 log = logging.getLogger(__name__)
+log.addFilter(Bounded())
 
 Decide = Callable[[int], int | None]  # epoch that is over, -1 before the first -> release of the next one
 BEFORE_FIRST = -1

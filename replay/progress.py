@@ -17,12 +17,14 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from replay.plan import write_json
 from streams import kafka
+from streams.floods import Bounded
 from streams.patience import patiently
 from streams.records import DeviceBatch, DeviceEvent, EpochBegin, Mark, Reader, RecordError
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
 log = logging.getLogger(__name__)
+log.addFilter(Bounded())
 PROGRESS = "progress.json"
 
 

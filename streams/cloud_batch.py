@@ -10,6 +10,7 @@ import numpy as np
 
 from streams import telemetry
 from streams.cloud_state import R2, CloudState, PartitionState
+from streams.floods import Bounded
 from streams.packed import pack, unpack
 from streams.partitions import partition_key
 from streams.received import Received
@@ -32,6 +33,7 @@ from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS
 from streams.worker import Releases, Standings
 
 log = logging.getLogger(__name__)
+log.addFilter(Bounded())
 
 ROLE = "cloud"
 LARGEST = 4000  # candidates: what an answer of at most MAX_BYTES has room for, and more than any slate has

@@ -6,11 +6,13 @@ import logging
 from typing import Any
 
 from streams import telemetry
+from streams.floods import Bounded
 from streams.records import MAX_BYTES, DeadLetter, encode
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS
 
 log = logging.getLogger(__name__)
+log.addFilter(Bounded())
 _ENVELOPE = 20_000  # bytes left for everything but the value, the reason included
 _REASON = 1_000
 

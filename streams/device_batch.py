@@ -16,6 +16,7 @@ from streams.device_changes import DeviceChanges
 from streams.device_index import DeviceIndex
 from streams.device_state import Pending, keys_bytes, pending_key, user_key
 from streams.device_step import Context, Hole, Step, User, step
+from streams.floods import Bounded
 from streams.received import Received, check_batch
 from streams.records import (
     ClickUpload,
@@ -37,6 +38,7 @@ from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_U
 from streams.worker import Releases, Standings
 
 log = logging.getLogger(__name__)
+log.addFilter(Bounded())
 
 ROLE = "device"
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, Table
 from streams import snapshots, tables, telemetry
 from streams.barrier import Barrier, Place
 from streams.fence import Terms
+from streams.floods import Bounded
 from streams.metric_points import drift_rows, point_rows, show
 from streams.prequential import Judged, Prequential, clicks_of
 from streams.received import Received
@@ -41,6 +42,7 @@ from streams.store import copy_new, insert_new, upsert
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 
 log = logging.getLogger(__name__)
+log.addFilter(Bounded())
 
 EARLY_ROWS = 50_000  # from here on rows are written before their epoch is over
 CHANGELOGS = (DEVICE_STATE, CLOUD_STATE)

@@ -18,6 +18,7 @@ from faust.types import TP
 from streams import bus
 from streams.faust_platform import PlatformApp
 from streams.fence import Terms, fenced, unfenced
+from streams.floods import Bounded
 from streams.health import HEALTH
 from streams.local_copy import LocalCopies
 from streams.outbox import KeyValue, Outbox
@@ -25,6 +26,7 @@ from streams.packed import StateError
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
+log.addFilter(Bounded())
 
 
 class StateTable(faust.Table):  # type: ignore[misc]

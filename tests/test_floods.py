@@ -1,0 +1,37 @@
+"""What a flood of bad records writes into a log."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from replay import barrier, progress
+from streams import cloud_batch, dead_letters, device_batch, ledger, state_table
+from streams.floods import Bounded
+
+
+def test_a_flood_writes_few_lines_and_says_how_many_it_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    log = logging.getLogger("a flood")
+    log.addFilter(Bounded(lines=3, seconds=60.0, clock=lambda: now))
+    for offset in range(1000):
+        log.warning("refused at %d", offset)
+    log.warning("something else at %d", 0)
+    assert [r.getMessage() for r in caplog.records] == [
+        *(f"refused at {n}" for n in range(3)),
+        "something else at 0",
+    ]
+    caplog.clear()
+    now = 60.0
+    log.warning("refused at %d", 1000)
+    log.warning("refused at %d", 1001)
+    assert [r.getMessage() for r in caplog.records] == [
+        "refused at 1000 (before it 997 like it were left out)",
+        "refused at 1001",
+    ]
+
+
+@pytest.mark.parametrize("module", [barrier, cloud_batch, dead_letters, device_batch, ledger, progress, state_table])
+def test_whoever_refuses_records_is_bounded(module: object) -> None:
+    assert any(isinstance(f, Bounded) for f in module.log.filters)  # type: ignore[attr-defined]
