@@ -81,6 +81,14 @@ class Learner:
         telemetry.RELEASE.labels(ROLE).set(decision.release)
         return True
 
+    def over(self) -> bool:
+        """Whether the log is over, and recorded: until then more that is to be refused may come."""
+        if not self.intake.over():
+            return False
+        with self._engine.connect() as connection:
+            recorded = proposals.recorded(connection, self._run)
+        return recorded is not None and recorded[1]
+
     def teach(self) -> None:
         """Learn from the epoch that all partitions have ended, and propose what came of it."""
         assert self._pupil is not None
@@ -238,7 +246,8 @@ def _learn(learner: Learner, bus: Examples, stop: threading.Event) -> None:
         elif learner.intake.ready():
             bus.settle()
             learner.teach()
-        elif learner.intake.over():
+        elif learner.over():
+            bus.settle()
             return
         else:
             bus.take()
