@@ -33,6 +33,7 @@ _PR_SET_PDEATHSIG = 1
 _DEATHS_IN_A_ROW = 5
 _HEALTHY_AFTER_S = 20.0
 _PATIENCE_S = 15.0  # with a child that was told to stop
+_LATER_S = 5.0  # who has ended well before the run has is started again so much later
 _MEASURE_S = 1.0  # between two looks at memory, which cost a walk over all processes of the machine
 TARGETS = "targets.json"  # in the stack's folder: what a Prometheus reads to find the processes of the run
 
@@ -64,6 +65,7 @@ class Child:
     deaths_in_a_row: int = 0
     peak_memory: int = 0
     samples: dict[str, float] = field(default_factory=dict)
+    ended: float | None = None  # when it was seen first that it had ended by itself, and well
 
     @property
     def alive(self) -> bool:
@@ -82,7 +84,12 @@ class Child:
                 start_new_session=True,  # Ctrl-C is for us: we stop the children in order
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
             )
-        self.started = time.monotonic()
+        self.started, self.ended = time.monotonic(), None
+
+    def has_just_ended(self) -> bool:
+        """Whether it was seen first a moment ago at most that it has ended."""
+        self.ended = self.ended or time.monotonic()
+        return time.monotonic() - self.ended < _LATER_S
 
     def kill(self) -> None:
         """End it at once."""
@@ -200,8 +207,8 @@ class Stack:
                 child.note(f"killed: no good answer on /healthz for {silent_s:.0f} s")
                 child.kill()
             code = child.process.returncode if child.process else 0
-            if code == 0 and not child.restart:
-                continue  # its work is done
+            if code == 0 and (not child.restart or child.has_just_ended()):
+                continue  # its work is done, or may be: then the run is over in a moment
             child.deaths += 1
             child.deaths_in_a_row += 1
             lost = child.must_live or (code >= 0 and not child.restart)

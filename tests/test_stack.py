@@ -62,6 +62,19 @@ def test_a_process_that_has_done_its_work_is_left_alone(tmp_path: Path) -> None:
         assert one.deaths == 0
 
 
+def test_a_process_that_ended_well_before_the_run_is_started_again_after_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Stack(tmp_path) as stack:
+        one = stack._add(child(tmp_path, "pass"))
+        until(lambda: not one.alive)
+        stack.watch()
+        assert one.deaths == 0
+        monkeypatch.setattr("deploy.stack._LATER_S", 0.0)
+        stack.watch()
+        assert one.deaths == 1
+
+
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     code = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"

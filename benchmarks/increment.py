@@ -1,0 +1,183 @@
+"""A day's increment: retrained warm and from scratch, at several budgets: `python -m benchmarks.increment SOURCE`.
+
+The log is cut at two epochs. The base nets are trained from scratch on all before the first cut, twice over. Then both
+get the log up to the second cut: `warm` goes on from the base nets on what is new and a sample of the old, as a retrain
+of the stream does; `scratch` starts from new nets on all of it. Each point shows so many clicks. What is judged are the
+clicks of the next increment, which nobody was trained on: NDCG@10 of the click among 99 items drawn for it, the same
+for all points, and CPU seconds of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks.machine import described
+from deploy.experiments.plots import Value, lines
+from models.batches import Source
+from models.catalogue import Catalogue
+from models.log import Ints, Log, Stretch, fold
+from models.nets import NetConfig, Nets
+from models.ranking import gains
+from models.training import TrainConfig, retrain
+from models.views import ViewSpec
+from replay.plan import Options, Plan, prepare
+from replay.source import parse
+
+RESULT = Path(__file__).with_name("increment.json")
+VARIANTS = ("din", "f2s", "fast", "mc2sf")
+WARM = (2_500, 5_000, 10_000, 20_000, 40_000)
+SCRATCH = (10_000, 40_000, 160_000, 640_000)
+SPEC = ViewSpec()
+BATCH = 256
+
+
+def read(plan: Plan) -> Log:
+    """The whole log, with the plan's epochs. Items are numbered, from 1 on."""
+    table = pq.read_table(plan.path, columns=["user", "item", "kind", "time", "impression"])
+    epochs = np.searchsorted(np.asarray(plan.ends), np.arange(len(table)), side="right")
+    user, item = (pc.index_in(table[c], pc.unique(table[c])).to_numpy().astype(np.int64) for c in ("user", "item"))
+    order = np.argsort(user, kind="stable")
+    kinds, times, impressions = (table[c].to_numpy().astype(np.int64)[order] for c in ("kind", "time", "impression"))
+    offsets = np.searchsorted(user[order], np.arange(int(user.max()) + 2))
+    return Log(offsets, item[order] + 1, kinds, times, impressions, epochs[order])
+
+
+def until(log: Log, epoch: int) -> Log:
+    """What came before `epoch`."""
+    kept = log.epochs < epoch
+    offsets = np.concatenate([[0], np.cumsum(kept)])[log.offsets]
+    keys, kinds, times = log.keys[kept], log.kinds[kept], log.times[kept]
+    return Log(offsets, keys, kinds, times, log.impressions[kept], log.epochs[kept])
+
+
+class Judge:
+    """Ranks the clicks of some epochs, each among the same 99 others."""
+
+    def __init__(self, log: Log, catalogue: Catalogue, first: int, last: int, seed: int) -> None:
+        folded = fold(until(log, last), SPEC)
+        self._clicks: Ints = np.flatnonzero(folded.log.epochs[folded.event] >= first)
+        none = np.zeros(len(folded), np.int64)  # no slates: the 99 others come from the catalogue for every click
+        self._source = replace(Source.of(folded, catalogue), slate=Stretch(none, none))
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._clicks)
+
+    @torch.inference_mode()
+    def gains(self, nets: Nets) -> dict[str, np.ndarray]:
+        """NDCG@10 of each click by each variant: [V]."""
+        generator = np.random.default_rng(self._seed)
+        ranks = []
+        for start in range(0, len(self._clicks), BATCH):
+            batch = self._source.batch(self._clicks[start : start + BATCH], generator, n=99)
+            logits = torch.stack(list(nets(batch.inputs(nets, nets.encoder.E[batch.rows]))))
+            # ties count as half a place, as the click is always the first
+            ahead, level = logits > logits[..., :1], logits == logits[..., :1]
+            ranks.append(1 + ahead.sum(-1) + (level.sum(-1) - 1) / 2)
+        return dict(zip(VARIANTS, (gains(r)["ndcg@10"] for r in torch.cat(ranks, 1).numpy()), strict=True))
+
+
+def measured(
+    log: Log, base: int, size: int, config: TrainConfig, seed: int, told: Callable[[dict[str, Any]], None]
+) -> list[dict[str, Any]]:
+    """A row for each point. `base` is the epoch that begins the increment, `size` how many epochs it has."""
+    catalogue = Catalogue(np.unique(until(log, base + size).keys))
+    judge = Judge(log, catalogue, base + size, base + 2 * size, seed)
+    rows: list[dict[str, Any]] = []
+
+    def train(how: str, nets: Nets, known: Log, since: int | None, most: int) -> tuple[Nets, int]:
+        limits = replace(config, most=most, table_most=2 * most)
+        begun = time.process_time()
+        result = retrain(nets, catalogue, known, config=limits, spec=SPEC, seed=seed, since=since)
+        seconds = time.process_time() - begun
+        shown = min(result.steps * config.batch, config.passes * result.trained)
+        rows.append(_row(how, shown, seconds, judge.gains(result.nets)))
+        told(rows[-1])
+        return result.nets, result.trained_until
+
+    def new() -> Nets:
+        return Nets.initial(NetConfig(), catalogue.size, seed)
+
+    before, known = until(log, base), until(log, base + size)
+    nets, trained_until = train("base", new(), before, None, config.passes * len(before.keys))
+    for most in WARM:
+        train("warm", nets, known, trained_until, most)
+    for most in SCRATCH:
+        train("scratch", new(), known, None, most)
+    return rows
+
+
+def _row(how: str, shown: int, seconds: float, of: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {
+        "how": how,
+        "clicks_shown": shown,
+        "cpu_seconds": round(seconds, 1),
+        "ndcg@10": {name: round(float(values.mean()), 4) for name, values in of.items()},
+        "error": round(float(of["mc2sf"].std() / np.sqrt(len(of["mc2sf"]))), 4),
+    }
+
+
+def main() -> None:
+    """Measure, and write the rows and the curve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE", help="as for `mc2sf run`")
+    parser.add_argument("--base", type=int, default=-20, help="the increment's first epoch; from the end if negative")
+    parser.add_argument("--size", type=int, default=5, help="epochs of the increment, and of the one that is judged")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    source = parse(options.source)
+    with TemporaryDirectory() as folder:
+        plan = prepare(source, Options(), Path(folder))
+        log = read(plan)
+    base = options.base % plan.epochs
+    if base + 2 * options.size > plan.epochs:
+        parser.error(f"the log has {plan.epochs} epochs: none are left to judge by")
+    config = TrainConfig()
+    rows = measured(log, base, options.size, config, options.seed, lambda row: print(json.dumps(row), flush=True))
+    result = {
+        "data": options.source.partition(":")[0],
+        "epochs": {"all": plan.epochs, "base": base, "increment": options.size},
+        "clicks": {"base": _clicks(log, 0, base), "increment": _clicks(log, base, base + options.size)}
+        | {"judged": _clicks(log, base + options.size, base + 2 * options.size)},
+        "seed": options.seed,
+        "rows": rows,
+        "machine": described(("torch", "numpy")),
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    options.out.with_suffix(".svg").write_text(drawn(rows))
+
+
+def drawn(rows: list[dict[str, Any]]) -> str:
+    """The curve: NDCG@10 of MC2-SF over the clicks shown."""
+    some = sorted(rows, key=lambda row: int(row["clicks_shown"]))
+    series = {
+        how: [
+            (f"{row['clicks_shown']:,}", Value(row["ndcg@10"]["mc2sf"], 1.96 * row["error"]))
+            for row in some
+            if row["how"] == how
+        ]
+        for how in ("warm", "scratch")
+    }
+    return lines("A day's increment: NDCG@10 of MC2-SF on the next", "clicks shown", series)
+
+
+def _clicks(log: Log, first: int, last: int) -> int:
+    return int(((log.kinds == 1) & (log.epochs >= first) & (log.epochs < last)).sum())
+
+
+if __name__ == "__main__":
+    main()
