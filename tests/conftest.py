@@ -15,6 +15,7 @@ from pathlib import Path
 import hypothesis
 import psycopg
 import pytest
+import torch
 from tenacity import retry, stop_after_delay, wait_fixed
 
 from deploy.broker import EmbeddedBroker, free_port
@@ -24,6 +25,10 @@ from tests.postgres_world import POSTGRES, Postgres
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
 hypothesis.settings.load_profile("any machine")
+
+# pytest's own processes share the cores: threads that wait for each other by spinning would starve them all
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 IN_CI = os.environ.get("CI") == "true"
 KAFKA_HOME = os.environ.get("KAFKA_HOME")

@@ -1,0 +1,52 @@
+"""The benchmark of a day's increment: how it cuts the log, and that it judges what nobody was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import increment
+from models.catalogue import Catalogue
+from models.training import TrainConfig
+from replay.plan import Options, prepare
+from replay.source import parse
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("plan")
+    return prepare(parse("synthetic:users=30,items=40,clicks=30"), Options(epoch="100"), folder)
+
+
+def test_the_log_is_cut_where_the_plan_ends_its_epochs(plan: Any) -> None:
+    log = increment.read(plan)
+    assert np.bincount(log.epochs).tolist() == np.diff((0, *plan.ends)).tolist()
+    early = increment.until(log, 3)
+    assert len(early.keys) == plan.ends[2]
+    assert early.epochs.max() == 2
+    kept = log.epochs < 3
+    assert np.array_equal(early.users, log.users[kept])
+    assert np.array_equal(early.keys, log.keys[kept])
+
+
+def test_it_judges_the_clicks_of_the_epochs_asked_for(plan: Any) -> None:
+    log = increment.read(plan)
+    judge = increment.Judge(log, Catalogue(np.unique(log.keys)), 4, 6, seed=1)
+    asked = (log.epochs >= 4) & (log.epochs < 6) & (log.kinds == 1)
+    assert 0 < len(judge) == int(asked.sum())
+
+
+def test_every_point_has_a_row_and_later_events_change_none(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(increment, "WARM", (64, 128))
+    monkeypatch.setattr(increment, "SCRATCH", (128,))
+    log = increment.read(plan)
+    config = TrainConfig(table_passes=1)
+    rows = increment.measured(log, 4, 2, config, 1, lambda _row: None)
+    assert [(row["how"], row["clicks_shown"]) for row in rows[1:]] == [("warm", 64), ("warm", 128), ("scratch", 128)]
+    assert all(0 <= value <= 1 for row in rows for value in row["ndcg@10"].values())
+    without = increment.measured(increment.until(log, 8), 4, 2, config, 1, lambda _row: None)
+    assert [row["ndcg@10"] for row in without] == [row["ndcg@10"] for row in rows]
+    assert increment.drawn(rows).startswith("<svg")
