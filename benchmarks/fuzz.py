@@ -178,7 +178,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     row = fuzz(home, options.records, options.seed, folder)
     rows = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
-    rows = [each for each in rows if each["seed"] != options.seed] + [row]
+    rows = sorted([each for each in rows if each["seed"] != options.seed] + [row], key=lambda each: int(each["seed"]))
     options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     print(json.dumps(row))
     if good(row):
