@@ -51,7 +51,7 @@ class Tuned:
 
 # those that stand on other fits come last: they use what is default there
 TUNED = (
-    Tuned("item2vec", ITEM2VEC_ROW, "item2vec", tuple(SEQUENTIAL)),
+    Tuned("item2vec", ITEM2VEC_ROW, "item2vec", tuple(TRIALS)),
     Tuned("gru4rec", GRU4REC_ROW, "GRU4Rec", tuple(SEQUENTIAL)),
     Tuned("sasrec", SASREC_ROW, "SASRec", tuple(SEQUENTIAL)),
     Tuned("caser", CASER_ROW, "Caser", tuple(SEQUENTIAL)),
