@@ -36,7 +36,9 @@ NEXT = Recipe(batch=64, negatives=128, block=1)  # of sequences: each place lear
 POPULAR = replace(NEXT, power=0.5)
 AHEAD = replace(POPULAR, ahead=False)  # of item2vec
 # of what is told something, and starts from what it was alone
-TOLD = Recipe(learning_rate=1e-3, negatives=8, ahead=False)
+TOLD = Recipe(learning_rate=1e-3, l2=1e-4, negatives=8, ahead=False)
+_OFTEN_DROPPED = replace(POPULAR, dropout=0.4)
+_SLOWLY = replace(_OFTEN_DROPPED, learning_rate=1e-3)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Recipes:
 
     item2vec: Recipe = AHEAD
     din: Recipe = Recipe(power=0.5)
-    sasrec: Recipe = replace(POPULAR, dropout=0.4)
-    caser: Recipe = replace(POPULAR, dropout=0.4, learning_rate=1e-3)
+    sasrec: Recipe = _OFTEN_DROPPED
+    caser: Recipe = _SLOWLY
     hstu: Recipe = NEXT
     f2s: Recipe = Recipe(learning_rate=1e-3)
     fm: Recipe = Recipe(ahead=False, l2=1e-4, power=0.5)
@@ -57,8 +59,8 @@ class Recipes:
     gru4rec: Recipe = POPULAR
     mingru: Recipe = POPULAR
     fast: Recipe = Recipe(learning_rate=1e-3)
-    s2f: Recipe = replace(TOLD, l2=1e-4)
-    hinted: Recipe = replace(TOLD, l2=1e-4)  # vanilla slow + fast: the fast net once it is told the slow net's score
+    s2f: Recipe = TOLD
+    hinted: Recipe = TOLD  # vanilla slow + fast: the fast net once it is told the slow net's score
     # a device's stretch
     federated: Recipe = Recipe(batch=1, negatives=64, ahead=False, block=1, learning_rate=3e-3, epochs=10)
     patch: Recipe = Recipe(ahead=False, epochs=10)
