@@ -73,11 +73,12 @@ def suffered(home: Path, outage: Outage, seconds: float, calm: Path, folder: Pat
 
 
 def outages(home: Path, wanted: Mapping[str, Outage], seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
-    """Suffer the outages, after one calm run; yields their rows. Folders of bad runs are kept."""
+    """Suffer the outages; yields their rows. Before them a calm run, where `folder` has none yet; bad ones are kept."""
     calm = folder / "calm"
-    with Cluster(home, folder / "kafka-calm") as cluster:
-        if error := Run(calm, cluster).wait(_PATIENCE_S):
-            raise RuntimeError(f"the run that nobody disturbs fails: {error}")
+    if not (calm / "summary.json").exists():
+        with Cluster(home, folder / "kafka-calm") as cluster:
+            if error := Run(calm, cluster).wait(_PATIENCE_S):
+                raise RuntimeError(f"the run that nobody disturbs fails: {error}")
     for name, outage in wanted.items():
         place = folder / name.replace(" ", "-").replace(",", "")
         row = {"outage": name, **suffered(home, outage, seconds, calm, place)}
