@@ -28,15 +28,14 @@ from deploy.experiments.plots import Value, lines
 from models.batches import Source
 from models.catalogue import Catalogue
 from models.log import Ints, Log, Stretch, fold
-from models.nets import NetConfig, Nets
+from models.nets import Logits, NetConfig, Nets
 from models.ranking import gains
 from models.training import TrainConfig, retrain
-from models.views import ViewSpec
+from models.views import CLICK, ViewSpec
 from replay.plan import Options, Plan, prepare
 from replay.source import parse
 
 RESULT = Path(__file__).with_name("increment.json")
-VARIANTS = ("din", "f2s", "fast", "mc2sf")
 WARM = (2_500, 5_000, 10_000, 20_000, 40_000)
 SCRATCH = (10_000, 40_000, 160_000, 640_000)
 SPEC = ViewSpec()
@@ -82,18 +81,19 @@ class Judge:
         ranks = []
         for start in range(0, len(self._clicks), BATCH):
             batch = self._source.batch(self._clicks[start : start + BATCH], generator, n=99)
-            logits = torch.stack(list(nets(batch.inputs(nets, nets.encoder.E[batch.rows]))))
+            logits = torch.stack(nets(batch.inputs(nets, nets.encoder.E[batch.rows])))
             # ties count as half a place, as the click is always the first
             ahead, level = logits > logits[..., :1], logits == logits[..., :1]
             ranks.append(1 + ahead.sum(-1) + (level.sum(-1) - 1) / 2)
-        return dict(zip(VARIANTS, (gains(r)["ndcg@10"] for r in torch.cat(ranks, 1).numpy()), strict=True))
+        return dict(zip(Logits._fields, (gains(r)["ndcg@10"] for r in torch.cat(ranks, 1).numpy()), strict=True))
 
 
 def measured(
     log: Log, base: int, size: int, config: TrainConfig, seed: int, told: Callable[[dict[str, Any]], None]
 ) -> list[dict[str, Any]]:
     """A row for each point. `base` is the epoch that begins the increment, `size` how many epochs it has."""
-    catalogue = Catalogue(np.unique(until(log, base + size).keys))
+    before, known = until(log, base), until(log, base + size)
+    catalogue = Catalogue(np.unique(known.keys))
     judge = Judge(log, catalogue, base + size, base + 2 * size, seed)
     rows: list[dict[str, Any]] = []
 
@@ -110,7 +110,6 @@ def measured(
     def new() -> Nets:
         return Nets.initial(NetConfig(), catalogue.size, seed)
 
-    before, known = until(log, base), until(log, base + size)
     nets, trained_until = train("base", new(), before, None, config.passes * len(before.keys))
     for most in WARM:
         train("warm", nets, known, trained_until, most)
@@ -176,7 +175,7 @@ def drawn(rows: list[dict[str, Any]]) -> str:
 
 
 def _clicks(log: Log, first: int, last: int) -> int:
-    return int(((log.kinds == 1) & (log.epochs >= first) & (log.epochs < last)).sum())
+    return int(((log.kinds == CLICK) & (log.epochs >= first) & (log.epochs < last)).sum())
 
 
 if __name__ == "__main__":

@@ -86,8 +86,7 @@ class Learner:
         if not self.intake.over():
             return False
         with self._engine.connect() as connection:
-            recorded = proposals.recorded(connection, self._run)
-        return recorded is not None and recorded[1]
+            return proposals.all_recorded(connection, self._run)
 
     def teach(self) -> None:
         """Learn from the epoch that all partitions have ended, and propose what came of it."""

@@ -91,6 +91,12 @@ def recorded(connection: Connection, run: str) -> tuple[int, bool] | None:
     return (row.epoch, row.over) if row else None
 
 
+def all_recorded(connection: Connection, run: str) -> bool:
+    """Return whether the recorder wrote the log to its end."""
+    found = recorded(connection, run)
+    return found is not None and found[1]
+
+
 def last_decision(connection: Connection, run: str) -> EpochDecision | None:
     """Return the decision of the last epoch that was decided."""
     t = decisions.c

@@ -78,8 +78,8 @@ class Retrain:
     def over(self) -> bool:
         """Whether no retrain will be due any more."""
         with self._engine.connect() as connection:
-            recorded = proposals.recorded(connection, self._run)
-        return recorded is not None and recorded[1] and self.due() is None
+            ended = proposals.all_recorded(connection, self._run)
+        return ended and self.due() is None
 
     def make(self, epoch: int) -> Proposal:
         """Retrain on everything up to `epoch` and write the proposal; of several processes rank 0 does."""

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from streams import bus, coordinator, kafka, learner, proposals, tables
 from streams.learner import Learner
 from streams.proposals import Proposal
-from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Reader, Tensor, Versions, encode
+from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Tensor, Versions, encode
 from streams.release import read_manifest, read_release
 from streams.settings import Settings
 from streams.store import connect
 from streams.topics import DEAD_LETTERS, FAST_EXAMPLES
 from tests.release_world import World, retrained, some_nets
+from tests.worker_world import Log
 
 ITEMS = 20
 
@@ -198,7 +198,7 @@ def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_setting
     bus.create(settings)
     world = World(settings, connect(settings.database.get_secret_value()))
     producer = kafka.producer(settings, "test")
-    topic = FAST_EXAMPLES.full(settings)
+    topic, letters = FAST_EXAMPLES.full(settings), Log(settings, DEAD_LETTERS, DeadLetter)
     stop = threading.Event()
     parts = [threading.Thread(target=part.run, args=(settings, world.engine, stop)) for part in (coordinator, learner)]
     for part in parts:
@@ -225,26 +225,17 @@ def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_setting
             versions = wait_for(world, epoch)
         producer.produce(topic, b"garbage", partition=0)  # the recorder is not done: there may still be some to refuse
         assert producer.flush(10) == 0
-        dead = letters(settings, 9)
+        dead = letters.until(lambda all_so_far: len(all_so_far) >= 9, "every dead letter")
         world.record(3, over=True)
         for part in parts:
             part.join(30)
             assert not part.is_alive()
     finally:
         stop.set()
+        letters.close()
     assert [d.outcome for d in world.decisions()][1:] == ["retrain", "learner", "retrain"]
     assert [letter.value for letter in dead if "under the key" not in letter.reason] == [b"garbage"] * 5
     assert [letter.key for letter in dead if "under the key" in letter.reason] == [b"somebody else"] * 4
-
-
-def letters(settings: Settings, n: int) -> list[DeadLetter]:
-    """The first `n` dead letters; fewer where they don't come."""
-    consumer = kafka.consumer(settings, "test")
-    consumer.assign([TopicPartition(DEAD_LETTERS.full(settings), 0, OFFSET_BEGINNING)])
-    reader: Reader[DeadLetter] = Reader(DeadLetter)
-    dead = [reader.decode(message.value()) for message in consumer.consume(n, 10)]
-    consumer.close()
-    return dead
 
 
 def wait_for(world: World, epoch: int) -> Versions:

@@ -189,7 +189,7 @@ def test_ctrl_c_stops_every_process_and_another_run_in_the_same_folder_works(
     assert process.wait(60) == 130
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
     other = run(tmp_path, "--seed", "2")
-    assert other["events_applied"] == other["events_sent"]
+    assert other["events_applied"] == other["events_sent"] > 0
     assert other["digest"] != once[1]["digest"], "another seed draws other clicks to rank"
 
 

@@ -33,7 +33,7 @@ class Recipe:
 
 
 NEXT = Recipe(batch=64, negatives=128, block=1)  # of sequences: each place learns the click that follows
-POPULAR = replace(NEXT, power=0.5)
+POPULAR = replace(NEXT, power=0.5)  # negatives are rather popular items
 AHEAD = replace(POPULAR, ahead=False)  # of item2vec
 # of what is told something, and starts from what it was alone
 TOLD = Recipe(learning_rate=1e-3, l2=1e-4, negatives=8, ahead=False)
