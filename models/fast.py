@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.gru import Gru
-from models.layers import Mlp, Sequence
+from models.layers import Head, Mlp, Sequence
 
 
 class Memories(NamedTuple):
@@ -21,16 +21,16 @@ class Memories(NamedTuple):
 class Fast(nn.Module):
     """GRU_p, the gates, W0..W2 and the heads of both forms. All scores are logits."""
 
-    def __init__(self, dim: int, gate: tuple[int, int], head: tuple[int, int]) -> None:
+    def __init__(self, dim: int, gate: tuple[int, int], head: tuple[int, int], *, product: bool = False) -> None:
         super().__init__()
         self.gru_p = Gru(dim)
         self.gate_p = Mlp(2 * dim, gate)
         self.gate_n = Mlp(2 * dim, gate)
-        self.head_fast = Mlp(2 * dim, head)
+        self.head_fast = Head(2, dim, head, product=product)
         self.w0 = nn.Linear(2 * dim, dim)
         self.w1 = nn.Linear(dim, dim)
         self.w2 = nn.Linear(dim, dim)
-        self.head_s2f = Mlp(3 * dim, head)
+        self.head_s2f = Head(3, dim, head, product=product)
 
     def fuse(self, of_clicks: Tensor, of_exposures: Tensor, e: Tensor) -> Tensor:
         """Eq. (3), second line: both memories weighted by a softmax of their gates: [B, C, d] each -> [B, C, d]."""
@@ -56,7 +56,7 @@ class Fast(nn.Module):
     def score_fast(self, memories: Memories, e: Tensor) -> Tensor:
         """Logit of eq. (4), from eq. (3): e [B, C, d] -> [B, C]."""
         r = self.fuse(memories.clicks.expand_as(e), memories.exposures.expand_as(e), e)
-        return torch.as_tensor(self.head_fast(torch.cat([r, e], -1)))
+        return self.head_fast.score((r,), e, r)
 
     def score_s2f(
         self, gru_n: Gru, clicks: Sequence, exposures: Sequence, e: Tensor, r_t: Tensor, r_n: Tensor
@@ -64,4 +64,4 @@ class Fast(nn.Module):
         """Logit of eq. (8), from eq. (7): [B, C]. r_t and r_n [B, C, d] are received data: gradients are cut here."""
         r_t, r_n = r_t.detach(), r_n.detach()
         r = self.fuse(*self.memories(gru_n, clicks, exposures, *self.starts(r_n, r_t)), e)
-        return torch.as_tensor(self.head_s2f(torch.cat([r, r_t, e], -1)))
+        return self.head_s2f.score((r, r_t), e, r)

@@ -97,7 +97,7 @@ class FastAlone(Form):
         zero = e.new_zeros(e.shape[0], 1, e.shape[2])
         of_clicks, of_exposures = self.fold(queries, zero, zero)
         r = self.nets.fast.fuse(of_clicks.expand_as(e), of_exposures.expand_as(e), e)
-        return torch.as_tensor(self.nets.fast.head_fast(torch.cat([r, e], -1)))
+        return self.nets.fast.head_fast.score((r,), e, r)
 
 
 class MC2SF(Form):
@@ -119,7 +119,7 @@ class MC2SF(Form):
         e = self.vectors(items)
         of_clicks, of_exposures = self.fold(queries, *self.nets.fast.starts(r_n, r_t))
         r = self.nets.fast.fuse(of_clicks, of_exposures, e)
-        return torch.as_tensor(self.nets.fast.head_s2f(torch.cat([r, r_t, e], -1)))
+        return self.nets.fast.head_s2f.score((r, r_t), e, r)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the nets share: histories as padded vectors, and the three-layer MLP that every net ends in."""
+"""What the nets share: histories as padded vectors, the three-layer MLP, and the head that every net ends in."""
 
 from __future__ import annotations
 
@@ -33,3 +33,20 @@ class Mlp(nn.Module):
         hidden = torch.relu(self.second(torch.relu(before)))
         logit: Tensor = self.last(hidden).squeeze(-1)
         return logit
+
+
+class Head(Mlp):
+    """An MLP over a candidate e and what is known of the user; `product` adds the inner product of e and `like`.
+
+    The paper has the MLP alone, which learns products badly (Rendle et al., "Neural Collaborative Filtering vs. Matrix
+    Factorization Revisited", 2020). The product has no weights.
+    """
+
+    def __init__(self, vectors: int, dim: int, hidden: tuple[int, int], *, product: bool) -> None:
+        super().__init__(vectors * dim, hidden)
+        self._product = product
+
+    def score(self, known: tuple[Tensor, ...], e: Tensor, like: Tensor) -> Tensor:
+        """Logit of e [..., d] beside `known`, [..., d] each, of which `like` is to be near to e: [...]."""
+        logit = self(torch.cat([*known, e], -1))
+        return logit + (like * e).sum(-1) if self._product else logit  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.activation import activation
 from models.gru import Gru
-from models.layers import Mlp
+from models.layers import Head, Mlp
 
 
 class Din(nn.Module):
@@ -26,16 +26,16 @@ class Din(nn.Module):
 class Slow(nn.Module):
     """Heads of DIN and F2S over one shared r_t. All scores are logits: the paper's y is their sigmoid."""
 
-    def __init__(self, dim: int, attention: tuple[int, int], head: tuple[int, int]) -> None:
+    def __init__(self, dim: int, attention: tuple[int, int], head: tuple[int, int], *, product: bool = False) -> None:
         super().__init__()
         self.din = Din(dim, attention)
-        self.head_din = Mlp(2 * dim, head)
+        self.head_din = Head(2, dim, head, product=product)
         self.w_s = nn.Linear(2 * dim, dim)
-        self.head_f2s = Mlp(3 * dim, head)
+        self.head_f2s = Head(3, dim, head, product=product)
 
     def score_din(self, r_t: Tensor, e: Tensor) -> Tensor:
         """Logit of eq. (2): r_t, e [B, C, d] -> [B, C]."""
-        return torch.as_tensor(self.head_din(torch.cat([r_t, e], -1)))
+        return self.head_din.score((r_t,), e, r_t)
 
     def reaction(self, gru_n: Gru, r2: Tensor, e: Tensor) -> Tensor:
         """Eq. (5): r_n, the presumed reaction to each candidate: r2 [B, d], e [B, C, d] -> [B, C, d]."""
@@ -44,4 +44,4 @@ class Slow(nn.Module):
 
     def score_f2s(self, r_n: Tensor, r_t: Tensor, e: Tensor) -> Tensor:
         """Logit of eq. (6): [B, C, d] each -> [B, C]."""
-        return torch.as_tensor(self.head_f2s(torch.cat([r_n, r_t, e], -1)))
+        return self.head_f2s.score((r_n, r_t), e, r_t)

@@ -54,18 +54,28 @@ def priors(w: Mapping[str, Array], history: list[Array], r2: Array, e: Array) ->
     return din(w, history, e), after * gate
 
 
-def slow_scores(w: Mapping[str, Array], r_t: Array, r_n: Array, e: Array) -> tuple[float, float]:
-    """Logits of eq. (2) and (6)."""
+def slow_scores(
+    w: Mapping[str, Array], r_t: Array, r_n: Array, e: Array, *, product: bool = False
+) -> tuple[float, float]:
+    """Logits of eq. (2) and (6), with or without an inner product beside them."""
+    near = float(r_t @ e) if product else 0.0
     return (
-        mlp(part(w, "slow.head_din"), np.concatenate([r_t, e])),
-        mlp(part(w, "slow.head_f2s"), np.concatenate([r_n, r_t, e])),
+        mlp(part(w, "slow.head_din"), np.concatenate([r_t, e])) + near,
+        mlp(part(w, "slow.head_f2s"), np.concatenate([r_n, r_t, e])) + near,
     )
 
 
 def fast_scores(
-    w: Mapping[str, Array], clicks: list[Array], exposures: list[Array], e: Array, r_t: Array, r_n: Array
+    w: Mapping[str, Array],
+    clicks: list[Array],
+    exposures: list[Array],
+    e: Array,
+    r_t: Array,
+    r_n: Array,
+    *,
+    product: bool = False,
 ) -> tuple[float, float]:
-    """Logits of eq. (4) and (8)."""
+    """Logits of eq. (4) and (8), with or without an inner product beside them."""
     gru_p, gru_n, zero = part(w, "fast.gru_p"), part(w, "encoder.gru_n"), np.zeros(len(e))
     alone = fuse(w, gru(gru_p, clicks, zero), gru(gru_n, exposures, zero), e)
     alpha = sigmoid(w["fast.w0.weight"] @ np.concatenate([r_n, r_t]) + w["fast.w0.bias"])
@@ -74,6 +84,6 @@ def fast_scores(
     z_n = np.maximum(w["fast.w2.weight"] @ r_f + w["fast.w2.bias"], 0)
     helped = fuse(w, gru(gru_p, clicks, z_p), gru(gru_n, exposures, z_n), e)
     return (
-        mlp(part(w, "fast.head_fast"), np.concatenate([alone, e])),
-        mlp(part(w, "fast.head_s2f"), np.concatenate([helped, r_t, e])),
+        mlp(part(w, "fast.head_fast"), np.concatenate([alone, e])) + product * float(alone @ e),
+        mlp(part(w, "fast.head_s2f"), np.concatenate([helped, r_t, e])) + product * float(helped @ e),
     )

@@ -9,13 +9,13 @@ import torch
 
 from deploy.experiments import case_study, page, tuning, variations
 from deploy.experiments.bench import Bench
-from deploy.experiments.catalogue import EXPERIMENTS
+from deploy.experiments.catalogue import ABLATION, EXPERIMENTS
 from deploy.experiments.experiment import Asked
 from deploy.experiments.known import CARRIED
 from deploy.experiments.lists import Score
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.recipe import Recipes
-from deploy.experiments.rows import F2S_SERVED_ROW, FM_ROW
+from deploy.experiments.rows import F2S_SERVED_ROW, FM_ROW, nets
 from deploy.experiments.running import Benches
 from models.catalogue import ROW_PADDING
 from models.log import Ints
@@ -54,6 +54,17 @@ def test_each_policy_that_gives_exposures_is_tried_with_its_canary() -> None:
         assert canaries
         assert all(arms[other].strangers and not arms[own].strangers for own, other in canaries)
         assert {arm.model for arm in arms.values() if arm.strangers} == {other for _, other in canaries}
+
+
+def test_rows_with_a_product_are_nets_with_one_and_change_no_other_fit() -> None:
+    arms = {arm.model: arm for arm in ABLATION.arms(asked())}
+    for name, arm in arms.items():
+        for net in ("din", "f2s", "fast", "s2f"):
+            built = nets(bench(), arm.recipes.of(net), 1).config.product
+            assert built is name.endswith(", product")
+        assert arm.recipes.gru4rec == Recipes().gru4rec
+    assert "product" not in Recipes().din.settings()  # a kept fit of the paper's head keeps its name
+    assert Recipes().with_product().din.settings()["product"]
 
 
 def test_names_are_unique_in_every_experiment() -> None:

@@ -37,11 +37,12 @@ ITEMS, USERS, LENGTH = 30, 40, 12
 ROWS = FIRST_ROW + ITEMS
 Build = Callable[[], nn.Module]
 
+PRODUCT = " with product"
 SIZES = NetConfig(dim=8, history_long=LENGTH, history_short=5, threshold=4, attention=(8, 4), gate=(8, 4), head=(8, 4))
 
 
-def form(kind: type[Form]) -> Form:
-    return kind(Nets.initial(SIZES, ROWS, int(torch.randint(1 << 30, ()))))
+def form(kind: type[Form], *, product: bool = False) -> Form:
+    return kind(Nets.initial(replace(SIZES, product=product), ROWS, int(torch.randint(1 << 30, ()))))
 
 
 SEQUENTIAL: dict[str, Callable[[], Sequential]] = {
@@ -58,6 +59,8 @@ NETS: dict[str, Build] = {
     "f2s": partial(form, F2S),
     "fast": partial(form, FastAlone),
     "mc2sf": partial(form, MC2SF),
+    "f2s" + PRODUCT: partial(form, F2S, product=True),
+    "mc2sf" + PRODUCT: partial(form, MC2SF, product=True),
     "fm": lambda: FM(FMConfig(dim=8), ROWS, USERS),
     "neumf": lambda: NeuMF(NeuMFConfig(dim=8, hidden=(8, 4)), ROWS, USERS),
     "din+fm": lambda: Vanilla(form(DIN), FM(FMConfig(8, hints=HINTS), ROWS, USERS)),
@@ -220,7 +223,7 @@ def test_a_net_sees_what_its_side_has_and_no_more(name: str) -> None:
         for part in ("users", "history", "clicks", "exposures", "window")
         if not torch.allclose(net(replace(queries, **{part: getattr(other, part)}), items), before, atol=1e-6)
     }
-    assert changed == SEES[name]
+    assert changed == SEES[name.removesuffix(PRODUCT)]
 
 
 def test_every_weight_that_is_to_be_learnt_gets_a_gradient(name: str) -> None:
@@ -228,12 +231,13 @@ def test_every_weight_that_is_to_be_learnt_gets_a_gradient(name: str) -> None:
     queries, items = some_queries(16)
     losses.bce(net(queries, items)).backward()
     without = {key for key, p in net.named_parameters() if p.numel() and (p.grad is None or not p.grad.any())}
+    plain = name.removesuffix(PRODUCT)
     nets = {
         "din": {"encoder.gru_n", "slow.w_s", "slow.head_f2s", "fast"},
         "f2s": {"slow.head_din", "fast"},
         "fast": {"slow", "fast.w0", "fast.w1", "fast.w2", "fast.head_s2f"},
         "mc2sf": {"slow", "fast.head_fast"},
-    }.get(name, {"encoder.gru_n", "slow.w_s", "slow.head_f2s", "fast"} if name.startswith("din+") else set())
+    }.get(plain, {"encoder.gru_n", "slow.w_s", "slow.head_f2s", "fast"} if name.startswith("din+") else set())
     parts = {"slow.nets." + part for part in ("encoder", "slow", "fast")} if name.startswith("din+") else set()
     of_stream = {"encoder.standing"}  # queries don't say how items stand: it is learnt where there is a stream
     stops = parts | {"nets." + part for part in nets | of_stream}
@@ -332,7 +336,7 @@ def learnt(name: str, sequences: np.ndarray, users: np.ndarray, epochs: int) -> 
 
 def test_what_can_be_learnt_is_learnt(name: str) -> None:
     """Who knows the user's third, not where in it (FM, NeuMF; DIN, item2vec are sums), gets 0.45: ten in any order."""
-    ordered = "clicks" in SEES[name] and name != "item2vec"
+    ordered = "clicks" in SEES[name.removesuffix(PRODUCT)] and name != "item2vec"
     assert learnt(name, *cycles(), epochs=36)[1] > (0.6 if ordered else 0.4)
 
 

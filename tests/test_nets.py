@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,8 +51,9 @@ def items(of: Sequence, i: int) -> list[np.ndarray]:
     return [x.numpy() for x, real in zip(of.x[i], of.mask[i], strict=True) if real]
 
 
-def test_all_four_scores_equal_the_equations_written_in_plain_loops() -> None:
-    nets, given = lively(), inputs()
+@pytest.mark.parametrize("product", [False, True])
+def test_all_four_scores_equal_the_equations_written_in_plain_loops(*, product: bool) -> None:
+    nets, given = lively(replace(CONFIG, product=product)), inputs()
     w = {name: weight.detach().numpy() for name, weight in nets.named_parameters()}
     with torch.no_grad():
         scores = nets(given)
@@ -58,9 +61,9 @@ def test_all_four_scores_equal_the_equations_written_in_plain_loops() -> None:
         for c in range(given.e.shape[1]):
             e = given.e[i, c].numpy()
             r_t, r_n = priors(w, items(given.history, i), given.r2[i].numpy(), e)
-            slow = slow_scores(w, r_t, r_n, e)
+            slow = slow_scores(w, r_t, r_n, e, product=product)
             sent = (prior.astype(np.float16).astype(np.float64) for prior in (r_t, r_n))
-            fast = fast_scores(w, items(given.clicks, i), items(given.exposures, i), e, *sent)
+            fast = fast_scores(w, items(given.clicks, i), items(given.exposures, i), e, *sent, product=product)
             found = [float(score[i, c]) for score in scores]
             assert found == pytest.approx([*slow, *fast], rel=1e-9, abs=1e-9)
 

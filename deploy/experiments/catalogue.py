@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from deploy.experiments import case_study, variations
 from deploy.experiments.collaboration_rows import FEDERATED_ROW, PATCHED_ROW
-from deploy.experiments.experiment import Arm, Asked, Experiment, plain
+from deploy.experiments.experiment import Arm, Asked, Experiment, plain, with_product
 from deploy.experiments.protocol import LEAVE_ONE_OUT
 from deploy.experiments.recipe import Recipe, Recipes
 from deploy.experiments.rows import (
@@ -46,8 +46,11 @@ _TABLE2 = (
 TABLE2 = Experiment(
     "table2",
     "Device side (Table 2)",
-    plain(*_TABLE2),
-    tuple((MC2SF_ROW.name, row.name) for row in _TABLE2 if row is not MC2SF_ROW),
+    plain(*_TABLE2, product=(FAST_ROW, MC2SF_ROW)),
+    (
+        *((MC2SF_ROW.name, row.name) for row in _TABLE2 if row is not MC2SF_ROW),
+        *((with_product(MC2SF_ROW), name) for name in (with_product(FAST_ROW), GRU4REC_ROW.name, DIN_GRU4REC_ROW.name)),
+    ),
 )
 _TABLE3 = (SASREC_ROW, CASER_ROW, DIN_ROW, F2S_ROW, MC2SF_ROW, HSTU_ROW)
 TABLE3 = Experiment(
@@ -56,11 +59,17 @@ TABLE3 = Experiment(
     plain(*_TABLE3),
     tuple((MC2SF_ROW.name, row.name) for row in _TABLE3 if row is not MC2SF_ROW),
 )
+_ABLATION = (DIN_ROW, F2S_ROW, MC2SF_ROW, F2S_SERVED_ROW, MC2SF_SERVED_ROW)
 ABLATION = Experiment(
     "ablation",
     "Ablation (Fig. 4)",
-    plain(DIN_ROW, F2S_ROW, MC2SF_ROW, F2S_SERVED_ROW, MC2SF_SERVED_ROW),
+    plain(*_ABLATION, product=_ABLATION),
     (
+        *((with_product(row), row.name) for row in _ABLATION),
+        (with_product(F2S_ROW), with_product(DIN_ROW)),
+        (with_product(MC2SF_ROW), with_product(F2S_ROW)),
+        (with_product(F2S_SERVED_ROW), with_product(DIN_ROW)),
+        (with_product(MC2SF_SERVED_ROW), with_product(F2S_SERVED_ROW)),
         (F2S_ROW.name, DIN_ROW.name),
         (MC2SF_ROW.name, F2S_ROW.name),
         (F2S_SERVED_ROW.name, DIN_ROW.name),

@@ -59,6 +59,14 @@ class Experiment:
     look: Callable[[Asked, Callable[[Protocol], Bench]], list[str]] | None = None  # lines of Markdown for the page
 
 
-def plain(*rows: Row) -> Callable[[Asked], list[Arm]]:
-    """Arms of the protocol and the recipes that are asked for."""
-    return lambda asked: [Arm(row.name, row, asked.protocol, asked.recipes) for row in rows]
+def plain(*rows: Row, product: tuple[Row, ...] = ()) -> Callable[[Asked], list[Arm]]:
+    """Arms of the protocol and the recipes that are asked for; `product`: rows that follow, with the product."""
+    return lambda asked: [
+        *(Arm(row.name, row, asked.protocol, asked.recipes) for row in rows),
+        *(Arm(with_product(row), row, asked.protocol, asked.recipes.with_product()) for row in product),
+    ]
+
+
+def with_product(row: Row) -> str:
+    """What a row is called whose nets have an inner product beside their heads, as those of the stream have."""
+    return f"{row.name}, product"

@@ -26,10 +26,12 @@ class Recipe:
     block: int = 10  # a click's delayed history ends up to block - 1 clicks before it
     epochs: int = 25
     patience: int = 3
+    product: bool = False  # beside the perceptron that a net of a release ends in: beyond the paper
 
     def settings(self) -> dict[str, Any]:
-        """The recipe as JSON: the loss by its name."""
-        return asdict(self) | {"loss": self.loss.__name__}
+        """The recipe as JSON: the loss by its name, and what is beyond the paper only where it is used."""
+        values = asdict(self) | {"loss": self.loss.__name__}
+        return {name: value for name, value in values.items() if name != "product" or value}
 
 
 NEXT = Recipe(batch=64, negatives=128, block=1)  # of sequences: each place learns the click that follows
@@ -37,6 +39,12 @@ POPULAR = replace(NEXT, power=0.5)  # negatives are rather popular items
 AHEAD = replace(POPULAR, ahead=False)  # of item2vec
 # of what is told something, and starts from what it was alone
 TOLD = Recipe(learning_rate=1e-3, l2=1e-4, negatives=8, ahead=False)
+WITH_PRODUCT: dict[str, dict[str, Any]] = {
+    "din": {"learning_rate": 3e-3, "power": 0.5},
+    "f2s": {"learning_rate": 3e-3, "power": 0.5},
+    "fast": {"learning_rate": 3e-3, "l2": 1e-4, "power": 0.5},
+    "s2f": {},
+}
 _OFTEN_DROPPED = replace(POPULAR, dropout=0.4)
 _SLOWLY = replace(_OFTEN_DROPPED, learning_rate=1e-3)
 
@@ -77,6 +85,12 @@ class Recipes:
     def varied(self, nets: Iterable[str], **values: Any) -> Recipes:
         """The same with other values for some nets."""
         return replace(self, **{net: replace(self.of(net), **values) for net in nets})
+
+    def with_product(self) -> Recipes:
+        """The same for nets of a release that have an inner product beside their heads."""
+        return replace(
+            self, **{net: replace(self.of(net), product=True, **values) for net, values in WITH_PRODUCT.items()}
+        )
 
     def capped(self, epochs: int) -> Recipes:
         """The same with fits of `epochs` epochs at most."""

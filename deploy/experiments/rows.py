@@ -46,7 +46,13 @@ class Row:
 def nets(bench: Bench, recipe: Recipe, seed: int) -> Nets:
     """The nets of a release, newly initialised, with lengths as the protocol has them."""
     of = bench.protocol
-    config = NetConfig(dim=recipe.dim, history_long=of.history, history_short=of.short, threshold=of.threshold)
+    config = NetConfig(
+        dim=recipe.dim,
+        history_long=of.history,
+        history_short=of.short,
+        threshold=of.threshold,
+        product=recipe.product,
+    )
     return Nets.initial(config, bench.rows, seed)
 
 

@@ -138,7 +138,7 @@ def _varied(arm: Arm, asked: Asked) -> dict[str, Any]:
     }
     usual = asked.recipes.settings()
     for net, recipe in arm.recipes.settings().items():
-        found |= {f"{net}.{name}": value for name, value in recipe.items() if value != usual[net][name]}
+        found |= {f"{net}.{name}": value for name, value in recipe.items() if value != usual[net].get(name)}
     return found | ({"exposures": "of another user, at test"} if arm.strangers else {})
 
 

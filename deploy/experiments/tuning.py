@@ -47,6 +47,7 @@ class Tuned:
     row: Row
     fit: str
     trials: tuple[dict[str, float], ...]
+    product: bool = False  # beside the heads of the nets of a release
 
 
 # those that stand on other fits come last: they use what is default there
@@ -64,6 +65,10 @@ TUNED = (
     Tuned("fast", FAST_ROW, "fast alone", tuple(TRIALS)),
     Tuned("hinted", DIN_GRU4REC_ROW, "DIN+GRU4Rec", tuple(TRIALS)),
     Tuned("s2f", MC2SF_ROW, "MC2-SF", tuple(TRIALS)),
+    Tuned("din", DIN_ROW, "DIN", tuple(TRIALS), product=True),
+    Tuned("f2s", F2S_ROW, "DIN w F2S", tuple(TRIALS), product=True),
+    Tuned("fast", FAST_ROW, "fast alone", tuple(TRIALS), product=True),
+    Tuned("s2f", MC2SF_ROW, "MC2-SF", tuple(TRIALS), product=True),
 )
 
 
@@ -100,6 +105,8 @@ def best(document: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def _trial(bench: Bench, asked: Asked, tuned: Tuned, values: dict[str, float]) -> dict[str, Any]:
     bench.spent.clear()
-    tuned.row.fit(bench, asked.recipes.varied((tuned.net,), **values), 1)
+    usual = asked.recipes.with_product() if tuned.product else asked.recipes
+    tuned.row.fit(bench, usual.varied((tuned.net,), **values), 1)
     curve = bench.spent.curves[tuned.fit]
-    return {"net": tuned.net, "tried": values, "validation": max(curve), "epochs": len(curve)}
+    net = f"{tuned.net}, product" if tuned.product else tuned.net
+    return {"net": net, "tried": values, "validation": max(curve), "epochs": len(curve)}
