@@ -56,11 +56,11 @@ def test_each_policy_that_gives_exposures_is_tried_with_its_canary() -> None:
         assert {arm.model for arm in arms.values() if arm.strangers} == {other for _, other in canaries}
 
 
-def test_rows_with_a_product_are_nets_with_one_and_change_no_other_fit() -> None:
-    arms = {arm.model: arm for arm in ABLATION.arms(asked())}
+def test_rows_with_a_product_are_nets_with_one_and_change_no_other_fit(tmp_path: Path) -> None:
+    arms, small = {arm.model: arm for arm in ABLATION.arms(asked())}, bench(tmp_path)
     for name, arm in arms.items():
         for net in ("din", "f2s", "fast", "s2f"):
-            built = nets(bench(), arm.recipes.of(net), 1).config.product
+            built = nets(small, arm.recipes.of(net), 1).config.product
             assert built is name.endswith(", product")
         assert arm.recipes.gru4rec == Recipes().gru4rec
     assert "product" not in Recipes().din.settings()  # a kept fit of the paper's head keeps its name
