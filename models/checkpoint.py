@@ -59,7 +59,7 @@ def config_of(data: bytes) -> tuple[str, NetConfig]:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items() if k in known}
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise CheckpointError("no weights of these nets: the header can't be read") from error
-    return part, NetConfig(**{"product": False} | values)  # weights from before there was one don't name it
+    return part, NetConfig(**{"fast_product": False} | values)  # weights from before there was one don't name it
 
 
 def unpack(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]) -> Nets:

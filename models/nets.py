@@ -38,7 +38,8 @@ class NetConfig:
     attention: tuple[int, int] = (32, 16)  # hidden layers of DIN's activation unit
     gate: tuple[int, int] = (32, 16)
     head: tuple[int, int] = (64, 32)
-    product: bool = False  # beside the perceptrons of the heads: see layers.Head
+    slow_product: bool = False  # beside the perceptrons of the heads: see layers.Head
+    fast_product: bool = True
 
 
 class Logits(NamedTuple):
@@ -92,8 +93,8 @@ class Nets(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.dim, rows)
-        self.slow = Slow(config.dim, config.attention, config.head, product=config.product)
-        self.fast = Fast(config.dim, config.gate, config.head, product=config.product)
+        self.slow = Slow(config.dim, config.attention, config.head, product=config.slow_product)
+        self.fast = Fast(config.dim, config.gate, config.head, product=config.fast_product)
 
     @classmethod
     def initial(cls, config: NetConfig, rows: int, seed: int) -> Nets:

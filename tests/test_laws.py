@@ -42,7 +42,9 @@ SIZES = NetConfig(dim=8, history_long=LENGTH, history_short=5, threshold=4, atte
 
 
 def form(kind: type[Form], *, product: bool = False) -> Form:
-    return kind(Nets.initial(replace(SIZES, product=product), ROWS, int(torch.randint(1 << 30, ()))))
+    return kind(
+        Nets.initial(replace(SIZES, slow_product=product, fast_product=product), ROWS, int(torch.randint(1 << 30, ())))
+    )
 
 
 SEQUENTIAL: dict[str, Callable[[], Sequential]] = {

@@ -53,7 +53,7 @@ def items(of: Sequence, i: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("product", [False, True])
 def test_all_four_scores_equal_the_equations_written_in_plain_loops(*, product: bool) -> None:
-    nets, given = lively(replace(CONFIG, product=product)), inputs()
+    nets, given = lively(replace(CONFIG, slow_product=product, fast_product=not product)), inputs()
     w = {name: weight.detach().numpy() for name, weight in nets.named_parameters()}
     with torch.no_grad():
         scores = nets(given)
@@ -63,7 +63,7 @@ def test_all_four_scores_equal_the_equations_written_in_plain_loops(*, product: 
             r_t, r_n = priors(w, items(given.history, i), given.r2[i].numpy(), e)
             slow = slow_scores(w, r_t, r_n, e, product=product)
             sent = (prior.astype(np.float16).astype(np.float64) for prior in (r_t, r_n))
-            fast = fast_scores(w, items(given.clicks, i), items(given.exposures, i), e, *sent, product=product)
+            fast = fast_scores(w, items(given.clicks, i), items(given.exposures, i), e, *sent, product=not product)
             found = [float(score[i, c]) for score in scores]
             assert found == pytest.approx([*slow, *fast], rel=1e-9, abs=1e-9)
 

@@ -13,7 +13,7 @@ from models.scorer import TILE, Scorer
 from tests.naive_scores import fast_scores, gru, part, priors, slow_scores
 
 ROWS = 500
-CONFIGS = [NetConfig(), NetConfig(dim=12, history_long=10, history_short=7, threshold=4, product=True)]
+CONFIGS = [NetConfig(), NetConfig(dim=12, history_long=10, history_short=7, threshold=4, slow_product=True)]
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -41,7 +41,7 @@ def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
     nets = lively(config)
     scorer, rng = Scorer(nets), np.random.default_rng(1)
     w = {name: weight.detach().numpy().astype(np.float64) for name, weight in nets.named_parameters()}
-    E, of = w["encoder.E"], {"product": config.product}
+    E = w["encoder.E"]
     for _ in range(5):
         history, clicks, exposures = rows(rng, 70), rows(rng, 15), rows(rng, 15)
         r2, candidates = rng.standard_normal(config.dim).astype(np.float32), rng.integers(1, ROWS, 70)
@@ -52,10 +52,14 @@ def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
             r_t, r_n = priors(w, list(E[history[-config.history_long :]]), r2, e)
             np.testing.assert_allclose(slow.r_t[i], r_t, rtol=1e-3, atol=1e-3)
             np.testing.assert_allclose(slow.r_n[i], r_n, rtol=1e-3, atol=1e-3)
-            assert (slow.din[i], slow.f2s[i]) == pytest.approx(slow_scores(w, r_t, r_n, e, **of), rel=1e-4, abs=1e-4)
+            assert (slow.din[i], slow.f2s[i]) == pytest.approx(
+                slow_scores(w, r_t, r_n, e, product=config.slow_product), rel=1e-4, abs=1e-4
+            )
             short = config.history_short
             sent = slow.r_t[i].astype(np.float64), slow.r_n[i].astype(np.float64)
-            naive = fast_scores(w, list(E[clicks[-short:]]), list(E[exposures[-short:]]), e, *sent, **of)
+            naive = fast_scores(
+                w, list(E[clicks[-short:]]), list(E[exposures[-short:]]), e, *sent, product=config.fast_product
+            )
             assert (fast.fast[i], fast.mc2sf[i]) == pytest.approx(naive, rel=1e-4, abs=1e-4)
 
 

@@ -68,5 +68,5 @@ def plain(*rows: Row, product: tuple[Row, ...] = ()) -> Callable[[Asked], list[A
 
 
 def with_product(row: Row) -> str:
-    """What a row is called whose nets have an inner product beside their heads, as those of the stream have."""
+    """What a row is called whose nets have an inner product beside their heads."""
     return f"{row.name}, product"

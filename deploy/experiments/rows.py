@@ -51,7 +51,8 @@ def nets(bench: Bench, recipe: Recipe, seed: int) -> Nets:
         history_long=of.history,
         history_short=of.short,
         threshold=of.threshold,
-        product=recipe.product,
+        slow_product=recipe.product,
+        fast_product=recipe.product,
     )
     return Nets.initial(config, bench.rows, seed)
 
