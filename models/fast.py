@@ -21,7 +21,7 @@ class Memories(NamedTuple):
 class Fast(nn.Module):
     """GRU_p, the gates, W0..W2 and the heads of both forms. All scores are logits."""
 
-    def __init__(self, dim: int, gate: tuple[int, int], head: tuple[int, int], *, product: bool = False) -> None:
+    def __init__(self, dim: int, gate: tuple[int, int], head: tuple[int, int], *, product: bool) -> None:
         super().__init__()
         self.gru_p = Gru(dim)
         self.gate_p = Mlp(2 * dim, gate)

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from models.catalogue import ROW_PADDING
 from models.fast import Fast
+from models.gru import Gru
 from models.nets import Nets, Sequence, travelled
 from models.queries import Queries
 
@@ -55,13 +56,11 @@ class Form(nn.Module):
             r2 = self.nets.encoder.memory(self.sequence(queries.window, queries.window.shape[1]))
         return self.nets.slow.reaction(self.nets.encoder.gru_n, r2, e)
 
-    def fold(self, queries: Queries, z_p: Tensor, z_n: Tensor) -> tuple[Tensor, Tensor]:
-        """Both short histories encoded from initial states [V, C, d] -> [V, C, d] each."""
-        short = self.nets.config.history_short
-        return (
-            self.nets.fast.gru_p.fold(*self.sequence(queries.clicks, short), z_p),
-            self.nets.encoder.gru_n.fold(*self.sequence(queries.exposures, short), z_n),
-        )
+    def short(self, queries: Queries) -> tuple[Gru, Sequence, Sequence]:
+        """What the fast part is called with: GRU_n, and the short histories of clicks and of exposures."""
+        length = self.nets.config.history_short
+        clicks, exposures = self.sequence(queries.clicks, length), self.sequence(queries.exposures, length)
+        return self.nets.encoder.gru_n, clicks, exposures
 
 
 class DIN(Form):
@@ -94,10 +93,7 @@ class FastAlone(Form):
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
         e = self.vectors(items)
-        zero = e.new_zeros(e.shape[0], 1, e.shape[2])
-        of_clicks, of_exposures = self.fold(queries, zero, zero)
-        r = self.nets.fast.fuse(of_clicks.expand_as(e), of_exposures.expand_as(e), e)
-        return self.nets.fast.head_fast.score((r,), e, r)
+        return self.nets.fast.score_fast(self.nets.fast.from_zero(*self.short(queries)), e)
 
 
 class MC2SF(Form):
@@ -117,9 +113,7 @@ class MC2SF(Form):
             r_t = travelled(slow.r_t(queries, items))
             r_n = travelled(slow.r_n(queries, slow.vectors(items)))
         e = self.vectors(items)
-        of_clicks, of_exposures = self.fold(queries, *self.nets.fast.starts(r_n, r_t))
-        r = self.nets.fast.fuse(of_clicks, of_exposures, e)
-        return self.nets.fast.head_s2f.score((r, r_t), e, r)
+        return self.nets.fast.score_s2f(*self.short(queries), e, r_t, r_n)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class Din(nn.Module):
 class Slow(nn.Module):
     """Heads of DIN and F2S over one shared r_t. All scores are logits: the paper's y is their sigmoid."""
 
-    def __init__(self, dim: int, attention: tuple[int, int], head: tuple[int, int], *, product: bool = False) -> None:
+    def __init__(self, dim: int, attention: tuple[int, int], head: tuple[int, int], *, product: bool) -> None:
         super().__init__()
         self.din = Din(dim, attention)
         self.head_din = Head(2, dim, head, product=product)

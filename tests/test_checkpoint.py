@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +44,19 @@ def test_the_item_table_is_not_in_the_encoders_bytes() -> None:
 def test_sizes_travel_with_the_weights() -> None:
     for part, data in pack(Nets.initial(SMALL, 9, 1)).items():
         assert config_of(data) == (part, SMALL)
+
+
+def test_weights_from_before_there_was_a_product_are_read_as_without_one() -> None:
+    data = pack(Nets.initial(SMALL, 9, 1))["fast"]
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    note = json.loads(header["__metadata__"]["mc2sf"])
+    assert note.pop("fast_product")
+    assert not note.pop("slow_product")
+    header["__metadata__"]["mc2sf"] = json.dumps(note)
+    old = json.dumps(header).encode()
+    before = len(old).to_bytes(8, "little") + old + data[8 + length :]
+    assert config_of(before) == ("fast", replace(SMALL, fast_product=False))
 
 
 def test_loading_refuses_what_is_not_these_weights() -> None:

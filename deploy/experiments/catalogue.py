@@ -49,7 +49,10 @@ TABLE2 = Experiment(
     plain(*_TABLE2, product=(FAST_ROW, MC2SF_ROW)),
     (
         *((MC2SF_ROW.name, row.name) for row in _TABLE2 if row is not MC2SF_ROW),
-        *((with_product(MC2SF_ROW), name) for name in (with_product(FAST_ROW), GRU4REC_ROW.name, DIN_GRU4REC_ROW.name)),
+        *(
+            (with_product(MC2SF_ROW.name), name)
+            for name in (with_product(FAST_ROW.name), GRU4REC_ROW.name, DIN_GRU4REC_ROW.name)
+        ),
     ),
 )
 _TABLE3 = (SASREC_ROW, CASER_ROW, DIN_ROW, F2S_ROW, MC2SF_ROW, HSTU_ROW)
@@ -60,20 +63,20 @@ TABLE3 = Experiment(
     tuple((MC2SF_ROW.name, row.name) for row in _TABLE3 if row is not MC2SF_ROW),
 )
 _ABLATION = (DIN_ROW, F2S_ROW, MC2SF_ROW, F2S_SERVED_ROW, MC2SF_SERVED_ROW)
+_STEPS = (
+    (F2S_ROW.name, DIN_ROW.name),
+    (MC2SF_ROW.name, F2S_ROW.name),
+    (F2S_SERVED_ROW.name, DIN_ROW.name),
+    (MC2SF_SERVED_ROW.name, F2S_SERVED_ROW.name),
+)
 ABLATION = Experiment(
     "ablation",
     "Ablation (Fig. 4)",
     plain(*_ABLATION, product=_ABLATION),
     (
-        *((with_product(row), row.name) for row in _ABLATION),
-        (with_product(F2S_ROW), with_product(DIN_ROW)),
-        (with_product(MC2SF_ROW), with_product(F2S_ROW)),
-        (with_product(F2S_SERVED_ROW), with_product(DIN_ROW)),
-        (with_product(MC2SF_SERVED_ROW), with_product(F2S_SERVED_ROW)),
-        (F2S_ROW.name, DIN_ROW.name),
-        (MC2SF_ROW.name, F2S_ROW.name),
-        (F2S_SERVED_ROW.name, DIN_ROW.name),
-        (MC2SF_SERVED_ROW.name, F2S_SERVED_ROW.name),
+        *((with_product(row.name), row.name) for row in _ABLATION),
+        *((with_product(a), with_product(b)) for a, b in _STEPS),
+        *_STEPS,
     ),
 )
 _LONG = Recipe(dim=64, learning_rate=1e-3, batch=64, negatives=256, block=1, epochs=60, patience=5)

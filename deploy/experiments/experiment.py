@@ -63,10 +63,10 @@ def plain(*rows: Row, product: tuple[Row, ...] = ()) -> Callable[[Asked], list[A
     """Arms of the protocol and the recipes that are asked for; `product`: rows that follow, with the product."""
     return lambda asked: [
         *(Arm(row.name, row, asked.protocol, asked.recipes) for row in rows),
-        *(Arm(with_product(row), row, asked.protocol, asked.recipes.with_product()) for row in product),
+        *(Arm(with_product(row.name), row, asked.protocol, asked.recipes.with_product()) for row in product),
     ]
 
 
-def with_product(row: Row) -> str:
-    """What a row is called whose nets have an inner product beside their heads."""
-    return f"{row.name}, product"
+def with_product(name: str) -> str:
+    """What a row or a net of that name is called where an inner product stands beside the heads."""
+    return f"{name}, product"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from deploy.experiments.bench import Bench
-from deploy.experiments.experiment import Asked
+from deploy.experiments.experiment import Asked, with_product
+from deploy.experiments.recipe import WITH_PRODUCT
 from deploy.experiments.rows import (
     CASER_ROW,
     DIN_ROW,
@@ -51,7 +52,7 @@ class Tuned:
 
 
 # those that stand on other fits come last: they use what is default there
-TUNED = (
+_PLAIN = (
     Tuned("item2vec", ITEM2VEC_ROW, "item2vec", tuple(TRIALS)),
     Tuned("gru4rec", GRU4REC_ROW, "GRU4Rec", tuple(SEQUENTIAL)),
     Tuned("sasrec", SASREC_ROW, "SASRec", tuple(SEQUENTIAL)),
@@ -65,11 +66,8 @@ TUNED = (
     Tuned("fast", FAST_ROW, "fast alone", tuple(TRIALS)),
     Tuned("hinted", DIN_GRU4REC_ROW, "DIN+GRU4Rec", tuple(TRIALS)),
     Tuned("s2f", MC2SF_ROW, "MC2-SF", tuple(TRIALS)),
-    Tuned("din", DIN_ROW, "DIN", tuple(TRIALS), product=True),
-    Tuned("f2s", F2S_ROW, "DIN w F2S", tuple(TRIALS), product=True),
-    Tuned("fast", FAST_ROW, "fast alone", tuple(TRIALS), product=True),
-    Tuned("s2f", MC2SF_ROW, "MC2-SF", tuple(TRIALS), product=True),
 )
+TUNED = (*_PLAIN, *(replace(tuned, product=True) for tuned in _PLAIN if tuned.net in WITH_PRODUCT))
 
 
 def tune(asked: Asked, benches: Benches, out: Path, some: tuple[Tuned, ...] = TUNED) -> Iterator[dict[str, Any]]:
@@ -108,5 +106,5 @@ def _trial(bench: Bench, asked: Asked, tuned: Tuned, values: dict[str, float]) -
     usual = asked.recipes.with_product() if tuned.product else asked.recipes
     tuned.row.fit(bench, usual.varied((tuned.net,), **values), 1)
     curve = bench.spent.curves[tuned.fit]
-    net = f"{tuned.net}, product" if tuned.product else tuned.net
+    net = with_product(tuned.net) if tuned.product else tuned.net
     return {"net": net, "tried": values, "validation": max(curve), "epochs": len(curve)}
