@@ -82,6 +82,9 @@ def experiment(
     work: Annotated[Path, typer.Option(metavar="DIR", help="sorted logs, fits and cells, kept when cut")] = Path(
         "runs/experiments"
     ),
+    cells: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="cells: ranks of all test clicks [default: WORK/cells]")
+    ] = None,
 ) -> None:
     """Run an experiment of the paper on SOURCE; every cell is kept, so a run that was cut goes on where it was.
 
@@ -118,7 +121,10 @@ def experiment(
         if name is Name.tune:
             results, total = tuning.tune(of, benches, out), sum(len(tuned.trials) for tuned in tuning.TUNED)
         else:
-            results, total = running.run(chosen, of, benches, work, out), seeds * len(chosen.arms(of))
+            results, total = (
+                running.run(chosen, of, benches, cells or work / "cells", out),
+                seeds * len(chosen.arms(of)),
+            )
         progress.update(task, total=total)
         for result in results:
             document = result

@@ -34,6 +34,12 @@ def test_a_small_form_runs_on_any_log_and_says_how_it_was_made(tmp_path: Path) -
     assert str(tmp_path) not in json.dumps(document)
     assert "| DIN w/ F2S |" in (tmp_path / "out" / "README.md").read_text()
 
+    other = ["--users", "12", "--threads", "1", "--out", str(tmp_path / "again"), "--work", str(tmp_path / "empty")]
+    again = mc2sf(*command, *other, "--cells", str(tmp_path / "work" / "cells"))
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "again" / "ablation_log-12.json").read_text()) == document
+    assert not (tmp_path / "empty" / "fits").exists()  # cells are enough: nothing was fitted
+
 
 def test_a_source_that_is_too_small_is_a_sentence(tmp_path: Path) -> None:
     written(tmp_path / "log.csv", clicks=8)

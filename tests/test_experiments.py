@@ -186,7 +186,7 @@ def test_a_real_difference_is_told_from_none() -> None:
 def ran(folder: Path, experiment: Experiment, seeds: int = 1, recipes: Recipes = RECIPES) -> list[dict[str, Any]]:
     asked = Asked(written(folder / "log.csv"), SMALL, recipes, None, seeds)
     benches = running.Benches(asked, folder / "work")
-    return list(running.run(experiment, asked, benches, folder / "work", folder / "out"))
+    return list(running.run(experiment, asked, benches, folder / "cells", folder / "out"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
@@ -240,10 +240,10 @@ def test_a_run_that_was_cut_goes_on_and_gives_the_same(tmp_path: Path) -> None:
 
     with pytest.raises(CutError):
         list(
-            running.run(experiment, asked, running.Benches(asked, tmp_path / "a", cut), tmp_path / "a", tmp_path / "o")
+            running.run(experiment, asked, running.Benches(asked, tmp_path / "a", cut), tmp_path / "c", tmp_path / "o")
         )
-    again = list(running.run(experiment, asked, running.Benches(asked, tmp_path / "a"), tmp_path / "a", tmp_path / "o"))
-    whole = list(running.run(experiment, asked, running.Benches(asked, tmp_path / "b"), tmp_path / "b", tmp_path / "p"))
+    again = list(running.run(experiment, asked, running.Benches(asked, tmp_path / "a"), tmp_path / "c", tmp_path / "o"))
+    whole = list(running.run(experiment, asked, running.Benches(asked, tmp_path / "b"), tmp_path / "d", tmp_path / "p"))
     for a, b in zip(again[-1]["rows"], whole[-1]["rows"], strict=True):
         assert a["metrics"] == b["metrics"]
     assert again[-1]["tests"] == whole[-1]["tests"]

@@ -97,7 +97,8 @@ def given(text: str) -> Given:
             form = row.fit(bench, asked.recipes, seed)
             assert isinstance(form, Form)
             forms[form.variant] = form
-            ranks[form.variant] = cell_of(Arm(row.name, row, asked.protocol, asked.recipes), seed, bench, work).ranks
+            arm = Arm(row.name, row, asked.protocol, asked.recipes)
+            ranks[form.variant] = cell_of(arm, seed, bench, work / "cells").ranks
     except FitMissing as missing:
         raise UserError(f"{missing} in {work}. Run this first:\n  {_command(streamed)}") from missing
     protocol, config = asked.protocol, forms["f2s"].nets.config

@@ -52,12 +52,12 @@ class Benches:
         return self._benches[protocol]
 
 
-def run(experiment: Experiment, asked: Asked, benches: Benches, work: Path, out: Path) -> Iterator[dict[str, Any]]:
-    """Run it; the result so far is written to `out` and given after each cell."""
+def run(experiment: Experiment, asked: Asked, benches: Benches, keep: Path, out: Path) -> Iterator[dict[str, Any]]:
+    """Run it, keeping cells in `keep`; the result so far is written to `out` and given after each cell."""
     out.mkdir(parents=True, exist_ok=True)
     done: list[Cell] = []
     arms = len(experiment.arms(asked))
-    for cell in cells(experiment, asked, benches, work):
+    for cell in cells(experiment, asked, benches, keep):
         done.append(cell)
         result = document(experiment, asked, benches, done)
         if experiment.look is not None and len(done) == arms * asked.seeds:
@@ -66,15 +66,15 @@ def run(experiment: Experiment, asked: Asked, benches: Benches, work: Path, out:
         yield result
 
 
-def cells(experiment: Experiment, asked: Asked, benches: Benches, work: Path) -> Iterator[Cell]:
+def cells(experiment: Experiment, asked: Asked, benches: Benches, keep: Path) -> Iterator[Cell]:
     """All cells, the first seed's first; kept ones are read."""
     for seed in range(1, asked.seeds + 1):
         for arm in experiment.arms(asked):
-            yield cell_of(arm, seed, benches.of(arm.protocol), work)
+            yield cell_of(arm, seed, benches.of(arm.protocol), keep)
 
 
-def cell_of(arm: Arm, seed: int, bench: Bench, work: Path) -> Cell:
-    """A cell: as it is kept in `work`, or computed."""
+def cell_of(arm: Arm, seed: int, bench: Bench, keep: Path) -> Cell:
+    """A cell: as it is in `keep`, or computed."""
     setting = {"model": arm.model, "of": bench.identity, "recipes": arm.recipes.settings(), "others": arm.strangers}
     name = f"{arm.model}-{seed}-{identity(setting)}.json".replace(" ", "_").replace("/", "-")
 
@@ -85,7 +85,7 @@ def cell_of(arm: Arm, seed: int, bench: Bench, work: Path) -> Cell:
         note = {"validation": dict(bench.spent.curves), **arm.measure(bench)}
         return Cell(arm.model, seed, ranks, bench.spent.seconds, bench.spent.epochs, note)
 
-    return kept(work / "cells" / name, compute)
+    return kept(keep / name, compute)
 
 
 def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[Cell]) -> dict[str, Any]:
