@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.layers import Mlp
+from models.layers import Mlp, by_hand
 
 _PAIRS = 4096  # of (item of history, candidate), about: their hidden layers fit a core's cache
 STRIDE = 16  # histories are cut to multiples of it: over odd lengths some matrix products depend on the threads
@@ -31,9 +31,8 @@ def activation(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
     w_h, w_e, w_x = unit.first.weight.chunk(3, dim=1)
     of_candidate = functional.linear(e, w_e, unit.first.bias)
     second, last = unit.second, unit.last
-    weights: Tensor = _Activation.apply(  # type: ignore[no-untyped-call]  # torch ships it so
-        mask, history, e, of_candidate, w_h, w_x, second.weight, second.bias, last.weight, last.bias
-    )
+    layers = second.weight, second.bias, last.weight, last.bias
+    weights: Tensor = by_hand(_Activation, mask, history, e, of_candidate, w_h, w_x, *layers)
     return weights
 
 

@@ -30,6 +30,7 @@ class FitConfig:
     l2: float = 0.0  # lambda: its gradient is lambda times the weight; of tables, only the rows of the batch
     epochs: int = 40  # at most
     patience: int = 4  # epochs without a better validation score
+    bf16: bool = False  # losses under autocast; weights, Adam and validation keep full precision
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def fit(
     go on from; `progress(epoch, loss, score)` is told of each epoch. Raises FloatingPointError when the loss is NaN.
     """
     weights = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-    tables = _tables(objective)
+    tables, device = _tables(objective), next(iter(weights.values())).device.type
     optimiser = torch.optim.Adam(weights.values(), lr=config.learning_rate, fused=True)
     best = {name: p.detach().clone() for name, p in weights.items()}
     curve: list[float] = []
@@ -69,7 +70,8 @@ def fit(
         losses: list[float] = []
         for batch in batches(epoch, np.random.default_rng([seed, epoch])):
             optimiser.zero_grad()
-            loss = objective(batch)
+            with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+                loss = objective(batch)
             loss.backward()
             _decay(weights.values(), tables, config.l2)
             optimiser.step()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 
 class Sequence(NamedTuple):
@@ -13,6 +14,14 @@ class Sequence(NamedTuple):
 
     x: Tensor
     mask: Tensor
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch ships it so. Loops over data: nothing to trace
+def by_hand(function: type[Function], *inputs: Tensor) -> Tensor:
+    """Apply a function whose gradient is written out. Under autocast it computes with full precision all the same."""
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        whole = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in inputs)
+        return function.apply(*whole)  # type: ignore[no-any-return,no-untyped-call]  # so in torch
 
 
 class Mlp(nn.Module):

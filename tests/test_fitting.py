@@ -78,6 +78,16 @@ def test_a_fit_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
     assert fit(finished, batches, Scores(), CONFIG, seed=1, keep=file) == expected
 
 
+def test_with_bf16_it_learns_nearly_the_same_in_weights_of_full_precision() -> None:
+    nets = Line(), Line()
+    for net, bf16 in zip(nets, (False, True), strict=True):
+        fit(net, batches, Scores(*np.arange(6.0)), replace(CONFIG, bf16=bf16), seed=1)
+    for whole, halved in zip(*map(weights, nets), strict=True):
+        assert halved.dtype == torch.float32
+        torch.testing.assert_close(whole, halved, atol=0.05, rtol=0.05)
+    assert not torch.equal(*(net.slope.weight for net in nets))
+
+
 def test_another_seed_gives_other_weights() -> None:
     nets = Line(), Line()
     for seed, net in enumerate(nets):

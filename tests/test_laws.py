@@ -275,6 +275,34 @@ def test_r_t_and_r_n_are_data_for_the_fast_part() -> None:
     assert all(p.grad is None for p in net.nets.slow.parameters())
 
 
+def loss_and_gradients(name: str, *, bf16: bool) -> tuple[float, dict[str, Tensor]]:
+    net = built(name).eval()
+    queries, items = some_queries(16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = OfLists(net, losses.sampled_softmax)(Lists(queries, items, torch.zeros(items.shape), items < 0))
+    loss.backward()
+    return loss.item(), {key: p.grad for key, p in net.named_parameters() if p.grad is not None}
+
+
+def test_with_bf16_losses_and_gradients_are_nearly_the_same(name: str) -> None:
+    loss, gradients = loss_and_gradients(name, bf16=False)
+    halved, of_halved = loss_and_gradients(name, bf16=True)
+    assert halved == pytest.approx(loss, rel=0.02)
+    assert of_halved.keys() == gradients.keys()
+    a, b = (torch.cat([each[key].flatten() for key in gradients]) for each in (gradients, of_halved))
+    assert torch.equal(a, b) == (name == "fm")  # which has no matrix product
+    assert torch.cosine_similarity(a, b, 0) > 0.99
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while it traces
+@pytest.mark.parametrize("name", ["sasrec", "f2s"])
+def test_a_compiled_net_scores_the_same(name: str) -> None:
+    net = built(name).eval()
+    queries, items = some_queries()
+    torch.compiler.reset()
+    close(net(queries, items), torch.compile(net, backend="aot_eager", dynamic=True)(queries, items))
+
+
 # learning -----------------------------------------------------------------------------------------------------------
 
 

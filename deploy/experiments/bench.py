@@ -174,7 +174,7 @@ class Bench:
             objective,
             draw,
             lambda: metrics(self.ranks(net, Phase.VALIDATION, fresh=fresh))["ndcg@10"],
-            FitConfig(recipe.learning_rate, recipe.l2, recipe.epochs, recipe.patience),
+            FitConfig(recipe.learning_rate, recipe.l2, recipe.epochs, recipe.patience, recipe.bf16),
             seed,
             keep=keep,
             progress=progress,

@@ -27,11 +27,12 @@ class Recipe:
     epochs: int = 25
     patience: int = 3
     product: bool = False  # beside the perceptron that a net of a release ends in: beyond the paper
+    bf16: bool = False  # forward and backward under autocast: docs/experiments.md says where that helps
 
     def settings(self) -> dict[str, Any]:
         """The recipe as JSON: the loss by its name, and what is beyond the paper only where it is used."""
         values = asdict(self) | {"loss": self.loss.__name__}
-        return {name: value for name, value in values.items() if name != "product" or value}
+        return {name: value for name, value in values.items() if name not in ("product", "bf16") or value}
 
 
 NEXT = Recipe(batch=64, negatives=128, block=1)  # of sequences: each place learns the click that follows
