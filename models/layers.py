@@ -16,12 +16,15 @@ class Sequence(NamedTuple):
     mask: Tensor
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch ships it so. Loops over data: nothing to trace
 def by_hand(function: type[Function], *inputs: Tensor) -> Tensor:
     """Apply a function whose gradient is written out. Under autocast it computes with full precision all the same."""
+    apply = function.apply
+    if torch.compiler.is_compiling():  # it loops over data: nothing to trace
+        apply = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]  # so in torch
     with torch.autocast(inputs[0].device.type, enabled=False):
         whole = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in inputs)
-        return function.apply(*whole)  # type: ignore[no-any-return,no-untyped-call]  # so in torch
+        result: Tensor = apply(*whole)  # type: ignore[no-untyped-call]  # so in torch
+    return result
 
 
 class Mlp(nn.Module):

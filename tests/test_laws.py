@@ -296,11 +296,18 @@ def test_with_bf16_losses_and_gradients_are_nearly_the_same(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while it traces
 @pytest.mark.parametrize("name", ["sasrec", "f2s"])
-def test_a_compiled_net_scores_the_same(name: str) -> None:
-    net = built(name).eval()
+def test_a_compiled_net_scores_and_learns_the_same(name: str) -> None:
     queries, items = some_queries()
     torch.compiler.reset()
-    close(net(queries, items), torch.compile(net, backend="aot_eager", dynamic=True)(queries, items))
+    eager, net = built(name).eval(), built(name).eval()
+    scores, again = eager(queries, items), torch.compile(net, backend="aot_eager", dynamic=True)(queries, items)
+    close(scores, again)
+    for each in (scores, again):
+        losses.bce(each).backward()
+    for a, b in zip(eager.parameters(), net.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None and b.grad is not None:
+            close(a.grad, b.grad)
 
 
 # learning -----------------------------------------------------------------------------------------------------------
