@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import signal
 import subprocess
@@ -65,7 +66,7 @@ class Child:
     deaths_in_a_row: int = 0
     peak_memory: int = 0
     samples: dict[str, float] = field(default_factory=dict)
-    ended: float | None = None  # when it was seen first that it had ended by itself, and well
+    ended: float = math.inf  # when it was seen first that it had ended by itself, and well
 
     @property
     def alive(self) -> bool:
@@ -84,12 +85,7 @@ class Child:
                 start_new_session=True,  # Ctrl-C is for us: we stop the children in order
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
             )
-        self.started, self.ended = time.monotonic(), None
-
-    def has_just_ended(self) -> bool:
-        """Whether it was seen first a moment ago at most that it has ended."""
-        self.ended = self.ended or time.monotonic()
-        return time.monotonic() - self.ended < _LATER_S
+        self.started, self.ended = time.monotonic(), math.inf
 
     def kill(self) -> None:
         """End it at once."""
@@ -207,8 +203,10 @@ class Stack:
                 child.note(f"killed: no good answer on /healthz for {silent_s:.0f} s")
                 child.kill()
             code = child.process.returncode if child.process else 0
-            if code == 0 and (not child.restart or child.has_just_ended()):
-                continue  # its work is done, or may be: then the run is over in a moment
+            if code == 0:
+                child.ended = min(child.ended, time.monotonic())
+                if not child.restart or time.monotonic() - child.ended < _LATER_S:
+                    continue  # its work is done, or may be: then the run is over in a moment
             child.deaths += 1
             child.deaths_in_a_row += 1
             lost = child.must_live or (code >= 0 and not child.restart)

@@ -7,27 +7,12 @@ from typing import Any
 
 from streams import telemetry
 from streams.floods import Bounded
-from streams.records import MAX_BYTES, DeadLetter, encode
+from streams.records import DeadLetter, encode
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS
 
 log = logging.getLogger(__name__)
 log.addFilter(Bounded())
-_ENVELOPE = 20_000  # bytes left for everything but the value, the reason included
-_REASON = 1_000
-
-
-def letter(topic: str, message: Any, reason: str, role: str) -> DeadLetter:
-    """Make the dead letter of a confluent-kafka `message` of `topic` (without prefix), refused by `role`.
-
-    A value that would not fit into a record is cut; the reason then says how long it was.
-    """
-    key, value = message.key() or b"", message.value() or b""
-    if len(key) + len(value) > MAX_BYTES - _ENVELOPE:
-        reason = f"{reason} (cut: the key had {len(key)} bytes, the value {len(value)})"
-        key = key[: _ENVELOPE // 2]
-        value = value[: MAX_BYTES - _ENVELOPE - len(key)]
-    return DeadLetter(topic, message.partition(), message.offset(), key, value, reason[-_REASON:], role)
 
 
 class DeadLetterBox:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from streams.dead_letters import letter
 from streams.partitions import partition_of
-from streams.records import DeadLetter, DeviceBatch, Kind, RecordError
+from streams.records import MAX_BYTES, DeadLetter, DeviceBatch, Kind, RecordError
 from streams.settings import Settings
 
 _LAST_KIND = max(Kind)
+_ENVELOPE = 20_000  # bytes of a dead letter left for everything but the value, the reason included
+_REASON = 1_000  # characters
 LATEST = 1 << 53  # event times and numbers from here up are refused: they'd not survive JSON
 
 
@@ -35,8 +36,16 @@ class Received(NamedTuple):
         return cls(topic, message.partition(), message.offset(), message.key() or b"", message.value() or b"")
 
     def refused(self, reason: str, role: str) -> DeadLetter:
-        """The dead letter of this record."""
-        return letter(self.topic, _AsMessage(self), reason, role)
+        """The dead letter of this record, refused by `role`.
+
+        A value that would not fit into a record is cut; the reason then says how long it was.
+        """
+        key, value = self.name, self.data
+        if len(key) + len(value) > MAX_BYTES - _ENVELOPE:
+            reason = f"{reason} (cut: the key had {len(key)} bytes, the value {len(value)})"
+            key = key[: _ENVELOPE // 2]
+            value = value[: MAX_BYTES - _ENVELOPE - len(key)]
+        return DeadLetter(self.topic, self.part, self.place, key, value, reason[-_REASON:], role)
 
     def check_user(self, user: str, partitions: int) -> None:
         """Raise RecordError where the record's key isn't its user, or its partition isn't the user's."""
@@ -47,25 +56,6 @@ class Received(NamedTuple):
             raise RecordError(f"record of user {user!r} under the key {self.name[:100]!r}")
         if partition_of(key, partitions) != self.part:
             raise RecordError(f"user {user!r} belongs to partition {partition_of(key, partitions)}")
-
-
-class _AsMessage:
-    """A record with the accessors that confluent-kafka's messages have."""
-
-    def __init__(self, received: Received) -> None:
-        self._received = received
-
-    def key(self) -> bytes:
-        return self._received.name
-
-    def value(self) -> bytes:
-        return self._received.data
-
-    def partition(self) -> int:
-        return self._received.part
-
-    def offset(self) -> int:
-        return self._received.place
 
 
 def check_batch(batch: DeviceBatch) -> None:

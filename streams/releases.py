@@ -20,7 +20,8 @@ from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from models.checkpoint import CheckpointError
 from models.standing import Standing
 from streams import kafka, proposals, tables, telemetry
-from streams.dead_letters import DeadLetterBox, letter
+from streams.dead_letters import DeadLetterBox
+from streams.received import Received
 from streams.records import (
     DeadLetter,
     EmbeddingRow,
@@ -169,7 +170,7 @@ class ReleaseReader:
             else:
                 self._take_event(self._events.decode(message.value()))
         except RecordError as error:
-            self._refuse(letter(topic.name, message, str(error), self._role))
+            self._refuse(Received.taken(topic.name, message).refused(str(error), self._role))
 
     def _take_event(self, event: Manifest | EpochDecision | ItemCounts) -> None:
         if isinstance(event, Manifest):

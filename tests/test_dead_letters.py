@@ -1,26 +1,13 @@
 from __future__ import annotations
 
-from streams.dead_letters import letter
+from types import SimpleNamespace
+
+from streams.received import Received
 from streams.records import MAX_BYTES, DeadLetter, Reader, encode
 
 
-class Message:
-    """A record as confluent-kafka gives it."""
-
-    def __init__(self, key: bytes | None, value: bytes | None) -> None:
-        self._key, self._value = key, value
-
-    def key(self) -> bytes | None:
-        return self._key
-
-    def value(self) -> bytes | None:
-        return self._value
-
-    def partition(self) -> int:
-        return 3
-
-    def offset(self) -> int:
-        return 14
+def refused(key: bytes, value: bytes, reason: str) -> DeadLetter:
+    return Received("outcomes", 3, 14, key, value).refused(reason, "recorder")
 
 
 def through(dead: DeadLetter) -> DeadLetter:
@@ -29,21 +16,23 @@ def through(dead: DeadLetter) -> DeadLetter:
 
 
 def test_a_dead_letter_says_where_the_record_stood_and_why_it_was_refused() -> None:
-    dead = letter("outcomes", Message(b"user", b"garbage"), "no schema number", "recorder")
+    dead = refused(b"user", b"garbage", "no schema number")
     assert through(dead) == DeadLetter("outcomes", 3, 14, b"user", b"garbage", "no schema number", "recorder")
 
 
 def test_a_record_without_key_or_value_has_a_dead_letter_too() -> None:
-    assert through(letter("outcomes", Message(None, None), "empty value", "recorder")).value == b""
+    bare = SimpleNamespace(key=lambda: None, value=lambda: None, partition=lambda: 3, offset=lambda: 14)
+    dead = Received.taken("outcomes", bare).refused("empty value", "recorder")
+    assert through(dead) == DeadLetter("outcomes", 3, 14, b"", b"", "empty value", "recorder")
 
 
 def test_a_record_as_large_as_the_broker_takes_is_cut_and_says_so() -> None:
     for key, value in ((b"k", b"v" * MAX_BYTES), (b"k" * MAX_BYTES, b"v" * 100_000)):
-        dead = through(letter("outcomes", Message(key, value), "too large", "recorder"))
+        dead = through(refused(key, value, "too large"))
         assert f"the key had {len(key)} bytes, the value {len(value)}" in dead.reason
         assert value.startswith(dead.value)
 
 
 def test_a_long_reason_does_not_make_the_letter_too_large() -> None:
-    dead = letter("outcomes", Message(b"k", b"v" * (MAX_BYTES - 20_001)), "x" * 100_000, "recorder")
+    dead = refused(b"k", b"v" * (MAX_BYTES - 20_001), "x" * 100_000)
     assert len(through(dead).reason) == 1_000
