@@ -164,7 +164,7 @@ def test_a_fleet_with_every_fault_is_accounted_for_and_repeatable(
 
 @pytest.mark.slow
 def test_a_free_run_accounts_for_everything_too(tmp_path: Path) -> None:
-    summary = run(tmp_path / "free", "--free")
+    summary = run(tmp_path / "free", "--free", "--limit", "1200")
     assert summary["events_applied"] == summary["events_sent"]
     assert summary["outcomes"] == summary["rank_requests"]
 
@@ -185,7 +185,7 @@ def test_ctrl_c_stops_every_process_and_another_run_in_the_same_folder_works(
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
-    other = run(tmp_path, "--seed", "2")
+    other = run(tmp_path, "--seed", "2", "--limit", "1200")
     assert other["events_applied"] == other["events_sent"] > 0
     assert other["digest"] != once[1]["digest"], "another seed draws other clicks to rank"
 
