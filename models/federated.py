@@ -37,7 +37,7 @@ class Federated(nn.Module):
         server = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
         changed = {name: torch.zeros_like(p) for name, p in server.items()}
         clicks = sum(len(batch) for batch in devices)
-        total = torch.zeros(())
+        total = next(iter(server.values())).new_zeros(())
         for batch in devices:
             local = {name: p.detach().clone().requires_grad_() for name, p in server.items()}
             for step in range(self.config.steps):

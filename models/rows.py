@@ -20,7 +20,7 @@ class RowAdam:
         self.rate = learning_rate
         self._l2, self._betas = l2, betas
         self._mean, self._square = torch.zeros_like(self._E), torch.zeros_like(self._E)
-        self._steps = torch.zeros(len(E), 1)
+        self._steps = torch.zeros(len(E), 1, device=E.device)
 
     @torch.no_grad()
     def step(self, rows: Tensor, gradient: Tensor) -> None:

@@ -62,6 +62,14 @@ def test_more_steps_go_further_on_each_device_from_the_server_s_weights() -> Non
     assert abs(gradient([points((1, 2))], FederatedConfig(rate, steps=3)) - (1.0 - w)) < 1e-6
 
 
+def test_a_round_computes_where_the_weights_are() -> None:
+    line, devices = Line(), [points((1, 2))]
+    with torch.device("meta"):  # where nothing has data
+        Federated(line, FederatedConfig())(devices).backward()
+    assert line.w.grad is not None
+    assert float(line.w.grad) == gradient(devices, FederatedConfig())
+
+
 def test_a_round_leaves_the_server_s_weights_as_they_are() -> None:
     line = Line()
     loss = Federated(line, FederatedConfig())([points((1, 2)), points((1, 0))])

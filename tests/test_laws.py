@@ -294,6 +294,21 @@ def test_with_bf16_losses_and_gradients_are_nearly_the_same(name: str) -> None:
     assert torch.cosine_similarity(a, b, 0) > 0.99
 
 
+def test_it_computes_where_its_data_are(name: str) -> None:
+    """Whatever is made on the way without a word of where lands on a device that has no data: mixing would fail."""
+    queries, items = some_queries()
+    net, reference = built(name).eval(), built(name).eval()
+    log_q, hidden = torch.zeros(items.shape), items < 0
+    expected = OfLists(reference, losses.sampled_softmax)(Lists(queries, items, log_q, hidden))
+    expected.backward()
+    with torch.device("meta"):
+        loss = OfLists(net, losses.sampled_softmax)(Lists(queries, items, log_q, hidden))
+        loss.backward()
+    assert torch.equal(loss, expected)
+    for a, b in zip(net.parameters(), reference.parameters(), strict=True):
+        assert a.grad is None or torch.equal(a.grad, b.grad)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while it traces
 @pytest.mark.parametrize("name", ["sasrec", "f2s"])
 def test_a_compiled_net_scores_and_learns_the_same(name: str) -> None:

@@ -117,6 +117,22 @@ def test_rows_of_items_that_no_batch_holds_stay_equal_byte_for_byte() -> None:
     assert not nets.encoder.E[ROW_PADDING].any()
 
 
+def test_training_computes_where_the_weights_are() -> None:
+    """What is made without a word of where lands on a device that has no data: mixing would fail."""
+    log = log_of(10, 20, 40)
+    catalogue = Catalogue([]).extended(np.unique(log.keys))
+    batch = Source.of(fold(log, SPEC), catalogue).batch(np.arange(32), np.random.default_rng(1), n=4)
+
+    def trained(made: str) -> list[torch.Tensor]:
+        nets = Nets.initial(SIZES, catalogue.size, 1)
+        with torch.device(made):
+            for _ in train(nets, [batch] * 2, CONFIG, 2):
+                pass
+        return list(nets.parameters())
+
+    assert all(torch.equal(a, b) for a, b in zip(trained("meta"), trained("cpu"), strict=True))
+
+
 def test_row_adam_is_adam_on_the_batches_that_hold_a_row() -> None:
     torch.manual_seed(0)
     E = torch.randn(6, 4)
