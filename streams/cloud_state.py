@@ -25,15 +25,22 @@ class R2(msgspec.Struct, array_like=True, frozen=True):
 class CloudState(msgspec.Struct, array_like=True, frozen=True):
     """One user's state. Clicks are item keys, oldest first: `last` came up in epoch `epoch`, `before` earlier."""
 
-    memories: tuple[R2, ...] = ()  # the last KEPT_R2, in the order of arrival
+    memories: tuple[
+        R2, ...
+    ] = ()  # the last KEPT_R2, in the order of arrival; before them the newest if it came earlier
     before: tuple[int, ...] = ()  # at most L_S
     last: tuple[int, ...] = ()  # at most L_S
     epoch: int = -1  # of the last upload
 
     def remembering(self, r2: R2) -> CloudState:
-        """The state with an r2 received; one that is kept already is now the last to have come."""
+        """The state with an r2 received; one that is kept already is now the last to have come.
+
+        Where older ones come again, the newest stays: a request that names it may be delivered again as well.
+        """
         others = tuple(kept for kept in self.memories if (kept.window, kept.encoder) != (r2.window, r2.encoder))
-        return msgspec.structs.replace(self, memories=(*others, r2)[-KEPT_R2:])
+        came = (*others, r2)
+        last, newest = came[-KEPT_R2:], max(came, key=lambda kept: (kept.window, kept.encoder))
+        return msgspec.structs.replace(self, memories=last if newest in last else (newest, *last))
 
     def uploaded(self, epoch: int, clicks: tuple[int, ...], history_long: int) -> CloudState:
         """The state with the clicks of an epoch; an epoch that is not newer is a repeat and changes nothing."""

@@ -17,8 +17,10 @@ from typing import Any, Self
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from models.checkpoint import pack
-from streams import bus, kafka
+from streams import bus, cloud_state, device_state, kafka
 from streams.fence import Terms, unfenced
+from streams.packed import unpack
+from streams.partitions import partition_key
 from streams.publication import Publisher, read_publication
 from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Reader, Record, encode
 from streams.registry import Draft, finish_release, write_release
@@ -169,6 +171,16 @@ class Feed:
     def end(self, epochs: int) -> None:
         self.mark(EndOfLog(epochs - 1, epochs, 0))
         self.ended(encode(EndOfLog(epochs - 1, epochs, 0)), "the end of the log")
+        wait_for(self._over, "the end of the log in both tables")
+
+    def _over(self) -> bool:
+        """A worker sends a mark on before its row says so: who stops it in between finds the row as it was."""
+        for role, kind in (("device", device_state.PartitionState), ("cloud", cloud_state.PartitionState)):
+            rows = table(self.settings, role)
+            found = [rows.get(partition_key(part)) for part in range(self.settings.partitions)]
+            if not all(row is not None and unpack(row, kind).over for row in found):
+                return False
+        return True
 
     def ended(self, mark: bytes, what: str) -> None:
         def everywhere(records: list[Any]) -> bool:

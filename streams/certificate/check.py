@@ -188,7 +188,8 @@ class _Check:
         state = unpack(self._newest("cloud", account.user), CloudState)
         clicks = [item for items in account.uploads.values() for item in items[-self._settings.history_long :]]
         longest = self._settings.history_long
-        kept = [(m.window, m.versions.encoder) for m in account.memories][-2:]
+        came = [(m.window, m.versions.encoder) for m in account.memories]
+        kept = came[-2:] if not came or max(came) in came[-2:] else [max(came), *came[-2:]]
         for name, recorded, value in (
             ("history", [*state.before, *state.last][-longest:], clicks[-longest:]),
             ("epoch", state.epoch, max(account.uploads, default=-1)),
