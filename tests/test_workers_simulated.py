@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from streams.records import (
@@ -96,6 +96,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32))
+@example(seed=16777216)  # older r2's come again, then the cloud dies before it has committed: a request comes twice
 def test_outcomes_and_states_are_the_same_for_any_batches_and_any_crashes(variant: str, seed: int) -> None:
     how = VARIANTS[variant]
     epochs = log(random.Random(seed))
