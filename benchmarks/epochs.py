@@ -27,9 +27,8 @@ from deploy.experiments.recipe import Recipe, Recipes
 from models.forms import DIN, F2S, MC2SF, FastAlone
 from models.gru4rec import GRU4Rec, GRU4RecConfig
 from models.nets import NetConfig, Nets
-from models.objectives import OfLists, OfSequences
+from models.objectives import objective
 from models.sasrec import SASRec, SASRecConfig
-from models.sequential import Sequential
 from replay.source import parse
 
 SLOW = (Phase.SLOW,)
@@ -59,11 +58,7 @@ def main(source: str, most: int) -> None:
 
 def timed(dataset: Dataset, protocol: Protocol, net: nn.Module, recipe: Recipe, most: int) -> dict[str, float]:
     """Seconds of an epoch: drawing batches, forward, backward, optimiser."""
-    objective: nn.Module
-    if isinstance(net, Sequential):
-        draw, objective = batches.of_sequences(dataset, recipe, SLOW, net.length), OfSequences(net, recipe.loss)
-    else:
-        draw, objective = batches.of_lists(dataset, protocol, recipe, SLOW), OfLists(net, recipe.loss)
+    draw, minimised = batches.of_net(net, dataset, protocol, recipe, SLOW), objective(net, recipe.loss)
     optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], fused=True)
     spent: dict[str, float] = defaultdict(float)
 
@@ -83,7 +78,7 @@ def timed(dataset: Dataset, protocol: Protocol, net: nn.Module, recipe: Recipe, 
         clicks += len(batch)
         optimiser.zero_grad()
         with part("forward"):
-            loss = objective(batch)
+            loss = minimised(batch)
         with part("backward"):
             loss.backward()
         with part("optimiser"):

@@ -1,16 +1,17 @@
 """Whether bf16 or torch.compile helps: `precision.py SOURCE [BATCHES]` writes precision.json.
 
 Steps of each net are timed with full precision, under bf16 autocast and compiled by inductor, in turns on the same
-batches, in CPU time of one core; a first pass over them warms up and compiles. Where bf16 is faster, nets are then
-fitted with and without it and judged on the validation clicks of SOURCE.
+batches, in CPU time of one core; a first pass over them warms up and compiles. SASRec, which bf16 makes faster, is then
+fitted with and without it at each width and judged on the validation clicks of SOURCE.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,19 +26,17 @@ from deploy.experiments import batches, rows
 from deploy.experiments.bench import Bench
 from deploy.experiments.experiment import Asked
 from deploy.experiments.protocol import Protocol
-from deploy.experiments.recipe import Recipe
+from deploy.experiments.recipe import Recipe, Recipes
 from deploy.experiments.running import Benches
 from models.forms import DIN, F2S, FastAlone
-from models.gru4rec import GRU4Rec, GRU4RecConfig
-from models.objectives import OfLists, OfSequences
-from models.sasrec import SASRec, SASRecConfig
-from models.sequential import Sequential
+from models.objectives import objective
 from replay.plan import write_json
 from replay.source import parse
 
-Build = Callable[[Recipe], nn.Module]
+Build = Callable[[Recipes], nn.Module]
 MODES = ("float32", "bf16", "compiled")
 WIDTHS = (32, 64, 128, 256)
+CPUS = Path("/proc/cpuinfo")
 
 
 @dataclass
@@ -71,35 +70,28 @@ def main(source: str, most: int) -> None:
     asked = Asked(parse(source), Protocol(), seeds=1)
     with TemporaryDirectory() as folder:
         bench = Benches(asked, Path(folder)).of(asked.protocol)
-        recipes = asked.recipes
-
-        def sasrec(recipe: Recipe) -> SASRec:
-            torch.manual_seed(1)
-            return SASRec(SASRecConfig(recipe.dim, asked.protocol.history, dropout=recipe.dropout), bench.rows)
-
-        def gru4rec(recipe: Recipe) -> GRU4Rec:
-            torch.manual_seed(1)
-            return GRU4Rec(GRU4RecConfig(recipe.dim, 2 * recipe.dim, asked.protocol.recent), bench.rows)
-
-        nets: list[tuple[str, Recipe, Build]] = [
-            ("DIN", recipes.din, lambda recipe: DIN(rows.nets(bench, recipe, 1))),
-            ("DIN w/ F2S", recipes.f2s, lambda recipe: F2S(rows.nets(bench, recipe, 1))),
-            ("fast alone", recipes.fast, lambda recipe: FastAlone(rows.nets(bench, recipe, 1))),
-            ("GRU4Rec", recipes.gru4rec, gru4rec),
-            *(("SASRec", replace(recipes.sasrec, dim=dim), sasrec) for dim in WIDTHS),
+        nets: list[tuple[str, str, Recipes, Build]] = [
+            ("DIN", "din", asked.recipes, lambda recipes: DIN(rows.nets(bench, recipes.din, 1))),
+            ("DIN w/ F2S", "f2s", asked.recipes, lambda recipes: F2S(rows.nets(bench, recipes.f2s, 1))),
+            ("fast alone", "fast", asked.recipes, lambda recipes: FastAlone(rows.nets(bench, recipes.fast, 1))),
+            ("GRU4Rec", "gru4rec", asked.recipes, lambda recipes: rows.new_gru4rec(bench, recipes, 1)),
+            *(
+                ("SASRec", "sasrec", asked.recipes.varied(("sasrec",), dim=dim), lambda r: rows.new_sasrec(bench, r, 1))
+                for dim in WIDTHS
+            ),
         ]
         steps = []
-        for name, recipe, build in nets:
-            seconds = dict(raced(bench, recipe, build, most))
+        for name, field, recipes, build in nets:
+            recipe = recipes.of(field)
+            seconds = raced(bench, recipe, partial(build, recipes), most)
             ratios = {mode: round(seconds[mode] / seconds["float32"], 2) for mode in MODES[1:]}
             steps.append({"net": name, "dim": recipe.dim, "ms": round(1e3 * seconds["float32"], 1), **ratios})
             print(steps[-1], flush=True)
         fits = []
         for dim in WIDTHS:
             for bf16 in (False, True):
-                recipe = replace(recipes.sasrec, dim=dim, bf16=bf16)
                 bench.spent.clear()
-                bench.fit("SASRec", sasrec(recipe), recipe, 1, rows.SLOW)
+                rows.sasrec(bench, asked.recipes.varied(("sasrec",), dim=dim, bf16=bf16), 1)
                 curve = bench.spent.curves["SASRec"]
                 fits.append({"net": "SASRec", "dim": dim, "bf16": bf16, "validation": max(curve), "epochs": len(curve)})
                 print(fits[-1], flush=True)
@@ -107,35 +99,27 @@ def main(source: str, most: int) -> None:
         "source": source.partition(":")[0],
         "batches": most,
         "machine": described(["torch"]),
-        "amx": "amx_bf16" in Path("/proc/cpuinfo").read_text(),
+        "amx": CPUS.exists() and "amx_bf16" in CPUS.read_text(),
         "steps": steps,
         "fits": fits,
     }
     write_json(Path(__file__).with_suffix(".json"), result)
 
 
-def raced(bench: Bench, recipe: Recipe, build: Build, most: int) -> Iterator[tuple[str, float]]:
+def raced(bench: Bench, recipe: Recipe, build: Callable[[], nn.Module], most: int) -> dict[str, float]:
     """CPU seconds of a step in each mode, in turns over the same `most` batches."""
-    net = build(recipe)
-    if isinstance(net, Sequential):
-        epoch = batches.of_sequences(bench.dataset, recipe, rows.SLOW, net.length)
-    else:
-        some = rows.BOTH if isinstance(net, FastAlone) else rows.SLOW
-        epoch = batches.of_lists(bench.dataset, bench.protocol, recipe, some)
+    net = build()
+    some = rows.BOTH if isinstance(net, FastAlone) else rows.SLOW
+    epoch = batches.of_net(net, bench.dataset, bench.protocol, recipe, some)
     drawn = list(islice(epoch(0, np.random.default_rng(1)), most))
-
-    def objective() -> nn.Module:
-        new = build(recipe)
-        return OfSequences(new, recipe.loss) if isinstance(new, Sequential) else OfLists(new, recipe.loss)
-
-    contenders = [Contender(objective(), mode) for mode in MODES]
+    contenders = [Contender(objective(build(), recipe.loss), mode) for mode in MODES]
     for number, batch in enumerate([*drawn, *drawn]):
         if number == len(drawn):
             for contender in contenders:
                 contender.seconds = 0.0
         for contender in contenders if number % 2 else reversed(contenders):
             contender.step(batch)
-    yield from ((each.mode, each.seconds / len(drawn)) for each in contenders)
+    return {each.mode: each.seconds / len(drawn) for each in contenders}
 
 
 if __name__ == "__main__":

@@ -121,10 +121,8 @@ def experiment(
         if name is Name.tune:
             results, total = tuning.tune(of, benches, out), sum(len(tuned.trials) for tuned in tuning.TUNED)
         else:
-            results, total = (
-                running.run(chosen, of, benches, cells or work / "cells", out),
-                seeds * len(chosen.arms(of)),
-            )
+            results = running.run(chosen, of, benches, cells or work / "cells", out)
+            total = seeds * len(chosen.arms(of))
         progress.update(task, total=total)
         for result in results:
             document = result

@@ -80,3 +80,8 @@ class OfSequences(nn.Module):
         clicked = self.net.logits(states, targets[:, None])
         others = corrected(self.net.shared_logits(states, batch.negatives), batch.log_q)
         return self.loss(torch.cat([clicked, others.masked_fill(batch.hidden[which], -torch.inf)], 1))
+
+
+def objective(net: nn.Module, loss: Loss) -> nn.Module:
+    """What is minimised for `net`: of sequences where it is a sequential one."""
+    return OfSequences(net, loss) if isinstance(net, Sequential) else OfLists(net, loss)

@@ -25,9 +25,7 @@ class R2(msgspec.Struct, array_like=True, frozen=True):
 class CloudState(msgspec.Struct, array_like=True, frozen=True):
     """One user's state. Clicks are item keys, oldest first: `last` came up in epoch `epoch`, `before` earlier."""
 
-    memories: tuple[
-        R2, ...
-    ] = ()  # the last KEPT_R2, in the order of arrival; before them the newest if it came earlier
+    memories: tuple[R2, ...] = ()  # the newest if others came again after it, then the last KEPT_R2 to arrive, in order
     before: tuple[int, ...] = ()  # at most L_S
     last: tuple[int, ...] = ()  # at most L_S
     epoch: int = -1  # of the last upload

@@ -306,6 +306,7 @@ def test_it_computes_where_its_data_are(name: str) -> None:
         loss.backward()
     assert torch.equal(loss, expected)
     for a, b in zip(net.parameters(), reference.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
         assert a.grad is None or torch.equal(a.grad, b.grad)
 
 

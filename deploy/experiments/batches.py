@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from deploy.experiments.dataset import Dataset
 from deploy.experiments.known import Known
@@ -17,6 +18,7 @@ from models.catalogue import ROW_PADDING
 from models.log import Ints, unit_starts
 from models.objectives import Lists, Sequences
 from models.proposals import Proposal, Seen
+from models.sequential import Sequential
 
 Epoch = Callable[[int, np.random.Generator], Iterator[Lists | Sequences]]
 Draw = Callable[[int, np.random.Generator], Iterator[Any]]
@@ -40,6 +42,15 @@ class Drawing:
         if not recipe.corrected:
             return torch.zeros(items.shape)
         return torch.from_numpy(self.proposal.log_q[items] + np.float32(np.log(recipe.negatives)))
+
+
+def of_net(
+    net: nn.Module, dataset: Dataset, protocol: Protocol, recipe: Recipe, some: tuple[Phase, ...], *, fresh: bool = True
+) -> Epoch:
+    """Epochs of what `net` learns from: the batches that `objectives.objective` takes for it."""
+    if isinstance(net, Sequential):
+        return of_sequences(dataset, recipe, some, net.length)
+    return of_lists(dataset, protocol, recipe, some, fresh=fresh)
 
 
 def of_lists(

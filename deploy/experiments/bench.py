@@ -28,7 +28,7 @@ from models.forms import Form
 from models.item2vec import Item2Vec, Item2VecConfig
 from models.log import Ints
 from models.neumf import NeuMF
-from models.objectives import OfLists, OfSequences
+from models.objectives import objective
 from models.queries import Queries, delayed, recent
 from models.ranking import metrics
 from models.sequential import Sequential
@@ -149,14 +149,10 @@ class Bench:
         """
         if recipe.ahead:
             after += self._taught(net, recipe, seed, some)
-        if isinstance(net, Sequential):
-            draw: batches.Draw = batches.of_sequences(self.dataset, recipe, some, net.length)
-            objective: nn.Module = OfSequences(net, recipe.loss)
-        else:
-            draw = batches.of_lists(self.dataset, self.protocol, recipe, some, fresh=fresh)
-            objective = OfLists(net, recipe.loss)
+        draw: batches.Draw = batches.of_net(net, self.dataset, self.protocol, recipe, some, fresh=fresh)
+        minimised = objective(net, recipe.loss)
         if devices:
-            draw, objective = batches.of_devices(draw, devices), Federated(objective, FederatedConfig())
+            draw, minimised = batches.of_devices(draw, devices), Federated(minimised, FederatedConfig())
         chosen = {"recipe": recipe.settings(), "phases": [int(phase) for phase in some], "fresh": fresh}
         if devices:
             chosen["devices"] = devices
@@ -171,7 +167,7 @@ class Bench:
             self._told(f"{name} seed {seed}", epoch, loss, score)
 
         fitted = fit(
-            objective,
+            minimised,
             draw,
             lambda: metrics(self.ranks(net, Phase.VALIDATION, fresh=fresh))["ndcg@10"],
             FitConfig(recipe.learning_rate, recipe.l2, recipe.epochs, recipe.patience, recipe.bf16),

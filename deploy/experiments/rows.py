@@ -70,11 +70,16 @@ def fitted_din(bench: Bench, recipes: Recipes, seed: int) -> tuple[DIN, str]:
 
 def sasrec(bench: Bench, recipes: Recipes, seed: int) -> SASRec:
     """SASRec over the delayed clicks."""
+    net = new_sasrec(bench, recipes, seed)
+    bench.fit("SASRec", net, recipes.sasrec, seed, SLOW)
+    return net
+
+
+def new_sasrec(bench: Bench, recipes: Recipes, seed: int) -> SASRec:
+    """The net before it is fitted."""
     torch.manual_seed(seed)
     recipe = recipes.sasrec
-    net = SASRec(SASRecConfig(recipe.dim, bench.protocol.history, dropout=recipe.dropout), bench.rows)
-    bench.fit("SASRec", net, recipe, seed, SLOW)
-    return net
+    return SASRec(SASRecConfig(recipe.dim, bench.protocol.history, dropout=recipe.dropout), bench.rows)
 
 
 def caser(bench: Bench, recipes: Recipes, seed: int) -> Caser:
