@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +35,8 @@ Ints = NDArray[np.int64]
 class TrainConfig:
     """How a training runs. The paper has 5e-4, 256, 1e-4 and BCE, for many epochs over a log that does not grow."""
 
-    learning_rate: float = 5e-3
+    learning_rate: float = 5e-3  # at the beginning of a retrain that looks at the whole log
+    pace: float = 1.5  # otherwise the rate is times the share of the clicks that is looked at, to this power
     batch: int = 64
     l2: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -81,8 +82,10 @@ def retrain(
     """Train a copy of `nets` on the clicks of `log`; `nets` themselves are left as they are.
 
     Clicks after `since` (ms; None: all) are new: the newest share of them is held out, the others are trained on
-    together with a sample of older ones. New items get rows appended. `progress` is told (step, steps, loss). All of
-    `ranks` must call it with the same arguments; the item table's own passes, the cheap part, they all make in full.
+    together with a sample of older ones. The smaller the share of all those clicks that is looked at, the smaller
+    the learning rate: at the whole rate the nets would lose what is not shown again. New items get rows appended.
+    `progress` is told (step, steps, loss). All of `ranks` must call it with the same arguments; the item table's own
+    passes, the cheap part, they all make in full.
     """
     generator = np.random.default_rng(seed)
     known = catalogue.extended(np.unique(log.keys))
@@ -97,12 +100,14 @@ def retrain(
     room = min(int(config.older * len(fresh)), max(0, config.most - len(fresh)))
     again = generator.choice(older, min(len(older), room), replace=False)
     selected = np.concatenate([fresh, again])
+    looked_at = len(selected) / max(1, len(fresh) + len(older))
+    paced = replace(config, learning_rate=config.learning_rate * looked_at**config.pace)
     steps = 0
     if len(selected) and len(known) >= 2:
-        align(candidate, _batches(source, selected, config, generator, config.table_passes, config.table_most), config)
+        align(candidate, _batches(source, selected, config, generator, config.table_passes, config.table_most), paced)
         steps = _steps(len(selected), config.passes, config.most, config.batch)
         batches = _batches(source, selected, config, generator, config.passes, config.most)
-        for step, loss in enumerate(train(candidate, batches, config, steps, ranks), 1):
+        for step, loss in enumerate(train(candidate, batches, paced, steps, ranks), 1):
             progress(step, steps, loss)
     judged = [float(held_out_loss(each, source, held, config, seed)) for each in (nets, candidate)]
     finite = all(math.isfinite(x) for x in judged) or not len(held)

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     retrain_passes: int = Field(2, ge=1, description="over new and sampled older clicks; a large log is sampled")
     retrain_threads: int = Field(1, ge=1, description="of torch in a retrain: another number, other last bits")
     learning_rate: float = Field(
-        5e-3, gt=0, description="of a retrain; the paper's 5e-4 is for many epochs over a log that stays as it is"
+        5e-3, gt=0, description="of a retrain that looks at all clicks; less where it looks at a part"
     )
     online_rate: float = Field(5e-4, gt=0, description="learning rate of the learner's steps: the paper's")
     batch: int = Field(64, ge=1, description="the paper has 256: too few steps for a log that is seen a few times")

@@ -164,6 +164,25 @@ def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
     assert retrained(log, held_out_most=5).n == 5
 
 
+def test_a_retrain_moves_the_nets_less_the_less_of_the_log_it_looks_at() -> None:
+    """Adam's first step moves a weight by the learning rate."""
+    log, one = log_of(40, 30, 40), replace(CONFIG, batch=10_000, passes=1, table_passes=0)
+    times = np.sort(fold(log, SPEC).time)
+    nets = Nets.initial(SIZES, FIRST_ROW, 1)
+
+    def moved(since: int | None) -> tuple[TrainResult, float]:
+        result = retrain(nets, Catalogue([]), log, config=one, spec=SPEC, seed=1, since=since)
+        pairs = zip(nets.slow.parameters(), result.nets.slow.parameters(), strict=True)
+        return result, max(float((after - before).detach().abs().max()) for before, after in pairs)
+
+    first, whole = moved(None)
+    assert (first.steps, whole) == (1, pytest.approx(one.learning_rate, rel=1e-3))
+    later, some = moved(int(times[len(times) * 9 // 10]))
+    share = later.trained / (len(times) - later.n)
+    assert 0.1 < share < 0.3
+    assert some == pytest.approx(one.learning_rate * share**1.5, rel=1e-3)
+
+
 def test_new_items_are_appended_and_nobodys_row_moves() -> None:
     first = retrained(log_of(10, 20, 40))
     more = log_of(10, 30, 80)
