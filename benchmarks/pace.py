@@ -1,0 +1,86 @@
+"""Ten retrains after one another, at several paces of the learning rate: `python -m benchmarks.pace SOURCE`.
+
+As in a stream, each retrain goes on from the release in force on what is new and a sample of the old, and its nets are
+released where they are no worse on the clicks held out. The nets in force after each are judged on the clicks until the
+next: NDCG@10 among 99 items drawn for each, the same at all paces. A pace is the power of the share of clicks looked at
+by which the learning rate is multiplied; 0 is the whole rate always.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.increment import SPEC, Judge, read, until
+from benchmarks.machine import described
+from models.catalogue import Catalogue
+from models.log import Log
+from models.nets import NetConfig, Nets
+from models.training import TrainConfig, retrain
+from replay.plan import Options, prepare
+from replay.source import parse
+
+RESULT = Path(__file__).with_name("pace.json")
+PACES = (0.0, 1.0, 1.5, 2.0)
+
+
+def followed(log: Log, every: int, last: int, config: TrainConfig, seed: int) -> list[dict[str, Any]]:
+    """A row for each retrain, one in `every` epochs until `last`."""
+    nets, catalogue, since = Nets.initial(NetConfig(), Catalogue([]).size, seed), Catalogue([]), None
+    rows = []
+    for epoch in range(every, last, every):
+        result = retrain(nets, catalogue, until(log, epoch), config=config, spec=SPEC, seed=seed + epoch, since=since)
+        released = result.finite and result.candidate <= result.active
+        if released:
+            nets, catalogue, since = result.nets, result.catalogue, result.trained_until
+        known = result.catalogue
+        judge = Judge(log, known, epoch, epoch + every, seed)
+        gains = judge.gains(nets.grown(known.size, seed))
+        rows.append(
+            {"epoch": epoch, "released": released, "trained": result.trained, "judged": len(judge)}
+            | {"ndcg@10": {name: round(float(values.mean()), 4) for name, values in gains.items()}}
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE", help="as for `mc2sf run`")
+    parser.add_argument("--paces", type=float, nargs="+", default=PACES)
+    parser.add_argument("--every", type=int, default=20, help="epochs between two retrains")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        plan = prepare(parse(options.source), Options(), Path(folder))
+        log = read(plan)
+    of = {}
+    for pace in options.paces:
+        rows = followed(log, options.every, plan.epochs, replace(TrainConfig(), pace=pace), options.seed)
+        of[pace] = {"mean": _mean(rows), "rows": rows}
+        print(pace, json.dumps(of[pace]["mean"]), flush=True)
+        result = {"data": options.source.partition(":")[0], "epochs": plan.epochs, "every": options.every}
+        result |= {"seed": options.seed, "paces": of, "machine": described(("torch", "numpy"))}
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _mean(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Over all judged clicks."""
+    weights = [row["judged"] for row in rows]
+    return {
+        name: round(float(np.average([row["ndcg@10"][name] for row in rows], weights=weights)), 4)
+        for name in rows[0]["ndcg@10"]
+    }
+
+
+if __name__ == "__main__":
+    main()
