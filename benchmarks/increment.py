@@ -2,7 +2,8 @@
 
 The log is cut at two epochs. The base nets are trained from scratch on all before the first cut, twice over. Then both
 get the log up to the second cut: `warm` goes on from the base nets on what is new and a sample of the old, as a retrain
-of the stream does; `scratch` starts from new nets on all of it. Each point shows so many clicks. What is judged are the
+of the stream does; `whole rate` does so without the smaller steps of one that looks at a part of the log; `scratch`
+starts from new nets on all of it. Each point shows so many clicks. What is judged are the
 clicks of the next increment, which nobody was trained on: NDCG@10 of the click among 99 items drawn for it, the same
 for all points, and CPU seconds of one thread.
 """
@@ -97,8 +98,10 @@ def measured(
     judge = Judge(log, catalogue, base + size, base + 2 * size, seed)
     rows: list[dict[str, Any]] = []
 
-    def train(how: str, nets: Nets, known: Log, since: int | None, most: int) -> tuple[Nets, int]:
-        limits = replace(config, most=most, table_most=2 * most)
+    def train(
+        how: str, nets: Nets, known: Log, since: int | None, most: int, pace: float = config.pace
+    ) -> tuple[Nets, int]:
+        limits = replace(config, most=most, table_most=2 * most, pace=pace)
         begun = time.process_time()
         result = retrain(nets, catalogue, known, config=limits, spec=SPEC, seed=seed, since=since)
         seconds = time.process_time() - begun
@@ -113,6 +116,7 @@ def measured(
     nets, trained_until = train("base", new(), before, None, config.passes * len(before.keys))
     for most in WARM:
         train("warm", nets, known, trained_until, most)
+        train("whole rate", nets, known, trained_until, most, pace=0.0)
     for most in SCRATCH:
         train("scratch", new(), known, None, most)
     return rows
@@ -169,7 +173,7 @@ def drawn(rows: list[dict[str, Any]]) -> str:
             for row in some
             if row["how"] == how
         ]
-        for how in ("warm", "scratch")
+        for how in ("warm", "whole rate", "scratch")
     }
     return lines("A day's increment: NDCG@10 of MC2-SF on the next", "clicks shown", series)
 

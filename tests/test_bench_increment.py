@@ -45,7 +45,12 @@ def test_every_point_has_a_row_and_later_events_change_none(plan: Any, monkeypat
     log = increment.read(plan)
     config = TrainConfig(table_passes=1)
     rows = increment.measured(log, 4, 2, config, 1, lambda _row: None)
-    assert [(row["how"], row["clicks_shown"]) for row in rows[1:]] == [("warm", 64), ("warm", 128), ("scratch", 128)]
+    shown = {
+        how: [row["clicks_shown"] for row in rows if row["how"] == how] for how in ("warm", "whole rate", "scratch")
+    }
+    assert shown == {"warm": [64, 128], "whole rate": [64, 128], "scratch": [128]}
+    warm, whole = ([row["ndcg@10"] for row in rows if row["how"] == how] for how in ("warm", "whole rate"))
+    assert warm != whole
     assert all(0 <= value <= 1 for row in rows for value in row["ndcg@10"].values())
     without = increment.measured(increment.until(log, 8), 4, 2, config, 1, lambda _row: None)
     assert [row["ndcg@10"] for row in without] == [row["ndcg@10"] for row in rows]
