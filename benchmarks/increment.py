@@ -3,9 +3,9 @@
 The log is cut at two epochs. The base nets are trained from scratch on all before the first cut, twice over. Then both
 get the log up to the second cut: `warm` goes on from the base nets on what is new and a sample of the old, as a retrain
 of the stream does; `whole rate` does so without the smaller steps of one that looks at a part of the log; `scratch`
-starts from new nets on all of it. Each point shows so many clicks. What is judged are the
-clicks of the next increment, which nobody was trained on: NDCG@10 of the click among 99 items drawn for it, the same
-for all points, and CPU seconds of one thread.
+starts from new nets on all of it. Each point shows so many clicks. What is judged are the clicks of the next increment,
+which nobody was trained on: NDCG@10 of the click among 99 items drawn for it, the same for all points, and CPU seconds
+of one thread.
 """
 
 from __future__ import annotations
@@ -41,6 +41,13 @@ WARM = (2_500, 5_000, 10_000, 20_000, 40_000)
 SCRATCH = (10_000, 40_000, 160_000, 640_000)
 SPEC = ViewSpec()
 BATCH = 256
+
+
+def logged(source: str) -> tuple[Plan, Log]:
+    """The plan of `source`, and its log."""
+    with TemporaryDirectory() as folder:
+        plan = prepare(parse(source), Options(), Path(folder))
+        return plan, read(plan)
 
 
 def read(plan: Plan) -> Log:
@@ -122,12 +129,17 @@ def measured(
     return rows
 
 
+def means(of: dict[str, np.ndarray]) -> dict[str, float]:
+    """Of each variant's clicks."""
+    return {name: round(float(values.mean()), 4) for name, values in of.items()}
+
+
 def _row(how: str, shown: int, seconds: float, of: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         "how": how,
         "clicks_shown": shown,
         "cpu_seconds": round(seconds, 1),
-        "ndcg@10": {name: round(float(values.mean()), 4) for name, values in of.items()},
+        "ndcg@10": means(of),
         "error": round(float(of["mc2sf"].std() / np.sqrt(len(of["mc2sf"]))), 4),
     }
 
@@ -142,10 +154,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    source = parse(options.source)
-    with TemporaryDirectory() as folder:
-        plan = prepare(source, Options(), Path(folder))
-        log = read(plan)
+    plan, log = logged(options.source)
     base = options.base % plan.epochs
     if base + 2 * options.size > plan.epochs:
         parser.error(f"the log has {plan.epochs} epochs: none are left to judge by")
