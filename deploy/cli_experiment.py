@@ -102,9 +102,11 @@ def experiment(
     chosen = next((each for each in EXPERIMENTS if each.name == name.value), TABLE2)
     given = {"candidates": candidates, "positives": positives, "min_count": min_count, "exposures": exposures}
     wanted: dict[str, Any] = {key: value.value for key, value in given.items() if value is not None}
+    if exposures is not None and positives is None:  # ratings below 4 are exposures, or clicks as all others
+        wanted["positives"] = "rated" if exposures.value == "rated" else "all"
     protocol = replace(chosen.protocol, **wanted)
     recipes = chosen.recipes if epochs is None else chosen.recipes.capped(epochs)
-    of = Asked(parse(data), protocol, recipes, users, seeds, epochs)
+    of = Asked(parse(data), protocol, recipes, users, seeds, epochs, chosen.protocol)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name.value)

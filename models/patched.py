@@ -22,6 +22,12 @@ class Patched(nn.Module):
         with torch.no_grad():
             self.patches.weight.zero_()
 
+    def train(self, mode: bool = True) -> Patched:
+        """As of any net; but the backbone, which stays as it is, never drops anything."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
         sequences, of = self.backbone.reads(queries)

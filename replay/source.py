@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from replay.ebnerd import ebnerd, files
 from replay.exposure_log import exposure_log
@@ -31,6 +32,24 @@ class Source:
     files: tuple[Path, ...]
     reader: Reader
     epoch: str | None = None  # as `units.epoch_ends` reads it, where nothing else is asked
+    takes: Literal["", "DIR", "FILE"] = ""  # what stands behind the colon; "": parameters
+
+    @property
+    def scheme(self) -> str:
+        """What stands before the colon."""
+        return self.text.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """For the names of files: the scheme, with the file's name or the parameters."""
+        rest = self.text.partition(":")[2]
+        words = {"": rest, "DIR": "", "FILE": Path(rest).name.partition(".")[0]}[self.takes]
+        return "-".join(filter(None, [self.scheme, *re.split(r"[^A-Za-z0-9.]+", words)]))
+
+    @property
+    def public(self) -> str:
+        """The text without anybody's paths."""
+        return f"{self.scheme}:{self.takes}" if self.takes else self.text
 
     def read(self, policy: Exposures, refusals: Refusals) -> Iterator[Any]:
         """The rows in the order of the source. Raises SourceError where `policy` does not fit, or for bad input."""
@@ -75,19 +94,19 @@ def _synthetic(text: str, rest: str) -> Source:
 
 def _movielens(file: str, separator: str, text: str, rest: str) -> Source:
     path = _path(text, rest) / file
-    return Source(text, ("rated", "simulated", "logged"), (path,), partial(movielens, path, separator))
+    return Source(text, ("rated", "simulated", "logged"), (path,), partial(movielens, path, separator), takes="DIR")
 
 
 def _ebnerd(text: str, rest: str) -> Source:
     folder = _path(text, rest)
-    return Source(text, ("logged",), files(folder), partial(ebnerd, folder))
+    return Source(text, ("logged",), files(folder), partial(ebnerd, folder), takes="DIR")
 
 
 def _file(
     read: Callable[[Path, Exposures, Refusals], Iterator[Any]], policies: tuple[Exposures, ...], text: str, rest: str
 ) -> Source:
     path = _path(text, rest)
-    return Source(text, policies, (path,), partial(read, path))
+    return Source(text, policies, (path,), partial(read, path), takes="FILE")
 
 
 def _path(text: str, rest: str) -> Path:

@@ -25,9 +25,9 @@ def test_a_small_form_runs_on_any_log_and_says_how_it_was_made(tmp_path: Path) -
     done = mc2sf(*command, *more)
     assert done.returncode == 0, done.stderr
     assert "MC2-SF, seed 1: NDCG@10" in done.stdout
-    document = json.loads((tmp_path / "out" / "ablation_log-12.json").read_text())
+    document = json.loads((tmp_path / "out" / "ablation_log-log-12-epochs-1.json").read_text())
     assert document["settings"]["command"] == (
-        "mc2sf experiment ablation --data log:DIR --users 12 --epochs 1 --seeds 1"
+        "mc2sf experiment ablation --data log:FILE --epochs 1 --users 12 --seeds 1"
     )
     assert document["settings"]["seeds"] == [1]
     assert document["settings"]["counts"]["users"] == 12
@@ -37,7 +37,7 @@ def test_a_small_form_runs_on_any_log_and_says_how_it_was_made(tmp_path: Path) -
     other = ["--users", "12", "--threads", "1", "--out", str(tmp_path / "again"), "--work", str(tmp_path / "empty")]
     again = mc2sf(*command, *other, "--cells", str(tmp_path / "work" / "cells"))
     assert again.returncode == 0, again.stderr
-    assert json.loads((tmp_path / "again" / "ablation_log-12.json").read_text()) == document
+    assert json.loads((tmp_path / "again" / "ablation_log-log-12-epochs-1.json").read_text()) == document
     assert not (tmp_path / "empty" / "fits").exists()  # cells are enough: nothing was fitted
 
 

@@ -41,6 +41,7 @@ def document(experiment: str, data: str, values: dict[str, list[float]], **more:
 
 
 def written(folder: Path, *documents: dict[str, Any]) -> str:
+    folder.mkdir(exist_ok=True)
     for each in documents:
         (folder / f"{each['experiment']}_{each['data']}.json").write_text(json.dumps(each))
     return page.write(folder).read_text()
@@ -58,6 +59,7 @@ def test_orders_are_compared_where_the_paper_has_one(tmp_path: Path) -> None:
     values = {"MC2-SF": [0.3], "GRU4Rec": [0.5], "popularity": [0.1]}
     text = written(tmp_path, document("table2", "ml-1m", values))
     assert "Ours: MC2-SF < GRU4Rec. The paper's: GRU4Rec < MC2-SF." in text
+    assert "paper*" not in written(tmp_path / "of a sample", document("table2", "ml-1m-60", values))
     other = written(tmp_path, document("table2", "log", values))
     assert "## Device side (Table 2): log" in other
     assert "paper*" not in other.partition("Table 2): ml-1m")[0]
@@ -66,6 +68,7 @@ def test_orders_are_compared_where_the_paper_has_one(tmp_path: Path) -> None:
 def test_what_others_published_stands_beside_leave_one_out(tmp_path: Path) -> None:
     text = written(tmp_path, document("reference", "ml-1m", {"SASRec": [0.58], "Caser": [0.5]}))
     assert "| *SASRec, published* | - | - | 0.8245 | - | 0.5905 | - |" in text
+    assert "published*" not in written(tmp_path / "other", document("reference", "ml-100k", {"SASRec": [0.58]}))
 
 
 def test_costs_of_windows_have_a_table(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from torch import Tensor
 from deploy.experiments.dataset import load
 from deploy.experiments.known import Known
 from deploy.experiments.lists import lists, ranks
-from deploy.experiments.protocol import Phase, Protocol, served, trained
+from deploy.experiments.protocol import Phase, Positives, Protocol, served, trained
 from models.catalogue import FIRST_ROW, ROW_PADDING
 from models.queries import Queries
 from models.ranking import metrics
-from models.views import CLICK
+from models.views import CLICK, EXPOSURE
 from replay.refusals import SourceError
 from replay.source import parse
+from streams.settings import Exposures
 from tests.experiment_world import SMALL, dataset, written
 
 
@@ -202,3 +203,47 @@ def test_lists_shorter_than_asked_for_are_ranked_as_they_are(tmp_path: Path) -> 
 
     given = ranks(worst, lambda some: known(found.clicks[some]), found, pairs=1 << 20)
     assert given.tolist() == (found.items != ROW_PADDING).sum(1).tolist()
+
+
+# ratings ------------------------------------------------------------------------------------------------------------
+
+
+def rated(folder: Path, users: int = 3, ratings: int = 30) -> str:
+    """A file of ratings in ML-100K's form: 4 and 2 in turn, of other items for each user."""
+    lines = [f"{user}\t{100 * user + i}\t{4 - i % 2 * 2}\t{i + 1}" for user in range(users) for i in range(ratings)]
+    (folder / "u.data").write_text("\n".join(lines) + "\n")
+    return f"ml-100k:{folder}"
+
+
+def test_ratings_below_four_are_exposures_or_clicks_as_all_others(tmp_path: Path) -> None:
+    source = parse(rated(tmp_path))
+    found = {
+        positives: load(source, replace(SMALL, positives=positives), tmp_path / positives)
+        for positives in ("rated", "all")
+    }
+    clicks, exposures = (
+        {name: int((data.log.kinds == kind).sum()) for name, data in found.items()} for kind in (CLICK, EXPOSURE)
+    )
+    assert clicks == {"rated": 3 * 15, "all": 3 * 30}
+    assert exposures["rated"] == 3 * 15
+    assert [data.policy for data in found.values()] == ["rated", "simulated"]
+    assert [data.positives for data in found.values()] == ["rated", "all"]
+
+
+@pytest.mark.parametrize(("positives", "exposures"), [("all", "rated"), ("rated", "simulated"), ("rated", "logged")])
+def test_positives_and_exposures_that_contradict_each_other_are_refused(
+    tmp_path: Path, positives: Positives, exposures: Exposures
+) -> None:
+    with pytest.raises(SourceError, match="contradict each other"):
+        load(parse(rated(tmp_path)), replace(SMALL, positives=positives, exposures=exposures), tmp_path / "sorted")
+
+
+def test_clicks_of_a_log_are_clicks_whatever_the_positives(tmp_path: Path) -> None:
+    assert dataset(tmp_path, replace(SMALL, positives="all")).positives == "logged"
+
+
+def test_a_user_who_had_every_item_has_nothing_to_be_ranked_against(tmp_path: Path) -> None:
+    data = dataset(tmp_path, users=3)
+    everything = replace(data, log=replace(data.log, keys=np.arange(len(data.log.keys)) % len(data.items) + FIRST_ROW))
+    with pytest.raises(SourceError, match="'u0' had every item"):
+        lists(replace(everything, interacted=np.ones(len(data.log.keys), np.bool_)), data.of(Phase.TEST), SMALL)

@@ -45,8 +45,8 @@ def test_sensitivity_varies_one_thing_at_a_time_over_the_paper_s_values() -> Non
 
 
 def test_each_policy_that_gives_exposures_is_tried_with_its_canary() -> None:
-    policies = {arm.protocol.exposures for arm in variations.exposures(asked())}
-    assert policies == {"rated", "simulated"}
+    policies = {(arm.protocol.exposures, arm.protocol.positives) for arm in variations.exposures(asked())}
+    assert policies == {("rated", "rated"), ("simulated", "all")}
     assert {arm.protocol.exposures for arm in variations.exposures(asked("log:x"))} == {"logged"}
     for source in ("ml-1m:x", "log:x", "steam:x"):
         arms = {arm.model: arm for arm in variations.exposures(asked(source))}
@@ -187,7 +187,20 @@ def test_tuning_looks_at_validation_only_and_lists_what_it_tried(tmp_path: Path)
     assert benches.looked == {Phase.VALIDATION}
     assert [trial["tried"]["learning_rate"] for trial in last["trials"]] == [1e-5, 0.05]
     assert all(trial["epochs"] == QUICK.epochs for trial in last["trials"])
-    assert json.loads((tmp_path / "out" / "tuning_log.json").read_text()) == last
+    assert json.loads((tmp_path / "out" / "tuning_log-log.json").read_text()) == last
     scores = [trial["validation"] for trial in last["trials"]]
     assert tuning.best(last)["fm"] == last["trials"][int(np.argmax(scores))]["tried"]
     assert "learning_rate 0.05" in page.write(tmp_path / "out").read_text()
+
+
+# what was chosen ----------------------------------------------------------------------------------------------------
+
+
+def test_recipes_are_the_best_of_what_was_tried_on_validation_clicks() -> None:
+    tried = json.loads((Path(__file__).parents[1] / "benchmarks" / "paper" / "tuning_ml-100k.json").read_text())
+    plain, product = Recipes(), Recipes().with_product()
+    best = tuning.best(tried)
+    assert len(best) > 15
+    for net, values in best.items():
+        recipe = product.of(net.removesuffix(", product")) if net.endswith(", product") else plain.of(net)
+        assert {name: getattr(recipe, name) for name in values} == values, net

@@ -14,7 +14,7 @@ from deploy.experiments.bench import Bench, popularity
 from deploy.experiments.catalogue import ABLATION, EXPERIMENTS, TABLE2, TABLE3
 from deploy.experiments.cells import Cell, kept
 from deploy.experiments.experiment import Asked, Experiment, plain
-from deploy.experiments.protocol import Phase, Protocol
+from deploy.experiments.protocol import LEAVE_ONE_OUT, Phase, Protocol
 from deploy.experiments.recipe import AHEAD, Recipes
 from deploy.experiments.rows import FM_ROW, GRU4REC_ROW, MC2SF_ROW, Row, fitted_din, fitted_f2s
 from deploy.experiments.significance import by_user, compare
@@ -55,12 +55,17 @@ def test_a_kept_fit_still_says_what_it_cost(tmp_path: Path) -> None:
     assert costs[0][0] > 0
 
 
-def test_the_epoch_is_chosen_on_validation_clicks(tmp_path: Path) -> None:
-    one = bench(tmp_path)
-    recipes = replace(RECIPES, fm=replace(QUICK, epochs=6, patience=6, learning_rate=0.05))
-    net = FM_ROW.fit(one, recipes, 1)
-    score = metrics(one.ranks(net, Phase.VALIDATION))["ndcg@10"]
-    assert round(score, 5) == max(one.spent.curves["FM"])
+def test_the_epoch_that_validation_clicks_like_best_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two, five = bench(tmp_path), bench(tmp_path)
+    ranks = iter([50, 1, 50, 50, 50])  # after each epoch
+    monkeypatch.setattr(five, "ranks", lambda *_, **__: np.array([next(ranks)]))
+    best = FM_ROW.fit(five, replace(RECIPES, fm=replace(QUICK, epochs=5, patience=5)), 1)
+    assert five.spent.curves["FM"] == [0, 1, 0, 0, 0]
+    second = FM_ROW.fit(two, replace(RECIPES, fm=replace(QUICK, epochs=2)), 1)
+    assert isinstance(best, torch.nn.Module)
+    assert isinstance(second, torch.nn.Module)
+    for name, weight in second.state_dict().items():
+        assert torch.equal(weight, best.state_dict()[name])
 
 
 def test_item_tables_start_as_item2vec_has_them_fitted_on_the_same_phases(tmp_path: Path) -> None:
@@ -149,6 +154,12 @@ def test_a_cell_is_computed_once_and_read_back_as_it_was(tmp_path: Path) -> None
     assert cell.metrics == metrics([1, 7, 100])
 
 
+def test_ranks_among_a_whole_catalogue_are_kept_as_they_are(tmp_path: Path) -> None:
+    cell = Cell("a", 1, np.array([1, 70_000]), 1.5, 3)
+    kept(tmp_path / "a.json", lambda: cell)
+    assert kept(tmp_path / "a.json", lambda: pytest.fail("computed again")).ranks.tolist() == [1, 70_000]
+
+
 def test_a_cell_that_failed_is_not_kept(tmp_path: Path) -> None:
     def broken() -> Cell:
         raise FloatingPointError
@@ -192,7 +203,7 @@ def ran(folder: Path, experiment: Experiment, seeds: int = 1, recipes: Recipes =
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
 def test_an_experiment_gives_rows_tests_and_a_page(tmp_path: Path, experiment: Experiment) -> None:
     results = ran(tmp_path, experiment)
-    path = tmp_path / "out" / f"{experiment.name}_log.json"
+    path = tmp_path / "out" / f"{experiment.name}_log-log.json"
     document = json.loads(path.read_text())
     assert document == json.loads(json.dumps(results[-1]))
     models = [arm.model for arm in experiment.arms(Asked(parse("log:x"), SMALL, RECIPES))]
@@ -205,12 +216,12 @@ def test_an_experiment_gives_rows_tests_and_a_page(tmp_path: Path, experiment: E
     assert {(test["a"], test["b"]) for test in document["tests"]} == {
         pair for pair in experiment.pairs if set(pair) <= set(models)
     }
-    assert document["protocol"]["positives"] == "rated"
-    assert "--data log:DIR" in document["settings"]["command"]
+    assert document["protocol"]["positives"] == "logged"
+    assert "--data log:FILE" in document["settings"]["command"]
     text = page.write(tmp_path / "out").read_text()
     for model in models:
         assert f"| {model} |" in text
-    svg = (tmp_path / "out" / f"{experiment.name}_log.svg").read_text()
+    svg = (tmp_path / "out" / f"{experiment.name}_log-log.svg").read_text()
     assert svg.startswith("<svg")
 
 
@@ -254,6 +265,41 @@ def test_seeds_give_other_nets_and_the_same_candidates(tmp_path: Path) -> None:
     rows = ran(tmp_path, experiment, seeds=2)[-1]["rows"]
     assert [row["seed"] for row in rows] == [1, 2]
     assert rows[0]["metrics"] != rows[1]["metrics"]
+
+
+def test_no_result_takes_the_place_of_another() -> None:
+    usual = Protocol()
+    log, other = parse("log:/somewhere/clicks.csv.gz"), parse("log:/somewhere/others.csv.gz")
+    asked = [
+        Asked(parse("ml-1m:/somewhere"), usual),
+        Asked(parse("ml-1m:/somewhere"), usual, users=60),
+        Asked(parse("ml-1m:/somewhere"), replace(usual, candidates="full")),
+        Asked(parse("ml-1m:/somewhere"), replace(usual, min_count="both"), epochs=5),
+        Asked(log, usual),
+        Asked(other, usual),
+        Asked(parse("synthetic:users=60,noise=0.5"), usual),
+        Asked(parse("synthetic"), usual),
+    ]
+    assert [one.name for one in asked] == [
+        "ml-1m",
+        "ml-1m-60",
+        "ml-1m-candidates-full",
+        "ml-1m-min-count-both-epochs-5",
+        "log-clicks",
+        "log-others",
+        "synthetic-users-60-noise-0.5",
+        "synthetic",
+    ]
+
+
+def test_the_command_of_a_result_gives_it_again() -> None:
+    asked = Asked(parse("synthetic:users=60"), replace(Protocol(), candidates="full"), users=9, seeds=2)
+    again = "mc2sf experiment table2 --data synthetic:users=60 --candidates full --users 9 --seeds 2"
+    assert running.command_of("table2", asked) == again
+    assert "--data steam:FILE" in running.command_of("table2", Asked(parse("steam:/somewhere/x.json.gz"), Protocol()))
+    assert "--positives" not in running.command_of(
+        "reference", Asked(parse("ml-1m:x"), LEAVE_ONE_OUT, usual=LEAVE_ONE_OUT)
+    )
 
 
 def test_after_each_cell_the_result_so_far_is_written(tmp_path: Path) -> None:

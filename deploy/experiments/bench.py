@@ -77,6 +77,11 @@ class Bench:
         self._lists: dict[Phase, Lists] = {}
 
     @property
+    def record(self) -> dict[str, Any]:
+        """The protocol for a result: what was left to the source is as it was found there."""
+        return asdict(self.protocol) | {"exposures": self.dataset.policy, "positives": self.dataset.positives}
+
+    @property
     def rows(self) -> int:
         """Rows of E."""
         return self.dataset.rows

@@ -15,6 +15,7 @@ from deploy.experiments.rows import (
     F2S_ROW,
     F2S_SERVED_ROW,
     FAST_ROW,
+    FAST_TUNED_ROW,
     FM_ROW,
     GRU4REC_ROW,
     HSTU_ROW,
@@ -26,7 +27,7 @@ from deploy.experiments.rows import (
     POPULARITY_ROW,
     SASREC_ROW,
 )
-from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
+from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW, GRU4REC_TUNED_ROW
 
 # rows that need no other come first, MC2-SF early: a run that is cut has the comparison that matters
 _TABLE2 = (
@@ -37,6 +38,8 @@ _TABLE2 = (
     MC2SF_ROW,
     FAST_ROW,
     DIN_GRU4REC_ROW,
+    FAST_TUNED_ROW,
+    GRU4REC_TUNED_ROW,
     FM_ROW,
     NEUMF_ROW,
     DIN_FM_ROW,
@@ -49,6 +52,8 @@ TABLE2 = Experiment(
     plain(*_TABLE2, product=(FAST_ROW, MC2SF_ROW)),
     (
         *((MC2SF_ROW.name, row.name) for row in _TABLE2 if row is not MC2SF_ROW),
+        (FAST_TUNED_ROW.name, FAST_ROW.name),
+        (DIN_GRU4REC_ROW.name, GRU4REC_TUNED_ROW.name),
         *(
             (with_product(MC2SF_ROW.name), name)
             for name in (with_product(FAST_ROW.name), GRU4REC_ROW.name, DIN_GRU4REC_ROW.name)

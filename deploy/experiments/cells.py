@@ -52,17 +52,20 @@ def kept(path: Path, compute: Callable[[], Cell]) -> Cell:
 
 
 def _packed(cell: Cell) -> dict[str, Any]:
-    ranks = base64.b64encode(zlib.compress(cell.ranks.astype("<u2").tobytes(), 9)).decode()
+    width = "<u2" if cell.ranks.max(initial=0) < 1 << 16 else "<u4"
+    ranks = base64.b64encode(zlib.compress(cell.ranks.astype(width).tobytes(), 9)).decode()
     return {
         "model": cell.model,
         "seed": cell.seed,
         "seconds": cell.seconds,
         "epochs": cell.epochs,
         "note": cell.note,
-        "ranks": ranks,  # u2, little-endian, zlib, base64
+        "width": width,
+        "ranks": ranks,  # little-endian, zlib, base64
     }
 
 
 def _unpacked(values: dict[str, Any]) -> Cell:
-    ranks = np.frombuffer(zlib.decompress(base64.b64decode(values["ranks"])), "<u2").astype(np.int64)
+    width = values.get("width", "<u2")  # cells from before there was another don't name it
+    ranks = np.frombuffer(zlib.decompress(base64.b64decode(values["ranks"])), width).astype(np.int64)
     return Cell(values["model"], values["seed"], ranks, values["seconds"], values["epochs"], values["note"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploy.experiments.bench import Bench
 from deploy.experiments.recipe import Recipes
-from deploy.experiments.rows import BOTH, Row, gru4rec, new_gru4rec
+from deploy.experiments.rows import BOTH, Row, fitted_gru4rec, new_gru4rec
 from models.gru4rec import GRU4Rec
 from models.patched import Patched
 
@@ -18,8 +18,9 @@ def federated(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
 
 def patched(bench: Bench, recipes: Recipes, seed: int) -> Patched:
     """Fast-centralised (Fig. 1d): GRU4Rec fitted in the cloud, then a patch for each device on its own clicks."""
-    net = Patched(gru4rec(bench, recipes, seed), bench.users)
-    bench.fit("DCCL", net, recipes.patch, seed, BOTH, after=str(recipes.gru4rec.settings()))
+    backbone, after = fitted_gru4rec(bench, recipes, seed)
+    net = Patched(backbone, bench.users)
+    bench.fit("DCCL", net, recipes.patch, seed, BOTH, after=after)
     return net
 
 

@@ -27,6 +27,7 @@ class Dataset:
 
     source: str
     policy: Exposures
+    positives: str  # as the protocol says, or "logged" where clicks are clicks
     log: Log
     phase: Ints  # [N] of each click, -1 of other events
     interacted: np.ndarray  # bool [N]: events that bar an item from being a negative
@@ -103,6 +104,7 @@ def load(
     return Dataset(
         source=source.text,
         policy=policy,
+        positives=protocol.positives if "rated" in source.policies else "logged",
         log=log,
         phase=phases(log, protocol),
         interacted=interacted,
@@ -112,11 +114,16 @@ def load(
 
 
 def _policy(source: Source, protocol: Protocol) -> Exposures:
-    if protocol.exposures is not None:
-        return protocol.exposures
-    if "rated" in source.policies:
-        return "rated" if protocol.positives == "rated" else "simulated"
-    return source.policies[0]
+    """Where exposures come from. Raises SourceError where that and the positives contradict each other."""
+    if "rated" not in source.policies:
+        return protocol.exposures or source.policies[0]
+    chosen = protocol.exposures or ("rated" if protocol.positives == "rated" else "simulated")
+    if (chosen == "rated") is not (protocol.positives == "rated"):
+        raise SourceError(
+            f"{source.text}: positives {protocol.positives!r} and exposures {chosen!r} contradict each other: ratings "
+            "below 4 are exposures ('rated' and 'rated'), or clicks as all others ('all' and 'simulated' or 'logged')"
+        )
+    return chosen
 
 
 def _kept(user: Ints, item: Ints, kind: Ints, interacted: np.ndarray, protocol: Protocol) -> np.ndarray:

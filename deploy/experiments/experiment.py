@@ -25,6 +25,9 @@ class Arm:
     measure: Callable[[Bench], dict[str, Any]] = lambda _: {}  # what else is recorded
 
 
+OPTIONS = ("candidates", "positives", "min_count", "exposures")  # of the protocol
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is run: a source, maybe a sample of its users, and how many seeds."""
@@ -35,12 +38,24 @@ class Asked:
     users: int | None = None  # that many, by a hash of their names; None: all
     seeds: int = 3
     epochs: int | None = None  # of each fit at most; None: as the recipes say
+    usual: Protocol = field(default_factory=Protocol)  # where nothing else is asked for
 
     @property
     def data(self) -> str:
         """The source's name in file names, with the sample's size: `ml-1m`, `ml-1m-500`."""
-        scheme = self.source.text.partition(":")[0]
-        return scheme if self.users is None else f"{scheme}-{self.users}"
+        return self.source.name if self.users is None else f"{self.source.name}-{self.users}"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of the command that differ from what is usual."""
+        values = {name: getattr(self.protocol, name) for name in OPTIONS}
+        found = {name: str(value) for name, value in values.items() if value != getattr(self.usual, name)}
+        return found if self.epochs is None else found | {"epochs": str(self.epochs)}
+
+    @property
+    def name(self) -> str:
+        """What results are called: the data and all options, so that no result takes another's place."""
+        return "-".join([self.data, *(f"{name.replace('_', '-')}-{value}" for name, value in self.options.items())])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from models.catalogue import FIRST_ROW, ROW_PADDING
 from models.log import Ints
 from models.queries import Queries
 from models.ranking import rank
+from replay.refusals import SourceError
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Lists:
 
 
 def lists(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Lists:
-    """The lists of `clicks`. A user's lists depend on the protocol's seed, the user's name and the catalogue alone."""
+    """The lists of `clicks`. A user's lists depend on the protocol's seed, the user's name and the catalogue alone.
+
+    Raises SourceError where a user had every item.
+    """
     log, size = dataset.log, len(dataset.items)
     barred = np.zeros(size, np.bool_)
     weights = np.log1p(np.bincount(log.keys[dataset.of(Phase.SLOW)] - FIRST_ROW, minlength=size))
@@ -46,6 +50,10 @@ def lists(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Lists:
         barred[own] = True
         free = np.flatnonzero(~barred)
         barred[own] = False
+        if not len(free):
+            raise SourceError(
+                f"{dataset.source}: user {dataset.users[user]!r} had every item: none is left to rank against"
+            )
         for i in np.flatnonzero(users == user):
             if protocol.candidates == "full":
                 drawn = free

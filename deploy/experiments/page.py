@@ -86,7 +86,8 @@ def _table(document: Document) -> Iterator[str]:
         paper = published.paper(document["experiment"], document["data"], model)
         if paper:
             yield f"| *{model}, paper* | " + " | ".join(_or_dash(paper.get(m)) for m in METRICS) + " | | |"
-        other = published.LEAVE_ONE_OUT.get(model) if document["experiment"] == "reference" else None
+        is_published = (document["experiment"], document["data"]) == ("reference", "ml-1m")
+        other = published.LEAVE_ONE_OUT.get(model) if is_published else None
         if other:
             yield f"| *{model}, published* | " + " | ".join(_or_dash(other.get(m)) for m in METRICS) + " | | |"
     yield ""

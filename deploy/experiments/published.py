@@ -49,8 +49,8 @@ LEAVE_ONE_OUT: dict[str, dict[str, float]] = {
 
 
 def paper(table: str, data: str, model: str) -> dict[str, float]:
-    """What the paper has for a model in a table; empty where it has nothing."""
-    scheme = "ml-1m" if data.startswith("ml-1m") else "steam" if data.startswith("steam") else ""
+    """What the paper has for a model in a table; empty where it has nothing, as for a sample or another protocol."""
+    scheme = {"steam-steam_reviews": "steam"}.get(data, data)
     if table == "table3" and model in TABLE3.get(scheme, {}):
         return TABLE3[scheme][model]
     found = TABLE2.get(scheme, {}).get(model)

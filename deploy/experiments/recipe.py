@@ -41,7 +41,7 @@ AHEAD = replace(POPULAR, ahead=False)  # of item2vec
 # of what is told something, and starts from what it was alone
 TOLD = Recipe(learning_rate=1e-3, l2=1e-4, negatives=8, ahead=False)
 WITH_PRODUCT: dict[str, dict[str, Any]] = {
-    "din": {"learning_rate": 1e-3, "l2": 1e-4, "power": 0.5},
+    "din": {"learning_rate": 3e-3, "power": 0.5},
     "f2s": {"learning_rate": 3e-3, "power": 0.5},
     "fast": {"learning_rate": 3e-3, "l2": 1e-4, "power": 0.5},
     "s2f": {},

@@ -107,25 +107,37 @@ def item2vec(bench: Bench, recipes: Recipes, seed: int) -> Item2Vec:
 
 def fm(bench: Bench, recipes: Recipes, seed: int) -> FM:
     """User and item."""
+    return fitted_fm(bench, recipes, seed)[0]
+
+
+def fitted_fm(bench: Bench, recipes: Recipes, seed: int) -> tuple[FM, str]:
+    """FM and the identity of its fit."""
     torch.manual_seed(seed)
     net = FM(FMConfig(recipes.fm.dim), bench.rows, bench.users)
-    bench.fit("FM", net, recipes.fm, seed, BOTH)
-    return net
+    return net, bench.fit("FM", net, recipes.fm, seed, BOTH)
 
 
 def neumf(bench: Bench, recipes: Recipes, seed: int) -> NeuMF:
     """User and item."""
+    return fitted_neumf(bench, recipes, seed)[0]
+
+
+def fitted_neumf(bench: Bench, recipes: Recipes, seed: int) -> tuple[NeuMF, str]:
+    """NeuMF and the identity of its fit."""
     torch.manual_seed(seed)
     net = NeuMF(NeuMFConfig(recipes.neumf.dim), bench.rows, bench.users)
-    bench.fit("NeuMF", net, recipes.neumf, seed, BOTH)
-    return net
+    return net, bench.fit("NeuMF", net, recipes.neumf, seed, BOTH)
 
 
 def gru4rec(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
     """The device's clicks."""
+    return fitted_gru4rec(bench, recipes, seed)[0]
+
+
+def fitted_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> tuple[GRU4Rec, str]:
+    """GRU4Rec and the identity of its fit."""
     net = new_gru4rec(bench, recipes, seed)
-    bench.fit("GRU4Rec", net, recipes.gru4rec, seed, BOTH)
-    return net
+    return net, bench.fit("GRU4Rec", net, recipes.gru4rec, seed, BOTH)
 
 
 def new_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
@@ -173,6 +185,13 @@ def fitted_fast(bench: Bench, recipes: Recipes, seed: int) -> tuple[FastAlone, s
     return net, bench.fit("fast alone", net, recipes.fast, seed, BOTH)
 
 
+def fast_tuned(bench: Bench, recipes: Recipes, seed: int) -> FastAlone:
+    """The control of MC2-SF: the fast part alone gets the same second fit on the fast phase, without a cloud."""
+    alone, after = fitted_fast(bench, recipes, seed)
+    bench.fit("fast alone tuned", alone, recipes.s2f, seed, FAST, after=after)
+    return alone
+
+
 def mc2sf(bench: Bench, recipes: Recipes, seed: int) -> MC2SF:
     """Eq. (7-8) on top of F2S."""
     return fitted_mc2sf(bench, recipes, seed, fresh=True)
@@ -206,5 +225,6 @@ MINGRU_ROW = Row("minGRU", mingru)
 F2S_ROW = Row("DIN w/ F2S", f2s)
 F2S_SERVED_ROW = Row("DIN w/ F2S, served", f2s_served, fresh=False)
 FAST_ROW = Row("fast alone", fast)
+FAST_TUNED_ROW = Row("fast alone, fine-tuned", fast_tuned)
 MC2SF_ROW = Row("MC2-SF", mc2sf)
 MC2SF_SERVED_ROW = Row("MC2-SF, served", mc2sf_served, fresh=False)

@@ -62,7 +62,7 @@ def run(experiment: Experiment, asked: Asked, benches: Benches, keep: Path, out:
         result = document(experiment, asked, benches, done)
         if experiment.look is not None and len(done) == arms * asked.seeds:
             result["cases"] = experiment.look(asked, benches.of)
-        write_json(out / f"{experiment.name}_{asked.data}.json", result)
+        write_json(out / f"{experiment.name}_{asked.name}.json", result)
         yield result
 
 
@@ -95,11 +95,11 @@ def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[
     sizes = (bench.lists(Phase.TEST).items != ROW_PADDING).sum(1)
     return {
         "experiment": experiment.name,
-        "data": asked.data,
-        "protocol": asdict(asked.protocol) | {"exposures": bench.dataset.policy},
+        "data": asked.name,
+        "protocol": bench.record,
         "settings": {
-            "command": command_of(experiment.name, asked, experiment.protocol),
-            "source": asked.source.text.partition(":")[0],
+            "command": command_of(experiment.name, asked),
+            "source": asked.source.scheme,
             "users": asked.users,
             "seeds": sorted({cell.seed for cell in done}),
             "cells": {"done": len(done), "wanted": len(arms) * asked.seeds},
@@ -114,21 +114,14 @@ def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[
     }
 
 
-def command_of(name: str, asked: Asked, usual: Protocol | None = None) -> str:
-    """The command that gives this result; the source without its folder."""
-    words = ["mc2sf", "experiment", name, "--data", asked.source.text.partition(":")[0] + ":DIR"]
-    for option in OPTIONS:
-        value = getattr(asked.protocol, option)
-        if value != getattr(usual or Protocol(), option):
-            words += ["--" + option.replace("_", "-"), str(value)]
+def command_of(name: str, asked: Asked) -> str:
+    """The command that gives this result; the source without its path."""
+    words = ["mc2sf", "experiment", name, "--data", asked.source.public]
+    for option, value in asked.options.items():
+        words += ["--" + option.replace("_", "-"), value]
     if asked.users is not None:
         words += ["--users", str(asked.users)]
-    if asked.epochs is not None:
-        words += ["--epochs", str(asked.epochs)]
     return shlex.join(words if name == "tune" else [*words, "--seeds", str(asked.seeds)])
-
-
-OPTIONS = ("candidates", "positives", "min_count", "exposures")
 
 
 def _varied(arm: Arm, asked: Asked) -> dict[str, Any]:

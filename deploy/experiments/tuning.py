@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,8 @@ def tune(asked: Asked, benches: Benches, out: Path, some: tuple[Tuned, ...] = TU
             tried.append(_trial(bench, asked, tuned, values))
             document = {
                 "experiment": "tune",
-                "data": asked.data,
-                "protocol": asdict(asked.protocol) | {"exposures": bench.dataset.policy},
+                "data": asked.name,
+                "protocol": bench.record,
                 "settings": {
                     "command": command_of("tune", asked),
                     "users": asked.users,
@@ -88,7 +88,7 @@ def tune(asked: Asked, benches: Benches, out: Path, some: tuple[Tuned, ...] = TU
                 },
                 "trials": tried,
             }
-            write_json(out / f"tuning_{asked.data}.json", document)
+            write_json(out / f"tuning_{asked.name}.json", document)
             yield document
 
 

@@ -3,38 +3,55 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deploy.experiments.bench import Bench
-from deploy.experiments.recipe import Recipe, Recipes
-from deploy.experiments.rows import FAST, Row, fitted_din, fm, gru4rec, neumf
+from deploy.experiments.recipe import Recipes
+from deploy.experiments.rows import FAST, Row, fitted_din, fitted_fm, fitted_gru4rec, fitted_neumf
 from models.fm import FM, FMConfig
 from models.neumf import NeuMF, NeuMFConfig
+from models.queries import Queries
 from models.vanilla import HINTS, HintedSequential, Vanilla
 
 
 def din_fm(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     """DIN+FM."""
-    alone = fm(bench, recipes, seed)
+    alone, after = fitted_fm(bench, recipes, seed)
     torch.manual_seed(seed)
     told = FM(FMConfig(recipes.fm.dim, HINTS), bench.rows, bench.users)
     widen(alone, told)
-    return _fitted("DIN+FM", told, recipes.fm, bench, recipes, seed)
+    return _fitted("DIN+FM", told, after, bench, recipes, seed)
 
 
 def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     """DIN+NeuMF."""
-    alone = neumf(bench, recipes, seed)
+    alone, after = fitted_neumf(bench, recipes, seed)
     torch.manual_seed(seed)
     told = NeuMF(NeuMFConfig(recipes.neumf.dim, hints=HINTS), bench.rows, bench.users)
     widen(alone, told)
-    return _fitted("DIN+NeuMF", told, recipes.neumf, bench, recipes, seed)
+    return _fitted("DIN+NeuMF", told, after, bench, recipes, seed)
 
 
 def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     """DIN+GRU4Rec."""
-    told = HintedSequential(gru4rec(bench, recipes, seed))
-    return _fitted("DIN+GRU4Rec", told, recipes.gru4rec, bench, recipes, seed)
+    alone, after = fitted_gru4rec(bench, recipes, seed)
+    return _fitted("DIN+GRU4Rec", HintedSequential(alone), after, bench, recipes, seed)
+
+
+def gru4rec_tuned(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
+    """The control of DIN+GRU4Rec: GRU4Rec gets the same second fit, told nothing."""
+    alone, after = fitted_gru4rec(bench, recipes, seed)
+    net = Vanilla(Silent(), HintedSequential(alone))
+    bench.fit("GRU4Rec tuned", net, recipes.hinted, seed, FAST, after=after)
+    return net
+
+
+class Silent(nn.Module):
+    """A slow net that says the same of every item."""
+
+    def forward(self, _queries: Queries, items: Tensor) -> Tensor:
+        """Zeros [V, C] for `items` [V, C]."""
+        return torch.zeros(items.shape)
 
 
 def widen(alone: nn.Module, told: nn.Module) -> None:
@@ -47,13 +64,15 @@ def widen(alone: nn.Module, told: nn.Module) -> None:
             wider[name].zero_()[:, : weight.shape[1]] = weight
 
 
-def _fitted(name: str, told: nn.Module, of_told: Recipe, bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
-    slow, after = fitted_din(bench, recipes, seed)
+def _fitted(name: str, told: nn.Module, after: str, bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
+    """`after` is the identity of the fit that `told` starts from."""
+    slow, after_slow = fitted_din(bench, recipes, seed)
     net = Vanilla(slow, told)
-    bench.fit(name, net, recipes.hinted, seed, FAST, after=after + str(of_told.settings()))
+    bench.fit(name, net, recipes.hinted, seed, FAST, after=after + after_slow)
     return net
 
 
 DIN_FM_ROW = Row("DIN+FM", din_fm)
 DIN_NEUMF_ROW = Row("DIN+NeuMF", din_neumf)
 DIN_GRU4REC_ROW = Row("DIN+GRU4Rec", din_gru4rec)
+GRU4REC_TUNED_ROW = Row("GRU4Rec, fine-tuned", gru4rec_tuned)

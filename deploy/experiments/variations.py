@@ -71,6 +71,8 @@ def exposures(asked: Asked) -> list[Arm]:
         if (policy == "logged") is not has_own:
             continue
         protocol = replace(asked.protocol, exposures=policy)
+        if "rated" in policies:  # ratings below 4 are exposures, or clicks as all others
+            protocol = replace(protocol, positives="rated" if policy == "rated" else "all")
         arms += [Arm(f"{row.name}, {policy}", row, protocol, asked.recipes) for row in (DIN_ROW, F2S_ROW)]
         arms += [Arm(f"{row.name}, {policy}", row, protocol, asked.recipes) for row in (FAST_ROW, MC2SF_ROW)]
         arms += [
