@@ -28,6 +28,7 @@ class Name(StrEnum):
     ablation = "ablation"
     reference = "reference"
     sensitivity = "sensitivity"
+    losses = "losses"
     collaboration = "collaboration"
     exposures = "exposures"
     window = "window"

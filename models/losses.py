@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 from torch.nn import functional
@@ -38,9 +40,16 @@ def gbce(logits: Tensor, items: int, calibration: float = 0.75) -> Tensor:
     """gBCE: the clicked item's sigmoid to a power below 1 undoes the overconfidence that few negatives teach.
 
     `items` is the size of the catalogue, `calibration` t in [0, 1]; t = 0 is plain BCE (Petrov & Macdonald,
-    arXiv 2308.07192, eq. 9 and 10).
+    arXiv 2308.07192, eq. 9 and 10). Raises ValueError without negatives.
     """
-    rate = (logits.shape[1] - 1) / max(items - 1, 1)
+    if logits.shape[1] < 2:
+        raise ValueError("gBCE needs at least one negative")
+    rate = min(1.0, (logits.shape[1] - 1) / max(items - 1, 1))
     power = rate * (calibration * (1 - 1 / rate) + 1 / rate)
     clicked = power * functional.softplus(-logits[:, :1])
     return (clicked.sum() + functional.softplus(logits[:, 1:]).sum()) / logits.numel()
+
+
+def of_catalogue(loss: Callable[..., Tensor], items: int) -> Loss:
+    """A loss that asks for the size of the catalogue, told it; any other as it is."""
+    return partial(loss, items=items) if "items" in inspect.signature(loss).parameters else loss

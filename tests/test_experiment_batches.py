@@ -9,6 +9,7 @@ import pytest
 from deploy.experiments.batches import of_lists, of_sequences
 from deploy.experiments.protocol import Phase
 from deploy.experiments.recipe import Recipe
+from models import losses
 from models.catalogue import ROW_PADDING
 from models.objectives import Lists, Sequences
 from models.views import CLICK
@@ -74,8 +75,9 @@ def test_log_q_is_how_often_an_item_is_drawn(tmp_path: Path) -> None:
     assert seen.sum() > 20
 
 
-def test_without_correction_log_q_is_zero(tmp_path: Path) -> None:
-    for batch in of_lists(dataset(tmp_path), SMALL, replace(QUICK, corrected=False), BOTH)(0, np.random.default_rng(0)):
+@pytest.mark.parametrize("recipe", [replace(QUICK, corrected=False), replace(QUICK, loss=losses.bce)])
+def test_only_the_softmax_is_corrected_for_how_negatives_are_drawn(tmp_path: Path, recipe: Recipe) -> None:
+    for batch in of_lists(dataset(tmp_path), SMALL, recipe, BOTH)(0, np.random.default_rng(0)):
         assert isinstance(batch, Lists)
         assert not batch.log_q.any()
 

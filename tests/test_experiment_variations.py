@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from deploy.experiments.experiment import Asked
 from deploy.experiments.known import CARRIED
 from deploy.experiments.lists import Score
 from deploy.experiments.protocol import Phase, Protocol
-from deploy.experiments.recipe import Recipes
+from deploy.experiments.recipe import Recipe, Recipes
 from deploy.experiments.rows import F2S_SERVED_ROW, FM_ROW, nets
 from deploy.experiments.running import Benches
+from models import losses
 from models.catalogue import ROW_PADDING
 from models.log import Ints
 from models.views import CLICK
@@ -42,6 +44,20 @@ def test_sensitivity_varies_one_thing_at_a_time_over_the_paper_s_values() -> Non
         for net in ("f2s", "fast", "s2f"):
             assert recipes.of(net) == replace(usual.of(net), **{key: value})
         assert recipes.din == usual.din
+
+
+def test_losses_are_tried_with_all_else_alike_and_the_paper_s_training_beside_them() -> None:
+    arms = {arm.model: arm.recipes for arm in variations.losses(asked())}
+    usual = Recipes()
+    assert arms["SASRec, gbce"] == usual.varied(["sasrec"], loss=losses.gbce)
+    assert arms["DIN, bce"].din.settings() == usual.din.settings() | {"loss": "bce"}
+    published = arms["MC2-SF, as published"].f2s
+    assert (published.loss, published.learning_rate, published.l2, published.batch) == (losses.bce, 5e-4, 1e-4, 256)
+    assert not published.ahead
+
+
+def test_what_is_bound_to_a_loss_stands_beside_its_name() -> None:
+    assert Recipe(loss=partial(losses.gbce, calibration=0.9)).settings()["loss"] == "gbce(calibration=0.9)"
 
 
 def test_each_policy_that_gives_exposures_is_tried_with_its_canary() -> None:

@@ -90,3 +90,15 @@ def test_the_corrected_sampled_softmax_finds_the_full_one() -> None:
     full = torch.softmax(scores, 0) - torch.nn.functional.one_hot(torch.tensor(3), items)
     torch.testing.assert_close(gradient(corrects=True), full, atol=0.02, rtol=0)
     assert (gradient(corrects=False) - full).abs().max() > 0.1
+
+
+def test_gbce_needs_a_negative_and_more_than_the_catalogue_count_as_all_of_it() -> None:
+    with pytest.raises(ValueError, match="at least one negative"):
+        losses.gbce(LOGITS[:, :1], 100)
+    assert losses.gbce(LOGITS, 2).item() == pytest.approx(losses.bce(LOGITS).item())
+
+
+def test_a_loss_that_asks_for_the_catalogue_s_size_is_told_it() -> None:
+    of_ten = losses.of_catalogue(partial(losses.gbce, calibration=0.5), 10)
+    assert of_ten(LOGITS).item() == losses.gbce(LOGITS, 10, 0.5).item()
+    assert losses.of_catalogue(losses.bce, 10) is losses.bce

@@ -16,6 +16,7 @@ from deploy.experiments.protocol import Phase, Protocol, served, trained
 from deploy.experiments.recipe import Recipe
 from models.catalogue import ROW_PADDING
 from models.log import Ints, unit_starts
+from models.losses import sampled_softmax
 from models.objectives import Lists, Sequences
 from models.proposals import Proposal, Seen
 from models.sequential import Sequential
@@ -39,7 +40,7 @@ class Drawing:
 
     def log_q(self, items: Ints, recipe: Recipe) -> torch.Tensor:
         """Log of how often each item is drawn in expectation; zero where the recipe does not correct for it."""
-        if not recipe.corrected:
+        if not recipe.corrected or recipe.loss is not sampled_softmax:  # other losses estimate no softmax
             return torch.zeros(items.shape)
         return torch.from_numpy(self.proposal.log_q[items] + np.float32(np.log(recipe.negatives)))
 

@@ -27,6 +27,7 @@ from models.fm import FM
 from models.forms import Form
 from models.item2vec import Item2Vec, Item2VecConfig
 from models.log import Ints
+from models.losses import of_catalogue
 from models.neumf import NeuMF
 from models.objectives import objective
 from models.queries import Queries, delayed, recent
@@ -155,7 +156,7 @@ class Bench:
         if recipe.ahead:
             after += self._taught(net, recipe, seed, some)
         draw: batches.Draw = batches.of_net(net, self.dataset, self.protocol, recipe, some, fresh=fresh)
-        minimised = objective(net, recipe.loss)
+        minimised = objective(net, of_catalogue(recipe.loss, len(self.dataset.items)))
         if devices:
             draw, minimised = batches.of_devices(draw, devices), Federated(minimised, FederatedConfig())
         chosen = {"recipe": recipe.settings(), "phases": [int(phase) for phase in some], "fresh": fresh}

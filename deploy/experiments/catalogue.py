@@ -110,6 +110,17 @@ def _forms(asked: Asked) -> list[Arm]:
     return [Arm(name, row, asked.protocol, asked.recipes) for name, row in _FORMS.items()]
 
 
+LOSSES = Experiment(
+    "losses",
+    "Losses",
+    variations.losses,
+    tuple(
+        (f"{net}, softmax", f"{net}, {loss}")
+        for net in ("SASRec", "GRU4Rec", "DIN", "fast alone")
+        for loss in variations.LOSSES
+        if loss != "softmax"
+    ),
+)
 COLLABORATION = Experiment(
     "collaboration",
     "Forms of collaboration (Fig. 1)",
@@ -133,6 +144,7 @@ EXPERIMENTS = (
     TABLE3,
     ABLATION,
     SENSITIVITY,
+    LOSSES,
     COLLABORATION,
     EXPOSURES,
     WINDOW,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
-from models.losses import Loss, sampled_softmax
+from torch import Tensor
+
+from models.losses import bce, sampled_softmax
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class Recipe:
     batch: int = 256  # clicks, or sequences
     negatives: int = 16  # a click, or a batch of sequences
     power: float = 0.0  # negatives in proportion to (1 + clicks) ** power
-    loss: Loss = sampled_softmax
-    corrected: bool = True  # for how negatives are drawn: the softmax alone estimates one over the whole catalogue
+    loss: Callable[..., Tensor] = sampled_softmax  # of `models.losses`
+    corrected: bool = True  # the softmax is, for how negatives are drawn: it then estimates one over all items
     ahead: bool = True  # the item table starts as item2vec has it: chosen on validation clicks for each net
     block: int = 10  # a click's delayed history ends up to block - 1 clicks before it
     epochs: int = 25
@@ -31,8 +34,16 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """The recipe as JSON: the loss by its name, and what is beyond the paper only where it is used."""
-        values = asdict(self) | {"loss": self.loss.__name__}
+        values = asdict(self) | {"loss": called(self.loss)}
         return {name: value for name, value in values.items() if name not in ("product", "bf16") or value}
+
+
+def called(loss: Callable[..., Tensor]) -> str:
+    """The name of a loss, with what is bound to it: `gbce(calibration=0.9)`."""
+    if isinstance(loss, partial):
+        bound = ", ".join(f"{name}={value}" for name, value in loss.keywords.items())
+        return f"{loss.func.__name__}({bound})"
+    return loss.__name__
 
 
 NEXT = Recipe(batch=64, negatives=128, block=1)  # of sequences: each place learns the click that follows
@@ -92,6 +103,14 @@ class Recipes:
         return replace(
             self, **{net: replace(self.of(net), product=True, **values) for net, values in WITH_PRODUCT.items()}
         )
+
+    def as_published(self) -> Recipes:
+        """What the paper states of its training (its section 5.1): the same for all nets, and no table taught ahead.
+
+        It does not say how many negatives there are, nor how they are drawn.
+        """
+        values = {"loss": bce, "learning_rate": 5e-4, "l2": 1e-4, "power": 0.0, "ahead": False, "epochs": 100}
+        return self.varied((f.name for f in fields(self)), **values)
 
     def capped(self, epochs: int) -> Recipes:
         """The same with fits of `epochs` epochs at most."""

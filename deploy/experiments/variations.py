@@ -25,6 +25,7 @@ from deploy.experiments.rows import (
     SASREC_ROW,
 )
 from models.log import Ints
+from models.losses import bce, bpr, gbce
 from models.views import EXPOSURE
 from streams.records import NegativeMemory, SlowPriors, Tensor, Versions, encode
 
@@ -40,6 +41,13 @@ AHEAD_OF = {
     "hstu": HSTU_ROW,
     "fm": FM_ROW,
     "neumf": NEUMF_ROW,
+}
+LOSSES: dict[str, dict[str, Any]] = {
+    "softmax": {},
+    "softmax, not corrected": {"corrected": False},
+    "gbce": {"loss": gbce},  # with SASRec: gSASRec
+    "bce": {"loss": bce},
+    "bpr": {"loss": bpr},
 }
 THRESHOLDS = (2, 5, 10, 20)
 _OF_MC2SF = ("f2s", "fast", "s2f")
@@ -60,6 +68,22 @@ def starts(asked: Asked) -> list[Arm]:
             recipes = asked.recipes.varied((net,), ahead=ahead)
             arms.append(Arm(f"{row.name}, {'taught ahead' if ahead else 'from nothing'}", row, asked.protocol, recipes))
     return arms
+
+
+def losses(asked: Asked) -> list[Arm]:
+    """Each of some nets with each loss, all else alike; and some as the paper says that it trained."""
+    arms = [
+        Arm(f"{row.name}, {name}", row, asked.protocol, asked.recipes.varied((net,), **values))
+        for net, row in {"sasrec": SASREC_ROW, "gru4rec": GRU4REC_ROW, "din": DIN_ROW, "fast": FAST_ROW}.items()
+        for name, values in LOSSES.items()
+    ]
+    published = (
+        asked.recipes.as_published() if asked.epochs is None else asked.recipes.as_published().capped(asked.epochs)
+    )
+    return arms + [
+        Arm(f"{row.name}, as published", row, asked.protocol, published)
+        for row in (GRU4REC_ROW, DIN_ROW, F2S_ROW, FAST_ROW, MC2SF_ROW)
+    ]
 
 
 def exposures(asked: Asked) -> list[Arm]:
