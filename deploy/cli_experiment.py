@@ -29,6 +29,7 @@ class Name(StrEnum):
     reference = "reference"
     sensitivity = "sensitivity"
     losses = "losses"
+    encoders = "encoders"
     collaboration = "collaboration"
     exposures = "exposures"
     window = "window"

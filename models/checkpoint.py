@@ -21,6 +21,7 @@ from torch import Tensor
 from models.nets import PARTS, NetConfig, Nets
 
 _TABLE = "E"
+_LATER = ("history_layers", "min_gru")  # fields that are named only where they are used: files from before are as now
 
 
 class CheckpointError(ValueError):
@@ -45,7 +46,11 @@ def pack_apart(nets: Nets, form: str) -> bytes:
 
 def _saved(weights: Mapping[str, Tensor], part: str, config: NetConfig) -> bytes:
     # one key of metadata: with several, their order in the file is arbitrary
-    note = json.dumps({"part": part, **asdict(config)}, sort_keys=True)
+    sizes = asdict(config)
+    for name in _LATER:
+        if sizes[name] == getattr(NetConfig, name):
+            del sizes[name]
+    note = json.dumps({"part": part, **sizes}, sort_keys=True)
     return save({name: weight.contiguous() for name, weight in weights.items()}, metadata={"mc2sf": note})
 
 

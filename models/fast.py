@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.gru import Gru
+from models.gru import Cell, Gru
 from models.layers import Head, Mlp, Sequence
+from models.mingru import MinGruCell
 
 
 class Memories(NamedTuple):
@@ -21,9 +22,11 @@ class Memories(NamedTuple):
 class Fast(nn.Module):
     """GRU_p, the gates, W0..W2 and the heads of both forms. All scores are logits."""
 
-    def __init__(self, dim: int, gate: tuple[int, int], head: tuple[int, int], *, product: bool) -> None:
+    def __init__(
+        self, dim: int, gate: tuple[int, int], head: tuple[int, int], *, product: bool, min_gru: bool = False
+    ) -> None:
         super().__init__()
-        self.gru_p = Gru(dim)
+        self.gru_p = MinGruCell(dim) if min_gru else Gru(dim)
         self.gate_p = Mlp(2 * dim, gate)
         self.gate_n = Mlp(2 * dim, gate)
         self.head_fast = Head(2, dim, head, product=product)
@@ -44,11 +47,11 @@ class Fast(nn.Module):
         r_f = alpha * r_n + (1 - alpha) * r_t
         return torch.relu(self.w1(r_f)), torch.relu(self.w2(r_f))
 
-    def memories(self, gru_n: Gru, clicks: Sequence, exposures: Sequence, z_p: Tensor, z_n: Tensor) -> Memories:
+    def memories(self, gru_n: Cell, clicks: Sequence, exposures: Sequence, z_p: Tensor, z_n: Tensor) -> Memories:
         """Both histories encoded from C initial states each: r1, r2 of eq. (3), r_p, r~_n of eq. (7)."""
         return Memories(self.gru_p.fold(*clicks, z_p), gru_n.fold(*exposures, z_n))
 
-    def from_zero(self, gru_n: Gru, clicks: Sequence, exposures: Sequence) -> Memories:
+    def from_zero(self, gru_n: Cell, clicks: Sequence, exposures: Sequence) -> Memories:
         """Eq. (3), first line: r1 and r2, [B, 1, d] each, the same for all candidates."""
         zero = clicks.x.new_zeros(len(clicks.x), 1, clicks.x.shape[2])
         return self.memories(gru_n, clicks, exposures, zero, zero)
@@ -59,7 +62,7 @@ class Fast(nn.Module):
         return self.head_fast.score((r,), e, r)
 
     def score_s2f(
-        self, gru_n: Gru, clicks: Sequence, exposures: Sequence, e: Tensor, r_t: Tensor, r_n: Tensor
+        self, gru_n: Cell, clicks: Sequence, exposures: Sequence, e: Tensor, r_t: Tensor, r_n: Tensor
     ) -> Tensor:
         """Logit of eq. (8), from eq. (7): [B, C]. r_t and r_n [B, C, d] are received data: gradients are cut here."""
         r_t, r_n = r_t.detach(), r_n.detach()

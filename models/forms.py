@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from models.catalogue import ROW_PADDING
 from models.fast import Fast
-from models.gru import Gru
+from models.gru import Cell
 from models.nets import Nets, Sequence, travelled
 from models.queries import Queries
 
@@ -56,7 +56,7 @@ class Form(nn.Module):
             r2 = self.nets.encoder.memory(self.sequence(queries.window, queries.window.shape[1]))
         return self.nets.slow.reaction(self.nets.encoder.gru_n, r2, e)
 
-    def short(self, queries: Queries) -> tuple[Gru, Sequence, Sequence]:
+    def short(self, queries: Queries) -> tuple[Cell, Sequence, Sequence]:
         """What the fast part is called with: GRU_n, and the short histories of clicks and of exposures."""
         length = self.nets.config.history_short
         clicks, exposures = self.sequence(queries.clicks, length), self.sequence(queries.exposures, length)

@@ -9,7 +9,7 @@ padded step (1 - z taken as 0) leaves a state as it is, to the last bit.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,18 @@ from torch.nn import functional
 from models.layers import by_hand
 
 aten = torch.ops.aten
+
+
+class Cell(Protocol):
+    """A recurrence: `Gru`, or `mingru.MinGruCell`."""
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        """See `Gru.step`."""
+        ...
+
+    def fold(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
+        """See `Gru.fold`."""
+        ...
 
 
 class Gru(nn.Module):

@@ -38,6 +38,12 @@ class Layer(nn.Module):
         self.out = nn.Linear(config.dim, config.dim)
         self.drop = nn.Dropout(config.dropout)
 
+    def as_new(self) -> None:
+        """Norms and distances as they begin; the matrices stay as they are."""
+        self.norm.reset_parameters()
+        self.mixed_norm.reset_parameters()
+        nn.init.zeros_(self.distance)
+
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Inputs x [B, L, d], weights [B, L, L] (zero where a place may not look) -> [B, L, d]."""
         batch, length, dim = x.shape
@@ -45,11 +51,21 @@ class Layer(nn.Module):
             functional.silu(self.project(self.norm(x))).view(batch, length, 4, self.heads, -1).permute(2, 0, 3, 1, 4)
         )
         places = torch.arange(length, device=x.device)
-        near = self.distance[:, (places[:, None] - places).clamp(min=0)]  # [heads, L, L]
+        # [heads, L, L]; padding may make a sequence longer than there are distances: nobody sees that far
+        near = self.distance[:, (places[:, None] - places).clamp(0, self.distance.shape[1] - 1)]
         attention = functional.silu(q @ k.transpose(-1, -2) + near) * weights[:, None]
         mixed = (attention @ v).transpose(1, 2).reshape(batch, length, dim)
         gate = u.transpose(1, 2).reshape(batch, length, dim)
         return x + self.drop(self.out(self.mixed_norm(mixed) * gate))  # type: ignore[no-any-return]
+
+
+def through(layers: nn.ModuleList, x: Tensor, real: Tensor) -> Tensor:
+    """Inputs x [B, L, d], real bool [B, L] through layers; sums are divided by how many items a place sees."""
+    mask = visible(real)
+    weights = mask / mask.sum(-1, keepdim=True)
+    for layer in layers:
+        x = layer(x, weights)
+    return x
 
 
 class HSTU(Sequential):
@@ -62,10 +78,7 @@ class HSTU(Sequential):
         self.norm = nn.LayerNorm(config.dim)
 
     def states(self, sequences: Tensor) -> Tensor:
-        """See `Sequential.states`. Sums are divided by how many items a place sees."""
-        mask = visible(sequences)
-        weights = mask / mask.sum(-1, keepdim=True)
-        x = self.drop(self.items(sequences) * self.items.embedding_dim**0.5) * (sequences != ROW_PADDING)[..., None]
-        for layer in self.layers:
-            x = layer(x, weights)
-        return self.norm(x)  # type: ignore[no-any-return]
+        """See `Sequential.states`."""
+        real = sequences != ROW_PADDING
+        x = self.drop(self.items(sequences) * self.items.embedding_dim**0.5) * real[..., None]
+        return self.norm(through(self.layers, x, real))  # type: ignore[no-any-return]

@@ -38,6 +38,34 @@ def scan(keep: Tensor, new: Tensor) -> Tensor:
     return new
 
 
+class MinGruCell(nn.Module):
+    """The recurrence alone, with inputs and state [d]: what `gru.Gru` is, for nets that have this one in its place."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.w_ih = nn.Parameter(torch.empty(2 * dim, dim))
+        self.b_ih = nn.Parameter(torch.empty(2 * dim))
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        """One step: input [..., d], state [..., d] -> state [..., d]."""
+        z, new = self._gates(x)
+        return h + z * (new - h)
+
+    def fold(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
+        """The last state from each of C initial states of B histories.
+
+        `x` [B, L, d] is left-padded, `mask` [B, L] is true on items, `h` [B, C, d] -> [B, C, d]. The gates don't look
+        at the state: what is left of an initial one is the same share for all C.
+        """
+        z, new = self._gates(x)
+        z = z * mask[..., None]
+        return (1 - z).prod(1, keepdim=True) * h + scan(1 - z, z * new)[:, -1:]
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate, new = functional.linear(x, self.w_ih, self.b_ih).chunk(2, -1)
+        return torch.sigmoid(gate), torch.tanh(new)
+
+
 class Layer(nn.Module):
     """One recurrence with its residual."""
 

@@ -17,7 +17,9 @@ from torch.nn import functional
 from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
 from models.fast import Fast
 from models.gru import Gru
+from models.hstu import HSTUConfig, Layer
 from models.layers import Sequence
+from models.mingru import MinGruCell
 from models.slow import Slow
 from models.standing import BUCKETS, FEATURES
 
@@ -40,6 +42,8 @@ class NetConfig:
     head: tuple[int, int] = (64, 32)
     slow_product: bool = False  # beside the perceptrons of the heads: see layers.Head
     fast_product: bool = True
+    history_layers: int = 0  # of HSTU, over the long history before a candidate attends to it; beyond the paper
+    min_gru: bool = False  # GRU_p and GRU_n are minGRUs; beyond the paper
 
 
 class Logits(NamedTuple):
@@ -64,11 +68,11 @@ class Inputs(NamedTuple):
 class Encoder(nn.Module):
     """The item table E [rows, d] (row 0 is padding, row 1 unknown), standings of candidates, GRU_n over exposures."""
 
-    def __init__(self, dim: int, rows: int) -> None:
+    def __init__(self, dim: int, rows: int, *, min_gru: bool = False) -> None:
         super().__init__()
         self.E = nn.Parameter(torch.zeros(rows, dim))
         self.standing = nn.Parameter(torch.zeros(len(FEATURES), BUCKETS, dim))
-        self.gru_n = Gru(dim)
+        self.gru_n = MinGruCell(dim) if min_gru else Gru(dim)
 
     def stood(self, e: Tensor, standing: Tensor) -> Tensor:
         """Candidates [..., d] as they stand: e plus a vector for each bucket of `standing` [..., 3] (i8).
@@ -92,9 +96,11 @@ class Nets(nn.Module):
         """Weights are not initialised: see `initial` and `checkpoint.unpack`."""
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.dim, rows)
-        self.slow = Slow(config.dim, config.attention, config.head, product=config.slow_product)
-        self.fast = Fast(config.dim, config.gate, config.head, product=config.fast_product)
+        layers = HSTUConfig(config.dim, config.history_long, config.history_layers, dropout=0.0)
+        context = layers if config.history_layers else None
+        self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru)
+        self.slow = Slow(config.dim, config.attention, config.head, product=config.slow_product, context=context)
+        self.fast = Fast(config.dim, config.gate, config.head, product=config.fast_product, min_gru=config.min_gru)
 
     @classmethod
     def initial(cls, config: NetConfig, rows: int, seed: int) -> Nets:
@@ -109,6 +115,9 @@ class Nets(nn.Module):
                 weight.uniform_(-bound, bound, generator=generator)
             nets.encoder.E.normal_(0, DEVIATION, generator=generator)
             nets.encoder.E[ROW_PADDING] = 0
+            for layer in nets.slow.din.modules():
+                if isinstance(layer, Layer):
+                    layer.as_new()
         return nets
 
     def grown(self, rows: int, seed: int) -> Nets:

@@ -24,12 +24,12 @@ class SASRecConfig:
     dropout: float = 0.2
 
 
-def visible(sequences: Tensor) -> Tensor:
-    """Which items each position may look at: itself, and real ones before it: bool [B, L, L]."""
-    length = sequences.shape[1]
-    before = torch.ones(length, length, dtype=torch.bool, device=sequences.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=sequences.device)  # so that no row of a softmax is empty
-    return (before & (sequences != ROW_PADDING)[:, None, :]) | itself
+def visible(real: Tensor) -> Tensor:
+    """Which items each position may look at: itself, and those before it that `real` [B, L] says: bool [B, L, L]."""
+    length = real.shape[1]
+    before = torch.ones(length, length, dtype=torch.bool, device=real.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=real.device)  # so that no row of a softmax is empty
+    return (before & real[:, None, :]) | itself
 
 
 class Block(nn.Module):
@@ -75,7 +75,7 @@ class SASRec(Sequential):
         """See `Sequential.states`."""
         scale = self.items.embedding_dim**0.5
         x = self.drop(self.items(sequences) * scale + self.positions[-sequences.shape[1] :])
-        mask = visible(sequences)
+        mask = visible(sequences != ROW_PADDING)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)  # type: ignore[no-any-return]

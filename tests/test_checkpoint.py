@@ -46,6 +46,19 @@ def test_sizes_travel_with_the_weights() -> None:
         assert config_of(data) == (part, SMALL)
 
 
+def test_other_encoders_are_named_where_they_are_used() -> None:
+    assert (
+        b"min_gru" not in pack(Nets.initial(SMALL, 9, 1))["fast"]
+    )  # the bytes of a run of the paper's nets are as ever
+    config = replace(SMALL, history_layers=1, min_gru=True)
+    nets = Nets.initial(config, 9, 1)
+    assert config_of(pack(nets)["fast"]) == ("fast", config)
+    with pytest.raises(CheckpointError, match="sizes differ"):
+        unpack(SMALL, pack(nets), table(nets))
+    again = unpack(config, pack(nets), table(nets))
+    assert all(torch.equal(a, b) for a, b in zip(nets.parameters(), again.parameters(), strict=True))
+
+
 def test_weights_from_before_there_was_a_product_are_read_as_without_one() -> None:
     data = pack(Nets.initial(SMALL, 9, 1))["fast"]
     length = int.from_bytes(data[:8], "little")

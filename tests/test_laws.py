@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from models.mingru import MinGRU, MinGRUConfig
 from models.nets import NetConfig, Nets
 from models.neumf import NeuMF, NeuMFConfig
 from models.objectives import Lists, OfLists, OfSequences, Sequences
+from models.patched import Patched
 from models.queries import Queries, delayed, recent
 from models.ranking import metrics, rank
 from models.sasrec import SASRec, SASRecConfig
@@ -37,14 +39,14 @@ ITEMS, USERS, LENGTH = 30, 40, 12
 ROWS = FIRST_ROW + ITEMS
 Build = Callable[[], nn.Module]
 
-PRODUCT = " with product"
+# forms of a release's nets beyond the paper's: what they see and where gradients stop is as without
+PRODUCT, HSTUS, MIN_GRUS, BOTH = " with product", " with HSTU", " with minGRU", " with both"
 SIZES = NetConfig(dim=8, history_long=LENGTH, history_short=5, threshold=4, attention=(8, 4), gate=(8, 4), head=(8, 4))
 
 
-def form(kind: type[Form], *, product: bool = False) -> Form:
-    return kind(
-        Nets.initial(replace(SIZES, slow_product=product, fast_product=product), ROWS, int(torch.randint(1 << 30, ())))
-    )
+def form(kind: type[Form], *, product: bool = False, **more: Any) -> Form:
+    sizes = replace(SIZES, slow_product=product, fast_product=product, **more)
+    return kind(Nets.initial(sizes, ROWS, int(torch.randint(1 << 30, ()))))
 
 
 SEQUENTIAL: dict[str, Callable[[], Sequential]] = {
@@ -63,6 +65,12 @@ NETS: dict[str, Build] = {
     "mc2sf": partial(form, MC2SF),
     "f2s" + PRODUCT: partial(form, F2S, product=True),
     "mc2sf" + PRODUCT: partial(form, MC2SF, product=True),
+    "din" + HSTUS: partial(form, DIN, history_layers=2),
+    "f2s" + BOTH: partial(form, F2S, history_layers=2, min_gru=True),
+    "fast" + MIN_GRUS: partial(form, FastAlone, min_gru=True, head=(16, 8)),  # (8, 4) may be dead from the start
+    "mc2sf" + BOTH: partial(form, MC2SF, history_layers=2, min_gru=True),
+    "mc2sf of a cloud": lambda: MC2SF(form(MC2SF).nets, cast(F2S, form(F2S))),
+    "gru4rec patched": lambda: Patched(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS), USERS),
     "fm": lambda: FM(FMConfig(dim=8), ROWS, USERS),
     "neumf": lambda: NeuMF(NeuMFConfig(dim=8, hidden=(8, 4)), ROWS, USERS),
     "din+fm": lambda: Vanilla(form(DIN), FM(FMConfig(8, hints=HINTS), ROWS, USERS)),
@@ -71,6 +79,11 @@ NETS: dict[str, Build] = {
         form(DIN), HintedSequential(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS))
     ),
 }
+
+
+def plain(name: str) -> str:
+    """The name of a net without what is beyond the paper in it."""
+    return name.partition(" with ")[0]
 
 
 def built(name: str, seed: int = 1) -> nn.Module:
@@ -207,6 +220,8 @@ SEES = {
     "f2s": {"history", "window"},
     "fast": {"clicks", "exposures"},
     "mc2sf": {"history", "window", "clicks", "exposures"},
+    "mc2sf of a cloud": {"history", "window", "clicks", "exposures"},
+    "gru4rec patched": {"clicks"},  # no patch is fitted yet
     "fm": {"users"},
     "neumf": {"users"},
     "din+fm": {"users", "history"},
@@ -225,7 +240,7 @@ def test_a_net_sees_what_its_side_has_and_no_more(name: str) -> None:
         for part in ("users", "history", "clicks", "exposures", "window")
         if not torch.allclose(net(replace(queries, **{part: getattr(other, part)}), items), before, atol=1e-6)
     }
-    assert changed == SEES[name.removesuffix(PRODUCT)]
+    assert changed == SEES[plain(name)]
 
 
 def test_every_weight_that_is_to_be_learnt_gets_a_gradient(name: str) -> None:
@@ -233,14 +248,15 @@ def test_every_weight_that_is_to_be_learnt_gets_a_gradient(name: str) -> None:
     queries, items = some_queries(16)
     losses.bce(net(queries, items)).backward()
     without = {key for key, p in net.named_parameters() if p.numel() and (p.grad is None or not p.grad.any())}
-    plain = name.removesuffix(PRODUCT)
     nets = {
         "din": {"encoder.gru_n", "slow.w_s", "slow.head_f2s", "fast"},
         "f2s": {"slow.head_din", "fast"},
         "fast": {"slow", "fast.w0", "fast.w1", "fast.w2", "fast.head_s2f"},
         "mc2sf": {"slow", "fast.head_fast"},
-    }.get(plain, {"encoder.gru_n", "slow.w_s", "slow.head_f2s", "fast"} if name.startswith("din+") else set())
+        "mc2sf of a cloud": {"slow", "fast.head_fast"},
+    }.get(plain(name), {"encoder.gru_n", "slow.w_s", "slow.head_f2s", "fast"} if name.startswith("din+") else set())
     parts = {"slow.nets." + part for part in ("encoder", "slow", "fast")} if name.startswith("din+") else set()
+    parts |= {"cloud", "backbone"}
     of_stream = {"encoder.standing"}  # queries don't say how items stand: it is learnt where there is a stream
     stops = parts | {"nets." + part for part in nets | of_stream}
     dead_gates = {key for key in without if key.endswith((".bias", "last.bias"))}  # a ReLU may be off for all of them
@@ -291,7 +307,7 @@ def test_with_bf16_losses_and_gradients_are_nearly_the_same(name: str) -> None:
     assert of_halved.keys() == gradients.keys()
     a, b = (torch.cat([each[key].flatten() for key in gradients]) for each in (gradients, of_halved))
     assert torch.equal(a, b) == (name == "fm")  # which has no matrix product
-    assert torch.cosine_similarity(a, b, 0) > 0.99
+    assert torch.cosine_similarity(a, b, 0) > (0.9 if name.endswith((HSTUS, BOTH)) else 0.99)  # more layers round more
 
 
 def test_it_computes_where_its_data_are(name: str) -> None:
@@ -387,9 +403,10 @@ def learnt(name: str, sequences: np.ndarray, users: np.ndarray, epochs: int) -> 
         return net.eval(), score()
 
 
+@pytest.mark.parametrize("name", sorted(NETS.keys() - {"gru4rec patched"}))  # a patch alone is too small for it
 def test_what_can_be_learnt_is_learnt(name: str) -> None:
     """Who knows the user's third, not where in it (FM, NeuMF; DIN, item2vec are sums), gets 0.45: ten in any order."""
-    ordered = "clicks" in SEES[name.removesuffix(PRODUCT)] and name != "item2vec"
+    ordered = "clicks" in SEES[plain(name)] and name != "item2vec"
     assert learnt(name, *cycles(), epochs=36)[1] > (0.6 if ordered else 0.4)
 
 

@@ -13,6 +13,7 @@ from models.activation import activation
 from models.catalogue import ROW_PADDING, ROW_UNKNOWN
 from models.gru import Gru
 from models.layers import Mlp
+from models.mingru import MinGruCell
 from models.nets import DEVIATION, Inputs, NetConfig, Nets, Sequence
 from tests.naive_scores import fast_scores, gru, part, priors, slow_scores
 
@@ -87,6 +88,21 @@ def test_the_gru_is_the_one_of_torch() -> None:
         last = theirs(x, h[:, c].unsqueeze(0).contiguous())[1][0]
         torch.testing.assert_close(folded[:, c], last)
         torch.testing.assert_close(ours.step(x[:, 0], h[:, c]), theirs(x[:, :1], h[:, c][None].contiguous())[1][0])
+
+
+def test_a_history_through_min_gru_is_its_steps_one_by_one() -> None:
+    cell = MinGruCell(5).double()
+    with torch.no_grad():
+        cell.w_ih.normal_()
+        cell.b_ih.normal_()
+    x, h = torch.randn(4, 7, 5, dtype=torch.float64), torch.randn(4, 2, 5, dtype=torch.float64)
+    mask = torch.arange(7) >= 7 - torch.tensor(LENGTHS)[:, None]
+    folded = cell.fold(x, mask, h)
+    for i, length in enumerate(LENGTHS):
+        state = h[i]
+        for step in range(7 - length, 7):
+            state = cell.step(x[i, step].expand(2, -1), state)
+        torch.testing.assert_close(folded[i], state)
 
 
 def test_the_grus_gradient_by_hand_is_its_derivative() -> None:

@@ -121,6 +121,16 @@ LOSSES = Experiment(
         if loss != "softmax"
     ),
 )
+ENCODERS = Experiment(
+    "encoders",
+    "Modern encoders in MC2-SF",
+    variations.encoders,
+    tuple(
+        (f"{row}, {name}", row)
+        for row in (DIN_ROW.name, F2S_ROW.name, FAST_ROW.name, MC2SF_ROW.name)
+        for name in ("HSTU", "minGRU", "both")
+    ),
+)
 COLLABORATION = Experiment(
     "collaboration",
     "Forms of collaboration (Fig. 1)",
@@ -145,6 +155,7 @@ EXPERIMENTS = (
     ABLATION,
     SENSITIVITY,
     LOSSES,
+    ENCODERS,
     COLLABORATION,
     EXPOSURES,
     WINDOW,

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from models.losses import bce, sampled_softmax
 
+_BEYOND = ("product", "history_layers", "min_gru", "bf16")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -30,12 +32,14 @@ class Recipe:
     epochs: int = 25
     patience: int = 3
     product: bool = False  # beside the perceptron that a net of a release ends in: beyond the paper
+    history_layers: int = 0  # of HSTU in the slow part of a release's nets: beyond the paper
+    min_gru: bool = False  # minGRUs in the place of their GRUs: beyond the paper
     bf16: bool = False  # forward and backward under autocast: docs/experiments.md says where that helps
 
     def settings(self) -> dict[str, Any]:
         """The recipe as JSON: the loss by its name, and what is beyond the paper only where it is used."""
         values = asdict(self) | {"loss": called(self.loss)}
-        return {name: value for name, value in values.items() if name not in ("product", "bf16") or value}
+        return {name: value for name, value in values.items() if name not in _BEYOND or value}
 
 
 def called(loss: Callable[..., Tensor]) -> str:

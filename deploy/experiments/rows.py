@@ -53,6 +53,8 @@ def nets(bench: Bench, recipe: Recipe, seed: int) -> Nets:
         threshold=of.threshold,
         slow_product=recipe.product,
         fast_product=recipe.product,
+        history_layers=recipe.history_layers,
+        min_gru=recipe.min_gru,
     )
     return Nets.initial(config, bench.rows, seed)
 

@@ -70,6 +70,25 @@ def starts(asked: Asked) -> list[Arm]:
     return arms
 
 
+def encoders(asked: Asked) -> list[Arm]:
+    """The nets of MC2-SF with a modern encoder in the place of DIN's history, of the GRUs, and of both."""
+    hstu, minimal = {"history_layers": 2}, {"min_gru": True}
+    others: dict[str, dict[str, Any]] = {"HSTU": hstu, "minGRU": minimal, "both": hstu | minimal}
+    of = {
+        DIN_ROW: ("HSTU",),
+        F2S_ROW: ("HSTU", "minGRU", "both"),
+        FAST_ROW: ("minGRU",),
+        MC2SF_ROW: ("HSTU", "minGRU", "both"),
+    }
+    arms = []
+    for row, names in of.items():
+        arms.append(Arm(row.name, row, asked.protocol, asked.recipes))
+        for name in names:
+            recipes = asked.recipes.varied(("din", "f2s", "fast"), **others[name])
+            arms.append(Arm(f"{row.name}, {name}", row, asked.protocol, recipes))
+    return arms
+
+
 def losses(asked: Asked) -> list[Arm]:
     """Each of some nets with each loss, all else alike; and some as the paper says that it trained."""
     arms = [

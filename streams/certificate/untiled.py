@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.gru import Gru
+from models.gru import Cell
 from models.layers import Sequence
 from models.nets import APART, Nets
 from models.scorer import SlowAnswer
@@ -44,7 +44,7 @@ def scores(
             return Sequence(torch.zeros(1, 1, nets.config.dim), torch.zeros(1, 1, dtype=torch.bool))
         return Sequence(vectors(of, rows), torch.ones(1, len(rows), dtype=torch.bool))
 
-    def short(of: Nets) -> tuple[Gru, Sequence, Sequence]:
+    def short(of: Nets) -> tuple[Cell, Sequence, Sequence]:
         return of.encoder.gru_n, sequence(of, clicks), sequence(of, exposures)
 
     def travelled(prior: NDArray[np.float16]) -> Tensor:
