@@ -115,3 +115,13 @@ def test_bars_stand_in_proportion_and_errors_are_drawn() -> None:
     heights = [float(bar.get("height", "0")) for bar in bars]
     assert heights[1] > heights[0] > 0
     assert 'stroke-width="1.2"' in svg
+
+
+def test_a_row_whose_fit_was_ended_by_its_limit_is_marked(tmp_path: Path) -> None:
+    ended = {"item2vec": [0.1, 0.2], "DIN": [0.1, 0.4, 0.3, 0.3, 0.3]}
+    text = written(tmp_path, document("table2", "log", {"DIN": [0.4]}, validation=ended))
+    assert "| 10 | 3 |" in text
+    text = written(
+        tmp_path, document("table2", "log", {"DIN": [0.4]}, validation=ended | {"F2S": [0.1, 0.2, 0.4, 0.3]})
+    )
+    assert "| 10 | 3+ |" in text

@@ -96,7 +96,15 @@ REFERENCE = Experiment(
 )
 """SASRec at the size that is published (d about 50, 200 clicks)."""
 
-SENSITIVITY = Experiment("sensitivity", "Sensitivity to d and lambda (Fig. 5)", variations.sensitivity)
+SENSITIVITY = Experiment(
+    "sensitivity",
+    "Sensitivity to d and lambda (Fig. 5)",
+    variations.sensitivity,
+    (
+        *((f"d {dim}", "d 32") for dim in variations.DIMS if dim != 32),
+        *((f"lambda {l2:g}", "lambda 0.0001") for l2 in variations.LAMBDAS if l2 != 1e-4),
+    ),
+)
 _FORMS = {
     "a cloud only (DIN)": DIN_ROW,
     "b device only (fast alone)": FAST_ROW,
@@ -138,7 +146,12 @@ COLLABORATION = Experiment(
     tuple((list(_FORMS)[-1], name) for name in list(_FORMS)[:-1]),
 )
 EXPOSURES = Experiment("exposures", "Where exposures come from", variations.exposures, variations.canaries())
-WINDOW = Experiment("window", "When r2 goes up", variations.windows)
+WINDOW = Experiment(
+    "window",
+    "When r2 goes up",
+    variations.windows,
+    tuple((name, DIN_ROW.name) for name in ("every exposure uploaded", *variations.WINDOWS)),
+)
 START = Experiment(
     "start",
     "Where item tables start from",

@@ -23,8 +23,11 @@ have none, its number of negatives and its tie rule are not published, and its H
 negatives give anywhere else: compare orderings and relative gains with the paper, and absolute values with results
 whose protocol is known. Every choice (epoch, recipe) was made on validation clicks, never on test clicks.
 Cells: mean over seeds (standard deviation, where there are several). A difference holds where its 95 % interval
-(paired bootstrap over users) leaves out zero.
+(paired bootstrap over users, of these fits: how seeds differ is not in it) leaves out zero.
+Epochs with a + : a fit of that row was ended by its limit of epochs, not by its validation score.
+[docs/experiments.md](../../docs/experiments.md) says what came out, and why it differs from the paper.
 """
+_PATIENCE = 3  # epochs without a better score that end a fit, at least
 
 
 def write(folder: Path) -> Path:
@@ -82,6 +85,7 @@ def _table(document: Document) -> Iterator[str]:
             text = _shown([row["metrics"][metric] for row in rows])
             cells.append(f"**{text}**" if best[metric] == model else text)
         spent = [f"{statistics.mean(row[name] for row in rows):.0f}" for name in ("seconds", "epochs")]
+        spent[1] += "+" if any(map(_limited, rows)) else ""
         yield f"| {model} | " + " | ".join([*cells, *spent]) + " |"
         paper = published.paper(document["experiment"], document["data"], model)
         if paper:
@@ -91,6 +95,12 @@ def _table(document: Document) -> Iterator[str]:
         if other:
             yield f"| *{model}, published* | " + " | ".join(_or_dash(other.get(m)) for m in METRICS) + " | | |"
     yield ""
+
+
+def _limited(row: dict[str, Any]) -> bool:
+    """Whether a fit ended while a better score was still near; that of the item table is not looked at."""
+    curves = [curve for name, curve in row.get("validation", {}).items() if name != "item2vec"]
+    return any(len(curve) - curve.index(max(curve)) <= _PATIENCE for curve in curves)
 
 
 def _order(document: Document) -> Iterator[str]:

@@ -50,6 +50,11 @@ LOSSES: dict[str, dict[str, Any]] = {
     "bpr": {"loss": bpr},
 }
 THRESHOLDS = (2, 5, 10, 20)
+WINDOWS: dict[str, dict[str, Any]] = {
+    f"{'carried' if carried else 'tumbling'} {threshold}": {"threshold": threshold, "carried": carried}
+    for carried in (False, True)
+    for threshold in THRESHOLDS
+}
 _OF_MC2SF = ("f2s", "fast", "s2f")
 
 
@@ -138,11 +143,8 @@ def windows(asked: Asked) -> list[Arm]:
     """F2S with the r2 as it is served, for thresholds and both rules; and without any r2."""
     arms = [Arm(DIN_ROW.name, DIN_ROW, asked.protocol, asked.recipes)]
     arms.append(Arm("every exposure uploaded", F2S_ROW, asked.protocol, asked.recipes, measure=always))
-    for carried in (False, True):
-        for threshold in THRESHOLDS:
-            name = f"{'carried' if carried else 'tumbling'} {threshold}"
-            protocol = replace(asked.protocol, threshold=threshold, carried=carried)
-            arms.append(Arm(name, F2S_SERVED_ROW, protocol, asked.recipes, measure=frontier))
+    for name, values in WINDOWS.items():
+        arms.append(Arm(name, F2S_SERVED_ROW, replace(asked.protocol, **values), asked.recipes, measure=frontier))
     return arms
 
 
