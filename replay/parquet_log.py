@@ -15,19 +15,18 @@ from replay import values
 from replay.refusals import InvalidError, Refusals, RowError, SourceError, shown
 from replay.rows import BATCH, NAME_BYTES, ROWS, Row, batches
 from replay.times import LATEST, MS_FROM
-from replay.values import COLUMNS, KINDS, NEEDED
+from replay.values import KINDS, NEEDED
 
 
 def parquet(path: Path, refusals: Refusals) -> Iterator[Any]:
     """Batches of `rows.ROWS`. Raises SourceError for a file that is no such log; bad rows go to `refusals`."""
     with opened(path) as file:
-        names = {name.lower(): name for name in file.schema_arrow.names}
-        missing = [name for name in NEEDED if name not in names]
-        if missing:
-            raise SourceError(f"{path}: wrong columns: there is no {', '.join(missing)} among {', '.join(names)}")
+        try:
+            wanted = values.columns(file.schema_arrow.names)
+        except InvalidError as error:
+            raise SourceError(f"{path}: {error.reason}: {error.detail}") from error
         if not file.metadata.num_rows:
             raise SourceError(f"{path} is empty")
-        wanted = {name: names[name] for name in COLUMNS if name in names}
         first = 1
         try:
             for batch in file.iter_batches(batch_size=BATCH, columns=list(wanted.values()), use_threads=False):

@@ -103,9 +103,27 @@ def test_dictionaries_and_large_strings_of_parquet_are_text_too(tmp_path: Path) 
 
 def test_columns_may_stand_in_any_order_and_others_are_passed_over(tmp_path: Path) -> None:
     columns = ("price", "Event", " TIMESTAMP ", "item", "user")
-    for name, names in (("a.csv", columns), ("a.parquet", tuple(c.strip() for c in columns))):
-        path = save(tmp_path / name, [(9.5, "click", 3, "i", "u")], names)
+    for name in FORMATS:
+        path = save(tmp_path / name, [(9.5, "click", 3, "i", "u")], columns)
         assert read(f"log:{path}") == [("u", "i", 3000, Kind.CLICK, 0)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, [("u", "i", 3, "click", "v")], ("user", "item", "timestamp", "event", "User"))
+    with pytest.raises(SourceError, match=f"{name}.* wrong columns.*user stands twice"):
+        read(f"log:{path}")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_case_of_a_file_s_name_makes_no_difference(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, [("u", "i", 3, "click", None)]).rename(tmp_path / name.upper())
+    assert read(f"log:{path}") == [("u", "i", 3000, Kind.CLICK, 0)]
+
+
+def test_a_byte_order_mark_before_json_is_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '\ufeff{"user": "u", "item": "i", "timestamp": 3, "event": "click"}\n')
+    assert read(f"log:{path}") == [("u", "i", 3000, Kind.CLICK, 0)]
 
 
 def test_a_byte_order_mark_and_quotes_are_understood(tmp_path: Path) -> None:
@@ -162,7 +180,7 @@ def test_a_user_of_json_is_a_string_or_an_integer(tmp_path: Path, value: str) ->
         ("a.jsonl", "[1]\n", "line 1: not a JSON object"),
         ("a.jsonl", "{\n", "line 1: not JSON"),
         ("a.jsonl", "[" * 100_000 + "\n", "line 1: not JSON"),
-        ("a.jsonl", '{"user": 1}\n', "line 1: wrong columns .no item, timestamp, event"),
+        ("a.jsonl", '{"user": 1}\n', "line 1: wrong columns .there is no item, timestamp, event"),
         ("a.parquet", "user,item", "is not Parquet"),
         ("a.parquet", "", "is empty"),
         ("a.txt", "x", "a log ends in .csv"),
@@ -180,7 +198,7 @@ def test_parquet_without_rows_with_other_columns_cut_or_with_bytes_for_text_says
     with pytest.raises(SourceError, match="is empty"):
         read(f"log:{path}")
     pq.write_table(table.drop_columns("event"), path)
-    with pytest.raises(SourceError, match="there is no event among user, item, timestamp"):
+    with pytest.raises(SourceError, match="there is no event among 'user,item,timestamp'"):
         read(f"log:{path}")
     latin = pa.array([b"caf\xe9"]).cast(pa.string(), safe=False)
     pq.write_table(table.set_column(0, "user", latin), path)
