@@ -46,8 +46,8 @@ class Selection:
 
 
 @contextmanager
-def database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A duckdb connection in memory that spills into `folder`, with errors told as SourceError."""
+def database(folder: Path, failed: str = "sorting failed") -> Iterator[duckdb.DuckDBPyConnection]:
+    """A duckdb connection in memory that spills into `folder`; its errors are told as SourceError, after `failed`."""
     with tempfile.TemporaryDirectory(prefix="spill-", dir=folder) as spill:
         connection = duckdb.connect(
             config={"memory_limit": MEMORY, "temp_directory": spill, "threads": 2, "preserve_insertion_order": True}
@@ -55,7 +55,7 @@ def database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             yield connection
         except duckdb.Error as error:
-            raise SourceError(f"sorting failed: {error}") from error
+            raise SourceError(f"{failed}: {error}") from error
         finally:
             connection.close()
 
