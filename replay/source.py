@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
 from replay.ebnerd import ebnerd, files
 from replay.exposure_log import exposure_log
 from replay.movielens import movielens
+from replay.parameters import parameters
 from replay.refusals import Refusals, SourceError
 from replay.steam import steam
 from replay.synthetic import Synthetic
 from streams.settings import Exposures
 
+__all__ = ["FORMS", "Reader", "Source", "parameters", "parse"]
+
 FORMS = "synthetic[:users=1000,items=500,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
 
 Reader = Callable[[Exposures, Refusals], Iterator[Any]]
-P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,6 @@ def parse(text: str) -> Source:
     if scheme not in _SCHEMES:
         raise SourceError(f"{text!r} is no source: write one of {FORMS}")
     return _SCHEMES[scheme](text, rest)
-
-
-def parameters(kind: type[P], text: str) -> P:
-    """An object of the dataclass `kind` from `name=value,...`. Raises SourceError for anything it has no field for."""
-    hints = get_type_hints(kind)
-    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]  # P is a dataclass: the callers' business
-    values: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        if name not in names:
-            raise SourceError(f"unknown parameter {name!r}: there are {', '.join(names)}")
-        try:
-            values[name] = hints[name](value)
-        except ValueError as error:
-            raise SourceError(f"{name}={value!r}: {hints[name].__name__} expected") from error
-    return kind(**values)
 
 
 def _synthetic(text: str, rest: str) -> Source:

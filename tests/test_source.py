@@ -18,6 +18,8 @@ from replay.synthetic import Synthetic
         ("synthetic:users=many", "int expected"),
         ("synthetic:noise=much", "float expected"),
         ("synthetic:user=5", "unknown parameter 'user': there are users, items"),
+        ("synthetic:users=5,users=6", "parameter 'users' is given twice"),
+        ("synthetic:users=" + "x" * 5000, r"users='x{56}\.\.\.: int expected$"),
         ("synthetic:users=0", "synthetic: users"),
     ],
 )
