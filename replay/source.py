@@ -20,7 +20,7 @@ from streams.settings import Exposures
 
 __all__ = ["FORMS", "Reader", "Source", "parameters", "parse"]
 
-FORMS = "synthetic[:users=1000,items=500,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
+FORMS = "synthetic[:users=1000,items=200,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
 
 Reader = Callable[[Exposures, Refusals], Iterator[Any]]
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from replay.refusals import Refusals, SourceError
-from replay.source import parse
+from replay.source import FORMS, parameters, parse
 from replay.synthetic import Synthetic
 
 
@@ -26,6 +29,14 @@ from replay.synthetic import Synthetic
 def test_what_is_no_source_is_told_what_is(text: str, says: str) -> None:
     with pytest.raises(SourceError, match=says):
         parse(text)
+
+
+def test_the_parameters_named_to_users_are_the_defaults() -> None:
+    example = re.search(r"synthetic\[:(.*?),\.\.\.\]", FORMS)
+    assert example
+    assert parameters(Synthetic, example[1]) == Synthetic()
+    readme = Path(__file__).parents[1] / "README.md"
+    assert example[0] in readme.read_text()
 
 
 def test_parameters_go_into_the_world() -> None:
