@@ -48,8 +48,8 @@ _SHOWN_REASONS = _REASONS | {
     f"impression IS NULL OR impression NOT BETWEEN 1 AND {IMPRESSIONS - 1}": "impression is no positive number",
     "clicked IS NULL OR clicked NOT IN (0, 1)": "clicked is not 0 or 1",
 }
-_WHOLE = ("user", "item", "impression")
-_INTEGERS = {sign + size for sign in ("", "U") for size in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")}
+_WHOLE = ("user", "item", "impression", "time")
+_INTEGERS = {sign + size for sign in ("", "U") for size in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")}
 
 
 def files(folder: Path) -> tuple[Path, ...]:

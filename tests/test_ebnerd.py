@@ -137,7 +137,12 @@ def test_a_time_beyond_what_dates_can_be_is_refused_in_lists_too(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("column", "value", "kind"),
-    [("impression_id", 1.5, "impression is DOUBLE"), ("user_id", "", "user is VARCHAR"), ("item_id", 0.5, "item is D")],
+    [
+        ("impression_id", 1.5, "impression is DOUBLE"),
+        ("user_id", "", "user is VARCHAR"),
+        ("item_id", 0.5, "item is D"),
+        ("timestamp", float("nan"), "time is DOUBLE"),
+    ],
 )
 def test_numbers_that_are_not_whole_and_text_are_no_identifiers(
     tmp_path: Path, column: str, value: Any, kind: str
