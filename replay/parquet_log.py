@@ -35,7 +35,9 @@ def parquet(path: Path, refusals: Refusals) -> Iterator[Any]:
                 whole = _whole(renamed)
                 yield from [whole] if whole is not None else _by_row(path, renamed, first, refusals)
                 first += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except SourceError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: no value of Python's
             raise SourceError(f"{path}, near row {first:,}: {error}") from error
 
 
@@ -104,7 +106,12 @@ def _impressions(batch: Any) -> Any | None:
 
 
 def _ms(column: Any) -> Any:
-    return pc.cast(pc.cast(column, pa.timestamp("ms", column.type.tz), safe=False), pa.int64())
+    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
+    return pc.cast(pc.cast(column, pa.timestamp("ms", zone), safe=False), pa.int64())
+
+
+def _is_moment(column: Any) -> bool:
+    return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
 
 
 def _within(value: Any) -> int:
@@ -116,7 +123,7 @@ def _within(value: Any) -> int:
 
 def _times(column: Any) -> Any | None:
     """A column of integers or timestamps as ms; None where that takes a closer look."""
-    if pa.types.is_timestamp(column.type):
+    if _is_moment(column):
         ms = _ms(column)
     elif pa.types.is_integer(column.type):
         number = pc.cast(column, pa.int64(), safe=False)
@@ -131,7 +138,7 @@ def _times(column: Any) -> Any | None:
 
 def _by_row(path: Path, batch: Any, first: int, refusals: Refusals) -> Iterator[Any]:
     time = values.time
-    if pa.types.is_timestamp(batch["timestamp"].type):
+    if _is_moment(batch["timestamp"]):
         at = batch.schema.names.index("timestamp")
         batch, time = batch.set_column(at, "timestamp", _ms(batch["timestamp"])), _within
 

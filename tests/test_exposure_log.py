@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,32 @@ def test_a_byte_order_mark_before_json_is_passed_over(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_quotes_are_understood(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "\ufeff" + HEADER + '"a, ""b""",i,3,click\n')
     assert read(f"log:{path}") == [('a, "b"', "i", 3000, Kind.CLICK, 0)]
+
+
+def test_a_number_too_large_for_any_arithmetic_is_a_time_beyond_the_years(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", f'{{"user": 1, "item": 1, "timestamp": 1{"0" * 400}, "event": "click"}}\n')
+    with pytest.raises(RowError, match="line 1: time is beyond the year 9999"):
+        read(f"log:{path}")
+
+
+def test_dates_are_times_in_parquet_as_in_text(tmp_path: Path) -> None:
+    for type_ in (pa.date32(), pa.date64()):
+        days = pa.array([date(2023, 5, 18), None], type_)
+        pq.write_table(
+            pa.table({"user": ["u"] * 2, "item": ["i"] * 2, "timestamp": days, "event": ["click"] * 2}),
+            tmp_path / "a.parquet",
+        )
+        rows, refusals = skipped(f"log:{tmp_path / 'a.parquet'}")
+        assert rows == read(f"log:{save(tmp_path / 'a.csv', [('u', 'i', '2023-05-18', 'click', None)])}")
+        assert "row 2: time is missing" in refusals.first[0]
+
+
+def test_values_that_python_can_not_hold_are_told_with_file_and_row(tmp_path: Path) -> None:
+    odd = pa.array([1], pa.timestamp("ns"))  # no datetime has nanoseconds
+    table = pa.table({"user": odd, "item": ["i"], "timestamp": [3], "event": ["click"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"a\.parquet, near row 1: Nanosecond"):
+        skipped(f"log:{tmp_path / 'a.parquet'}")
 
 
 BAD: dict[str, tuple[Any, ...]] = {
