@@ -57,11 +57,17 @@ class Source:
         """The rows in the order of the source. Raises SourceError where `policy` does not fit, or for bad input."""
         if policy not in self.policies:
             raise SourceError(f"{self.text}: exposures can't be {policy!r} here, but {' or '.join(self.policies)}")
-        yield from self.reader(policy, refusals)
+        try:
+            yield from self.reader(policy, refusals)
+        except OSError as error:
+            raise _not_there(self.text, error) from error
 
     def identity(self) -> dict[str, Any]:
         """What a file made from this source depends on: its text, and size and time of change of each file."""
-        stats = [(str(path), path.stat()) for path in self.files if path.exists()]
+        try:
+            stats = [(str(path), path.stat()) for path in self.files if path.exists()]
+        except OSError as error:
+            raise _not_there(self.text, error) from error
         return {"source": self.text, "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats]}
 
 
@@ -70,7 +76,15 @@ def parse(text: str) -> Source:
     scheme, _, rest = text.partition(":")
     if scheme not in _SCHEMES:
         raise SourceError(f"{text!r} is no source: write one of {FORMS}")
-    return _SCHEMES[scheme](text, rest)
+    try:
+        return _SCHEMES[scheme](text, rest)
+    except OSError as error:
+        raise _not_there(text, error) from error
+
+
+def _not_there(text: str, error: OSError) -> SourceError:
+    """What the system says of a file: no permission, too long a name, a disk that fails."""
+    return SourceError(f"{error.filename or text}: {error.strerror or error}")
 
 
 def _synthetic(text: str, rest: str) -> Source:
@@ -96,9 +110,12 @@ def _file(
 
 
 def _path(text: str, rest: str) -> Path:
-    if not rest:
+    if not rest or "\0" in rest:
         raise SourceError(f"{text!r} names no file: write {text.rstrip(':')}:PATH")
-    return Path(rest).expanduser()
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError as error:  # nobody of that name
+        raise SourceError(f"{rest}: {error}") from error
 
 
 _SCHEMES: dict[str, Callable[[str, str], Source]] = {
