@@ -94,7 +94,7 @@ def _good(
     try:
         for name, kind, *_ in connection.execute(f"DESCRIBE {rows}").fetchall():
             if name in _WHOLE and kind not in _INTEGERS:
-                raise SourceError(f"{path}: wrong columns: {name} is {kind}, not whole numbers")
+                raise SourceError(f"{path}: wrong columns: {name} comes out as {kind}, not as whole numbers")
         bad = connection.execute(f"SELECT row + 1, {reason} AS why FROM ({rows}) WHERE why IS NOT NULL ORDER BY row")
         while (one := bad.fetchone()) is not None:
             refusals.refuse(RowError(path, one[0], one[1], unit="row"))

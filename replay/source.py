@@ -111,7 +111,7 @@ def _file(
 
 def _path(text: str, rest: str) -> Path:
     if not rest or "\0" in rest:
-        raise SourceError(f"{text!r} names no file: write {text.rstrip(':')}:PATH")
+        raise SourceError(f"{text!r} names no file: write {text.partition(':')[0]}:PATH")
     try:
         return Path(rest).expanduser()
     except RuntimeError as error:  # nobody of that name

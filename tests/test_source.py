@@ -23,7 +23,7 @@ from replay.synthetic import Synthetic
         ("synthetic:user=5", "unknown parameter 'user': there are users, items"),
         ("synthetic:users=5,users=6", "parameter 'users' is given twice"),
         ("synthetic:users=" + "x" * 5000, r"users='x{56}\.\.\.: int expected$"),
-        ("log:\0.csv", "names no file"),
+        ("log:\0.csv", "names no file: write log:PATH"),
         ("log:~no-such-user/a.csv", "~no-such-user/a.csv: "),
         ("synthetic:users=0", "synthetic: users"),
     ],
