@@ -61,7 +61,17 @@ def database(folder: Path, failed: str = "sorting failed") -> Iterator[duckdb.Du
 
 
 def stage(batches: Iterator[Any], path: Path, progress: Callable[[int], None]) -> int:
-    """Write batches to `path`; rows of a source are numbered as they come. Returns how many there are."""
+    """Write batches to `path`; rows of a source are numbered as they come. Returns how many there are.
+
+    Raises SourceError where the disk takes no more.
+    """
+    try:
+        return _stage(batches, path, progress)
+    except OSError as error:
+        raise SourceError(f"{path} can't be written: {error}") from error
+
+
+def _stage(batches: Iterator[Any], path: Path, progress: Callable[[int], None]) -> int:
     total = 0
     writer = None
     try:
