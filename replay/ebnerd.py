@@ -21,6 +21,7 @@ import pyarrow as pa
 from replay.order import database, quoted
 from replay.refusals import Refusals, RowError, SourceError
 from replay.rows import BATCH, IMPRESSIONS, ROWS
+from replay.times import LATEST
 from streams.records import Kind
 from streams.settings import Exposures
 
@@ -28,9 +29,10 @@ FLAT = ("ebnerd_demo_impressions.parquet", "ebnerd_demo_history.parquet")
 SPLITS = ("train", "validation")
 LISTS = ("behaviors.parquet", "history.parquet")
 
-_FLAT_SHOWN = """SELECT user_id AS user, timestamp * 1000 AS time, item_id AS item, clicked,
-    impression_id AS impression, file_row_number AS row FROM {file}"""
-_FLAT_READ = "SELECT user_id AS user, timestamp * 1000 AS time, item_id AS item, file_row_number AS row FROM {file}"
+_MS = "timestamp * 1000::HUGEINT AS time"  # nothing that a column holds overflows
+_FLAT_SHOWN = f"""SELECT user_id AS user, {_MS}, item_id AS item, clicked,
+    impression_id AS impression, file_row_number AS row FROM {{file}}"""
+_FLAT_READ = f"SELECT user_id AS user, {_MS}, item_id AS item, file_row_number AS row FROM {{file}}"
 _LISTS_SHOWN = """SELECT user, time, item, list_contains(taken, item)::TINYINT AS clicked, impression, row FROM (
     SELECT user_id AS user, epoch_ms(impression_time) AS time, unnest(article_ids_inview) AS item,
         article_ids_clicked AS taken, impression_id AS impression, file_row_number AS row FROM {file})"""
@@ -40,11 +42,14 @@ _REASONS = {
     "user IS NULL OR item IS NULL": "user or item is missing",
     "time IS NULL": "time is missing",
     "time < 0": "time is negative",
+    f"time > {LATEST}": "time is beyond the year 9999",
 }
 _SHOWN_REASONS = _REASONS | {
     f"impression IS NULL OR impression NOT BETWEEN 1 AND {IMPRESSIONS - 1}": "impression is no positive number",
     "clicked IS NULL OR clicked NOT IN (0, 1)": "clicked is not 0 or 1",
 }
+_WHOLE = ("user", "item", "impression", "time")
+_INTEGERS = {sign + size for sign in ("", "U") for size in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")}
 
 
 def files(folder: Path) -> tuple[Path, ...]:
@@ -61,7 +66,7 @@ def ebnerd(folder: Path, _policy: Exposures, refusals: Refusals) -> Iterator[Any
     if not found:
         raise SourceError(f"{folder} has neither {FLAT[0]} nor a folder {' or '.join(SPLITS)} with {LISTS[0]}")
     shown, read = (_FLAT_SHOWN, _FLAT_READ) if found[0].name == FLAT[0] else (_LISTS_SHOWN, _LISTS_READ)
-    with database(Path(tempfile.gettempdir())) as connection:
+    with database(Path(tempfile.gettempdir()), f"{folder}: reading failed") as connection:
         impressions = [_good(connection, path, shown, _SHOWN_REASONS, refusals) for path in found[::2]]
         history = [_good(connection, path, read, _REASONS, refusals) for path in found[1::2]]
         connection.execute(f"CREATE VIEW shown AS {' UNION ALL '.join(impressions)}")
@@ -87,6 +92,9 @@ def _good(
     rows = query.format(file=f"read_parquet({quoted(path)}, file_row_number = true)")
     reason = "CASE " + " ".join(f"WHEN {test} THEN '{text}'" for test, text in reasons.items()) + " END"
     try:
+        for name, kind, *_ in connection.execute(f"DESCRIBE {rows}").fetchall():
+            if name in _WHOLE and kind not in _INTEGERS:
+                raise SourceError(f"{path}: wrong columns: {name} comes out as {kind}, not as whole numbers")
         bad = connection.execute(f"SELECT row + 1, {reason} AS why FROM ({rows}) WHERE why IS NOT NULL ORDER BY row")
         while (one := bad.fetchone()) is not None:
             refusals.refuse(RowError(path, one[0], one[1], unit="row"))
@@ -100,5 +108,8 @@ def _good(
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[Any]:
-    for batch in connection.sql(query).to_arrow_reader(BATCH):
-        yield pa.record_batch([c.cast(f.type) for c, f in zip(batch.columns, ROWS, strict=True)], schema=ROWS)
+    try:
+        for batch in connection.sql(query).to_arrow_reader(BATCH):
+            yield pa.record_batch([c.cast(f.type) for c, f in zip(batch.columns, ROWS, strict=True)], schema=ROWS)
+    except OSError as error:  # a duckdb.Error on its way through Arrow
+        raise duckdb.Error(str(error)) from error

@@ -2,12 +2,13 @@
 
 CSV with a header, JSON lines (both may be gzipped), or Parquet. Users, items and impressions are any strings or
 integers; timestamp is epoch seconds, epoch milliseconds or ISO 8601; event is click or exposure. Other columns are
-passed over. Every row is one event, identical rows too.
+passed over, and the case of their names makes no difference. Every row is one event, identical rows too.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +19,11 @@ from replay.lines import LINE_BYTES, lines
 from replay.parquet_log import parquet
 from replay.refusals import InvalidError, Refusals, RowError, SourceError, shown
 from replay.rows import Row, batches
-from replay.values import COLUMNS, NEEDED, row
+from replay.values import columns, row
 from streams.settings import Exposures
 
 csv.field_size_limit(LINE_BYTES + 1)
+_columns = functools.lru_cache(maxsize=16)(columns)  # most lines of a log have the same
 _json = msgspec.json.Decoder()
 
 
@@ -46,8 +48,7 @@ def _csv_rows(path: Path, refusals: Refusals) -> Iterator[Row]:
         try:
             values = _split(line)
             if not names:
-                names = [name.strip().lower() for name in _split(line.removeprefix("\ufeff"))]
-                places = _places(path, names)
+                names, places = values, _places(path, values)
                 continue
             if len(values) != len(names):
                 refusals.refuse(RowError(path, number, "wrong columns", f"{len(values)} instead of {len(names)}"))
@@ -69,10 +70,10 @@ def _split(line: str) -> list[str]:
 
 def _places(path: Path, names: list[str]) -> dict[str, int]:
     """Where each column stands. Raises SourceError where one is missing."""
-    missing = [name for name in NEEDED if name not in names]
-    if missing:
-        raise SourceError(f"{path}: wrong columns: there is no {', '.join(missing)} among {shown(','.join(names))}")
-    return {name: names.index(name) for name in COLUMNS if name in names}
+    try:
+        return {column: names.index(name) for column, name in columns(names).items()}
+    except InvalidError as error:
+        raise SourceError(f"{path}: {error.reason}: {error.detail}") from error
 
 
 def _json_rows(path: Path, refusals: Refusals) -> Iterator[Row]:
@@ -84,17 +85,14 @@ def _json_rows(path: Path, refusals: Refusals) -> Iterator[Row]:
 
 
 def _object(line: str) -> dict[str, Any]:
-    """The JSON object of a line, with all the columns needed. Raises InvalidError."""
+    """The columns wanted of a line's JSON object. Raises InvalidError."""
     try:
         found = _json.decode(line)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidError("not JSON", str(error)) from error
     if not isinstance(found, dict):
         raise InvalidError("not a JSON object", shown(line))
-    missing = [name for name in NEEDED if name not in found]
-    if missing:
-        raise InvalidError("wrong columns", f"no {', '.join(missing)}")
-    return found
+    return {column: found[name] for column, name in _columns(tuple(found)).items()}
 
 
 _TEXTS: Final[dict[str, Callable[[Path, Refusals], Iterator[Row]]]] = {

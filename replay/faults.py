@@ -6,8 +6,10 @@ Whom a fault hits is a hash of (fault, seed, user, number): a faulty fleet is as
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, fields
+
+from replay.parameters import parameters
+from replay.refusals import SourceError
 
 HOUR, DAY = 3_600_000, 86_400_000  # ms
 OFFLINE_SPAN = DAY  # a device is with or without a connection for such a span of event time
@@ -15,6 +17,7 @@ OFFLINE_MOST = 7  # spans on end
 DELAY = HOUR  # an upload that is under way for long takes at most this
 SKEW = 6 * HOUR  # a wrong clock is fast or slow by at most this
 LATENESS = HOUR  # a click that arrives later than this after its event time is never ranked
+HOSTILE_MOST = 1000  # devices
 
 
 @dataclass(frozen=True)
@@ -29,23 +32,18 @@ class Faults:
     old: float = 0.0  # of devices: their app writes the schema before the last
     hostile: int = 0  # devices that send garbage, floods, holes, and records of other users
 
+    def __post_init__(self) -> None:
+        """Raises SourceError for what is no share, or too many hostile devices."""
+        for field in fields(self):
+            value, most = getattr(self, field.name), HOSTILE_MOST if field.name == "hostile" else 1
+            if not 0 <= value <= most:
+                what = "a number of devices" if field.name == "hostile" else "a share"
+                raise SourceError(f"{field.name}={value:g}: it is {what} in 0..{most}")
+
     @classmethod
     def parse(cls, text: str) -> Faults:
-        """Read `offline=0.05,hostile=3`; an empty text is no faults. Raises ValueError."""
-        known = {field.name: field.type for field in fields(cls)}
-        values: dict[str, float] = {}
-        for part in filter(None, text.split(",")):
-            name, _, value = part.partition("=")
-            if name not in known or name in values:
-                raise ValueError(f"{part!r}: write each of {', '.join(known)} once, as in offline=0.05,hostile=3")
-            try:
-                number = int(value) if known[name] == "int" else float(value)
-            except ValueError:
-                number = math.nan
-            if not 0 <= number <= (1000 if known[name] == "int" else 1):
-                raise ValueError(f"{part!r}: hostile is a number of devices up to 1000, the others are shares in 0..1")
-            values[name] = number
-        return cls(**values)  # type: ignore[arg-type]  # hostile is an int: see above
+        """Read `offline=0.05,hostile=3`; an empty text is no faults. Raises SourceError."""
+        return parameters(cls, text)
 
     def __str__(self) -> str:
         """As `parse` reads it, without what is 0."""

@@ -44,6 +44,8 @@ def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[t
                     RowError(path, number, f"not {encoding.upper()}", f"byte {error.start + 1} of the line")
                 )
                 continue
+            if number == 1:
+                text = text.removeprefix("\ufeff")  # a byte order mark
             if text.strip():
                 yield number, text
     if number == 0:
@@ -51,13 +53,13 @@ def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[t
 
 
 def opened(path: Path) -> BinaryIO:
-    """The file's bytes, unpacked where its name ends in .gz. Raises SourceError where it can't be opened."""
+    """The file's bytes, unpacked where its name ends in .gz or .GZ. Raises SourceError where it can't be opened."""
     try:
         if path.is_dir():
             raise SourceError(f"{path} is a folder: a file is needed here")
         if path.stat().st_size == 0:
             raise SourceError(f"{path} is empty")
-        return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+        return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from replay.lines import lines
 from replay.refusals import Refusals, RowError, shown
-from replay.rows import Row, batches
+from replay.rows import NAME_BYTES, Row, batches
+from replay.times import LATEST
 from streams.records import Kind
 from streams.settings import Exposures
 
@@ -32,10 +33,14 @@ def _rows(path: Path, separator: str, policy: Exposures, refusals: Refusals) -> 
         reason = ""
         if not (user.isascii() and user.isdecimal() and item.isascii() and item.isdecimal()):
             reason, found = "user or item is not a number", line
+        elif max(len(user), len(item)) > NAME_BYTES:
+            reason, found = f"user or item of more than {NAME_BYTES} bytes", line
         elif len(rating) != 1 or rating not in "12345":
             reason, found = "rating is not 1 to 5", rating
         elif not (seconds.isascii() and seconds.isdecimal() and len(seconds) <= 12):
             reason, found = ("time is negative" if seconds.startswith("-") else "time is not whole seconds"), seconds
+        elif int(seconds) * 1000 > LATEST:
+            reason, found = "time is beyond the year 9999", seconds
         if reason:
             refusals.refuse(RowError(path, number, reason, shown(found)))
             continue

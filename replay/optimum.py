@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.ranking import metrics, rank
-from replay.source import parameters
+from replay.parameters import parameters
 from replay.synthetic import FLOW, RECENT, RING, TASTE, TIRED, Floats, Synthetic, Traces
 
 Items = NDArray[np.int64]  # numbers of items, 0-based: the item's name less one

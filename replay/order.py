@@ -46,8 +46,8 @@ class Selection:
 
 
 @contextmanager
-def database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A duckdb connection in memory that spills into `folder`, with errors told as SourceError."""
+def database(folder: Path, failed: str = "sorting failed") -> Iterator[duckdb.DuckDBPyConnection]:
+    """A duckdb connection in memory that spills into `folder`; its errors are told as SourceError, after `failed`."""
     with tempfile.TemporaryDirectory(prefix="spill-", dir=folder) as spill:
         connection = duckdb.connect(
             config={"memory_limit": MEMORY, "temp_directory": spill, "threads": 2, "preserve_insertion_order": True}
@@ -55,13 +55,23 @@ def database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             yield connection
         except duckdb.Error as error:
-            raise SourceError(f"sorting failed: {error}") from error
+            raise SourceError(f"{failed}: {error}") from error
         finally:
             connection.close()
 
 
 def stage(batches: Iterator[Any], path: Path, progress: Callable[[int], None]) -> int:
-    """Write batches to `path`; rows of a source are numbered as they come. Returns how many there are."""
+    """Write batches to `path`; rows of a source are numbered as they come. Returns how many there are.
+
+    Raises SourceError where the disk takes no more.
+    """
+    try:
+        return _stage(batches, path, progress)
+    except OSError as error:
+        raise SourceError(f"{path} can't be written: {error}") from error
+
+
+def _stage(batches: Iterator[Any], path: Path, progress: Callable[[int], None]) -> int:
     total = 0
     writer = None
     try:

@@ -15,19 +15,18 @@ from replay import values
 from replay.refusals import InvalidError, Refusals, RowError, SourceError, shown
 from replay.rows import BATCH, NAME_BYTES, ROWS, Row, batches
 from replay.times import LATEST, MS_FROM
-from replay.values import COLUMNS, KINDS, NEEDED
+from replay.values import KINDS, NEEDED
 
 
 def parquet(path: Path, refusals: Refusals) -> Iterator[Any]:
     """Batches of `rows.ROWS`. Raises SourceError for a file that is no such log; bad rows go to `refusals`."""
     with opened(path) as file:
-        names = {name.lower(): name for name in file.schema_arrow.names}
-        missing = [name for name in NEEDED if name not in names]
-        if missing:
-            raise SourceError(f"{path}: wrong columns: there is no {', '.join(missing)} among {', '.join(names)}")
+        try:
+            wanted = values.columns(file.schema_arrow.names)
+        except InvalidError as error:
+            raise SourceError(f"{path}: {error.reason}: {error.detail}") from error
         if not file.metadata.num_rows:
             raise SourceError(f"{path} is empty")
-        wanted = {name: names[name] for name in COLUMNS if name in names}
         first = 1
         try:
             for batch in file.iter_batches(batch_size=BATCH, columns=list(wanted.values()), use_threads=False):
@@ -36,7 +35,9 @@ def parquet(path: Path, refusals: Refusals) -> Iterator[Any]:
                 whole = _whole(renamed)
                 yield from [whole] if whole is not None else _by_row(path, renamed, first, refusals)
                 first += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except SourceError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: no value of Python's
             raise SourceError(f"{path}, near row {first:,}: {error}") from error
 
 
@@ -105,7 +106,12 @@ def _impressions(batch: Any) -> Any | None:
 
 
 def _ms(column: Any) -> Any:
-    return pc.cast(pc.cast(column, pa.timestamp("ms", column.type.tz), safe=False), pa.int64())
+    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
+    return pc.cast(pc.cast(column, pa.timestamp("ms", zone), safe=False), pa.int64())
+
+
+def _is_moment(column: Any) -> bool:
+    return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
 
 
 def _within(value: Any) -> int:
@@ -117,7 +123,7 @@ def _within(value: Any) -> int:
 
 def _times(column: Any) -> Any | None:
     """A column of integers or timestamps as ms; None where that takes a closer look."""
-    if pa.types.is_timestamp(column.type):
+    if _is_moment(column):
         ms = _ms(column)
     elif pa.types.is_integer(column.type):
         number = pc.cast(column, pa.int64(), safe=False)
@@ -132,7 +138,7 @@ def _times(column: Any) -> Any | None:
 
 def _by_row(path: Path, batch: Any, first: int, refusals: Refusals) -> Iterator[Any]:
     time = values.time
-    if pa.types.is_timestamp(batch["timestamp"].type):
+    if _is_moment(batch["timestamp"]):
         at = batch.schema.names.index("timestamp")
         batch, time = batch.set_column(at, "timestamp", _ms(batch["timestamp"])), _within
 

@@ -14,16 +14,13 @@ from replay.barrier import BEFORE_FIRST, Decide, free
 from replay.batching import grouped
 from replay.clock import VirtualClock
 from replay.log import Log, Stretch
-from replay.plan import Options, Plan, prepare
+from replay.plan import Plan
 from replay.progress import Progress, ReplayError
 from replay.sender import Sender
-from replay.source import Source
 from replay.transmission import Sent, Transmission
 from streams import telemetry
 from streams.records import EndOfLog, EpochBegin, EpochEnd, Mark
 from streams.settings import Settings
-
-__all__ = ["Options", "Plan", "ReplayError", "ReplayResult", "Step", "prepare", "replay", "send"]
 
 TICK_EVENTS = 1000
 
@@ -49,25 +46,6 @@ class ReplayResult:
     epochs: int
     users: int
     items: int
-    by_partition: tuple[int, ...]  # events
-
-
-def replay(
-    settings: Settings,
-    source: Source,
-    options: Options,
-    *,
-    decide: Decide = free,
-    clock: VirtualClock | None = None,
-    progress: Callable[[Step], None] = lambda _step: None,
-) -> ReplayResult:
-    """Prepare `source` in the settings' state folder and send it. Raises SourceError and ReplayError.
-
-    `decide(k)` gives the release that epoch k + 1 begins with, after epoch k is over (-1: before the first one): see
-    `barrier.lockstep`. `settings.exposures` must say what the log is read with, as that decides results downstream.
-    """
-    plan = prepare(source, options, settings.state_dir)
-    return send(settings, plan, decide=decide, clock=clock or VirtualClock(options.speed), progress=progress)
 
 
 def send(
@@ -79,7 +57,11 @@ def send(
     progress: Callable[[Step], None] = lambda _step: None,
     wall_time: Callable[[], float] = wall.time,
 ) -> ReplayResult:
-    """Send a prepared log, going on where an earlier life of this run stopped. Raises ReplayError."""
+    """Send a prepared log, going on where an earlier life of this run stopped. Raises ReplayError.
+
+    `decide(k)` gives the release that epoch k + 1 begins with, after epoch k is over (-1: before the first one): see
+    `barrier.lockstep`. `settings.exposures` must say what the log is read with, as that decides results downstream.
+    """
     if settings.exposures != plan.policy:
         raise ReplayError(f"the settings say exposures={settings.exposures}, the log was read with {plan.policy}")
     if settings.faults != str(plan.faults):
@@ -140,7 +122,7 @@ class _Replay:
         self._step("over")
         if sent != plan.events:
             raise ReplayError(f"{sent:,} events are in the topic, {plan.events:,} were to be sent")
-        return ReplayResult(sent, sender.batches, plan.epochs, plan.users, plan.items, tuple(sender.events))
+        return ReplayResult(sent, sender.batches, plan.epochs, plan.users, plan.items)
 
     def _begin(self, epoch: int) -> None:
         if epoch in self._sent.releases:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
 from replay.ebnerd import ebnerd, files
 from replay.exposure_log import exposure_log
 from replay.movielens import movielens
+from replay.parameters import parameters
 from replay.refusals import Refusals, SourceError
 from replay.steam import steam
 from replay.synthetic import Synthetic
 from streams.settings import Exposures
 
-FORMS = "synthetic[:users=1000,items=500,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
+__all__ = ["FORMS", "Reader", "Source", "parameters", "parse"]
+
+FORMS = "synthetic[:users=1000,items=200,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
 
 Reader = Callable[[Exposures, Refusals], Iterator[Any]]
-P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,17 @@ class Source:
         """The rows in the order of the source. Raises SourceError where `policy` does not fit, or for bad input."""
         if policy not in self.policies:
             raise SourceError(f"{self.text}: exposures can't be {policy!r} here, but {' or '.join(self.policies)}")
-        yield from self.reader(policy, refusals)
+        try:
+            yield from self.reader(policy, refusals)
+        except OSError as error:
+            raise _not_there(self.text, error) from error
 
     def identity(self) -> dict[str, Any]:
         """What a file made from this source depends on: its text, and size and time of change of each file."""
-        stats = [(str(path), path.stat()) for path in self.files if path.exists()]
+        try:
+            stats = [(str(path), path.stat()) for path in self.files if path.exists()]
+        except OSError as error:
+            raise _not_there(self.text, error) from error
         return {"source": self.text, "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats]}
 
 
@@ -68,23 +76,15 @@ def parse(text: str) -> Source:
     scheme, _, rest = text.partition(":")
     if scheme not in _SCHEMES:
         raise SourceError(f"{text!r} is no source: write one of {FORMS}")
-    return _SCHEMES[scheme](text, rest)
+    try:
+        return _SCHEMES[scheme](text, rest)
+    except OSError as error:
+        raise _not_there(text, error) from error
 
 
-def parameters(kind: type[P], text: str) -> P:
-    """An object of the dataclass `kind` from `name=value,...`. Raises SourceError for anything it has no field for."""
-    hints = get_type_hints(kind)
-    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]  # P is a dataclass: the callers' business
-    values: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        if name not in names:
-            raise SourceError(f"unknown parameter {name!r}: there are {', '.join(names)}")
-        try:
-            values[name] = hints[name](value)
-        except ValueError as error:
-            raise SourceError(f"{name}={value!r}: {hints[name].__name__} expected") from error
-    return kind(**values)
+def _not_there(text: str, error: OSError) -> SourceError:
+    """What the system says of a file: no permission, too long a name, a disk that fails."""
+    return SourceError(f"{error.filename or text}: {error.strerror or error}")
 
 
 def _synthetic(text: str, rest: str) -> Source:
@@ -110,9 +110,12 @@ def _file(
 
 
 def _path(text: str, rest: str) -> Path:
-    if not rest:
-        raise SourceError(f"{text!r} names no file: write {text.rstrip(':')}:PATH")
-    return Path(rest).expanduser()
+    if not rest or "\0" in rest:
+        raise SourceError(f"{text!r} names no file: write {text.partition(':')[0]}:PATH")
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError as error:  # nobody of that name
+        raise SourceError(f"{rest}: {error}") from error
 
 
 _SCHEMES: dict[str, Callable[[str, str], Source]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,11 @@ def fields(line: str) -> dict[str, Any]:
 
 def _literal(text: str) -> Any:
     """The value of a Python literal. Raises InvalidError."""
+    if "\\" not in text and text[-1] in "'\"":
+        return text.lstrip("u")[1:-1]
     try:
-        return ast.literal_eval(text) if "\\" in text or text[-1] not in "'\"" else text.lstrip("u")[1:-1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes and numbers that Python will refuse one day
+            return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise InvalidError("not a dict literal", shown(text)) from error

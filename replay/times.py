@@ -20,7 +20,7 @@ def milliseconds(value: str | float) -> int:
             return iso(value)
     else:
         number = value
-    if not math.isfinite(number):
+    if isinstance(number, float) and not math.isfinite(number):  # an int may be too large for a float
         raise ValueError("time is not a finite number")
     if number < 0:
         raise ValueError("time is negative")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from replay.refusals import InvalidError, shown
@@ -14,6 +14,24 @@ from streams.records import Kind, item_key
 NEEDED = ("user", "item", "timestamp", "event")
 COLUMNS = (*NEEDED, "impression")
 KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE}
+
+
+def columns(written: Iterable[str]) -> dict[str, str]:
+    """The columns wanted, as they are written here: case and blanks around a name make no difference.
+
+    Raises InvalidError where one that is needed is missing, or one stands twice.
+    """
+    found: dict[str, str] = {}
+    for name in (names := list(written)):
+        column = name.strip().lower()
+        if column in found:
+            raise InvalidError("wrong columns", f"{column} stands twice in {shown(','.join(names))}")
+        if column in COLUMNS:
+            found[column] = name
+    missing = [name for name in NEEDED if name not in found]
+    if missing:
+        raise InvalidError("wrong columns", f"there is no {', '.join(missing)} among {shown(','.join(names))}")
+    return found
 
 
 def time(value: Any) -> int:

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from replay.ebnerd import FLAT
-from replay.refusals import SourceError
+from replay.refusals import Refusals, SourceError
 from replay.rows import Row
+from replay.source import parse
 from streams.records import Kind
 from tests.log_world import read, skipped
 
@@ -102,6 +103,8 @@ def test_one_split_alone_is_read(tmp_path: Path) -> None:
         ("item_id", None, "user or item is missing"),
         ("timestamp", None, "time is missing"),
         ("timestamp", -1, "time is negative"),
+        ("timestamp", 9 * 10**15, "time is beyond the year 9999"),
+        ("timestamp", 2**63 - 1, "time is beyond the year 9999"),  # as milliseconds it would not fit into 64 bits
         ("impression_id", 0, "impression is no positive number"),
         ("impression_id", 2**60, "impression is no positive number"),
         ("clicked", 2, "clicked is not 0 or 1"),
@@ -119,6 +122,42 @@ def test_a_bad_row_is_told_with_its_place_and_reason(
     rows, refusals = skipped(source)
     assert len(rows) == len(expected()) - 1
     assert refusals.counts == {reason: 1}
+
+
+def test_a_time_beyond_what_dates_can_be_is_refused_in_lists_too(tmp_path: Path) -> None:
+    source = published(tmp_path)
+    path = tmp_path / "train" / "behaviors.parquet"
+    stored = pq.read_table(path)
+    times = pa.array([START * 10**6, 9 * 10**18], pa.timestamp("us"))
+    pq.write_table(stored.set_column(2, "impression_time", times), path)
+    _, refusals = skipped(source)
+    assert refusals.counts == {"time is beyond the year 9999": 2}  # a row of two articles
+    assert refusals.first[0].startswith(f"{path}, row 2: ")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [
+        ("impression_id", 1.5, "impression comes out as DOUBLE"),
+        ("user_id", "", "user comes out as VARCHAR"),
+        ("item_id", 0.5, "item comes out as DOUBLE"),
+        ("timestamp", float("nan"), "time comes out as DOUBLE"),
+    ],
+)
+def test_numbers_that_are_not_whole_and_text_are_no_identifiers(
+    tmp_path: Path, column: str, value: Any, kind: str
+) -> None:
+    source = flat(tmp_path, **{column: [value] * 6})
+    with pytest.raises(SourceError, match=f"{FLAT[0]}: wrong columns: (?:{kind}), not as whole numbers"):
+        skipped(source)
+
+
+def test_what_fails_amid_the_reading_is_not_said_to_be_the_sorting(tmp_path: Path) -> None:
+    rows = parse(flat(tmp_path)).read("logged", Refusals("skip"))
+    next(rows)
+    (tmp_path / FLAT[0]).unlink()
+    with pytest.raises(SourceError, match=f"^{tmp_path}: reading failed: .*{FLAT[0]}"):
+        list(rows)
 
 
 def test_what_is_missing_or_of_another_shape_is_a_sentence(tmp_path: Path) -> None:

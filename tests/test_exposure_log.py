@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,58 @@ def test_dictionaries_and_large_strings_of_parquet_are_text_too(tmp_path: Path) 
 
 def test_columns_may_stand_in_any_order_and_others_are_passed_over(tmp_path: Path) -> None:
     columns = ("price", "Event", " TIMESTAMP ", "item", "user")
-    for name, names in (("a.csv", columns), ("a.parquet", tuple(c.strip() for c in columns))):
-        path = save(tmp_path / name, [(9.5, "click", 3, "i", "u")], names)
+    for name in FORMATS:
+        path = save(tmp_path / name, [(9.5, "click", 3, "i", "u")], columns)
         assert read(f"log:{path}") == [("u", "i", 3000, Kind.CLICK, 0)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, [("u", "i", 3, "click", "v")], ("user", "item", "timestamp", "event", "User"))
+    with pytest.raises(SourceError, match=f"{name}.* wrong columns.*user stands twice"):
+        read(f"log:{path}")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_case_of_a_file_s_name_makes_no_difference(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, [("u", "i", 3, "click", None)]).rename(tmp_path / name.upper())
+    assert read(f"log:{path}") == [("u", "i", 3000, Kind.CLICK, 0)]
+
+
+def test_a_byte_order_mark_before_json_is_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '\ufeff{"user": "u", "item": "i", "timestamp": 3, "event": "click"}\n')
+    assert read(f"log:{path}") == [("u", "i", 3000, Kind.CLICK, 0)]
 
 
 def test_a_byte_order_mark_and_quotes_are_understood(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "\ufeff" + HEADER + '"a, ""b""",i,3,click\n')
     assert read(f"log:{path}") == [('a, "b"', "i", 3000, Kind.CLICK, 0)]
+
+
+def test_a_number_too_large_for_any_arithmetic_is_a_time_beyond_the_years(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", f'{{"user": 1, "item": 1, "timestamp": 1{"0" * 400}, "event": "click"}}\n')
+    with pytest.raises(RowError, match="line 1: time is beyond the year 9999"):
+        read(f"log:{path}")
+
+
+def test_dates_are_times_in_parquet_as_in_text(tmp_path: Path) -> None:
+    for type_ in (pa.date32(), pa.date64()):
+        days = pa.array([date(2023, 5, 18), None], type_)
+        pq.write_table(
+            pa.table({"user": ["u"] * 2, "item": ["i"] * 2, "timestamp": days, "event": ["click"] * 2}),
+            tmp_path / "a.parquet",
+        )
+        rows, refusals = skipped(f"log:{tmp_path / 'a.parquet'}")
+        assert rows == read(f"log:{save(tmp_path / 'a.csv', [('u', 'i', '2023-05-18', 'click', None)])}")
+        assert "row 2: time is missing" in refusals.first[0]
+
+
+def test_values_that_python_can_not_hold_are_told_with_file_and_row(tmp_path: Path) -> None:
+    odd = pa.array([1], pa.timestamp("ns"))  # no datetime has nanoseconds
+    table = pa.table({"user": odd, "item": ["i"], "timestamp": [3], "event": ["click"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"a\.parquet, near row 1: Nanosecond"):
+        skipped(f"log:{tmp_path / 'a.parquet'}")
 
 
 BAD: dict[str, tuple[Any, ...]] = {
@@ -162,7 +206,7 @@ def test_a_user_of_json_is_a_string_or_an_integer(tmp_path: Path, value: str) ->
         ("a.jsonl", "[1]\n", "line 1: not a JSON object"),
         ("a.jsonl", "{\n", "line 1: not JSON"),
         ("a.jsonl", "[" * 100_000 + "\n", "line 1: not JSON"),
-        ("a.jsonl", '{"user": 1}\n', "line 1: wrong columns .no item, timestamp, event"),
+        ("a.jsonl", '{"user": 1}\n', "line 1: wrong columns .there is no item, timestamp, event"),
         ("a.parquet", "user,item", "is not Parquet"),
         ("a.parquet", "", "is empty"),
         ("a.txt", "x", "a log ends in .csv"),
@@ -180,7 +224,7 @@ def test_parquet_without_rows_with_other_columns_cut_or_with_bytes_for_text_says
     with pytest.raises(SourceError, match="is empty"):
         read(f"log:{path}")
     pq.write_table(table.drop_columns("event"), path)
-    with pytest.raises(SourceError, match="there is no event among user, item, timestamp"):
+    with pytest.raises(SourceError, match="there is no event among 'user,item,timestamp'"):
         read(f"log:{path}")
     latin = pa.array([b"caf\xe9"]).cast(pa.string(), safe=False)
     pq.write_table(table.set_column(0, "user", latin), path)

@@ -17,6 +17,7 @@ from replay.arrivals import Fleet
 from replay.faults import DAY, DELAY, HOUR, LATENESS, OFFLINE_MOST, OFFLINE_SPAN, SKEW, SOUND, Faults, chance
 from replay.log import Log
 from replay.plan import Options, Plan, prepare
+from replay.refusals import SourceError
 from replay.run import digest
 from replay.source import parse
 from replay.transmission import Transmission, old_form
@@ -60,10 +61,21 @@ def test_faults_are_read_as_they_are_written(given: dict[str, float], hostile: i
 
 
 @pytest.mark.parametrize(
-    "text", ["offline", "offline=", "offline=2", "lost=-0.1", "old=nan", "hostile=0.5", "luck=1", "lost=0,lost=1"]
+    ("text", "says"),
+    [
+        ("offline", "offline='': float expected"),
+        ("offline=", "offline='': float expected"),
+        ("offline=2", r"offline=2: it is a share in 0\.\.1"),
+        ("lost=-0.1", r"lost=-0.1: it is a share in 0\.\.1"),
+        ("old=nan", r"old=nan: it is a share in 0\.\.1"),
+        ("hostile=0.5", "hostile='0.5': int expected"),
+        ("hostile=1001", r"hostile=1001: it is a number of devices in 0\.\.1000"),
+        ("luck=1", "unknown parameter 'luck': there are offline, .*lost, dupl"),
+        ("lost=0,lost=1", "parameter 'lost' is given twice"),
+    ],
 )
-def test_what_makes_no_sense_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"lost, dupl|shares in 0\.\.1"):
+def test_what_makes_no_sense_is_refused(text: str, says: str) -> None:
+    with pytest.raises(SourceError, match=says):
         Faults.parse(text)
 
 

@@ -60,6 +60,8 @@ def test_rated_is_what_a_log_of_ratings_is_read_with(tmp_path: Path) -> None:
         ("1::2::3::nan", "time is not whole seconds"),
         ("1::2::3::4.5", "time is not whole seconds"),
         ("1::2::3::" + "9" * 13, "time is not whole seconds"),
+        ("1::2::3::" + "9" * 12, "time is beyond the year 9999"),
+        ("1" * 257 + "::2::3::4", "user or item of more than 256 bytes"),
         ("\xb2::2::3::4", "user or item is not a number"),
     ],
 )

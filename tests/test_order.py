@@ -103,6 +103,13 @@ def test_an_impression_too_large_for_a_record_is_refused_with_its_size(tmp_path:
         sorted_log(tmp_path, [row] * (order.UNIT_EVENTS + 1), size=1000)
 
 
+def test_a_full_disk_is_a_sentence_with_the_file(tmp_path: Path) -> None:
+    full = tmp_path / "full.parquet"
+    full.symlink_to("/dev/full")
+    with pytest.raises(SourceError, match=r"full\.parquet can't be written: .*No space left"):
+        order.stage(iter([batch([("a", "x", 1000, Kind.CLICK, 0)])]), full, lambda _rows: None)
+
+
 def test_contents_count_what_is_there(tmp_path: Path) -> None:
     rows: list[Row] = [
         ("a", "x", 1000, Kind.PAST_CLICK, 0),

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from replay.refusals import Refusals, SourceError
-from replay.source import parse
+from replay.source import FORMS, parameters, parse
 from replay.synthetic import Synthetic
 
 
@@ -18,12 +21,33 @@ from replay.synthetic import Synthetic
         ("synthetic:users=many", "int expected"),
         ("synthetic:noise=much", "float expected"),
         ("synthetic:user=5", "unknown parameter 'user': there are users, items"),
+        ("synthetic:users=5,users=6", "parameter 'users' is given twice"),
+        ("synthetic:users=" + "x" * 5000, r"users='x{56}\.\.\.: int expected$"),
+        ("log:\0.csv", "names no file: write log:PATH"),
+        ("log:~no-such-user/a.csv", "~no-such-user/a.csv: "),
         ("synthetic:users=0", "synthetic: users"),
     ],
 )
 def test_what_is_no_source_is_told_what_is(text: str, says: str) -> None:
     with pytest.raises(SourceError, match=says):
         parse(text)
+
+
+@pytest.mark.parametrize("form", ["log:{}.csv", "log:{}.parquet", "steam:{}", "ml-1m:{}", "ml-100k:{}", "ebnerd:{}"])
+def test_what_the_system_says_of_a_file_is_a_sentence(form: str, tmp_path: Path) -> None:
+    name = tmp_path / ("x" * 300)
+    with pytest.raises(SourceError, match=f"{name}.*: File name too long"):
+        list(parse(form.format(name)).read("logged", Refusals()))
+    with pytest.raises(SourceError, match=f"{name}.*: File name too long"):
+        parse(form.format(name)).identity()
+
+
+def test_the_parameters_named_to_users_are_the_defaults() -> None:
+    example = re.search(r"synthetic\[:(.*?),\.\.\.\]", FORMS)
+    assert example
+    assert parameters(Synthetic, example[1]) == Synthetic()
+    readme = Path(__file__).parents[1] / "README.md"
+    assert example[0] in readme.read_text()
 
 
 def test_parameters_go_into_the_world() -> None:

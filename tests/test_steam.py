@@ -112,6 +112,13 @@ def test_a_bad_review_is_told_with_file_line_and_reason(tmp_path: Path, line: st
     assert refusals.total == 1
 
 
+def test_what_python_warns_of_is_read_in_silence(recwarn: pytest.WarningsRecorder) -> None:
+    assert fields(r"{'username': '\d', 'product_id': '1'}") == {"username": r"\d", "product_id": "1"}
+    with pytest.raises(InvalidError, match="not a dict literal"):
+        fields("{'username': 1if 1else 2}")
+    assert not recwarn.list
+
+
 @settings(max_examples=200)
 @given(st.text(max_size=80))
 def test_any_text_is_fields_or_refused(text: str) -> None:

@@ -21,7 +21,7 @@ from models.training import TrainConfig, retrain
 from models.views import ViewSpec
 from replay.optimum import of_source, optimum, probabilities
 from replay.refusals import SourceError
-from replay.synthetic import PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
+from replay.synthetic import MOST, PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
 from streams.records import Kind
 
 SMALL = Synthetic(users=40, items=60, groups=6, favourites=2, clicks=20)
@@ -72,6 +72,12 @@ def test_any_world_has_as_many_users_items_and_clicks_as_it_says(
 def test_a_world_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(SourceError):
         replace(SMALL, **wrong)
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_a_world_too_large_for_memory_or_the_calendar_is_refused_with_its_limit(name: str) -> None:
+    with pytest.raises(SourceError, match=f"{name}=.* is too many: at most {MOST[name]:,}"):
+        Synthetic(**{name: MOST[name] + 1})
 
 
 def test_clicks_come_as_often_as_the_optimum_says_from_each_kind_of_group() -> None:
