@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from replay.refusals import Refusals, SourceError
-from replay.source import FORMS, parameters, parse
+from replay.parameters import parameters
+from replay.source import FORMS, parse
 from replay.synthetic import Synthetic
 
 

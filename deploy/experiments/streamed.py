@@ -24,10 +24,10 @@ from deploy.experiments.recipe import Recipes
 from models.catalogue import FIRST_ROW, ROW_PADDING
 from models.log import unit_starts
 from models.views import CANDIDATE, EXPOSURE
-from replay import source as sources
+from replay.parameters import parameters
 from replay.refusals import SourceError
 from replay.rows import Row, batches
-from replay.source import Source
+from replay.source import Source, parse
 from streams.records import Kind
 
 _FORM = re.compile(r"protocol:((?:\w+=[^,]*,)*)(.+)")
@@ -56,13 +56,11 @@ class Streamed:
         found = _FORM.fullmatch(text)
         if not found:
             raise SourceError(f"{text!r} names no source: write protocol:SOURCE, for example protocol:ml-100k:DIR")
-        choice = sources.parameters(Choice, found[1])
+        choice = parameters(Choice, found[1])
         if choice.users < 0 or choice.epochs < 0 or choice.seed < 1:
             raise SourceError(f"{text!r}: users and epochs must not be negative, seed must be at least 1")
         recipes = Recipes().capped(choice.epochs) if choice.epochs else Recipes()
-        asked = Asked(
-            sources.parse(found[2]), Protocol(), recipes, choice.users or None, choice.seed, choice.epochs or None
-        )
+        asked = Asked(parse(found[2]), Protocol(), recipes, choice.users or None, choice.seed, choice.epochs or None)
         return cls(choice, asked)
 
     @property
