@@ -18,7 +18,6 @@ from replay.steam import steam
 from replay.synthetic import Synthetic
 from streams.settings import Exposures
 
-
 FORMS = "synthetic[:users=1000,items=200,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
 
 Reader = Callable[[Exposures, Refusals], Iterator[Any]]

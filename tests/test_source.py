@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from replay.refusals import Refusals, SourceError
 from replay.parameters import parameters
+from replay.refusals import Refusals, SourceError
 from replay.source import FORMS, parse
 from replay.synthetic import Synthetic
 
