@@ -79,20 +79,25 @@ def resend(settings: Settings, engine: sa.Engine, chosen: Sequence[Letter]) -> N
     names = {topic.name: topic.full(settings) for topic in TOPICS}
     producer = kafka.producer(settings, "dead-letters")
     refused: list[str] = []
+
+    def taken() -> None:
+        if producer.flush(_PATIENCE_S) or refused:
+            raise ResendError(f"{settings.brokers} does not take them: {refused[0] if refused else 'no answer'}")
+
     try:
         for letter in chosen:
-            producer.produce(
+            kafka.produce_patiently(
+                producer,
                 names[letter.place.topic],
                 key=letter.key,
                 value=letter.value,
+                meanwhile=taken,
                 partition=letter.place.partition,
                 on_delivery=lambda error, _: refused.append(error.str()) if error else None,
             )
-        waiting = producer.flush(_PATIENCE_S)
+        taken()
     except KafkaException as error:
         raise ResendError(f"{settings.brokers} does not take them: {error.args[0].str()}") from error
-    if waiting or refused:
-        raise ResendError(f"{settings.brokers} does not take them: {refused[0] if refused else 'no answer'}")
     d = tables.dead_letters.c
     with engine.begin() as connection:
         for letter in chosen:
