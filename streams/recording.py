@@ -32,7 +32,7 @@ from streams.snapshots import Changed
 ROLE = "recorder"
 Row = tuple[Any, ...]
 
-_LARGE = frozenset({"seq", "time", "window", "target", "r2_age", "asked_wall", "answered_wall", "offset", "epoch_time"})
+_LARGE = frozenset({"seq", "time", "window", "target", "r2_age", "asked_wall", "answered_wall", "offset"})
 _INT32 = 1 << 31
 
 

@@ -293,7 +293,6 @@ class DeadLetter(Record, frozen=True, tag="dead"):
 
 DeviceEvent = DeviceBatch | EpochBegin | EpochEnd | EndOfLog
 Uplink = NegativeMemory | ClickUpload | RankRequest | EpochEnd | EndOfLog
-Downlink = SlowPriors
 OutcomeEvent = Outcome | EpochEnd | EndOfLog
 ExampleEvent = FastExample | EpochEnd | EndOfLog
 ReleaseEvent = Manifest | EpochDecision | ItemCounts
