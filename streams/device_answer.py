@@ -35,15 +35,10 @@ def check(priors: SlowPriors, pending: Pending, settings: Settings) -> None:
     if priors.window not in (0, pending.window):
         raise RecordError(f"r2 of window {priors.window}, not of {pending.window}")
     n, dim = len(keys_array(pending.candidates)), settings.dim
-    for name, tensor, dtype, shape in (
-        ("r_t", priors.r_t, "<f2", (n, dim)),
-        ("r_n", priors.r_n, "<f2", (n, dim)),
-        ("din", priors.din, "<f4", (n,)),
-        ("f2s", priors.f2s, "<f4", (n,)),
-    ):
-        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-            raise RecordError(f"{name} is {tensor.dtype} {tensor.shape}, not {dtype} {shape}")
-        tensor.array()
+    for name, tensor in (("r_t", priors.r_t), ("r_n", priors.r_n)):
+        tensor.expect(name, "<f2", (n, dim))
+    for name, tensor in (("din", priors.din), ("f2s", priors.f2s)):
+        tensor.expect(name, "<f4", (n,))
 
 
 def answered(

@@ -7,7 +7,6 @@ applied a record before drops it as a repeat, so sending one twice does no harm.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from confluent_kafka import KafkaException
 from streams import kafka, tables
 from streams.settings import Settings
 from streams.topics import TOPICS
+from streams.wall_clock import wall_ms
 
 _PATIENCE_S = 30.0
 _CUT = "(cut: the key had "  # in the reason of a letter that does not hold the whole record: see dead_letters.letter
@@ -105,5 +105,5 @@ def resend(settings: Settings, engine: sa.Engine, chosen: Sequence[Letter]) -> N
             connection.execute(
                 sa.update(tables.dead_letters)
                 .where((d.run == settings.run) & this & (d.offset == letter.place.offset))
-                .values(resent_wall=int(time.time() * 1000))
+                .values(resent_wall=wall_ms())
             )
