@@ -1,7 +1,7 @@
 """The recorder: every topic exactly once into the tables, and the online quality of every variant.
 
-In: device-events, device-uplink, outcomes, dead-letters. Out: the tables. What is done with a record is the ledger's;
-here it is read from the bus, from the offsets that stand in the tables.
+In: device-events, device-uplink, outcomes, dead-letters, the changelogs of device and cloud. Out: the tables. What is
+done with a record is the ledger's; here it is read from the bus, from the offsets that stand in the tables.
 """
 
 from __future__ import annotations

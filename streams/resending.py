@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from confluent_kafka import KafkaException
 
 from streams import kafka, tables
+from streams.received import CUT
 from streams.settings import Settings
 from streams.topics import TOPICS
 from streams.wall_clock import wall_ms
 
 _PATIENCE_S = 30.0
-_CUT = "(cut: the key had "  # in the reason of a letter that does not hold the whole record: see dead_letters.letter
 
 
 class ResendError(ValueError):
@@ -74,7 +74,7 @@ def letters(connection: sa.Connection, run: str) -> list[Letter]:
 def resend(settings: Settings, engine: sa.Engine, chosen: Sequence[Letter]) -> None:
     """Send `chosen` again and note when. Raises ResendError where one can't be, or the broker does not take it."""
     for letter in chosen:
-        if _CUT in letter.reason:
+        if CUT in letter.reason:
             raise ResendError(f"{letter.place} was too large to be kept whole: {letter.reason}")
     names = {topic.name: topic.full(settings) for topic in TOPICS}
     producer = kafka.producer(settings, "dead-letters")

@@ -31,7 +31,9 @@ def test_another_array_is_refused_with_what_it_is(dtype: str, shape: tuple[int |
         TWO_BY_THREE.expect("r2", dtype, shape)
 
 
-@pytest.mark.parametrize("wrong", [Tensor("<f4", (3,), b"12345678"), Tensor("<f4", (-1,), b""), Tensor("<f4", (1,), b"123")])
+@pytest.mark.parametrize(
+    "wrong", [Tensor("<f4", (3,), b"12345678"), Tensor("<f4", (-1,), b""), Tensor("<f4", (1,), b"123")]
+)
 def test_bytes_that_do_not_fill_the_shape_are_refused(wrong: Tensor) -> None:
     with pytest.raises(RecordError, match="holds"):
         wrong.expect("r2", "<f4", (None,))
