@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from deploy import summary
 from deploy.stack import Stack
-from streams import tables
+from streams import proposals, tables
 from streams.settings import Settings
 
 _LOOK_S = 1.0
@@ -57,11 +57,9 @@ class Watch:
             if child.metrics_port and child.alive:
                 child.scrape()
         applied = summary.total((c.samples for c in self._stack.children.values()), "mc2sf_events_applied_total")
-        p, r = tables.progress.c, tables.releases.c
+        r = tables.releases.c
         with self._engine.connect() as connection:
-            recorded = connection.execute(
-                sa.select(p.epoch).where(p.run == self._run, p.role == "recorder")
-            ).scalar_one_or_none()
+            recorded = proposals.recorded(connection, self._run)
             kinds = connection.execute(
                 sa.select(r.kind, sa.func.count()).where(r.run == self._run).group_by(r.kind)
             ).all()
@@ -69,7 +67,7 @@ class Watch:
         note = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds))
         shown = "  ".join(f"{v} {quality[v]['ndcg@10']:.3f}" for v in _SHOWN if quality.get(v, {}).get("n"))
         self._bars.update(self._events, completed=applied, note=f"NDCG@10  {shown}" if shown else "")
-        self._bars.update(self._epochs, completed=0 if recorded is None else recorded + 1, note=f"releases: {note}")
+        self._bars.update(self._epochs, completed=recorded[0] + 1 if recorded else 0, note=f"releases: {note}")
         if not self._console.is_terminal:
             self._say(applied, shown, note)
 

@@ -37,12 +37,15 @@ class Sender:
         self._send(partition, None, encode(mark), 0)
 
     def _send(self, partition: int, key: bytes | None, value: bytes, events: int) -> None:
-        while True:
-            try:
-                self._producer.produce(self._topic, value, key, partition, on_delivery=partial(self._delivered, events))
-                break
-            except BufferError:  # the broker is slower than we are: wait for it
-                self.poll(0.1)
+        kafka.produce_patiently(
+            self._producer,
+            self._topic,
+            key=key,
+            value=value,
+            meanwhile=self.poll,
+            partition=partition,
+            on_delivery=partial(self._delivered, events),
+        )
         self._waiting += 1
         self.poll()
 

@@ -44,21 +44,14 @@ _uplink: Reader[Uplink] = Reader(Uplink)
 def check(record: NegativeMemory | ClickUpload | RankRequest, settings: Settings) -> None:
     """Raise RecordError where the arrays of a record are not as they should be."""
     if isinstance(record, NegativeMemory):
-        _check("r2", record.r2, "<f4", (settings.dim,))
+        record.r2.expect("r2", "<f4", (settings.dim,))
     elif isinstance(record, ClickUpload):
-        _check("items", record.items, "<i8", (len(record.items.data) // 8,))
+        record.items.expect("items", "<i8", (None,))
     else:
-        n = len(record.candidates.data) // 8
-        _check("candidates", record.candidates, "<i8", (n,))
+        n = len(record.candidates.expect("candidates", "<i8", (None,)))
         if not 0 < n <= LARGEST:
             raise RecordError(f"{n} candidates: between 1 and {LARGEST} are allowed")
         buckets_array(record.standing, n)
-
-
-def _check(name: str, tensor: Tensor, dtype: str, shape: tuple[int, ...]) -> None:
-    if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-        raise RecordError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}")
-    tensor.array()
 
 
 class CloudWork:

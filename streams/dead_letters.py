@@ -7,6 +7,7 @@ from typing import Any
 
 from streams import telemetry
 from streams.floods import Bounded
+from streams.kafka import produce_patiently
 from streams.records import DeadLetter, encode
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS
@@ -26,5 +27,5 @@ class DeadLetterBox:
         """Send it and count it. The caller flushes the producer before it commits an offset past the record."""
         telemetry.DEAD_LETTERS.labels(dead.role, dead.topic).inc()
         log.warning("%s/%d@%d refused: %s", dead.topic, dead.partition, dead.offset, dead.reason)
-        self._producer.produce(self._topic, key=dead.topic.encode(), value=encode(dead))
+        produce_patiently(self._producer, self._topic, key=dead.topic.encode(), value=encode(dead))
         self._producer.poll(0)

@@ -12,23 +12,33 @@ from models.ranking import rank
 from models.scorer import Scorer
 from streams.device_state import Pending, keys_array
 from streams.records import FastExample, Outcome, RecordError, SlowPriors, Tensor
+from streams.settings import Settings
 from streams.standing import buckets_array
 
 NEGATIVES = 4  # of an example
 
 
-def check(priors: SlowPriors, pending: Pending, dim: int) -> None:
+def answers(priors: SlowPriors, pending: Pending) -> bool:
+    """Whether the priors answer the request as it stands, not an earlier asking of it.
+
+    The cloud answers under the release that a request names, and no other. Where a worker died before it kept the
+    request, its event asks again, free-running perhaps under a newer release: then two answers come, and only one was
+    made of the candidates, the encoder and the slow part that the outcome will name.
+    """
+    return priors.versions == pending.versions
+
+
+def check(priors: SlowPriors, pending: Pending, settings: Settings) -> None:
     """Raise RecordError where the priors don't fit the request."""
-    n = len(keys_array(pending.candidates))
-    for name, tensor, dtype, shape in (
-        ("r_t", priors.r_t, "<f2", (n, dim)),
-        ("r_n", priors.r_n, "<f2", (n, dim)),
-        ("din", priors.din, "<f4", (n,)),
-        ("f2s", priors.f2s, "<f4", (n,)),
-    ):
-        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-            raise RecordError(f"{name} is {tensor.dtype} {tensor.shape}, not {dtype} {shape}")
-        tensor.array()
+    if not 0 <= priors.history <= settings.history_long:
+        raise RecordError(f"a history of {priors.history} clicks: the cloud keeps {settings.history_long}")
+    if priors.window not in (0, pending.window):
+        raise RecordError(f"r2 of window {priors.window}, not of {pending.window}")
+    n, dim = len(keys_array(pending.candidates)), settings.dim
+    for name, tensor in (("r_t", priors.r_t), ("r_n", priors.r_n)):
+        tensor.expect(name, "<f2", (n, dim))
+    for name, tensor in (("din", priors.din), ("f2s", priors.f2s)):
+        tensor.expect(name, "<f4", (n,))
 
 
 def answered(

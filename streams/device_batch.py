@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from streams import telemetry
-from streams.device_answer import answered, check, expired
+from streams.device_answer import answered, answers, check, expired
 from streams.device_changes import DeviceChanges
 from streams.device_index import DeviceIndex
 from streams.device_state import Pending, keys_bytes, pending_key, user_key
@@ -202,7 +202,10 @@ class DeviceWork:
         if pending is None:  # answered before, or its event is not applied yet and will ask again
             self._counts["unasked"] += 1
             return
-        check(priors, pending, self._settings.dim)
+        if not answers(priors, pending):  # asked again since, under another release: that answer is still to come
+            self._counts["outdated"] += 1
+            return
+        check(priors, pending, self._settings)
         release = releases(pending.versions.release)
         outcome, example = answered(
             pending, priors, release.scorer, release.catalogue, self._settings.seed, len(received.data), self._wall
@@ -278,7 +281,7 @@ class DeviceWork:
         telemetry.EVENTS_APPLIED.inc(self._counts["applied"])
         telemetry.EVENTS_DUPLICATE.inc(self._counts["repeated"])
         telemetry.PENDING.set(sum(map(len, self._changes.index.pending.values())))
-        for kind in ("answered", "expired", "unasked"):
+        for kind in ("answered", "expired", "unasked", "outdated"):
             telemetry.OUTCOMES.labels(kind).inc(self._counts[kind])
         sent_kinds = self._changes.sent()
         telemetry.RANK_REQUESTS.labels(ROLE).inc(sent_kinds["RankRequest"])

@@ -83,7 +83,7 @@ class User:
 
 @dataclass(slots=True)
 class Step:
-    """What a batch led to: the user after it, what goes up in this order, requests to keep, folds to compute."""
+    """What a batch led to: the user after it, what goes up in this order, requests to keep, and counts of events."""
 
     user: User
     uplink: list[Memory | RankRequest] = field(default_factory=list)

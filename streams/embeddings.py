@@ -47,8 +47,7 @@ class ItemRows:
         """Take in a row. Raises RecordError where it can't be one of this table."""
         if not 0 <= row.index < _MAX_ROWS or row.encoder < 0:
             raise RecordError(f"row {row.index} of encoder {row.encoder}: out of range")
-        if row.vector.dtype != "<f4" or row.vector.array().shape != (self._dim,):
-            raise RecordError(f"row {row.index}: {row.vector.dtype} {row.vector.shape}, not <f4 ({self._dim},)")
+        vector = row.vector.expect(f"row {row.index}", "<f4", (self._dim,))
         self._grow(row.index + 1)
         if self._known[row.index] and self._keys[row.index] != row.item:
             raise RecordError(f"row {row.index} is item {self._keys[row.index]}'s, not {row.item}'s")
@@ -57,7 +56,7 @@ class ItemRows:
         if row.encoder > self._settled:
             self._deltas.setdefault(row.encoder, {})[row.index] = row.vector.data
         elif row.encoder >= self._version[row.index]:
-            self._base[row.index] = row.vector.array()
+            self._base[row.index] = vector
             self._version[row.index] = row.encoder
 
     def replace(self, version: int, keys: NDArray[np.int64], E: NDArray[np.float32]) -> None:

@@ -18,19 +18,14 @@ _reader: Reader[FastExample] = Reader(FastExample)
 
 def check(example: FastExample, dim: int) -> None:
     """Raise RecordError where the shapes of an example don't fit each other, or a prior is not finite."""
-    items = example.items.array()
-    if items.ndim != 1 or len(items) < 2:
-        raise RecordError(f"items of shape {items.shape}: a click and a negative at least are needed")
-    for name in ("clicks", "exposures", "items"):
-        tensor = getattr(example, name)
-        if tensor.dtype != "<i8" or tensor.array().ndim != 1:
-            raise RecordError(f"{name} is {tensor.dtype} {tensor.shape}, not keys in a row")
-    buckets_array(example.standing, len(items))
-    for name in ("r_t", "r_n"):
-        prior = getattr(example, name)
-        if prior.dtype != "<f2" or prior.array().shape != (len(items), dim):
-            raise RecordError(f"{name} is {prior.dtype} {prior.shape}, not <f2 {(len(items), dim)}")
-        if not np.isfinite(prior.array()).all():
+    n = len(example.items.expect("items", "<i8", (None,)))
+    if n < 2:
+        raise RecordError(f"{n} items: a click and a negative at least are needed")
+    example.clicks.expect("clicks", "<i8", (None,))
+    example.exposures.expect("exposures", "<i8", (None,))
+    buckets_array(example.standing, n)
+    for name, prior in (("r_t", example.r_t), ("r_n", example.r_n)):
+        if not np.isfinite(prior.expect(name, "<f2", (n, dim))).all():
             raise RecordError(f"{name} has a number that is not finite")
 
 

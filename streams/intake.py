@@ -18,7 +18,6 @@ class Intake:
 
     def __init__(self, partitions: int, closed: int) -> None:
         self.closed = closed
-        self.late = 0  # examples of closed epochs: repeats
         self._held: list[dict[int, FastExample]] = [{} for _ in range(partitions)]  # offset -> example
         self._marks: list[dict[int, int]] = [{} for _ in range(partitions)]  # epoch -> offset of its first mark
         self._ends: list[int | None] = [None] * partitions  # offset of the end of the log
@@ -28,9 +27,7 @@ class Intake:
         """Take in a record."""
         self._next[partition] = offset + 1
         if isinstance(record, FastExample):
-            if record.epoch <= self.closed:
-                self.late += 1
-            else:
+            if record.epoch > self.closed:  # else it is a repeat
                 self._held[partition][offset] = record
             return
         if isinstance(record, EndOfLog) and self._ends[partition] is None:

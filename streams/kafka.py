@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import Consumer, Producer
@@ -40,6 +41,29 @@ def producer(settings: Settings, role: str, **extra: Any) -> Producer:
         }
         | extra
     )
+
+
+def produce_patiently(
+    producer: Any,
+    topic: str,
+    *,
+    key: bytes | None,
+    value: bytes | None,
+    meanwhile: Callable[[], object] = lambda: None,
+    **more: Any,
+) -> None:
+    """Hand a record to a confluent-kafka Producer; while its queue is full, wait for the broker to take some of it.
+
+    `meanwhile` is called while it waits, and may raise to give up; `more` goes to `Producer.produce`.
+    """
+    while True:
+        try:
+            producer.produce(topic, key=key, value=value, **more)
+        except BufferError:
+            producer.poll(0.05)
+            meanwhile()
+        else:
+            return
 
 
 def consumer(settings: Settings, role: str, **extra: Any) -> Consumer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 import uuid
 from collections.abc import Callable
 
@@ -16,13 +15,9 @@ from sqlalchemy import Connection, Engine, Update, delete, update
 
 from streams.store import insert_new
 from streams.tables import leases
+from streams.wall_clock import wall_ms
 
 TERM_MS = 10_000
-
-
-def wall_ms() -> int:
-    """Return the wall clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class LeaseLostError(RuntimeError):

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from sqlalchemy import Connection
 
-from streams.lease import wall_ms
 from streams.records import EpochDecision
 from streams.store import upsert
 from streams.tables import decisions, progress, proposals, releases
+from streams.wall_clock import wall_ms
 
 WAITING, ACCEPTED, REJECTED, SUPERSEDED, EMPTY = "waiting", "accepted", "rejected", "superseded", "empty"
 

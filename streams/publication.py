@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from streams.kafka import produce_patiently
 from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, Tensor, encode
 from streams.release import part_version, read_manifest, read_parts
 from streams.settings import Settings
@@ -22,7 +23,6 @@ from streams.tables import item_embeddings
 from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
 
 CHUNK = 900_000  # bytes of a part in one record
-_IN_FLIGHT = 10_000
 
 
 class PublicationError(RuntimeError):
@@ -80,10 +80,9 @@ class Publisher:
         self._errors.clear()
         name = topic.full(self._settings)
         for key, value in records:
-            while len(self._producer) >= _IN_FLIGHT:
-                self._producer.poll(0.05)
-                self._meanwhile()
-            self._producer.produce(name, key=key, value=value, on_delivery=self._delivered)
+            produce_patiently(
+                self._producer, name, key=key, value=value, meanwhile=self._meanwhile, on_delivery=self._delivered
+            )
         while self._producer.flush(1.0):
             self._meanwhile()
         if self._errors:

@@ -11,6 +11,7 @@ from streams.settings import Settings
 _LAST_KIND = max(Kind)
 _ENVELOPE = 20_000  # bytes of a dead letter left for everything but the value, the reason included
 _REASON = 1_000  # characters
+CUT = "(cut: the key had "  # in the reason of a letter that does not hold the whole record
 LATEST = 1 << 53  # event times and numbers from here up are refused: they'd not survive JSON
 
 
@@ -42,7 +43,7 @@ class Received(NamedTuple):
         """
         key, value = self.name, self.data
         if len(key) + len(value) > MAX_BYTES - _ENVELOPE:
-            reason = f"{reason} (cut: the key had {len(key)} bytes, the value {len(value)})"
+            reason = f"{reason} {CUT}{len(key)} bytes, the value {len(value)})"
             key = key[: _ENVELOPE // 2]
             value = value[: MAX_BYTES - _ENVELOPE - len(key)]
         return DeadLetter(self.topic, self.part, self.place, key, value, reason[-_REASON:], role)

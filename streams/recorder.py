@@ -1,7 +1,7 @@
 """The recorder: every topic exactly once into the tables, and the online quality of every variant.
 
-In: device-events, device-uplink, outcomes, dead-letters. Out: the tables. What is done with a record is the ledger's;
-here it is read from the bus, from the offsets that stand in the tables.
+In: device-events, device-uplink, outcomes, dead-letters, the changelogs of device and cloud. Out: the tables. What is
+done with a record is the ledger's; here it is read from the bus, from the offsets that stand in the tables.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from streams.silence import Silence, SilentError
 from streams.stopping import stop_on_signals
 from streams.store import connect
 from streams.topics import DEAD_LETTERS
+from streams.wall_clock import wall_ms
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,6 @@ _WAIT_S = 0.05
 _LOOK_S = 1.0  # between two looks at the lag, and between two early writes of a few dead letters
 
 __all__ = ["OvertakenError", "Recorder", "main", "run"]
-
-
-def wall_ms() -> int:
-    """The wall clock in ms."""
-    return time.time_ns() // 1_000_000
 
 
 class Recorder:

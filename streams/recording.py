@@ -10,8 +10,6 @@ from itertools import count, repeat
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from streams.barrier import Place
 from streams.quality import Ranked, subsets
@@ -23,7 +21,6 @@ from streams.records import (
     NegativeMemory,
     Outcome,
     RecordError,
-    Tensor,
     Versions,
     item_key,
 )
@@ -32,7 +29,7 @@ from streams.snapshots import Changed
 ROLE = "recorder"
 Row = tuple[Any, ...]
 
-_LARGE = frozenset({"seq", "time", "window", "target", "r2_age", "asked_wall", "answered_wall", "offset", "epoch_time"})
+_LARGE = frozenset({"seq", "time", "window", "target", "r2_age", "asked_wall", "answered_wall", "offset"})
 _INT32 = 1 << 31
 
 
@@ -99,8 +96,7 @@ class Recording:
         """Take in a negative memory."""
         received.check_user(record.user, self._partitions)
         check_numbers(record)
-        if record.r2.dtype != "<f4" or record.r2.array().shape != (self._dim,):
-            raise RecordError(f"r2 is {record.r2.dtype} {record.r2.shape}, not <f4 ({self._dim},)")
+        record.r2.expect("r2", "<f4", (self._dim,))
         row = (record.user, record.window, record.encoder, record.r2.data, record.size, record.time)
         self.buffer.memories.append((self._run, *row, wall))
 
@@ -108,14 +104,14 @@ class Recording:
         """Take in uploaded clicks."""
         received.check_user(record.user, self._partitions)
         check_numbers(record)
-        keys(record.items)
+        record.items.expect("items", "<i8", (None,))
         self.buffer.uploads.append((self._run, record.user, record.epoch, record.items.data, record.time, wall))
 
     def outcome(self, record: Outcome, received: Received) -> None:
         """Take in an outcome; a repeat of one that is held already is dropped."""
         received.check_user(record.user, self._partitions)
         check_numbers(record)
-        listed = keys(record.candidates)
+        listed = record.candidates.expect("candidates", "<i8", (None,))
         if not record.place < len(listed) or listed[record.place] != record.target:
             raise RecordError(f"the target is not at place {record.place} of {len(listed)} candidates")
         for variant, rank in record.ranks.items():
@@ -148,14 +144,6 @@ def unit_times(batch: DeviceBatch) -> list[int]:
         if impressions[i] and impressions[i] == impressions[i - 1]:
             times[i] = times[i - 1]
     return times
-
-
-def keys(tensor: Tensor) -> NDArray[np.int64]:
-    """Item keys that travelled. Raises RecordError where they are none."""
-    array = tensor.array()
-    if tensor.dtype != "<i8" or array.ndim != 1:
-        raise RecordError(f"keys are {tensor.dtype} {tensor.shape}, not <i8 (n,)")
-    return array
 
 
 def check_numbers(record: msgspec.Struct) -> None:

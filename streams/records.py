@@ -74,6 +74,14 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
             raise RecordError(f"tensor of shape {self.shape} and dtype {self.dtype} holds {len(self.data)} bytes")
         return flat.reshape(self.shape)
 
+    def expect(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """The array, read-only; None stands for any length. Raises RecordError about `name` where it is another."""
+        alike = [wanted in (length, None) for length, wanted in zip(self.shape, shape, strict=False)]
+        if self.dtype != dtype or len(self.shape) != len(shape) or not all(alike):
+            wanted = str(shape).replace("None", "n")
+            raise RecordError(f"{name} is {self.dtype} {self.shape}, not {dtype} {wanted}")
+        return self.array()
+
 
 class Versions(msgspec.Struct, frozen=True, array_like=True):
     """The release that was in force and the versions of its three parts."""
@@ -293,7 +301,6 @@ class DeadLetter(Record, frozen=True, tag="dead"):
 
 DeviceEvent = DeviceBatch | EpochBegin | EpochEnd | EndOfLog
 Uplink = NegativeMemory | ClickUpload | RankRequest | EpochEnd | EndOfLog
-Downlink = SlowPriors
 OutcomeEvent = Outcome | EpochEnd | EndOfLog
 ExampleEvent = FastExample | EpochEnd | EndOfLog
 ReleaseEvent = Manifest | EpochDecision | ItemCounts

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from models.nets import PARTS
-from streams.lease import wall_ms
 from streams.records import EpochDecision, Manifest, Versions, encode
 from streams.release import ItemTable, checksum
 from streams.store import copy_new, insert_new
 from streams.tables import decisions, item_embeddings, release_parts, releases
+from streams.wall_clock import wall_ms
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Reading releases from the bus, and how items stand: a background thread, one whole release at every moment.
 
-In: item-embeddings, model-weights, model-releases, from their beginnings. Out: `get`, `newest`, `decision`,
-`standing`. What does not come over the bus in time (compacted away, damaged, never sent because the publisher died) is
-read from the tables.
+In: item-embeddings, model-weights, model-releases, from their beginnings. Out: `get`, `newest`, `standing`. What does
+not come over the bus in time (compacted away, damaged, never sent because the publisher died) is read from the tables.
 """
 
 from __future__ import annotations
@@ -51,16 +50,15 @@ T = TypeVar("T")
 
 
 class ReleaseReader:
-    """Whole releases, decisions and standings, by number. Safe to call from any thread."""
+    """Whole releases and standings, by number. Safe to call from any thread."""
 
     def __init__(self, settings: Settings, role: str, *, keep: int = 6, patience_s: float = _PATIENCE_S) -> None:
         self._settings, self._role, self._patience_s = settings, role, patience_s
         self._shelf = Shelf(settings.dim, keep)
         self._changed = threading.Condition()
         self._wanted: dict[int, int] = {}  # version -> callers waiting
-        self._wanted_decisions: dict[int, int] = {}
         self._wanted_standings: dict[int, int] = {}
-        self._missed: dict[tuple[str, int], float] = {}  # (release, decision or standing, number) -> since when
+        self._missed: dict[tuple[str, int], float] = {}  # (release or standing, number) -> since when
         self._asked: dict[tuple[str, int], float] = {}  # when the tables were last asked for it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{role}-releases", daemon=True)
@@ -88,16 +86,6 @@ class ReleaseReader:
         """Return the newest release that is whole."""
         with self._changed:
             return self._shelf.newest()
-
-    def decision(self, epoch: int, timeout_s: float) -> EpochDecision:
-        """Return what was decided after `epoch`, waiting for it. Raises TimeoutError."""
-        return self._await(
-            self._wanted_decisions,
-            epoch,
-            lambda: self._shelf.decisions.get(epoch),
-            timeout_s,
-            f"the decision of epoch {epoch}",
-        )
 
     def standing(self, epoch: int, timeout_s: float) -> Standing:
         """Return how items stood after `epoch` (-1: before the first), waiting for it. Raises TimeoutError."""
@@ -179,10 +167,6 @@ class ReleaseReader:
             with self._changed:
                 self._shelf.standings.take(event)
                 self._changed.notify_all()
-        else:
-            with self._changed:
-                self._shelf.take_decision(event)
-                self._changed.notify_all()
 
     def _refuse(self, dead: DeadLetter) -> None:
         if self._producer is None:
@@ -193,17 +177,18 @@ class ReleaseReader:
         with self._changed:
             newest = max(self._shelf.staged, default=-1)
             versions = [v for v in self._wanted if v not in self._shelf.staged]
-            epochs = [e for e in self._wanted_decisions if e not in self._shelf.decisions]
             standings = [e for e in self._wanted_standings if self._shelf.standings.find(e) is None]
         coming = sorted((v for v in self._shelf.manifests if v > newest), reverse=True)
+        missing = {("release", v) for v in versions + coming} | {("standing", e) for e in standings}
+        for found in self._missed.keys() - missing:
+            del self._missed[found]
+            self._asked.pop(found, None)
         for version in dict.fromkeys(versions + coming):
             release = self._shelf.assemble(version) or self._from_tables(version)
             if release is not None:
                 self._put(release)
             if version in coming and release is not None:
                 break  # older ones are of no use unless somebody asks
-        for epoch in epochs:
-            self._decision_from_tables(epoch)
         for epoch in standings:
             self._standing_from_tables(epoch)
 
@@ -212,7 +197,6 @@ class ReleaseReader:
             self._shelf.put(release)
             telemetry.RELEASE.labels(self._role).set(max(self._shelf.staged))
             self._changed.notify_all()
-        self._found("release", release.manifest.version)
 
     def _patient(self, what: str, number: int, *, sent: bool = False) -> bool:
         """Whether to go on waiting for the bus: for a while, and after each look into the tables.
@@ -226,10 +210,6 @@ class ReleaseReader:
             return True
         self._asked[what, number] = now
         return False
-
-    def _found(self, what: str, number: int) -> None:
-        self._missed.pop((what, number), None)
-        self._asked.pop((what, number), None)
 
     def _from_tables(self, version: int) -> Release | None:
         if self._patient("release", version, sent=version < max(self._shelf.staged, default=-1)):
@@ -248,21 +228,6 @@ class ReleaseReader:
         self._shelf.put_items(release.manifest.versions.encoder, items)
         return release
 
-    def _decision_from_tables(self, epoch: int) -> None:
-        if self._patient("decision", epoch, sent=epoch < max(self._shelf.decisions, default=-1)):
-            return
-        t = tables.decisions.c
-        this = (t.run == self._settings.run) & (t.epoch == epoch)
-        try:
-            with self._database().connect() as connection:
-                row = connection.execute(sa.select(t.epoch, t.release, t.outcome, t.reason).where(this)).one_or_none()
-        except sa.exc.SQLAlchemyError as error:
-            log.warning("the decision of epoch %d can't be read: %s", epoch, error)
-            return
-        if row is not None:
-            self._found("decision", epoch)
-            self._take_event(EpochDecision(*row))
-
     def _standing_from_tables(self, epoch: int) -> None:
         if self._patient("standing", epoch):
             return
@@ -278,7 +243,6 @@ class ReleaseReader:
         with self._changed:
             self._shelf.standings.put(standing)
             self._changed.notify_all()
-        self._found("standing", epoch)
 
     def _database(self) -> sa.Engine:
         if self._engine is None:

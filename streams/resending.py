@@ -7,7 +7,6 @@ applied a record before drops it as a repeat, so sending one twice does no harm.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,11 +14,12 @@ import sqlalchemy as sa
 from confluent_kafka import KafkaException
 
 from streams import kafka, tables
+from streams.received import CUT
 from streams.settings import Settings
 from streams.topics import TOPICS
+from streams.wall_clock import wall_ms
 
 _PATIENCE_S = 30.0
-_CUT = "(cut: the key had "  # in the reason of a letter that does not hold the whole record: see dead_letters.letter
 
 
 class ResendError(ValueError):
@@ -74,25 +74,30 @@ def letters(connection: sa.Connection, run: str) -> list[Letter]:
 def resend(settings: Settings, engine: sa.Engine, chosen: Sequence[Letter]) -> None:
     """Send `chosen` again and note when. Raises ResendError where one can't be, or the broker does not take it."""
     for letter in chosen:
-        if _CUT in letter.reason:
+        if CUT in letter.reason:
             raise ResendError(f"{letter.place} was too large to be kept whole: {letter.reason}")
     names = {topic.name: topic.full(settings) for topic in TOPICS}
     producer = kafka.producer(settings, "dead-letters")
     refused: list[str] = []
+
+    def taken() -> None:
+        if producer.flush(_PATIENCE_S) or refused:
+            raise ResendError(f"{settings.brokers} does not take them: {refused[0] if refused else 'no answer'}")
+
     try:
         for letter in chosen:
-            producer.produce(
+            kafka.produce_patiently(
+                producer,
                 names[letter.place.topic],
                 key=letter.key,
                 value=letter.value,
+                meanwhile=taken,
                 partition=letter.place.partition,
                 on_delivery=lambda error, _: refused.append(error.str()) if error else None,
             )
-        waiting = producer.flush(_PATIENCE_S)
+        taken()
     except KafkaException as error:
         raise ResendError(f"{settings.brokers} does not take them: {error.args[0].str()}") from error
-    if waiting or refused:
-        raise ResendError(f"{settings.brokers} does not take them: {refused[0] if refused else 'no answer'}")
     d = tables.dead_letters.c
     with engine.begin() as connection:
         for letter in chosen:
@@ -100,5 +105,5 @@ def resend(settings: Settings, engine: sa.Engine, chosen: Sequence[Letter]) -> N
             connection.execute(
                 sa.update(tables.dead_letters)
                 .where((d.run == settings.run) & this & (d.offset == letter.place.offset))
-                .values(resent_wall=int(time.time() * 1000))
+                .values(resent_wall=wall_ms())
             )

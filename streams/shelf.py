@@ -12,12 +12,11 @@ from models.checkpoint import CheckpointError
 from models.nets import APART, PARTS
 from streams import embeddings
 from streams.embeddings import ItemRows
-from streams.records import EmbeddingRow, EpochDecision, Manifest, RecordError
+from streams.records import EmbeddingRow, Manifest, RecordError
 from streams.release import Assembler, ItemTable, Release, ReleaseError, checksum, part_version
 from streams.standing import StandingShelf
 
 _MANIFESTS = 64  # remembered: more than any reader is behind in its partitions
-_DECISIONS = 4096
 _HEADER = 1 << 20  # bytes of a part's header at the most: it names a few dozen tensors
 
 
@@ -50,7 +49,6 @@ class Shelf:
         self._assembler = Assembler()
         self.standings = StandingShelf()
         self.manifests: dict[int, Manifest] = {}
-        self.decisions: dict[int, EpochDecision] = {}
         self.staged: OrderedDict[int, Release] = OrderedDict()
 
     def take_row(self, row: EmbeddingRow) -> None:
@@ -74,12 +72,6 @@ class Shelf:
         self.manifests[manifest.version] = manifest
         for version in sorted(self.manifests)[:-_MANIFESTS]:
             del self.manifests[version]
-
-    def take_decision(self, decision: EpochDecision) -> None:
-        """Take in the decision of an epoch."""
-        self.decisions[decision.epoch] = decision
-        if len(self.decisions) > _DECISIONS:
-            del self.decisions[min(self.decisions)]
 
     def assemble(self, version: int) -> Release | None:
         """Put release `version` together where everything is there and every checksum matches; else None."""

@@ -123,9 +123,7 @@ class StandingShelf:
 def _check(counts: ItemCounts) -> None:
     if counts.epoch < 0 or not 0 <= counts.chunk < counts.chunks:
         raise RecordError(f"chunk {counts.chunk} of {counts.chunks} of epoch {counts.epoch}")
-    for name, tensor in (("items", counts.items), ("clicks", counts.clicks)):
-        if tensor.dtype != "<i8" or len(tensor.shape) != 1 or tensor.shape != counts.items.shape:
-            raise RecordError(f"{name} is {tensor.dtype} {tensor.shape}, not one number an item")
-        tensor.array()
-    if (np.diff(counts.items.array()) <= 0).any() or (counts.clicks.array() < 0).any():
+    items = counts.items.expect("items", "<i8", (None,))
+    clicks = counts.clicks.expect("clicks", "<i8", items.shape)
+    if (np.diff(items) <= 0).any() or (clicks < 0).any():
         raise RecordError("counts of items that are not in order, or below zero")

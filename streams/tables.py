@@ -103,11 +103,12 @@ releases = Table(
     Column("published", Boolean, nullable=False, comment="false until the manifest is acknowledged"),
     Column("created_wall", BigInteger, nullable=False),
 )
+# A column's comment is part of the schema: what it lacks is said beside it, until a migration changes the column.
 release_parts = Table(
     "release_parts",
     metadata,
     _run(),
-    Column("part", String(16), primary_key=True, comment="encoder, slow or fast"),
+    Column("part", String(16), primary_key=True, comment="encoder, slow or fast"),  # and din, alone, s2f: nets apart
     Column("version", Integer, primary_key=True),
     Column("data", LargeBinary, nullable=False, comment="safetensors; the encoder's without E"),
 )
@@ -125,7 +126,7 @@ proposals = Table(
     metadata,
     _run(),
     Column("epoch", Integer, primary_key=True),
-    Column("kind", String(16), primary_key=True, comment="retrain or learner"),
+    Column("kind", String(16), primary_key=True, comment="retrain or learner"),  # and rollback, asked for by hand
     Column("status", String(16), nullable=False, comment="waiting, accepted, rejected, superseded or empty"),
     Column("parent", Integer, nullable=False, comment="release it was trained from"),
     Column("data", LargeBinary, comment="safetensors of all that is proposed, the learner's optimiser included"),

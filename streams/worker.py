@@ -26,6 +26,7 @@ from streams.releases import ReleaseReader
 from streams.settings import Settings
 from streams.state_table import StateTable, state_table
 from streams.topics import Topic
+from streams.wall_clock import wall_ms
 from streams.worker_watch import WorkerWatch
 
 _COLLECT_AFTER = 50_000  # objects: a batch makes as many and drops them, with hardly a cycle among them
@@ -33,11 +34,6 @@ RELEASE_TIMEOUT_S = 600.0  # a release that a record names is published already
 
 Releases = Callable[[int | None], Release]
 Standings = Callable[[int | None], Standing]
-
-
-def wall_ms() -> int:
-    """The wall clock in ms."""
-    return time.time_ns() // 1_000_000
 
 
 class Work(Protocol):

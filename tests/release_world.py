@@ -69,8 +69,6 @@ def feed(shelf: Shelf, sent: list[Sent]) -> None:
             shelf.take_manifest(event)
         elif isinstance(event, ItemCounts):
             shelf.standings.take(event)
-        else:
-            shelf.take_decision(event)
 
 
 @dataclass

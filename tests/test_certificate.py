@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from streams import tables
 from streams.certificate.account import Account, Event, InForce
-from streams.certificate.check import TOLERANCE, Certificate, certify
+from streams.certificate.check import TOLERANCE, Certificate, _Check, certify
 from streams.certificate.differences import DifferenceFound
 from streams.device_state import DeviceState
 from streams.packed import pack, unpack
@@ -19,7 +19,7 @@ from streams.records import Kind, Versions
 from streams.settings import Settings
 from streams.store import connect
 from tests.simulation import SMALL
-from tests.test_offline import VARIANTS, a_recorded_run
+from tests.test_offline import EPOCHS, VARIANTS, a_recorded_run
 
 
 @pytest.fixture
@@ -47,6 +47,16 @@ def test_a_run_is_certified_whole(engine: sa.Engine, variant: str) -> None:
     assert found.untiled >= found.outcomes // 3
     assert found.untiled_difference <= TOLERANCE
     assert set(found.metrics) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf"}
+
+
+def test_epochs_of_the_same_embeddings_share_one_catalogue(engine: sa.Engine) -> None:
+    a_recorded_run(engine, SMALL)
+    with engine.connect() as connection:
+        force = _Check(connection, SMALL, 1)._force
+        epochs = [force(epoch) for epoch in range(EPOCHS)]
+    assert len({each.versions.release for each in epochs}) == 3
+    assert len({id(each.catalogue) for each in epochs}) == len({id(each.known) for each in epochs}) == 2
+    assert len({each.versions.encoder for each in epochs}) == 2
 
 
 def another_seq(row: Any) -> bytes:

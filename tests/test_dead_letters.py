@@ -2,8 +2,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+import sqlalchemy as sa
+
 from streams.received import Received
 from streams.records import MAX_BYTES, DeadLetter, Reader, encode
+from streams.resending import Letter, Place, ResendError, resend
+from streams.settings import Settings
 
 
 def refused(key: bytes, value: bytes, reason: str) -> DeadLetter:
@@ -31,6 +36,13 @@ def test_a_record_as_large_as_the_broker_takes_is_cut_and_says_so() -> None:
         dead = through(refused(key, value, "too large"))
         assert f"the key had {len(key)} bytes, the value {len(value)}" in dead.reason
         assert value.startswith(dead.value)
+
+
+def test_a_record_that_was_cut_is_not_sent_again(settings: Settings) -> None:
+    dead = refused(b"k", b"v" * MAX_BYTES, "too large" * 1_000)
+    letter = Letter(Place(dead.topic, dead.partition, dead.offset), dead.role, dead.key, dead.value, dead.reason, None)
+    with pytest.raises(ResendError, match="too large to be kept whole"):
+        resend(settings, sa.create_engine("sqlite://"), [letter])
 
 
 def test_a_long_reason_does_not_make_the_letter_too_large() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from models.standing import Standing
 from streams.cloud_batch import CloudWork
@@ -24,6 +25,7 @@ from streams.records import (
     DeviceBatch,
     EpochBegin,
     EpochEnd,
+    ExampleEvent,
     NegativeMemory,
     OutcomeEvent,
     RankRequest,
@@ -41,12 +43,13 @@ from streams.topics import (
     DEAD_LETTERS,
     DEVICE_EVENTS,
     DEVICE_UPLINK,
+    FAST_EXAMPLES,
     OUTCOMES,
     Topic,
 )
 from tests.simulation import SMALL, release
 
-RELEASES = {0: release(SMALL, 0, 12)}
+RELEASES = {0: release(SMALL, 0, 12), 1: release(SMALL, 1, 12)}
 FREE = SMALL.model_copy(update={"lockstep": False, "request_timeout_s": 30.0})
 
 
@@ -76,6 +79,7 @@ class Worker:
     settings: Settings = SMALL
     cloud: bool = False
     wall: int = 0
+    newest: int = 0  # release
     rows: dict[bytes, bytes] = field(default_factory=dict)
     sent: dict[str, list[Any]] = field(default_factory=dict)
 
@@ -88,8 +92,9 @@ class Worker:
         else:
             work = self.device(received, self.rows, 0, self.wall)
         work.needs()
-        work.run(lambda version: RELEASES[version or 0], lambda _: Standing.nothing())
+        work.run(lambda version: RELEASES[self.newest if version is None else version], lambda _: Standing.nothing())
         kinds = {DEVICE_UPLINK: Uplink, OUTCOMES: OutcomeEvent, DEAD_LETTERS: DeadLetter, CLOUD_DOWNLINK: SlowPriors}
+        kinds[FAST_EXAMPLES] = ExampleEvent
         for topic, _, _, value in work.records():
             for known, kind in kinds.items():
                 if topic == known.full(self.settings):
@@ -285,6 +290,10 @@ def test_an_answer_makes_one_outcome_and_its_repeat_none() -> None:
         {"r_t": Tensor.of(np.zeros((10, 5)), "<f2")},
         {"r_n": Tensor.of(np.zeros((10, 4)), "<f4")},
         {"f2s": Tensor("<f4", (10,), b"1234")},
+        {"history": -1},
+        {"history": SMALL.history_long + 1},
+        {"window": -1},
+        {"window": 1},
     ],
 )
 def test_an_answer_that_does_not_fit_is_refused_and_the_right_one_is_still_taken(changes: dict[str, Any]) -> None:
@@ -295,6 +304,36 @@ def test_an_answer_that_does_not_fit_is_refused_and_the_right_one_is_still_taken
     assert OUTCOMES.name not in worker.sent
     worker.work(at(CLOUD_DOWNLINK, priors(request)))
     assert len(worker.sent[OUTCOMES.name]) == 1
+
+
+def outdated() -> float:
+    return REGISTRY.get_sample_value("mc2sf_outcomes_total", {"kind": "outdated"}) or 0.0
+
+
+def test_an_answer_to_an_earlier_asking_under_another_release_is_counted_and_the_right_one_taken() -> None:
+    killed = Worker(FREE)
+    (before,) = asked(killed, 3)  # sent; the worker died before its rows were written
+    worker = Worker(FREE, newest=1)
+    (request,) = asked(worker, 3)
+    assert (before.seq, before.versions.encoder, request.versions.encoder) == (request.seq, 0, 1)
+    counted = outdated()
+    worker.work(at(CLOUD_DOWNLINK, priors(before)))
+    assert outdated() == counted + 1
+    assert not worker.dead
+    assert OUTCOMES.name not in worker.sent
+    worker.work(at(CLOUD_DOWNLINK, priors(request)))
+    (outcome,), (example,) = worker.sent[OUTCOMES.name], worker.sent[FAST_EXAMPLES.name]
+    assert outcome.versions == example.versions == request.versions
+
+
+def test_a_request_that_only_an_earlier_asking_was_answered_of_expires() -> None:
+    killed, worker = Worker(FREE), Worker(FREE, newest=1)
+    (before,), _ = asked(killed, 3), asked(worker, 3)
+    worker.work(at(CLOUD_DOWNLINK, priors(before)))
+    worker.wall = 30_001
+    worker.work()
+    (outcome,) = worker.sent[OUTCOMES.name]
+    assert outcome.expired
 
 
 def test_scores_that_are_not_finite_rank_last_and_are_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,26 +58,22 @@ def decide(world: World, acting: Coordinator, epoch: int, **proposed: bytes) -> 
     world.act(acting)
 
 
-def test_releases_and_decisions_arrive_whole_by_number(world: World) -> None:
+def test_releases_arrive_whole_by_number(world: World) -> None:
     nets, catalogue = some_nets(world.settings, 30, seed=3)
     acting = world.coordinator()
     with reading(world) as reader:
         assert reader.newest() is None
         decide(world, acting, 0, learner=learnt(nets))
-        assert reader.decision(0, PATIENCE_S).release == 1
         assert reader.get(1, PATIENCE_S).manifest.kind == "learner"
         decide(world, acting, 1, retrain=retrained(nets, catalogue))
-        decision = reader.decision(1, PATIENCE_S)
-        release = reader.get(decision.release, PATIENCE_S)
-        assert (decision.outcome, release.catalogue) == ("retrain", catalogue)
+        release = reader.get(2, PATIENCE_S)
+        assert (release.manifest.kind, release.catalogue) == ("retrain", catalogue)
         assert torch.equal(release.nets.encoder.E, nets.encoder.E)
         newest = reader.newest()
         assert newest is not None
         assert newest.manifest.version == 2
         with pytest.raises(TimeoutError):
             reader.get(3, 0.05)
-        with pytest.raises(TimeoutError):
-            reader.decision(2, 0.05)
     with reading(world) as late:
         assert late.get(2, PATIENCE_S).manifest == release.manifest
         assert late.get(0, PATIENCE_S).manifest.kind == "initial"
@@ -88,7 +85,25 @@ def test_what_is_not_on_the_bus_is_read_from_the_tables(world: World) -> None:
     decide(world, acting, 0, learner=learnt(some_nets(world.settings, 0, seed=3)[0]))
     with reading(world, patience_s=0.1) as reader:
         assert reader.get(1, PATIENCE_S).manifest.kind == "learner"
-        assert reader.decision(0, PATIENCE_S) == world.decisions()[0]
+
+
+def test_what_was_missed_and_then_came_by_the_bus_is_not_remembered(world: World) -> None:
+    acting = world.coordinator()
+    with reading(world, patience_s=PATIENCE_S) as reader:
+        waiting = threading.Thread(target=reader.standing, args=(0, PATIENCE_S))
+        waiting.start()
+
+        def missed() -> None:
+            assert set(reader._missed) >= {("standing", 0)}
+
+        def nothing_missed() -> None:
+            assert not reader._missed
+
+        eventually(missed)
+        decide(world, acting, 0)
+        waiting.join(PATIENCE_S)
+        assert not waiting.is_alive()
+        eventually(nothing_missed)
 
 
 @pytest.mark.parametrize(("topic", "key"), [(MODEL_WEIGHTS, b"slow/2"), (ITEM_EMBEDDINGS, b"103")])
@@ -117,6 +132,10 @@ def holder(world: World) -> str | None:
         return connection.execute(sa.select(tables.leases.c.holder)).scalar()
 
 
+def decided(world: World, epoch: int) -> None:
+    assert [decision.release for decision in world.decisions()] == list(range(1, epoch + 2))
+
+
 def test_of_two_coordinators_one_acts_until_it_stops(world: World) -> None:
     stops = [threading.Event(), threading.Event()]
     first, second = (
@@ -135,7 +154,7 @@ def test_of_two_coordinators_one_acts_until_it_stops(world: World) -> None:
                 world.record(epoch)
                 world.propose("learner", epoch, learnt(some_nets(world.settings, 0, seed=epoch)[0]))
                 world.propose("retrain", epoch, None)
-                assert reader.decision(epoch, PATIENCE_S).release == epoch + 1
+                eventually(functools.partial(decided, world, epoch))
                 assert (holder(world) == acting) == (epoch < 2)
             world.record(3, over=True)
             second.join(PATIENCE_S)

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from models.nets import NetConfig, Nets
 from models.scorer import TILE, Scorer
+from streams.settings import Settings
+from streams.sizes import net_config
 from tests.naive_scores import fast_scores, gru, part, priors, slow_scores
 
 ROWS = 500
@@ -153,3 +156,16 @@ def test_nothing_asked_is_nothing_answered() -> None:
         2,
         32,
     )
+
+
+@pytest.mark.parametrize("dim", [2, 3, 6, 254])
+def test_settings_refuse_a_size_that_the_scorer_refuses(dim: int) -> None:
+    with pytest.raises(ValueError, match="no multiple of 4"):
+        Scorer(Nets.initial(NetConfig(dim=dim), 8, 1))
+    with pytest.raises(ValidationError, match="multiple of 4"):
+        Settings(dim=dim)
+
+
+@pytest.mark.parametrize("dim", [4, 12, 256])
+def test_the_scorer_takes_what_settings_allow(dim: int) -> None:
+    Scorer(Nets.initial(net_config(Settings(dim=dim)), 8, 1))

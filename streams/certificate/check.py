@@ -77,6 +77,7 @@ class _Check:
         self._stood = Stood(connection, self._run)
         self._release = functools.cache(self._read)
         self._force = functools.cache(self._in_force)
+        self._listed: dict[str, tuple[list[int], frozenset[int]]] = {}  # a catalogue by the checksum of its embeddings
         self._ranks: defaultdict[str, list[int]] = defaultdict(list)
         self.found = Certificate()
 
@@ -85,8 +86,10 @@ class _Check:
 
     def _in_force(self, epoch: int) -> InForce:
         release = self._release(self._decided[epoch - 1] if epoch else 0)
-        keys = release.catalogue.keys.tolist()
-        return InForce(release.manifest.versions, keys, frozenset(keys))
+        if (listed := self._listed.get(release.manifest.embeddings)) is None:
+            keys = release.catalogue.keys.tolist()
+            listed = self._listed[release.manifest.embeddings] = keys, frozenset(keys)
+        return InForce(release.manifest.versions, *listed)
 
     def run(self, progress: Callable[[int, int], None]) -> Certificate:
         i = tables.interactions.c
