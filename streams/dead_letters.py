@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from confluent_kafka import KafkaError, KafkaException
+
 from streams import telemetry
 from streams.floods import Bounded
 from streams.kafka import produce_patiently
@@ -24,8 +26,16 @@ class DeadLetterBox:
         self._producer = producer
 
     def put(self, dead: DeadLetter) -> None:
-        """Send it and count it. The caller flushes the producer before it commits an offset past the record."""
+        """Send it and count it. The caller flushes the producer before it commits an offset past the record.
+
+        That flush, or another poll, raises KafkaException where the broker did not take it in time: it is not lost silently.
+        """
         telemetry.DEAD_LETTERS.labels(dead.role, dead.topic).inc()
         log.warning("%s/%d@%d refused: %s", dead.topic, dead.partition, dead.offset, dead.reason)
-        produce_patiently(self._producer, self._topic, key=dead.topic.encode(), value=encode(dead))
+        produce_patiently(self._producer, self._topic, key=dead.topic.encode(), value=encode(dead), on_delivery=_delivered)
         self._producer.poll(0)
+
+
+def _delivered(error: KafkaError | None, _message: object) -> None:
+    if error is not None:
+        raise KafkaException(error)

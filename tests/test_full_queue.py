@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 
 from replay.sender import Sender
 from streams import kafka
@@ -124,3 +124,10 @@ def test_a_real_producer_with_a_full_queue_is_waited_for() -> None:
     assert len(reports) == 2
     assert not producer.flush(10)
     assert set(reports) == {"_MSG_TIMED_OUT"}
+
+
+def test_a_dead_letter_that_the_broker_did_not_take_is_told_by_the_flush() -> None:
+    producer = Producer({"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 200, "log_level": 0})
+    DeadLetterBox(Settings(), producer).put(DeadLetter("device-events", 0, 7, b"key", b"value", "broken", "device"))
+    with pytest.raises(KafkaException, match="timed out"):
+        producer.flush(10)
