@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import signal
 import sys
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from rich.console import Console
 from deploy import asked
 from deploy.ending import quality, show
 from deploy.interrupts import Interrupts
-from deploy.runs import UserError, find
+from deploy.runs import UserError, find, give_way, refuse_foreign
 from deploy.sources import is_protocol, parse
 from replay.plan import Options, Plan, prepare
 from streams import bus, telemetry
@@ -118,6 +117,8 @@ def run(
     job = running.Job(source, options, settings, folder, workers, brokers, resume is not None, given)
     interrupts = Interrupts()
     interrupts.install()
+    if not resume:  # all that was asked for makes sense: what a run before this one left in the same folder gives way
+        give_way(folder)
     try:
         document = running.execute(job, plan, _again(source, options, folder), console, interrupts)
     except KeyboardInterrupt:
@@ -224,11 +225,7 @@ def _named(source: str, resume: str | None, out: Path | None) -> tuple[str, Path
     moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = f"{source.partition(':')[0]}-{moment}-{secrets.token_hex(2)}"
     folder = out or Path("runs") / name
-    if out:  # what a run before this one left in the same folder gives way
-        shutil.rmtree(folder / "state", ignore_errors=True)
-        shutil.rmtree(folder / "logs", ignore_errors=True)
-        for path in folder.glob("mc2sf.db*"):
-            path.unlink()
+    refuse_foreign(folder)
     return name, folder
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy import asked
-from deploy.runs import UserError
+from deploy.runs import UserError, write_run_file
+from streams.settings import Settings
 
 HEADER = "user,item,timestamp,event\n"
 
@@ -59,6 +60,45 @@ def test_a_truncated_gzip_and_a_missing_file_are_sentences_too(tmp_path: Path) -
         assert done.returncode == 2
         assert source.name in done.stderr
         assert "Traceback" not in done.stderr
+
+
+OF_A_RUN = ("state/device/x", "logs/x.log", "mc2sf.db", "mc2sf.db-wal")
+
+
+def filled(folder: Path, *names: str) -> dict[str, bytes]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return held(folder)
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("more", [(), ("--retrain-every", "often")], ids=["no source", "no option"])
+def test_a_run_that_can_not_begin_leaves_the_one_before_it_as_it_was(
+    tmp_path: Path, settings: Settings, more: tuple[str, ...]
+) -> None:
+    filled(tmp_path, *OF_A_RUN)
+    write_run_file(tmp_path, settings, "synthetic")
+    before = held(tmp_path)
+    source = "synthetic:users=5" if more else f"log:{tmp_path / 'nothing.csv'}"
+    done = mc2sf("run", source, "--out", str(tmp_path), *more)
+    assert done.returncode == 2
+    after = held(tmp_path)
+    assert {name: after.get(name) for name in before} == before
+
+
+@pytest.mark.parametrize(
+    "names", [("notes.txt",), OF_A_RUN, ("plan.json", "notes.txt")], ids=["other", "alike", "a plan of another kind"]
+)
+def test_a_folder_that_was_never_a_runs_is_refused_and_left_alone(tmp_path: Path, names: tuple[str, ...]) -> None:
+    before = filled(tmp_path / "mine", *names)
+    done = mc2sf("run", "synthetic:users=5", "--out", str(tmp_path / "mine"))
+    assert done.returncode == 2
+    assert "mine is not empty and holds no run" in done.stderr
+    assert held(tmp_path / "mine") == before
 
 
 def test_skipped_rows_are_counted_and_listed(tmp_path: Path) -> None:
