@@ -112,11 +112,14 @@ def releases_list(run: RunName) -> None:
 @releases_app.command("show")
 def releases_show(run: RunName, version: int) -> None:
     """Show one release: its parts, checksums and what the gate saw."""
-    from streams.release import read_manifest  # noqa: PLC0415 - loads torch
+    from streams.release import ReleaseError, read_manifest  # noqa: PLC0415 - loads torch
 
     found = find(run)
-    with found.engine.connect() as connection:
-        manifest = read_manifest(connection, found.settings.run, version)
+    try:
+        with found.engine.connect() as connection:
+            manifest = read_manifest(connection, found.settings.run, version)
+    except ReleaseError as error:
+        raise UserError(str(error)) from error
     table = Table("field", "value")
     for name in manifest.__struct_fields__:
         table.add_row(name, str(getattr(manifest, name)))
@@ -126,11 +129,14 @@ def releases_show(run: RunName, version: int) -> None:
 @releases_app.command("rollback")
 def releases_rollback(run: RunName, version: int) -> None:
     """Publish an older release again under a new version; the coordinator does it at the next epoch's end."""
-    from streams.proposals import request_rollback  # noqa: PLC0415 - loads torch
+    from streams.proposals import ProposalError, request_rollback  # noqa: PLC0415 - loads torch
 
     found = find(run)
-    with found.engine.begin() as connection:
-        request_rollback(connection, found.settings.run, version)
+    try:
+        with found.engine.begin() as connection:
+            request_rollback(connection, found.settings.run, version)
+    except ProposalError as error:
+        raise UserError(str(error)) from error
     console.print(f"asked for: release {version} comes back under a new version at the next decision")
 
 

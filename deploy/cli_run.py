@@ -183,16 +183,20 @@ def evaluate(
 ) -> None:
     """Score every outcome of a run again, from the tables alone. Exit code 1 where a rank differs from online."""
     from streams import offline  # noqa: PLC0415 - only this command pays for its imports
+    from streams.release import ReleaseError  # noqa: PLC0415 - the same
 
     found = find(run)
-    with console.status("scoring again") as status:
-        result = offline.rescore(
-            found.engine,
-            found.settings.run,
-            as_of=asked.moment(as_of),
-            release=release,
-            progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
-        )
+    try:
+        with console.status("scoring again") as status:
+            result = offline.rescore(
+                found.engine,
+                found.settings.run,
+                as_of=asked.moment(as_of),
+                release=release,
+                progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
+            )
+    except ReleaseError as error:
+        raise UserError(str(error)) from error
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result.metrics)) + b"\n")
     else:

@@ -11,7 +11,7 @@ from deploy.runs import Found, UserError
 from models.views import ViewSpec, view
 from streams import proposals, tables
 from streams.records import Kind
-from streams.release import read_release
+from streams.release import ReleaseError, read_release
 from streams.standing import standing_after
 
 
@@ -25,7 +25,7 @@ class Suggestion(NamedTuple):
 def recommend(found: Found, user: str, k: int, release: int | None = None) -> list[Suggestion]:
     """Return the k best items for `user` under `release` (default: the newest), items clicked before left out.
 
-    Raises UserError where the user or the release is unknown.
+    Raises UserError where the user or the release is unknown, or the release is not whole.
     """
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
@@ -40,7 +40,11 @@ def recommend(found: Found, user: str, k: int, release: int | None = None) -> li
             ).scalar_one()
         if release is None:
             raise UserError(f"run {run} has no release yet")
-        scorer, catalogue = (whole := read_release(connection, run, release)).scorer, whole.catalogue
+        try:
+            whole = read_release(connection, run, release)
+        except ReleaseError as error:
+            raise UserError(str(error)) from error
+        scorer, catalogue = whole.scorer, whole.catalogue
         m = tables.negative_memories.c
         windows = sa.select(m.window, m.size).where(m.run == run, m.user == user).distinct()
         sizes = {row.window: row.size for row in connection.execute(windows)}

@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from deploy import asked
+from deploy.cli import main
 from deploy.runs import UserError, write_run_file
 from streams.settings import Settings
+from streams.store import connect
+from tests.simulation import SMALL
+from tests.test_offline import a_recorded_run
 
 HEADER = "user,item,timestamp,event\n"
 
@@ -107,6 +112,77 @@ def test_skipped_rows_are_counted_and_listed(tmp_path: Path) -> None:
     done = mc2sf("data", "inspect", f"log:{path}", "--on-error", "skip")
     assert done.returncode == 0
     assert "line 3" in done.stdout
+
+
+@pytest.fixture
+def recorded_run(tmp_path: Path) -> Path:
+    """The --out folder of a run that is recorded in its own SQLite database."""
+    settings = SMALL.model_copy(update={"database": SecretStr(f"sqlite:///{tmp_path / 'mc2sf.db'}")})
+    engine = connect(settings.database.get_secret_value())
+    a_recorded_run(engine, settings)
+    engine.dispose()
+    write_run_file(tmp_path, settings, "test")
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which the command refuses."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.mark.parametrize(
+    "arguments", ["releases show {} 99", "releases rollback {} 99", "evaluate {} --release 99"], ids=lambda a: a[:17]
+)
+def test_a_release_that_is_not_there_is_a_sentence(
+    recorded_run: Path, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    said = refused(capsys, *arguments.format(recorded_run).split())
+    assert "there is no release 99 in run sim" in said
+
+
+def test_no_release_that_is_not_there_recommends(recorded_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "recommend", "a", "--run", str(recorded_run), "--release", "99")
+    assert "there is no release 99 in run sim" in said
+
+
+def test_a_database_that_is_away_is_named_without_its_password(
+    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "postgresql+psycopg://me:hunter2@127.0.0.1:1/db"
+    monkeypatch.setenv("MC2SF_DATABASE", url)
+    write_run_file(tmp_path, settings.model_copy(update={"database": SecretStr(url)}), "test")
+    said = refused(capsys, "releases", "list", str(tmp_path))
+    assert "postgresql+psycopg://me:***@127.0.0.1:1/db" in said
+    assert "refused" in said
+    assert "hunter2" not in said
+
+
+def test_a_folder_without_its_database_is_a_sentence(
+    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = SecretStr(f"sqlite:///{tmp_path / 'gone' / 'mc2sf.db'}")
+    write_run_file(tmp_path, settings.model_copy(update={"database": gone}), "test")
+    said = refused(capsys, "releases", "list", str(tmp_path))
+    assert str(tmp_path / "gone" / "mc2sf.db") in said
+    assert "unable to open" in said
+
+
+def test_a_damaged_run_file_is_named(
+    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs") / "one"
+    folder.mkdir(parents=True)
+    write_run_file(folder, settings, "test")
+    (folder / "run.json").write_bytes((folder / "run.json").read_bytes()[:30])
+    said = refused(capsys, "releases", "list", settings.run)
+    assert str(folder / "run.json") in said
 
 
 def test_a_misspelt_variable_is_refused() -> None:
