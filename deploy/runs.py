@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from replay.plan import LOG, PLAN
+from replay.plan import LOG, PLAN, write_json
 from streams import tables
 from streams.settings import Settings
 from streams.store import connect, insert_new
@@ -52,7 +52,7 @@ def write_run_file(folder: Path, settings: Settings, source: str) -> None:
     """Leave RUN_FILE in `folder`; the database's password stays out of it."""
     shown = sa.make_url(settings.database.get_secret_value()).set(password=None)
     record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source)
-    (folder / RUN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+    write_json(folder / RUN_FILE, record)
 
 
 def read_run_file(folder: Path) -> RunFile:
