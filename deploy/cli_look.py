@@ -18,6 +18,7 @@ from deploy.doctor import examine
 from deploy.runs import UserError, find
 from deploy.sources import parse
 from replay.plan import prepare
+from replay.refusals import OnError
 from streams import tables
 from streams.settings import Settings
 
@@ -41,7 +42,7 @@ def data_inspect(
     limit: asked.LimitOption = None,
     users: asked.UsersOption = None,
     on_error: Annotated[
-        asked.OnError | None, typer.Option(help="a bad row ends the reading, or is skipped [default: exit code 1]")
+        OnError | None, typer.Option(help="a bad row ends the reading, or is skipped [default: exit code 1]")
     ] = None,
 ) -> None:
     """Say what a log holds: users, items, span, exposures logged or not, ties in time, rows refused and why.
@@ -58,7 +59,7 @@ def data_inspect(
         limit=limit,
         users=users,
         loops=1,
-        on_error=on_error or asked.OnError.skip,
+        on_error=on_error or "skip",
         seed=1,
     )
     with TemporaryDirectory(prefix="mc2sf-") as folder, console.status(f"reading {source}") as status:

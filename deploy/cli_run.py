@@ -62,7 +62,7 @@ def run(
         str | None, typer.Option(metavar="URL", help="SQLAlchemy URL [default: SQLite in --out]", show_default=False)
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="continue this run (needs --brokers)")] = None,
-    on_error: asked.OnErrorOption = asked.OnError.stop,
+    on_error: asked.OnErrorOption = "stop",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="results [default: runs/RUN]")] = None,
 ) -> None:
     """Run the main job: replay SOURCE through device, cloud, learner and retrain, and account for every event.
@@ -139,7 +139,7 @@ def replay(
     users: asked.UsersOption = None,
     loops: asked.LoopsOption = 1,
     seed: asked.SeedOption = 1,
-    on_error: asked.OnErrorOption = asked.OnError.stop,
+    on_error: asked.OnErrorOption = "stop",
     folder: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="keeps the sorted log and the progress [default: state_dir]"),
