@@ -50,12 +50,12 @@ class Run:
         arguments: tuple[str, ...] = ARGUMENTS,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.out = out
+        self.out, self.said = out, out.with_name(out.name + ".said")  # a run wants its folder to itself
         command = [sys.executable, "-m", "deploy.cli", "run", source, *arguments]
         command += ["--brokers", cluster.addresses, "--out", str(out), *more]
         copies = {"MC2SF_REPLICATION": str(len(cluster.nodes))}
-        out.mkdir(parents=True)
-        with (out / "said").open("wb") as said:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with self.said.open("wb") as said:
             self.process = subprocess.Popen(  # noqa: S603 - our own command, no shell
                 command,
                 stdout=said,
@@ -91,7 +91,7 @@ class Run:
         """Wait until an epoch is recorded. Raises RuntimeError where the run ends before."""
         while self.epoch() < epoch:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the run ended before epoch {epoch}: {(self.out / 'said').read_text()[-600:]}")
+                raise RuntimeError(f"the run ended before epoch {epoch}: {self.said.read_text()[-600:]}")
             time.sleep(0.1)
 
     def wait(self, seconds: float) -> str:
@@ -101,7 +101,7 @@ class Run:
         except subprocess.TimeoutExpired:
             self.stop()
             return f"not over after the {seconds:.0f} s that it had left"
-        return "" if code == 0 else f"exit code {code}: {(self.out / 'said').read_text()[-600:]}"
+        return "" if code == 0 else f"exit code {code}: {self.said.read_text()[-600:]}"
 
     def stop(self) -> None:
         """End it as Ctrl-C does, and hard where that takes too long."""

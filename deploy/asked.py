@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,25 +11,11 @@ from rich.markup import escape
 from deploy.runs import UserError
 from replay.faults import Faults
 from replay.plan import Options, Plan
+from replay.refusals import OnError
 from replay.times import milliseconds, span
 from streams.settings import Exposures
 
 RETRAINS = 10  # a source, where nothing else is asked
-
-
-class Policy(StrEnum):
-    """Where exposures come from."""
-
-    logged = "logged"
-    rated = "rated"
-    simulated = "simulated"
-
-
-class OnError(StrEnum):
-    """What a row that can't be read does."""
-
-    stop = "stop"
-    skip = "skip"
 
 
 SourceArgument = Annotated[
@@ -45,7 +30,7 @@ SpeedOption = Annotated[str, typer.Option(help="event time over wall time, or ma
 EpochOption = Annotated[
     str | None, typer.Option(help="a span of event time (6h) or a number of events (5000) [default: 200 epochs]")
 ]
-PolicyOption = Annotated[Policy | None, typer.Option(help="[default: the source's own]")]
+PolicyOption = Annotated[Exposures | None, typer.Option(help="[default: the source's own]")]
 FromOption = Annotated[str | None, typer.Option("--from", help="event time, ISO 8601 or epoch seconds")]
 ToOption = Annotated[str | None, typer.Option("--to", help="event time before which to end")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="events at the most")]
@@ -67,7 +52,7 @@ def options(
     *,
     speed: str,
     epoch: str | None,
-    exposures: Policy | None,
+    exposures: Exposures | None,
     start: str | None,
     end: str | None,
     limit: int | None,
@@ -78,14 +63,13 @@ def options(
     faults: str = "",
 ) -> Options:
     """Return the replayer's options. Raises UserError where one can't be read."""
-    policy: Exposures | None = exposures.value if exposures else None
     try:
         found = Faults.parse(faults)
     except ValueError as error:
         raise UserError(f"--faults {error}") from error
     return Options(
-        exposures=policy,
-        on_error=on_error.value,
+        exposures=exposures,
+        on_error=on_error,
         start=moment(start),
         end=moment(end),
         limit=limit,

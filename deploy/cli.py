@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
 from confluent_kafka import KafkaException
 from pydantic import ValidationError
@@ -23,7 +24,7 @@ from replay.progress import ReplayError
 from replay.refusals import SourceError
 from streams import bus
 from streams.access import ACCESS, grant
-from streams.patience import patiently
+from streams.patience import DATABASE_AWAY, patiently
 from streams.settings import Settings
 from streams.store import connect
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     help="""Slow-fast learning for recommendation, as a stream of events.
 
     Start with `mc2sf run synthetic`: it needs nothing else. Then `mc2sf data inspect SOURCE` tells what a log holds and
-    `mc2sf run SOURCE` replays it through the whole loop. SOURCE is `synthetic[:users=1000,items=500]`, `ml-1m:DIR`,
+    `mc2sf run SOURCE` replays it through the whole loop. SOURCE is `synthetic[:users=1000,items=200]`, `ml-1m:DIR`,
     `ml-100k:DIR`, `steam:FILE`, `ebnerd:DIR`, `alipay:FILE` or `log:FILE`; or `protocol:SOURCE`, what
     `mc2sf experiment` ranks of it as a stream.""",
 )
@@ -157,6 +158,20 @@ def retrain(
     retrain.main(_part(), once=once)
 
 
+@sa.event.listens_for(sa.Engine, "handle_error")
+def _say_which(context: sa.engine.ExceptionContext) -> None:
+    """Add to an error of a database which one it is, less its password."""
+    if context.sqlalchemy_exception is not None and context.engine is not None:
+        context.sqlalchemy_exception.add_note(context.engine.url.render_as_string())
+
+
+def _of_database(error: BaseException) -> str:
+    """What is wrong with which database, in a line."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else None
+    says = " ".join(str(cause or error).split())
+    return " ".join([*dict.fromkeys(getattr(error, "__notes__", ())), says])
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command (None: as it was called); a user's mistake is a sentence, not a traceback."""
     try:
@@ -174,6 +189,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except KafkaException as error:
         console.print(f"[red]broker:[/red] {escape(error.args[0].str())}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except DATABASE_AWAY as error:
+        console.print(f"[red]database:[/red] {escape(_of_database(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

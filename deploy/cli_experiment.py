@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -14,50 +14,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from deploy import asked
+from deploy.experiments.protocol import MinCount, Positives, Rule
 from models.ranking import METRICS
 from replay.source import parse
+
+if TYPE_CHECKING:
+    from deploy.experiments.experiment import Experiment
 
 console = Console()
 
 
-class Name(StrEnum):
-    """The experiments."""
-
-    table2 = "table2"
-    table3 = "table3"
-    ablation = "ablation"
-    reference = "reference"
-    sensitivity = "sensitivity"
-    losses = "losses"
-    encoders = "encoders"
-    collaboration = "collaboration"
-    exposures = "exposures"
-    window = "window"
-    start = "start"
-    case_study = "case-study"
-    tune = "tune"
-
-
-class Candidates(StrEnum):
-    """What a click is ranked against."""
-
-    uniform = "uniform"
-    popularity = "popularity"
-    full = "full"
-
-
-class Positives(StrEnum):
-    """Which ratings are clicks."""
-
-    rated = "rated"
-    all = "all"
-
-
-class MinCount(StrEnum):
-    """What is dropped when it has fewer than 20 interactions."""
-
-    users = "users"
-    both = "both"
+Name = Literal[
+    "table2",
+    "table3",
+    "ablation",
+    "reference",
+    "sensitivity",
+    "losses",
+    "encoders",
+    "collaboration",
+    "exposures",
+    "window",
+    "start",
+    "case-study",
+    "tune",
+]
 
 
 def experiment(
@@ -66,7 +47,7 @@ def experiment(
     users: asked.UsersOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="fits of each model, from other weights")] = 3,
     candidates: Annotated[
-        Candidates | None, typer.Option(help="a click among 99 of these, or among all [default: uniform]")
+        Rule | None, typer.Option(help="a click among 99 of these, or among all [default: uniform]")
     ] = None,
     positives: Annotated[
         Positives | None,
@@ -96,22 +77,22 @@ def experiment(
     import torch  # noqa: PLC0415 - only this command pays for its imports
 
     from deploy.experiments import page, running, tuning  # noqa: PLC0415 - the same
-    from deploy.experiments.catalogue import EXPERIMENTS, TABLE2  # noqa: PLC0415 - the same
+    from deploy.experiments.catalogue import EXPERIMENTS  # noqa: PLC0415 - the same
     from deploy.experiments.experiment import Asked  # noqa: PLC0415 - the same
 
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = next((each for each in EXPERIMENTS if each.name == name.value), TABLE2)
+    chosen = called(name, EXPERIMENTS)
     given = {"candidates": candidates, "positives": positives, "min_count": min_count, "exposures": exposures}
-    wanted: dict[str, Any] = {key: value.value for key, value in given.items() if value is not None}
+    wanted: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if exposures is not None and positives is None:  # ratings below 4 are exposures, or clicks as all others
-        wanted["positives"] = "rated" if exposures.value == "rated" else "all"
+        wanted["positives"] = "rated" if exposures == "rated" else "all"
     protocol = replace(chosen.protocol, **wanted)
     recipes = chosen.recipes if epochs is None else chosen.recipes.capped(epochs)
     of = Asked(parse(data), protocol, recipes, users, seeds, epochs, chosen.protocol)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name.value)
+        task = progress.add_task(name)
 
         def told(fit: str, epoch: int, loss: float, score: float) -> None:
             text = f"{fit}, epoch {epoch + 1}: loss {loss:.4f}, validation NDCG@10 {score:.4f}"
@@ -122,7 +103,7 @@ def experiment(
 
         benches = running.Benches(of, work, told, reading)
         out.mkdir(parents=True, exist_ok=True)
-        if name is Name.tune:
+        if name == "tune":
             results, total = tuning.tune(of, benches, out), sum(len(tuned.trials) for tuned in tuning.TUNED)
         else:
             results = running.run(chosen, of, benches, cells or work / "cells", out)
@@ -134,8 +115,13 @@ def experiment(
             progress.advance(task)
             if not console.is_terminal:
                 console.print(newest(result), highlight=False, soft_wrap=True)
-    console.print(trials(tuning.best(document)) if name is Name.tune else shown(document))
+    console.print(trials(tuning.best(document)) if name == "tune" else shown(document))
     console.print(f"written to {out}, with a page README.md", highlight=False)
+
+
+def called(name: Name, experiments: Iterable[Experiment]) -> Experiment:
+    """The experiment of that name; `tune` chooses under the protocol of table2. Raises KeyError where there is none."""
+    return {each.name: each for each in experiments}["table2" if name == "tune" else name]
 
 
 def newest(document: dict[str, Any]) -> str:

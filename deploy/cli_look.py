@@ -18,6 +18,7 @@ from deploy.doctor import examine
 from deploy.runs import UserError, find
 from deploy.sources import parse
 from replay.plan import prepare
+from replay.refusals import OnError
 from streams import tables
 from streams.settings import Settings
 
@@ -41,7 +42,7 @@ def data_inspect(
     limit: asked.LimitOption = None,
     users: asked.UsersOption = None,
     on_error: Annotated[
-        asked.OnError | None, typer.Option(help="a bad row ends the reading, or is skipped [default: exit code 1]")
+        OnError | None, typer.Option(help="a bad row ends the reading, or is skipped [default: exit code 1]")
     ] = None,
 ) -> None:
     """Say what a log holds: users, items, span, exposures logged or not, ties in time, rows refused and why.
@@ -58,7 +59,7 @@ def data_inspect(
         limit=limit,
         users=users,
         loops=1,
-        on_error=on_error or asked.OnError.skip,
+        on_error=on_error or "skip",
         seed=1,
     )
     with TemporaryDirectory(prefix="mc2sf-") as folder, console.status(f"reading {source}") as status:
@@ -112,11 +113,14 @@ def releases_list(run: RunName) -> None:
 @releases_app.command("show")
 def releases_show(run: RunName, version: int) -> None:
     """Show one release: its parts, checksums and what the gate saw."""
-    from streams.release import read_manifest  # noqa: PLC0415 - loads torch
+    from streams.release import ReleaseError, read_manifest  # noqa: PLC0415 - loads torch
 
     found = find(run)
-    with found.engine.connect() as connection:
-        manifest = read_manifest(connection, found.settings.run, version)
+    try:
+        with found.engine.connect() as connection:
+            manifest = read_manifest(connection, found.settings.run, version)
+    except ReleaseError as error:
+        raise UserError(str(error)) from error
     table = Table("field", "value")
     for name in manifest.__struct_fields__:
         table.add_row(name, str(getattr(manifest, name)))
@@ -126,11 +130,14 @@ def releases_show(run: RunName, version: int) -> None:
 @releases_app.command("rollback")
 def releases_rollback(run: RunName, version: int) -> None:
     """Publish an older release again under a new version; the coordinator does it at the next epoch's end."""
-    from streams.proposals import request_rollback  # noqa: PLC0415 - loads torch
+    from streams.proposals import ProposalError, request_rollback  # noqa: PLC0415 - loads torch
 
     found = find(run)
-    with found.engine.begin() as connection:
-        request_rollback(connection, found.settings.run, version)
+    try:
+        with found.engine.begin() as connection:
+            request_rollback(connection, found.settings.run, version)
+    except ProposalError as error:
+        raise UserError(str(error)) from error
     console.print(f"asked for: release {version} comes back under a new version at the next decision")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import signal
 import sys
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from rich.console import Console
 from deploy import asked
 from deploy.ending import quality, show
 from deploy.interrupts import Interrupts
-from deploy.runs import UserError, find
+from deploy.runs import UserError, find, give_way, refuse_foreign
 from deploy.sources import is_protocol, parse
 from replay.plan import Options, Plan, prepare
 from streams import bus, telemetry
@@ -63,7 +62,7 @@ def run(
         str | None, typer.Option(metavar="URL", help="SQLAlchemy URL [default: SQLite in --out]", show_default=False)
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="continue this run (needs --brokers)")] = None,
-    on_error: asked.OnErrorOption = asked.OnError.stop,
+    on_error: asked.OnErrorOption = "stop",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="results [default: runs/RUN]")] = None,
 ) -> None:
     """Run the main job: replay SOURCE through device, cloud, learner and retrain, and account for every event.
@@ -118,6 +117,8 @@ def run(
     job = running.Job(source, options, settings, folder, workers, brokers, resume is not None, given)
     interrupts = Interrupts()
     interrupts.install()
+    if not resume:  # all that was asked for makes sense: what a run before this one left in the same folder gives way
+        give_way(folder)
     try:
         document = running.execute(job, plan, _again(source, options, folder), console, interrupts)
     except KeyboardInterrupt:
@@ -138,7 +139,7 @@ def replay(
     users: asked.UsersOption = None,
     loops: asked.LoopsOption = 1,
     seed: asked.SeedOption = 1,
-    on_error: asked.OnErrorOption = asked.OnError.stop,
+    on_error: asked.OnErrorOption = "stop",
     folder: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="keeps the sorted log and the progress [default: state_dir]"),
@@ -182,16 +183,20 @@ def evaluate(
 ) -> None:
     """Score every outcome of a run again, from the tables alone. Exit code 1 where a rank differs from online."""
     from streams import offline  # noqa: PLC0415 - only this command pays for its imports
+    from streams.release import ReleaseError  # noqa: PLC0415 - the same
 
     found = find(run)
-    with console.status("scoring again") as status:
-        result = offline.rescore(
-            found.engine,
-            found.settings.run,
-            as_of=asked.moment(as_of),
-            release=release,
-            progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
-        )
+    try:
+        with console.status("scoring again") as status:
+            result = offline.rescore(
+                found.engine,
+                found.settings.run,
+                as_of=asked.moment(as_of),
+                release=release,
+                progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
+            )
+    except ReleaseError as error:
+        raise UserError(str(error)) from error
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result.metrics)) + b"\n")
     else:
@@ -224,11 +229,7 @@ def _named(source: str, resume: str | None, out: Path | None) -> tuple[str, Path
     moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = f"{source.partition(':')[0]}-{moment}-{secrets.token_hex(2)}"
     folder = out or Path("runs") / name
-    if out:  # what a run before this one left in the same folder gives way
-        shutil.rmtree(folder / "state", ignore_errors=True)
-        shutil.rmtree(folder / "logs", ignore_errors=True)
-        for path in folder.glob("mc2sf.db*"):
-            path.unlink()
+    refuse_foreign(folder)
     return name, folder
 
 

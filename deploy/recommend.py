@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from deploy.runs import Found, UserError
-from models.views import ViewSpec, view
+from models.views import View, view
 from streams import proposals, tables
 from streams.records import Kind
-from streams.release import read_release
+from streams.release import Release, ReleaseError, read_release
+from streams.sizes import view_spec
 from streams.standing import standing_after
 
 
@@ -25,7 +27,7 @@ class Suggestion(NamedTuple):
 def recommend(found: Found, user: str, k: int, release: int | None = None) -> list[Suggestion]:
     """Return the k best items for `user` under `release` (default: the newest), items clicked before left out.
 
-    Raises UserError where the user or the release is unknown.
+    Raises UserError where the user or the release is unknown, or the release is not whole.
     """
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
@@ -40,7 +42,11 @@ def recommend(found: Found, user: str, k: int, release: int | None = None) -> li
             ).scalar_one()
         if release is None:
             raise UserError(f"run {run} has no release yet")
-        scorer, catalogue = (whole := read_release(connection, run, release)).scorer, whole.catalogue
+        try:
+            whole = read_release(connection, run, release)
+        except ReleaseError as error:
+            raise UserError(str(error)) from error
+        scorer, catalogue = whole.scorer, whole.catalogue
         m = tables.negative_memories.c
         windows = sa.select(m.window, m.size).where(m.run == run, m.user == user).distinct()
         sizes = {row.window: row.size for row in connection.execute(windows)}
@@ -49,12 +55,10 @@ def recommend(found: Found, user: str, k: int, release: int | None = None) -> li
         clicks = np.array([e.item for e in events if e.kind in (Kind.CLICK, Kind.PAST_CLICK)], np.int64)
         shown = np.array([e.item for e in events if e.kind == Kind.EXPOSURE], np.int64)
         window = max(sizes, default=0)
-        spec = ViewSpec(settings.history_long, settings.history_short, settings.threshold)
         open_count = len(shown) - sum(sizes.values())
-        seen = view(clicks, clicks, shown, open_count, window, spec, closed_count=sizes.get(window))
+        seen = view(clicks, clicks, shown, open_count, window, view_spec(settings), closed_count=sizes.get(window))
         rows = catalogue.rows(catalogue.keys)
-        closed = catalogue.rows(seen.window_items)[None]
-        r2 = scorer.fold(np.zeros((1, settings.dim), np.float32), closed, np.array([len(seen.window_items)]))[0]
+        r2 = _memory(connection, run, user, whole, seen)
         recorded = proposals.recorded(connection, run)
         stands = standing_after(connection, run, recorded[0] if recorded else -1).of(catalogue.keys)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
@@ -67,3 +71,21 @@ def recommend(found: Found, user: str, k: int, release: int | None = None) -> li
         named = sa.select(t.item, t.name).where(t.run == run, t.item.in_(keys))
         names = {row.item: row.name for row in connection.execute(named)}
     return [Suggestion(names.get(key, str(key)), float(scores[n])) for n, key in zip(best, keys, strict=True)]
+
+
+def _memory(connection: sa.Connection, run: str, user: str, release: Release, seen: View) -> NDArray[np.float32]:
+    """The device's r2 of the last closed window, [d]: as it is recorded under the release's encoder.
+
+    Where it is not, the device has yet to meet that encoder. It folds the closed window anew from zero then, also where
+    windows carry their state on, and so does this.
+    """
+    m = tables.negative_memories.c
+    here = (m.run == run) & (m.user == user) & (m.window == seen.window)
+    query = sa.select(m.r2).where(here, m.encoder == release.manifest.versions.encoder)
+    recorded = connection.execute(query).scalar_one_or_none()
+    if recorded is not None:
+        return np.frombuffer(recorded, "<f4")
+    closed = release.catalogue.rows(seen.window_items)[None]
+    zero = np.zeros((1, release.nets.config.dim), np.float32)
+    folded: NDArray[np.float32] = release.scorer.fold(zero, closed, np.array([len(seen.window_items)]))[0]
+    return folded

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import sqlalchemy as sa
 from rich.console import Console
 
@@ -23,7 +22,7 @@ from deploy.runs import RunFailed, agree, software, write_run_file
 from deploy.stack import Child, Stack
 from deploy.watching import Watch
 from replay import optimum, progress
-from replay.plan import Options, Plan
+from replay.plan import Options, Plan, write_json
 from replay.run import digest as plan_digest
 from replay.transmission import Transmission
 from streams import bus, offline, proposals, registry, tables
@@ -165,7 +164,7 @@ def _account(
             .where(tables.runs.c.run == settings.run)
             .values(status="failed" if failures else "finished", summary=document)
         )
-    (job.out / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+    write_json(job.out / "summary.json", document)
     report.write(document, engine, settings.run, job.out / "report.html")
     if failures:
         raise RunFailed("; ".join(failures))

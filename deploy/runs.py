@@ -1,8 +1,9 @@
-"""Finding a run again: by its id, or by its --out folder."""
+"""Finding a run again, by its id or by its --out folder, and making room in that folder for the next one."""
 
 from __future__ import annotations
 
 import platform
+import shutil
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from replay.plan import LOG, PLAN, write_json
 from streams import tables
 from streams.settings import Settings
 from streams.store import connect, insert_new
@@ -50,7 +52,39 @@ def write_run_file(folder: Path, settings: Settings, source: str) -> None:
     """Leave RUN_FILE in `folder`; the database's password stays out of it."""
     shown = sa.make_url(settings.database.get_secret_value()).set(password=None)
     record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source)
-    (folder / RUN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+    write_json(folder / RUN_FILE, record)
+
+
+def read_run_file(folder: Path) -> RunFile:
+    """Return what RUN_FILE in `folder` says. Raises UserError where it is damaged."""
+    path = folder / RUN_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunFile)
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} is damaged ({error}): move {folder} away, or write the file again") from error
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise UserError where `folder` holds something, and neither a run nor what one that never began left there."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder")
+    if (folder / RUN_FILE).is_file():
+        read_run_file(folder)
+        return
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    of_a_run = {name for name in held if name in {PLAN, LOG, "state", "logs"} or name.startswith("mc2sf.db")}
+    if held and (PLAN not in held or held != of_a_run):
+        raise UserError(f"{folder} is not empty and holds no run (no {RUN_FILE}): name another folder, or a new one")
+
+
+def give_way(folder: Path) -> None:
+    """Delete the state, the logs and the SQLite database of the run in `folder`; nothing where there is none."""
+    if not (folder / RUN_FILE).is_file():
+        return
+    shutil.rmtree(folder / "state", ignore_errors=True)
+    shutil.rmtree(folder / "logs", ignore_errors=True)
+    for path in folder.glob("mc2sf.db*"):
+        path.unlink()
 
 
 def find(name: str) -> Found:
@@ -64,7 +98,7 @@ def find(name: str) -> Found:
     for folder in folders:
         if not (folder / RUN_FILE).is_file():
             continue
-        record = msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=RunFile)
+        record = read_run_file(folder)
         if folder == Path(name) or record.run == name:
             url = sa.make_url(record.database)
             if given.set(password=None) == url:  # the password is only in the environment

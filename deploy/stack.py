@@ -8,7 +8,6 @@ good answer on /healthz any more is killed, and started again as well.
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import os
 import signal
@@ -27,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.broker import broker_command, free_port
 from deploy.probing import Probes
+from replay.plan import write_json
 from streams.settings import Settings
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -171,7 +171,7 @@ class Stack:
     def _add(self, child: Child) -> Child:
         self.children = {**self.children, child.name: child}  # anew: the probes' thread walks over it
         self._start(child)
-        (self.folder / TARGETS).write_text(json.dumps(self.targets(), indent=1) + "\n")
+        write_json(self.folder / TARGETS, self.targets())  # a running Prometheus reads it
         return child
 
     def _start(self, child: Child) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.nets import Encoder
+from models.whole import whole
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,8 @@ def _save(
     for name, p in weights.items():
         tensors |= {f"adam.{name}.{key}": value for key, value in optimiser.state[p].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, half, metadata={"curve": json.dumps(curve)})
-    half.replace(path)
+    with whole(path) as part:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"curve": json.dumps(curve)})
 
 
 def _load(

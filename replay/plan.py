@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from models.whole import write_whole
 from replay import order, units
 from replay.arrivals import Fleet, arrivals
 from replay.exposures import simulated
@@ -126,13 +126,8 @@ def prepare(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` in one step: after a crash the old or the new one is there, whole."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(value)))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Replace `path` by `value` as JSON in one step: after a crash the old or the new one is there, whole."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
 
 
 def _identity(source: Source, options: Options, policy: Exposures) -> dict[str, Any]:

@@ -28,11 +28,13 @@ class DeadLetterBox:
     def put(self, dead: DeadLetter) -> None:
         """Send it and count it. The caller flushes the producer before it commits an offset past the record.
 
-        That flush, or another poll, raises KafkaException where the broker did not take it in time: it is not lost silently.
+        That flush, or another poll, raises KafkaException where the broker did not take it in time.
         """
         telemetry.DEAD_LETTERS.labels(dead.role, dead.topic).inc()
         log.warning("%s/%d@%d refused: %s", dead.topic, dead.partition, dead.offset, dead.reason)
-        produce_patiently(self._producer, self._topic, key=dead.topic.encode(), value=encode(dead), on_delivery=_delivered)
+        produce_patiently(
+            self._producer, self._topic, key=dead.topic.encode(), value=encode(dead), on_delivery=_delivered
+        )
         self._producer.poll(0)
 
 

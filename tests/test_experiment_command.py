@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 from deploy.cli_experiment import Name
 from deploy.experiments.catalogue import EXPERIMENTS
@@ -14,7 +15,7 @@ DOCS = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
 
 def test_every_experiment_has_a_command_and_a_line_in_the_docs() -> None:
     names = [experiment.name for experiment in EXPERIMENTS] + ["tune"]
-    assert sorted(name.value for name in Name) == sorted(names)
+    assert sorted(get_args(Name)) == sorted(names)
     assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", DOCS, re.MULTILINE)) == sorted(names)
 
 

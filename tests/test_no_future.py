@@ -69,11 +69,11 @@ class Done:
             rows = csv.writer(file)
             rows.writerow(("user", "item", "timestamp", "event", "impression"))
             rows.writerows((e.user, e.item, e.time, e.kind, e.impression or "") for e in log)
-        command = [sys.executable, "-m", "deploy.cli", "run", f"log:{folder / 'log.csv'}", "--out", str(folder)]
+        command = [sys.executable, "-m", "deploy.cli", "run", f"log:{folder / 'log.csv'}", "--out", str(folder / "run")]
         pace = ("--epoch", str(EPOCH), "--retrain-every", str(2 * EPOCH), "--evaluate", "1")
         done = subprocess.run([*command, *pace], capture_output=True, text=True, timeout=280, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        return cls(folder)
+        return cls(folder / "run")
 
     def rows(self, query: str) -> list[Any]:
         with closing(sqlite3.connect(self.out / "mc2sf.db")) as database:

@@ -106,28 +106,29 @@ def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
     once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], tmp_path: Path
 ) -> None:
     """Nor do two workers of each kind: the same log gives the same digest."""
+    out, log = tmp_path / "run", tmp_path / "said"
     more = ("--workers", "2", "--brokers", servers("embedded"))
-    with (tmp_path / "said").open("wb") as said:
-        process = subprocess.Popen(command(tmp_path, *more), stdout=said, stderr=said)
+    with log.open("wb") as said:
+        process = subprocess.Popen(command(out, *more), stdout=said, stderr=said)
 
     def recorded() -> bool:
-        with suppress(sqlite3.OperationalError), sqlite3.connect(tmp_path / "mc2sf.db") as database:
+        with suppress(sqlite3.OperationalError), sqlite3.connect(out / "mc2sf.db") as database:
             found = database.execute("SELECT epoch FROM progress WHERE role = 'recorder'").fetchone()
             return found is not None and found[0] >= 1
-        assert process.poll() is None, (tmp_path / "said").read_text()
+        assert process.poll() is None, log.read_text()
         return False
 
     wait_for(recorded, "the first epochs")
-    settings = find(str(tmp_path)).settings
+    settings = find(str(out)).settings
     thrown = throw_garbage(settings)
     thrower = Thrower(settings, {topic: harvest(settings, topic) for topic in TOPICS}, seed=1)
     thrower.throw(50 * len(TOPICS))
-    assert process.wait(280) == 0, (tmp_path / "said").read_text()
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert process.wait(280) == 0, log.read_text()
+    summary = json.loads((out / "summary.json").read_text())
     assert summary["events_applied"] == summary["events_sent"] == once[1]["events_sent"]
     assert summary["online"] == summary["offline"]
     assert summary["digest"] == once[1]["digest"]
-    with sqlite3.connect(tmp_path / "mc2sf.db") as database:
+    with sqlite3.connect(out / "mc2sf.db") as database:
         letters = database.execute('SELECT topic, partition, "offset", value, reason FROM dead_letters').fetchall()
     kept = {(topic, part, offset): value for topic, part, offset, value, _ in letters}
     assert {place: kept.pop(place, None) for place in thrown} == thrown

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from deploy.runs import UserError, agree, find, write_run_file
+from deploy.runs import UserError, agree, find, give_way, refuse_foreign, write_run_file
 from streams import tables
 from streams.settings import Settings
 from streams.store import connect
@@ -46,3 +46,28 @@ def test_a_run_is_found_by_its_folder_with_the_settings_it_was_begun_with(tmp_pa
     found.engine.dispose()
     with pytest.raises(UserError, match="no run 'nobody'"):
         find("nobody")
+
+
+def test_a_run_gives_way_to_the_next_in_its_folder_and_nothing_else_does(tmp_path: Path, settings: Settings) -> None:
+    state, log, database = tmp_path / "state" / "x", tmp_path / "logs" / "x.log", tmp_path / "mc2sf.db"
+    for path in (state, log, database, tmp_path / "summary.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    give_way(tmp_path)
+    assert state.exists()
+    assert log.exists()
+    assert database.exists()
+    write_run_file(tmp_path, settings, "synthetic")
+    refuse_foreign(tmp_path)
+    give_way(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "run.json"}
+
+
+def test_a_run_that_never_began_leaves_a_folder_that_the_next_may_have(tmp_path: Path) -> None:
+    for name in (None, "plan.json", "log.parquet", "mc2sf.db"):
+        if name is not None:
+            (tmp_path / name).touch()
+        refuse_foreign(tmp_path)
+    refuse_foreign(tmp_path / "none")
+    with pytest.raises(UserError, match="is no folder"):
+        refuse_foreign(tmp_path / "plan.json")

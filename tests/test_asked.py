@@ -1,0 +1,49 @@
+"""What can be asked for are the values of the types that the parts use, and asking is cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from deploy.cli import main
+from deploy.cli_experiment import Name, called
+from deploy.experiments.catalogue import EXPERIMENTS, TABLE2
+
+
+def test_every_experiment_can_be_called_and_only_tuning_borrows_one() -> None:
+    assert set(get_args(Name)) == {each.name for each in EXPERIMENTS} | {"tune"}
+    assert [called(each.name, EXPERIMENTS) for each in EXPERIMENTS] == list(EXPERIMENTS)  # type: ignore[arg-type]  # a Name
+    assert called("tune", EXPERIMENTS) is TABLE2
+    with pytest.raises(KeyError, match="window"):
+        called("window", (TABLE2,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "offered"),
+    [
+        ("run synthetic --exposures none", ("logged", "rated", "simulated")),
+        ("run synthetic --on-error none", ("stop", "skip")),
+        ("data inspect synthetic --on-error none", ("stop", "skip")),
+        ("experiment none --data synthetic", get_args(Name)),
+        ("experiment table2 --data synthetic --candidates none", ("uniform", "popularity", "full")),
+        ("experiment table2 --data synthetic --positives none", ("rated", "all")),
+        ("experiment table2 --data synthetic --min-count none", ("users", "both")),
+    ],
+)
+def test_a_choice_that_there_is_not_is_answered_with_those_there_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: str, offered: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert all(f"'{choice}'" in said for choice in offered)
+
+
+def test_the_command_starts_without_torch() -> None:
+    code = "import sys, deploy.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
