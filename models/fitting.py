@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.atomic import atomically
 from models.nets import Encoder
-from models.whole import whole
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _save(
     for name, p in weights.items():
         tensors |= {f"adam.{name}.{key}": value for key, value in optimiser.state[p].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
+    with atomically(path) as part:
         save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"curve": json.dumps(curve)})
 
 

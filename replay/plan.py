@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from models.whole import write_whole
+from models.atomic import write_atomically
 from replay import order, units
 from replay.arrivals import Fleet, arrivals
 from replay.exposures import simulated
@@ -127,7 +127,7 @@ def prepare(
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON in one step: after a crash the old or the new one is there, whole."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
 
 
 def _identity(source: Source, options: Options, policy: Exposures) -> dict[str, Any]:

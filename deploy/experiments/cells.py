@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from models.atomic import write_atomically
 from models.log import Ints
 from models.ranking import metrics
 
@@ -45,9 +46,7 @@ def kept(path: Path, compute: Callable[[], Cell]) -> Cell:
         return _unpacked(json.loads(path.read_text()))
     cell = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
-    half.write_text(json.dumps(_packed(cell)) + "\n")
-    half.replace(path)
+    write_atomically(path, (json.dumps(_packed(cell)) + "\n").encode())
     return cell
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from deploy.experiments.batches import Draw
-from models.whole import write_whole
+from models.atomic import write_atomically
 
 
 class FitMissing(LookupError):  # noqa: N818 - nothing went wrong: an experiment has to come first
@@ -41,4 +41,4 @@ class Clock:
         self.seconds[epoch:] = [now - self._begun]
         self._begun = now
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path, json.dumps(self.seconds).encode())
+        write_atomically(self._path, json.dumps(self.seconds).encode())

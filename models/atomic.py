@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomically(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; at the end of the block it replaces `path` in one step, or goes away."""
     part = path.with_name(path.name + ".part")
     try:
@@ -25,7 +25,7 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step: after a crash the old or the new one is there, whole."""
-    with whole(path) as part:
+    with atomically(path) as part:
         part.write_bytes(data)

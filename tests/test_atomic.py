@@ -12,17 +12,17 @@ from deploy.broker import free_port
 from deploy.experiments.fits import Clock
 from deploy.runs import RUN_FILE, write_run_file
 from deploy.stack import TARGETS, Child, Stack
-from models.whole import whole, write_whole
+from models.atomic import atomically, write_atomically
 from replay.plan import write_json
 from streams.settings import Settings
 
 
 def test_what_was_cut_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "kept"
-    write_whole(path, b"old")
+    write_atomically(path, b"old")
 
     def cut() -> None:
-        with whole(path) as part:
+        with atomically(path) as part:
             part.write_bytes(b"ne")
             raise KeyboardInterrupt
 
@@ -30,7 +30,7 @@ def test_what_was_cut_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) 
         cut()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-    write_whole(path, b"new")
+    write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
