@@ -83,6 +83,7 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
 def test_two_clicks_of_one_impression_are_refused(tmp_path: Path) -> None:
     lines = ["user,item,timestamp,event,impression"]
     lines += [f"u,{i},{i + 1},click,{1 if i >= 28 else ''}" for i in range(30)]
+    lines += [f"v,{30 + i},{i + 1},click," for i in range(30)]
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(SourceError, match="2 test clicks stand in an impression with another click"):
         parse(f"protocol:work={tmp_path},log:{tmp_path / 'log.csv'}")
@@ -175,7 +176,8 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 @pytest.mark.slow
 def test_online_figures_are_the_experiments_to_the_last_digit(streamed: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = streamed
-    result = json.loads((folder / "paper" / "ablation_synthetic.json").read_text())
+    (written,) = (folder / "paper").glob("ablation_synthetic-*.json")
+    result = json.loads(written.read_text())
     offline = {row["model"]: row["metrics"] for row in result["rows"]}
     assert summary["outcomes"] == result["settings"]["counts"]["test"] == 150
     assert summary["releases"] == [summary["releases"][0]]
