@@ -96,8 +96,7 @@ class Nets(nn.Module):
         """Weights are not initialised: see `initial` and `checkpoint.unpack`."""
         super().__init__()
         self.config = config
-        layers = HSTUConfig(config.dim, config.history_long, config.history_layers, dropout=0.0)
-        context = layers if config.history_layers else None
+        context = HSTUConfig(config.dim, config.history_long, config.history_layers, dropout=0.0)
         self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru)
         self.slow = Slow(config.dim, config.attention, config.head, product=config.slow_product, context=context)
         self.fast = Fast(config.dim, config.gate, config.head, product=config.fast_product, min_gru=config.min_gru)
@@ -115,7 +114,7 @@ class Nets(nn.Module):
                 weight.uniform_(-bound, bound, generator=generator)
             nets.encoder.E.normal_(0, DEVIATION, generator=generator)
             nets.encoder.E[ROW_PADDING] = 0
-            for layer in nets.slow.din.modules():
+            for layer in nets.slow.din.context.modules():
                 if isinstance(layer, Layer):
                     layer.as_new()
         return nets

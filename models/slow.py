@@ -14,17 +14,17 @@ from models.layers import Head, Mlp
 class Din(nn.Module):
     """Eq. (1): r_t, the history summed with weights from an activation unit on (h, e, h * e), without softmax.
 
-    `context`: the history passes layers of HSTU first, so that each click knows those before it. Beyond the paper.
+    The history passes the layers of `context` first, so that each click knows those before it; the paper has none.
     """
 
-    def __init__(self, dim: int, hidden: tuple[int, int], context: HSTUConfig | None = None) -> None:
+    def __init__(self, dim: int, hidden: tuple[int, int], context: HSTUConfig) -> None:
         super().__init__()
         self.unit = Mlp(3 * dim, hidden)
-        self.context = nn.ModuleList(Layer(context) for _ in range(context.layers)) if context else None
+        self.context = nn.ModuleList(Layer(context) for _ in range(context.layers))
 
     def forward(self, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
         """History [B, L, d], mask [B, L] (true on items), candidates e [B, C, d] -> r_t [B, C, d]."""
-        if self.context is not None:
+        if len(self.context):
             history = through(self.context, history * mask[..., None], mask)
         weights = activation(self.unit, history, mask, e)  # [B, L, C]
         return torch.bmm(weights.transpose(1, 2), history)
@@ -40,7 +40,7 @@ class Slow(nn.Module):
         head: tuple[int, int],
         *,
         product: bool,
-        context: HSTUConfig | None = None,
+        context: HSTUConfig,
     ) -> None:
         super().__init__()
         self.din = Din(dim, attention, context)

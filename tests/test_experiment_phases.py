@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def test_fast_nets_learn_from_the_fast_phase(tmp_path: Path, name: str) -> None:
     assert weights(row.fit(other, RECIPES_ONCE, 1)) != weights(row.fit(one, RECIPES_ONCE, 1))
 
 
-def fits(one: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, tuple[Phase, ...], bool]]:
+def fits(one: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Phase, ...], bool]]:
     """Each fit as it was asked for, filled while rows are fitted."""
     found: list[tuple[str, tuple[Phase, ...], bool]] = []
     fit = one.fit

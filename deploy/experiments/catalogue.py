@@ -123,8 +123,8 @@ LOSSES = Experiment(
     "Losses",
     variations.losses,
     tuple(
-        (f"{net}, softmax", f"{net}, {loss}")
-        for net in ("SASRec", "GRU4Rec", "DIN", "fast alone")
+        (f"{row.name}, softmax", f"{row.name}, {loss}")
+        for row in variations.LOSSES_OF.values()
         for loss in variations.LOSSES
         if loss != "softmax"
     ),
@@ -133,11 +133,7 @@ ENCODERS = Experiment(
     "encoders",
     "Modern encoders in MC2-SF",
     variations.encoders,
-    tuple(
-        (f"{row}, {name}", row)
-        for row in (DIN_ROW.name, F2S_ROW.name, FAST_ROW.name, MC2SF_ROW.name)
-        for name in ("HSTU", "minGRU", "both")
-    ),
+    tuple((f"{row.name}, {name}", row.name) for row, names in variations.ENCODERS_OF.items() for name in names),
 )
 COLLABORATION = Experiment(
     "collaboration",

@@ -49,6 +49,10 @@ LOSSES: dict[str, dict[str, Any]] = {
     "bce": {"loss": bce},
     "bpr": {"loss": bpr},
 }
+LOSSES_OF = {"sasrec": SASREC_ROW, "gru4rec": GRU4REC_ROW, "din": DIN_ROW, "fast": FAST_ROW}
+_HSTU, _MIN_GRU = {"history_layers": 2}, {"min_gru": True}
+ENCODERS: dict[str, dict[str, Any]] = {"HSTU": _HSTU, "minGRU": _MIN_GRU, "both": _HSTU | _MIN_GRU}
+ENCODERS_OF = {DIN_ROW: ("HSTU",), F2S_ROW: tuple(ENCODERS), FAST_ROW: ("minGRU",), MC2SF_ROW: tuple(ENCODERS)}
 THRESHOLDS = (2, 5, 10, 20)
 WINDOWS: dict[str, dict[str, Any]] = {
     f"{'carried' if carried else 'tumbling'} {threshold}": {"threshold": threshold, "carried": carried}
@@ -77,19 +81,11 @@ def starts(asked: Asked) -> list[Arm]:
 
 def encoders(asked: Asked) -> list[Arm]:
     """The nets of MC2-SF with a modern encoder in the place of DIN's history, of the GRUs, and of both."""
-    hstu, minimal = {"history_layers": 2}, {"min_gru": True}
-    others: dict[str, dict[str, Any]] = {"HSTU": hstu, "minGRU": minimal, "both": hstu | minimal}
-    of = {
-        DIN_ROW: ("HSTU",),
-        F2S_ROW: ("HSTU", "minGRU", "both"),
-        FAST_ROW: ("minGRU",),
-        MC2SF_ROW: ("HSTU", "minGRU", "both"),
-    }
     arms = []
-    for row, names in of.items():
+    for row, names in ENCODERS_OF.items():
         arms.append(Arm(row.name, row, asked.protocol, asked.recipes))
         for name in names:
-            recipes = asked.recipes.varied(("din", "f2s", "fast"), **others[name])
+            recipes = asked.recipes.varied(("din", "f2s", "fast"), **ENCODERS[name])
             arms.append(Arm(f"{row.name}, {name}", row, asked.protocol, recipes))
     return arms
 
@@ -98,7 +94,7 @@ def losses(asked: Asked) -> list[Arm]:
     """Each of some nets with each loss, all else alike; and some as the paper says that it trained."""
     arms = [
         Arm(f"{row.name}, {name}", row, asked.protocol, asked.recipes.varied((net,), **values))
-        for net, row in {"sasrec": SASREC_ROW, "gru4rec": GRU4REC_ROW, "din": DIN_ROW, "fast": FAST_ROW}.items()
+        for net, row in LOSSES_OF.items()
         for name, values in LOSSES.items()
     ]
     published = (
