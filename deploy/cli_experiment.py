@@ -32,6 +32,7 @@ Name = Literal[
     "sensitivity",
     "losses",
     "encoders",
+    "heads",
     "collaboration",
     "exposures",
     "window",

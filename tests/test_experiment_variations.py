@@ -10,7 +10,7 @@ import torch
 
 from deploy.experiments import case_study, page, tuning, variations
 from deploy.experiments.bench import Bench
-from deploy.experiments.catalogue import ABLATION, EXPERIMENTS
+from deploy.experiments.catalogue import EXPERIMENTS, HEADS
 from deploy.experiments.experiment import Asked
 from deploy.experiments.known import CARRIED
 from deploy.experiments.lists import Score
@@ -73,7 +73,7 @@ def test_each_policy_that_gives_exposures_is_tried_with_its_canary() -> None:
 
 
 def test_rows_with_a_product_are_nets_with_one_and_change_no_other_fit(tmp_path: Path) -> None:
-    arms, small = {arm.model: arm for arm in ABLATION.arms(asked())}, bench(tmp_path)
+    arms, small = {arm.model: arm for arm in HEADS.arms(asked())}, bench(tmp_path)
     for name, arm in arms.items():
         for net in ("din", "f2s", "fast", "s2f"):
             built = nets(small, arm.recipes.of(net), 1).config

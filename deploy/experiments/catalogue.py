@@ -49,15 +49,11 @@ _TABLE2 = (
 TABLE2 = Experiment(
     "table2",
     "Device side (Table 2)",
-    plain(*_TABLE2, product=(FAST_ROW, MC2SF_ROW)),
+    plain(*_TABLE2),
     (
         *((MC2SF_ROW.name, row.name) for row in _TABLE2 if row is not MC2SF_ROW),
         (FAST_TUNED_ROW.name, FAST_ROW.name),
         (DIN_GRU4REC_ROW.name, GRU4REC_TUNED_ROW.name),
-        *(
-            (with_product(MC2SF_ROW.name), name)
-            for name in (with_product(FAST_ROW.name), GRU4REC_ROW.name, DIN_GRU4REC_ROW.name)
-        ),
     ),
 )
 _TABLE3 = (SASREC_ROW, CASER_ROW, DIN_ROW, F2S_ROW, MC2SF_ROW, HSTU_ROW)
@@ -67,16 +63,13 @@ TABLE3 = Experiment(
     plain(*_TABLE3),
     tuple((MC2SF_ROW.name, row.name) for row in _TABLE3 if row is not MC2SF_ROW),
 )
-_OF_PAPER = (DIN_ROW, F2S_ROW, MC2SF_ROW)
-_STEPS = ((F2S_ROW.name, DIN_ROW.name), (MC2SF_ROW.name, F2S_ROW.name))
 ABLATION = Experiment(
     "ablation",
     "Ablation (Fig. 4)",
-    plain(*_OF_PAPER, F2S_SERVED_ROW, MC2SF_SERVED_ROW, product=_OF_PAPER),
+    plain(DIN_ROW, F2S_ROW, MC2SF_ROW, F2S_SERVED_ROW, MC2SF_SERVED_ROW),
     (
-        *((with_product(row.name), row.name) for row in _OF_PAPER),
-        *((with_product(a), with_product(b)) for a, b in _STEPS),
-        *_STEPS,
+        (F2S_ROW.name, DIN_ROW.name),
+        (MC2SF_ROW.name, F2S_ROW.name),
         (F2S_SERVED_ROW.name, DIN_ROW.name),
         (MC2SF_SERVED_ROW.name, F2S_SERVED_ROW.name),
     ),
@@ -135,6 +128,16 @@ ENCODERS = Experiment(
     variations.encoders,
     tuple((f"{row.name}, {name}", row.name) for row, names in variations.ENCODERS_OF.items() for name in names),
 )
+HEADS = Experiment(
+    "heads",
+    "An inner product beside the heads",
+    variations.heads,
+    (
+        *((with_product(row.name), row.name) for row in variations.HEADS_OF),
+        (with_product(F2S_ROW.name), with_product(DIN_ROW.name)),
+        *((with_product(MC2SF_ROW.name), name) for name in (with_product(FAST_ROW.name), GRU4REC_ROW.name)),
+    ),
+)
 COLLABORATION = Experiment(
     "collaboration",
     "Forms of collaboration (Fig. 1)",
@@ -166,6 +169,7 @@ EXPERIMENTS = (
     SENSITIVITY,
     LOSSES,
     ENCODERS,
+    HEADS,
     COLLABORATION,
     EXPOSURES,
     WINDOW,

@@ -74,12 +74,9 @@ class Experiment:
     look: Callable[[Asked, Callable[[Protocol], Bench]], list[str]] | None = None  # lines of Markdown for the page
 
 
-def plain(*rows: Row, product: tuple[Row, ...] = ()) -> Callable[[Asked], list[Arm]]:
-    """Arms of the protocol and the recipes that are asked for; `product`: rows that follow, with the product."""
-    return lambda asked: [
-        *(Arm(row.name, row, asked.protocol, asked.recipes) for row in rows),
-        *(Arm(with_product(row.name), row, asked.protocol, asked.recipes.with_product()) for row in product),
-    ]
+def plain(*rows: Row) -> Callable[[Asked], list[Arm]]:
+    """Arms of the protocol and the recipes that are asked for."""
+    return lambda asked: [Arm(row.name, row, asked.protocol, asked.recipes) for row in rows]
 
 
 def with_product(name: str) -> str:

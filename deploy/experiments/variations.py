@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deploy.experiments.bench import Bench
-from deploy.experiments.experiment import Arm, Asked
+from deploy.experiments.experiment import Arm, Asked, with_product
 from deploy.experiments.protocol import Phase
 from deploy.experiments.rows import (
     CASER_ROW,
@@ -59,6 +59,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
     for carried in (False, True)
     for threshold in THRESHOLDS
 }
+HEADS_OF = (DIN_ROW, F2S_ROW, FAST_ROW, MC2SF_ROW)
 _OF_MC2SF = ("f2s", "fast", "s2f")
 
 
@@ -88,6 +89,15 @@ def encoders(asked: Asked) -> list[Arm]:
             recipes = asked.recipes.varied(("din", "f2s", "fast"), **ENCODERS[name])
             arms.append(Arm(f"{row.name}, {name}", row, asked.protocol, recipes))
     return arms
+
+
+def heads(asked: Asked) -> list[Arm]:
+    """The nets of MC2-SF with the paper's heads and with an inner product beside them; GRU4Rec, which scores by one."""
+    return [
+        Arm(GRU4REC_ROW.name, GRU4REC_ROW, asked.protocol, asked.recipes),
+        *(Arm(row.name, row, asked.protocol, asked.recipes) for row in HEADS_OF),
+        *(Arm(with_product(row.name), row, asked.protocol, asked.recipes.with_product()) for row in HEADS_OF),
+    ]
 
 
 def losses(asked: Asked) -> list[Arm]:
