@@ -55,6 +55,16 @@ def test_our_number_stands_beside_the_paper_s(tmp_path: Path) -> None:
     assert "4 of 9 cells, 2 seeds run so far" in text
 
 
+def test_slices_stand_under_what_they_begin_and_end_with(tmp_path: Path) -> None:
+    result = document("table2", "ml-1m", {"MC2-SF": [0.5], "GRU4Rec": [0.5]})
+    values = {"MC2-SF": 0.25, "GRU4Rec": 0.125}
+    result["slices"] = [{"least": n, "clicks": 1000 * n, "ndcg@10": values} for n in (0, 1, 5, 100)]
+    text = written(tmp_path, result)
+    assert "| model | 0 | 1 to 4 | 5 to 99 | 100 and more |" in text
+    assert "| *test clicks* | 0 | 1,000 | 5,000 | 100,000 |" in text
+    assert "| GRU4Rec | 0.1250 | 0.1250 | 0.1250 | 0.1250 |" in text
+
+
 def test_orders_are_compared_where_the_paper_has_one(tmp_path: Path) -> None:
     values = {"MC2-SF": [0.3], "GRU4Rec": [0.5], "popularity": [0.1]}
     text = written(tmp_path, document("table2", "ml-1m", values))

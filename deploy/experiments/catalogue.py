@@ -55,6 +55,7 @@ TABLE2 = Experiment(
         (FAST_TUNED_ROW.name, FAST_ROW.name),
         (DIN_GRU4REC_ROW.name, GRU4REC_TUNED_ROW.name),
     ),
+    sliced=True,
 )
 _TABLE3 = (SASREC_ROW, CASER_ROW, DIN_ROW, F2S_ROW, MC2SF_ROW, HSTU_ROW)
 TABLE3 = Experiment(
@@ -62,6 +63,7 @@ TABLE3 = Experiment(
     "Cloud side (Table 3)",
     plain(*_TABLE3),
     tuple((MC2SF_ROW.name, row.name) for row in _TABLE3 if row is not MC2SF_ROW),
+    sliced=True,
 )
 ABLATION = Experiment(
     "ablation",

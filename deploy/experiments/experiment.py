@@ -71,6 +71,7 @@ class Experiment:
     pairs: tuple[tuple[str, str], ...] = ()
     protocol: Protocol = field(default_factory=Protocol)  # where nothing else is asked for
     recipes: Recipes = field(default_factory=Recipes)
+    sliced: bool = False  # results by how often the slow phase has the item, too
     look: Callable[[Asked, Callable[[Protocol], Bench]], list[str]] | None = None  # lines of Markdown for the page
 
 

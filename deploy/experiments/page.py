@@ -67,6 +67,7 @@ def section(document: Document, figure: str | None) -> Iterator[str]:
         yield f"![{title}]({figure})\n"
     yield from _order(document)
     yield from _costs(document)
+    yield from _slices(document)
     yield from _differences(document)
     yield from document.get("cases", [])
 
@@ -135,6 +136,27 @@ def _costs(document: Document) -> Iterator[str]:
         costs = " | ".join(str(row.get(name, "-")) for name in COSTS)
         yield f"| {row['model']} | {_mean(document, row['model'], 'ndcg@10'):.4f} | {costs} |"
     yield ""
+
+
+def _slices(document: Document) -> Iterator[str]:
+    slices = document.get("slices", [])
+    if not slices:
+        return
+    least = [piece["least"] for piece in slices]
+    names = [_from_to(first, after) for first, after in zip(least, [*least[1:], None], strict=True)]
+    yield "NDCG@10 by how many clicks of the slow phase, of all users, are on the item of the test click:\n"
+    yield "| model | " + " | ".join(names) + " |"
+    yield "|---|" + "---|" * len(slices)
+    yield "| *test clicks* | " + " | ".join(f"{piece['clicks']:,}" for piece in slices) + " |"
+    for model in dict.fromkeys(row["model"] for row in document["rows"]):
+        yield f"| {model} | " + " | ".join(f"{piece['ndcg@10'][model]:.4f}" for piece in slices) + " |"
+    yield ""
+
+
+def _from_to(first: int, after: int | None) -> str:
+    if after is None:
+        return f"{first} and more"
+    return str(first) if after == first + 1 else f"{first} to {after - 1}"
 
 
 def tried(document: Document) -> Iterator[str]:

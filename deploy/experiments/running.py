@@ -19,6 +19,7 @@ from deploy.experiments.dataset import load
 from deploy.experiments.experiment import Arm, Asked, Experiment
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.significance import Test, by_user, compare
+from deploy.experiments.slices import slices
 from models.catalogue import ROW_PADDING
 from models.ranking import mean_chance
 from replay.plan import write_json
@@ -89,7 +90,7 @@ def cell_of(arm: Arm, seed: int, bench: Bench, keep: Path) -> Cell:
 
 
 def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[Cell]) -> dict[str, Any]:
-    """The result so far: protocol, settings, rows and tests."""
+    """The result so far: protocol, settings, rows, tests, and slices where they are asked for."""
     arms = {arm.model: arm for arm in experiment.arms(asked)}
     bench = benches.of(next(iter(arms.values())).protocol)
     sizes = (bench.lists(Phase.TEST).items != ROW_PADDING).sum(1)
@@ -111,6 +112,7 @@ def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[
         },
         "rows": [cell.row | {"varied": _varied(arms[cell.model], asked)} for cell in done],
         "tests": [asdict(test) for test in _tests(experiment, arms, benches, done)],
+        **({"slices": slices(bench, done)} if experiment.sliced else {}),
     }
 
 
