@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 import sqlalchemy as sa
 import typer
@@ -146,12 +146,17 @@ def recommend(
     run: Annotated[str, typer.Option("--run", help="a run's id or its --out folder")] = "runs/demo",
     k: Annotated[int, typer.Option("-k", min=1, help="how many items")] = 10,
     release: Annotated[int | None, typer.Option(help="a release's version (default: the newest)")] = None,
+    by: Annotated[
+        Literal["mc2sf", "fast"] | None,
+        typer.Option(help="with what the cloud says, or without [default: what ranked better in the run]"),
+    ] = None,
 ) -> None:
     """Recommend items to a user of a run, from its tables alone."""
     from deploy.recommend import recommend as rank_catalogue  # noqa: PLC0415 - loads torch
 
-    table = Table("", "item", "score")
-    for place, suggestion in enumerate(rank_catalogue(find(run), user, k, release), start=1):
+    by, suggestions = rank_catalogue(find(run), user, k, release, by)
+    table = Table("", "item", f"{by}'s score")
+    for place, suggestion in enumerate(suggestions, start=1):
         table.add_row(str(place), suggestion.item, f"{suggestion.score:.3f}")
     console.print(table)
 

@@ -1,8 +1,8 @@
-"""What a release would show a user next: the whole catalogue ranked by the slow and the fast part together."""
+"""What a release would show a user next: the whole catalogue as the device ranks it, by the better of its scores."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -16,21 +16,27 @@ from streams.release import Release, ReleaseError, read_release
 from streams.sizes import view_spec
 from streams.standing import standing_after
 
+By = Literal["mc2sf", "fast"]  # the device's scores: under eq. (8), and of the fast part alone
+
 
 class Suggestion(NamedTuple):
-    """An item by its name, and its logit under eq. (8)."""
+    """An item by its name, and its logit."""
 
     item: str
     score: float
 
 
-def recommend(found: Found, user: str, k: int, release: int | None = None) -> list[Suggestion]:
-    """Return the k best items for `user` under `release` (default: the newest), items clicked before left out.
+def recommend(
+    found: Found, user: str, k: int, release: int | None = None, by: By | None = None
+) -> tuple[By, list[Suggestion]]:
+    """Return the score that is used, and by it the k best items for `user`, items clicked before left out.
 
+    Under `release` (default: the newest), `by` a score (default: the better one so far in the run).
     Raises UserError where the user or the release is unknown, or the release is not whole.
     """
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
+        by = by or better_online(connection, run)
         i = tables.interactions.c
         events = connection.execute(sa.select(i.item, i.kind).where(i.run == run, i.user == user).order_by(i.seq)).all()
         if not events:
@@ -64,13 +70,28 @@ def recommend(found: Found, user: str, k: int, release: int | None = None) -> li
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, stands)
         fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, stands)
-        scores = np.where(np.isin(catalogue.keys, clicks), -np.inf, fast.mc2sf)
+        scores = np.where(np.isin(catalogue.keys, clicks), -np.inf, getattr(fast, by))
         best = [int(n) for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
         t = tables.items.c
         keys = [int(catalogue.keys[n]) for n in best]
         named = sa.select(t.item, t.name).where(t.run == run, t.item.in_(keys))
         names = {row.item: row.name for row in connection.execute(named)}
-    return [Suggestion(names.get(key, str(key)), float(scores[n])) for n, key in zip(best, keys, strict=True)]
+    return by, [Suggestion(names.get(key, str(key)), float(scores[n])) for n, key in zip(best, keys, strict=True)]
+
+
+def better_online(connection: sa.Connection, run: str) -> By:
+    """The score with the higher NDCG@10 over all lists ranked in the run so far; mc2sf where they are equal.
+
+    What the cloud says of a candidate helps where it keeps (films), and harms where it is stale by then (news).
+    """
+    p = tables.metric_points.c
+    query = (
+        sa.select(p.variant, p.ndcg_10)
+        .where(p.run == run, p.variant.in_(("mc2sf", "fast")), p.subset == "all", p.form == "cumulative", p.n > 0)
+        .order_by(p.epoch)
+    )
+    newest = {row.variant: row.ndcg_10 for row in connection.execute(query)}
+    return "fast" if newest and newest["fast"] > newest["mc2sf"] else "mc2sf"
 
 
 def _memory(connection: sa.Connection, run: str, user: str, release: Release, seen: View) -> NDArray[np.float32]:
