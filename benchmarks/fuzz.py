@@ -90,16 +90,15 @@ class Thrower:
             if error is None:
                 self.thrown[topic.name, message.partition(), message.offset()] = zlib.crc32(value)
 
-        while True:
-            try:
-                self._producer.produce(
-                    topic.full(self._settings), key=key, value=value, partition=partition, on_delivery=stands
-                )
-            except BufferError:
-                self._producer.poll(0.1)
-            else:
-                self._producer.poll(0)
-                return
+        kafka.produce_patiently(
+            self._producer,
+            topic.full(self._settings),
+            key=key,
+            value=value,
+            partition=partition,
+            on_delivery=stands,
+        )
+        self._producer.poll(0)
 
 
 def letters(found: Found) -> Iterator[tuple[Place, int, str]]:
