@@ -54,6 +54,10 @@ def plain(found: dict[tuple[str, int], Outcome]) -> dict[tuple[str, int], Outcom
     return {key: msgspec.structs.replace(o, asked_wall=0, answered_wall=0) for key, o in found.items()}
 
 
+# the embedded broker is for demos, not for faults
+ON_KAFKA = pytest.mark.parametrize("broker", ["kafka"], indirect=True)
+
+
 @pytest.fixture
 def stage(broker_settings: Settings, request: pytest.FixtureRequest) -> Iterator[Stage]:
     settings = SMALL.model_copy(
@@ -74,13 +78,14 @@ def test_a_run_ends_as_the_simulation_does(stage: Stage) -> None:
     stage.check()
 
 
+@ON_KAFKA
 @pytest.mark.parametrize("role", ["device", "cloud"])
 def test_killing_a_worker_again_and_again_changes_nothing(stage: Stage, role: str) -> None:
     last = killed_again_and_again(stage, role, stage.settings)
     assert not last.copied()
 
 
-@pytest.mark.parametrize("broker", ["kafka"], indirect=True)
+@ON_KAFKA
 def test_a_worker_that_is_killed_starts_again_from_its_copy_and_that_changes_nothing(stage: Stage) -> None:
     last = killed_again_and_again(stage, "device", stage.settings.model_copy(update={"local_copy": True}))
     assert any(rows > 0 for rows in last.copied())
@@ -106,6 +111,7 @@ def killed_again_and_again(stage: Stage, role: str, settings: Settings) -> Proce
     return victim[0]
 
 
+@ON_KAFKA
 def test_a_worker_that_sleeps_while_its_partitions_move_and_wakes_up_changes_nothing(stage: Stage) -> None:
     chance = random.Random("asleep")
     with ExitStack() as workers:
