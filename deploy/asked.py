@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from replay.times import milliseconds, span
 from streams.settings import Exposures
 
 RETRAINS = 10  # a source, where nothing else is asked
+By = Literal["mc2sf", "fast"]  # the device's scores: under eq. (8), and of the fast part alone
 
 
 SourceArgument = Annotated[

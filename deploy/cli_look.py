@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated
 
 import sqlalchemy as sa
 import typer
@@ -147,7 +147,7 @@ def recommend(
     k: Annotated[int, typer.Option("-k", min=1, help="how many items")] = 10,
     release: Annotated[int | None, typer.Option(help="a release's version (default: the newest)")] = None,
     by: Annotated[
-        Literal["mc2sf", "fast"] | None,
+        asked.By | None,
         typer.Option(help="with what the cloud says, or without [default: what ranked better in the run]"),
     ] = None,
 ) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from deploy.asked import By
 from deploy.runs import Found, UserError
+from deploy.summary import online
 from models.views import View, view
 from streams import proposals, tables
 from streams.records import Kind
 from streams.release import Release, ReleaseError, read_release
 from streams.sizes import view_spec
 from streams.standing import standing_after
-
-By = Literal["mc2sf", "fast"]  # the device's scores: under eq. (8), and of the fast part alone
 
 
 class Suggestion(NamedTuple):
@@ -84,14 +84,8 @@ def better_online(connection: sa.Connection, run: str) -> By:
 
     What the cloud says of a candidate helps where it keeps (films), and harms where it is stale by then (news).
     """
-    p = tables.metric_points.c
-    query = (
-        sa.select(p.variant, p.ndcg_10)
-        .where(p.run == run, p.variant.in_(("mc2sf", "fast")), p.subset == "all", p.form == "cumulative", p.n > 0)
-        .order_by(p.epoch)
-    )
-    newest = {row.variant: row.ndcg_10 for row in connection.execute(query)}
-    return "fast" if newest and newest["fast"] > newest["mc2sf"] else "mc2sf"
+    found = online(connection, run)
+    return max(get_args(By), key=lambda by: found[by]["ndcg@10"] if by in found and found[by]["n"] else 0.0)
 
 
 def _memory(connection: sa.Connection, run: str, user: str, release: Release, seen: View) -> NDArray[np.float32]:

@@ -19,18 +19,16 @@ LEAST = (0, 1, 5, 20, 100)  # clicks in the slow phase, of all users, from which
 def slices(bench: Bench, cells: list[Cell]) -> list[dict[str, Any]]:
     """For each slice that has test clicks: its least number, its size, NDCG@10 of each model (mean over seeds)."""
     of = np.searchsorted(LEAST, seen(bench), side="right") - 1
-    return [
-        {
-            "least": least,
-            "clicks": int((of == number).sum()),
-            "ndcg@10": {
-                model: statistics.fmean(metrics(c.ranks[of == number])["ndcg@10"] for c in cells if c.model == model)
-                for model in dict.fromkeys(cell.model for cell in cells)
-            },
+    models = dict.fromkeys(cell.model for cell in cells)
+    found = []
+    for number in np.unique(of):
+        some = of == number
+        worth = {
+            model: statistics.fmean(metrics(cell.ranks[some])["ndcg@10"] for cell in cells if cell.model == model)
+            for model in models
         }
-        for number, least in enumerate(LEAST)
-        if (of == number).any()
-    ]
+        found.append({"least": LEAST[number], "clicks": int(some.sum()), "ndcg@10": worth})
+    return found
 
 
 def seen(bench: Bench) -> Ints:
