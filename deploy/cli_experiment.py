@@ -33,6 +33,7 @@ Name = Literal[
     "losses",
     "encoders",
     "heads",
+    "priors",
     "collaboration",
     "exposures",
     "window",

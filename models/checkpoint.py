@@ -21,7 +21,8 @@ from torch import Tensor
 from models.nets import PARTS, NetConfig, Nets
 
 _TABLE = "E"
-_LATER = ("history_layers", "min_gru")  # fields that are named only where they are used: files from before are as now
+# fields that are named only where they are used: files from before are as now
+_LATER = ("history_layers", "min_gru", "symlog_priors")
 
 
 class CheckpointError(ValueError):

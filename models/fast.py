@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.gru import Cell, Gru
-from models.layers import Head, Mlp, Sequence
+from models.layers import Head, Mlp, Sequence, symlog
 from models.mingru import MinGruCell
 
 
@@ -23,9 +23,17 @@ class Fast(nn.Module):
     """GRU_p, the gates, W0..W2 and the heads of both forms. All scores are logits."""
 
     def __init__(
-        self, dim: int, gate: tuple[int, int], head: tuple[int, int], *, product: bool, min_gru: bool = False
+        self,
+        dim: int,
+        gate: tuple[int, int],
+        head: tuple[int, int],
+        *,
+        product: bool,
+        min_gru: bool = False,
+        symlog_priors: bool = False,
     ) -> None:
         super().__init__()
+        self._symlog_priors = symlog_priors
         self.gru_p = MinGruCell(dim) if min_gru else Gru(dim)
         self.gate_p = Mlp(2 * dim, gate)
         self.gate_n = Mlp(2 * dim, gate)
@@ -66,5 +74,7 @@ class Fast(nn.Module):
     ) -> Tensor:
         """Logit of eq. (8), from eq. (7): [B, C]. r_t and r_n [B, C, d] are received data: gradients are cut here."""
         r_t, r_n = r_t.detach(), r_n.detach()
+        if self._symlog_priors:
+            r_t, r_n = symlog(r_t), symlog(r_n)
         r = self.fuse(*self.memories(gru_n, clicks, exposures, *self.starts(r_n, r_t)), e)
         return self.head_s2f.score((r, r_t), e, r)

@@ -27,6 +27,14 @@ def by_hand(function: type[Function], *inputs: Tensor) -> Tensor:
     return result
 
 
+def symlog(x: Tensor) -> Tensor:
+    """Large values made small, small ones left as they are, signs kept: [...] -> [...].
+
+    Hafner et al., "Mastering Diverse Domains through World Models", 2023, eq. 9.
+    """
+    return x.sign() * x.abs().log1p()
+
+
 class Mlp(nn.Module):
     """Linear, ReLU, linear, ReLU, linear to one number: [..., inputs] -> [...]."""
 

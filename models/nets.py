@@ -44,6 +44,7 @@ class NetConfig:
     fast_product: bool = True
     history_layers: int = 0  # of HSTU, over the long history before a candidate attends to it; beyond the paper
     min_gru: bool = False  # GRU_p and GRU_n are minGRUs; beyond the paper
+    symlog_priors: bool = False  # the device takes the symlog of r_t and r_n: a sum over 50 clicks is large; beyond too
 
 
 class Logits(NamedTuple):
@@ -99,7 +100,14 @@ class Nets(nn.Module):
         context = HSTUConfig(config.dim, config.history_long, config.history_layers, dropout=0.0)
         self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru)
         self.slow = Slow(config.dim, config.attention, config.head, product=config.slow_product, context=context)
-        self.fast = Fast(config.dim, config.gate, config.head, product=config.fast_product, min_gru=config.min_gru)
+        self.fast = Fast(
+            config.dim,
+            config.gate,
+            config.head,
+            product=config.fast_product,
+            min_gru=config.min_gru,
+            symlog_priors=config.symlog_priors,
+        )
 
     @classmethod
     def initial(cls, config: NetConfig, rows: int, seed: int) -> Nets:

@@ -47,10 +47,10 @@ def test_sizes_travel_with_the_weights() -> None:
 
 
 def test_other_encoders_are_named_where_they_are_used() -> None:
-    assert (
-        b"min_gru" not in pack(Nets.initial(SMALL, 9, 1))["fast"]
-    )  # the bytes of a run of the paper's nets are as ever
-    config = replace(SMALL, history_layers=1, min_gru=True)
+    plain = pack(Nets.initial(SMALL, 9, 1))["fast"]
+    assert b"min_gru" not in plain  # the bytes of a run of the paper's nets are as ever
+    assert b"symlog" not in plain
+    config = replace(SMALL, history_layers=1, min_gru=True, symlog_priors=True)
     nets = Nets.initial(config, 9, 1)
     assert config_of(pack(nets)["fast"]) == ("fast", config)
     with pytest.raises(CheckpointError, match="sizes differ"):

@@ -14,6 +14,7 @@ from deploy.experiments.recipe import Recipe, Recipes
 from models.federated import Federated, FederatedConfig
 from models.forms import F2S, MC2SF, FastAlone, introduce
 from models.gru4rec import GRU4Rec, GRU4RecConfig
+from models.layers import Sequence, symlog
 from models.nets import NetConfig, Nets
 from models.objectives import Sequences
 from models.patched import Patched
@@ -143,6 +144,19 @@ def test_introduced_it_learns_from_the_priors_and_the_cloud_stays() -> None:
         assert layer.weight.grad is not None
         assert layer.weight.grad.any()
     assert all(p.grad is None for p in cloud.parameters())
+
+
+def test_large_priors_arrive_small_and_small_ones_as_they_are() -> None:
+    priors = torch.tensor([-60.0, -0.01, 0.0, 0.01, 60.0])
+    torch.testing.assert_close(
+        symlog(priors), torch.tensor([-4.1109, -0.00995, 0.0, 0.00995, 4.1109]), rtol=1e-4, atol=0
+    )
+    nets_of = [nets(1, replace(SIZES, symlog_priors=symlogged)).fast for symlogged in (False, True)]
+    gru_n, e = nets(1).encoder.gru_n, torch.ones(1, 2, SIZES.dim)
+    short = Sequence(e, torch.ones(1, 2, dtype=torch.bool))
+    for scale, near in ((1e-4, True), (50.0, False)):
+        plain, symlogged = (fast.score_s2f(gru_n, short, short, e, scale * e, scale * e) for fast in nets_of)
+        assert torch.allclose(plain, symlogged, rtol=1e-3, atol=1e-6) is near
 
 
 def test_the_cloud_s_own_version_gives_the_priors() -> None:

@@ -83,6 +83,15 @@ def test_rows_with_a_product_are_nets_with_one_and_change_no_other_fit(tmp_path:
     assert Recipes().with_product().din.settings()["product"]
 
 
+def test_symlog_of_priors_is_another_fit_of_mc2sf_and_of_nothing_else(tmp_path: Path) -> None:
+    arms, small = {arm.model: arm for arm in variations.priors(asked())}, bench(tmp_path)
+    for name, arm in arms.items():
+        asked_for = nets(small, arm.recipes.fast, 1, symlog_priors=arm.recipes.s2f.symlog_priors).config.symlog_priors
+        assert asked_for == (name == variations.SYMLOG)
+        assert replace(arm.recipes, s2f=Recipes().s2f) == Recipes()
+    assert "symlog_priors" not in Recipes().s2f.settings()
+
+
 def test_names_are_unique_in_every_experiment() -> None:
     for experiment in EXPERIMENTS:
         names = [arm.model for arm in experiment.arms(asked())]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from deploy.experiments import page, running
 from deploy.experiments.bench import Bench, popularity
@@ -16,13 +18,13 @@ from deploy.experiments.cells import Cell, kept
 from deploy.experiments.experiment import Asked, Experiment, plain
 from deploy.experiments.protocol import LEAVE_ONE_OUT, Phase, Protocol
 from deploy.experiments.recipe import AHEAD, Recipes
-from deploy.experiments.rows import FM_ROW, GRU4REC_ROW, MC2SF_ROW, Row, fitted_din, fitted_f2s
+from deploy.experiments.rows import DIN_ROW, FM_ROW, GRU4REC_ROW, MC2SF_ROW, NEUMF_ROW, Row, fitted_din, fitted_f2s
 from deploy.experiments.significance import by_user, compare
-from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
+from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW, Silent
 from models.forms import DIN, MC2SF
-from models.queries import delayed, recent
+from models.queries import Queries, delayed, recent
 from models.ranking import METRICS, metrics
-from models.vanilla import Vanilla
+from models.vanilla import HintedSequential, Vanilla
 from replay.source import parse
 from tests.experiment_world import QUICK, RECIPES, SMALL, bench, written
 
@@ -90,23 +92,43 @@ def test_mc2sf_stands_on_the_fitted_slow_part_and_leaves_it_alone(tmp_path: Path
         assert torch.equal(weight, net.cloud.state_dict()[name])
 
 
-@pytest.mark.parametrize("row", [DIN_FM_ROW, DIN_NEUMF_ROW, DIN_GRU4REC_ROW], ids=lambda row: row.name)
-def test_vanilla_starts_as_the_fast_net_alone_plus_the_slow_score(tmp_path: Path, row: Row) -> None:
+NOT_FITTED = replace(RECIPES, hinted=replace(QUICK, learning_rate=0.0, epochs=1))
+
+
+@pytest.mark.parametrize(("alone", "row"), [(FM_ROW, DIN_FM_ROW), (NEUMF_ROW, DIN_NEUMF_ROW)], ids=lambda row: row.name)
+def test_vanilla_told_nothing_starts_as_the_fast_net_alone(tmp_path: Path, alone: Row, row: Row) -> None:
     one = bench(tmp_path)
-    recipes = replace(RECIPES, hinted=replace(QUICK, learning_rate=0.0, epochs=1))
-    net = row.fit(one, recipes, 1).eval()
+    net, without = row.fit(one, NOT_FITTED, 1), alone.fit(one, NOT_FITTED, 1)
     assert isinstance(net, Vanilla)
-    alone = {"DIN+FM": FM_ROW, "DIN+GRU4Rec": GRU4REC_ROW}.get(row.name)
+    assert isinstance(net.slow, DIN)
+    net.slow = Silent()
+    net.fast.hint_weights.data.zero_()
+    for name, weight in net.fast.named_parameters():
+        if name == "hint_vectors":
+            weight.data.zero_()
     queries, items = one.known()(one.lists(Phase.TEST).clicks[:5]), torch.from_numpy(one.lists(Phase.TEST).items[:5])
     with torch.no_grad():
-        slow = net.slow(queries, items)
-        assert isinstance(net.slow, DIN)
-        if alone is not None:
-            expected = alone.fit(one, recipes, 1).eval()(queries, items) + slow + slow.sigmoid()
-            difference = net(queries, items) - expected
-            if row is DIN_GRU4REC_ROW:
-                torch.testing.assert_close(difference, torch.zeros_like(difference), atol=1e-5, rtol=0)
-        assert net(queries, items).isfinite().all()
+        torch.testing.assert_close(net(queries, items), without(queries, items))
+
+
+def test_din_s_score_is_added_to_gru4rec_s_with_the_weight_that_validation_chooses(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    net = DIN_GRU4REC_ROW.fit(one, NOT_FITTED, 1)
+    alone, slow = GRU4REC_ROW.fit(one, NOT_FITTED, 1), DIN_ROW.fit(one, NOT_FITTED, 1)
+    assert isinstance(net, Vanilla)
+    assert isinstance(net.fast, HintedSequential)
+    chosen, of_sigmoid = net.fast.hint_weights.tolist()
+    assert of_sigmoid == 0
+
+    def weighted(weight: float) -> Callable[[Queries, Tensor], Tensor]:
+        return lambda queries, items: alone(queries, items) + weight * slow(queries, items)
+
+    worth = {
+        weight: metrics(one.ranks(weighted(weight), Phase.VALIDATION))["ndcg@10"]
+        for weight in (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+    }
+    assert len(set(worth.values())) > 1
+    assert worth[round(chosen, 3)] == max(worth.values())
 
 
 def test_exposures_of_strangers_change_what_reads_exposures_only(tmp_path: Path) -> None:

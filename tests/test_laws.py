@@ -69,6 +69,7 @@ NETS: dict[str, Build] = {
     "f2s" + BOTH: partial(form, F2S, history_layers=2, min_gru=True),
     "fast" + MIN_GRUS: partial(form, FastAlone, min_gru=True, head=(16, 8)),  # (8, 4) may be dead from the start
     "mc2sf" + BOTH: partial(form, MC2SF, history_layers=2, min_gru=True),
+    "mc2sf with symlog": partial(form, MC2SF, symlog_priors=True),
     "mc2sf of a cloud": lambda: MC2SF(form(MC2SF).nets, cast(F2S, form(F2S))),
     "gru4rec patched": lambda: Patched(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS), USERS),
     "fm": lambda: FM(FMConfig(dim=8), ROWS, USERS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 from deploy.experiments import case_study, variations
 from deploy.experiments.collaboration_rows import FEDERATED_ROW, PATCHED_ROW
@@ -140,6 +141,13 @@ HEADS = Experiment(
         *((with_product(MC2SF_ROW.name), name) for name in (with_product(FAST_ROW.name), GRU4REC_ROW.name)),
     ),
 )
+PRIORS = Experiment(
+    "priors",
+    "How large priors arrive",
+    variations.priors,
+    tuple(combinations((variations.SYMLOG, MC2SF_ROW.name, FAST_TUNED_ROW.name), 2)),
+    sliced=True,
+)
 COLLABORATION = Experiment(
     "collaboration",
     "Forms of collaboration (Fig. 1)",
@@ -172,6 +180,7 @@ EXPERIMENTS = (
     LOSSES,
     ENCODERS,
     HEADS,
+    PRIORS,
     COLLABORATION,
     EXPOSURES,
     WINDOW,

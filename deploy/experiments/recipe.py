@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.losses import bce, sampled_softmax
 
-_BEYOND = ("product", "history_layers", "min_gru", "bf16")
+_BEYOND = ("product", "history_layers", "min_gru", "symlog_priors", "bf16")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Recipe:
     product: bool = False  # beside the perceptron that a net of a release ends in: beyond the paper
     history_layers: int = 0  # of HSTU in the slow part of a release's nets: beyond the paper
     min_gru: bool = False  # minGRUs in the place of their GRUs: beyond the paper
+    symlog_priors: bool = False  # of S2F: the device takes their symlog; beyond the paper
     bf16: bool = False  # forward and backward under autocast: docs/experiments.md says where that helps
 
     def settings(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Row:
     fresh: bool = True  # r2 of the last L_F exposures before the target (paper), or of the last closed window (served)
 
 
-def nets(bench: Bench, recipe: Recipe, seed: int) -> Nets:
+def nets(bench: Bench, recipe: Recipe, seed: int, *, symlog_priors: bool = False) -> Nets:
     """The nets of a release, newly initialised, with lengths as the protocol has them."""
     of = bench.protocol
     config = NetConfig(
@@ -55,6 +55,7 @@ def nets(bench: Bench, recipe: Recipe, seed: int) -> Nets:
         fast_product=recipe.product,
         history_layers=recipe.history_layers,
         min_gru=recipe.min_gru,
+        symlog_priors=symlog_priors,
     )
     return Nets.initial(config, bench.rows, seed)
 
@@ -183,7 +184,7 @@ def fast(bench: Bench, recipes: Recipes, seed: int) -> FastAlone:
 
 def fitted_fast(bench: Bench, recipes: Recipes, seed: int) -> tuple[FastAlone, str]:
     """The fast part alone and the identity of its fit."""
-    net = FastAlone(nets(bench, recipes.fast, seed))
+    net = FastAlone(nets(bench, recipes.fast, seed, symlog_priors=recipes.s2f.symlog_priors))
     return net, bench.fit("fast alone", net, recipes.fast, seed, BOTH)
 
 

@@ -16,6 +16,7 @@ from deploy.experiments.rows import (
     F2S_ROW,
     F2S_SERVED_ROW,
     FAST_ROW,
+    FAST_TUNED_ROW,
     FM_ROW,
     GRU4REC_ROW,
     HSTU_ROW,
@@ -60,6 +61,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
     for threshold in THRESHOLDS
 }
 HEADS_OF = (DIN_ROW, F2S_ROW, FAST_ROW, MC2SF_ROW)
+SYMLOG = f"{MC2SF_ROW.name}, symlog of priors"
 _OF_MC2SF = ("f2s", "fast", "s2f")
 
 
@@ -97,6 +99,15 @@ def heads(asked: Asked) -> list[Arm]:
         Arm(GRU4REC_ROW.name, GRU4REC_ROW, asked.protocol, asked.recipes),
         *(Arm(row.name, row, asked.protocol, asked.recipes) for row in HEADS_OF),
         *(Arm(with_product(row.name), row, asked.protocol, asked.recipes.with_product()) for row in HEADS_OF),
+    ]
+
+
+def priors(asked: Asked) -> list[Arm]:
+    """MC2-SF with priors as they are and with their symlog, and its control."""
+    return [
+        Arm(FAST_TUNED_ROW.name, FAST_TUNED_ROW, asked.protocol, asked.recipes),
+        Arm(MC2SF_ROW.name, MC2SF_ROW, asked.protocol, asked.recipes),
+        Arm(SYMLOG, MC2SF_ROW, asked.protocol, asked.recipes.varied(("s2f",), symlog_priors=True)),
     ]
 
 
