@@ -37,24 +37,9 @@ def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
 
 
 def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
-    """DIN+GRU4Rec. DIN's logit begins with the weight that ranks the validation clicks best.
-
-    In a fit on the fast phase two numbers hardly move: where it begins, it stays.
-    """
+    """DIN+GRU4Rec."""
     alone, after = fitted_gru4rec(bench, recipes, seed)
-    slow, after_slow = fitted_din(bench, recipes, seed)
-    told = HintedSequential(alone)
-    net = Vanilla(slow, told)
-
-    def begin(weight: float) -> float:
-        with torch.no_grad():
-            told.hint_weights[0] = weight
-        return metrics(bench.ranks(net, Phase.VALIDATION))["ndcg@10"]
-
-    best = max(BEGIN, key=begin)
-    begin(best)
-    bench.fit("DIN+GRU4Rec", net, recipes.hinted, seed, FAST, after=f"{after}{after_slow} from {best}")
-    return net
+    return _fitted("DIN+GRU4Rec", HintedSequential(alone), after, bench, recipes, seed)
 
 
 def gru4rec_tuned(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
@@ -83,11 +68,25 @@ def widen(alone: nn.Module, told: nn.Module) -> None:
             wider[name].zero_()[:, : weight.shape[1]] = weight
 
 
-def _fitted(name: str, told: nn.Module, after: str, bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
-    """`after` is the identity of the fit that `told` starts from."""
+def _fitted(
+    name: str, told: FM | NeuMF | HintedSequential, after: str, bench: Bench, recipes: Recipes, seed: int
+) -> Vanilla:
+    """`after` is the identity of the fit that `told` starts from.
+
+    DIN's logit begins with the weight that ranks the validation clicks best: in a fit on the fast phase a single number
+    hardly moves.
+    """
     slow, after_slow = fitted_din(bench, recipes, seed)
-    net = Vanilla(slow, told)
-    bench.fit(name, net, recipes.hinted, seed, FAST, after=after + after_slow)
+    net = Vanilla(slow, told.eval())
+
+    def begin(weight: float) -> float:
+        with torch.no_grad():
+            told.hint_weights.copy_(torch.tensor([weight, 0.0]))
+        return metrics(bench.ranks(net, Phase.VALIDATION))["ndcg@10"]
+
+    best = max(BEGIN, key=begin)
+    begin(best)
+    bench.fit(name, net, recipes.hinted, seed, FAST, after=f"{after}{after_slow} from {best}")
     return net
 
 
