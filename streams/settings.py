@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     history_long: int = Field(50, ge=1, le=500, description="L_S: clicks the cloud keeps")
     history_short: int = Field(10, ge=1, le=100, description="L_F: clicks and exposures the device encodes")
     dim: int = Field(32, ge=4, le=256, multiple_of=4)
+    symlog_priors: bool = Field(False, description="the device takes the symlog of what the cloud sends")
     frozen: bool = Field(False, description="the release of the beginning stays: no learner, no retrain")
     retrain_every: int = Field(20, ge=1, description="epochs between two retrains")
     retrain_events: int = Field(

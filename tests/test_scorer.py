@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from streams.sizes import net_config
 from tests.naive_scores import fast_scores, gru, part, priors, slow_scores
 
 ROWS = 500
-CONFIGS = [NetConfig(), NetConfig(dim=12, history_long=10, history_short=7, threshold=4, slow_product=True)]
+SMALL = NetConfig(dim=12, history_long=10, history_short=7, threshold=4, slow_product=True)
+CONFIGS = [NetConfig(), SMALL, replace(SMALL, symlog_priors=True)]
+NAMES = ["default", "small", "symlog"]
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -39,7 +42,7 @@ def rows(rng: np.random.Generator, most: int) -> np.ndarray:
     return rng.integers(1, ROWS, int(rng.integers(0, most + 1)))
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["default", "small"])
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
     nets = lively(config)
     scorer, rng = Scorer(nets), np.random.default_rng(1)
@@ -60,6 +63,8 @@ def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
             )
             short = config.history_short
             sent = slow.r_t[i].astype(np.float64), slow.r_n[i].astype(np.float64)
+            if config.symlog_priors:
+                sent = np.sign(sent[0]) * np.log1p(np.abs(sent[0])), np.sign(sent[1]) * np.log1p(np.abs(sent[1]))
             naive = fast_scores(
                 w, list(E[clicks[-short:]]), list(E[exposures[-short:]]), e, *sent, product=config.fast_product
             )
@@ -67,7 +72,7 @@ def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
 
 
 @pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize("config", CONFIGS, ids=["default", "small"])
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_a_candidates_scores_depend_on_no_other_candidate_and_not_on_its_place(config: NetConfig) -> None:
     scorer, rng = Scorer(lively(config)), np.random.default_rng(2)
     for _ in range(8):
@@ -87,7 +92,7 @@ def test_a_candidates_scores_depend_on_no_other_candidate_and_not_on_its_place(c
             assert np.array_equal(all_[-1:], one)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["default", "small"])
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_one_thread_and_two_give_the_same_bits(config: NetConfig) -> None:
     scorer, answers = Scorer(lively(config)), []
     before = torch.get_num_threads()
