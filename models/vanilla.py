@@ -27,7 +27,7 @@ class HintedSequential(nn.Module):
     def __init__(self, net: Sequential) -> None:
         super().__init__()
         self.net = net
-        self.hint_weights = nn.Parameter(torch.zeros(HINTS))
+        self.hint_weights = nn.Parameter(torch.ones(HINTS))
 
     def forward(self, queries: Queries, items: Tensor, hints: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""

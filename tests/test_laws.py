@@ -49,12 +49,6 @@ def form(kind: type[Form], *, product: bool = False, **more: Any) -> Form:
     return kind(Nets.initial(sizes, ROWS, int(torch.randint(1 << 30, ()))))
 
 
-def hinted(net: Sequential) -> HintedSequential:
-    told = HintedSequential(net)
-    nn.init.ones_(told.hint_weights)  # new it does not listen
-    return told
-
-
 SEQUENTIAL: dict[str, Callable[[], Sequential]] = {
     "sasrec": lambda: SASRec(SASRecConfig(dim=8, length=LENGTH, heads=2), ROWS),
     "caser": lambda: Caser(CaserConfig(dim=8, length=LENGTH, horizontal=4, vertical=2), ROWS),
@@ -82,7 +76,9 @@ NETS: dict[str, Build] = {
     "neumf": lambda: NeuMF(NeuMFConfig(dim=8, hidden=(8, 4)), ROWS, USERS),
     "din+fm": lambda: Vanilla(form(DIN), FM(FMConfig(8, hints=HINTS), ROWS, USERS)),
     "din+neumf": lambda: Vanilla(form(DIN), NeuMF(NeuMFConfig(8, (8, 4), hints=HINTS), ROWS, USERS)),
-    "din+gru4rec": lambda: Vanilla(form(DIN), hinted(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS))),
+    "din+gru4rec": lambda: Vanilla(
+        form(DIN), HintedSequential(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS))
+    ),
 }
 
 

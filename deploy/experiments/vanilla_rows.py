@@ -79,12 +79,15 @@ def _fitted(
     slow, after_slow = fitted_din(bench, recipes, seed)
     net = Vanilla(slow, told.eval())
 
-    def begin(weight: float) -> float:
+    def begin(weight: float) -> None:
         with torch.no_grad():
             told.hint_weights.copy_(torch.tensor([weight, 0.0]))
+
+    def worth(weight: float) -> float:
+        begin(weight)
         return metrics(bench.ranks(net, Phase.VALIDATION))["ndcg@10"]
 
-    best = max(BEGIN, key=begin)
+    best = max(BEGIN, key=worth)
     begin(best)
     bench.fit(name, net, recipes.hinted, seed, FAST, after=f"{after}{after_slow} from {best}")
     return net

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deploy.experiments.bench import Bench
-from deploy.experiments.experiment import Arm, Asked, with_product
+from deploy.experiments.experiment import Arm, Asked, plain, with_product
 from deploy.experiments.protocol import Phase
 from deploy.experiments.rows import (
     CASER_ROW,
@@ -96,8 +96,7 @@ def encoders(asked: Asked) -> list[Arm]:
 def heads(asked: Asked) -> list[Arm]:
     """The nets of MC2-SF with the paper's heads and with an inner product beside them; GRU4Rec, which scores by one."""
     return [
-        Arm(GRU4REC_ROW.name, GRU4REC_ROW, asked.protocol, asked.recipes),
-        *(Arm(row.name, row, asked.protocol, asked.recipes) for row in HEADS_OF),
+        *plain(GRU4REC_ROW, *HEADS_OF)(asked),
         *(Arm(with_product(row.name), row, asked.protocol, asked.recipes.with_product()) for row in HEADS_OF),
     ]
 
@@ -105,8 +104,7 @@ def heads(asked: Asked) -> list[Arm]:
 def priors(asked: Asked) -> list[Arm]:
     """MC2-SF with priors as they are and with their symlog, and its control."""
     return [
-        Arm(FAST_TUNED_ROW.name, FAST_TUNED_ROW, asked.protocol, asked.recipes),
-        Arm(MC2SF_ROW.name, MC2SF_ROW, asked.protocol, asked.recipes),
+        *plain(FAST_TUNED_ROW, MC2SF_ROW)(asked),
         Arm(SYMLOG, MC2SF_ROW, asked.protocol, asked.recipes.varied(("s2f",), symlog_priors=True)),
     ]
 
