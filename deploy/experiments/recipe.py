@@ -85,7 +85,8 @@ class Recipes:
     mingru: Recipe = POPULAR
     fast: Recipe = Recipe(learning_rate=1e-3)
     s2f: Recipe = TOLD
-    hinted: Recipe = TOLD  # vanilla slow + fast: the fast net once it is told the slow net's score
+    # vanilla slow + fast: the fast net once it is told the slow net's score
+    hinted: Recipe = replace(TOLD, l2=0.0, power=0.5)
     # a device's stretch
     federated: Recipe = Recipe(batch=1, negatives=64, ahead=False, block=1, learning_rate=3e-3, epochs=10)
     patch: Recipe = Recipe(ahead=False, epochs=10)
