@@ -92,7 +92,7 @@ def test_mc2sf_stands_on_the_fitted_slow_part_and_leaves_it_alone(tmp_path: Path
         assert torch.equal(weight, net.cloud.state_dict()[name])
 
 
-NOT_FITTED = replace(RECIPES, hinted=replace(QUICK, learning_rate=0.0, epochs=1))
+NOT_FITTED = RECIPES.varied(("din_fm", "din_neumf", "din_gru4rec"), learning_rate=0.0, epochs=1)
 
 
 @pytest.mark.parametrize(

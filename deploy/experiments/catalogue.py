@@ -77,7 +77,7 @@ ABLATION = Experiment(
         (MC2SF_SERVED_ROW.name, F2S_SERVED_ROW.name),
     ),
 )
-_LONG = Recipe(dim=64, learning_rate=1e-3, batch=64, negatives=256, block=1, epochs=60, patience=5)
+_LONG = Recipe(dim=64, learning_rate=1e-3, batch=64, negatives=256, block=1, epochs=200, patience=5)
 REFERENCE = Experiment(
     "reference",
     "Leave-one-out, as others publish it",

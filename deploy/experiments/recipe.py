@@ -62,6 +62,8 @@ WITH_PRODUCT: dict[str, dict[str, Any]] = {
     "fast": {"learning_rate": 3e-3, "l2": 1e-4, "power": 0.5},
     "s2f": {},
 }
+_TOLD_QUICKLY = replace(TOLD, learning_rate=3e-3)
+_TOLD_POPULAR = replace(TOLD, l2=0.0, power=0.5)
 _OFTEN_DROPPED = replace(POPULAR, dropout=0.4)
 _SLOWLY = replace(_OFTEN_DROPPED, learning_rate=1e-3)
 
@@ -85,8 +87,10 @@ class Recipes:
     mingru: Recipe = POPULAR
     fast: Recipe = Recipe(learning_rate=1e-3)
     s2f: Recipe = TOLD
-    # vanilla slow + fast: the fast net once it is told the slow net's score
-    hinted: Recipe = replace(TOLD, l2=0.0, power=0.5)
+    # vanilla slow + fast: the fast net once it is told DIN's score
+    din_fm: Recipe = TOLD
+    din_neumf: Recipe = _TOLD_QUICKLY
+    din_gru4rec: Recipe = _TOLD_POPULAR
     # a device's stretch
     federated: Recipe = Recipe(batch=1, negatives=64, ahead=False, block=1, learning_rate=3e-3, epochs=10)
     patch: Recipe = Recipe(ahead=False, epochs=10)

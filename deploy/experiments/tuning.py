@@ -27,7 +27,7 @@ from deploy.experiments.rows import (
     Row,
 )
 from deploy.experiments.running import Benches, command_of
-from deploy.experiments.vanilla_rows import DIN_GRU4REC_ROW
+from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
 from replay.plan import write_json
 
 TRIALS = [
@@ -64,7 +64,9 @@ _PLAIN = (
     Tuned("din", DIN_ROW, "DIN", tuple(TRIALS)),
     Tuned("f2s", F2S_ROW, "DIN w F2S", tuple(TRIALS)),
     Tuned("fast", FAST_ROW, "fast alone", tuple(TRIALS)),
-    Tuned("hinted", DIN_GRU4REC_ROW, "DIN+GRU4Rec", tuple(TRIALS)),
+    Tuned("din_fm", DIN_FM_ROW, "DIN+FM", tuple(TRIALS)),
+    Tuned("din_neumf", DIN_NEUMF_ROW, "DIN+NeuMF", tuple(TRIALS)),
+    Tuned("din_gru4rec", DIN_GRU4REC_ROW, "DIN+GRU4Rec", tuple(TRIALS)),
     Tuned("s2f", MC2SF_ROW, "MC2-SF", tuple(TRIALS)),
 )
 TUNED = (*_PLAIN, *(replace(tuned, product=True) for tuned in _PLAIN if tuned.net in WITH_PRODUCT))

@@ -24,7 +24,9 @@ def din_fm(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     torch.manual_seed(seed)
     told = FM(FMConfig(recipes.fm.dim, HINTS), bench.rows, bench.users)
     widen(alone, told)
-    return _fitted("DIN+FM", told, after, bench, recipes, seed)
+    net, begun = _begun(told, bench, recipes, seed)
+    bench.fit("DIN+FM", net, recipes.din_fm, seed, FAST, after=after + begun)
+    return net
 
 
 def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
@@ -33,20 +35,24 @@ def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     torch.manual_seed(seed)
     told = NeuMF(NeuMFConfig(recipes.neumf.dim, hints=HINTS), bench.rows, bench.users)
     widen(alone, told)
-    return _fitted("DIN+NeuMF", told, after, bench, recipes, seed)
+    net, begun = _begun(told, bench, recipes, seed)
+    bench.fit("DIN+NeuMF", net, recipes.din_neumf, seed, FAST, after=after + begun)
+    return net
 
 
 def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     """DIN+GRU4Rec."""
     alone, after = fitted_gru4rec(bench, recipes, seed)
-    return _fitted("DIN+GRU4Rec", HintedSequential(alone), after, bench, recipes, seed)
+    net, begun = _begun(HintedSequential(alone), bench, recipes, seed)
+    bench.fit("DIN+GRU4Rec", net, recipes.din_gru4rec, seed, FAST, after=after + begun)
+    return net
 
 
 def gru4rec_tuned(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     """The control of DIN+GRU4Rec: GRU4Rec gets the same second fit, told nothing."""
     alone, after = fitted_gru4rec(bench, recipes, seed)
     net = Vanilla(Silent(), HintedSequential(alone))
-    bench.fit("GRU4Rec tuned", net, recipes.hinted, seed, FAST, after=after)
+    bench.fit("GRU4Rec tuned", net, recipes.din_gru4rec, seed, FAST, after=after)
     return net
 
 
@@ -68,15 +74,13 @@ def widen(alone: nn.Module, told: nn.Module) -> None:
             wider[name].zero_()[:, : weight.shape[1]] = weight
 
 
-def _fitted(
-    name: str, told: FM | NeuMF | HintedSequential, after: str, bench: Bench, recipes: Recipes, seed: int
-) -> Vanilla:
-    """`after` is the identity of the fit that `told` starts from.
+def _begun(told: FM | NeuMF | HintedSequential, bench: Bench, recipes: Recipes, seed: int) -> tuple[Vanilla, str]:
+    """`told` beside a fitted DIN, before it is fitted on; and what names DIN's fit and its weight.
 
     DIN's logit begins with the weight that ranks the validation clicks best: in a fit on the fast phase a single number
     hardly moves.
     """
-    slow, after_slow = fitted_din(bench, recipes, seed)
+    slow, after = fitted_din(bench, recipes, seed)
     net = Vanilla(slow, told.eval())
 
     def begin(weight: float) -> None:
@@ -89,8 +93,7 @@ def _fitted(
 
     best = max(BEGIN, key=worth)
     begin(best)
-    bench.fit(name, net, recipes.hinted, seed, FAST, after=f"{after}{after_slow} from {best}")
-    return net
+    return net, f"{after} from {best}"
 
 
 DIN_FM_ROW = Row("DIN+FM", din_fm)
