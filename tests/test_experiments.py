@@ -15,7 +15,7 @@ from deploy.experiments import page, running
 from deploy.experiments.bench import Bench, popularity
 from deploy.experiments.catalogue import ABLATION, EXPERIMENTS, TABLE2, TABLE3
 from deploy.experiments.cells import Cell, kept
-from deploy.experiments.experiment import Asked, Experiment, plain
+from deploy.experiments.experiment import Arm, Asked, Experiment, plain
 from deploy.experiments.protocol import LEAVE_ONE_OUT, Phase, Protocol
 from deploy.experiments.recipe import AHEAD, Recipes
 from deploy.experiments.rows import DIN_ROW, FM_ROW, GRU4REC_ROW, MC2SF_ROW, NEUMF_ROW, Row, fitted_din, fitted_f2s
@@ -207,6 +207,31 @@ def test_a_real_difference_is_told_from_none() -> None:
             assert 0 < test.low < test.difference < test.high
     assert all(test.low < 0 < test.high for test in compare(("a", a), ("b", b), seed=1) if test.metric != "hr@1")
     assert all(test.difference == test.low == test.high == 0 for test in compare(("a", a), ("a", a), seed=1))
+
+
+ROWS = {arm.row.name: arm.row for e in EXPERIMENTS for arm in e.arms(Asked(parse("log:x"), e.protocol))}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+def test_a_row_says_whose_recipes_its_fit_reads(tmp_path: Path, row: Row) -> None:
+    read = set()
+
+    class Read(Recipes):
+        def __getattribute__(self, name: str) -> Any:
+            if name in RECIPES.settings():
+                read.add(name)
+            return super().__getattribute__(name)
+
+    quick = RECIPES.capped(1)
+    row.fit(bench(tmp_path, users=6), Read(**{net: quick.of(net) for net in RECIPES.settings()}), 1)
+    assert read == set(row.nets)
+
+
+def test_a_cell_is_another_one_with_other_recipes_of_its_own_nets_only(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    for recipes in (RECIPES, RECIPES.varied(["s2f"], l2=0.1), RECIPES.varied(["fm"], l2=0.1)):
+        running.cell_of(Arm("FM", FM_ROW, SMALL, recipes), 1, one, tmp_path / "cells")
+    assert len(list((tmp_path / "cells").iterdir())) == 2
 
 
 # whole experiments --------------------------------------------------------------------------------------------------

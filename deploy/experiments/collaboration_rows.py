@@ -25,5 +25,5 @@ def patched(bench: Bench, recipes: Recipes, seed: int) -> Patched:
 
 
 DEVICES = 16  # a round
-FEDERATED_ROW = Row("FedAvg", federated)
-PATCHED_ROW = Row("DCCL", patched)
+FEDERATED_ROW = Row("FedAvg", federated, ("gru4rec", "federated"))
+PATCHED_ROW = Row("DCCL", patched, ("gru4rec", "patch"))

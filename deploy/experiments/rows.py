@@ -40,6 +40,7 @@ class Row:
 
     name: str
     fit: Fit
+    nets: tuple[str, ...]  # whose recipes `fit` reads: a row of another net does not depend on them
     fresh: bool = True  # r2 of the last L_F exposures before the target (paper), or of the last closed window (served)
 
 
@@ -215,19 +216,19 @@ def fitted_mc2sf(bench: Bench, recipes: Recipes, seed: int, *, fresh: bool) -> M
     return net
 
 
-POPULARITY_ROW = Row("popularity", lambda bench, _recipes, _seed: popularity(bench))
-DIN_ROW = Row("DIN", din)
-SASREC_ROW = Row("SASRec", sasrec)
-CASER_ROW = Row("Caser", caser)
-HSTU_ROW = Row("HSTU", hstu)
-ITEM2VEC_ROW = Row("item2vec", item2vec)
-FM_ROW = Row("FM", fm)
-NEUMF_ROW = Row("NeuMF", neumf)
-GRU4REC_ROW = Row("GRU4Rec", gru4rec)
-MINGRU_ROW = Row("minGRU", mingru)
-F2S_ROW = Row("DIN w/ F2S", f2s)
-F2S_SERVED_ROW = Row("DIN w/ F2S, served", f2s_served, fresh=False)
-FAST_ROW = Row("fast alone", fast)
-FAST_TUNED_ROW = Row("fast alone, fine-tuned", fast_tuned)
-MC2SF_ROW = Row("MC2-SF", mc2sf)
-MC2SF_SERVED_ROW = Row("MC2-SF, served", mc2sf_served, fresh=False)
+POPULARITY_ROW = Row("popularity", lambda bench, _recipes, _seed: popularity(bench), ())
+DIN_ROW = Row("DIN", din, ("din",))
+SASREC_ROW = Row("SASRec", sasrec, ("sasrec",))
+CASER_ROW = Row("Caser", caser, ("caser",))
+HSTU_ROW = Row("HSTU", hstu, ("hstu",))
+ITEM2VEC_ROW = Row("item2vec", item2vec, ("item2vec",))
+FM_ROW = Row("FM", fm, ("fm",))
+NEUMF_ROW = Row("NeuMF", neumf, ("neumf",))
+GRU4REC_ROW = Row("GRU4Rec", gru4rec, ("gru4rec",))
+MINGRU_ROW = Row("minGRU", mingru, ("mingru",))
+F2S_ROW = Row("DIN w/ F2S", f2s, ("f2s",))
+F2S_SERVED_ROW = Row("DIN w/ F2S, served", f2s_served, ("f2s",), fresh=False)
+FAST_ROW = Row("fast alone", fast, ("fast", "s2f"))
+FAST_TUNED_ROW = Row("fast alone, fine-tuned", fast_tuned, ("fast", "s2f"))
+MC2SF_ROW = Row("MC2-SF", mc2sf, ("fast", "f2s", "s2f"))
+MC2SF_SERVED_ROW = Row("MC2-SF, served", mc2sf_served, ("fast", "f2s", "s2f"), fresh=False)

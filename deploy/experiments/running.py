@@ -76,7 +76,8 @@ def cells(experiment: Experiment, asked: Asked, benches: Benches, keep: Path) ->
 
 def cell_of(arm: Arm, seed: int, bench: Bench, keep: Path) -> Cell:
     """A cell: as it is in `keep`, or computed."""
-    setting = {"model": arm.model, "of": bench.identity, "recipes": arm.recipes.settings(), "others": arm.strangers}
+    recipes = {net: arm.recipes.of(net).settings() for net in arm.row.nets}
+    setting = {"model": arm.model, "of": bench.identity, "recipes": recipes, "others": arm.strangers}
     name = f"{arm.model}-{seed}-{identity(setting)}.json".replace(" ", "_").replace("/", "-")
 
     def compute() -> Cell:

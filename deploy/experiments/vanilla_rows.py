@@ -96,7 +96,7 @@ def _begun(told: FM | NeuMF | HintedSequential, bench: Bench, recipes: Recipes, 
     return net, f"{after} from {best}"
 
 
-DIN_FM_ROW = Row("DIN+FM", din_fm)
-DIN_NEUMF_ROW = Row("DIN+NeuMF", din_neumf)
-DIN_GRU4REC_ROW = Row("DIN+GRU4Rec", din_gru4rec)
-GRU4REC_TUNED_ROW = Row("GRU4Rec, fine-tuned", gru4rec_tuned)
+DIN_FM_ROW = Row("DIN+FM", din_fm, ("fm", "din", "din_fm"))
+DIN_NEUMF_ROW = Row("DIN+NeuMF", din_neumf, ("neumf", "din", "din_neumf"))
+DIN_GRU4REC_ROW = Row("DIN+GRU4Rec", din_gru4rec, ("gru4rec", "din", "din_gru4rec"))
+GRU4REC_TUNED_ROW = Row("GRU4Rec, fine-tuned", gru4rec_tuned, ("gru4rec", "din_gru4rec"))
