@@ -138,7 +138,10 @@ HEADS = Experiment(
     (
         *((with_product(row.name), row.name) for row in variations.HEADS_OF),
         (with_product(F2S_ROW.name), with_product(DIN_ROW.name)),
-        *((with_product(MC2SF_ROW.name), name) for name in (with_product(FAST_ROW.name), GRU4REC_ROW.name)),
+        *(
+            (with_product(MC2SF_ROW.name), name)
+            for name in (with_product(FAST_ROW.name), GRU4REC_ROW.name, DIN_GRU4REC_ROW.name)
+        ),
     ),
 )
 PRIORS = Experiment(

@@ -25,6 +25,7 @@ from deploy.experiments.rows import (
     NEUMF_ROW,
     SASREC_ROW,
 )
+from deploy.experiments.vanilla_rows import DIN_GRU4REC_ROW
 from models.log import Ints
 from models.losses import bce, bpr, gbce
 from models.views import EXPOSURE
@@ -94,9 +95,9 @@ def encoders(asked: Asked) -> list[Arm]:
 
 
 def heads(asked: Asked) -> list[Arm]:
-    """The nets of MC2-SF with the paper's heads and with an inner product beside them; GRU4Rec, which scores by one."""
+    """The nets of MC2-SF with the paper's heads and with an inner product beside them; rows that score by one."""
     return [
-        *plain(GRU4REC_ROW, *HEADS_OF)(asked),
+        *plain(GRU4REC_ROW, DIN_GRU4REC_ROW, *HEADS_OF)(asked),
         *(Arm(with_product(row.name), row, asked.protocol, asked.recipes.with_product()) for row in HEADS_OF),
     ]
 
