@@ -156,7 +156,6 @@ COLLABORATION = Experiment(
     "Forms of collaboration (Fig. 1)",
     _forms,
     tuple((list(_FORMS)[-1], name) for name in list(_FORMS)[:-1]),
-    recipes=Recipes().varied(("federated", "patch"), epochs=40),
 )
 EXPOSURES = Experiment("exposures", "Where exposures come from", variations.exposures, variations.canaries())
 WINDOW = Experiment(

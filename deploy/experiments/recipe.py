@@ -92,8 +92,8 @@ class Recipes:
     din_neumf: Recipe = _TOLD_QUICKLY
     din_gru4rec: Recipe = _TOLD_POPULAR
     # a device's stretch
-    federated: Recipe = Recipe(batch=1, negatives=64, ahead=False, block=1, learning_rate=3e-3, epochs=10)
-    patch: Recipe = Recipe(ahead=False, epochs=10)
+    federated: Recipe = Recipe(batch=1, negatives=64, ahead=False, block=1, epochs=40)
+    patch: Recipe = Recipe(l2=1e-4, power=0.5, ahead=False, epochs=40)
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """All recipes as JSON."""
