@@ -94,6 +94,7 @@ def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[
     """The result so far: protocol, settings, rows, tests, and slices where they are asked for."""
     arms = {arm.model: arm for arm in experiment.arms(asked)}
     bench = benches.of(next(iter(arms.values())).protocol)
+    read = {net for arm in arms.values() for net in arm.row.nets}
     sizes = (bench.lists(Phase.TEST).items != ROW_PADDING).sum(1)
     return {
         "experiment": experiment.name,
@@ -107,7 +108,7 @@ def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[
             "cells": {"done": len(done), "wanted": len(arms) * asked.seeds},
             "counts": bench.dataset.counts(),
             "chance": mean_chance(sizes.tolist()),
-            "recipes": asked.recipes.settings(),
+            "recipes": {net: recipe for net, recipe in asked.recipes.settings().items() if net in read},
             "threads": torch.get_num_threads(),
             "versions": {"torch": version("torch"), "numpy": version("numpy"), "python": platform.python_version()},
         },
