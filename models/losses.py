@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,3 +54,22 @@ def gbce(logits: Tensor, items: int, calibration: float = 0.75) -> Tensor:
 def of_catalogue(loss: Callable[..., Tensor], items: int) -> Loss:
     """A loss that asks for the size of the catalogue, told it; any other as it is."""
     return partial(loss, items=items) if "items" in inspect.signature(loss).parameters else loss
+
+
+def resting(loss: Loss, negatives: int) -> float:
+    """The logit of all items that a loss asks for where nothing is known: minus the log of the odds of a negative.
+
+    0 where only differences count. A net that begins elsewhere and has no bias in common to all items first learns to
+    score none of them (the prior of Lin et al., arXiv 1708.02002, section 3.3).
+    """
+    logit = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([logit], max_iter=100, line_search_fn="strong_wolfe")
+
+    def value() -> Tensor:
+        search.zero_grad()
+        found = loss(logit.expand(1, 1 + negatives))
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    search.step(value)  # type: ignore[no-untyped-call]
+    return logit.item()

@@ -32,6 +32,12 @@ class Sequential(nn.Module, ABC):
             self.items.weight.mul_(dim**-0.5)
             self.bias.weight.zero_()
 
+    def rest(self, logit: float) -> None:
+        """Let every item begin with `logit` beside what its vector gives: see `losses.resting`."""
+        with torch.no_grad():
+            self.bias.weight.fill_(logit)
+            self.bias.weight[ROW_PADDING] = 0.0
+
     @property
     def item_tables(self) -> tuple[Tensor, ...]:
         """The tables [rows, d] that have a vector for each item."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,24 @@ from deploy.experiments.cells import Cell, kept
 from deploy.experiments.experiment import Arm, Asked, Experiment, plain
 from deploy.experiments.protocol import LEAVE_ONE_OUT, Phase, Protocol
 from deploy.experiments.recipe import AHEAD, Recipes
-from deploy.experiments.rows import DIN_ROW, FM_ROW, GRU4REC_ROW, MC2SF_ROW, NEUMF_ROW, Row, fitted_din, fitted_f2s
+from deploy.experiments.rows import (
+    DIN_ROW,
+    FM_ROW,
+    GRU4REC_ROW,
+    MC2SF_ROW,
+    NEUMF_ROW,
+    SASREC_ROW,
+    Row,
+    fitted_din,
+    fitted_f2s,
+)
 from deploy.experiments.significance import by_user, compare
 from deploy.experiments.vanilla_rows import BEGIN, DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
 from models.forms import DIN, MC2SF
+from models.losses import bce, sampled_softmax
 from models.queries import Queries, delayed, recent
 from models.ranking import METRICS, metrics
+from models.sequential import Sequential
 from models.vanilla import Vanilla
 from replay.source import parse
 from tests.experiment_world import QUICK, RECIPES, SMALL, bench, written
@@ -80,6 +93,17 @@ def test_item_tables_start_as_item2vec_has_them_fitted_on_the_same_phases(tmp_pa
     assert torch.equal(slow.nets.encoder.E, teacher.items.weight)
     assert not torch.equal(alone.nets.encoder.E, teacher.items.weight)
     assert one.item2vec(as_teacher, 1, (Phase.SLOW, Phase.FAST))[0].reads is recent
+
+
+def test_a_net_without_a_bias_in_common_begins_where_its_loss_rests(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    for loss, begins in ((bce, -math.log(QUICK.negatives)), (sampled_softmax, 0.0)):
+        still = replace(RECIPES, sasrec=replace(QUICK, learning_rate=0.0, loss=loss))
+        net = SASREC_ROW.fit(one, still, 1)
+        assert isinstance(net, Sequential)
+        bias = net.bias.weight.detach()
+        torch.testing.assert_close(bias[1:], torch.full_like(bias[1:], begins), atol=1e-3, rtol=0)
+        assert bias[0].item() == 0
 
 
 def test_mc2sf_stands_on_the_fitted_slow_part_and_leaves_it_alone(tmp_path: Path) -> None:

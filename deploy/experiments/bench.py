@@ -27,7 +27,7 @@ from models.fm import FM
 from models.forms import Form
 from models.item2vec import Item2Vec, Item2VecConfig
 from models.log import Ints
-from models.losses import of_catalogue
+from models.losses import of_catalogue, resting
 from models.neumf import NeuMF
 from models.objectives import objective
 from models.queries import Queries, delayed, recent
@@ -153,10 +153,13 @@ class Bench:
         `name` is the fit's, for all seeds; `after` is the identity of the fit whose weights `net` starts from.
         `devices`: the fit is federated, with that many devices a round.
         """
+        loss = of_catalogue(recipe.loss, len(self.dataset.items))
+        if isinstance(net, Sequential) and not after:
+            net.rest(resting(loss, recipe.negatives))
         if recipe.ahead:
             after += self._taught(net, recipe, seed, some)
         draw: batches.Draw = batches.of_net(net, self.dataset, self.protocol, recipe, some, fresh=fresh)
-        minimised = objective(net, of_catalogue(recipe.loss, len(self.dataset.items)))
+        minimised = objective(net, loss)
         if devices:
             draw, minimised = batches.of_devices(draw, devices), Federated(minimised, FederatedConfig())
         chosen = {"recipe": recipe.settings(), "phases": [int(phase) for phase in some], "fresh": fresh}

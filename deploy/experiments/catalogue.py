@@ -124,6 +124,7 @@ LOSSES = Experiment(
         for loss in variations.LOSSES
         if loss != "softmax"
     ),
+    recipes=Recipes().varied(variations.LOSSES_OF, epochs=60, patience=5),  # losses differ in how fast they learn
 )
 ENCODERS = Experiment(
     "encoders",
