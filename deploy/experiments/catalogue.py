@@ -143,6 +143,15 @@ HEADS = Experiment(
             (with_product(MC2SF_ROW.name), name)
             for name in (with_product(FAST_ROW.name), GRU4REC_ROW.name, DIN_GRU4REC_ROW.name)
         ),
+        *(
+            (variations.DEVICE_PRODUCT, name)
+            for name in (
+                with_product(MC2SF_ROW.name),
+                MC2SF_ROW.name,
+                with_product(FAST_ROW.name),
+                DIN_GRU4REC_ROW.name,
+            )
+        ),
     ),
 )
 PRIORS = Experiment(

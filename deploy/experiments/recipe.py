@@ -108,11 +108,9 @@ class Recipes:
         """The same with other values for some nets."""
         return replace(self, **{net: replace(self.of(net), **values) for net in nets})
 
-    def with_product(self) -> Recipes:
-        """The same for nets of a release that have an inner product beside their heads."""
-        return replace(
-            self, **{net: replace(self.of(net), product=True, **values) for net, values in WITH_PRODUCT.items()}
-        )
+    def with_product(self, nets: Iterable[str] = tuple(WITH_PRODUCT)) -> Recipes:
+        """The same where some nets of a release have an inner product beside their heads."""
+        return replace(self, **{net: replace(self.of(net), product=True, **WITH_PRODUCT[net]) for net in nets})
 
     def as_published(self) -> Recipes:
         """What the paper states of its training (its section 5.1): the same for all nets, and no table taught ahead.

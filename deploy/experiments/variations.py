@@ -62,6 +62,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
     for threshold in THRESHOLDS
 }
 HEADS_OF = (DIN_ROW, F2S_ROW, FAST_ROW, MC2SF_ROW)
+DEVICE_PRODUCT = f"{MC2SF_ROW.name}, product on the device"
 SYMLOG = f"{MC2SF_ROW.name}, symlog of priors"
 _OF_MC2SF = ("f2s", "fast", "s2f")
 
@@ -99,6 +100,8 @@ def heads(asked: Asked) -> list[Arm]:
     return [
         *plain(GRU4REC_ROW, DIN_GRU4REC_ROW, *HEADS_OF)(asked),
         *(Arm(with_product(row.name), row, asked.protocol, asked.recipes.with_product()) for row in HEADS_OF),
+        # as the stream's nets are
+        Arm(DEVICE_PRODUCT, MC2SF_ROW, asked.protocol, asked.recipes.with_product(("fast", "s2f"))),
     ]
 
 
