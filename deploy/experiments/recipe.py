@@ -92,7 +92,7 @@ class Recipes:
     din_neumf: Recipe = _TOLD_QUICKLY
     din_gru4rec: Recipe = _TOLD_POPULAR
     # a device's stretch
-    federated: Recipe = Recipe(batch=1, negatives=64, ahead=False, block=1, epochs=40)
+    federated: Recipe = Recipe(learning_rate=1e-3, power=0.5, batch=1, negatives=64, ahead=False, block=1, epochs=40)
     patch: Recipe = Recipe(l2=1e-4, power=0.5, ahead=False, epochs=40)
 
     def settings(self) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.experiments.bench import Bench
-from deploy.experiments.collaboration_rows import PATCHED_ROW
+from deploy.experiments.collaboration_rows import FEDERATED_ROW, PATCHED_ROW
 from deploy.experiments.experiment import Asked, with_product
 from deploy.experiments.recipe import WITH_PRODUCT
 from deploy.experiments.rows import (
@@ -68,6 +68,7 @@ _PLAIN = (
     Tuned("din_fm", DIN_FM_ROW, "DIN+FM", tuple(TRIALS)),
     Tuned("din_neumf", DIN_NEUMF_ROW, "DIN+NeuMF", tuple(TRIALS)),
     Tuned("din_gru4rec", DIN_GRU4REC_ROW, "DIN+GRU4Rec", tuple(TRIALS)),
+    Tuned("federated", FEDERATED_ROW, "FedAvg", tuple(TRIALS)),
     Tuned("patch", PATCHED_ROW, "DCCL", tuple(TRIALS)),
     Tuned("s2f", MC2SF_ROW, "MC2-SF", tuple(TRIALS)),
 )
