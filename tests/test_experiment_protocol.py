@@ -51,6 +51,9 @@ def test_users_with_too_little_are_left_out(tmp_path: Path) -> None:
 def test_nothing_left_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="20 interactions"):
         dataset(tmp_path, clicks=10)
+    assert dataset(tmp_path, clicks=30).items
+    with pytest.raises(SourceError, match="20 interactions and 11 clicks, on items that have 20 as well"):
+        dataset(tmp_path, replace(SMALL, min_count="both"), clicks=30)
 
 
 def test_rare_items_are_dropped_only_where_both_are_counted(tmp_path: Path) -> None:

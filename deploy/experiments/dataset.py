@@ -87,7 +87,8 @@ def load(
     interacted = (kind == CLICK) | (policy == "rated")
     kept = _kept(user, item, kind, interacted, protocol)
     if not kept.any():
-        raise SourceError(f"{source.text}: no user has {protocol.minimum} interactions and {protocol.least} clicks")
+        of = f", on items that have {protocol.minimum} as well" if protocol.min_count == "both" else ""
+        raise SourceError(f"{source.text}: no user has {protocol.minimum} interactions and {protocol.least} clicks{of}")
     user, item, kind, time, impression, interacted = (
         column[kept] for column in (user, item, kind, time, impression, interacted)
     )
