@@ -15,9 +15,9 @@ def main(which: str, notes: Path) -> None:
     device_stopwatch.start(notes)
     sys.argv = sys.argv[:1]  # Faust reads the rest as its own
     if which == "worker":
-        from streams import device  # noqa: PLC0415 - each contender loads its own
+        from streams.device import worker  # noqa: PLC0415 - each contender loads its own
 
-        device.main()
+        worker.main()
     elif which == "naive":
         from benchmarks import device_naive  # noqa: PLC0415
 

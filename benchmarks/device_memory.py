@@ -13,11 +13,11 @@ from benchmarks.device_records import Workload
 from benchmarks.device_stopwatch import Pace
 from models.scorer import Floats, Rows, Scorer
 from models.standing import Standing
-from streams.device import Device
-from streams.partitions import partition_of
-from streams.received import Received
+from streams.device.worker import Device
+from streams.kafka.message import Received
+from streams.kafka.partitioner import partition_of
 from streams.records import Manifest, Versions, encode
-from streams.release import Release
+from streams.releases.release import Release
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 

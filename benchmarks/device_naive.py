@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from models.nets import Nets
-from streams import telemetry
-from streams.device_state import DeviceState
-from streams.packed import pack, unpack
+from streams.database.engine import connect
+from streams.process import telemetry
 from streams.records import DeviceBatch, Kind, NegativeMemory, Reader, Tensor, encode, item_key
-from streams.release import Release, read_release
+from streams.releases.release import Release, read_release
 from streams.settings import Settings
-from streams.store import connect
+from streams.state.device import DeviceState
+from streams.state.row_codec import pack, unpack
 from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from quixstreams import Application, State
 
-from streams import telemetry
+from streams.process import telemetry
 from streams.records import DeviceBatch, Reader
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS

@@ -11,14 +11,14 @@ import numpy as np
 from models.catalogue import Catalogue
 from models.checkpoint import pack
 from models.nets import Nets
-from streams import bus, kafka
-from streams.publication import Publisher, read_publication
+from streams.coordinator.publisher import Publisher, read_publication
+from streams.database.engine import connect
+from streams.kafka import clients, topic_admin
+from streams.model_config import net_config
 from streams.records import DeviceBatch, Kind, encode
-from streams.registry import Draft, finish_release, write_release
-from streams.release import ItemTable
+from streams.releases.registry import Draft, finish_release, write_release
+from streams.releases.release import ItemTable
 from streams.settings import Settings
-from streams.sizes import net_config
-from streams.store import connect
 from streams.topics import DEVICE_EVENTS
 
 _GAP_MS = 1000
@@ -61,9 +61,9 @@ class Workload:
 
 def prepare(settings: Settings, workload: Workload, per_record: int) -> int:
     """Make the topics of a run, publish release 0, send the records; return how many events were sent."""
-    bus.create(settings)
+    topic_admin.create(settings)
     _publish(settings, *workload.nets(settings))
-    producer, sent = kafka.producer(settings, "bench"), 0
+    producer, sent = clients.producer(settings, "bench"), 0
     for batch in workload.batches(per_record):
         producer.produce(DEVICE_EVENTS.full(settings), key=batch.user.encode(), value=encode(batch))
         producer.poll(0)
@@ -80,6 +80,6 @@ def _publish(settings: Settings, nets: Nets, catalogue: Catalogue) -> None:
     with engine.begin() as connection:
         manifest = write_release(connection, settings.run, Draft("initial", None, -1, pack(nets), items, 0, {}, {}))
         publication = read_publication(connection, settings.run, manifest.version)
-        Publisher(settings, kafka.producer(settings, "bench")).publish(publication)
+        Publisher(settings, clients.producer(settings, "bench")).publish(publication)
         finish_release(connection, settings.run, manifest.version)
     engine.dispose()

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from streams import telemetry
+from streams.process import telemetry
 
 _LOOK_S = 0.02
 WARM_UP = 0.1  # share of the events before the clock starts: imports, joins and first batches are not raced

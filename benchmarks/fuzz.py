@@ -27,9 +27,9 @@ from rich.progress import Progress
 from benchmarks.mutants import Keyed, mutants
 from benchmarks.whole_run import Run, kafka_home
 from deploy.runs import Found, find
-from streams import kafka
+from streams.database.schema import dead_letters
+from streams.kafka import clients
 from streams.settings import Settings
-from streams.tables import dead_letters
 from streams.topics import TOPICS, Topic
 from tests.kafka_world import Cluster
 
@@ -43,7 +43,7 @@ Place = tuple[str, int, int]  # topic, partition, offset
 
 def harvest(settings: Settings, topic: Topic) -> list[Keyed]:
     """The records of `topic` that stand there now, the first ones of each partition."""
-    consumer: Any = kafka.consumer(settings, "harvest")
+    consumer: Any = clients.consumer(settings, "harvest")
     real: list[Keyed] = []
     try:
         for partition in range(topic.partitions(settings)):
@@ -68,7 +68,7 @@ class Thrower:
     def __init__(self, settings: Settings, real: dict[Topic, list[Keyed]], seed: int) -> None:
         self._settings, self._chance = settings, random.Random(seed)  # noqa: S311 - it has to be repeatable
         self._mutants = {topic: mutants(topic, records, self._chance) for topic, records in real.items()}
-        self._producer: Any = Producer(kafka.access(settings) | {"acks": "all", "linger.ms": 20})
+        self._producer: Any = Producer(clients.access(settings) | {"acks": "all", "linger.ms": 20})
         self.thrown: dict[Place, int] = {}
         self.left_out = 0
 
@@ -90,7 +90,7 @@ class Thrower:
             if error is None:
                 self.thrown[topic.name, message.partition(), message.offset()] = zlib.crc32(value)
 
-        kafka.produce_patiently(
+        clients.produce_patiently(
             self._producer,
             topic.full(self._settings),
             key=key,

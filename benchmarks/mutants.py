@@ -8,8 +8,6 @@ from typing import Any
 
 import msgspec
 
-from streams.fence import unfenced
-from streams.packed import StateError
 from streams.records import (
     SCHEMA,
     DeadLetter,
@@ -23,7 +21,9 @@ from streams.records import (
     SlowPriors,
     Uplink,
 )
-from streams.shelf import read_part_key
+from streams.releases.cache import read_part_key
+from streams.state.fence import unfenced
+from streams.state.row_codec import StateError
 from streams.topics import (
     CLOUD_DOWNLINK,
     CLOUD_STATE,

@@ -27,11 +27,11 @@ from deploy.runs import Found, find
 from models.log import Ints
 from models.online import FastBatchExample, FastLearner
 from models.ranking import metrics
-from streams.prequential import recorded_outcomes
-from streams.questions import Question, Questions
-from streams.release import Release, read_release
-from streams.rescoring import Rescorer
-from streams.sizes import learner_config
+from streams.model_config import learner_config
+from streams.prequential.evaluator import recorded_outcomes
+from streams.releases.release import Release, read_release
+from streams.rescoring.net_scorer import Rescorer
+from streams.rescoring.ranking_queries import Question, Questions
 
 QUARTERS = 4
 _LISTS = 256  # that the nets' cost is taken from

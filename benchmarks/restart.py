@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.machine import described
 from benchmarks.whole_run import kafka_home
-from streams import bus, kafka
-from streams.device_state import DeviceState, user_key
-from streams.fence import fenced
-from streams.packed import pack
-from streams.partitions import locate
+from streams.kafka import clients, topic_admin
+from streams.kafka.partitioner import locate
 from streams.settings import Settings
+from streams.state.device import DeviceState, user_key
+from streams.state.fence import fenced
+from streams.state.row_codec import pack
 from streams.topics import DEVICE_STATE
 from tests.kafka_world import Cluster
 from tests.worker_world import Process
@@ -46,7 +46,7 @@ def ready(settings: Settings, *, local_copy: bool) -> float:
 def fill(settings: Settings, users: int, versions: int) -> int:
     """Write the rows; the bytes of one."""
     chance = np.random.default_rng(1)
-    producer = kafka.producer(settings, "restart")
+    producer = clients.producer(settings, "restart")
     topic = DEVICE_STATE.full(settings)
     size = 0
     for version in range(1, versions + 1):
@@ -71,7 +71,7 @@ def measured(home: Path, users: int, versions: int, times: int, folder: Path) ->
     with Cluster(home, folder / "kafka") as cluster:
         for i in range(times):
             settings = Settings(run=f"restart-{i}", brokers=cluster.addresses, state_dir=folder / f"state-{i}")
-            bus.create(settings)
+            topic_admin.create(settings)
             seconds["nothing"].append(ready(settings, local_copy=False))
             size = fill(settings, users, versions)
             for kind in ("changelog", "copying", "copy"):

@@ -14,7 +14,7 @@ from river.optim import initializers
 
 from models.log import Ints
 from models.ranking import Rank, rank
-from streams.river_baseline import FACTORS, NEGATIVES, RATE, SIGMA, RiverBaseline
+from streams.prequential.river_baseline import FACTORS, NEGATIVES, RATE, SIGMA, RiverBaseline
 
 
 class Asked(NamedTuple):

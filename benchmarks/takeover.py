@@ -3,7 +3,7 @@
 A free-running `mc2sf run` with two workers of each kind on a real Kafka, at a steady pace. One device worker after the
 other is killed with SIGKILL at a moment that the seed draws; `mc2sf run` starts another in its place. What counts is
 the first row of state that is durable in every partition under a later assignment: rows on the changelog bear the term
-of their writer (`streams/fence.py`). Users of the worker that lives on wait as well while partitions move; they count.
+of their writer (see `streams.state.fence`). Users of the other worker wait while partitions move, too; they count.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from confluent_kafka import OFFSET_END, ConsumerGroupState, KafkaException, Topi
 
 from benchmarks.whole_run import Run
 from deploy.runs import find
-from streams import bus, kafka
-from streams.fence import unfenced
+from streams.kafka import clients, topic_admin
 from streams.settings import Settings
+from streams.state.fence import unfenced
 from streams.topics import DEVICE_STATE
 from tests.kafka_world import Cluster
 
@@ -38,7 +38,7 @@ class Rows:
     """When the rows of each partition's state became durable, and under which term, as they come."""
 
     def __init__(self, settings: Settings) -> None:
-        self._consumer = kafka.consumer(settings, "takeover")
+        self._consumer = clients.consumer(settings, "takeover")
         name = DEVICE_STATE.full(settings)
         self._consumer.assign([TopicPartition(name, p, OFFSET_END) for p in range(settings.partitions)])
         self._stop = threading.Event()
@@ -75,7 +75,7 @@ class Group:
     """The consumer group of the device workers, as the broker knows it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._admin, self._name = bus.admin(settings), f"{settings.run}-device"
+        self._admin, self._name = topic_admin.admin(settings), f"{settings.run}-device"
 
     def settled(self) -> bool:
         """Whether two members share the partitions."""

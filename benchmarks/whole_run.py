@@ -20,9 +20,9 @@ from rich.progress import Progress
 
 from deploy.runs import find
 from deploy.stack import die_with_parent
-from streams.patience import away
-from streams.proposals import recorded
-from streams.tables import interactions, outcomes
+from streams.database.schema import interactions, outcomes
+from streams.process.retry import away
+from streams.releases.candidates import recorded
 from tests.kafka_world import Cluster
 
 SOURCE = "synthetic:users=60,items=150"

@@ -22,11 +22,11 @@ from deploy.runs import RunFailed, UserError, agree
 from deploy.stack import StackError
 from replay.progress import ReplayError
 from replay.refusals import SourceError
-from streams import bus
-from streams.access import ACCESS, grant
-from streams.patience import DATABASE_AWAY, patiently
+from streams.database.engine import connect
+from streams.kafka import topic_admin
+from streams.kafka.acl import ACCESS, grant
+from streams.process.retry import DATABASE_AWAY, patiently
 from streams.settings import Settings
-from streams.store import connect
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,7 +60,7 @@ console = Console(stderr=True)
 def topics_create() -> None:
     """Create the topics that are missing, with their partitions and policies."""
     settings = Settings()
-    made = bus.create(settings)
+    made = topic_admin.create(settings)
     console.print(f"{len(made)} topics created on {settings.brokers}" + "".join(f"\n  {name}" for name in made))
 
 
@@ -68,7 +68,7 @@ def topics_create() -> None:
 def topics_check() -> None:
     """Say what is wrong with the topics; exit code 1 where something is."""
     settings = Settings()
-    wrong = bus.deviations(settings)
+    wrong = topic_admin.deviations(settings)
     table = Table("topics of run " + settings.run)
     for sentence in wrong or ["all as they should be"]:
         table.add_row(sentence)
@@ -97,7 +97,7 @@ def _part() -> Settings:
 
 
 def _check(settings: Settings) -> None:
-    bus.require(settings)
+    topic_admin.require(settings)
     engine = connect(settings.database.get_secret_value())
     agree(settings, engine, "parts")
     engine.dispose()
@@ -107,24 +107,24 @@ def _check(settings: Settings) -> None:
 def worker_device() -> None:
     """Keep the devices' state, ask the cloud, rank, and upload negative memories."""
     _part()
-    from streams import device  # noqa: PLC0415 - makes its Faust app at import
+    from streams.device import worker  # noqa: PLC0415 - makes its Faust app at import
 
-    device.main()
+    worker.main()
 
 
 @worker_app.command("cloud")
 def worker_cloud() -> None:
     """Keep delayed histories and answer requests with priors."""
     _part()
-    from streams import cloud  # noqa: PLC0415 - makes its Faust app at import
+    from streams.cloud import worker  # noqa: PLC0415 - makes its Faust app at import
 
-    cloud.main()
+    worker.main()
 
 
 @app.command()
 def recorder() -> None:
     """Write every topic into the tables exactly once, and measure online quality."""
-    from streams import recorder  # noqa: PLC0415 - only this command pays for its imports
+    from streams.recorder import recorder  # noqa: PLC0415 - only this command pays for its imports
 
     recorder.main(_part())
 
@@ -132,7 +132,7 @@ def recorder() -> None:
 @app.command()
 def learner() -> None:
     """Train the fast part online and propose a small release an epoch."""
-    from streams import learner  # noqa: PLC0415 - only this command pays for its imports
+    from streams.learner import learner  # noqa: PLC0415 - only this command pays for its imports
 
     learner.main(_part())
 
@@ -140,7 +140,7 @@ def learner() -> None:
 @app.command()
 def coordinator() -> None:
     """Judge, number and publish releases; decide each epoch. One acts at a time (a lease in the database)."""
-    from streams import coordinator  # noqa: PLC0415 - only this command pays for its imports
+    from streams.coordinator import coordinator  # noqa: PLC0415 - only this command pays for its imports
 
     coordinator.main(_part())
 
@@ -151,7 +151,7 @@ def retrain(
     every: Annotated[bool, typer.Option("--every", help="whenever the schedule asks for one, until stopped")] = False,
 ) -> None:
     """Retrain encoder and slow part from the tables (a batch job; under torchrun on several machines)."""
-    from streams import retrain  # noqa: PLC0415 - only this command pays for its imports
+    from streams.retrain import job as retrain  # noqa: PLC0415 - only this command pays for its imports
 
     if once == every:
         raise typer.BadParameter("choose --once or --every")
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     except RunFailed as error:
         console.print(f"[red]the run failed:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except (bus.BusError, UserError, SourceError, StackError, ReplayError) as error:
+    except (topic_admin.BusError, UserError, SourceError, StackError, ReplayError) as error:
         console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KafkaException as error:

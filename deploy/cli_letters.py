@@ -12,7 +12,7 @@ from rich.table import Table
 
 from deploy.cli_look import RunName, stamp
 from deploy.runs import Found, UserError, find
-from streams.resending import Letter, Place, ResendError, letters, resend
+from streams.recorder.redelivery import Letter, Place, ResendError, letters, resend
 
 letters_app = typer.Typer(no_args_is_help=True, help="Records that were refused, why, and sending them again.")
 console = Console()

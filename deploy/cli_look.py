@@ -19,7 +19,7 @@ from deploy.runs import UserError, find
 from deploy.sources import parse
 from replay.plan import prepare
 from replay.refusals import OnError
-from streams import tables
+from streams.database import schema
 from streams.settings import Settings
 
 data_app = typer.Typer(no_args_is_help=True, help="Logs, before they are replayed.")
@@ -93,9 +93,9 @@ def releases_list(run: RunName) -> None:
     """List the releases of a run, oldest first."""
     found = find(run)
     table = Table("version", "kind", "parent", "epoch", "trained until", "gate", "published")
-    r = tables.releases.c
+    r = schema.releases.c
     with found.engine.connect() as connection:
-        query = sa.select(tables.releases).where(r.run == found.settings.run).order_by(r.version)
+        query = sa.select(schema.releases).where(r.run == found.settings.run).order_by(r.version)
         for row in connection.execute(query):
             gate = "  ".join(f"{k} {v:.4g}" if isinstance(v, int | float) else f"{k} {v}" for k, v in row.gate.items())
             table.add_row(
@@ -113,7 +113,7 @@ def releases_list(run: RunName) -> None:
 @releases_app.command("show")
 def releases_show(run: RunName, version: int) -> None:
     """Show one release: its parts, checksums and what the gate saw."""
-    from streams.release import ReleaseError, read_manifest  # noqa: PLC0415 - loads torch
+    from streams.releases.release import ReleaseError, read_manifest  # noqa: PLC0415 - loads torch
 
     found = find(run)
     try:
@@ -130,7 +130,7 @@ def releases_show(run: RunName, version: int) -> None:
 @releases_app.command("rollback")
 def releases_rollback(run: RunName, version: int) -> None:
     """Publish an older release again under a new version; the coordinator does it at the next epoch's end."""
-    from streams.proposals import ProposalError, request_rollback  # noqa: PLC0415 - loads torch
+    from streams.releases.candidates import ProposalError, request_rollback  # noqa: PLC0415 - loads torch
 
     found = find(run)
     try:
@@ -172,8 +172,8 @@ def verify(
     """
     import torch  # noqa: PLC0415 - only this command pays for its imports
 
-    from streams.certificate.check import certify  # noqa: PLC0415 - the same
-    from streams.certificate.differences import DifferenceFound  # noqa: PLC0415 - the same
+    from streams.verification.differences import DifferenceFound  # noqa: PLC0415 - the same
+    from streams.verification.verify import certify  # noqa: PLC0415 - the same
 
     found = find(run)
     if not found.settings.lockstep:

@@ -21,9 +21,10 @@ from deploy.interrupts import Interrupts
 from deploy.runs import UserError, find, give_way, refuse_foreign
 from deploy.sources import is_protocol, parse
 from replay.plan import Options, Plan, prepare
-from streams import bus, telemetry
-from streams.health import HEALTH
-from streams.patience import patiently
+from streams.kafka import topic_admin
+from streams.process import telemetry
+from streams.process.health import HEALTH
+from streams.process.retry import patiently
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def replay(
     from replay.run import send  # noqa: PLC0415 - the same
 
     settings = Settings()
-    patiently(settings.patience_s)(bus.require, settings)
+    patiently(settings.patience_s)(topic_admin.require, settings)
     options = asked.options(
         speed=speed,
         epoch=epoch,
@@ -182,13 +183,13 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score every outcome of a run again, from the tables alone. Exit code 1 where a rank differs from online."""
-    from streams import offline  # noqa: PLC0415 - only this command pays for its imports
-    from streams.release import ReleaseError  # noqa: PLC0415 - the same
+    from streams.releases.release import ReleaseError  # noqa: PLC0415 - the same
+    from streams.rescoring import rescore  # noqa: PLC0415 - only this command pays for its imports
 
     found = find(run)
     try:
         with console.status("scoring again") as status:
-            result = offline.rescore(
+            result = rescore.rescore(
                 found.engine,
                 found.settings.run,
                 as_of=asked.moment(as_of),

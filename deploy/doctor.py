@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from confluent_kafka import KafkaException, TopicPartition
 
 from deploy.runs import software
-from streams import bus, tables
-from streams.kafka import consumer
+from streams.database import schema
+from streams.kafka import topic_admin
+from streams.kafka.clients import consumer
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
 
@@ -30,7 +31,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 def _broker(settings: Settings) -> list[Finding]:
     try:
-        metadata = bus.admin(settings).list_topics(timeout=5)
+        metadata = topic_admin.admin(settings).list_topics(timeout=5)
     except KafkaException as error:
         return [Finding("broker", False, f"{settings.brokers} does not answer: {error.args[0].str()}")]
     runs = sorted({name.removesuffix("-device-events") for name in metadata.topics if name.endswith("-device-events")})
@@ -39,7 +40,7 @@ def _broker(settings: Settings) -> list[Finding]:
             "broker", True, f"{settings.brokers}: {len(metadata.brokers)} brokers, runs: {', '.join(runs) or 'none'}"
         )
     ]
-    wrong = bus.deviations(settings)
+    wrong = topic_admin.deviations(settings)
     findings.append(Finding("topics", not wrong, "; ".join(wrong) or f"of run {settings.run} as they should be"))
     return findings
 
@@ -49,12 +50,12 @@ def _database(settings: Settings) -> list[Finding]:
     shown = engine.url.render_as_string(hide_password=True)
     try:
         with engine.connect() as connection:
-            missing = set(tables.metadata.tables) - set(sa.inspect(connection).get_table_names())
+            missing = set(schema.metadata.tables) - set(sa.inspect(connection).get_table_names())
             if missing:
                 return [Finding("database", False, f"{shown}: tables missing: {', '.join(sorted(missing))}")]
-            o = tables.consumer_offsets.c
+            o = schema.consumer_offsets.c
             held = connection.execute(sa.select(o.topic, o.partition, o.offset).where(o.run == settings.run)).all()
-            p = tables.progress.c
+            p = schema.progress.c
             progress = connection.execute(sa.select(p.role, p.epoch, p.over).where(p.run == settings.run)).all()
     except sa.exc.SQLAlchemyError as error:
         return [Finding("database", False, f"{shown}: {str(error).splitlines()[0]}")]

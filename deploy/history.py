@@ -11,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from streams import tables
+from streams.database import schema
 
 _DAY = 86_400_000
 
@@ -26,7 +26,7 @@ class Epoch:
 
 def epochs(connection: sa.Connection, run: str) -> list[Epoch]:
     """Return the epochs that hold an event, in order."""
-    i = tables.interactions.c
+    i = schema.interactions.c
     query = sa.select(i.epoch, sa.func.max(i.unit_time)).where(i.run == run).group_by(i.epoch).order_by(i.epoch)
     return [Epoch(int(number), int(time)) for number, time in connection.execute(query)]
 
@@ -42,8 +42,8 @@ def labels(line: Sequence[Epoch]) -> list[str]:
 
 def quality(connection: sa.Connection, run: str, subset: str, form: str) -> dict[str, dict[int, Any]]:
     """Return per variant the metric points of its epochs."""
-    p = tables.metric_points.c
-    query = sa.select(tables.metric_points).where(p.run == run, p.subset == subset, p.form == form).order_by(p.epoch)
+    p = schema.metric_points.c
+    query = sa.select(schema.metric_points).where(p.run == run, p.subset == subset, p.form == form).order_by(p.epoch)
     result: dict[str, dict[int, Any]] = {}
     for row in connection.execute(query):
         result.setdefault(row.variant, {})[row.epoch] = row
@@ -63,7 +63,7 @@ class Costs:
 
 def costs(connection: sa.Connection, run: str) -> dict[int, Costs]:
     """Return per epoch what its outcomes cost."""
-    o = tables.outcomes.c
+    o = schema.outcomes.c
     wanted = o.epoch, o.bytes_up, o.bytes_down, o.window, o.r2_age, o.expired, o.asked_wall, o.answered_wall
     rows = np.array(connection.execute(sa.select(*wanted).where(o.run == run)).all(), dtype=np.int64).reshape(-1, 8)
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
@@ -85,7 +85,7 @@ def _costs(rows: NDArray[np.int64]) -> Costs:
 
 def uploads(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> list[int]:
     """Return how many negative memories (r2) were uploaded in each epoch of `line`, by event time."""
-    m = tables.negative_memories.c
+    m = schema.negative_memories.c
     times = connection.execute(sa.select(m.time).where(m.run == run)).scalars().all()
     places = np.searchsorted([epoch.time for epoch in line], np.array(times, dtype=np.int64))
     return [int(n) for n in np.bincount(places, minlength=len(line))[: len(line)]]
@@ -93,27 +93,27 @@ def uploads(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> list[
 
 def slates(connection: sa.Connection, run: str) -> dict[str, int]:
     """Return how many outcomes were ranked on each kind of slate."""
-    o = tables.outcomes.c
+    o = schema.outcomes.c
     query = sa.select(o.slate, sa.func.count()).where(o.run == run).group_by(o.slate)
     return {str(slate): int(n) for slate, n in connection.execute(query)}
 
 
 def drifts(connection: sa.Connection, run: str) -> list[Any]:
     """Return the changes that ADWIN found, in order of event time."""
-    d = tables.drifts.c
-    return list(connection.execute(sa.select(tables.drifts).where(d.run == run).order_by(d.time, d.user, d.seq)))
+    d = schema.drifts.c
+    return list(connection.execute(sa.select(schema.drifts).where(d.run == run).order_by(d.time, d.user, d.seq)))
 
 
 def decisions(connection: sa.Connection, run: str) -> list[Any]:
     """Return the coordinator's decisions that changed or refused something, in order."""
-    d = tables.decisions.c
-    query = sa.select(tables.decisions).where(d.run == run, d.outcome != "unchanged").order_by(d.epoch)
+    d = schema.decisions.c
+    query = sa.select(schema.decisions).where(d.run == run, d.outcome != "unchanged").order_by(d.epoch)
     return list(connection.execute(query))
 
 
 def releases(connection: sa.Connection, run: str) -> list[Any]:
     """Return the releases, oldest first, without their manifests."""
-    r = tables.releases.c
+    r = schema.releases.c
     wanted = [column for column in r if column.name != "manifest"]
     return list(connection.execute(sa.select(*wanted).where(r.run == run).order_by(r.version)))
 

@@ -12,11 +12,12 @@ from deploy.asked import By
 from deploy.runs import Found, UserError
 from deploy.summary import online
 from models.views import View, view
-from streams import proposals, tables
+from streams.database import schema
+from streams.model_config import view_spec
 from streams.records import Kind
-from streams.release import Release, ReleaseError, read_release
-from streams.sizes import view_spec
-from streams.standing import standing_after
+from streams.releases import candidates
+from streams.releases.item_statistics import standing_after
+from streams.releases.release import Release, ReleaseError, read_release
 
 
 class Suggestion(NamedTuple):
@@ -37,12 +38,12 @@ def recommend(
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
         by = by or better_online(connection, run)
-        i = tables.interactions.c
+        i = schema.interactions.c
         events = connection.execute(sa.select(i.item, i.kind).where(i.run == run, i.user == user).order_by(i.seq)).all()
         if not events:
             raise UserError(f"no events of user {user!r} in run {run}")
         if release is None:
-            r = tables.releases.c
+            r = schema.releases.c
             release = connection.execute(
                 sa.select(sa.func.max(r.version)).where(r.run == run, r.published.is_(True))
             ).scalar_one()
@@ -53,7 +54,7 @@ def recommend(
         except ReleaseError as error:
             raise UserError(str(error)) from error
         scorer, catalogue = whole.scorer, whole.catalogue
-        m = tables.negative_memories.c
+        m = schema.negative_memories.c
         windows = sa.select(m.window, m.size).where(m.run == run, m.user == user).distinct()
         sizes = {row.window: row.size for row in connection.execute(windows)}
         if not len(catalogue):
@@ -65,14 +66,14 @@ def recommend(
         seen = view(clicks, clicks, shown, open_count, window, view_spec(settings), closed_count=sizes.get(window))
         rows = catalogue.rows(catalogue.keys)
         r2 = _memory(connection, run, user, whole, seen)
-        recorded = proposals.recorded(connection, run)
+        recorded = candidates.recorded(connection, run)
         stands = standing_after(connection, run, recorded[0] if recorded else -1).of(catalogue.keys)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, stands)
         fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, stands)
         scores = np.where(np.isin(catalogue.keys, clicks), -np.inf, getattr(fast, by))
         best = [int(n) for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
-        t = tables.items.c
+        t = schema.items.c
         keys = [int(catalogue.keys[n]) for n in best]
         named = sa.select(t.item, t.name).where(t.run == run, t.item.in_(keys))
         names = {row.item: row.name for row in connection.execute(named)}
@@ -94,7 +95,7 @@ def _memory(connection: sa.Connection, run: str, user: str, release: Release, se
     Where it is not, the device has yet to meet that encoder. It folds the closed window anew from zero then, also where
     windows carry their state on, and so does this.
     """
-    m = tables.negative_memories.c
+    m = schema.negative_memories.c
     here = (m.run == run) & (m.user == user) & (m.window == seen.window)
     query = sa.select(m.r2).where(here, m.encoder == release.manifest.versions.encoder)
     recorded = connection.execute(query).scalar_one_or_none()

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from deploy import history
 from deploy.figures import figures, ordered
 from models.ranking import METRICS
-from streams import tables
+from streams.database import schema
 
 _PAGES = Path(__file__).parent / "pages"
 
@@ -24,7 +24,7 @@ _PAGES = Path(__file__).parent / "pages"
 def write(summary: Mapping[str, Any], engine: sa.Engine, run: str, out: Path) -> Path:
     """Write the report of `run` to `out` and return it. Raises LookupError where the tables do not know the run."""
     with engine.connect() as connection:
-        row = connection.execute(sa.select(tables.runs).where(tables.runs.c.run == run)).one_or_none()
+        row = connection.execute(sa.select(schema.runs).where(schema.runs.c.run == run)).one_or_none()
         if row is None:
             raise LookupError(f"no run {run!r} in these tables")
         line = history.epochs(connection, run)
@@ -41,8 +41,8 @@ def write(summary: Mapping[str, Any], engine: sa.Engine, run: str, out: Path) ->
             "decisions": history.decisions(connection, run),
             "drifts": history.drifts(connection, run),
             "slates": history.slates(connection, run),
-            "click_uploads": history.count(connection, run, tables.click_uploads),
-            "interactions": history.count(connection, run, tables.interactions),
+            "click_uploads": history.count(connection, run, schema.click_uploads),
+            "interactions": history.count(connection, run, schema.interactions),
             "variants": ordered(summary.get("online", {})),
             "metrics": METRICS,
             "first": moment(line[0].time) if line else "",

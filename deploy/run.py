@@ -25,11 +25,14 @@ from replay import optimum, progress
 from replay.plan import Options, Plan, write_json
 from replay.run import digest as plan_digest
 from replay.transmission import Transmission
-from streams import bus, offline, proposals, registry, tables
-from streams.digest import digest
-from streams.patience import patiently
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka import topic_admin
+from streams.process.retry import patiently
+from streams.releases import candidates, registry
+from streams.rescoring import rescore
+from streams.rescoring.run_digest import digest
 from streams.settings import Settings
-from streams.store import connect
 
 if TYPE_CHECKING:
     from deploy.experiments.given import Given
@@ -64,10 +67,10 @@ def _start(stack: Stack, job: Job, settings: Settings, replay_arguments: list[st
 def _over(engine: sa.Engine, settings: Settings) -> bool:
     """Whether all is recorded and, in lockstep, the last epoch decided: a late learner still has its release."""
     with engine.connect() as connection:
-        recorded = proposals.recorded(connection, settings.run)
+        recorded = candidates.recorded(connection, settings.run)
         if recorded is None or not recorded[1] or not settings.lockstep:
             return recorded is not None and recorded[1]
-        decided = proposals.last_decision(connection, settings.run)
+        decided = candidates.last_decision(connection, settings.run)
     return decided is not None and decided.epoch >= recorded[0]
 
 
@@ -88,8 +91,8 @@ def execute(
         if job.given is not None and not job.resume:
             with engine.begin() as connection:  # the coordinator finds it half done, and publishes it
                 registry.write_release(connection, settings.run, job.given.draft)
-        begin(bus.create, settings)
-        begin(bus.require, settings)
+        begin(topic_admin.create, settings)
+        begin(topic_admin.require, settings)
         began = time.monotonic()
         replayer = _start(stack, job, settings, replay_arguments)
         with pause_on_space(replayer), Watch(console, engine, settings, stack, plan.events, plan.epochs) as watch:
@@ -160,8 +163,8 @@ def _account(
     failures = _failures(document, again.differences, unlike, to_refuse)
     with engine.begin() as connection:
         connection.execute(
-            sa.update(tables.runs)
-            .where(tables.runs.c.run == settings.run)
+            sa.update(schema.runs)
+            .where(schema.runs.c.run == settings.run)
             .values(status="failed" if failures else "finished", summary=document)
         )
     write_json(job.out / "summary.json", document)
@@ -171,13 +174,13 @@ def _account(
     return document
 
 
-def _rescore(engine: sa.Engine, run: str, console: Console) -> offline.OfflineResult:
+def _rescore(engine: sa.Engine, run: str, console: Console) -> rescore.OfflineResult:
     with console.status("scoring every outcome again from the tables") as status:
 
         def progress(done: int, of: int) -> None:
             status.update(f"scoring every outcome again from the tables: {done:,} of {of:,}")
 
-        return offline.rescore(engine, run, progress=progress)
+        return rescore.rescore(engine, run, progress=progress)
 
 
 def _faults(job: Job, plan: Plan) -> dict[str, int] | None:

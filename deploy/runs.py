@@ -14,9 +14,9 @@ import msgspec
 import sqlalchemy as sa
 
 from replay.plan import LOG, PLAN, write_json
-from streams import tables
+from streams.database import schema
+from streams.database.engine import connect, insert_new
 from streams.settings import Settings
-from streams.store import connect, insert_new
 
 RUN_FILE = "run.json"
 
@@ -113,7 +113,7 @@ def find(name: str) -> Found:
 def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Settings) -> Found:
     engine = connect(url)
     with engine.connect() as connection:
-        row = connection.execute(sa.select(tables.runs).where(tables.runs.c.run == run)).one_or_none()
+        row = connection.execute(sa.select(schema.runs).where(schema.runs.c.run == run)).one_or_none()
     if row is None:
         raise UserError(f"no run {run!r} in {engine.url.render_as_string()}")
     merged = environment.model_dump() | row.settings | {"run": run, "database": url, "brokers": brokers}
@@ -135,9 +135,9 @@ def agree(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = F
         "summary": None,
     }
     with engine.begin() as connection:
-        if insert_new(connection, tables.runs, [row]):
+        if insert_new(connection, schema.runs, [row]):
             return
-        query = sa.select(tables.runs.c.settings).where(tables.runs.c.run == settings.run)
+        query = sa.select(schema.runs.c.settings).where(schema.runs.c.run == settings.run)
         begun = connection.execute(query).scalar_one()
     if fresh:
         raise UserError(f"run {settings.run} is in the database already: continue it with --resume")

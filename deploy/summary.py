@@ -9,20 +9,21 @@ from typing import Any
 import sqlalchemy as sa
 
 from models.ranking import METRICS
-from streams import quality, tables
-from streams.device_state import DeviceState
-from streams.packed import unpack
-from streams.quality import Ranked, subsets
+from streams.database import schema
+from streams.prequential import metrics
+from streams.prequential.metrics import Ranked, subsets
 from streams.records import Kind
+from streams.state.device import DeviceState
+from streams.state.row_codec import unpack
 
 _BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')
 
 
 def online(connection: sa.Connection, run: str, subset: str = "all") -> dict[str, dict[str, float]]:
     """Return the cumulative online metrics of each variant over its outcomes in `subset`, as last recorded."""
-    points = tables.metric_points.c
+    points = schema.metric_points.c
     query = (
-        sa.select(tables.metric_points)
+        sa.select(schema.metric_points)
         .where(points.run == run, points.subset == subset, points.form == "cumulative")
         .order_by(points.epoch)
     )
@@ -36,10 +37,10 @@ def online(connection: sa.Connection, run: str, subset: str = "all") -> dict[str
 
 def last_quarter(connection: sa.Connection, run: str) -> dict[str, dict[str, float]]:
     """Return the same over the newest quarter of the outcomes in total order: what the run has come to."""
-    o = tables.outcomes.c
+    o = schema.outcomes.c
     query = sa.select(o.time, o.candidates, o.ranks, o.cold, o.history, o.window).where(o.run == run)
     rows = connection.execute(query.order_by(o.time, o.user, o.seq)).all()
-    return quality.summary(
+    return metrics.summary(
         Ranked(r.time, len(r.candidates) // 8, subsets(cold=r.cold, history=r.history, window=r.window), r.ranks)
         for r in rows[3 * len(rows) // 4 :]
     )
@@ -49,9 +50,9 @@ def releases(connection: sa.Connection, run: str) -> list[dict[str, Any]]:
     """Return the releases in order, the refused proposals between them (version None, kind rejected)."""
     made = [
         (row.epoch, 1, {"version": row.version, "kind": row.kind, "trained_until": row.trained_until, "gate": row.gate})
-        for row in connection.execute(sa.select(tables.releases).where(tables.releases.c.run == run))
+        for row in connection.execute(sa.select(schema.releases).where(schema.releases.c.run == run))
     ]
-    proposals = tables.proposals.c
+    proposals = schema.proposals.c
     query = sa.select(proposals.epoch, proposals.trained_until, proposals.quality).where(
         proposals.run == run, proposals.status == "rejected"
     )
@@ -69,27 +70,27 @@ def counts(connection: sa.Connection, run: str) -> dict[str, Any]:
         query = sa.select(sa.func.count()).select_from(table).where(table.c.run == run, *where)
         return int(connection.execute(query).scalar_one())
 
-    i, o = tables.interactions.c, tables.outcomes.c
-    total = count(tables.outcomes)
+    i, o = schema.interactions.c, schema.outcomes.c
+    total = count(schema.outcomes)
     distinct = sa.select(sa.func.count(i.user.distinct()), sa.func.count(i.item.distinct())).where(i.run == run)
     users, items = connection.execute(distinct).one()
     return {
-        "dead_letters": count(tables.dead_letters),
+        "dead_letters": count(schema.dead_letters),
         "users": int(users),
         "items": int(items),
-        "clicks": count(tables.interactions, i.kind.in_([Kind.CLICK, Kind.PAST_CLICK])),
-        "r2_uploads": count(tables.negative_memories),
+        "clicks": count(schema.interactions, i.kind.in_([Kind.CLICK, Kind.PAST_CLICK])),
+        "r2_uploads": count(schema.negative_memories),
         "outcomes": total,
-        "expired": count(tables.outcomes, o.expired.is_(True)),
-        "cold": count(tables.outcomes, o.cold.is_(True)),
-        "share_with_history": count(tables.outcomes, o.history > 0) / total if total else 0.0,
-        "share_with_r2": count(tables.outcomes, o.window > 0) / total if total else 0.0,
+        "expired": count(schema.outcomes, o.expired.is_(True)),
+        "cold": count(schema.outcomes, o.cold.is_(True)),
+        "share_with_history": count(schema.outcomes, o.history > 0) / total if total else 0.0,
+        "share_with_r2": count(schema.outcomes, o.window > 0) / total if total else 0.0,
     }
 
 
 def events_applied(connection: sa.Connection, run: str) -> int:
     """Return how many events are folded into the devices' state: the next expected seq of each user, summed."""
-    u = tables.user_snapshots.c
+    u = schema.user_snapshots.c
     newest = (
         sa.select(u.user, sa.func.max(u.epoch).label("epoch"))
         .where(u.run == run, u.side == "device")

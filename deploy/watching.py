@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from deploy import summary
 from deploy.stack import Stack
-from streams import proposals, tables
+from streams.database import schema
+from streams.releases import candidates
 from streams.settings import Settings
 
 _LOOK_S = 1.0
@@ -57,9 +58,9 @@ class Watch:
             if child.metrics_port and child.alive:
                 child.scrape()
         applied = summary.total((c.samples for c in self._stack.children.values()), "mc2sf_events_applied_total")
-        r = tables.releases.c
+        r = schema.releases.c
         with self._engine.connect() as connection:
-            recorded = proposals.recorded(connection, self._run)
+            recorded = candidates.recorded(connection, self._run)
             kinds = connection.execute(
                 sa.select(r.kind, sa.func.count()).where(r.run == self._run).group_by(r.kind)
             ).all()

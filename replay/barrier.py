@@ -9,11 +9,11 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
-from streams import kafka
-from streams.floods import Bounded
+from streams.kafka import clients
+from streams.kafka.stall_detector import Silence, SilentError
+from streams.process.log_throttle import Bounded
 from streams.records import EpochDecision, ItemCounts, Manifest, Reader, RecordError, ReleaseEvent
 from streams.settings import Settings
-from streams.silence import Silence, SilentError
 from streams.topics import MODEL_RELEASES
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def free(_epoch: int) -> None:
 
 
 def _listening(settings: Settings) -> tuple[Any, Silence]:
-    consumer = kafka.consumer(settings, "replay-barrier")
+    consumer = clients.consumer(settings, "replay-barrier")
     places = [TopicPartition(MODEL_RELEASES.full(settings), 0, OFFSET_BEGINNING)]
     consumer.assign(places)
     return consumer, Silence(consumer, places)

@@ -16,9 +16,9 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from replay.plan import write_json
-from streams import kafka
-from streams.floods import Bounded
-from streams.patience import patiently
+from streams.kafka import clients
+from streams.process.log_throttle import Bounded
+from streams.process.retry import patiently
 from streams.records import DeviceBatch, DeviceEvent, EpochBegin, Mark, Reader, RecordError
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
@@ -83,7 +83,7 @@ def read_back(
     With None the topic must be empty. Raises ReplayError.
     """
     n = settings.partitions
-    consumer = kafka.consumer(settings, "replay-resume")
+    consumer = clients.consumer(settings, "replay-resume")
     name = DEVICE_EVENTS.full(settings)
     try:
         metadata = consumer.list_topics(name, timeout=15).topics[name]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from streams.received import LATEST
+from streams.kafka.message import LATEST
 from streams.records import Kind
 
 ROWS = pa.schema(

@@ -18,7 +18,7 @@ from replay.plan import Plan
 from replay.progress import Progress, ReplayError
 from replay.sender import Sender
 from replay.transmission import Sent, Transmission
-from streams import telemetry
+from streams.process import telemetry
 from streams.records import EndOfLog, EpochBegin, EpochEnd, Mark
 from streams.settings import Settings
 

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 from replay.progress import ReplayError
-from streams import kafka, telemetry
-from streams.partitions import partition_of
+from streams.kafka import clients
+from streams.kafka.partitioner import partition_of
+from streams.process import telemetry
 from streams.records import Mark, encode
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
@@ -21,7 +22,7 @@ class Sender:
 
     def __init__(self, settings: Settings, offsets: list[int], events: list[int], batches: int) -> None:
         """`offsets`, `events` (both a partition) and `batches` say what was sent before."""
-        self._producer = kafka.producer(settings, "replay", **{"queue.buffering.max.kbytes": QUEUE_KB})
+        self._producer = clients.producer(settings, "replay", **{"queue.buffering.max.kbytes": QUEUE_KB})
         self._topic = DEVICE_EVENTS.full(settings)
         self._waiting = 0
         self._error: Any = None
@@ -37,7 +38,7 @@ class Sender:
         self._send(partition, None, encode(mark), 0)
 
     def _send(self, partition: int, key: bytes | None, value: bytes, events: int) -> None:
-        kafka.produce_patiently(
+        clients.produce_patiently(
             self._producer,
             self._topic,
             key=key,

@@ -11,13 +11,11 @@ import numpy as np
 import sqlalchemy as sa
 
 from models.candidates import sampled
-from streams import cloud_state, device_state, tables
-from streams.barrier import Place
-from streams.fence import fenced
-from streams.ledger import MARKED, Ledger
-from streams.packed import pack
-from streams.partitions import partition_key, partition_of
-from streams.received import Received
+from streams.database import schema
+from streams.kafka.message import Received
+from streams.kafka.partitioner import partition_key, partition_of
+from streams.recorder.epoch_barrier import Place
+from streams.recorder.epoch_writer import MARKED, Ledger
 from streams.records import (
     ClickUpload,
     DeviceBatch,
@@ -34,6 +32,10 @@ from streams.records import (
     item_key,
 )
 from streams.settings import Settings
+from streams.state import cloud as cloud_state
+from streams.state import device as device_state
+from streams.state.fence import fenced
+from streams.state.row_codec import pack
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
 
 Logs = dict[Place, list[tuple[bytes, bytes]]]
@@ -189,7 +191,7 @@ def deliver(
 def dump(engine: sa.Engine, run: str) -> dict[str, list[tuple[Any, ...]]]:
     """All that the recorder wrote of a run, without wall clocks."""
     with engine.connect() as connection:
-        return {name: sorted(_rows(connection, tables.metadata.tables[name], run), key=repr) for name in RECORDED}
+        return {name: sorted(_rows(connection, schema.metadata.tables[name], run), key=repr) for name in RECORDED}
 
 
 def _rows(connection: sa.Connection, table: sa.Table, run: str) -> Iterator[tuple[Any, ...]]:

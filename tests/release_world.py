@@ -13,16 +13,17 @@ import torch
 from models.catalogue import Catalogue
 from models.checkpoint import pack, pack_part
 from models.nets import Nets
-from streams import proposals, tables
-from streams.coordinator import Coordinator
-from streams.lease import Lease
-from streams.proposals import EMPTY, WAITING, Proposal
-from streams.publication import Publisher
+from streams.coordinator.coordinator import Coordinator
+from streams.coordinator.lease import Lease
+from streams.coordinator.publisher import Publisher
+from streams.database import schema
+from streams.database.engine import upsert
+from streams.model_config import net_config
 from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, Reader, ReleaseEvent
+from streams.releases import candidates
+from streams.releases.cache import Shelf
+from streams.releases.candidates import EMPTY, WAITING, Proposal
 from streams.settings import Settings
-from streams.shelf import Shelf
-from streams.sizes import net_config
-from streams.store import upsert
 
 Sent = tuple[str, bytes, bytes | None]
 
@@ -82,7 +83,7 @@ class World:
     def coordinator(self) -> Coordinator:
         """A coordinator that has the lease, taken from whoever died with it."""
         with self.engine.begin() as connection:
-            connection.execute(sa.delete(tables.leases))
+            connection.execute(sa.delete(schema.leases))
         lease = Lease(self.engine, self.settings.run, "coordinator")
         assert lease.take()
         return Coordinator(self.settings, self.engine, lease, Publisher(self.settings, self.producer))
@@ -97,20 +98,20 @@ class World:
         """The recorder has committed `epoch`."""
         row = {"run": self.settings.run, "role": "recorder", "epoch": epoch, "time": epoch * 1000, "over": over}
         with self.engine.begin() as connection:
-            upsert(connection, tables.progress, [row])
+            upsert(connection, schema.progress, [row])
 
     def propose(self, kind: str, epoch: int, data: bytes | None, **quality: Any) -> None:
         """Write a proposal; without bytes it is an empty one."""
         numbers = {"active": 1.0, "candidate": 0.9, "n": 100, "finite": True} | quality
         status = WAITING if data is not None else EMPTY
         with self.engine.begin() as connection:
-            active = proposals.active_release(connection, self.settings.run)
+            active = candidates.active_release(connection, self.settings.run)
             proposal = Proposal(epoch, kind, status, active or 0, data, {}, numbers, epoch * 1000)
-            proposals.write(connection, self.settings.run, proposal)
+            candidates.write(connection, self.settings.run, proposal)
 
     def decisions(self) -> list[EpochDecision]:
         """All decisions in the tables."""
-        t = tables.decisions.c
+        t = schema.decisions.c
         with self.engine.connect() as connection:
             query = sa.select(t.epoch, t.release, t.outcome, t.reason).where(t.run == self.settings.run)
             rows = connection.execute(query.order_by(t.epoch))
@@ -118,9 +119,9 @@ class World:
 
     def status(self, kind: str, epoch: int) -> str:
         """The status of a proposal."""
-        t = tables.proposals.c
+        t = schema.proposals.c
         with self.engine.connect() as connection:
-            return proposals.read(connection, self.settings.run, (t.kind == kind) & (t.epoch == epoch))[0].status
+            return candidates.read(connection, self.settings.run, (t.kind == kind) & (t.epoch == epoch))[0].status
 
 
 def some_nets(settings: Settings, items: int, seed: int) -> tuple[Nets, Catalogue]:
@@ -131,12 +132,12 @@ def some_nets(settings: Settings, items: int, seed: int) -> tuple[Nets, Catalogu
 def retrained(nets: Nets, catalogue: Catalogue) -> bytes:
     """The bytes of a retrain's proposal."""
     E = nets.encoder.E.detach().numpy()
-    return proposals.pack(pack(nets) | {"E": E.astype("<f4").tobytes(), "keys": catalogue.keys.tobytes()})
+    return candidates.pack(pack(nets) | {"E": E.astype("<f4").tobytes(), "keys": catalogue.keys.tobytes()})
 
 
 def learnt(nets: Nets) -> bytes:
     """The bytes of a learner's proposal."""
-    return proposals.pack({"fast": pack_part(nets, "fast"), "state": b"", "carried": b""})
+    return candidates.pack({"fast": pack_part(nets, "fast"), "state": b"", "carried": b""})
 
 
 def changed(nets: Nets, rows: list[int]) -> Nets:

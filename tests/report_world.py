@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from models.ranking import METRICS
-from streams import tables
+from streams.database import schema
 from streams.settings import Settings
 
 VARIANTS = {"random": 0.1, "popularity": 0.3, "din": 0.4, "f2s": 0.44, "fast": 0.5, "mc2sf": 0.6, "river": 0.35}
@@ -75,19 +75,19 @@ def fill(connection: sa.Connection, run: str) -> None:
     until = [START + epoch * MONTH for epoch in range(EPOCHS)]
     of_run = {"run": run}
     source = {"source": "ml-1m:<b>folder</b>", "settings": Settings(run=run).semantic(), "created_wall": START}
-    put(connection, tables.runs, [of_run | source])
+    put(connection, schema.runs, [of_run | source])
     for e, t in enumerate(until):
         at = of_run | {"epoch": e, "time": t, "user": "u", "seq": e}
-        put(connection, tables.interactions, [at | {"item": 1, "unit_time": t}])
+        put(connection, schema.interactions, [at | {"item": 1, "unit_time": t}])
         memories = [of_run | {"user": f"u{n}", "window": e, "time": t - n} for n in range(5 + e % 7)]
-        put(connection, tables.negative_memories, memories)
-        put(connection, tables.click_uploads, [of_run | {"user": "u", "epoch": e, "time": t}])
-        put(connection, tables.metric_points, _points(of_run | {"epoch": e, "time": t}))
-        put(connection, tables.outcomes, [at | _outcome(e, n) for n in range(20)])
+        put(connection, schema.negative_memories, memories)
+        put(connection, schema.click_uploads, [of_run | {"user": "u", "epoch": e, "time": t}])
+        put(connection, schema.metric_points, _points(of_run | {"epoch": e, "time": t}))
+        put(connection, schema.outcomes, [at | _outcome(e, n) for n in range(20)])
     drifts = [("mc2sf", 9, 0.42), ("din", 12, 0.21)]
     put(
         connection,
-        tables.drifts,
+        schema.drifts,
         [
             of_run | {"variant": v, "epoch": e, "time": until[e], "before": 0.3, "after": after}
             for v, e, after in drifts
@@ -95,7 +95,7 @@ def fill(connection: sa.Connection, run: str) -> None:
     )
     put(
         connection,
-        tables.releases,
+        schema.releases,
         [
             of_run
             | {"version": v, "parent": max(v - 1, 0), "kind": k, "encoder": v // 2, "slow": v // 2, "fast": v}
@@ -108,7 +108,7 @@ def fill(connection: sa.Connection, run: str) -> None:
     decided += [(20, 4, "rejected", "held-out loss 0.71 against 0.58"), (21, 4, "unchanged", "nothing is due")]
     put(
         connection,
-        tables.decisions,
+        schema.decisions,
         [of_run | {"epoch": e, "release": v, "outcome": k, "reason": why} for e, v, k, why in decided],
     )
 

@@ -17,13 +17,11 @@ from models.catalogue import Catalogue
 from models.nets import Nets
 from models.scorer import Scorer
 from models.standing import Standing
-from streams.cloud_batch import CloudWork
-from streams.device import Device
-from streams.device_state import PartitionState
-from streams.fence import fenced
-from streams.packed import pack, unpack
-from streams.partitions import is_partition, locate, partition_of
-from streams.received import Received
+from streams.cloud.batch import CloudWork
+from streams.device.worker import Device
+from streams.kafka.message import Received
+from streams.kafka.partitioner import is_partition, locate, partition_of
+from streams.model_config import net_config
 from streams.records import (
     DeviceBatch,
     DeviceEvent,
@@ -41,9 +39,11 @@ from streams.records import (
     encode,
     item_key,
 )
-from streams.release import Release
+from streams.releases.release import Release
 from streams.settings import Settings
-from streams.sizes import net_config
+from streams.state.device import PartitionState
+from streams.state.fence import fenced
+from streams.state.row_codec import pack, unpack
 from streams.topics import CLOUD_DOWNLINK, CLOUD_STATE, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
 
 torch.set_num_threads(1)  # as every worker does

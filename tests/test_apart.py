@@ -12,15 +12,15 @@ from models.catalogue import Catalogue
 from models.checkpoint import CheckpointError, pack, pack_apart, unpack_apart
 from models.nets import APART, Nets
 from models.scorer import Scorer
-from streams import registry
+from streams.coordinator.withdrawal import KEPT, KEPT_EPOCHS, Withdrawal
+from streams.database.engine import connect
+from streams.model_config import net_config
 from streams.records import Manifest, RecordError
-from streams.registry import Draft
-from streams.release import ItemTable, Release, read_manifest, read_release
+from streams.releases import registry
+from streams.releases.cache import Shelf
+from streams.releases.registry import Draft
+from streams.releases.release import ItemTable, Release, read_manifest, read_release
 from streams.settings import Settings
-from streams.shelf import Shelf
-from streams.sizes import net_config
-from streams.store import connect
-from streams.withdrawal import KEPT, KEPT_EPOCHS, Withdrawal
 from tests.release_world import World, feed, learnt, retrained, some_nets
 
 ITEMS = 70

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deploy.cli import main
-from streams import bus
+from streams.kafka import topic_admin
 from streams.settings import Settings
 from tests.log_world import HEADER
 
@@ -165,7 +165,7 @@ def test_replay_stops_at_a_bad_row_or_skips_counts_and_lists_it(
     installed: Command, settings: Settings, servers: Callable[[str], str], tmp_path: Path
 ) -> None:
     settings = settings.model_copy(update={"brokers": servers("embedded"), "lockstep": False})
-    bus.create(settings)
+    topic_admin.create(settings)
     path = tmp_path / "a.parquet"
     table = pa.table({"user": ["u"] * 3, "item": ["i"] * 3, "timestamp": [1, -1, 2], "event": ["click"] * 3})
     pq.write_table(table, path)
@@ -183,7 +183,7 @@ def test_a_replay_that_may_not_go_on_says_why(
     installed: Command, settings: Settings, servers: Callable[[str], str]
 ) -> None:
     settings = settings.model_copy(update={"brokers": servers("embedded"), "lockstep": False})
-    bus.create(settings)
+    topic_admin.create(settings)
     first = installed("replay", "synthetic:users=3", **settings.environment())
     assert first.returncode == 0
     other = installed("replay", "synthetic:users=4", **settings.environment())

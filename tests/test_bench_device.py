@@ -17,11 +17,11 @@ from benchmarks.device_naive import NaiveDevice
 from benchmarks.device_records import Workload
 from benchmarks.device_stopwatch import applied, pace
 from models.scorer import Scorer
-from streams.device_state import DeviceState, user_key
-from streams.packed import unpack
 from streams.records import Manifest, NegativeMemory, Uplink, Versions
-from streams.release import Release
+from streams.releases.release import Release
 from streams.settings import Settings
+from streams.state.device import DeviceState, user_key
+from streams.state.row_codec import unpack
 from streams.topics import DEVICE_UPLINK
 from tests.simulation import Simulation
 

@@ -14,7 +14,7 @@ from models.catalogue import FIRST_ROW
 from models.gru4rec import GRU4Rec, GRU4RecConfig
 from models.objectives import Sequences
 from models.sasrec import SASRec, SASRecConfig
-from streams.river_baseline import RiverBaseline
+from streams.prequential.river_baseline import RiverBaseline
 
 
 def lists(n: int) -> list[Asked]:

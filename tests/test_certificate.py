@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from streams import tables
-from streams.certificate.account import Account, Event, InForce
-from streams.certificate.check import TOLERANCE, Certificate, _Check, certify
-from streams.certificate.differences import DifferenceFound
-from streams.device_state import DeviceState
-from streams.packed import pack, unpack
+from streams.database import schema
+from streams.database.engine import connect
 from streams.records import Kind, Versions
 from streams.settings import Settings
-from streams.store import connect
+from streams.state.device import DeviceState
+from streams.state.row_codec import pack, unpack
+from streams.verification.differences import DifferenceFound
+from streams.verification.user_fold import Account, Event, InForce
+from streams.verification.verify import TOLERANCE, Certificate, _Check, certify
 from tests.simulation import SMALL
 from tests.test_offline import EPOCHS, VARIANTS, a_recorded_run
 
@@ -41,9 +41,9 @@ def test_a_run_is_certified_whole(engine: sa.Engine, variant: str) -> None:
     found = certify(engine, VARIANTS[variant], sample=3, progress=lambda done, of: told.append((done, of)))
     assert found.users == 5
     assert told[-1] == (5, 5)
-    assert found.outcomes == count(engine, tables.outcomes) > 50
-    assert found.memories == count(engine, tables.negative_memories) > 10
-    assert found.uploads == count(engine, tables.click_uploads) > 10
+    assert found.outcomes == count(engine, schema.outcomes) > 50
+    assert found.memories == count(engine, schema.negative_memories) > 10
+    assert found.uploads == count(engine, schema.click_uploads) > 10
     assert found.untiled >= found.outcomes // 3
     assert found.untiled_difference <= TOLERANCE
     assert set(found.metrics) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf"}
@@ -66,25 +66,25 @@ def another_seq(row: Any) -> bytes:
 
 
 ALTERATIONS = {
-    "rank by mc2sf": (tables.outcomes, "ranks", lambda row: row.ranks | {"mc2sf": row.ranks["mc2sf"] % 5 + 1}),
+    "rank by mc2sf": (schema.outcomes, "ranks", lambda row: row.ranks | {"mc2sf": row.ranks["mc2sf"] % 5 + 1}),
     "rank by popularity": (
-        tables.outcomes,
+        schema.outcomes,
         "ranks",
         lambda row: row.ranks | {"popularity": row.ranks["popularity"] % 5 + 1},
     ),
-    "place": (tables.outcomes, "place", lambda row: row.place + 1),
-    "r2_age": (tables.outcomes, "r2_age", lambda row: row.r2_age + 1),
-    "history": (tables.outcomes, "history", lambda row: row.history + 1),
-    "release": (tables.outcomes, "fast", lambda row: row.fast + 1),
-    "r2": (tables.negative_memories, "r2", lambda _: np.ones(4, "<f4").tobytes()),
-    "size": (tables.negative_memories, "size", lambda row: row.size + 1),
-    "uploads": (tables.click_uploads, "items", lambda row: bytes(row.items)[8:] + bytes(8)),
-    "seq": (tables.user_snapshots, "state", another_seq),
-    "ndcg@10": (tables.metric_points, "ndcg_10", lambda row: row.ndcg_10 / 2),
+    "place": (schema.outcomes, "place", lambda row: row.place + 1),
+    "r2_age": (schema.outcomes, "r2_age", lambda row: row.r2_age + 1),
+    "history": (schema.outcomes, "history", lambda row: row.history + 1),
+    "release": (schema.outcomes, "fast", lambda row: row.fast + 1),
+    "r2": (schema.negative_memories, "r2", lambda _: np.ones(4, "<f4").tobytes()),
+    "size": (schema.negative_memories, "size", lambda row: row.size + 1),
+    "uploads": (schema.click_uploads, "items", lambda row: bytes(row.items)[8:] + bytes(8)),
+    "seq": (schema.user_snapshots, "state", another_seq),
+    "ndcg@10": (schema.metric_points, "ndcg_10", lambda row: row.ndcg_10 / 2),
 }
 SOME = {
-    tables.user_snapshots: tables.user_snapshots.c.side == "device",
-    tables.metric_points: (tables.metric_points.c.subset == "all") & (tables.metric_points.c.form == "cumulative"),
+    schema.user_snapshots: schema.user_snapshots.c.side == "device",
+    schema.metric_points: (schema.metric_points.c.subset == "all") & (schema.metric_points.c.form == "cumulative"),
 }
 
 
@@ -107,10 +107,10 @@ def test_what_is_altered_is_named(engine: sa.Engine, field: str) -> None:
 
 def test_a_lost_event_is_noticed(engine: sa.Engine) -> None:
     a_recorded_run(engine, SMALL)
-    i = tables.interactions.c
+    i = schema.interactions.c
     with engine.begin() as connection:
         last = connection.execute(sa.select(i.user, sa.func.max(i.seq)).where(i.kind == Kind.CLICK)).one()
-        connection.execute(sa.delete(tables.interactions).where(i.user == last[0], i.seq == last[1]))
+        connection.execute(sa.delete(schema.interactions).where(i.user == last[0], i.seq == last[1]))
     with pytest.raises(DifferenceFound):
         certify(engine, SMALL)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.cloud_state import KEPT_R2, R2, CloudState
+from streams.state.cloud import KEPT_R2, R2, CloudState
 
 LONG = 5
 uploads = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=7), max_size=6)

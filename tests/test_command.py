@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from deploy import asked
 from deploy.cli import main
 from deploy.runs import UserError, write_run_file
+from streams.database.engine import connect
 from streams.settings import Settings
-from streams.store import connect
 from tests.simulation import SMALL
 from tests.test_offline import a_recorded_run
 

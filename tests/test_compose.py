@@ -19,7 +19,7 @@ import yaml
 
 from deploy.broker import await_broker, free_port
 from deploy.cli import app
-from streams import bus
+from streams.kafka import topic_admin
 from streams.settings import PREFIX, Settings
 from streams.topics import TOPICS
 
@@ -117,9 +117,9 @@ def test_a_kafka_with_the_settings_of_the_compose_file_takes_the_topics(
     ports = {port: free_port() for port in ("19092", "9092", "9093")}
     with kafka_of_the_compose_file(kafka_home, tmp_path, ports) as address:
         settings = Settings(brokers=address)
-        assert len(bus.create(settings)) == len(TOPICS)
-        assert bus.deviations(settings) == []
-        bus.require(settings.model_copy(update={"brokers": f"127.0.0.1:{ports['9092']}"}))  # as from the host
+        assert len(topic_admin.create(settings)) == len(TOPICS)
+        assert topic_admin.deviations(settings) == []
+        topic_admin.require(settings.model_copy(update={"brokers": f"127.0.0.1:{ports['9092']}"}))  # as from the host
 
 
 def test_all_processes_get_the_same_settings() -> None:

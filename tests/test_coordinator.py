@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from models.catalogue import Catalogue
-from streams import proposals, tables
-from streams.lease import Lease, LeaseLostError
+from streams.coordinator.lease import Lease, LeaseLostError
+from streams.database import schema
+from streams.database.engine import connect
 from streams.records import EpochDecision
-from streams.release import read_manifest, read_release
+from streams.releases import candidates
+from streams.releases.release import read_manifest, read_release
 from streams.settings import Settings
-from streams.store import connect
 from tests.release_world import FakeProducer, Killed, World, changed, learnt, retrained, some_nets
 
 
@@ -167,8 +168,8 @@ def scenario(world: World) -> None:
     for epoch in range(2):
         world.record(epoch)
         with world.engine.connect() as connection:
-            t = tables.proposals.c
-            there = {p.kind for p in proposals.read(connection, world.settings.run, t.epoch == epoch)}
+            t = schema.proposals.c
+            there = {p.kind for p in candidates.read(connection, world.settings.run, t.epoch == epoch)}
         if "learner" not in there:
             world.propose("learner", epoch, learnt(some_nets(world.settings, 3, seed=epoch)[0]))
         if epoch == 1 and "retrain" not in there:
@@ -198,7 +199,7 @@ def test_releases_decisions_and_rollbacks_are_the_same_on_every_database(world: 
     scenario(other)
     for each in (world, other):
         with each.engine.begin() as connection:
-            proposals.request_rollback(connection, each.settings.run, 1)
+            candidates.request_rollback(connection, each.settings.run, 1)
         each.record(2)
         each.propose("learner", 2, None)
         each.act()
@@ -243,7 +244,7 @@ def test_a_rollback_brings_older_weights_back_under_a_new_version(world: World) 
         world.propose("retrain", epoch, data)
         world.act(coordinator)
     with world.engine.begin() as connection:
-        proposals.request_rollback(connection, world.settings.run, 1)
+        candidates.request_rollback(connection, world.settings.run, 1)
     world.record(2)
     world.propose("learner", 2, None)
     world.propose("retrain", 2, retrained(more, larger))
@@ -270,10 +271,10 @@ def test_free_running_a_rollback_takes_effect_at_once(world: World) -> None:
     world.propose("learner", 0, learnt(some_nets(world.settings, 0, seed=7)[0]))
     world.act(coordinator)
     with world.engine.begin() as connection:
-        proposals.request_rollback(connection, world.settings.run, 0)
+        candidates.request_rollback(connection, world.settings.run, 0)
     world.act(coordinator)
     with world.engine.connect() as connection:
-        assert proposals.active_release(connection, world.settings.run) == 2
+        assert candidates.active_release(connection, world.settings.run) == 2
     assert outcomes(world) == [(0, 1, "learner")]
 
 
@@ -293,8 +294,8 @@ def test_free_running_a_late_retrain_is_judged_when_it_comes(world: World) -> No
 
 def test_a_rollback_to_nowhere_is_refused(world: World) -> None:
     world.act()
-    with world.engine.begin() as connection, pytest.raises(proposals.ProposalError, match="no release 9"):
-        proposals.request_rollback(connection, world.settings.run, 9)
+    with world.engine.begin() as connection, pytest.raises(candidates.ProposalError, match="no release 9"):
+        candidates.request_rollback(connection, world.settings.run, 9)
 
 
 def test_parts_that_no_kept_release_names_are_withdrawn(world: World) -> None:

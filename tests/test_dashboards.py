@@ -24,7 +24,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from deploy.broker import free_port
 from deploy.dashboards import FOLDER, Query, dashboards, panels, queries
 from deploy.stack import TARGETS, Child, Stack
-from streams import telemetry
+from streams.process import telemetry
 
 PROVISIONED = FOLDER.parent / "provisioning"
 OF_THE_CLIENT = {"process_resident_memory_bytes"}
@@ -33,7 +33,7 @@ DASHBOARDS = list(dashboards())
 # A process that does everything that can be measured, over and over, until its input is closed.
 BUSY = """
 import sys, threading
-from streams import telemetry as t
+from streams.process import telemetry as t
 from streams.settings import Settings
 
 def work():

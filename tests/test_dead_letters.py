@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
-from streams.received import Received
+from streams.kafka.message import Received
+from streams.recorder.redelivery import Letter, Place, ResendError, resend
 from streams.records import MAX_BYTES, DeadLetter, Reader, encode
-from streams.resending import Letter, Place, ResendError, resend
 from streams.settings import Settings
 
 

@@ -12,11 +12,16 @@ import pytest
 from confluent_kafka import Producer
 
 from replay.barrier import BEFORE_FIRST, lockstep
-from streams import bus, coordinator, kafka, learner, proposals, recorder, silence, tables
+from streams.coordinator import coordinator
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka import clients, stall_detector, topic_admin
+from streams.learner import learner
+from streams.recorder import recorder
 from streams.records import EndOfLog, EpochEnd, encode
-from streams.releases import ReleaseReader
+from streams.releases import candidates
+from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
-from streams.store import connect
 from streams.topics import FAST_EXAMPLES
 from tests.recorder_world import a_run
 from tests.worker_world import wait_for
@@ -45,22 +50,22 @@ class Deaf:
 def deaf(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """The consumers made, by role: the first of each is deaf, and it is noticed soon."""
     made: dict[str, list[Any]] = {}
-    make = kafka.consumer
+    make = clients.consumer
 
     def consumer(settings: Settings, role: str, **extra: Any) -> Any:
         found = make(settings, role, **extra)
         made.setdefault(role, []).append(found)
         return Deaf(found) if len(made[role]) == 1 else found
 
-    monkeypatch.setattr(kafka, "consumer", consumer)
-    monkeypatch.setattr(silence, "SILENT_S", 0.5)
+    monkeypatch.setattr(clients, "consumer", consumer)
+    monkeypatch.setattr(stall_detector, "SILENT_S", 0.5)
     return made
 
 
 @pytest.fixture
 def on_bus(broker_settings: Settings) -> Settings:
     settings = broker_settings.model_copy(update={"dim": 4, "partitions": 2})
-    bus.create(settings)
+    topic_admin.create(settings)
     return settings
 
 
@@ -82,7 +87,7 @@ def running(part: Any, settings: Settings) -> Iterator[None]:
 
 
 def producer(settings: Settings) -> Producer:
-    return kafka.producer(settings, "test")
+    return clients.producer(settings, "test")
 
 
 def test_the_barrier_and_the_reader_of_releases(on_bus: Settings, deaf: dict[str, list[Any]]) -> None:
@@ -105,7 +110,7 @@ def test_the_learner(on_bus: Settings, deaf: dict[str, list[Any]]) -> None:
 
     def proposed() -> bool:
         with engine.connect() as connection:
-            return bool(proposals.read(connection, on_bus.run, tables.proposals.c.epoch == 0))
+            return bool(candidates.read(connection, on_bus.run, schema.proposals.c.epoch == 0))
 
     with running(coordinator, on_bus), running(learner, on_bus):
         wait_for(proposed, "what the learner proposes at the end of epoch 0")
@@ -122,7 +127,7 @@ def test_the_recorder(on_bus: Settings, deaf: dict[str, list[Any]]) -> None:
 
     def recorded() -> bool:
         with engine.connect() as connection:
-            return proposals.recorded(connection, on_bus.run) == (0, True)
+            return candidates.recorded(connection, on_bus.run) == (0, True)
 
     with running(recorder, on_bus):
         wait_for(recorded, "the recorder to have the whole run")

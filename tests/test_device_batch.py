@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from models.standing import Standing
-from streams.cloud_batch import CloudWork
-from streams.device import Device
-from streams.device_state import DeviceState, user_key
-from streams.packed import unpack
-from streams.partitions import partition_of
-from streams.received import Received
+from streams.cloud.batch import CloudWork
+from streams.device.worker import Device
+from streams.kafka.message import Received
+from streams.kafka.partitioner import partition_of
 from streams.records import (
     ClickUpload,
     DeadLetter,
@@ -38,6 +36,8 @@ from streams.records import (
     encode,
 )
 from streams.settings import Settings
+from streams.state.device import DeviceState, user_key
+from streams.state.row_codec import unpack
 from streams.topics import (
     CLOUD_DOWNLINK,
     DEAD_LETTERS,
@@ -398,6 +398,6 @@ def test_a_step_that_fails_refuses_the_record_and_goes_on(monkeypatch: pytest.Mo
 
     worker = Worker()
     with monkeypatch.context() as broken:
-        broken.setattr("streams.device_batch.step", fails)
+        broken.setattr("streams.device.batch.step", fails)
         assert not worker.work(at(DEVICE_EVENTS, batch(1))).fatal
     assert "ZeroDivisionError" in worker.dead[0].reason

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.cloud_state import CloudState
-from streams.device_state import DeviceState, PartitionState, Pending, kind_of, pending_key, user_key
-from streams.packed import StateError, pack, unpack
-from streams.partitions import locate, partition_key, partition_of
+from streams.kafka.partitioner import locate, partition_key, partition_of
 from streams.records import Versions
+from streams.state.cloud import CloudState
+from streams.state.device import DeviceState, PartitionState, Pending, kind_of, pending_key, user_key
+from streams.state.row_codec import StateError, pack, unpack
 
 numbers = st.integers(0, 2**53)
 keys = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=60)

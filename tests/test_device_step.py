@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from models.catalogue import Catalogue
 from models.standing import Standing
-from streams.device_folds import compute, value
-from streams.device_state import DeviceState, keys_array
-from streams.device_step import Context, Hole, Memory, Step, User, step
-from streams.packed import pack
+from streams.device.deferred_gru import compute, value
+from streams.device.step import Context, Hole, Memory, Step, User, step
+from streams.model_config import view_spec
 from streams.records import DeviceBatch, RankRequest
 from streams.settings import Settings
-from streams.sizes import view_spec
+from streams.state.device import DeviceState, keys_array
+from streams.state.row_codec import pack
 from tests.simulation import SMALL, release
 
 RELEASES = {0: release(SMALL, 0, 12), 1: release(SMALL, 1, 20)}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.embeddings import ItemRows
 from streams.records import EmbeddingRow, RecordError, Tensor
+from streams.releases.embedding_table import ItemRows
 
 DIM = 2
 changes = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=30)  # (encoder, row)

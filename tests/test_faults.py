@@ -21,8 +21,8 @@ from replay.refusals import SourceError
 from replay.run import digest
 from replay.source import parse
 from replay.transmission import Transmission, old_form
-from streams.partitions import partition_of
-from streams.received import Received, check_batch
+from streams.kafka.message import Received, check_batch
+from streams.kafka.partitioner import partition_of
 from streams.records import SCHEMA, DeviceBatch, DeviceEvent, Kind, Reader, RecordError, encode
 from streams.topics import DEVICE_EVENTS
 

@@ -11,7 +11,7 @@ import pytest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.faust_consumer import HeldConsumer, PromptThread
+from streams.faust_runtime.consumer import HeldConsumer, PromptThread
 
 EVENTS, OTHERS, CHANGELOG = TP("events", 0), TP("events", 1), TP("state-changelog", 0)
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from streams.device_state import DeviceState
-from streams.faust_platform import new_app
-from streams.fence import Terms, fenced, unfenced
-from streams.packed import StateError, pack
+from streams.faust_runtime.app import new_app
+from streams.faust_runtime.state_table import state_table
 from streams.settings import Settings
-from streams.state_table import state_table
+from streams.state.device import DeviceState
+from streams.state.fence import Terms, fenced, unfenced
+from streams.state.row_codec import StateError, pack
 
 
 def test_a_row_comes_back_with_its_term() -> None:

@@ -7,8 +7,12 @@ import logging
 import pytest
 
 from replay import barrier, progress
-from streams import cloud_batch, dead_letters, device_batch, ledger, state_table
-from streams.floods import Bounded
+from streams.cloud import batch as cloud_batch
+from streams.device import batch as device_batch
+from streams.faust_runtime import state_table
+from streams.kafka import dead_letters
+from streams.process.log_throttle import Bounded
+from streams.recorder import epoch_writer
 
 
 def test_a_flood_writes_few_lines_and_says_how_many_it_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -32,6 +36,8 @@ def test_a_flood_writes_few_lines_and_says_how_many_it_left_out(caplog: pytest.L
     ]
 
 
-@pytest.mark.parametrize("module", [barrier, cloud_batch, dead_letters, device_batch, ledger, progress, state_table])
+@pytest.mark.parametrize(
+    "module", [barrier, cloud_batch, dead_letters, device_batch, epoch_writer, progress, state_table]
+)
 def test_whoever_refuses_records_is_bounded(module: object) -> None:
     assert any(isinstance(f, Bounded) for f in module.log.filters)  # type: ignore[attr-defined]

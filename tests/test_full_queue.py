@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from confluent_kafka import KafkaException, Producer
 
 from replay.sender import Sender
-from streams import kafka
-from streams.dead_letters import DeadLetterBox
-from streams.publication import Publisher
+from streams.coordinator.publisher import Publisher
+from streams.database.engine import connect
+from streams.kafka import clients
+from streams.kafka.dead_letters import DeadLetterBox
+from streams.recorder.redelivery import Letter, Place, ResendError, resend
 from streams.records import DeadLetter, EpochDecision, EpochEnd, ItemCounts, Tensor
-from streams.resending import Letter, Place, ResendError, resend
 from streams.settings import Settings
-from streams.store import connect
 
 Delivered = Callable[[Any, Any], object]
 NOTHING = Tensor("<i8", (0,), b"")
@@ -70,7 +70,7 @@ def letter(offset: int) -> Letter:
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Narrow:
     """Every producer that is made."""
     producer = Narrow()
-    monkeypatch.setattr(kafka, "producer", lambda *_, **__: producer)
+    monkeypatch.setattr(clients, "producer", lambda *_, **__: producer)
     return producer
 
 
@@ -91,7 +91,7 @@ def test_letters_beyond_the_queue_are_sent_again(settings: Settings, narrow: Nar
 def test_letters_that_a_broker_which_is_away_does_not_take_are_given_up(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka, "producer", lambda *_, **__: Narrow(away=True))
+    monkeypatch.setattr(clients, "producer", lambda *_, **__: Narrow(away=True))
     with pytest.raises(ResendError, match="no answer"):
         resend(settings, sa.create_engine("sqlite://"), [letter(n) for n in range(5)])
 
@@ -118,7 +118,7 @@ def test_a_real_producer_with_a_full_queue_is_waited_for() -> None:
     producer = Producer(nowhere | {"queue.buffering.max.messages": 1})
     reports: list[object] = []
     for _ in range(3):
-        kafka.produce_patiently(
+        clients.produce_patiently(
             producer, "t", key=None, value=b"x", on_delivery=lambda error, _: reports.append(error.name())
         )
     assert len(reports) == 2

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from deploy import history
 from deploy.figures import ordered, quality_series
-from streams.store import connect
+from streams.database.engine import connect
 from tests.report_world import EPOCHS, RUN, fill
 
 

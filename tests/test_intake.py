@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams import examples
-from streams.intake import HELD_MOST, Intake
+from streams.learner import examples
+from streams.learner.example_buffer import HELD_MOST, Intake
 from streams.records import EndOfLog, EpochEnd, FastExample, RecordError, Tensor, Versions
 
 PARTITIONS = 3

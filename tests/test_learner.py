@@ -8,13 +8,17 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from streams import bus, coordinator, kafka, learner, proposals, tables
-from streams.learner import Learner
-from streams.proposals import Proposal
+from streams.coordinator import coordinator
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka import clients, topic_admin
+from streams.learner import learner
+from streams.learner.learner import Learner
 from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Tensor, Versions, encode
-from streams.release import read_manifest, read_release
+from streams.releases import candidates
+from streams.releases.candidates import Proposal
+from streams.releases.release import read_manifest, read_release
 from streams.settings import Settings
-from streams.store import connect
 from streams.topics import DEAD_LETTERS, FAST_EXAMPLES
 from tests.release_world import World, retrained, some_nets
 from tests.worker_world import Log
@@ -76,7 +80,7 @@ class Class:
 
     def versions(self) -> Versions:
         with self.world.engine.connect() as connection:
-            version = proposals.active_release(connection, self.world.settings.run)
+            version = candidates.active_release(connection, self.world.settings.run)
             assert version is not None
             return read_manifest(connection, self.world.settings.run, version).versions
 
@@ -101,10 +105,10 @@ class Class:
         self.world.act(self.acting)
         if restart == "after":
             self.restart()
-        t = tables.proposals.c
+        t = schema.proposals.c
         with self.world.engine.connect() as connection:
             own = (t.kind == "learner") & (t.epoch == epoch)
-            return proposals.read(connection, self.world.settings.run, own)[0]
+            return candidates.read(connection, self.world.settings.run, own)[0]
 
     def _put(self, partition: int, record: FastExample | EpochEnd) -> None:
         self.learner.intake.put(partition, self.places[partition], record)
@@ -114,7 +118,7 @@ class Class:
 def fast_parts(world: World) -> list[str]:
     """The checksums of the fast parts of all releases."""
     with world.engine.connect() as connection:
-        t = tables.releases.c
+        t = schema.releases.c
         versions = connection.execute(sa.select(t.version).where(t.run == world.settings.run)).scalars().all()
         return [read_manifest(connection, world.settings.run, version).parts["fast"] for version in versions]
 
@@ -181,11 +185,11 @@ def test_only_the_bytes_that_are_still_needed_are_kept(world: World) -> None:
     lessons = Class(world, per_epoch=60)
     for epoch in range(12):
         lessons.epoch(epoch)
-    t = tables.proposals.c
+    t = schema.proposals.c
     with world.engine.connect() as connection:
-        kept = proposals.read(connection, world.settings.run, t.data.is_not(None) & (t.kind == "learner"))
+        kept = candidates.read(connection, world.settings.run, t.data.is_not(None) & (t.kind == "learner"))
         assert 1 <= len(kept) <= 6
-        version = proposals.active_release(connection, world.settings.run)
+        version = candidates.active_release(connection, world.settings.run)
         assert version is not None
         release = read_release(connection, world.settings.run, version)
     if release.manifest.kind == "learner":
@@ -195,9 +199,9 @@ def test_only_the_bytes_that_are_still_needed_are_kept(world: World) -> None:
 @pytest.mark.kafka
 def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_settings: Settings) -> None:
     settings = broker_settings.model_copy(update={"dim": 8, "partitions": 2, "retrain_every": 2})
-    bus.create(settings)
+    topic_admin.create(settings)
     world = World(settings, connect(settings.database.get_secret_value()))
-    producer = kafka.producer(settings, "test")
+    producer = clients.producer(settings, "test")
     topic, letters = FAST_EXAMPLES.full(settings), Log(settings, DEAD_LETTERS, DeadLetter)
     stop = threading.Event()
     parts = [threading.Thread(target=part.run, args=(settings, world.engine, stop)) for part in (coordinator, learner)]
@@ -243,7 +247,7 @@ def wait_for(world: World, epoch: int) -> Versions:
     waiting = threading.Event()
     for _ in range(3000):
         with world.engine.connect() as connection:
-            decision = proposals.decision(connection, world.settings.run, epoch)
+            decision = candidates.decision(connection, world.settings.run, epoch)
             if decision is not None:
                 return read_manifest(connection, world.settings.run, decision.release).versions
         waiting.wait(0.01)

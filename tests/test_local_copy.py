@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from faust.types import TP
 
-from streams import bus
-from streams.device_state import DeviceState
-from streams.faust_platform import new_app
-from streams.fence import fenced
-from streams.local_copy import LocalCopies
-from streams.outbox import Delivered, KeyValue
-from streams.packed import pack
+from streams.faust_runtime.app import new_app
+from streams.faust_runtime.outbox import Delivered, KeyValue
+from streams.faust_runtime.rocksdb_snapshot import LocalCopies
+from streams.faust_runtime.state_table import StateTable, state_table
+from streams.kafka import topic_admin
 from streams.settings import Settings
-from streams.state_table import StateTable, state_table
+from streams.state.device import DeviceState
+from streams.state.fence import fenced
+from streams.state.row_codec import pack
 from tests.test_fence import change
 
 CHANGELOG = "life-1"
@@ -123,7 +123,7 @@ def with_a_row(table: StateTable) -> StateTable:
 @pytest.fixture
 def start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[Broker], StateTable]:
     """A worker's table, on the same disk each time; what it writes goes to a broker."""
-    monkeypatch.setattr(bus, "topic_id", lambda *_: CHANGELOG)
+    monkeypatch.setattr(topic_admin, "topic_id", lambda *_: CHANGELOG)
 
     def started(broker: Broker) -> StateTable:
         own = settings.model_copy(update={"local_copy": True})

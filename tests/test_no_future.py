@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from streams import offline
-from streams.store import connect
+from streams.database.engine import connect
+from streams.rescoring import rescore
 
 pytestmark = pytest.mark.slow
 UNITS, EPOCH, CHANGED = 900, 300, 5  # units of a log; events of an epoch; the first epoch that is changed
@@ -124,7 +124,7 @@ def test_changing_everything_after_a_moment_changes_nothing_before_it(honest: Do
 def rescored(done: Done, as_of: int) -> Any:
     engine = connect(f"sqlite:///{done.out / 'mc2sf.db'}")
     run = json.loads((done.out / "run.json").read_text())["run"]
-    result = offline.rescore(engine, run, as_of=as_of)
+    result = rescore.rescore(engine, run, as_of=as_of)
     engine.dispose()
     assert result.outcomes > 300
     return result.metrics

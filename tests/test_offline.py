@@ -16,15 +16,15 @@ from models.checkpoint import pack, pack_part
 from models.nets import Nets
 from models.ranking import METRICS
 from models.scorer import Scorer
-from streams import tables
-from streams.ledger import Ledger
-from streams.offline import rescore
+from streams.database import schema
+from streams.database.engine import connect, insert_new
+from streams.model_config import net_config
+from streams.recorder.epoch_writer import Ledger
 from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochDecision, EpochEnd, Kind
-from streams.registry import Draft, write_decision, write_release
-from streams.release import ItemTable, Release
+from streams.releases.registry import Draft, write_decision, write_release
+from streams.releases.release import ItemTable, Release
+from streams.rescoring.rescore import rescore
 from streams.settings import Settings
-from streams.sizes import net_config
-from streams.store import connect, insert_new
 from tests.recorder_world import World, deliver
 from tests.simulation import SMALL, Simulation
 
@@ -93,7 +93,7 @@ def a_recorded_run(engine: sa.Engine, settings: Settings, seed: int = 1) -> None
     """A run of device and cloud in lockstep, recorded in the tables."""
     with engine.begin() as connection:
         row = {"run": settings.run, "created_wall": 0, "source": "test", "settings": settings.semantic()}
-        insert_new(connection, tables.runs, [row | {"versions": {}, "status": "finished", "summary": None}])
+        insert_new(connection, schema.runs, [row | {"versions": {}, "status": "finished", "summary": None}])
         releases = some_releases(connection, settings)
     draw = random.Random(seed)
     simulation = Simulation(settings, releases, draw)
@@ -111,14 +111,14 @@ def a_recorded_run(engine: sa.Engine, settings: Settings, seed: int = 1) -> None
 
 def recorded(engine: sa.Engine) -> list[Any]:
     with engine.connect() as connection:
-        return list(connection.execute(sa.select(tables.outcomes)).all())
+        return list(connection.execute(sa.select(schema.outcomes)).all())
 
 
 def online(engine: sa.Engine, subset: str) -> dict[str, dict[str, float]]:
-    m = tables.metric_points.c
+    m = schema.metric_points.c
     last = (m.subset == subset) & (m.form == "cumulative") & (m.epoch == EPOCHS - 1)
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(tables.metric_points).where(last)).all()
+        rows = connection.execute(sa.select(schema.metric_points).where(last)).all()
     return {
         row.variant: {name: getattr(row, name.replace("@", "_")) for name in METRICS}
         | {"n": row.n, "chance_hr@10": row.chance_hr_10}
@@ -150,10 +150,10 @@ def test_offline_equals_online_to_the_last_digit(engine: sa.Engine, variant: str
 
 
 ALTERATIONS = {
-    "an item shown": (tables.interactions, "item", lambda t: t.c.kind == Kind.EXPOSURE, 3),
-    "an item clicked": (tables.interactions, "item", lambda t: (t.c.kind == Kind.CLICK) & (t.c.epoch == 0), 5),
-    "a weight": (tables.item_embeddings, "vector", lambda t: t.c.item == 7, np.ones(4, "<f4").tobytes()),
-    "a rank": (tables.outcomes, "ranks", lambda t: t.c.user == "a", {"mc2sf": 1}),
+    "an item shown": (schema.interactions, "item", lambda t: t.c.kind == Kind.EXPOSURE, 3),
+    "an item clicked": (schema.interactions, "item", lambda t: (t.c.kind == Kind.CLICK) & (t.c.epoch == 0), 5),
+    "a weight": (schema.item_embeddings, "vector", lambda t: t.c.item == 7, np.ones(4, "<f4").tobytes()),
+    "a rank": (schema.outcomes, "ranks", lambda t: t.c.user == "a", {"mc2sf": 1}),
 }
 
 
@@ -178,8 +178,8 @@ def test_until_a_moment_only_what_happened_by_then_is_scored(engine: sa.Engine) 
     assert result.outcomes == sum(time <= moment for time in times)
     assert result.differences == []
     with engine.begin() as connection:  # what came later may be altered or gone
-        connection.execute(sa.delete(tables.interactions).where(tables.interactions.c.unit_time > moment))
-        connection.execute(sa.delete(tables.outcomes).where(tables.outcomes.c.time > moment))
+        connection.execute(sa.delete(schema.interactions).where(schema.interactions.c.unit_time > moment))
+        connection.execute(sa.delete(schema.outcomes).where(schema.outcomes.c.time > moment))
     assert rescore(engine, SMALL.run, as_of=moment) == result
 
 

@@ -17,9 +17,10 @@ from benchmarks.disks import empty, fill, small_disk
 from benchmarks.outage_acts import OUTAGES, Outage, Scene
 from benchmarks.outages import outages
 from benchmarks.whole_run import good
-from streams import bus, tables
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka import topic_admin
 from streams.settings import Settings
-from streams.store import connect
 from tests.conftest import absent
 from tests.postgres_world import POSTGRES, Postgres
 from tests.worker_world import wait_for
@@ -103,7 +104,7 @@ def test_a_process_that_is_started_while_the_database_is_away_waits_for_it(
     with Postgres(tmp_path / "postgresql") as server:
         where = {"brokers": servers("embedded"), "database": SecretStr(server.url)}
         settings = settings.model_copy(update=where)
-        bus.create(settings)
+        topic_admin.create(settings)
         server.kill()
         said = tmp_path / "said"
         with said.open("wb") as log:
@@ -117,7 +118,7 @@ def test_a_process_that_is_started_while_the_database_is_away_waits_for_it(
 
             def recording() -> bool:
                 with engine.connect() as connection:
-                    return connection.execute(sa.select(tables.progress.c.run)).scalar() == settings.run
+                    return connection.execute(sa.select(schema.progress.c.run)).scalar() == settings.run
 
             wait_for(recording, "the recorder to begin")
             engine.dispose()

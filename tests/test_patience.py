@@ -9,14 +9,14 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import KafkaError, KafkaException
 
-from streams.patience import DATABASE_AWAY, away, patiently
+from streams.process.retry import DATABASE_AWAY, away, patiently
 
 GONE = sa.exc.OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly"))
 
 
 @pytest.fixture(autouse=True)
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.patience.AGAIN_S", 0.01)
+    monkeypatch.setattr("streams.process.retry.AGAIN_S", 0.01)
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from deploy.sources import parse
 from replay.batching import grouped
 from replay.log import Log
 from replay.plan import Options, prepare
-from streams import registry
+from streams.database.engine import connect
 from streams.records import EpochBegin, EpochEnd, Outcome
-from streams.release import Release, read_release
+from streams.releases import registry
+from streams.releases.release import Release, read_release
 from streams.settings import Settings
-from streams.store import connect
 from tests.protocol_world import logged, rated, shown
 from tests.simulation import Simulation, outcomes
 

@@ -30,8 +30,8 @@ from models.served import Served
 from models.views import CANDIDATE, CLICK, ViewSpec
 from replay.plan import Options, prepare
 from replay.refusals import SourceError
-from streams import tables
-from streams.store import connect
+from streams.database import schema
+from streams.database.engine import connect
 from tests import experiment_world
 from tests.protocol_world import logged, rated, shown
 
@@ -195,7 +195,7 @@ def online(run: Path) -> tuple[sa.Engine, str, list[Any]]:
     name = json.loads((run / "run.json").read_text())["run"]
     with engine.connect() as connection:
         rows = list(
-            connection.execute(sa.select(tables.outcomes).order_by(tables.outcomes.c.user, tables.outcomes.c.seq))
+            connection.execute(sa.select(schema.outcomes).order_by(schema.outcomes.c.user, schema.outcomes.c.seq))
         )
     return engine, name, rows
 

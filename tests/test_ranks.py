@@ -18,12 +18,14 @@ from models.losses import sampled_softmax
 from models.nets import Logits, NetConfig, Nets
 from models.standing import BUCKETS
 from models.training import joint_loss
-from streams import proposals, retrain, tables
-from streams.proposals import Proposal, unpack
-from streams.retrain import Retrain
+from streams.database import schema
+from streams.database.engine import connect
+from streams.model_config import net_config
+from streams.releases import candidates
+from streams.releases.candidates import Proposal, unpack
+from streams.retrain import job
+from streams.retrain.job import Retrain
 from streams.settings import Settings
-from streams.sizes import net_config
-from streams.store import connect
 from tests.release_world import World
 from tests.test_retrain import few, record
 
@@ -96,7 +98,7 @@ def under_torchrun(settings: Settings, folder: Path, processes: int) -> None:
     script = folder / "process.py"
     script.write_text(PROCESS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    root = Path(retrain.__file__).parents[1]
+    root = Path(job.__file__).parents[2]
     environment = settings.environment() | {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*torchrun, script], env=environment, capture_output=True, text=True, check=False, timeout=200
@@ -107,7 +109,7 @@ def under_torchrun(settings: Settings, folder: Path, processes: int) -> None:
 def proposed(engine: Engine, settings: Settings) -> tuple[Proposal, dict[str, torch.Tensor]]:
     """The one proposal of a run, and its weights."""
     with engine.connect() as connection:
-        (proposal,) = proposals.read(connection, settings.run, tables.proposals.c.kind == "retrain")
+        (proposal,) = candidates.read(connection, settings.run, schema.proposals.c.kind == "retrain")
     entries = unpack(proposal.data)
     E = np.frombuffer(entries["E"], dtype="<f4").reshape(-1, settings.dim)
     return proposal, nets_of(net_config(settings), entries, E).state_dict()

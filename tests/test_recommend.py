@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from deploy.recommend import Suggestion, recommend
 from deploy.runs import Found
-from streams import tables
+from streams.database import schema
+from streams.database.engine import connect
 from streams.settings import Settings
-from streams.store import connect
 from tests.test_offline import VARIANTS, a_recorded_run
 
 USERS, ALL, NEWEST = "abcde", 30, 2
@@ -32,7 +32,7 @@ def suggested(found: Found, release: int = NEWEST) -> dict[str, list[Suggestion]
 def forget(engine: sa.Engine, settings: Settings) -> None:
     """No r2 is recorded under an encoder that there is."""
     with engine.begin() as connection:
-        m = tables.negative_memories
+        m = schema.negative_memories
         newest = sa.select(m.c.user, sa.func.max(m.c.encoder)).where(m.c.run == settings.run).group_by(m.c.user)
         for user, encoder in connection.execute(newest).all():
             here = (m.c.run == settings.run) & (m.c.user == user) & (m.c.encoder == encoder)
@@ -58,7 +58,7 @@ def test_the_score_that_ranked_better_in_the_run_is_taken_unless_one_is_asked_fo
     found = Found(settings, engine, None, "test")
     by_score = {by: recommend(found, "a", ALL, NEWEST, by) for by in ("mc2sf", "fast")}
     assert by_score["mc2sf"][1] != by_score["fast"][1]
-    p = tables.metric_points
+    p = schema.metric_points
     counted = (p.c.subset == "all") & (p.c.form == "cumulative")
     for fast, mc2sf, better in ((0.4, 0.3, "fast"), (0.3, 0.4, "mc2sf"), (0.3, 0.3, "mc2sf")):
         with engine.begin() as connection:

@@ -12,16 +12,16 @@ import pytest
 import sqlalchemy as sa
 
 from models.ranking import metrics, rank
-from streams import tables
-from streams.cloud_state import CloudState
-from streams.device_state import DeviceState
-from streams.fence import fenced
-from streams.ledger import Ledger, OvertakenError
-from streams.packed import pack, unpack
-from streams.partitions import partition_of
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka.partitioner import partition_of
+from streams.recorder.epoch_writer import Ledger, OvertakenError
 from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Kind, Outcome, Reader, encode, item_key
 from streams.settings import Settings
-from streams.store import connect
+from streams.state.cloud import CloudState
+from streams.state.device import DeviceState
+from streams.state.fence import fenced
+from streams.state.row_codec import pack, unpack
 from streams.topics import DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 from tests.recorder_world import RECORDED, World, a_run, deliver, dump
 
@@ -54,8 +54,8 @@ def test_a_run_is_recorded_whole(small: Settings, engine: sa.Engine) -> None:
     clicks = [row for row in rows["interactions"] if row[3] == Kind.CLICK]
     assert len(rows["outcomes"]) == len(clicks)
     with engine.connect() as connection:
-        progress = connection.execute(sa.select(tables.progress)).one()
-        assert connection.execute(sa.select(sa.func.count()).select_from(tables.dead_letters)).scalar_one() == 0
+        progress = connection.execute(sa.select(schema.progress)).one()
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.dead_letters)).scalar_one() == 0
     assert (progress.epoch, progress.over) == (2, True)
     assert ledger.positions() == {place: len(records) for place, records in world.logs.items()}
 
@@ -63,7 +63,7 @@ def test_a_run_is_recorded_whole(small: Settings, engine: sa.Engine) -> None:
 def test_the_states_of_users_are_kept_as_of_each_epoch(small: Settings, engine: sa.Engine) -> None:
     deliver(a_run(small), starter(small, engine))
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(tables.user_snapshots)).all()
+        rows = connection.execute(sa.select(schema.user_snapshots)).all()
     states = {(row.side, row.user, row.epoch): bytes(row.state) for row in rows}
     users = [f"u{i}" for i in range(5)]
     assert len(states) == 2 * 5 * 3
@@ -81,7 +81,7 @@ def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: 
         world.logs[DEVICE_STATE.name, 0].insert(0, (key, data))
     deliver(world, starter(small, engine))
     with engine.connect() as connection:
-        letters = connection.execute(sa.select(tables.dead_letters)).all()
+        letters = connection.execute(sa.select(schema.dead_letters)).all()
     assert {letter.topic for letter in letters} == {DEVICE_STATE.name}
     assert len(letters) == len(bad)
     for _, data, reason in bad:
@@ -106,10 +106,10 @@ def test_crashes_repeats_and_early_writes_change_no_row(small: Settings, engine:
 
 def test_popularity_ranks_by_the_clicks_of_the_units_before(small: Settings, engine: sa.Engine) -> None:
     deliver(a_run(small), starter(small, engine))
-    i, o = tables.interactions.c, tables.outcomes.c
+    i, o = schema.interactions.c, schema.outcomes.c
     with engine.connect() as connection:
-        events = connection.execute(sa.select(tables.interactions).where(i.kind == Kind.CLICK)).all()
-        outcomes = connection.execute(sa.select(tables.outcomes).where(o.run == small.run)).all()
+        events = connection.execute(sa.select(schema.interactions).where(i.kind == Kind.CLICK)).all()
+        outcomes = connection.execute(sa.select(schema.outcomes).where(o.run == small.run)).all()
     assert any(e.impression for e in events)
     for outcome in outcomes:
         [own] = [e for e in events if (e.user, e.seq) == (outcome.user, outcome.seq)]
@@ -122,11 +122,11 @@ def test_popularity_ranks_by_the_clicks_of_the_units_before(small: Settings, eng
 
 def test_the_last_points_are_the_metrics_of_all_recorded_ranks(small: Settings, engine: sa.Engine) -> None:
     deliver(a_run(small), starter(small, engine))
-    m, o = tables.metric_points.c, tables.outcomes.c
+    m, o = schema.metric_points.c, schema.outcomes.c
     with engine.connect() as connection:
-        outcomes = connection.execute(sa.select(tables.outcomes).where(o.run == small.run)).all()
+        outcomes = connection.execute(sa.select(schema.outcomes).where(o.run == small.run)).all()
         last = (m.run == small.run) & (m.epoch == 2) & (m.form == "cumulative")
-        points = connection.execute(sa.select(tables.metric_points).where(last)).all()
+        points = connection.execute(sa.select(schema.metric_points).where(last)).all()
     assert {(p.variant, p.subset) for p in points} == {
         (v, s) for v in ("random", "fast", "mc2sf", "popularity", "river") for s in ("all", "collaborative", "cold")
     }
@@ -172,11 +172,11 @@ def test_what_can_not_be_read_is_in_dead_letters_with_the_reason(small: Settings
     world.put(DEAD_LETTERS, "fast-examples", elsewhere)
     deliver(world, starter(small, engine))
     with engine.connect() as connection:
-        letters = connection.execute(sa.select(tables.dead_letters)).all()
-        assert connection.execute(sa.select(tables.progress.c.over)).scalar_one()
+        letters = connection.execute(sa.select(schema.dead_letters)).all()
+        assert connection.execute(sa.select(schema.progress.c.over)).scalar_one()
         newest = connection.execute(
-            sa.select(tables.interactions.c.item).where(
-                tables.interactions.c.user == user, tables.interactions.c.seq == 14
+            sa.select(schema.interactions.c.item).where(
+                schema.interactions.c.user == user, schema.interactions.c.seq == 14
             )
         ).scalar_one()
     assert newest == item_key("1")
@@ -232,7 +232,7 @@ def test_long_epochs_are_written_early(small: Settings, engine: sa.Engine) -> No
             ledger.flush()
             with engine.connect() as connection:
                 written.append(
-                    connection.execute(sa.select(sa.func.count()).select_from(tables.interactions)).scalar_one()
+                    connection.execute(sa.select(sa.func.count()).select_from(schema.interactions)).scalar_one()
                 )
     assert written
     assert written[0] >= 60

@@ -14,12 +14,14 @@ import torch
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from tenacity import retry, stop_after_delay, wait_fixed
 
-from streams import bus, coordinator, kafka, tables
-from streams.coordinator import Coordinator
+from streams.coordinator import coordinator
+from streams.coordinator.coordinator import Coordinator
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka import clients, topic_admin
 from streams.records import DeadLetter, EmbeddingRow, Reader, Tensor, encode
-from streams.releases import ReleaseReader
+from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
-from streams.store import connect
 from streams.topics import DEAD_LETTERS, ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
 from tests.release_world import FakeProducer, World, changed, learnt, retrained, some_nets
 
@@ -30,9 +32,9 @@ PATIENCE_S = 30.0
 @pytest.fixture
 def world(broker_settings: Settings) -> World:
     settings = broker_settings.model_copy(update={"dim": 8, "retrain_every": 2})
-    bus.create(settings)
+    topic_admin.create(settings)
     world = World(settings, connect(settings.database.get_secret_value()))
-    world.producer = kafka.producer(settings, "coordinator")
+    world.producer = clients.producer(settings, "coordinator")
     return world
 
 
@@ -129,7 +131,7 @@ def test_a_damaged_release_is_served_from_the_tables_and_so_are_those_that_build
 
 def holder(world: World) -> str | None:
     with world.engine.connect() as connection:
-        return connection.execute(sa.select(tables.leases.c.holder)).scalar()
+        return connection.execute(sa.select(schema.leases.c.holder)).scalar()
 
 
 def decided(world: World, epoch: int) -> None:
@@ -165,7 +167,7 @@ def test_of_two_coordinators_one_acts_until_it_stops(world: World) -> None:
 
 
 def test_foreign_records_are_dead_letters_and_the_reader_goes_on(world: World) -> None:
-    producer = kafka.producer(world.settings, "test")
+    producer = clients.producer(world.settings, "test")
     for topic in (ITEM_EMBEDDINGS, MODEL_WEIGHTS, MODEL_RELEASES):
         for value in (b"garbage", b"\x01\x93\xa3row\x01\x02", bytes(range(256))):
             producer.produce(topic.full(world.settings), key=b"x", value=value)
@@ -174,7 +176,7 @@ def test_foreign_records_are_dead_letters_and_the_reader_goes_on(world: World) -
     with reading(world) as reader:
         decide(world, acting, 0)
         assert reader.get(0, PATIENCE_S).manifest.version == 0
-        consumer = kafka.consumer(world.settings, "test")
+        consumer = clients.consumer(world.settings, "test")
         consumer.assign([TopicPartition(DEAD_LETTERS.full(world.settings), 0, OFFSET_BEGINNING)])
         letters: Reader[DeadLetter] = Reader(DeadLetter)
         found: list[DeadLetter] = []

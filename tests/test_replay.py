@@ -21,8 +21,8 @@ from replay.plan import Options, Plan, prepare
 from replay.progress import PROGRESS, ReplayError, _end
 from replay.run import ReplayResult, send
 from replay.source import parse
-from streams import bus, kafka
-from streams.partitions import partition_of
+from streams.kafka import clients, topic_admin
+from streams.kafka.partitioner import partition_of
 from streams.records import (
     DeviceBatch,
     DeviceEvent,
@@ -48,7 +48,7 @@ EPOCH = "200"
 @pytest.fixture
 def settings_of_run(broker_settings: Settings) -> Settings:
     settings = broker_settings.model_copy(update={"lockstep": False, "partitions": 3})
-    bus.create(settings)
+    topic_admin.create(settings)
     return settings
 
 
@@ -56,7 +56,7 @@ def settings_of_run(broker_settings: Settings) -> Settings:
 def on_kafka(settings: Settings, servers: Callable[[str], str]) -> Settings:
     """On Apache Kafka only: the embedded broker tells an end too early where the last batch has many records."""
     changed = settings.model_copy(update={"brokers": servers("kafka"), "lockstep": False, "partitions": 3})
-    bus.create(changed)
+    topic_admin.create(changed)
     return changed
 
 
@@ -66,7 +66,7 @@ def planned(settings: Settings, **options: Any) -> Plan:
 
 def sent(settings: Settings) -> list[list[Any]]:
     """The records of device-events, by partition; None for what is no record."""
-    consumer = kafka.consumer(settings, "test-reader")
+    consumer = clients.consumer(settings, "test-reader")
     reader: Reader[Any] = Reader(DeviceEvent)
     name = DEVICE_EVENTS.full(settings)
     found: list[list[Any]] = [[] for _ in range(settings.partitions)]
@@ -133,7 +133,7 @@ def test_a_replay_that_is_over_sends_nothing_when_it_is_started_again(settings_o
 @pytest.mark.slow
 def test_a_replayer_that_is_killed_goes_on_without_sending_anything_twice(on_kafka: Settings) -> None:
     plan = planned(on_kafka)
-    consumer = kafka.consumer(on_kafka, "test-watch")
+    consumer = clients.consumer(on_kafka, "test-watch")
     name = DEVICE_EVENTS.full(on_kafka)
 
     def records() -> int:
@@ -189,7 +189,7 @@ def test_a_replay_of_a_faulty_fleet_goes_on_after_it_died_in_the_middle_of_an_ep
 
 
 def _garbage(settings: Settings, name: str) -> None:
-    producer = kafka.producer(settings, name)
+    producer = clients.producer(settings, name)
     producer.produce(DEVICE_EVENTS.full(settings), key=b"x", value=b"\xff\xfe", partition=0)
     assert not producer.flush(30)
 
@@ -253,7 +253,7 @@ def test_a_topic_that_lost_records_or_has_other_partitions_is_not_continued(sett
     plan = planned(settings_of_run)
     send(settings_of_run, plan)
     other = settings_of_run.model_copy(update={"run": settings_of_run.run + "-2"})
-    bus.create(other)
+    topic_admin.create(other)
     with pytest.raises(ReplayError, match="has lost records"):
         send(other, plan)
     with pytest.raises(ReplayError, match="should have 5 partitions and has 3"):
@@ -268,7 +268,7 @@ def test_a_policy_that_the_settings_do_not_name_is_refused(settings_of_run: Sett
 def test_the_barrier_waits_for_release_0_and_for_each_decision_and_passes_over_garbage(
     settings_of_run: Settings,
 ) -> None:
-    producer = kafka.producer(settings_of_run, "test-coordinator")
+    producer = clients.producer(settings_of_run, "test-coordinator")
     manifest = Manifest(0, 0, "initial", Versions(), -1, 0, 1, "", {}, {}, {})
     script: list[bytes | None] = [b"\xff", None, b"", encode(manifest)]
     script += [encode(EpochDecision(0, 7, "retrain", "")), encode(EpochDecision(0, 8, "retrain", "a second one"))]

@@ -17,7 +17,7 @@ from replay.batching import BATCH_EVENTS, grouped
 from replay.log import Log, Stretch
 from replay.refusals import SourceError
 from replay.rows import ROWS, Row
-from streams.received import check_batch
+from streams.kafka.message import check_batch
 from streams.records import DeviceBatch, Kind
 from tests.log_world import batch
 

@@ -14,8 +14,8 @@ from selenium.webdriver.common.by import By
 
 from deploy import report
 from models.ranking import METRICS
-from streams import tables
-from streams.store import connect
+from streams.database import schema
+from streams.database.engine import connect
 from tests.report_world import RUN, VARIANTS, fill, quality, summary
 
 QUALITIES = ["all-hr_10", "all-ndcg_10", "collaborative-hr_10", "collaborative-ndcg_10"]
@@ -63,7 +63,7 @@ def test_a_run_that_the_tables_do_not_know_is_refused(engine: sa.Engine, tmp_pat
 
 def test_a_run_without_outcomes_has_a_report_too(engine: sa.Engine, tmp_path: Path) -> None:
     with engine.begin() as connection:
-        for table in (tables.outcomes, tables.metric_points, tables.releases, tables.decisions, tables.interactions):
+        for table in (schema.outcomes, schema.metric_points, schema.releases, schema.decisions, schema.interactions):
             connection.execute(sa.delete(table).where(table.c.run == RUN))
     page = report.write(summary(online={}, offline={}), engine, RUN, tmp_path / "report.html")
     assert "0 releases" in page.read_text()

@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from deploy import cli
 from deploy.runs import agree, write_run_file
-from streams import bus, kafka, tables
-from streams.recorder import Connected
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka import clients, topic_admin
+from streams.recorder.recorder import Connected
+from streams.recorder.redelivery import Place, ResendError, letters, resend
 from streams.records import SCHEMA, DeviceBatch, EpochBegin, Kind, encode
-from streams.resending import Place, ResendError, letters, resend
 from streams.settings import Settings
-from streams.store import connect
 from streams.topics import DEVICE_EVENTS
 
 pytestmark = pytest.mark.kafka
@@ -30,16 +31,16 @@ def batch(seq: int) -> DeviceBatch:
 def run(broker_settings: Settings, tmp_path: Path) -> Iterator[Settings]:
     """A run with two refused records: one of a newer schema, and the one behind it."""
     settings = broker_settings.model_copy(update={"partitions": 1})
-    bus.create(settings)
+    topic_admin.create(settings)
     engine = connect(settings.database.get_secret_value())
     agree(settings, engine, "log:x")
     (tmp_path / "out").mkdir()
     write_run_file(tmp_path / "out", settings, "log:x")
-    producer = kafka.producer(settings, "test")
+    producer = clients.producer(settings, "test")
     for value in (encode(EpochBegin(0, 0, 0)), bytes([SCHEMA + 1]) + encode(batch(0))[1:], encode(batch(2))):
         producer.produce(DEVICE_EVENTS.full(settings), key=b"u", value=value, partition=0)
     assert not producer.flush(30)
-    record_until(settings, lambda: count(engine, tables.dead_letters) == 2)
+    record_until(settings, lambda: count(engine, schema.dead_letters) == 2)
     yield settings
     engine.dispose()
 
@@ -79,18 +80,18 @@ def test_a_refused_record_is_mended_and_sent_again_and_what_waited_behind_it_too
     assert command("replay", out, "device-events/0@1", "--value", str(saved)) == 0
     assert command("replay", out) == 0
     assert "1 records sent again" in capsys.readouterr().out
-    record_until(run, lambda: count(engine, tables.interactions) == 4)
+    record_until(run, lambda: count(engine, schema.interactions) == 4)
     with engine.connect() as connection:
         assert all(letter.resent_wall for letter in letters(connection, run.run))
         resend(run, engine, [letters(connection, run.run)[1]])  # once more: a repeat
-    marker = kafka.producer(run, "test")
+    marker = clients.producer(run, "test")
     marker.produce(DEVICE_EVENTS.full(run), key=b"u", value=encode(batch(4)), partition=0)
     assert not marker.flush(30)
-    record_until(run, lambda: count(engine, tables.interactions) == 6)
+    record_until(run, lambda: count(engine, schema.interactions) == 6)
     with engine.connect() as connection:
-        seqs = connection.execute(sa.select(tables.interactions.c.seq).order_by(tables.interactions.c.seq)).scalars()
+        seqs = connection.execute(sa.select(schema.interactions.c.seq).order_by(schema.interactions.c.seq)).scalars()
         assert list(seqs) == list(range(6))
-    assert count(engine, tables.dead_letters) == 2
+    assert count(engine, schema.dead_letters) == 2
     engine.dispose()
 
 

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from models.catalogue import Catalogue
-from streams import proposals, retrain, tables
-from streams.interactions import Interactions
-from streams.proposals import Proposal, unpack
-from streams.release import read_release
-from streams.retrain import Retrain
-from streams.schedule import next_retrain, retrain_due
+from streams.database import schema
+from streams.database.engine import connect, copy_new
+from streams.database.interaction_log import Interactions
+from streams.releases import candidates
+from streams.releases.candidates import Proposal, unpack
+from streams.releases.release import read_release
+from streams.releases.retrain_schedule import next_retrain, retrain_due
+from streams.retrain import job
+from streams.retrain.job import Retrain
 from streams.settings import Settings
-from streams.store import connect, copy_new
 from tests.release_world import World
 
 USERS, ITEMS, PER_EPOCH = 12, 30, 25
@@ -66,7 +68,7 @@ def record(world: World, epochs: range, *, over: bool = False) -> None:
     rows = interactions(world.settings.run, epochs)
     np.random.default_rng(0).shuffle(rows)  # type: ignore[arg-type]
     with world.engine.begin() as connection:
-        copy_new(connection, tables.interactions, rows)
+        copy_new(connection, schema.interactions, rows)
     world.record(epochs[-1], over=over)
 
 
@@ -150,7 +152,7 @@ def test_it_learns_and_items_that_appeared_get_rows_behind_the_old_ones(world: W
             assert proposal.quality["candidate"] < proposal.quality["active"]
         world.act(acting)
         with world.engine.connect() as connection:
-            version = proposals.active_release(connection, world.settings.run)
+            version = candidates.active_release(connection, world.settings.run)
             assert version is not None
             catalogues.append(read_release(connection, world.settings.run, version).catalogue)
     assert [d.outcome for d in world.decisions()] == ["unchanged", "retrain", "unchanged", "retrain"]
@@ -187,18 +189,18 @@ def test_only_what_came_after_the_encoders_own_training_counts_as_new(world: Wor
         world.act(acting)
         if epoch == 1:
             with world.engine.begin() as connection:
-                proposals.request_rollback(connection, world.settings.run, 0)
+                candidates.request_rollback(connection, world.settings.run, 0)
         if epoch == 2:
             assert world.decisions()[-1].outcome == "rollback"
             with world.engine.begin() as connection:
-                proposals.request_rollback(connection, world.settings.run, 1)
+                candidates.request_rollback(connection, world.settings.run, 1)
     with world.engine.connect() as connection:
-        since = retrain._trained_until(connection, world.settings.run, 2)
+        since = job._trained_until(connection, world.settings.run, 2)
         assert since is None, "release 2 brought the initial encoder back"
     world.propose("retrain", 3, None)
     world.act(acting)
     with world.engine.connect() as connection:
-        assert retrain._trained_until(connection, world.settings.run, 3) == first.trained_until
+        assert job._trained_until(connection, world.settings.run, 3) == first.trained_until
 
 
 def test_in_lockstep_every_retrain_is_made_in_turn_once_the_epoch_before_is_decided(world: World) -> None:
@@ -234,7 +236,7 @@ def test_the_process_makes_what_is_due_and_ends_with_the_log(world: World) -> No
     world.propose("learner", 0, None)
     world.act()
     world.record(1, over=True)
-    retrain.run(world.settings, world.engine, threading.Event())
+    job.run(world.settings, world.engine, threading.Event())
     assert world.status("retrain", 1) == "waiting"
 
 
@@ -242,7 +244,7 @@ def test_once_makes_one_where_nothing_waits_for_the_schedule(world: World) -> No
     world = World(world.settings.model_copy(update={"lockstep": False, "retrain_every": 100}), world.engine)
     world.act()
     record(world, range(2))
-    retrain.run(world.settings, world.engine, threading.Event(), once=True)
+    job.run(world.settings, world.engine, threading.Event(), once=True)
     assert world.status("retrain", 1) == "waiting"
 
 
@@ -262,4 +264,4 @@ def test_a_proposal_holds_all_that_a_release_needs(world: World) -> None:
     assert len(Catalogue(np.frombuffer(entries["keys"], dtype="<i8"))) == 20
     assert len(entries["E"]) == 22 * world.settings.dim * 4
     with world.engine.connect() as connection:
-        assert connection.execute(sa.select(tables.proposals.c.status)).scalars().all() == ["waiting"]
+        assert connection.execute(sa.select(schema.proposals.c.status)).scalars().all() == ["waiting"]

@@ -21,7 +21,7 @@ import pytest
 
 from benchmarks.fuzz import Thrower, harvest
 from deploy.runs import find
-from streams import kafka
+from streams.kafka import clients
 from streams.settings import Settings
 from streams.topics import MODEL_WEIGHTS, TOPICS, Topic
 from tests.worker_world import wait_for
@@ -86,7 +86,7 @@ def test_kafka_and_postgresql_give_the_same_digest_as_the_embedded_defaults(
 
 def throw_garbage(settings: Settings) -> dict[tuple[str, int, int], bytes]:
     """Put garbage on every topic: topic, partition and offset of each record, and its value."""
-    producer, thrown = kafka.producer(settings, "test-stranger"), {}
+    producer, thrown = clients.producer(settings, "test-stranger"), {}
     for topic in TOPICS:
         keys = [b"stranger", *([b"fast/0"] if topic is MODEL_WEIGHTS else [])]
         for n, (key, value) in enumerate(product(keys, (b"\xff\xfe", b"", b"\x01\x90", bytes(range(200))))):

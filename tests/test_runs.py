@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from deploy.runs import UserError, agree, find, give_way, refuse_foreign, write_run_file
-from streams import tables
+from streams.database import schema
+from streams.database.engine import connect
 from streams.settings import Settings
-from streams.store import connect
 
 
 def test_parts_with_the_same_settings_agree_and_others_are_told_what_differs(
@@ -23,7 +23,7 @@ def test_parts_with_the_same_settings_agree_and_others_are_told_what_differs(
     with pytest.raises(UserError, match=r"other settings: seed, threshold$"):
         agree(other, engine, "parts")
     with engine.connect() as connection:
-        assert connection.execute(sa.select(tables.runs.c.source)).scalars().all() == ["parts"]
+        assert connection.execute(sa.select(schema.runs.c.source)).scalars().all() == ["parts"]
     engine.dispose()
 
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from models.nets import NetConfig, Nets
 from models.scorer import TILE, Scorer
+from streams.model_config import net_config
 from streams.settings import Settings
-from streams.sizes import net_config
 from tests.naive_scores import fast_scores, gru, part, priors, slow_scores
 
 ROWS = 500

@@ -15,11 +15,11 @@ from confluent_kafka import KafkaError, KafkaException
 from pydantic import ValidationError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from streams import bus, kafka
-from streams.access import ACCESS, grant
+from streams.database.engine import connect
+from streams.kafka import clients, topic_admin
+from streams.kafka.acl import ACCESS, grant
 from streams.records import DeviceBatch, EpochBegin, EpochEnd, Kind, encode
 from streams.settings import Settings
-from streams.store import connect
 from streams.topics import DEVICE_EVENTS, OUTCOMES, TOPICS
 from tests.conftest import KAFKA_HOME, absent
 from tests.kafka_world import Cluster
@@ -91,7 +91,7 @@ def admin(secured: str, authority: Authority, settings: Settings) -> Settings:
     known = {"brokers": secured, "kafka_security": "SASL_SSL", "kafka_ca": authority.ca, "partitions": 2}
     settings = settings.model_copy(update={**known, "kafka_user": "admin", "kafka_password": _secret()})
     wait = retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(60), wait=wait_fixed(0.2))
-    wait(bus.create)(settings)
+    wait(topic_admin.create)(settings)
     return settings
 
 
@@ -106,7 +106,7 @@ def as_user(settings: Settings, user: str) -> Settings:
 def refusals(settings: Settings, user: str) -> dict[str, int]:
     """The topics that `user` may not write to, each with the broker's code."""
     probing = {"enable.idempotence": False}  # else who may write nowhere gets no producer id, and asks no more
-    producer, told = kafka.producer(as_user(settings, user), user, **probing), dict[str, int]()
+    producer, told = clients.producer(as_user(settings, user), user, **probing), dict[str, int]()
     for topic in TOPICS:
 
         def answer(error: KafkaError | None, _: object, name: str = topic.name) -> None:
@@ -136,7 +136,7 @@ def test_a_worker_runs_on_what_it_was_granted(admin: Settings) -> None:
     for role in ("device", "replay"):
         grant(run, role, f"User:{role}")
     publish(run, [release(run, 0, 0)])
-    topic, producer = DEVICE_EVENTS.full(run), kafka.producer(as_user(run, "replay"), "replay")
+    topic, producer = DEVICE_EVENTS.full(run), clients.producer(as_user(run, "replay"), "replay")
     producer.produce(topic, key=b"u", value=encode(DeviceBatch("u", 0, ["1"], bytes([Kind.EXPOSURE]), [1], [0])))
     for part in range(run.partitions):
         for mark in (EpochBegin(0, 0, 0), EpochEnd(0, 1)):
@@ -152,11 +152,11 @@ def test_a_worker_runs_on_what_it_was_granted(admin: Settings) -> None:
 def test_who_does_not_know_the_word_or_trusts_another_authority_is_not_let_in(admin: Settings, tmp_path: Path) -> None:
     wrong = admin.model_copy(update={"kafka_password": Settings(kafka_password="wrong").kafka_password})
     with pytest.raises(KafkaException):
-        bus.admin(wrong).list_topics(timeout=5)
+        topic_admin.admin(wrong).list_topics(timeout=5)
     (tmp_path / "other").mkdir()
     other = admin.model_copy(update={"kafka_ca": Authority(tmp_path / "other").ca})
     with pytest.raises(KafkaException):
-        bus.admin(other).list_topics(timeout=5)
+        topic_admin.admin(other).list_topics(timeout=5)
 
 
 def test_sasl_without_a_user_and_a_missing_file_are_refused() -> None:

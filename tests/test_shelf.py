@@ -5,12 +5,12 @@ import random
 import pytest
 import torch
 
-from streams import shelf
-from streams.publication import CHUNK
+from streams.coordinator.publisher import CHUNK
+from streams.database.engine import connect
 from streams.records import RecordError
+from streams.releases import cache as shelf
+from streams.releases.cache import Shelf
 from streams.settings import Settings
-from streams.shelf import Shelf
-from streams.store import connect
 from tests.release_world import Sent, World, changed, feed, learnt, prefixes, retrained, some_nets
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from streams.silence import SILENT_S, Silence, SilentError
+from streams.kafka.stall_detector import SILENT_S, Silence, SilentError
 
 
 @dataclass

@@ -105,9 +105,9 @@ def test_children_do_not_outlive_a_killed_stack(tmp_path: Path) -> None:
 
 ANSWERS = """
 import sys
-from streams.health import HEALTH
+from streams.process.health import HEALTH
 from streams.settings import Settings
-from streams.telemetry import serve
+from streams.process.telemetry import serve
 serve(Settings(metrics_port=int(sys.argv[1])))
 print("up", flush=True)
 {rest}

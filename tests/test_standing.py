@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.standing import BUCKETS, Standing, Standings
-from streams import tables
-from streams.certificate.standing import Stood
+from streams.database import schema
+from streams.database.engine import connect
 from streams.records import ItemCounts, RecordError, Tensor
-from streams.standing import StandingShelf, buckets_array, counts_key, counts_of, standing_after
-from streams.store import connect
+from streams.releases.item_statistics import StandingShelf, buckets_array, counts_key, counts_of, standing_after
+from streams.verification.item_statistics import Stood
 
 EPOCHS, ITEMS = 6, 8
 logs = st.lists(st.tuples(st.integers(0, EPOCHS - 1), st.integers(0, ITEMS - 1), st.booleans()), max_size=80)
@@ -38,7 +38,7 @@ def recorded(events: Events) -> sa.Engine:
     ]
     with engine.begin() as connection:
         if rows:
-            connection.execute(sa.insert(tables.interactions), rows)
+            connection.execute(sa.insert(schema.interactions), rows)
     return engine
 
 

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from streams import tables
-from streams.interactions import Interactions
-from streams.questions import Questions
-from streams.replayed import replayed
+from streams.database import schema
+from streams.database.engine import connect, copy_new, insert_new, migrate, schema_version, upsert
+from streams.database.interaction_log import Interactions
+from streams.rescoring.baseline_scorer import replayed
+from streams.rescoring.ranking_queries import Questions
 from streams.settings import Settings
-from streams.store import connect, copy_new, insert_new, migrate, schema_version, upsert
 from tests.conftest import database_on
 
 
@@ -55,43 +55,43 @@ def test_the_migrations_lead_to_the_tables_of_the_code(engine: sa.Engine) -> Non
     with engine.connect() as connection:
         options = {"compare_type": True, "compare_server_default": True, "include_name": not_a_partition}
         context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, tables.metadata) == []
+        assert compare_metadata(context, schema.metadata) == []
 
 
 def test_migrating_down_and_up_again_with_data_in_the_tables(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        for table in tables.metadata.sorted_tables:
+        for table in schema.metadata.sorted_tables:
             insert_new(connection, table, [row_of_each_type(table, n) for n in (1, 2)])
     for revision in ("0001", "head"):
         migrate(engine, revision)
         with engine.connect() as connection:
-            assert connection.execute(sa.select(sa.func.count()).select_from(tables.outcomes)).scalar_one() == 2
+            assert connection.execute(sa.select(sa.func.count()).select_from(schema.outcomes)).scalar_one() == 2
     migrate(engine, "base")
     assert set(sa.inspect(engine).get_table_names()) <= {"alembic_version"}
     with engine.connect() as connection:
         assert schema_version(connection) is None
     migrate(engine)
-    assert set(tables.metadata.tables) <= set(sa.inspect(engine).get_table_names())
+    assert set(schema.metadata.tables) <= set(sa.inspect(engine).get_table_names())
 
 
 def test_connecting_again_changes_nothing(engine: sa.Engine, database_url: str) -> None:
     with engine.begin() as connection:
-        copy_new(connection, tables.interactions, [interaction("u", 0)])
+        copy_new(connection, schema.interactions, [interaction("u", 0)])
     again = connect(database_url)
     with again.connect() as connection:
-        assert connection.execute(sa.select(sa.func.count()).select_from(tables.interactions)).scalar_one() == 1
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.interactions)).scalar_one() == 1
     again.dispose()
 
 
 def test_many_processes_may_connect_to_an_empty_database_at_once(database_url: str) -> None:
-    connecting = f"from streams.store import connect; connect({database_url!r}).dispose()"
+    connecting = f"from streams.database.engine import connect; connect({database_url!r}).dispose()"
     processes = [subprocess.Popen([sys.executable, "-c", connecting], stderr=subprocess.PIPE) for _ in range(4)]
     errors = [process.communicate()[1].decode() for process in processes]
     assert errors == [""] * 4
 
 
 def test_every_value_comes_back_as_it_was_written(engine: sa.Engine) -> None:
-    for table in tables.metadata.sorted_tables:
+    for table in schema.metadata.sorted_tables:
         row = row_of_each_type(table, 3)
         with engine.begin() as connection:
             assert copy_new(connection, table, [tuple(row.values())]) == 1
@@ -103,16 +103,16 @@ def test_every_value_comes_back_as_it_was_written(engine: sa.Engine) -> None:
 def test_rows_that_are_there_already_are_skipped_and_not_counted(engine: sa.Engine, write: str) -> None:
     def put(connection: sa.Connection, rows: list[tuple[Any, ...]]) -> int:
         if write == "copy":
-            return copy_new(connection, tables.interactions, rows)
-        names = [column.name for column in tables.interactions.columns]
-        return insert_new(connection, tables.interactions, [dict(zip(names, row, strict=True)) for row in rows])
+            return copy_new(connection, schema.interactions, rows)
+        names = [column.name for column in schema.interactions.columns]
+        return insert_new(connection, schema.interactions, [dict(zip(names, row, strict=True)) for row in rows])
 
     with engine.begin() as connection:
         assert put(connection, []) == 0
         assert put(connection, [interaction("u", 0), interaction("u", 1)]) == 2
         again = [interaction("u", 1, item=8), interaction("u", 2), interaction("u", 2, item=9), interaction("v", 1)]
         assert put(connection, again) == 2
-        i = tables.interactions.c
+        i = schema.interactions.c
         items = connection.execute(sa.select(i.user, i.seq, i.item).order_by(i.user, i.seq)).all()
     assert [tuple(row) for row in items] == [("u", 0, 7), ("u", 1, 7), ("u", 2, 7), ("v", 1, 7)]
 
@@ -120,21 +120,21 @@ def test_rows_that_are_there_already_are_skipped_and_not_counted(engine: sa.Engi
 def test_a_transaction_that_fails_leaves_nothing(engine: sa.Engine) -> None:
     def fail() -> None:
         with engine.begin() as connection:
-            copy_new(connection, tables.interactions, [interaction("u", 0)])
+            copy_new(connection, schema.interactions, [interaction("u", 0)])
             raise RuntimeError("the process ends here")
 
     with pytest.raises(RuntimeError):
         fail()
     with engine.connect() as connection:
-        assert connection.execute(sa.select(sa.func.count()).select_from(tables.interactions)).scalar_one() == 0
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.interactions)).scalar_one() == 0
 
 
 def test_upsert_overwrites_by_primary_key(engine: sa.Engine) -> None:
     row = {"run": "r", "role": "recorder", "epoch": 1, "time": 10, "over": False}
     with engine.begin() as connection:
-        upsert(connection, tables.progress, [row])
-        upsert(connection, tables.progress, [row | {"epoch": 2, "over": True}])
-        assert tuple(connection.execute(sa.select(tables.progress)).one()) == ("r", "recorder", 2, 10, True)
+        upsert(connection, schema.progress, [row])
+        upsert(connection, schema.progress, [row | {"epoch": 2, "over": True}])
+        assert tuple(connection.execute(sa.select(schema.progress)).one()) == ("r", "recorder", 2, 10, True)
 
 
 def test_what_is_read_as_of_a_time_and_of_an_epoch_is_found_by_an_index(
@@ -147,12 +147,12 @@ def test_what_is_read_as_of_a_time_and_of_an_epoch_is_found_by_an_index(
     with engine.begin() as connection:
         for run in names:
             rows = [(run, f"u{n % 97}", n, n % 31, 1, 1000 + n, 1000 + n, 0, n // 100, 5) for n in range(3000)]
-            copy_new(connection, tables.interactions, rows)
+            copy_new(connection, schema.interactions, rows)
             ranked = [
-                row_of_each_type(tables.outcomes, 1) | {"run": run, "seq": n, "time": 1000 + n} for n in range(900)
+                row_of_each_type(schema.outcomes, 1) | {"run": run, "seq": n, "time": 1000 + n} for n in range(900)
             ]
             insert_new(
-                connection, tables.outcomes, [r | {"epoch": n // 30, "judged": n // 30} for n, r in enumerate(ranked)]
+                connection, schema.outcomes, [r | {"epoch": n // 30, "judged": n // 30} for n, r in enumerate(ranked)]
             )
     asked: list[tuple[str, Any]] = []
     with engine.connect() as connection:

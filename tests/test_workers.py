@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from streams import kafka
+from streams.kafka import clients
 from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent, Reader, encode
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK
@@ -157,7 +157,7 @@ def test_workers_that_join_and_leave_share_the_users_and_change_nothing(stage: S
 
 
 def test_garbage_on_every_topic_goes_to_dead_letters_and_the_run_goes_on(stage: Stage) -> None:
-    producer = kafka.producer(stage.settings, "test-garbage")
+    producer = clients.producer(stage.settings, "test-garbage")
     topics = (DEVICE_EVENTS, DEVICE_UPLINK, CLOUD_DOWNLINK)
     for i, topic in enumerate(topics):
         for value in (b"\xff\xfe", b"", b"\x01\x90", bytes(range(200))):

@@ -17,17 +17,19 @@ from typing import Any, Self
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from models.checkpoint import pack
-from streams import bus, cloud_state, device_state, kafka
-from streams.fence import Terms, unfenced
-from streams.packed import unpack
-from streams.partitions import partition_key
-from streams.publication import Publisher, read_publication
+from streams.coordinator.publisher import Publisher, read_publication
+from streams.database.engine import connect
+from streams.kafka import clients, topic_admin
+from streams.kafka.partitioner import partition_key
 from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Reader, Record, encode
-from streams.registry import Draft, finish_release, write_release
-from streams.release import ItemTable, Release
+from streams.releases.item_statistics import counts_key
+from streams.releases.registry import Draft, finish_release, write_release
+from streams.releases.release import ItemTable, Release
 from streams.settings import Settings
-from streams.standing import counts_key
-from streams.store import connect
+from streams.state import cloud as cloud_state
+from streams.state import device as device_state
+from streams.state.fence import Terms, unfenced
+from streams.state.row_codec import unpack
 from streams.topics import DEVICE_EVENTS, MODEL_RELEASES, OUTCOMES, Topic
 from tests.simulation import item_counts
 
@@ -36,9 +38,9 @@ PATIENCE_S = 120.0
 
 def publish(settings: Settings, releases: Iterable[Release]) -> None:
     """Create the topics, write the releases and publish them, each with the parts that its versions say are new."""
-    bus.create(settings)
+    topic_admin.create(settings)
     engine = connect(settings.database.get_secret_value())
-    publisher = Publisher(settings, kafka.producer(settings, "coordinator"))
+    publisher = Publisher(settings, clients.producer(settings, "coordinator"))
     parent = None
     for release in releases:
         manifest = release.manifest
@@ -113,7 +115,7 @@ class Log:
     def __init__(self, settings: Settings, topic: Topic | str, kinds: Any = None) -> None:
         name = topic if isinstance(topic, str) else topic.full(settings)
         parts = settings.partitions if isinstance(topic, str) else topic.partitions(settings)
-        self._consumer = kafka.consumer(settings, f"test-{uuid.uuid4().hex[:8]}")
+        self._consumer = clients.consumer(settings, f"test-{uuid.uuid4().hex[:8]}")
         self._consumer.assign([TopicPartition(name, part, OFFSET_BEGINNING) for part in range(parts)])
         self._reader: Reader[Any] = Reader(kinds or object)
         self._raw = kinds is None
@@ -142,7 +144,7 @@ class Feed:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.producer = kafka.producer(settings, "test-replay")
+        self.producer = clients.producer(settings, "test-replay")
         self.outcomes = Log(settings, OUTCOMES)
 
     def mark(self, mark: Record) -> None:

@@ -29,10 +29,10 @@ from models.forms import Form
 from models.log import Ints
 from models.nets import Nets
 from models.ranking import metrics
-from streams import tables
+from streams.database import schema
 from streams.records import item_key
-from streams.registry import Draft
-from streams.release import ItemTable
+from streams.releases.registry import Draft
+from streams.releases.release import ItemTable
 
 ROWS = (DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW)
 
@@ -67,7 +67,7 @@ class Given:
         return list(self._compared(connection, run))
 
     def _compared(self, connection: sa.Connection, run: str) -> Iterator[Unlike]:
-        o = tables.outcomes.c
+        o = schema.outcomes.c
         query = sa.select(o.user, o.candidates, o.place, o.ranks).where(o.run == run).order_by(o.user, o.seq)
         online = {user: list(rows) for user, rows in groupby(connection.execute(query), lambda row: str(row.user))}
         for user, places in groupby(range(len(self.users)), self.users.__getitem__):

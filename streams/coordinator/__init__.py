@@ -1,0 +1,1 @@
+"""The coordinator: reviews release candidates, numbers and publishes releases, decides each epoch."""

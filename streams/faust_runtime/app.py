@@ -1,0 +1,114 @@
+"""The Faust app of a worker: settings under which it can be trusted, and a hard end where it can't.
+
+Faust 0.15 can commit past work that isn't durable, and pass over records. The cures are here and in `faust_consumer`,
+`faust_batches`, `state_table` and `outbox`; they lean on private parts of Faust, which nothing else does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import faust
+from faust.transport.drivers import aiokafka as driver
+
+from streams.faust_runtime.consumer import HeldConsumer
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_BATCH_BYTES = 256_000  # of one produce request and partition
+EXIT_CODE = 70  # EX_SOFTWARE
+
+
+def die(reason: str) -> NoReturn:
+    """End this process at once, without acknowledging anything: what it was working on is delivered again."""
+    log.critical("%s: ending without committing, the batch will be delivered again", reason)
+    logging.shutdown()
+    with suppress(OSError):  # a log on a full disk must not keep it alive
+        sys.stderr.flush()
+    os._exit(EXIT_CODE)
+
+
+class IdempotentProducer(driver.Producer):  # type: ignore[misc]
+    """Faust's producer with idempotence: a retry neither doubles nor reorders."""
+
+    def _settings_extra(self) -> dict[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+
+class PlatformApp(faust.App):  # type: ignore[misc]
+    """A Faust app on the consumer and the producer above; `before` is called once, before it connects."""
+
+    before: Callable[[], None] = staticmethod(lambda: None)
+
+    async def on_first_start(self) -> None:
+        """Begin what runs beside the app."""
+        await super().on_first_start()
+        self.before()
+
+    def _new_transport(self) -> Any:
+        transport = super()._new_transport()
+        transport.Consumer = HeldConsumer
+        return transport
+
+    def _new_producer_transport(self) -> Any:
+        transport = super()._new_producer_transport()
+        transport.Producer = IdempotentProducer
+        return transport
+
+
+def _credentials(settings: Settings) -> Any:
+    """What Faust needs to know of `kafka.access`; None for a plain connection."""
+    context = None
+    if settings.kafka_security.endswith("SSL"):
+        context = ssl.create_default_context(cafile=settings.kafka_ca)
+    if settings.kafka_security.startswith("SASL"):
+        password = settings.kafka_password.get_secret_value()
+        return faust.SASLCredentials(
+            username=settings.kafka_user, password=password, mechanism=settings.kafka_mechanism, ssl_context=context
+        )
+    return context and faust.SSLCredentials(context)
+
+
+def new_app(settings: Settings, role: str) -> PlatformApp:
+    """The Faust app of a role of a run, with timeouts that make joins and rebalances take seconds."""
+    data = settings.state_dir / f"faust-{role}"
+    data.mkdir(parents=True, exist_ok=True)
+    return PlatformApp(
+        f"{settings.run}-{role}",
+        broker=[f"kafka://{address}" for address in settings.brokers.split(",")],
+        broker_credentials=_credentials(settings),
+        store="memory://",
+        datadir=str(data),
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication,
+        topic_disable_leader=True,
+        topic_allow_declare=False,  # the topics of a run are there already, and a worker need not be allowed to
+        broker_session_timeout=6,
+        broker_heartbeat_interval=1,
+        broker_rebalance_timeout=8,
+        broker_max_poll_interval=settings.poll_interval_s,
+        producer_request_timeout=settings.patience_s,
+        broker_commit_interval=1,
+        stream_wait_empty=True,  # partitions are given away when the batch in work is done, not in the middle of it
+        stream_buffer_maxsize=2 * settings.take_max,
+        stream_recovery_delay=0,
+        producer_max_batch_size=_BATCH_BYTES,
+        consumer_auto_offset_reset="earliest",
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+    )
+
+
+def run_worker(app: PlatformApp) -> None:
+    """Run the app as `faust -A MODULE worker` does, until a signal stops it."""
+    app.finalize()
+    worker = app.Worker(loglevel="WARN")
+    worker.spinner = None  # it would turn to every log record, and have all of DEBUG made for that
+    worker.execute_from_commandline()

@@ -1,0 +1,1 @@
+"""Kafka clients, topic administration, partitioning, received messages and dead letters."""

@@ -1,0 +1,85 @@
+"""Who may do what on the bus: the least that each processor needs, as Kafka's access control lists.
+
+Written down once, for `mc2sf topics grant` and for the test that tries what is not in it. A device worker can't
+publish a release, and nobody but the replayer can write a device's events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
+
+from streams.kafka import topic_admin
+from streams.settings import Settings
+from streams.topics import (
+    CLOUD_DOWNLINK,
+    CLOUD_STATE,
+    DEAD_LETTERS,
+    DEVICE_EVENTS,
+    DEVICE_STATE,
+    DEVICE_UPLINK,
+    FAST_EXAMPLES,
+    ITEM_EMBEDDINGS,
+    MODEL_RELEASES,
+    MODEL_WEIGHTS,
+    OUTCOMES,
+    TOPICS,
+    Topic,
+)
+
+_RELEASE = (ITEM_EMBEDDINGS, MODEL_WEIGHTS, MODEL_RELEASES)
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a processor reads and writes. `group`: it is a member of a consumer group of its name."""
+
+    read: tuple[Topic, ...] = ()
+    write: tuple[Topic, ...] = ()
+    group: bool = False
+
+
+ACCESS: dict[str, Access] = {
+    "replay": Access((MODEL_RELEASES, DEVICE_EVENTS), (DEVICE_EVENTS,)),  # its own: where it goes on
+    "device": Access(
+        (DEVICE_EVENTS, CLOUD_DOWNLINK, DEVICE_STATE, *_RELEASE),
+        (DEVICE_UPLINK, OUTCOMES, FAST_EXAMPLES, DEVICE_STATE, DEAD_LETTERS),
+        group=True,
+    ),
+    "cloud": Access((DEVICE_UPLINK, CLOUD_STATE, *_RELEASE), (CLOUD_DOWNLINK, CLOUD_STATE, DEAD_LETTERS), group=True),
+    "recorder": Access((DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, DEVICE_STATE, CLOUD_STATE, DEAD_LETTERS)),
+    "learner": Access((FAST_EXAMPLES,), (DEAD_LETTERS,)),
+    "coordinator": Access((), _RELEASE),
+    "retrain": Access(),  # meets the others in the database alone
+}
+
+
+def bindings(settings: Settings, role: str, principal: str) -> list[Any]:
+    """The access control list of `role` for `principal` ("User:device"), every topic of the run describable."""
+    access = ACCESS[role]
+
+    def allow(kind: Any, name: str, operation: Any, pattern: Any = ResourcePatternType.LITERAL) -> Any:
+        return AclBinding(kind, name, pattern, principal, "*", operation, AclPermissionType.ALLOW)
+
+    told = [
+        allow(ResourceType.TOPIC, topic.full(settings), operation)
+        for topic in TOPICS
+        for operation in (AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS)
+    ]
+    told += [allow(ResourceType.TOPIC, topic.full(settings), AclOperation.READ) for topic in access.read]
+    told += [allow(ResourceType.TOPIC, topic.full(settings), AclOperation.WRITE) for topic in access.write]
+    group = f"{settings.run}-{role}"
+    # plain consumers name a group too, though they commit nothing; a release reader's begins with its role
+    told.append(allow(ResourceType.GROUP, group, AclOperation.READ, ResourcePatternType.PREFIXED))
+    return told
+
+
+def grant(settings: Settings, role: str, principal: str) -> int:
+    """Give `principal` what `role` needs on the topics of the run; how many entries. Raises KafkaException."""
+    entries = bindings(settings, role, principal)
+    client = topic_admin.admin(settings)  # kept: what it was asked for ends with it
+    for future in client.create_acls(entries, request_timeout=topic_admin.ANSWER_S).values():
+        future.result()
+    return len(entries)

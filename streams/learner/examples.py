@@ -1,0 +1,53 @@
+"""Online examples between the bus and the nets: checked, in rows of a catalogue, and as bytes to be carried over."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from models.catalogue import Catalogue
+from models.online import FastBatchExample
+from streams.records import FastExample, Reader, RecordError, encode
+from streams.releases.item_statistics import buckets_array
+
+NEGATIVES = 4
+_PICK = np.arange(1 + NEGATIVES)
+
+_reader: Reader[FastExample] = Reader(FastExample)
+
+
+def check(example: FastExample, dim: int) -> None:
+    """Raise RecordError where the shapes of an example don't fit each other, or a prior is not finite."""
+    n = len(example.items.expect("items", "<i8", (None,)))
+    if n < 2:
+        raise RecordError(f"{n} items: a click and a negative at least are needed")
+    example.clicks.expect("clicks", "<i8", (None,))
+    example.exposures.expect("exposures", "<i8", (None,))
+    buckets_array(example.standing, n)
+    for name, prior in (("r_t", example.r_t), ("r_n", example.r_n)):
+        if not np.isfinite(prior.expect(name, "<f2", (n, dim))).all():
+            raise RecordError(f"{name} has a number that is not finite")
+
+
+def in_rows(example: FastExample, catalogue: Catalogue) -> FastBatchExample:
+    """The example in rows of E, with exactly NEGATIVES negatives: fewer ones are repeated in turn."""
+    items = example.items.array()
+    pick = np.where(_PICK == 0, 0, 1 + (_PICK - 1) % (len(items) - 1))
+    return FastBatchExample(
+        clicks=catalogue.rows(example.clicks.array()),
+        exposures=catalogue.rows(example.exposures.array()),
+        items=catalogue.rows(items)[pick],
+        r_t=example.r_t.array()[pick],
+        r_n=example.r_n.array()[pick],
+        standing=buckets_array(example.standing, len(items))[pick],
+    )
+
+
+def to_bytes(examples: list[FastExample]) -> bytes:
+    """Examples as bytes."""
+    return msgspec.msgpack.encode([encode(example) for example in examples])
+
+
+def from_bytes(data: bytes) -> list[FastExample]:
+    """What `to_bytes` was given."""
+    return [_reader.decode(each) for each in msgspec.msgpack.decode(data, type=list[bytes])]

@@ -1,1 +1,0 @@
-"""Changes of the schema, one revision a file; `streams.store.connect` brings a database to the newest."""

@@ -1,0 +1,1 @@
+"""Prequential evaluation: metrics over ranked clicks in stream order, and the online baselines."""

@@ -1,0 +1,36 @@
+"""Changes in quality: river's ADWIN on the NDCG@10 of each variant, outcome by outcome in total order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from river.drift import ADWIN
+
+from streams.prequential.metrics import Ranked, ndcg_10
+
+
+class Drift(NamedTuple):
+    """ADWIN dropped the older part of its window: mean NDCG@10 before, and of what it kept."""
+
+    variant: str
+    before: float
+    after: float
+
+
+class Drifts:
+    """One detector a variant; cold outcomes are left out."""
+
+    def __init__(self) -> None:
+        self._detectors: dict[str, ADWIN] = {}
+
+    def update(self, outcome: Ranked) -> Iterator[Drift]:
+        """Take in an outcome; yield what it revealed. To be read to its end."""
+        if "all" not in outcome.subsets:
+            return
+        for variant in sorted(outcome.ranks):
+            detector = self._detectors.setdefault(variant, ADWIN())
+            before = detector.estimation
+            detector.update(ndcg_10(outcome.ranks[variant]))
+            if detector.drift_detected:
+                yield Drift(variant, before, detector.estimation)

@@ -1,0 +1,1 @@
+"""Parts that every process needs: signals, clock, retry policy, health, telemetry, log throttle."""

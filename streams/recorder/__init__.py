@@ -1,0 +1,1 @@
+"""The recorder: writes every topic into the database exactly once and computes online metrics."""

@@ -1,0 +1,44 @@
+"""Online quality as rows of the tables and as Prometheus gauges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from models.ranking import METRICS
+from streams.prequential.evaluator import Judged
+from streams.prequential.metrics import Quality
+from streams.process import telemetry
+from streams.recorder.rows import Row
+
+
+def point_rows(run: str, epoch: int, time: int, quality: Quality) -> list[Row]:
+    """A row of metric_points for each series, as it is at the end of `epoch`."""
+    return [
+        (
+            *(run, epoch, variant, subset, form, time, point.n),
+            *(point.metrics.get(name) for name in METRICS),
+            *(point.chance.get(name) for name in ("hr@10", "ndcg@10")),
+        )
+        for variant, subset, form, point in quality.points()
+    ]
+
+
+def drift_rows(run: str, epoch: int, judged: Iterable[Judged]) -> list[Row]:
+    """A row of drifts for each change found; Prometheus counts it."""
+    rows: list[Row] = []
+    for outcome, _, drifts in judged:
+        for drift in drifts:
+            telemetry.DRIFTS.labels(drift.variant).inc()
+            what = (drift.variant, outcome.user, outcome.seq, epoch, outcome.time, drift.before, drift.after)
+            rows.append((run, *what))
+    return rows
+
+
+def show(quality: Quality) -> None:
+    """Set the gauges."""
+    for variant, subset, form, point in quality.points():
+        for name, value in point.metrics.items():
+            telemetry.ONLINE.labels(name, variant, subset, form).set(value)
+        if form == "cumulative" and variant == "random":
+            for name, value in point.chance.items():
+                telemetry.ONLINE_CHANCE.labels(name, subset).set(value)

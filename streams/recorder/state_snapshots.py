@@ -1,0 +1,64 @@
+"""The users' states as the recorder keeps them: read from the changelogs of the device's and the cloud's table.
+
+A worker writes a partition's own row after the rows of its users, so the partition's row that bears an epoch's end is
+that epoch's mark in the changelog: what stands before it is the state as of that epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streams.kafka.message import Received
+from streams.kafka.partitioner import SEPARATOR, is_partition, locate
+from streams.records import EndOfLog, EpochEnd, RecordError
+from streams.state import cloud as cloud_state
+from streams.state import device as device_state
+from streams.state.cloud import CloudState
+from streams.state.device import DeviceState
+from streams.state.fence import Terms, unfenced
+from streams.state.row_codec import StateError, unpack
+from streams.topics import CLOUD_STATE, DEVICE_STATE
+
+SIDES = {DEVICE_STATE.name: "device", CLOUD_STATE.name: "cloud"}
+_USERS: dict[str, type[DeviceState | CloudState]] = {DEVICE_STATE.name: DeviceState, CLOUD_STATE.name: CloudState}
+_PARTITIONS: dict[str, type[device_state.PartitionState | cloud_state.PartitionState]] = {
+    DEVICE_STATE.name: device_state.PartitionState,
+    CLOUD_STATE.name: cloud_state.PartitionState,
+}
+
+Mark = EpochEnd | EndOfLog
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A user's row."""
+
+    side: str  # device or cloud
+    user: str
+    state: bytes
+
+
+def read(received: Received, partitions: int, terms: Terms) -> Changed | Mark | None:
+    """What a changelog's record says: a user's state, or the mark that a partition's row bears; None: neither.
+
+    A row of a worker that had lost the partition says nothing. Raises RecordError where a row is damaged, or stands in
+    another partition than its own.
+    """
+    topic, key = received.topic, received.name
+    if not key or locate(key, partitions) != received.part:
+        raise RecordError(f"row {key[:100]!r} is in partition {received.part}, not its own")
+    if SEPARATOR in key and not is_partition(key):  # a request without an answer: of no epoch's state
+        return None
+    try:
+        term, data = unfenced(received.data)
+        if not terms.admits(received.part, term):
+            return None
+        if is_partition(key):
+            row = unpack(data, _PARTITIONS[topic])
+            if row.over:
+                return EndOfLog(max(row.ended, 0), 0, 0)
+            return EpochEnd(row.ended, 0) if row.ended >= 0 else None
+        unpack(data, _USERS[topic])
+        return Changed(SIDES[topic], key.decode(), data)
+    except (StateError, UnicodeDecodeError) as error:
+        raise RecordError(str(error)) from error

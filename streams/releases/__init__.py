@@ -1,0 +1,1 @@
+"""Releases: their parts, candidates, registry, publication reader and item statistics."""

@@ -1,0 +1,253 @@
+"""Reading releases from the bus, and how items stand: a background thread, one whole release at every moment.
+
+In: item-embeddings, model-weights, model-releases, from their beginnings. Out: `get`, `newest`, `standing`. What does
+not come over the bus in time (compacted away, damaged, never sent because the publisher died) is read from the tables.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+
+from models.checkpoint import CheckpointError
+from models.standing import Standing
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka import clients
+from streams.kafka.dead_letters import DeadLetterBox
+from streams.kafka.message import Received
+from streams.kafka.stall_detector import Silence
+from streams.process import telemetry
+from streams.records import (
+    DeadLetter,
+    EmbeddingRow,
+    EpochDecision,
+    ItemCounts,
+    Manifest,
+    Reader,
+    RecordError,
+    ReleaseEvent,
+)
+from streams.releases import candidates
+from streams.releases.cache import Shelf
+from streams.releases.item_statistics import standing_after
+from streams.releases.release import Assembler, Release, ReleaseError, read_release, read_release_and_items
+from streams.settings import Settings
+from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
+
+__all__ = ["Release", "ReleaseError", "ReleaseReader", "read_release"]
+
+log = logging.getLogger(__name__)
+_PATIENCE_S = 1.0  # how long something may be missing on the bus before the tables are asked, and asked again
+_POLL_S = 0.1
+_TAKE = 5000
+
+T = TypeVar("T")
+
+
+class ReleaseReader:
+    """Whole releases and standings, by number. Safe to call from any thread."""
+
+    def __init__(self, settings: Settings, role: str, *, keep: int = 6, patience_s: float = _PATIENCE_S) -> None:
+        self._settings, self._role, self._patience_s = settings, role, patience_s
+        self._shelf = Shelf(settings.dim, keep)
+        self._changed = threading.Condition()
+        self._wanted: dict[int, int] = {}  # version -> callers waiting
+        self._wanted_standings: dict[int, int] = {}
+        self._missed: dict[tuple[str, int], float] = {}  # (release or standing, number) -> since when
+        self._asked: dict[tuple[str, int], float] = {}  # when the tables were last asked for it
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{role}-releases", daemon=True)
+        self._engine: sa.Engine | None = None
+        self._assembler = Assembler()
+        self._producer: Any = None
+        self._rows: Reader[EmbeddingRow] = Reader(EmbeddingRow)
+        self._events: Reader[Any] = Reader(ReleaseEvent)
+
+    def start(self) -> None:
+        """Start reading. Returns at once."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading; staged releases can still be had."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def get(self, version: int, timeout_s: float) -> Release:
+        """Return release `version`, waiting until it is whole. Raises TimeoutError."""
+        return self._await(self._wanted, version, lambda: self._shelf.find(version), timeout_s, f"release {version}")
+
+    def newest(self) -> Release | None:
+        """Return the newest release that is whole."""
+        with self._changed:
+            return self._shelf.newest()
+
+    def standing(self, epoch: int, timeout_s: float) -> Standing:
+        """Return how items stood after `epoch` (-1: before the first), waiting for it. Raises TimeoutError."""
+        return self._await(
+            self._wanted_standings,
+            epoch,
+            lambda: self._shelf.standings.find(epoch),
+            timeout_s,
+            f"how items stood after epoch {epoch}",
+        )
+
+    def newest_standing(self) -> Standing:
+        """Return how items stand, as far as it is known."""
+        with self._changed:
+            return self._shelf.standings.newest()
+
+    def _await(
+        self, wanted: dict[int, int], number: int, look: Callable[[], T | None], timeout_s: float, what: str
+    ) -> T:
+        with self._changed:
+            wanted[number] = wanted.get(number, 0) + 1
+            try:
+                if not self._changed.wait_for(lambda: look() is not None, timeout_s):
+                    raise TimeoutError(f"{what} did not come within {timeout_s} s")
+                found = look()
+                assert found is not None
+                return found
+            finally:
+                wanted[number] -= 1
+                if not wanted[number]:
+                    del wanted[number]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._read()
+            except Exception:  # a processor without releases can't go on: begin again, whatever it was
+                log.exception("reading releases failed; beginning again")
+                self._stop.wait(self._patience_s)
+
+    def _read(self) -> None:
+        consumer = clients.consumer(self._settings, f"{self._role}-releases")
+        topics = {t.full(self._settings): t for t in (ITEM_EMBEDDINGS, MODEL_WEIGHTS, MODEL_RELEASES)}
+        try:
+            places = [TopicPartition(name, 0, OFFSET_BEGINNING) for name in topics]
+            consumer.assign(places)
+            silence = Silence(consumer, places)
+            while not self._stop.is_set():
+                first = consumer.poll(_POLL_S)
+                more = consumer.consume(_TAKE, 0) if first is not None else []
+                for message in ([first] if first is not None else []) + more:
+                    if message.error():
+                        log.warning("reading releases: %s", message.error())
+                    else:
+                        silence.heard(message)
+                        self._take(topics[message.topic()], message)
+                self._stage()
+                silence.look()
+        finally:
+            consumer.close()
+
+    def _take(self, topic: Topic, message: Any) -> None:
+        try:
+            if topic is MODEL_WEIGHTS:
+                self._shelf.take_part(message.key(), message.value())
+            elif message.value() is None:
+                pass  # a withdrawn item or release: what is staged stays
+            elif topic is ITEM_EMBEDDINGS:
+                self._shelf.take_row(self._rows.decode(message.value()))
+            else:
+                self._take_event(self._events.decode(message.value()))
+        except RecordError as error:
+            self._refuse(Received.taken(topic.name, message).refused(str(error), self._role))
+
+    def _take_event(self, event: Manifest | EpochDecision | ItemCounts) -> None:
+        if isinstance(event, Manifest):
+            self._shelf.take_manifest(event)
+        elif isinstance(event, ItemCounts):
+            with self._changed:
+                self._shelf.standings.take(event)
+                self._changed.notify_all()
+
+    def _refuse(self, dead: DeadLetter) -> None:
+        if self._producer is None:
+            self._producer = clients.producer(self._settings, f"{self._role}-releases")
+        DeadLetterBox(self._settings, self._producer).put(dead)
+
+    def _stage(self) -> None:
+        with self._changed:
+            newest = max(self._shelf.staged, default=-1)
+            versions = [v for v in self._wanted if v not in self._shelf.staged]
+            standings = [e for e in self._wanted_standings if self._shelf.standings.find(e) is None]
+        coming = sorted((v for v in self._shelf.manifests if v > newest), reverse=True)
+        missing = {("release", v) for v in versions + coming} | {("standing", e) for e in standings}
+        for found in self._missed.keys() - missing:
+            del self._missed[found]
+            self._asked.pop(found, None)
+        for version in dict.fromkeys(versions + coming):
+            release = self._shelf.assemble(version) or self._from_tables(version)
+            if release is not None:
+                self._put(release)
+            if version in coming and release is not None:
+                break  # older ones are of no use unless somebody asks
+        for epoch in standings:
+            self._standing_from_tables(epoch)
+
+    def _put(self, release: Release) -> None:
+        with self._changed:
+            self._shelf.put(release)
+            telemetry.RELEASE.labels(self._role).set(max(self._shelf.staged))
+            self._changed.notify_all()
+
+    def _patient(self, what: str, number: int, *, sent: bool = False) -> bool:
+        """Whether to go on waiting for the bus: for a while, and after each look into the tables.
+
+        What is known to have been `sent` before something that is here has come, or never will: no need to wait.
+        """
+        now = time.monotonic()
+        waited = now - self._missed.setdefault((what, number), now)
+        asked = now - self._asked.get((what, number), -math.inf)
+        if asked < self._patience_s or (waited < self._patience_s and not sent):
+            return True
+        self._asked[what, number] = now
+        return False
+
+    def _from_tables(self, version: int) -> Release | None:
+        if self._patient("release", version, sent=version < max(self._shelf.staged, default=-1)):
+            return None
+        t = schema.releases.c
+        this = (t.run == self._settings.run) & (t.version == version)
+        try:
+            with self._database().connect() as connection:
+                if not connection.execute(sa.select(t.published).where(this)).scalar():
+                    return None  # its publication is not over: it will be finished
+                release, items = read_release_and_items(connection, self._settings.run, version, self._assembler)
+        except (CheckpointError, ReleaseError, sa.exc.SQLAlchemyError) as error:
+            log.warning("release %d is whole neither on the bus nor in the tables: %s", version, error)
+            return None
+        log.info("release %d was read from the tables", version)
+        self._shelf.put_items(release.manifest.versions.encoder, items)
+        return release
+
+    def _standing_from_tables(self, epoch: int) -> None:
+        if self._patient("standing", epoch):
+            return
+        try:
+            with self._database().connect() as connection:
+                recorded = candidates.recorded(connection, self._settings.run)
+                if recorded is None or recorded[0] < epoch:
+                    return
+                standing = standing_after(connection, self._settings.run, epoch)
+        except sa.exc.SQLAlchemyError as error:
+            log.warning("how items stood after epoch %d can't be read: %s", epoch, error)
+            return
+        with self._changed:
+            self._shelf.standings.put(standing)
+            self._changed.notify_all()
+
+    def _database(self) -> sa.Engine:
+        if self._engine is None:
+            self._engine = connect(self._settings.database.get_secret_value())
+        return self._engine

@@ -1,0 +1,123 @@
+"""The registry of releases in the tables: numbering, writing a release's rows, finishing it with its decision.
+
+Each function here runs inside a transaction of the caller, who holds the lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from models.nets import PARTS
+from streams.database.engine import copy_new, insert_new
+from streams.database.schema import decisions, item_embeddings, release_parts, releases
+from streams.process.clock_and_signals import wall_ms
+from streams.records import EpochDecision, Manifest, Versions, encode
+from streams.releases.release import ItemTable, checksum
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is to become a release. `items` is None where the item table stays as it is."""
+
+    kind: Literal["initial", "retrain", "learner", "rollback"]
+    parent: Manifest | None
+    epoch: int
+    parts: Mapping[str, bytes]  # those that change; nets apart are not taken over from the parent
+    items: ItemTable | None
+    trained_until: int
+    offsets: dict[str, int]
+    gate: dict[str, Any]
+
+
+def write_release(connection: Connection, run: str, draft: Draft) -> Manifest:
+    """Give the draft the next version and write its rows, unpublished. A part's version is that of its release."""
+    t = releases.c
+    newest = connection.execute(sa.select(sa.func.max(t.version)).where(t.run == run)).scalar()
+    version = 0 if newest is None else newest + 1
+    parent = draft.parent
+    if parent is None:
+        assert draft.items is not None
+        sums, versions, items, digest = {}, Versions(), 0, ""
+    else:
+        sums = {part: parent.parts[part] for part in PARTS}
+        versions, items, digest = parent.versions, parent.items, parent.embeddings
+    if draft.items is not None:
+        items, digest = len(draft.items.keys), draft.items.digest
+    new = {part: version if part in draft.parts else getattr(versions, part) for part in PARTS}
+    manifest = Manifest(
+        version=version,
+        parent=parent.version if parent else 0,
+        kind=draft.kind,
+        versions=Versions(version, **new),
+        epoch=draft.epoch,
+        trained_until=draft.trained_until,
+        items=items,
+        embeddings=digest,
+        parts={**sums, **{part: checksum(data) for part, data in draft.parts.items()}},
+        offsets=draft.offsets,
+        gate={name: float(value) for name, value in draft.gate.items() if isinstance(value, int | float)},
+    )
+    if draft.items is not None:
+        rows = _changed_rows(connection, run, version, draft.items)
+        copy_new(connection, item_embeddings, rows)
+    parts = [{"run": run, "part": p, "version": version, "data": data} for p, data in draft.parts.items()]
+    insert_new(connection, release_parts, parts)
+    row = {
+        "run": run,
+        "version": version,
+        "parent": manifest.parent,
+        "kind": draft.kind,
+        **new,
+        "epoch": draft.epoch,
+        "trained_until": draft.trained_until,
+        "gate": draft.gate,
+        "manifest": encode(manifest),
+        "published": False,
+        "created_wall": wall_ms(),
+    }
+    insert_new(connection, releases, [row])
+    return manifest
+
+
+def _changed_rows(connection: Connection, run: str, version: int, items: ItemTable) -> list[tuple[Any, ...]]:
+    """The rows of E whose bytes differ from the last that were published for them, as rows of item_embeddings."""
+    t = item_embeddings.c
+    newest = sa.select(t.item, sa.func.max(t.encoder).label("encoder")).where(t.run == run).group_by(t.item).subquery()
+    both = (t.item == newest.c.item) & (t.encoder == newest.c.encoder)
+    query = sa.select(t.item, t.row, t.vector).join(newest, both).where(t.run == run)
+    published = {item: (row, bytes(vector)) for item, row, vector in connection.execute(query).all()}
+    E = np.ascontiguousarray(items.E, dtype="<f4")
+    rows = []
+    for row, item in enumerate(items.keys.tolist()):
+        vector = E[row].tobytes()
+        known = published.get(item)
+        if known is not None and known[0] != row:
+            raise ValueError(f"item {item} has row {known[0]}, not {row}: rows never change")
+        if known is None or known[1] != vector:
+            rows.append((run, item, version, row, vector))
+    return rows
+
+
+def finish_release(connection: Connection, run: str, version: int) -> None:
+    """Note that all of a release is acknowledged."""
+    this = (releases.c.run == run) & (releases.c.version == version)
+    connection.execute(sa.update(releases).where(this).values(published=True))
+
+
+def write_decision(connection: Connection, run: str, decision: EpochDecision) -> None:
+    """Write the decision of an epoch; one that is there stays."""
+    row = {name: getattr(decision, name) for name in ("epoch", "release", "outcome", "reason")}
+    insert_new(connection, decisions, [row | {"run": run}])
+
+
+def unpublished(connection: Connection, run: str) -> int | None:
+    """Return the release whose publication is not over."""
+    t = releases.c
+    query = sa.select(sa.func.min(t.version)).where((t.run == run) & ~t.published)
+    return connection.execute(query).scalar()

@@ -1,0 +1,147 @@
+"""A release in memory, and how one is put together from its parts or read from the tables alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from models.catalogue import FIRST_ROW, Catalogue
+from models.checkpoint import config_of, unpack, unpack_apart, unpack_part
+from models.nets import APART, Nets
+from models.scorer import Scorer
+from streams.database.schema import item_embeddings, release_parts, releases
+from streams.records import Manifest, Reader
+from streams.releases import embedding_table
+
+_HEAVY = ("encoder", "slow")
+
+_manifests: Reader[Manifest] = Reader(Manifest)
+
+
+class ReleaseError(ValueError):
+    """A set of parts that is not the release that its manifest names, or a release that is not there."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A whole release, ready to serve. Nobody changes its nets."""
+
+    manifest: Manifest
+    nets: Nets
+    scorer: Scorer
+    catalogue: Catalogue
+    apart: Mapping[str, Nets] = field(default_factory=dict)  # of forms that have nets of their own
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """E of one encoder version: keys i8 [rows] (reserved rows under negative keys), E f4 [rows, d], their digest."""
+
+    keys: NDArray[np.int64]
+    E: NDArray[np.float32]
+    digest: str
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, E: NDArray[np.float32]) -> ItemTable:
+        """The item table of `catalogue` with E [catalogue.size, d]."""
+        keys = np.concatenate([embedding_table.reserved_keys(), catalogue.keys])
+        return cls(keys, E, embedding_table.digest(keys, E))
+
+
+def checksum(data: bytes) -> str:
+    """Return the SHA-256 of a part, as in a manifest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def part_version(manifest: Manifest, part: str) -> int:
+    """Return the version of a part; nets apart come and go with the encoder."""
+    return int(getattr(manifest.versions, "encoder" if part in APART else part))
+
+
+class Assembler:
+    """Puts releases together. Most change the fast part only: the others are then shared with the release before."""
+
+    def __init__(self) -> None:
+        self._last: Release | None = None
+
+    def build(self, manifest: Manifest, parts: Mapping[str, bytes], items: ItemTable) -> Release:
+        """Build the release of `manifest`. Raises ReleaseError or CheckpointError where anything is not as it says."""
+        for part in manifest.parts:
+            if checksum(parts[part]) != manifest.parts[part]:
+                raise ReleaseError(f"part {part} of release {manifest.version} has another checksum than its manifest")
+        if items.digest != manifest.embeddings or len(items.E) != manifest.items:
+            raise ReleaseError(f"the item table of release {manifest.version} has another checksum than its manifest")
+        config = config_of(parts["fast"])[1]
+        last = self._last
+        same_items = last is not None and last.manifest.embeddings == manifest.embeddings
+        if last is not None and same_items and all(last.manifest.parts[p] == manifest.parts[p] for p in _HEAVY):
+            nets, catalogue = Nets(config, FIRST_ROW), last.catalogue
+            nets.encoder, nets.slow = last.nets.encoder, last.nets.slow
+            unpack_part(nets, "fast", parts["fast"])
+        else:
+            nets = unpack(config, parts, items.E)
+            catalogue = last.catalogue if last is not None and same_items else Catalogue(items.keys[FIRST_ROW:])
+        rows = len(items.E)
+        apart = {form: unpack_apart(config, form, parts[form], rows) for form in APART if form in manifest.parts}
+        self._last = Release(manifest, nets.eval(), Scorer(nets, apart), catalogue, apart)
+        return self._last
+
+
+def read_manifest(connection: Connection, run: str, version: int) -> Manifest:
+    """Return the manifest of a release from the tables. Raises ReleaseError where there is none."""
+    wanted = (releases.c.run == run) & (releases.c.version == version)
+    data = connection.execute(sa.select(releases.c.manifest).where(wanted)).scalar_one_or_none()
+    if data is None:
+        raise ReleaseError(f"there is no release {version} in run {run}")
+    return _manifests.decode(data)
+
+
+def read_parts(connection: Connection, run: str, manifest: Manifest) -> dict[str, bytes]:
+    """Return the bytes of the parts that `manifest` names. Raises ReleaseError where one is missing."""
+    parts: dict[str, bytes] = {}
+    for part in manifest.parts:
+        version = part_version(manifest, part)
+        row = (release_parts.c.run == run) & (release_parts.c.part == part) & (release_parts.c.version == version)
+        data = connection.execute(sa.select(release_parts.c.data).where(row)).scalar_one_or_none()
+        if data is None:
+            raise ReleaseError(f"part {part}/{version} of release {manifest.version} is not in the tables")
+        parts[part] = bytes(data)
+    return parts
+
+
+def read_items(connection: Connection, run: str, encoder: int, rows: int) -> ItemTable:
+    """Return the newest vector of each of the first `rows` rows at encoder version <= `encoder`."""
+    t = item_embeddings.c
+    known = (t.run == run) & (t.encoder <= encoder) & (t.row < rows)
+    newest = sa.select(t.item, sa.func.max(t.encoder).label("encoder")).where(known).group_by(t.item).subquery()
+    both = (t.item == newest.c.item) & (t.encoder == newest.c.encoder)
+    query = sa.select(t.item, t.vector).join(newest, both).where(t.run == run).order_by(t.row)
+    found = connection.execute(query).all()
+    if len(found) != rows:
+        raise ReleaseError(f"{len(found)} of {rows} rows of E at encoder {encoder} are in the tables")
+    keys = np.fromiter((row.item for row in found), dtype=np.int64, count=rows)
+    E = np.frombuffer(b"".join(row.vector for row in found), dtype="<f4").reshape(rows, -1)
+    return ItemTable(keys, E, embedding_table.digest(keys, E))
+
+
+def read_release_and_items(
+    connection: Connection, run: str, version: int, assembler: Assembler
+) -> tuple[Release, ItemTable]:
+    """Return release `version` and its item table from the tables alone. Raises ReleaseError where it is not whole."""
+    manifest = read_manifest(connection, run, version)
+    items = read_items(connection, run, manifest.versions.encoder, manifest.items)
+    return assembler.build(manifest, read_parts(connection, run, manifest), items), items
+
+
+def read_release(connection: Connection, run: str, version: int, assembler: Assembler | None = None) -> Release:
+    """Return release `version` from the tables alone. Raises ReleaseError where it is not whole.
+
+    Whoever reads many gives an assembler of its own, which keeps what neighbours share.
+    """
+    return read_release_and_items(connection, run, version, assembler or Assembler())[0]

@@ -1,0 +1,1 @@
+"""Offline evaluation: scores every recorded outcome again from the tables alone."""

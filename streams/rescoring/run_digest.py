@@ -1,0 +1,59 @@
+"""The digest of a run: SHA-256 over what it came to. Equal digests mean equal outcomes, states and releases.
+
+It covers the outcomes in total order, the newest device and cloud state of each user, and the releases; nothing of
+wall-clock time, run ids or the order in which records arrived. It holds for one CPU family and torch version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from streams.database import schema
+from streams.records import Manifest, Reader
+
+_WALL = {"run", "asked_wall", "answered_wall", "recorded_wall"}
+_RELEASE = ("version", "parent", "kind", "versions", "epoch", "trained_until", "items", "embeddings", "parts")
+_manifests: Reader[Manifest] = Reader(Manifest)
+_order_free = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def digest(connection: Connection, run: str) -> str:
+    """Return the digest of what the tables hold of `run`, in hex."""
+    total = hashlib.sha256()
+    for rows in (_outcomes(connection, run), _states(connection, run), _releases(connection, run)):
+        part = hashlib.sha256()
+        for row in rows:
+            part.update(_order_free.encode(row))
+        total.update(part.digest())
+    return total.hexdigest()
+
+
+def _outcomes(connection: Connection, run: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the outcomes in total order; sorted here, as databases disagree on the order of text."""
+    o = schema.outcomes.c
+    names = sorted(column.name for column in o if column.name not in _WALL)
+    found = connection.execute(sa.select(*(o[name] for name in names)).where(o.run == run)).all()
+    yield from (tuple(row) for row in sorted(found, key=lambda row: (row.time, row.user, row.seq)))
+
+
+def _states(connection: Connection, run: str) -> Iterator[tuple[Any, ...]]:
+    u = schema.user_snapshots.c
+    newest: dict[tuple[str, str], tuple[int, bytes]] = {}
+    for row in connection.execute(sa.select(u.side, u.user, u.epoch, u.state).where(u.run == run).order_by(u.epoch)):
+        newest[row.side, row.user] = row.epoch, bytes(row.state)
+    for side, user in sorted(newest):
+        yield side, user, newest[side, user][1]
+
+
+def _releases(connection: Connection, run: str) -> Iterator[tuple[Any, ...]]:
+    r = schema.releases.c
+    query = sa.select(r.manifest).where(r.run == run).order_by(r.version)
+    for data in connection.execute(query).scalars():
+        manifest = _manifests.decode(data)
+        yield tuple(getattr(manifest, name) for name in _RELEASE)

@@ -1,0 +1,39 @@
+"""Ranks by popularity, counted once more: clicks of all units before, in total order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from streams.database import schema
+from streams.records import Kind
+from streams.verification import reference_ranking
+from streams.verification.differences import same
+
+
+def check(connection: Connection, run: str, epochs: int) -> None:
+    """Compare the recorded ranks of epochs 0 to `epochs` - 1. Raises DifferenceFound."""
+    i, o = schema.interactions.c, schema.outcomes.c
+    counts: Counter[int] = Counter()
+    for epoch in range(epochs):
+        clicked = (i.run == run) & (i.epoch == epoch) & i.kind.in_([Kind.CLICK, Kind.PAST_CLICK])
+        clicks = sorted(connection.execute(sa.select(i.unit_time, i.user, i.seq, i.item, i.impression).where(clicked)))
+        wanted = sa.select(o.user, o.seq, o.place, o.candidates, o.ranks).where(o.run == run, o.epoch == epoch)
+        judged = {(row.user, row.seq): row for row in connection.execute(wanted)}
+        for _, some in groupby(clicks, lambda click: (click[0], click[1], click[4] or -1 - click[2])):
+            unit = list(some)
+            for _, user, seq, _, _ in unit:
+                if (row := judged.get((user, seq))) is not None:
+                    scores = [counts[key] for key in np.frombuffer(row.candidates, "<i8").tolist()]
+                    same(
+                        user,
+                        f"seq {seq}",
+                        "rank by popularity",
+                        row.ranks["popularity"],
+                        reference_ranking.rank(scores, row.place),
+                    )
+            counts.update(item for _, _, _, item, _ in unit)
