@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.device_records import Workload
 from benchmarks.device_stopwatch import Pace
-from models.scorer import Floats, Rows, Scorer
-from models.standing import Standing
+from models.data.item_features import Standing
+from models.mc2sf.tiled_scorer import Floats, Rows, Scorer
 from streams.device.worker import Device
 from streams.kafka.message import Received
 from streams.kafka.partitioner import partition_of

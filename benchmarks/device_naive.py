@@ -14,7 +14,7 @@ import faust
 import numpy as np
 import torch
 
-from models.nets import Nets
+from models.mc2sf.nets import Nets
 from streams.database.engine import connect
 from streams.process import telemetry
 from streams.records import DeviceBatch, Kind, NegativeMemory, Reader, Tensor, encode, item_key

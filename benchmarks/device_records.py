@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.catalogue import Catalogue
-from models.checkpoint import pack
-from models.nets import Nets
+from models.data.catalogue import Catalogue
+from models.mc2sf.checkpoint import pack
+from models.mc2sf.nets import Nets
 from streams.coordinator.publisher import Publisher, read_publication
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin

@@ -24,11 +24,11 @@ from deploy.experiments import batches
 from deploy.experiments.dataset import Dataset, load
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.recipe import Recipe, Recipes
-from models.forms import DIN, F2S, MC2SF, FastAlone
-from models.gru4rec import GRU4Rec, GRU4RecConfig
-from models.nets import NetConfig, Nets
-from models.objectives import objective
-from models.sasrec import SASRec, SASRecConfig
+from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
+from models.baselines.sasrec import SASRec, SASRecConfig
+from models.mc2sf.nets import NetConfig, Nets
+from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone
+from models.training.objectives import objective
 from replay.source import parse
 
 SLOW = (Phase.SLOW,)

@@ -26,13 +26,13 @@ import torch
 
 from benchmarks.machine import described
 from deploy.experiments.plots import Value, lines
-from models.batches import Source
-from models.catalogue import Catalogue
-from models.log import Ints, Log, Stretch, fold
-from models.nets import Logits, NetConfig, Nets
-from models.ranking import gains
-from models.training import TrainConfig, retrain
-from models.views import CLICK, ViewSpec
+from models.data.catalogue import Catalogue
+from models.data.interaction_log import Ints, Log, Stretch, fold
+from models.data.views import CLICK, ViewSpec
+from models.evaluation.metrics import gains
+from models.mc2sf.nets import Logits, NetConfig, Nets
+from models.training.minibatches import Source
+from models.training.retrain import TrainConfig, retrain
 from replay.plan import Options, Plan, prepare
 from replay.source import parse
 

@@ -19,10 +19,10 @@ import torch
 
 from benchmarks.increment import SPEC, Judge, logged, means, until
 from benchmarks.machine import described
-from models.catalogue import Catalogue
-from models.log import Log
-from models.nets import NetConfig, Nets
-from models.training import TrainConfig, retrain
+from models.data.catalogue import Catalogue
+from models.data.interaction_log import Log
+from models.mc2sf.nets import NetConfig, Nets
+from models.training.retrain import TrainConfig, retrain
 
 RESULT = Path(__file__).with_name("pace.json")
 PACES = (0.0, 1.0, 1.5, 2.0)

@@ -28,8 +28,8 @@ from deploy.experiments.experiment import Asked
 from deploy.experiments.protocol import Protocol
 from deploy.experiments.recipe import Recipe, Recipes
 from deploy.experiments.running import Benches
-from models.forms import DIN, F2S, FastAlone
-from models.objectives import objective
+from models.mc2sf.variants import DIN, F2S, FastAlone
+from models.training.objectives import objective
 from replay.plan import write_json
 from replay.source import parse
 

@@ -24,9 +24,9 @@ from benchmarks.machine import described
 from benchmarks.river_models import Asked, models
 from benchmarks.rounding import rounded
 from deploy.runs import Found, find
-from models.log import Ints
-from models.online import FastBatchExample, FastLearner
-from models.ranking import metrics
+from models.data.interaction_log import Ints
+from models.evaluation.metrics import metrics
+from models.training.online import FastBatchExample, FastLearner
 from streams.model_config import learner_config
 from streams.prequential.evaluator import recorded_outcomes
 from streams.releases.release import Release, read_release

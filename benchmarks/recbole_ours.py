@@ -17,14 +17,14 @@ from deploy.experiments import batches
 from deploy.experiments.bench import Bench
 from deploy.experiments.protocol import Phase
 from deploy.experiments.recipe import Recipe
-from models.catalogue import FIRST_ROW, ROW_PADDING
-from models.fitting import FitConfig, fit
-from models.gru4rec import GRU4Rec, GRU4RecConfig
-from models.log import Ints
-from models.objectives import OfSequences, Sequences
-from models.queries import recent
-from models.sasrec import SASRec, SASRecConfig
-from models.sequential import Sequential
+from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
+from models.baselines.sasrec import SASRec, SASRecConfig
+from models.baselines.sequential import Sequential
+from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.interaction_log import Ints
+from models.data.queries import recent
+from models.training.fit import FitConfig, fit
+from models.training.objectives import OfSequences, Sequences
 
 SEED = 1
 

@@ -30,8 +30,8 @@ from deploy.experiments.dataset import load
 from deploy.experiments.protocol import LEAVE_ONE_OUT, Phase
 from deploy.experiments.recipe import NEXT, Recipe
 from deploy.experiments.significance import by_user, compare
-from models.objectives import Sequences
-from models.ranking import metrics
+from models.evaluation.metrics import metrics
+from models.training.objectives import Sequences
 from replay.source import parse
 
 LENGTH = 50

@@ -14,9 +14,9 @@ import numpy as np
 from deploy.experiments.bench import Bench
 from deploy.experiments.lists import Lists
 from deploy.experiments.recipe import Recipe
-from models.log import Ints
-from models.queries import Queries
-from models.ranking import rank
+from models.data.interaction_log import Ints
+from models.data.queries import Queries
+from models.evaluation.metrics import rank
 
 RECBOLE = "recbole==1.2.1"
 _CONTENDER = Path(__file__).with_name("recbole_contender.py")

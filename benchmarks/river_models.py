@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from river import facto, optim, reco
 from river.optim import initializers
 
-from models.log import Ints
-from models.ranking import Rank, rank
+from models.data.interaction_log import Ints
+from models.evaluation.metrics import Rank, rank
 from streams.prequential.river_baseline import FACTORS, NEGATIVES, RATE, SIGMA, RiverBaseline
 
 

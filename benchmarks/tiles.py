@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import described
-from models.nets import NetConfig, Nets, Sequence
-from models.scorer import TILE, Scorer
+from models.mc2sf.nets import NetConfig, Nets, Sequence
+from models.mc2sf.tiled_scorer import TILE, Scorer
 
 RESULT = Path(__file__).with_name("tiles.json")
 ROWS, REQUESTS, REPEATS = 4000, 64, 9

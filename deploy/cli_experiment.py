@@ -15,7 +15,7 @@ from rich.table import Table
 
 from deploy import asked
 from deploy.experiments.protocol import MinCount, Positives, Rule
-from models.ranking import METRICS
+from models.evaluation.metrics import METRICS
 from replay.source import parse
 
 if TYPE_CHECKING:

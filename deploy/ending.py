@@ -56,7 +56,7 @@ def show(console: Console, document: dict[str, Any], folder: Path) -> None:
 
 def quality(metrics: dict[str, dict[str, float]], title: str) -> Table:
     """Return a table of metrics, a row a variant, best known order first."""
-    from models.ranking import METRICS  # noqa: PLC0415 - loads numpy
+    from models.evaluation.metrics import METRICS  # noqa: PLC0415 - loads numpy
 
     table = Table("variant", *METRICS, "n", "chance@10", title=title, box=SIMPLE_HEAD, show_edge=False, padding=0)
     for variant in sorted(metrics, key=lambda v: (_SHOWN.index(v) if v in _SHOWN else 99, v)):

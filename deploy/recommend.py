@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deploy.asked import By
 from deploy.runs import Found, UserError
 from deploy.summary import online
-from models.views import View, view
+from models.data.views import View, view
 from streams.database import schema
 from streams.model_config import view_spec
 from streams.records import Kind

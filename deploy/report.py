@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from deploy import history
 from deploy.figures import figures, ordered
-from models.ranking import METRICS
+from models.evaluation.metrics import METRICS
 from streams.database import schema
 
 _PAGES = Path(__file__).parent / "pages"

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from models.ranking import METRICS
+from models.evaluation.metrics import METRICS
 from streams.database import schema
 from streams.prequential import metrics
 from streams.prequential.metrics import Ranked, subsets

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ranking import metrics, rank
+from models.evaluation.metrics import metrics, rank
 from replay.parameters import parameters
 from replay.synthetic import FLOW, RECENT, RING, TASTE, TIRED, Floats, Synthetic, Traces
 

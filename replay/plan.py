@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from models.atomic import write_atomically
+from models.atomic_file import write_atomically
 from replay import order, units
 from replay.arrivals import Fleet, arrivals
 from replay.exposures import simulated

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.nets import NetConfig
-from models.training import TrainConfig
-from models.views import ViewSpec
+from models.data.views import ViewSpec
+from models.mc2sf.nets import NetConfig
+from models.training.retrain import TrainConfig
 from streams.settings import Settings
 
 

@@ -169,7 +169,7 @@ class RankRequest(Record, frozen=True, tag="request"):
     window: int  # the r2 that the answer must use: 0 = none yet
     versions: Versions
     epoch: int = 0  # the answer must use the clicks uploaded before it ended, also when it is asked again later
-    standing: bytes = b""  # u1 [n, 3], of the candidates: see models/standing.py
+    standing: bytes = b""  # u1 [n, 3], of the candidates: see models/data/item_features.py
 
 
 # cloud-downlink -----------------------------------------------------------------------------------------------------

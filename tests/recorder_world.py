@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from models.candidates import sampled
+from models.evaluation.candidates import sampled
 from streams.database import schema
 from streams.kafka.message import Received
 from streams.kafka.partitioner import partition_key, partition_of

@@ -10,9 +10,9 @@ import numpy as np
 import sqlalchemy as sa
 import torch
 
-from models.catalogue import Catalogue
-from models.checkpoint import pack, pack_part
-from models.nets import Nets
+from models.data.catalogue import Catalogue
+from models.mc2sf.checkpoint import pack, pack_part
+from models.mc2sf.nets import Nets
 from streams.coordinator.coordinator import Coordinator
 from streams.coordinator.lease import Lease
 from streams.coordinator.publisher import Publisher

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import torch
 
-from models.catalogue import Catalogue
-from models.nets import Nets
-from models.scorer import Scorer
-from models.standing import Standing
+from models.data.catalogue import Catalogue
+from models.data.item_features import Standing
+from models.mc2sf.nets import Nets
+from models.mc2sf.tiled_scorer import Scorer
 from streams.cloud.batch import CloudWork
 from streams.device.worker import Device
 from streams.kafka.message import Received

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.affinity import affinity
-from models.batches import Batch, localised
-from models.catalogue import FIRST_ROW
-from models.nets import NetConfig, Nets
-from models.training import TrainConfig, align
+from models.data.catalogue import FIRST_ROW
+from models.mc2sf.nets import NetConfig, Nets
+from models.training.cooccurrence_loss import affinity
+from models.training.minibatches import Batch, localised
+from models.training.retrain import TrainConfig, align
 
 ROWS = FIRST_ROW + 12
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.catalogue import Catalogue
-from models.checkpoint import CheckpointError, pack, pack_apart, unpack_apart
-from models.nets import APART, Nets
-from models.scorer import Scorer
+from models.data.catalogue import Catalogue
+from models.mc2sf.checkpoint import CheckpointError, pack, pack_apart, unpack_apart
+from models.mc2sf.nets import APART, Nets
+from models.mc2sf.tiled_scorer import Scorer
 from streams.coordinator.withdrawal import KEPT, KEPT_EPOCHS, Withdrawal
 from streams.database.engine import connect
 from streams.model_config import net_config

@@ -16,7 +16,7 @@ from benchmarks.device import OTHERS, PER_RECORD, result
 from benchmarks.device_naive import NaiveDevice
 from benchmarks.device_records import Workload
 from benchmarks.device_stopwatch import applied, pace
-from models.scorer import Scorer
+from models.mc2sf.tiled_scorer import Scorer
 from streams.records import Manifest, NegativeMemory, Uplink, Versions
 from streams.releases.release import Release
 from streams.settings import Settings

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import increment
-from models.catalogue import Catalogue
-from models.training import TrainConfig
+from models.data.catalogue import Catalogue
+from models.training.retrain import TrainConfig
 from replay.plan import Options, prepare
 from replay.source import parse
 

@@ -10,10 +10,10 @@ from torch import nn
 from benchmarks.matmul_limit import Products, seconds
 from benchmarks.recbole_ours import OverCatalogue
 from benchmarks.river_models import Asked, models
-from models.catalogue import FIRST_ROW
-from models.gru4rec import GRU4Rec, GRU4RecConfig
-from models.objectives import Sequences
-from models.sasrec import SASRec, SASRecConfig
+from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
+from models.baselines.sasrec import SASRec, SASRecConfig
+from models.data.catalogue import FIRST_ROW
+from models.training.objectives import Sequences
 from streams.prequential.river_baseline import RiverBaseline
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import increment, pace
-from models.log import Log
-from models.training import TrainConfig
+from models.data.interaction_log import Log
+from models.training.retrain import TrainConfig
 from replay.plan import Options, prepare
 from replay.source import parse
 

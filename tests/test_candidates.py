@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.candidates import Candidates, evaluated, sampled, slate
+from models.evaluation.candidates import Candidates, evaluated, sampled, slate
 
 KEYS = np.arange(1000, 3000)
 
@@ -46,7 +46,7 @@ def test_negatives_are_uniform_and_the_target_stands_anywhere() -> None:
 
 def test_the_list_is_known_to_any_process() -> None:
     code = (
-        "import numpy as np; from models.candidates import sampled, evaluated; c = sampled(7, 'ü', 12, "
+        "import numpy as np; from models.evaluation.candidates import sampled, evaluated; c = sampled(7, 'ü', 12, "
         "np.arange(1000, 3000), 1003, 99); print(c.place, c.keys.tolist(), evaluated(7, 'ü', 12, 0.5))"
     )
     listed = sampled(7, "ü", 12, KEYS, 1003, 99)

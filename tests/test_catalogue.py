@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.catalogue import FIRST_ROW, ROW_UNKNOWN, Catalogue
+from models.data.catalogue import FIRST_ROW, ROW_UNKNOWN, Catalogue
 
 keys = st.lists(st.integers(-(2**62), 2**62), max_size=30)
 

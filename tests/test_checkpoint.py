@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import CheckpointError, config_of, pack, unpack, unpack_part
-from models.nets import PARTS, NetConfig, Nets
-from models.scorer import Scorer
+from models.mc2sf.checkpoint import CheckpointError, config_of, pack, unpack, unpack_part
+from models.mc2sf.nets import PARTS, NetConfig, Nets
+from models.mc2sf.tiled_scorer import Scorer
 
 SMALL = NetConfig(dim=8, history_long=6, history_short=4, attention=(8, 4), gate=(8, 4), head=(8, 4))
 

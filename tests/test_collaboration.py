@@ -11,14 +11,14 @@ from deploy.experiments.batches import of_devices, of_sequences
 from deploy.experiments.collaboration_rows import FEDERATED_ROW
 from deploy.experiments.protocol import Phase
 from deploy.experiments.recipe import Recipe, Recipes
-from models.federated import Federated, FederatedConfig
-from models.forms import F2S, MC2SF, FastAlone, introduce
-from models.gru4rec import GRU4Rec, GRU4RecConfig
-from models.layers import Sequence, symlog
-from models.nets import NetConfig, Nets
-from models.objectives import Sequences
-from models.patched import Patched
-from models.ranking import metrics
+from models.baselines.dccl import Patched
+from models.baselines.fedavg import Federated, FederatedConfig
+from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
+from models.evaluation.metrics import metrics
+from models.layers.mlp import Sequence, symlog
+from models.mc2sf.nets import NetConfig, Nets
+from models.mc2sf.variants import F2S, MC2SF, FastAlone, introduce
+from models.training.objectives import Sequences
 from tests.experiment_world import bench, dataset
 from tests.test_laws import ROWS, SIZES, USERS, some_queries
 

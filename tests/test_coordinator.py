@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.catalogue import Catalogue
+from models.data.catalogue import Catalogue
 from streams.coordinator.lease import Lease, LeaseLostError
 from streams.database import schema
 from streams.database.engine import connect

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from models.standing import Standing
+from models.data.item_features import Standing
 from streams.cloud.batch import CloudWork
 from streams.device.worker import Device
 from streams.kafka.message import Received

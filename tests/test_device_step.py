@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.catalogue import Catalogue
-from models.standing import Standing
+from models.data.catalogue import Catalogue
+from models.data.item_features import Standing
 from streams.device.deferred_gru import compute, value
 from streams.device.step import Context, Hole, Memory, Step, User, step
 from streams.model_config import view_spec

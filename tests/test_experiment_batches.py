@@ -9,10 +9,10 @@ import pytest
 from deploy.experiments.batches import of_lists, of_sequences
 from deploy.experiments.protocol import Phase
 from deploy.experiments.recipe import Recipe
-from models import losses
-from models.catalogue import ROW_PADDING
-from models.objectives import Lists, Sequences
-from models.views import CLICK
+from models.data.catalogue import ROW_PADDING
+from models.data.views import CLICK
+from models.training.objectives import Lists, Sequences
+from models.training.retrain import losses
 from tests.experiment_world import QUICK, SMALL, dataset
 
 BOTH = (Phase.SLOW, Phase.FAST)

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.experiments import figures, page, plots, published
 from deploy.experiments.plots import Value
-from models.ranking import METRICS, chance
+from models.evaluation.metrics import METRICS, chance
 
 
 def document(experiment: str, data: str, values: dict[str, list[float]], **more: Any) -> dict[str, Any]:

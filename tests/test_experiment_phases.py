@@ -18,7 +18,7 @@ from deploy.experiments.experiment import Asked
 from deploy.experiments.lists import Score
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.rows import Row
-from models.catalogue import FIRST_ROW
+from models.data.catalogue import FIRST_ROW
 from replay.source import parse
 from tests.experiment_world import RECIPES, SMALL, bench
 

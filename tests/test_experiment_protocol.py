@@ -12,10 +12,10 @@ from deploy.experiments.dataset import load
 from deploy.experiments.known import Known
 from deploy.experiments.lists import lists, ranks
 from deploy.experiments.protocol import Phase, Positives, Protocol, served, trained
-from models.catalogue import FIRST_ROW, ROW_PADDING
-from models.queries import Queries
-from models.ranking import metrics
-from models.views import CLICK, EXPOSURE
+from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.queries import Queries
+from models.data.views import CLICK, EXPOSURE
+from models.evaluation.metrics import metrics
 from replay.refusals import SourceError
 from replay.source import parse
 from streams.settings import Exposures

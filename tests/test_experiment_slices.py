@@ -9,8 +9,8 @@ import pytest
 from deploy.experiments import slices
 from deploy.experiments.cells import Cell
 from deploy.experiments.protocol import Phase
-from models.ranking import metrics
-from models.views import CLICK
+from models.data.views import CLICK
+from models.evaluation.metrics import metrics
 from tests.experiment_world import bench
 
 

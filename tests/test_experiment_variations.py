@@ -18,10 +18,10 @@ from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.recipe import Recipe, Recipes
 from deploy.experiments.rows import F2S_SERVED_ROW, FM_ROW, fitted_fast, nets
 from deploy.experiments.running import Benches
-from models import losses
-from models.catalogue import ROW_PADDING
-from models.log import Ints
-from models.views import CLICK
+from models.data.catalogue import ROW_PADDING
+from models.data.interaction_log import Ints
+from models.data.views import CLICK
+from models.training.retrain import losses
 from replay.source import parse
 from tests.experiment_world import QUICK, RECIPES, SMALL, bench, dataset, written
 

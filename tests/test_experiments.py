@@ -32,12 +32,12 @@ from deploy.experiments.rows import (
 )
 from deploy.experiments.significance import by_user, compare
 from deploy.experiments.vanilla_rows import BEGIN, DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
-from models.forms import DIN, MC2SF
-from models.losses import bce, sampled_softmax
-from models.queries import Queries, delayed, recent
-from models.ranking import METRICS, metrics
-from models.sequential import Sequential
-from models.vanilla import Vanilla
+from models.baselines.sequential import Sequential
+from models.baselines.two_stage import Vanilla
+from models.data.queries import Queries, delayed, recent
+from models.evaluation.metrics import METRICS, metrics
+from models.mc2sf.variants import DIN, MC2SF
+from models.training.losses import bce, sampled_softmax
 from replay.source import parse
 from tests.experiment_world import QUICK, RECIPES, SMALL, bench, written
 

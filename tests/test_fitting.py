@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.fitting import FitConfig, fit
+from models.training.fit import FitConfig, fit
 
 CONFIG = FitConfig(learning_rate=0.05, epochs=6, patience=6)
 

@@ -14,25 +14,25 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from models import losses
-from models.caser import Caser, CaserConfig
-from models.catalogue import FIRST_ROW, ROW_PADDING
-from models.fitting import FitConfig, fit
-from models.fm import FM, FMConfig
-from models.forms import DIN, F2S, MC2SF, FastAlone, Form
-from models.gru4rec import GRU4Rec, GRU4RecConfig
-from models.hstu import HSTU, HSTUConfig
-from models.item2vec import Item2Vec, Item2VecConfig
-from models.mingru import MinGRU, MinGRUConfig
-from models.nets import NetConfig, Nets
-from models.neumf import NeuMF, NeuMFConfig
-from models.objectives import Lists, OfLists, OfSequences, Sequences
-from models.patched import Patched
-from models.queries import Queries, delayed, recent
-from models.ranking import metrics, rank
-from models.sasrec import SASRec, SASRecConfig
-from models.sequential import Sequential
-from models.vanilla import HINTS, HintedSequential, Vanilla
+from models.baselines.caser import Caser, CaserConfig
+from models.baselines.dccl import Patched
+from models.baselines.fm import FM, FMConfig
+from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
+from models.baselines.hstu import HSTU, HSTUConfig
+from models.baselines.item2vec import Item2Vec, Item2VecConfig
+from models.baselines.mingru import MinGRU, MinGRUConfig
+from models.baselines.neumf import NeuMF, NeuMFConfig
+from models.baselines.sasrec import SASRec, SASRecConfig
+from models.baselines.sequential import Sequential
+from models.baselines.two_stage import HINTS, HintedSequential, Vanilla
+from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.queries import Queries, delayed, recent
+from models.evaluation.metrics import metrics, rank
+from models.mc2sf.nets import NetConfig, Nets
+from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone, Form
+from models.training.fit import FitConfig, fit
+from models.training.objectives import Lists, OfLists, OfSequences, Sequences
+from models.training.retrain import losses
 
 torch.set_num_threads(1)
 ITEMS, USERS, LENGTH = 30, 40, 12

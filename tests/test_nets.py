@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.activation import activation
-from models.catalogue import ROW_PADDING, ROW_UNKNOWN
-from models.gru import Gru
-from models.layers import Mlp
-from models.mingru import MinGruCell
-from models.nets import DEVIATION, Inputs, NetConfig, Nets, Sequence
+from models.baselines.mingru import MinGruCell
+from models.data.catalogue import ROW_PADDING, ROW_UNKNOWN
+from models.layers.gru import Gru
+from models.layers.local_attention import activation
+from models.layers.mlp import Mlp
+from models.mc2sf.nets import DEVIATION, Inputs, NetConfig, Nets, Sequence
 from tests.naive_scores import fast_scores, gru, part, priors, slow_scores
 
 CONFIG = NetConfig(dim=6, history_long=7, history_short=4, threshold=3, attention=(5, 4), gate=(5, 3), head=(6, 4))
@@ -125,8 +125,8 @@ def naive_activation(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Ten
 def test_the_activation_unit_in_chunks_has_the_value_and_gradient_of_the_plain_one(
     monkeypatch: pytest.MonkeyPatch, pairs: int
 ) -> None:
-    monkeypatch.setattr("models.activation._PAIRS", pairs)
-    monkeypatch.setattr("models.activation.STRIDE", 2)
+    monkeypatch.setattr("models.layers.local_attention._PAIRS", pairs)
+    monkeypatch.setattr("models.layers.local_attention.STRIDE", 2)
     torch.manual_seed(1)
     unit, mask = Mlp(12, (5, 3)).double(), torch.arange(6)[None] >= torch.tensor([[6], [3], [5]])
     history = torch.randn(3, 6, 4, dtype=torch.float64, requires_grad=True)

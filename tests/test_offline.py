@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from models.catalogue import Catalogue
-from models.checkpoint import pack, pack_part
-from models.nets import Nets
-from models.ranking import METRICS
-from models.scorer import Scorer
+from models.data.catalogue import Catalogue
+from models.evaluation.metrics import METRICS
+from models.mc2sf.checkpoint import pack, pack_part
+from models.mc2sf.nets import Nets
+from models.mc2sf.tiled_scorer import Scorer
 from streams.database import schema
 from streams.database.engine import connect, insert_new
 from streams.model_config import net_config

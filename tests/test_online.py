@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import CheckpointError
-from models.nets import NetConfig, Nets
-from models.online import FastBatchExample, FastLearner
-from models.scorer import Scorer
-from models.standing import BUCKETS
-from models.training import TrainConfig
+from models.data.item_features import BUCKETS
+from models.mc2sf.checkpoint import CheckpointError
+from models.mc2sf.nets import NetConfig, Nets
+from models.mc2sf.tiled_scorer import Scorer
+from models.training.online import FastBatchExample, FastLearner
+from models.training.retrain import TrainConfig
 
 torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, attention=(8, 4), gate=(8, 4), head=(16, 8))

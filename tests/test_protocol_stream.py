@@ -24,10 +24,10 @@ from deploy.experiments.rows import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SER
 from deploy.experiments.streamed import Streamed
 from deploy.runs import UserError
 from deploy.sources import parse
-from models.catalogue import FIRST_ROW, ROW_PADDING
-from models.log import Log, fold
-from models.served import Served
-from models.views import CANDIDATE, CLICK, ViewSpec
+from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.interaction_log import Log, fold
+from models.data.views import CANDIDATE, CLICK, ViewSpec
+from models.mc2sf.served_variant import Served
 from replay.plan import Options, prepare
 from replay.refusals import SourceError
 from streams.database import schema

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.ranking import METRICS, chance, gains, mean_chance, metrics, rank
+from models.evaluation.metrics import METRICS, chance, gains, mean_chance, metrics, rank
 
 scores = st.lists(st.floats(width=32), min_size=1, max_size=30)
 

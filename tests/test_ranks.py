@@ -11,13 +11,13 @@ import pytest
 import torch
 from sqlalchemy import Engine
 
-from models.batches import Batch, localised
-from models.catalogue import FIRST_ROW
-from models.checkpoint import unpack as nets_of
-from models.losses import sampled_softmax
-from models.nets import Logits, NetConfig, Nets
-from models.standing import BUCKETS
-from models.training import joint_loss
+from models.data.catalogue import FIRST_ROW
+from models.data.item_features import BUCKETS
+from models.mc2sf.checkpoint import unpack as nets_of
+from models.mc2sf.nets import Logits, NetConfig, Nets
+from models.training.losses import sampled_softmax
+from models.training.minibatches import Batch, localised
+from models.training.retrain import joint_loss
 from streams.database import schema
 from streams.database.engine import connect
 from streams.model_config import net_config
@@ -33,7 +33,7 @@ torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=6, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
 ROWS = 40
 PROCESS = """
-from streams import retrain
+from streams.retrain import job as retrain
 from streams.settings import Settings
 retrain.main(Settings(), once=True)
 """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from models.ranking import metrics, rank
+from models.evaluation.metrics import metrics, rank
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka.partitioner import partition_of

@@ -13,7 +13,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from deploy import report
-from models.ranking import METRICS
+from models.evaluation.metrics import METRICS
 from streams.database import schema
 from streams.database.engine import connect
 from tests.report_world import RUN, VARIANTS, fill, quality, summary

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from models.catalogue import Catalogue
+from models.data.catalogue import Catalogue
 from streams.database import schema
 from streams.database.engine import connect, copy_new
 from streams.database.interaction_log import Interactions

@@ -10,8 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.nets import NetConfig, Nets
-from models.scorer import TILE, Scorer
+from models.mc2sf.nets import NetConfig, Nets
+from models.mc2sf.tiled_scorer import TILE, Scorer
 from streams.model_config import net_config
 from streams.settings import Settings
 from tests.naive_scores import fast_scores, gru, part, priors, slow_scores

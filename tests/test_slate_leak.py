@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from models.log import Folded, Log, fold, is_negative, slates
-from models.ranking import mean_chance, metrics, rank
-from models.views import ViewSpec
+from models.data.interaction_log import Folded, Log, fold, is_negative, slates
+from models.data.views import ViewSpec
+from models.evaluation.metrics import mean_chance, metrics, rank
 from replay.plan import Options, prepare
 from replay.source import parse
 from streams.records import item_key

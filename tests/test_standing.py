@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.standing import BUCKETS, Standing, Standings
+from models.data.item_features import BUCKETS, Standing, Standings
 from streams.database import schema
 from streams.database.engine import connect
 from streams.records import ItemCounts, RecordError, Tensor

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from models.batches import localised
-from models.catalogue import FIRST_ROW, ROW_PADDING, Catalogue
-from models.log import Folded, Ints, Log, fold
-from models.nets import NetConfig, Nets
-from models.ranking import chance, metrics, rank
-from models.training import TrainConfig, retrain
-from models.views import ViewSpec
+from models.data.catalogue import FIRST_ROW, ROW_PADDING, Catalogue
+from models.data.interaction_log import Folded, Ints, Log, fold
+from models.data.views import ViewSpec
+from models.evaluation.metrics import chance, metrics, rank
+from models.mc2sf.nets import NetConfig, Nets
+from models.training.minibatches import localised
+from models.training.retrain import TrainConfig, retrain
 from replay.optimum import of_source, optimum, probabilities
 from replay.refusals import SourceError
 from replay.synthetic import MOST, PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from models import negatives
-from models.batches import Source
-from models.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
-from models.checkpoint import pack
-from models.log import Log, fold
-from models.nets import NetConfig, Nets
-from models.ranking import chance, metrics, rank
-from models.rows import RowAdam
-from models.scorer import Scorer
-from models.training import TrainConfig, TrainResult, retrain, train
-from models.views import CANDIDATE, CLICK, EXPOSURE, ViewSpec
+from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
+from models.data.interaction_log import Log, fold
+from models.data.views import CANDIDATE, CLICK, EXPOSURE, ViewSpec
+from models.evaluation.metrics import chance, metrics, rank
+from models.mc2sf.checkpoint import pack
+from models.mc2sf.nets import NetConfig, Nets
+from models.mc2sf.tiled_scorer import Scorer
+from models.training.minibatches import Source
+from models.training.retrain import TrainConfig, TrainResult, negatives, retrain, train
+from models.training.row_adam import RowAdam
 
 torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))

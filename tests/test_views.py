@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.log import Log, fold, fold_user, slates
-from models.views import CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec, view
+from models.data.interaction_log import Log, fold, fold_user, slates
+from models.data.views import CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec, view
 
 SPEC = ViewSpec(history_long=6, history_short=3, threshold=4)
 

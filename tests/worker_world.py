@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
-from models.checkpoint import pack
+from models.mc2sf.checkpoint import pack
 from streams.coordinator.publisher import Publisher, read_publication
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin

@@ -14,12 +14,12 @@ from deploy.experiments.dataset import Dataset
 from deploy.experiments.known import Known
 from deploy.experiments.protocol import Phase, Protocol, served, trained
 from deploy.experiments.recipe import Recipe
-from models.catalogue import ROW_PADDING
-from models.log import Ints, unit_starts
-from models.losses import sampled_softmax
-from models.objectives import Lists, Sequences
-from models.proposals import Proposal, Seen
-from models.sequential import Sequential
+from models.baselines.sequential import Sequential
+from models.data.catalogue import ROW_PADDING
+from models.data.interaction_log import Ints, unit_starts
+from models.training.losses import sampled_softmax
+from models.training.negative_sampling import Proposal, Seen
+from models.training.objectives import Lists, Sequences
 
 Epoch = Callable[[int, np.random.Generator], Iterator[Lists | Sequences]]
 Draw = Callable[[int, np.random.Generator], Iterator[Any]]

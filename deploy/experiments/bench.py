@@ -21,19 +21,19 @@ from deploy.experiments.known import Known
 from deploy.experiments.lists import Lists, Score
 from deploy.experiments.protocol import Phase, Protocol, served
 from deploy.experiments.recipe import AHEAD, Recipe
-from models.federated import Federated, FederatedConfig
-from models.fitting import FitConfig, fit
-from models.fm import FM
-from models.forms import Form
-from models.item2vec import Item2Vec, Item2VecConfig
-from models.log import Ints
-from models.losses import of_catalogue, resting
-from models.neumf import NeuMF
-from models.objectives import objective
-from models.queries import Queries, delayed, recent
-from models.ranking import metrics
-from models.sequential import Sequential
-from models.served import Served
+from models.baselines.fedavg import Federated, FederatedConfig
+from models.baselines.fm import FM
+from models.baselines.item2vec import Item2Vec, Item2VecConfig
+from models.baselines.neumf import NeuMF
+from models.baselines.sequential import Sequential
+from models.data.interaction_log import Ints
+from models.data.queries import Queries, delayed, recent
+from models.evaluation.metrics import metrics
+from models.mc2sf.served_variant import Served
+from models.mc2sf.variants import Form
+from models.training.fit import FitConfig, fit
+from models.training.losses import of_catalogue, resting
+from models.training.objectives import objective
 
 Told = Callable[[str, int, float, float], None]  # fit, epoch, loss, validation NDCG@10
 

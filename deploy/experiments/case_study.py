@@ -14,9 +14,9 @@ from deploy.experiments.experiment import Asked
 from deploy.experiments.lists import Score, lists
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.rows import DIN_ROW, F2S_ROW, FAST_ROW, MC2SF_ROW
-from models.catalogue import FIRST_ROW, ROW_PADDING
-from models.log import Ints
-from models.ranking import rank
+from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.interaction_log import Ints
+from models.evaluation.metrics import rank
 
 TOP = 5
 COLUMNS = (("fast alone", FAST_ROW), ("slow alone (DIN)", DIN_ROW), ("S2F (MC2-SF)", MC2SF_ROW), ("F2S", F2S_ROW))

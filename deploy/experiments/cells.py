@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from models.atomic import write_atomically
-from models.log import Ints
-from models.ranking import metrics
+from models.atomic_file import write_atomically
+from models.data.interaction_log import Ints
+from models.evaluation.metrics import metrics
 
 
 @dataclass(frozen=True)

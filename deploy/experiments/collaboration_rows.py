@@ -5,8 +5,8 @@ from __future__ import annotations
 from deploy.experiments.bench import Bench
 from deploy.experiments.recipe import Recipes
 from deploy.experiments.rows import BOTH, Row, fitted_gru4rec, new_gru4rec
-from models.gru4rec import GRU4Rec
-from models.patched import Patched
+from models.baselines.dccl import Patched
+from models.baselines.gru4rec import GRU4Rec
 
 
 def federated(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deploy.experiments.protocol import Phase, Protocol, phases
-from models.catalogue import FIRST_ROW
-from models.log import Ints, Log
-from models.views import CLICK, EXPOSURE, PAST_CLICK
+from models.data.catalogue import FIRST_ROW
+from models.data.interaction_log import Ints, Log
+from models.data.views import CLICK, EXPOSURE, PAST_CLICK
 from replay.plan import Options, prepare
 from replay.refusals import SourceError
 from replay.source import Source

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from deploy.experiments.batches import Draw
-from models.atomic import write_atomically
+from models.atomic_file import write_atomically
 
 
 class FitMissing(LookupError):  # noqa: N818 - nothing went wrong: an experiment has to come first

@@ -23,12 +23,12 @@ from deploy.experiments.rows import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SER
 from deploy.experiments.running import Benches, cell_of
 from deploy.experiments.streamed import Streamed
 from deploy.runs import UserError
-from models.catalogue import FIRST_ROW, ROW_PADDING, Catalogue
-from models.checkpoint import pack, pack_apart
-from models.forms import Form
-from models.log import Ints
-from models.nets import Nets
-from models.ranking import metrics
+from models.data.catalogue import FIRST_ROW, ROW_PADDING, Catalogue
+from models.data.interaction_log import Ints
+from models.evaluation.metrics import metrics
+from models.mc2sf.checkpoint import pack, pack_apart
+from models.mc2sf.nets import Nets
+from models.mc2sf.variants import Form
 from streams.database import schema
 from streams.records import item_key
 from streams.releases.registry import Draft

@@ -1,4 +1,4 @@
-"""What is known before each click, as queries: from the log folded by the one rule of `models.log`."""
+"""What is known before each click, as queries: from the log folded by the one rule of `models.data.interaction_log`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from deploy.experiments.protocol import Protocol
-from models.catalogue import ROW_PADDING
-from models.log import Folded, Ints, Log, Stretch, fold
-from models.queries import Queries
-from models.views import ViewSpec
+from models.data.catalogue import ROW_PADDING
+from models.data.interaction_log import Folded, Ints, Log, Stretch, fold
+from models.data.queries import Queries
+from models.data.views import ViewSpec
 
 CARRIED = 40  # exposures that a state carried over windows is computed from
 

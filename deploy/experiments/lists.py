@@ -12,10 +12,10 @@ from torch import Tensor
 
 from deploy.experiments.dataset import Dataset
 from deploy.experiments.protocol import Phase, Protocol
-from models.catalogue import FIRST_ROW, ROW_PADDING
-from models.log import Ints
-from models.queries import Queries
-from models.ranking import rank
+from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.interaction_log import Ints
+from models.data.queries import Queries
+from models.evaluation.metrics import rank
 from replay.refusals import SourceError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from deploy.experiments import figures, published
 from deploy.experiments.catalogue import EXPERIMENTS
-from models.ranking import METRICS
+from models.evaluation.metrics import METRICS
 
 Document = dict[str, Any]
 FIRST = """# The paper's experiments

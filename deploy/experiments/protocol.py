@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from models.log import Ints, Log, unit_starts
-from models.views import CLICK
+from models.data.interaction_log import Ints, Log, unit_starts
+from models.data.views import CLICK
 
 Rule = Literal["uniform", "popularity", "full"]
 Positives = Literal["rated", "all"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.ranking import METRICS
+from models.evaluation.metrics import METRICS
 
 Numbers = dict[str, tuple[float, ...]]  # model -> HR@1, HR@5, HR@10, NDCG@5, NDCG@10, MRR
 

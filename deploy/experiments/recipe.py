@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.losses import bce, sampled_softmax
+from models.training.losses import bce, sampled_softmax
 
 _BEYOND = ("product", "history_layers", "min_gru", "symlog_priors", "bf16")
 
@@ -25,7 +25,7 @@ class Recipe:
     batch: int = 256  # clicks, or sequences
     negatives: int = 16  # a click, or a batch of sequences
     power: float = 0.0  # negatives in proportion to (1 + clicks) ** power
-    loss: Callable[..., Tensor] = sampled_softmax  # of `models.losses`
+    loss: Callable[..., Tensor] = sampled_softmax  # of `models.training.losses`
     corrected: bool = True  # the softmax is, for how negatives are drawn: it then estimates one over all items
     ahead: bool = True  # the item table starts as item2vec has it: chosen on validation clicks for each net
     block: int = 10  # a click's delayed history ends up to block - 1 clicks before it

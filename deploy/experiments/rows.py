@@ -16,16 +16,16 @@ from deploy.experiments.bench import Bench, popularity
 from deploy.experiments.lists import Score
 from deploy.experiments.protocol import Phase
 from deploy.experiments.recipe import Recipe, Recipes
-from models.caser import Caser, CaserConfig
-from models.fm import FM, FMConfig
-from models.forms import DIN, F2S, MC2SF, FastAlone, introduce
-from models.gru4rec import GRU4Rec, GRU4RecConfig
-from models.hstu import HSTU, HSTUConfig
-from models.item2vec import Item2Vec
-from models.mingru import MinGRU, MinGRUConfig
-from models.nets import NetConfig, Nets
-from models.neumf import NeuMF, NeuMFConfig
-from models.sasrec import SASRec, SASRecConfig
+from models.baselines.caser import Caser, CaserConfig
+from models.baselines.fm import FM, FMConfig
+from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
+from models.baselines.hstu import HSTU, HSTUConfig
+from models.baselines.item2vec import Item2Vec
+from models.baselines.mingru import MinGRU, MinGRUConfig
+from models.baselines.neumf import NeuMF, NeuMFConfig
+from models.baselines.sasrec import SASRec, SASRecConfig
+from models.mc2sf.nets import NetConfig, Nets
+from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone, introduce
 
 SLOW = (Phase.SLOW,)
 FAST = (Phase.FAST,)

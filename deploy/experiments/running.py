@@ -20,8 +20,8 @@ from deploy.experiments.experiment import Arm, Asked, Experiment
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.significance import Test, by_user, compare
 from deploy.experiments.slices import slices
-from models.catalogue import ROW_PADDING
-from models.ranking import mean_chance
+from models.data.catalogue import ROW_PADDING
+from models.evaluation.metrics import mean_chance
 from replay.plan import write_json
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.log import Ints
-from models.ranking import gains
+from models.data.interaction_log import Ints
+from models.evaluation.metrics import gains
 
 Floats = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ import numpy as np
 from deploy.experiments.bench import Bench
 from deploy.experiments.cells import Cell
 from deploy.experiments.protocol import Phase
-from models.log import Ints
-from models.ranking import metrics
+from models.data.interaction_log import Ints
+from models.evaluation.metrics import metrics
 
 LEAST = (0, 1, 5, 20, 100)  # clicks in the slow phase, of all users, from which on a slice begins
 

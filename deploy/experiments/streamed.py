@@ -21,9 +21,9 @@ from deploy.experiments.experiment import Asked
 from deploy.experiments.lists import Lists
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.recipe import Recipes
-from models.catalogue import FIRST_ROW, ROW_PADDING
-from models.log import unit_starts
-from models.views import CANDIDATE, EXPOSURE
+from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.interaction_log import unit_starts
+from models.data.views import CANDIDATE, EXPOSURE
 from replay.parameters import parameters
 from replay.refusals import SourceError
 from replay.rows import Row, batches

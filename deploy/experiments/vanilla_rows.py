@@ -9,11 +9,11 @@ from deploy.experiments.bench import Bench
 from deploy.experiments.protocol import Phase
 from deploy.experiments.recipe import Recipes
 from deploy.experiments.rows import FAST, Row, fitted_din, fitted_fm, fitted_gru4rec, fitted_neumf
-from models.fm import FM, FMConfig
-from models.neumf import NeuMF, NeuMFConfig
-from models.queries import Queries
-from models.ranking import metrics
-from models.vanilla import HINTS, HintedSequential, Vanilla
+from models.baselines.fm import FM, FMConfig
+from models.baselines.neumf import NeuMF, NeuMFConfig
+from models.baselines.two_stage import HINTS, HintedSequential, Vanilla
+from models.data.queries import Queries
+from models.evaluation.metrics import metrics
 
 BEGIN = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # weights of DIN's logit that are tried
 

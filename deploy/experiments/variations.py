@@ -26,9 +26,9 @@ from deploy.experiments.rows import (
     SASREC_ROW,
 )
 from deploy.experiments.vanilla_rows import DIN_GRU4REC_ROW
-from models.log import Ints
-from models.losses import bce, bpr, gbce
-from models.views import EXPOSURE
+from models.data.interaction_log import Ints
+from models.data.views import EXPOSURE
+from models.training.losses import bce, bpr, gbce
 from streams.records import NegativeMemory, SlowPriors, Tensor, Versions, encode
 
 DIMS = (4, 8, 16, 32, 64)

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 import torch
 from sqlalchemy import Connection, Engine
 
-from models.catalogue import FIRST_ROW, Catalogue
-from models.checkpoint import pack
-from models.nets import Nets
+from models.data.catalogue import FIRST_ROW, Catalogue
+from models.mc2sf.checkpoint import pack
+from models.mc2sf.nets import Nets
 from streams.coordinator.lease import Lease, LeaseLostError
 from streams.coordinator.publisher import PublicationError, Publisher, read_publication
 from streams.coordinator.review import Active, judge

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from sqlalchemy import Connection
 
-from models.catalogue import FIRST_ROW, Catalogue
-from models.checkpoint import CheckpointError
-from models.nets import PARTS
+from models.data.catalogue import FIRST_ROW, Catalogue
+from models.mc2sf.checkpoint import CheckpointError
+from models.mc2sf.nets import PARTS
 from streams.model_config import net_config
 from streams.records import Manifest
 from streams.releases import candidates, gate

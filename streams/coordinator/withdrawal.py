@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from models.nets import APART, PARTS
+from models.mc2sf.nets import APART, PARTS
 from streams.database.schema import release_parts, releases
 
 KEPT = 3  # releases

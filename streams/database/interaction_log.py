@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from models.log import Log, is_click
-from models.standing import Standing
+from models.data.interaction_log import Log, is_click
+from models.data.item_features import Standing
 from streams.database.schema import interactions
 
 _CHUNK = 50_000

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from models.catalogue import Catalogue
-from models.scorer import Scorer
+from models.data.catalogue import Catalogue
+from models.mc2sf.tiled_scorer import Scorer
 
 
 class Fold:

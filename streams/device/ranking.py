@@ -7,9 +7,9 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalogue import Catalogue
-from models.ranking import rank
-from models.scorer import Scorer
+from models.data.catalogue import Catalogue
+from models.evaluation.metrics import rank
+from models.mc2sf.tiled_scorer import Scorer
 from streams.records import FastExample, Outcome, RecordError, SlowPriors, Tensor
 from streams.releases.item_statistics import buckets_array
 from streams.settings import Settings

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.candidates import Candidates, evaluated, sampled, slate
-from models.catalogue import Catalogue
-from models.standing import Standing
-from models.views import ViewSpec, view
+from models.data.catalogue import Catalogue
+from models.data.item_features import Standing
+from models.data.views import ViewSpec, view
+from models.evaluation.candidates import Candidates, evaluated, sampled, slate
 from streams.device.deferred_gru import Fold, value
 from streams.records import DeviceBatch, Kind, RankRequest, Tensor, Versions, encode, item_key
 from streams.settings import Settings

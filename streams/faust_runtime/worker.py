@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from models.standing import Standing
+from models.data.item_features import Standing
 from streams.faust_runtime.app import PlatformApp, die, new_app
 from streams.faust_runtime.batches import subscribe, work_off
 from streams.faust_runtime.lag_monitor import WorkerWatch

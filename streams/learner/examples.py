@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from models.catalogue import Catalogue
-from models.online import FastBatchExample
+from models.data.catalogue import Catalogue
+from models.training.online import FastBatchExample
 from streams.records import FastExample, Reader, RecordError, encode
 from streams.releases.item_statistics import buckets_array
 

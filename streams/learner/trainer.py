@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import pack_part
-from models.online import FastLearner
+from models.mc2sf.checkpoint import pack_part
+from models.training.online import FastLearner
 from streams.learner.examples import in_rows
 from streams.model_config import learner_config
 from streams.records import FastExample

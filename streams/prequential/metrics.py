@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ranking import METRICS, chance, gains
+from models.evaluation.metrics import METRICS, chance, gains
 
 SUBSETS = ("all", "collaborative", "cold")
 FORMS = ("cumulative", "sliding", "fading")
@@ -86,7 +86,7 @@ class Sums:
         self.packed += other.packed
 
     def point(self) -> Point:
-        """The means: equal to `models.ranking.metrics` and `mean_chance` of the same ranks, bit for bit."""
+        """The means: equal to `models.evaluation.metrics.metrics` and `mean_chance` of the same ranks, bit for bit."""
         if not self.n:
             return Point(0, {}, {})
         field, unit = (1 << _FIELD_BITS) - 1, 1 << _UNIT_BITS

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ranking import Rank, rank
+from models.evaluation.metrics import Rank, rank
 
 T = TypeVar("T")
 

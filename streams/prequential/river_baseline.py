@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from river import optim
 from river.reco import BiasedMF
 
-from models.ranking import Rank, rank
+from models.evaluation.metrics import Rank, rank
 
 FACTORS = 10
 NEGATIVES = 4  # of each outcome, learnt as 0 beside the click as 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from models.ranking import METRICS
+from models.evaluation.metrics import METRICS
 from streams.prequential.evaluator import Judged
 from streams.prequential.metrics import Quality
 from streams.process import telemetry

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from models.checkpoint import CheckpointError
-from models.nets import APART, PARTS
+from models.mc2sf.checkpoint import CheckpointError
+from models.mc2sf.nets import APART, PARTS
 from streams.records import EmbeddingRow, Manifest, RecordError
 from streams.releases import embedding_table
 from streams.releases.embedding_table import ItemRows

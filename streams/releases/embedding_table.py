@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalogue import FIRST_ROW
+from models.data.catalogue import FIRST_ROW
 from streams.records import EmbeddingRow, RecordError
 
 _MAX_ROWS = 1 << 22  # a wrong index must not make a reader allocate without bound

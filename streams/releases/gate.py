@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.checkpoint import CheckpointError, unpack
-from models.nets import PARTS, NetConfig
+from models.mc2sf.checkpoint import CheckpointError, unpack
+from models.mc2sf.nets import PARTS, NetConfig
 
 
 def refuse_quality(quality: Mapping[str, Any], margin: float) -> str | None:

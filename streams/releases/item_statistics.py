@@ -13,7 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from models.standing import BUCKETS, FEATURES, Buckets, Ints, Standing
+from models.data.item_features import BUCKETS, FEATURES, Buckets, Ints, Standing
 from streams.database.schema import interactions
 from streams.records import ItemCounts, Kind, RecordError, Tensor
 

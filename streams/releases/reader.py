@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
-from models.checkpoint import CheckpointError
-from models.standing import Standing
+from models.data.item_features import Standing
+from models.mc2sf.checkpoint import CheckpointError
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import clients

@@ -13,7 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from models.nets import PARTS
+from models.mc2sf.nets import PARTS
 from streams.database.engine import copy_new, insert_new
 from streams.database.schema import decisions, item_embeddings, release_parts, releases
 from streams.process.clock_and_signals import wall_ms

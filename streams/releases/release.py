@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from models.catalogue import FIRST_ROW, Catalogue
-from models.checkpoint import config_of, unpack, unpack_apart, unpack_part
-from models.nets import APART, Nets
-from models.scorer import Scorer
+from models.data.catalogue import FIRST_ROW, Catalogue
+from models.mc2sf.checkpoint import config_of, unpack, unpack_apart, unpack_part
+from models.mc2sf.nets import APART, Nets
+from models.mc2sf.tiled_scorer import Scorer
 from streams.database.schema import item_embeddings, release_parts, releases
 from streams.records import Manifest, Reader
 from streams.releases import embedding_table

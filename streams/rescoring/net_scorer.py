@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from sqlalchemy import Engine, create_engine
 
-from models.ranking import rank
+from models.evaluation.metrics import rank
 from streams.releases.release import Assembler, Release, read_release
 from streams.rescoring.ranking_queries import Question
 

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from models.catalogue import Catalogue
-from models.log import Folded, fold, unit_starts
-from models.standing import Buckets
-from models.views import EXPOSURE
+from models.data.catalogue import Catalogue
+from models.data.interaction_log import Folded, fold, unit_starts
+from models.data.item_features import Buckets
+from models.data.views import EXPOSURE
 from streams.database.interaction_log import Interactions
 from streams.database.schema import decisions, outcomes, releases
 from streams.model_config import view_spec

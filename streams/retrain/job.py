@@ -17,10 +17,10 @@ import sqlalchemy as sa
 import torch
 from sqlalchemy import Connection, Engine
 
-from models import training
-from models.checkpoint import pack
-from models.ranks import ALONE, Ranks, joined
-from models.training import TrainResult
+from models.mc2sf.checkpoint import pack
+from models.training import retrain as training
+from models.training.distributed import ALONE, Ranks, joined
+from models.training.retrain import TrainResult
 from streams.database import schema
 from streams.database.engine import connect
 from streams.database.interaction_log import Interactions

@@ -1,6 +1,6 @@
 """Which clicks are ranked, against what, and at which rank: once more, in plain Python, from their definitions.
 
-Nothing here is shared with `models.candidates` and `models.ranking`, whose results it must give.
+Nothing here is shared with `models.evaluation.candidates` and `models.evaluation.metrics`, whose results it must give.
 """
 
 from __future__ import annotations

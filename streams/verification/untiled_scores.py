@@ -1,4 +1,4 @@
-"""The nets' scores of one list without tiles or padding: the equations as `models.nets` has them, in one call."""
+"""The nets' scores of one list without tiles or padding: the equations as `models.mc2sf.nets` has them, in one call."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.gru import Cell
-from models.layers import Sequence
-from models.nets import APART, Nets
-from models.scorer import SlowAnswer
-from models.standing import Buckets
+from models.data.item_features import Buckets
+from models.layers.gru import Cell
+from models.layers.mlp import Sequence
+from models.mc2sf.nets import APART, Nets
+from models.mc2sf.tiled_scorer import SlowAnswer
 from streams.releases.release import Release
 
 Rows = NDArray[np.int64]

@@ -19,8 +19,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from models.scorer import FastAnswer, SlowAnswer
-from models.standing import Buckets
+from models.data.item_features import Buckets
+from models.mc2sf.tiled_scorer import FastAnswer, SlowAnswer
 from streams.database import schema
 from streams.releases.release import Assembler, Release, read_release
 from streams.settings import Settings

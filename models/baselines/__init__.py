@@ -1,0 +1,1 @@
+"""Comparison models of the experiments; none of them serves the stream."""

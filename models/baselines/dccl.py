@@ -1,0 +1,36 @@
+"""A cloud backbone with a small patch for each device, in the style of DCCL (Yao et al., arXiv 2104.06624).
+
+The backbone is fitted to all users and stays; a device fits 2 d numbers of its own, which scale and shift its state.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.baselines.sequential import Sequential
+from models.data.queries import Queries
+
+
+class Patched(nn.Module):
+    """A user without clicks has a patch of zeros, which changes nothing."""
+
+    def __init__(self, backbone: Sequential, users: int) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(requires_grad=False)
+        self.patches = nn.Embedding(users, 2 * backbone.items.embedding_dim)
+        with torch.no_grad():
+            self.patches.weight.zero_()
+
+    def train(self, mode: bool = True) -> Patched:
+        """As of any net; but the backbone, which stays as it is, never drops anything."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]."""
+        sequences, of = self.backbone.reads(queries)
+        states = self.backbone.states(sequences[:, -self.backbone.length :])[:, -1][of]
+        scale, shift = self.patches(queries.users).chunk(2, -1)
+        return self.backbone.logits(states * (1 + scale) + shift, items)

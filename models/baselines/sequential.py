@@ -1,0 +1,63 @@
+"""Nets whose user is one vector: a causal encoder of a sequence, and scores as inner products with the items.
+
+Because the candidate enters only at the end, all positions of a sequence are trained at once and negatives are shared
+over the batch. `SASRec`, `Caser`, `GRU4Rec`, `MinGRU` and `HSTU` are such nets; each stands in a file of its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from models.data.catalogue import ROW_PADDING
+from models.data.queries import Queries
+
+Reads = Callable[[Queries], tuple[Tensor, Tensor]]
+
+
+class Sequential(nn.Module, ABC):
+    """State after each item of a sequence, and its inner product with the embeddings of candidates."""
+
+    def __init__(self, rows: int, dim: int, length: int, reads: Reads) -> None:
+        """`rows` of E, reserved ones included; at most the newest `length` items of what `reads` gives are used."""
+        super().__init__()
+        self.length = length
+        self.reads = reads
+        self.items = nn.Embedding(rows, dim, padding_idx=ROW_PADDING)
+        self.bias = nn.Embedding(rows, 1, padding_idx=ROW_PADDING)
+        with torch.no_grad():
+            self.items.weight.mul_(dim**-0.5)
+            self.bias.weight.zero_()
+
+    def rest(self, logit: float) -> None:
+        """Let every item begin with `logit` beside what its vector gives: see `losses.resting`."""
+        with torch.no_grad():
+            self.bias.weight.fill_(logit)
+            self.bias.weight[ROW_PADDING] = 0.0
+
+    @property
+    def item_tables(self) -> tuple[Tensor, ...]:
+        """The tables [rows, d] that have a vector for each item."""
+        return (self.items.weight,)
+
+    @abstractmethod
+    def states(self, sequences: Tensor) -> Tensor:
+        """The state [B, L, d] after each item of `sequences` [B, L], L <= `length`; no state sees a later item."""
+
+    def logits(self, states: Tensor, items: Tensor) -> Tensor:
+        """Scores [..., C] of `items` [..., C] for `states` [..., d]."""
+        scores: Tensor = torch.einsum("...d,...cd->...c", states, self.items(items)) + self.bias(items)[..., 0]
+        return scores
+
+    def shared_logits(self, states: Tensor, items: Tensor) -> Tensor:
+        """Scores [..., N] of the same `items` [N] for every one of `states` [..., d]."""
+        scores: Tensor = states @ self.items(items).T + self.bias(items)[:, 0]
+        return scores
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]; each distinct sequence is encoded once."""
+        sequences, of = self.reads(queries)
+        return self.logits(self.states(sequences[:, -self.length :])[:, -1][of], items)

@@ -1,0 +1,227 @@
+"""The log of all users as plain arrays, and the state before each click, found by counting instead of replaying.
+
+Each user's click and exposure histories are stretches of one array, so the state before a unit is four numbers; a
+million events fold in a fraction of a second. It agrees with `views.view` on every prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.catalogue import Catalogue
+from models.data.item_features import Standing, Standings
+from models.data.views import CANDIDATE, CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Log:
+    """Events of all users, one user after the other, each user's in order of seq: columns of equal length [N]."""
+
+    offsets: Ints  # [U + 1]: user u has events offsets[u] to offsets[u + 1]
+    keys: Ints
+    kinds: Ints  # 0 exposure, 1 click, 2 candidate only, 3 past click
+    times: Ints  # ms
+    impressions: Ints  # 0 where there is none
+    epochs: Ints  # never falling within a user
+    before: Standing = field(default_factory=Standing.nothing)  # of items, where earlier epochs were left out
+
+    def __post_init__(self) -> None:
+        """Refuse columns that don't fit each other."""
+        n = len(self.keys)
+        if any(len(c) != n for c in (self.kinds, self.times, self.impressions, self.epochs)):
+            raise ValueError("the columns of a log differ in length")
+        if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != n or (np.diff(self.offsets) < 0).any():
+            raise ValueError("offsets don't cut the log into users")
+
+    @property
+    def users(self) -> Ints:
+        """The user's number of each event, [N]."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def standings(self, catalogue: Catalogue) -> Standings:
+        """How the items of `catalogue` stood at the beginning of every epoch."""
+        keys, epochs, clicks = self.before.as_events()
+        return Standings.count(
+            catalogue.rows(np.concatenate([keys, self.keys])),
+            np.concatenate([epochs, self.epochs]),
+            np.concatenate([clicks, is_click(self.kinds)]),
+            catalogue.size,
+        )
+
+
+class Stretch(NamedTuple):
+    """For each click, [start, end) in an array of keys."""
+
+    start: Ints
+    end: Ints
+
+    def length(self, some: Ints, most: int) -> Ints:
+        """Items of each stretch of `some`, at most `most`."""
+        length: Ints = np.minimum(self.end[some] - self.start[some], most)
+        return length
+
+    def gather(self, keys: Ints, some: Ints, length: int, padding: int) -> Ints:
+        """The last `length` of each stretch of `some` as rows [B, length], left-padded with `padding`."""
+        places = self.end[some, None] + np.arange(-length, 0)
+        inside = places >= self.start[some, None]
+        return np.where(inside, keys[np.where(inside, places, 0)] if len(keys) else padding, padding)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The clicks of a log with the state before each one's unit; stretches point into click_keys or exposure_keys."""
+
+    log: Log
+    spec: ViewSpec
+    event: Ints  # [M] place of each click in the log
+    user: Ints
+    unit: Ints  # [M] place of the first event of its unit
+    time: Ints  # [M] of that first event
+    click_keys: Ints
+    exposure_keys: Ints
+    history: Stretch
+    clicks: Stretch
+    exposures: Stretch
+    closed: Stretch  # the last closed window
+    window: Ints  # [M] its number, 0 = none
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    @property
+    def target(self) -> Ints:
+        """The clicked items' keys, [M]."""
+        return self.log.keys[self.event]
+
+    def order(self) -> Ints:
+        """The clicks in total order: by time of the unit, then user, then place."""
+        return np.lexsort((self.event, self.user, self.time))
+
+    def view(self, i: int) -> View:
+        """The view of click `i`."""
+        long, short = self.spec.history_long, self.spec.history_short
+
+        def last(keys: Ints, stretch: Stretch, n: int) -> Ints:
+            start, end = int(stretch.start[i]), int(stretch.end[i])
+            return keys[max(start, end - n) : end]
+
+        return View(
+            history=last(self.click_keys, self.history, long),
+            window=int(self.window[i]),
+            window_items=last(self.exposure_keys, self.closed, self.spec.threshold),
+            clicks=last(self.click_keys, self.clicks, short),
+            exposures=last(self.exposure_keys, self.exposures, short),
+        )
+
+
+def fold(log: Log, spec: ViewSpec) -> Folded:
+    """The state before each click (kind 1) of `log`."""
+    n = len(log.keys)
+    first = unit_starts(log)
+    clicked = is_click(log.kinds)
+    is_shown = log.kinds == EXPOSURE
+    clicks_before = np.concatenate([[0], np.cumsum(clicked)])
+    shown_before = np.concatenate([[0], np.cumsum(is_shown)])
+    event = np.flatnonzero(log.kinds == CLICK)
+    unit = first[event]
+    user = log.users[event]
+    begin = log.offsets[user]  # of the user's events
+    # epochs never fall within a user: those before the click's epoch are a prefix, up to its epoch's first event
+    users = log.users
+    fresh = np.ones(n, bool)
+    fresh[1:] = (users[1:] != users[:-1]) | (log.epochs[1:] != log.epochs[:-1])
+    epoch_start = np.maximum.accumulate(np.where(fresh, np.arange(n), 0)) if n else np.empty(0, np.int64)
+    clicks = Stretch(clicks_before[begin], clicks_before[unit])
+    exposures = Stretch(shown_before[begin], shown_before[unit])
+    closed, window = _windows(log, spec, first, unit, exposures, shown_before)
+    return Folded(
+        log=log,
+        spec=spec,
+        event=event,
+        user=user,
+        unit=unit,
+        time=log.times[unit],
+        click_keys=log.keys[clicked],
+        exposure_keys=log.keys[is_shown],
+        history=Stretch(clicks.start, clicks_before[epoch_start[unit]]),
+        clicks=clicks,
+        exposures=exposures,
+        closed=closed,
+        window=window,
+    )
+
+
+def fold_user(log: Log, spec: ViewSpec) -> Iterator[tuple[int, View]]:
+    """For a log of one user: each click's place in it and its view."""
+    folded = fold(log, spec)
+    for i in range(len(folded)):
+        yield int(folded.event[i]), folded.view(i)
+
+
+def unit_starts(log: Log) -> Ints:
+    """For each event the place of the first event of its unit, [N]."""
+    n = len(log.keys)
+    if not n:
+        return np.empty(0, np.int64)
+    users = log.users
+    begins = np.ones(n, bool)
+    same = (users[1:] == users[:-1]) & (log.impressions[1:] == log.impressions[:-1]) & (log.impressions[1:] != 0)
+    begins[1:] = ~same
+    return np.maximum.accumulate(np.where(begins, np.arange(n), 0))
+
+
+def slates(folded: Folded) -> Stretch:
+    """For each click, the events of its unit: [start, end) in the log."""
+    starts = unit_starts(folded.log)
+    ends = np.searchsorted(starts, folded.unit, side="right")
+    return Stretch(folded.unit, ends)
+
+
+def is_click(kinds: Ints) -> NDArray[np.bool_]:
+    """Clicks, past ones too, [N]."""
+    return np.isin(kinds, (CLICK, PAST_CLICK))
+
+
+def is_negative(log: Log) -> NDArray[np.bool_]:
+    """Events that were on a slate and not clicked, [N]."""
+    return np.isin(log.kinds, (EXPOSURE, CANDIDATE))
+
+
+def _windows(
+    log: Log, spec: ViewSpec, first: Ints, unit: Ints, exposures: Stretch, shown_before: Ints
+) -> tuple[Stretch, Ints]:
+    if spec.window_age_ms is None:  # by count alone: arithmetic
+        window = (exposures.end - exposures.start) // spec.threshold
+        end = exposures.start + window * spec.threshold
+        return Stretch(np.where(window, end - spec.threshold, end), end), window
+    states = _aged_windows(log, spec, first, shown_before)
+    return Stretch(states[unit, 0], states[unit, 1]), states[unit, 2]
+
+
+def _aged_windows(log: Log, spec: ViewSpec, first: Ints, shown_before: Ints) -> Ints:
+    """At the beginning of each unit (other rows are 0): start, end and number of the last closed window, [N, 3]."""
+    states = np.zeros((len(log.keys), 3), np.int64)
+    kinds, times, firsts = log.kinds.tolist(), log.times.tolist(), first.tolist()
+    for user in range(len(log.offsets) - 1):
+        begin, finish = int(log.offsets[user]), int(log.offsets[user + 1])
+        shown = int(shown_before[begin])
+        start = end = shown  # of the closed window; the open one is [end, shown)
+        number = opened = 0
+        for i in range(begin, finish):
+            if firsts[i] == i:
+                if shown > end and spec.aged(opened, times[i]):
+                    start, end, number = end, shown, number + 1
+                states[i] = start, end, number
+            if kinds[i] == EXPOSURE:
+                opened = times[i] if shown == end else opened
+                shown += 1
+                if shown - end == spec.threshold:
+                    start, end, number = end, shown, number + 1
+    return states

@@ -1,0 +1,1 @@
+"""Candidate lists and ranking metrics."""

@@ -1,0 +1,1 @@
+"""Building blocks of the nets: GRU with fixed tiles, local attention, multilayer perceptron."""

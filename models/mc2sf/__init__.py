@@ -1,0 +1,1 @@
+"""The product's nets (DIN, F2S, fast, S2F), their scorer and their checkpoint format."""

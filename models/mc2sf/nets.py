@@ -1,0 +1,162 @@
+"""The nets of a release: encoder, slow and fast, which are versioned and published apart.
+
+Everything is written on vectors, not on rows of E: serving, retraining (which gathers the rows of a batch once) and
+online learning all call the same equations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.baselines.hstu import HSTUConfig, Layer
+from models.baselines.mingru import MinGruCell
+from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
+from models.data.item_features import BUCKETS, FEATURES
+from models.layers.gru import Gru
+from models.layers.mlp import Sequence
+from models.mc2sf.fast import Fast
+from models.mc2sf.slow import Slow
+
+__all__ = ["APART", "PARTS", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "Sequence", "travelled"]
+PARTS = ("encoder", "slow", "fast")
+APART = ("din", "alone", "s2f")  # forms that a release may hold nets of their own for: DIN, fast alone, S2F
+DEVIATION = 0.3  # of new rows of E: at 0.05 products of two rows are too small to learn from
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """Sizes of the nets. They are fixed for a run: a release of other sizes is refused."""
+
+    dim: int = 32
+    history_long: int = 50  # L_S
+    history_short: int = 10  # L_F
+    threshold: int = 10  # exposures in a window, at most
+    attention: tuple[int, int] = (32, 16)  # hidden layers of DIN's activation unit
+    gate: tuple[int, int] = (32, 16)
+    head: tuple[int, int] = (64, 32)
+    slow_product: bool = False  # beside the perceptrons of the heads: see layers.Head
+    fast_product: bool = True
+    history_layers: int = 0  # of HSTU, over the long history before a candidate attends to it; beyond the paper
+    min_gru: bool = False  # GRU_p and GRU_n are minGRUs; beyond the paper
+    symlog_priors: bool = False  # the device takes the symlog of r_t and r_n: a sum over 50 clicks is large; beyond too
+
+
+class Logits(NamedTuple):
+    """Scores of the four nets, [B, C] each."""
+
+    din: Tensor
+    f2s: Tensor
+    fast: Tensor
+    mc2sf: Tensor
+
+
+class Inputs(NamedTuple):
+    """What a click's nets see: histories as vectors, r2 [B, d], candidates e [B, C, d]."""
+
+    history: Sequence
+    r2: Tensor
+    clicks: Sequence
+    exposures: Sequence
+    e: Tensor
+
+
+class Encoder(nn.Module):
+    """The item table E [rows, d] (row 0 is padding, row 1 unknown), standings of candidates, GRU_n over exposures."""
+
+    def __init__(self, dim: int, rows: int, *, min_gru: bool = False) -> None:
+        super().__init__()
+        self.E = nn.Parameter(torch.zeros(rows, dim))
+        self.standing = nn.Parameter(torch.zeros(len(FEATURES), BUCKETS, dim))
+        self.gru_n = MinGruCell(dim) if min_gru else Gru(dim)
+
+    def stood(self, e: Tensor, standing: Tensor) -> Tensor:
+        """Candidates [..., d] as they stand: e plus a vector for each bucket of `standing` [..., 3] (i8).
+
+        Sums of rows and no product, so that a row's result depends on that row alone.
+        """
+        for feature, vectors in enumerate(self.standing):
+            e = e + functional.embedding(standing[..., feature], vectors)
+        return e
+
+    def memory(self, window: Sequence) -> Tensor:
+        """r2 of eq. (3): GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
+        zero = window.x.new_zeros(window.x.shape[0], 1, window.x.shape[2])
+        return self.gru_n.fold(window.x, window.mask, zero)[:, 0]
+
+
+class Nets(nn.Module):
+    """DIN, F2S, fast alone and S2F over one encoder."""
+
+    def __init__(self, config: NetConfig, rows: int) -> None:
+        """Weights are not initialised: see `initial` and `checkpoint.unpack`."""
+        super().__init__()
+        self.config = config
+        context = HSTUConfig(config.dim, config.history_long, config.history_layers, dropout=0.0)
+        self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru)
+        self.slow = Slow(config.dim, config.attention, config.head, product=config.slow_product, context=context)
+        self.fast = Fast(
+            config.dim,
+            config.gate,
+            config.head,
+            product=config.fast_product,
+            min_gru=config.min_gru,
+            symlog_priors=config.symlog_priors,
+        )
+
+    @classmethod
+    def initial(cls, config: NetConfig, rows: int, seed: int) -> Nets:
+        """Nets drawn from `seed`: uniform in +-1/sqrt(fan in), E normal with DEVIATION, padding zero."""
+        nets = cls(config, rows)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, weight in nets.named_parameters():
+                if name in ("encoder.E", "encoder.standing"):  # what stands says nothing before it is learnt
+                    continue
+                bound = 1 / math.sqrt(weight.shape[-1] if weight.dim() > 1 else config.dim)
+                weight.uniform_(-bound, bound, generator=generator)
+            nets.encoder.E.normal_(0, DEVIATION, generator=generator)
+            nets.encoder.E[ROW_PADDING] = 0
+            for layer in nets.slow.din.context.modules():
+                if isinstance(layer, Layer):
+                    layer.as_new()
+        return nets
+
+    def grown(self, rows: int, seed: int) -> Nets:
+        """A copy with `rows` rows of E: old rows as they are, new ones near the unknown row."""
+        old = len(self.encoder.E)
+        if rows < old or old < FIRST_ROW:
+            raise ValueError(f"E of {old} rows can't become one of {rows}")
+        nets = Nets(self.config, rows)
+        state = self.state_dict()
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.empty(rows - old, self.config.dim).normal_(0, DEVIATION, generator=generator)
+        state["encoder.E"] = torch.cat([state["encoder.E"], state["encoder.E"][ROW_UNKNOWN] + noise])
+        nets.load_state_dict(state)
+        return nets
+
+    def forward(self, inputs: Inputs) -> Logits:
+        """All four scores. `inputs.r2` is data for the slow part; r_t and r_n are data for the fast part."""
+        r_t, r_n = self.priors(inputs.history, inputs.r2, inputs.e)
+        short = (self.encoder.gru_n, inputs.clicks, inputs.exposures)
+        return Logits(
+            din=self.slow.score_din(r_t, inputs.e),
+            f2s=self.slow.score_f2s(r_n, r_t, inputs.e),
+            fast=self.fast.score_fast(self.fast.from_zero(*short), inputs.e),
+            mc2sf=self.fast.score_s2f(*short, inputs.e, travelled(r_t), travelled(r_n)),
+        )
+
+    def priors(self, history: Sequence, r2: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """r_t of eq. (1) and r_n of eq. (5): [B, C, d] each."""
+        r_t = self.slow.din(history.x, history.mask, e)
+        return r_t, self.slow.reaction(self.encoder.gru_n, r2.detach(), e)
+
+
+def travelled(prior: Tensor) -> Tensor:
+    """What arrives of a prior: rounded to 16 bits, without gradient."""
+    return prior.detach().half().to(prior.dtype)

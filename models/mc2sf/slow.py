@@ -1,0 +1,62 @@
+"""The slow part: DIN over the long, delayed clicks (eq. 1-2) and F2S, which adds the negative memory (eq. 5-6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.baselines.hstu import HSTUConfig, Layer, through
+from models.layers.gru import Cell
+from models.layers.local_attention import activation
+from models.layers.mlp import Head, Mlp
+
+
+class Din(nn.Module):
+    """Eq. (1): r_t, the history summed with weights from an activation unit on (h, e, h * e), without softmax.
+
+    The history passes the layers of `context` first, so that each click knows those before it; the paper has none.
+    """
+
+    def __init__(self, dim: int, hidden: tuple[int, int], context: HSTUConfig) -> None:
+        super().__init__()
+        self.unit = Mlp(3 * dim, hidden)
+        self.context = nn.ModuleList(Layer(context) for _ in range(context.layers))
+
+    def forward(self, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
+        """History [B, L, d], mask [B, L] (true on items), candidates e [B, C, d] -> r_t [B, C, d]."""
+        if len(self.context):
+            history = through(self.context, history * mask[..., None], mask)
+        weights = activation(self.unit, history, mask, e)  # [B, L, C]
+        return torch.bmm(weights.transpose(1, 2), history)
+
+
+class Slow(nn.Module):
+    """Heads of DIN and F2S over one shared r_t. All scores are logits: the paper's y is their sigmoid."""
+
+    def __init__(
+        self,
+        dim: int,
+        attention: tuple[int, int],
+        head: tuple[int, int],
+        *,
+        product: bool,
+        context: HSTUConfig,
+    ) -> None:
+        super().__init__()
+        self.din = Din(dim, attention, context)
+        self.head_din = Head(2, dim, head, product=product)
+        self.w_s = nn.Linear(2 * dim, dim)
+        self.head_f2s = Head(3, dim, head, product=product)
+
+    def score_din(self, r_t: Tensor, e: Tensor) -> Tensor:
+        """Logit of eq. (2): r_t, e [B, C, d] -> [B, C]."""
+        return self.head_din.score((r_t,), e, r_t)
+
+    def reaction(self, gru_n: Cell, r2: Tensor, e: Tensor) -> Tensor:
+        """Eq. (5): r_n, the presumed reaction to each candidate: r2 [B, d], e [B, C, d] -> [B, C, d]."""
+        after = gru_n.step(e, r2.unsqueeze(1).expand_as(e))
+        return after * torch.sigmoid(self.w_s(torch.cat([after, e], -1)))
+
+    def score_f2s(self, r_n: Tensor, r_t: Tensor, e: Tensor) -> Tensor:
+        """Logit of eq. (6): [B, C, d] each -> [B, C]."""
+        return self.head_f2s.score((r_n, r_t), e, r_t)

@@ -1,0 +1,134 @@
+"""The four nets of a release as rows of a table: each scores queries by itself, computing only what it needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.data.catalogue import ROW_PADDING
+from models.data.queries import Queries
+from models.layers.gru import Cell
+from models.mc2sf.fast import Fast
+from models.mc2sf.nets import Nets, Sequence, travelled
+
+
+class Form(nn.Module):
+    """One way of scoring with `Nets`; several forms may share the same nets."""
+
+    variant = ""  # its name where a release serves it
+
+    def __init__(self, nets: Nets) -> None:
+        super().__init__()
+        self.nets = nets
+
+    @property
+    def item_tables(self) -> tuple[Tensor, ...]:
+        """The tables [rows, d] that have a vector for each item."""
+        return (self.nets.encoder.E,)
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Rows [...] of E -> [..., d]."""
+        return functional.embedding(rows, self.nets.encoder.E, padding_idx=ROW_PADDING)
+
+    def sequence(self, rows: Tensor, length: int) -> Sequence:
+        """The newest `length` of rows [B, L] as vectors and mask."""
+        some = rows[:, -length:]
+        return Sequence(self.vectors(some), some != ROW_PADDING)
+
+    def r_t(self, queries: Queries, items: Tensor) -> Tensor:
+        """Eq. (1) for items [V, C] -> [V, C, d]. Each distinct pair of a history and an item is attended to once."""
+        history = self.sequence(queries.history, self.nets.config.history_long)
+        rows = len(self.nets.encoder.E)
+        pairs, inverse = torch.unique(queries.of[:, None] * rows + items, return_inverse=True)  # history by history
+        of, item = pairs // rows, pairs % rows
+        counts = torch.bincount(of, minlength=len(queries.history))
+        place = torch.arange(len(pairs), device=of.device) - (counts.cumsum(0) - counts)[of]
+        width = int(counts.max())
+        listed = items.new_zeros(len(counts), width)  # ROW_PADDING
+        listed[of, place] = item
+        r_t = self.nets.slow.din(history.x, history.mask, self.vectors(listed)).flatten(0, 1)  # [U width, d]
+        return functional.embedding((of * width + place)[inverse], r_t)
+
+    def r_n(self, queries: Queries, e: Tensor) -> Tensor:
+        """Eq. (5), from an r2 that is data: e [V, C, d] -> [V, C, d]."""
+        with torch.no_grad():
+            r2 = self.nets.encoder.memory(self.sequence(queries.window, queries.window.shape[1]))
+        return self.nets.slow.reaction(self.nets.encoder.gru_n, r2, e)
+
+    def short(self, queries: Queries) -> tuple[Cell, Sequence, Sequence]:
+        """What the fast part is called with: GRU_n, and the short histories of clicks and of exposures."""
+        length = self.nets.config.history_short
+        clicks, exposures = self.sequence(queries.clicks, length), self.sequence(queries.exposures, length)
+        return self.nets.encoder.gru_n, clicks, exposures
+
+
+class DIN(Form):
+    """The slow part alone (eq. 1-2)."""
+
+    variant = "din"
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]."""
+        e = self.vectors(items)
+        return self.nets.slow.score_din(self.r_t(queries, items), e)
+
+
+class F2S(Form):
+    """The slow part helped by the device (eq. 5-6)."""
+
+    variant = "f2s"
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]."""
+        e = self.vectors(items)
+        return self.nets.slow.score_f2s(self.r_n(queries, e), self.r_t(queries, items), e)
+
+
+class FastAlone(Form):
+    """The fast part alone (eq. 3-4)."""
+
+    variant = "fast"
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]."""
+        e = self.vectors(items)
+        return self.nets.fast.score_fast(self.nets.fast.from_zero(*self.short(queries)), e)
+
+
+class MC2SF(Form):
+    """The fast part helped by the cloud, which was helped by the device (eq. 5-8)."""
+
+    variant = "mc2sf"
+
+    def __init__(self, nets: Nets, cloud: F2S | None = None) -> None:
+        """`cloud` gives the priors, and stays as it is; without one, it is the slow part of the same `nets`."""
+        super().__init__(nets)
+        self.cloud = None if cloud is None else cloud.requires_grad_(requires_grad=False)
+
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
+        """Scores [V, C] of `items` [V, C]. r_t and r_n arrive as data: no gradient reaches the slow part."""
+        slow = self.cloud or self
+        with torch.no_grad():
+            r_t = travelled(slow.r_t(queries, items))
+            r_n = travelled(slow.r_n(queries, slow.vectors(items)))
+        e = self.vectors(items)
+        return self.nets.fast.score_s2f(*self.short(queries), e, r_t, r_n)
+
+
+@torch.no_grad()
+def introduce(fast: Fast, share: float = 0.1) -> None:
+    """Let the fast part begin with the cloud's help nearly as it scores alone: eq. (8) starts from eq. (4).
+
+    What takes in the priors keeps a `share` of its weights: at none at all the ReLU of eq. (7) would never open.
+    """
+    for layer in (fast.w1, fast.w2):
+        layer.weight.mul_(share)
+        layer.bias.zero_()
+    alone, helped = fast.head_fast, fast.head_s2f
+    of_r, of_e = alone.first.weight.chunk(2, 1)
+    _, of_prior, _ = helped.first.weight.chunk(3, 1)
+    helped.first.weight.copy_(torch.cat([of_r, share * of_prior, of_e], 1))
+    helped.first.bias.copy_(alone.first.bias)
+    helped.second.load_state_dict(alone.second.state_dict())
+    helped.last.load_state_dict(alone.last.state_dict())

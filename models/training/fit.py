@@ -1,0 +1,153 @@
+"""Fitting one net offline: Adam over epochs, the best epoch by a validation score, resumable at every epoch.
+
+The loop knows nothing of the net: an objective turns a batch into a loss. What an epoch draws depends on (seed, epoch)
+alone, so a fit that was cut goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.atomic_file import atomically
+from models.mc2sf.nets import Encoder
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a net is fitted."""
+
+    learning_rate: float = 1e-3
+    l2: float = 0.0  # lambda: its gradient is lambda times the weight; of tables, only the rows of the batch
+    epochs: int = 40  # at most
+    patience: int = 4  # epochs without a better validation score
+    bf16: bool = False  # losses under autocast; weights, Adam and validation keep full precision
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of it: the validation score after each epoch, and the best one's number (0-based)."""
+
+    curve: tuple[float, ...]
+    best: int
+
+
+def fit(
+    objective: nn.Module,
+    batches: Callable[[int, np.random.Generator], Iterable[Any]],
+    validate: Callable[[], float],
+    config: FitConfig,
+    seed: int,
+    *,
+    keep: Path | None = None,
+    progress: Callable[[int, float, float], None] | None = None,
+) -> Fitted:
+    """Fit the parameters of `objective` that want a gradient, in place; they end as those of the best epoch.
+
+    `batches(epoch, generator)` gives an epoch's batches; `validate` is called in evaluation mode; `keep` is a file to
+    go on from; `progress(epoch, loss, score)` is told of each epoch. Raises FloatingPointError when the loss is NaN.
+    """
+    weights = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    tables, device = _tables(objective), next(iter(weights.values())).device.type
+    optimiser = torch.optim.Adam(weights.values(), lr=config.learning_rate, fused=True)
+    best = {name: p.detach().clone() for name, p in weights.items()}
+    curve: list[float] = []
+    if keep is not None and keep.exists():
+        curve = _load(keep, weights, best, optimiser)
+    while len(curve) < config.epochs and len(curve) - 1 - _best(curve) < config.patience:
+        epoch = len(curve)
+        torch.manual_seed(seed * 100_003 + epoch)  # dropout draws from torch's own generator
+        objective.train()
+        losses: list[float] = []
+        for batch in batches(epoch, np.random.default_rng([seed, epoch])):
+            optimiser.zero_grad()
+            with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+                loss = objective(batch)
+            loss.backward()
+            _decay(weights.values(), tables, config.l2)
+            optimiser.step()
+            losses.append(loss.item())
+            if math.isnan(losses[-1]):
+                raise FloatingPointError(f"the loss is NaN in epoch {epoch}")
+        objective.eval()
+        with torch.inference_mode():
+            score = validate()
+        curve.append(score)
+        if _best(curve) == epoch:
+            best = {name: p.detach().clone() for name, p in weights.items()}
+        if progress is not None:
+            progress(epoch, math.fsum(losses) / max(len(losses), 1), score)
+        if keep is not None:
+            _save(keep, weights, best, optimiser, curve)
+    with torch.no_grad():
+        for name, p in weights.items():
+            p.copy_(best[name])
+    objective.eval()
+    return Fitted(tuple(curve), _best(curve))
+
+
+def _best(curve: list[float]) -> int:
+    return int(np.argmax(curve)) if curve else -1
+
+
+def _tables(module: nn.Module) -> set[Tensor]:
+    """The weights whose rows belong to items or users."""
+    return {m.weight for m in module.modules() if isinstance(m, nn.Embedding)} | {
+        m.E for m in module.modules() if isinstance(m, Encoder)
+    }
+
+
+def _decay(weights: Iterable[nn.Parameter], tables: set[Tensor], l2: float) -> None:
+    """Add the gradient of l2 / 2 |w|^2: a table's rows that the batch did not touch are left alone."""
+    if not l2:
+        return
+    with torch.no_grad():
+        for p in weights:
+            if p.grad is None:
+                continue
+            if p in tables:
+                touched = (p.grad != 0).any(1, keepdim=True)
+                p.grad.addcmul_(p, touched, value=l2)
+            else:
+                p.grad.add_(p, alpha=l2)
+
+
+def _save(
+    path: Path,
+    weights: dict[str, nn.Parameter],
+    best: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    curve: list[float],
+) -> None:
+    tensors = {f"now.{name}": p.detach() for name, p in weights.items()}
+    tensors |= {f"best.{name}": p for name, p in best.items()}
+    for name, p in weights.items():
+        tensors |= {f"adam.{name}.{key}": value for key, value in optimiser.state[p].items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomically(path) as part:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"curve": json.dumps(curve)})
+
+
+def _load(
+    path: Path, weights: dict[str, nn.Parameter], best: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> list[float]:
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        curve: list[float] = json.loads(file.metadata()["curve"])
+    with torch.no_grad():
+        for name, p in weights.items():
+            p.copy_(tensors[f"now.{name}"])
+            best[name] = tensors[f"best.{name}"]
+            prefix = f"adam.{name}."
+            optimiser.state[p] = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+    return curve

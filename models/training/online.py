@@ -1,0 +1,133 @@
+"""Online steps of the fast part, on an encoder and a slow part that stay as they are (fast training, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.nn import functional
+
+from models.data.catalogue import ROW_PADDING
+from models.data.item_features import Buckets
+from models.layers.mlp import Sequence
+from models.mc2sf.checkpoint import CheckpointError
+from models.mc2sf.nets import Nets
+from models.training.retrain import TrainConfig
+
+Ints = NDArray[np.int64]
+
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's, of each weight
+
+
+class FastBatchExample(NamedTuple):
+    """One online example, in rows of E; row 0 of `items` is the click. r_t and r_n are as received, f2 [1 + N, d]."""
+
+    clicks: Ints  # <= L_F, oldest first
+    exposures: Ints  # <= L_F, oldest first
+    items: Ints  # [1 + N]
+    r_t: NDArray[np.float16]
+    r_n: NDArray[np.float16]
+    standing: Buckets  # [1 + N, 3]
+
+
+class FastLearner:
+    """Adam on the fast part of a copy of `nets`. `state` and `load` carry weights, optimiser and position."""
+
+    def __init__(self, nets: Nets, config: TrainConfig, seed: int) -> None:
+        self.nets = nets.grown(len(nets.encoder.E), seed)
+        for part in (self.nets.encoder, self.nets.slow):
+            part.requires_grad_(requires_grad=False)
+        self.learnt = 0  # examples so far
+        self._config, self._seed = config, seed
+        self._weights = dict(self.nets.fast.named_parameters())
+        self._adam = torch.optim.Adam(
+            self._weights.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.l2
+        )
+
+    def learn(self, examples: list[FastBatchExample]) -> None:
+        """Step over `examples` once, shuffled by the seed, in batches. They must have equal numbers of items."""
+        order = np.random.default_rng([self._seed, self.learnt]).permutation(len(examples))
+        for chosen in self._split(order):
+            self._adam.zero_grad(set_to_none=True)
+            self._batch_loss([examples[i] for i in chosen]).backward()  # type: ignore[no-untyped-call]  # torch ships it so
+            self._adam.step()
+        self.learnt += len(examples)
+
+    @torch.no_grad()
+    def loss(self, examples: list[FastBatchExample]) -> float:
+        """The mean loss of both forms on `examples`; NaN where there are none."""
+        if not examples:
+            return float("nan")
+        losses = ((self._batch_loss([examples[i] for i in c]), len(c)) for c in self._split(np.arange(len(examples))))
+        return sum(float(loss) / 2 * n for loss, n in losses) / len(examples)
+
+    def state(self) -> bytes:
+        """Everything that `load` needs to go on, as safetensors."""
+        tensors: dict[str, Tensor] = {"learnt": torch.tensor(self.learnt)}
+        for name, weight in self._weights.items():
+            tensors[f"weight.{name}"] = weight.detach()
+            for key, value in self._adam.state.get(weight, {}).items():
+                tensors[f"{key}.{name}"] = value
+        return save(tensors)
+
+    def load(self, data: bytes) -> None:
+        """Go on from `state` of a learner on the same nets. Raises CheckpointError; then nothing has changed."""
+        try:
+            tensors = load(data)
+        except SafetensorError as error:
+            raise CheckpointError(f"no state of a learner: {error}") from error
+        learnt = tensors.pop("learnt", None)
+        moments = {
+            name: {key: tensors.pop(f"{key}.{name}") for key in _MOMENTS if f"{key}.{name}" in tensors}
+            for name in self._weights
+        }
+        shapes = {f"weight.{name}": weight.shape for name, weight in self._weights.items()}
+        if learnt is None or {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+            raise CheckpointError("no state of a learner of these nets: other weights")
+        self.learnt = int(learnt)
+        self._adam.state.clear()
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(tensors[f"weight.{name}"])
+                if moments[name]:
+                    self._adam.state[weight] = moments[name]
+
+    def _split(self, order: Ints) -> Iterable[Ints]:
+        return (order[start : start + self._config.batch] for start in range(0, len(order), self._config.batch))
+
+    def _batch_loss(self, examples: list[FastBatchExample]) -> Tensor:
+        E, short = self.nets.encoder.E, self.nets.config.history_short
+        clicks = _padded([example.clicks for example in examples], short)
+        exposures = _padded([example.exposures for example in examples], short)
+        items = torch.from_numpy(np.stack([example.items for example in examples]))
+        histories = (
+            self.nets.encoder.gru_n,
+            Sequence(functional.embedding(clicks, E), clicks != ROW_PADDING),
+            Sequence(functional.embedding(exposures, E), exposures != ROW_PADDING),
+        )
+        standing = torch.from_numpy(np.stack([example.standing for example in examples]).astype(np.int64))
+        e = self.nets.encoder.stood(functional.embedding(items, E), standing)
+        r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
+        fast = self.nets.fast.score_fast(self.nets.fast.from_zero(*histories), e)
+        mc2sf = self.nets.fast.score_s2f(*histories, e, r_t, r_n)
+        return self._config.loss(fast) + self._config.loss(mc2sf)
+
+
+def _stacked(priors: list[NDArray[np.float16]]) -> Tensor:
+    return torch.from_numpy(np.stack(priors).astype(np.float32))
+
+
+def _padded(rows: list[Ints], length: int) -> Tensor:
+    """The last `length` of each as places [B, length], left-padded."""
+    padded = np.full((len(rows), length), ROW_PADDING, np.int64)
+    for into, each in zip(padded, rows, strict=True):
+        last = each[max(0, len(each) - length) :]
+        into[length - len(last) :] = last
+    return torch.from_numpy(padded)

@@ -1,0 +1,38 @@
+"""Adam for the item table: only the rows of a batch are stepped and decayed, all others stay equal byte for byte."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from models.data.catalogue import ROW_PADDING
+
+
+class RowAdam:
+    """Lazy Adam over E [rows, d] with L2. For a row, it is Adam over just those batches that hold the row."""
+
+    def __init__(
+        self, E: Tensor, *, learning_rate: float, l2: float, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
+        self._E = E.detach()
+        self.rate = learning_rate
+        self._l2, self._betas = l2, betas
+        self._mean, self._square = torch.zeros_like(self._E), torch.zeros_like(self._E)
+        self._steps = torch.zeros(len(E), 1, device=E.device)
+
+    @torch.no_grad()
+    def step(self, rows: Tensor, gradient: Tensor) -> None:
+        """Update E[rows] by its gradient [R, d]; `rows` are distinct. The padding row never moves."""
+        if len(rows) and rows[0] == ROW_PADDING:
+            rows, gradient = rows[1:], gradient[1:]
+        first, second = self._betas
+        values, steps = self._E[rows], self._steps[rows] + 1
+        gradient = gradient.add(values, alpha=self._l2)
+        mean = self._mean[rows].lerp_(gradient, 1 - first)
+        square = self._square[rows].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        root = (square / (1 - torch.exp(steps * math.log(second)))).sqrt_().add_(1e-8)
+        values.addcdiv_(mean / (1 - torch.exp(steps * math.log(first))), root, value=-self.rate)
+        for table, new in ((self._E, values), (self._mean, mean), (self._square, square), (self._steps, steps)):
+            table[rows] = new
