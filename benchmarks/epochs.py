@@ -29,7 +29,7 @@ from models.baselines.sasrec import SASRec, SASRecConfig
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone
 from models.training.objectives import objective
-from replay.source import parse
+from replay.sources.source import parse
 
 SLOW = (Phase.SLOW,)
 

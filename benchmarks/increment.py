@@ -33,8 +33,8 @@ from models.evaluation.metrics import gains
 from models.mc2sf.nets import Logits, NetConfig, Nets
 from models.training.minibatches import Source
 from models.training.retrain import TrainConfig, retrain
-from replay.plan import Options, Plan, prepare
-from replay.source import parse
+from replay.prepare.plan import Options, Plan, prepare
+from replay.sources.source import parse
 
 RESULT = Path(__file__).with_name("increment.json")
 WARM = (2_500, 5_000, 10_000, 20_000, 40_000)

@@ -30,8 +30,8 @@ from deploy.experiments.recipe import Recipe, Recipes
 from deploy.experiments.running import Benches
 from models.mc2sf.variants import DIN, F2S, FastAlone
 from models.training.objectives import objective
-from replay.plan import write_json
-from replay.source import parse
+from replay.prepare.plan import write_json
+from replay.sources.source import parse
 
 Build = Callable[[Recipes], nn.Module]
 MODES = ("float32", "bf16", "compiled")

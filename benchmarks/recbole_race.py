@@ -32,7 +32,7 @@ from deploy.experiments.recipe import NEXT, Recipe
 from deploy.experiments.significance import by_user, compare
 from models.evaluation.metrics import metrics
 from models.training.objectives import Sequences
-from replay.source import parse
+from replay.sources.source import parse
 
 LENGTH = 50
 PROTOCOL = replace(LEAVE_ONE_OUT, negatives=99, history=LENGTH, recent=LENGTH)

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from deploy.runs import UserError
+from replay.errors import OnError
 from replay.faults import Faults
-from replay.plan import Options, Plan
-from replay.refusals import OnError
+from replay.prepare.plan import Options, Plan
 from replay.times import milliseconds, span
 from streams.settings import Exposures
 

@@ -20,8 +20,8 @@ from rich.table import Table
 from deploy import cli_experiment, cli_letters, cli_look, cli_run
 from deploy.runs import RunFailed, UserError, agree
 from deploy.stack import StackError
-from replay.progress import ReplayError
-from replay.refusals import SourceError
+from replay.errors import SourceError
+from replay.send.progress import ReplayError
 from streams.database.engine import connect
 from streams.kafka import topic_admin
 from streams.kafka.acl import ACCESS, grant

@@ -16,7 +16,7 @@ from rich.table import Table
 from deploy import asked
 from deploy.experiments.protocol import MinCount, Positives, Rule
 from models.evaluation.metrics import METRICS
-from replay.source import parse
+from replay.sources.source import parse
 
 if TYPE_CHECKING:
     from deploy.experiments.experiment import Experiment

@@ -17,8 +17,8 @@ from deploy import asked
 from deploy.doctor import examine
 from deploy.runs import UserError, find
 from deploy.sources import parse
-from replay.plan import prepare
-from replay.refusals import OnError
+from replay.errors import OnError
+from replay.prepare.plan import prepare
 from streams.database import schema
 from streams.settings import Settings
 

@@ -20,7 +20,7 @@ from deploy.ending import quality, show
 from deploy.interrupts import Interrupts
 from deploy.runs import UserError, find, give_way, refuse_foreign
 from deploy.sources import is_protocol, parse
-from replay.plan import Options, Plan, prepare
+from replay.prepare.plan import Options, Plan, prepare
 from streams.kafka import topic_admin
 from streams.process import telemetry
 from streams.process.health import HEALTH
@@ -147,9 +147,9 @@ def replay(
     ] = None,
 ) -> None:
     """Send SOURCE to the topics of the run in the environment. Continues where it was stopped. SIGUSR1 pauses."""
-    from replay.barrier import free, lockstep  # noqa: PLC0415 - only this command pays for its imports
-    from replay.clock import VirtualClock  # noqa: PLC0415 - the same
-    from replay.run import send  # noqa: PLC0415 - the same
+    from replay.send.epoch_barrier import free, lockstep  # noqa: PLC0415 - only this command pays for its imports
+    from replay.send.replayer import send  # noqa: PLC0415 - the same
+    from replay.send.virtual_clock import VirtualClock  # noqa: PLC0415 - the same
 
     settings = Settings()
     patiently(settings.patience_s)(topic_admin.require, settings)

@@ -21,10 +21,11 @@ from deploy.keys import pause_on_space
 from deploy.runs import RunFailed, agree, software, write_run_file
 from deploy.stack import Child, Stack
 from deploy.watching import Watch
-from replay import optimum, progress
-from replay.plan import Options, Plan, write_json
-from replay.run import digest as plan_digest
-from replay.transmission import Transmission
+from replay.prepare.plan import Options, Plan, write_json
+from replay.send import progress
+from replay.send.fault_injection import Transmission
+from replay.send.replayer import digest as plan_digest
+from replay.sources import synthetic_optimum
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import topic_admin
@@ -139,7 +140,7 @@ def _account(
             "online_collaborative": summary.online(connection, settings.run, "collaborative"),
             "online_cold": summary.online(connection, settings.run, "cold"),
             "last_quarter": summary.last_quarter(connection, settings.run),
-            "optimum": optimum.of_source(job.source),
+            "optimum": synthetic_optimum.of_source(job.source),
             "faults": _faults(job, plan),
             "experiment": {"metrics": job.given.metrics, "differences": len(unlike)} if job.given else None,
             "offline_differences": len(again.differences),

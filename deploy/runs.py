@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from replay.plan import LOG, PLAN, write_json
+from replay.prepare.plan import LOG, PLAN, write_json
 from streams.database import schema
 from streams.database.engine import connect, insert_new
 from streams.settings import Settings

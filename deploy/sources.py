@@ -1,9 +1,9 @@
-"""What a SOURCE means to `run`, `replay` and `data`: one of `replay.source`, or `protocol:SOURCE` over one of them."""
+"""Parse the SOURCE of `run`, `replay` and `data`: one of `replay.sources.source`, or `protocol:SOURCE` over one."""
 
 from __future__ import annotations
 
-from replay import source
-from replay.source import Source
+from replay.sources import source
+from replay.sources.source import Source
 
 PROTOCOL = "protocol:"
 

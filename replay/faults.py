@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 
+from replay.errors import SourceError
 from replay.parameters import parameters
-from replay.refusals import SourceError
 
 HOUR, DAY = 3_600_000, 86_400_000  # ms
 OFFLINE_SPAN = DAY  # a device is with or without a connection for such a span of event time

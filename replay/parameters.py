@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
 
-from replay.refusals import SourceError, shown
+from replay.errors import SourceError, shown
 
 P = TypeVar("P")
 

@@ -15,7 +15,9 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "MC2SF_"
-Exposures = Literal["logged", "rated", "simulated"]  # where exposures come from: see replay/exposures.py
+Exposures = Literal[
+    "logged", "rated", "simulated"
+]  # where exposures come from: see replay/prepare/simulated_exposures.py
 
 
 class SettingsError(ValueError):

@@ -10,7 +10,7 @@ from deploy.experiments.bench import Bench
 from deploy.experiments.dataset import Dataset, load
 from deploy.experiments.protocol import Protocol
 from deploy.experiments.recipe import Recipe, Recipes
-from replay.source import Source, parse
+from replay.sources.source import Source, parse
 
 ITEMS, PARTS = 60, 3
 SMALL = Protocol(negatives=20, history=20, recent=10, short=5, threshold=4)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from replay.refusals import OnError, Refusals
-from replay.rows import ROWS, Row
-from replay.source import parse
+from replay.errors import OnError, Refusals
+from replay.sources.schema import ROWS, Row
+from replay.sources.source import parse
 from streams.records import Kind
 from streams.settings import Exposures
 

@@ -13,7 +13,7 @@ from deploy.experiments.fits import Clock
 from deploy.runs import RUN_FILE, write_run_file
 from deploy.stack import TARGETS, Child, Stack
 from models.atomic_file import atomically, write_atomically
-from replay.plan import write_json
+from replay.prepare.plan import write_json
 from streams.settings import Settings
 
 

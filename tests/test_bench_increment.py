@@ -11,8 +11,8 @@ import pytest
 from benchmarks import increment
 from models.data.catalogue import Catalogue
 from models.training.retrain import TrainConfig
-from replay.plan import Options, prepare
-from replay.source import parse
+from replay.prepare.plan import Options, prepare
+from replay.sources.source import parse
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from benchmarks import increment, pace
 from models.data.interaction_log import Log
 from models.training.retrain import TrainConfig
-from replay.plan import Options, prepare
-from replay.source import parse
+from replay.prepare.plan import Options, prepare
+from replay.sources.source import parse
 
 CONFIG = TrainConfig(table_passes=1, passes=1)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from replay.clock import TICK_S, VirtualClock
+from replay.send.virtual_clock import TICK_S, VirtualClock
 
 
 class Wall:

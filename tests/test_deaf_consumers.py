@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from replay.barrier import BEFORE_FIRST, lockstep
+from replay.send.epoch_barrier import BEFORE_FIRST, lockstep
 from streams.coordinator import coordinator
 from streams.database import schema
 from streams.database.engine import connect

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from replay.ebnerd import FLAT
-from replay.refusals import Refusals, SourceError
-from replay.rows import Row
-from replay.source import parse
+from replay.errors import Refusals, SourceError
+from replay.sources.ebnerd import FLAT
+from replay.sources.schema import Row
+from replay.sources.source import parse
 from streams.records import Kind
 from tests.log_world import read, skipped
 

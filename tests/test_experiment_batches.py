@@ -11,8 +11,8 @@ from deploy.experiments.protocol import Phase
 from deploy.experiments.recipe import Recipe
 from models.data.catalogue import ROW_PADDING
 from models.data.views import CLICK
+from models.training import losses
 from models.training.objectives import Lists, Sequences
-from models.training.retrain import losses
 from tests.experiment_world import QUICK, SMALL, dataset
 
 BOTH = (Phase.SLOW, Phase.FAST)

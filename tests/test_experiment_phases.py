@@ -19,7 +19,7 @@ from deploy.experiments.lists import Score
 from deploy.experiments.protocol import Phase, Protocol
 from deploy.experiments.rows import Row
 from models.data.catalogue import FIRST_ROW
-from replay.source import parse
+from replay.sources.source import parse
 from tests.experiment_world import RECIPES, SMALL, bench
 
 torch.set_num_threads(1)

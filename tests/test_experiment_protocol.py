@@ -16,8 +16,8 @@ from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.queries import Queries
 from models.data.views import CLICK, EXPOSURE
 from models.evaluation.metrics import metrics
-from replay.refusals import SourceError
-from replay.source import parse
+from replay.errors import SourceError
+from replay.sources.source import parse
 from streams.settings import Exposures
 from tests.experiment_world import SMALL, dataset, written
 

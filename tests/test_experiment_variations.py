@@ -21,8 +21,8 @@ from deploy.experiments.running import Benches
 from models.data.catalogue import ROW_PADDING
 from models.data.interaction_log import Ints
 from models.data.views import CLICK
-from models.training.retrain import losses
-from replay.source import parse
+from models.training import losses
+from replay.sources.source import parse
 from tests.experiment_world import QUICK, RECIPES, SMALL, bench, dataset, written
 
 torch.set_num_threads(1)

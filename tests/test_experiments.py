@@ -38,7 +38,7 @@ from models.data.queries import Queries, delayed, recent
 from models.evaluation.metrics import METRICS, metrics
 from models.mc2sf.variants import DIN, MC2SF
 from models.training.losses import bce, sampled_softmax
-from replay.source import parse
+from replay.sources.source import parse
 from tests.experiment_world import QUICK, RECIPES, SMALL, bench, written
 
 torch.set_num_threads(1)

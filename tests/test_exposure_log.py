@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.refusals import Refusals, RowError, SourceError
-from replay.rows import IMPRESSIONS, Row
-from replay.values import impression
+from replay.errors import Refusals, RowError, SourceError
+from replay.sources.columns import impression
+from replay.sources.schema import IMPRESSIONS, Row
 from streams.records import Kind
 from tests.log_world import HEADER, read, skipped, write
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.exposures import FRESH, SHOWN, Popularity, simulated, uniform
-from replay.refusals import SourceError
-from replay.rows import ROWS, Row
+from replay.errors import SourceError
+from replay.prepare.simulated_exposures import FRESH, SHOWN, Popularity, simulated, uniform
+from replay.sources.schema import ROWS, Row
 from streams.records import Kind
 from tests.log_world import batch, rows_of
 

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.arrivals import Fleet
+from replay.errors import SourceError
 from replay.faults import DAY, DELAY, HOUR, LATENESS, OFFLINE_MOST, OFFLINE_SPAN, SKEW, SOUND, Faults, chance
-from replay.log import Log
-from replay.plan import Options, Plan, prepare
-from replay.refusals import SourceError
-from replay.run import digest
-from replay.source import parse
-from replay.transmission import Transmission, old_form
+from replay.prepare.late_arrivals import Fleet
+from replay.prepare.plan import Options, Plan, prepare
+from replay.send.fault_injection import Transmission, old_form
+from replay.send.replayer import digest
+from replay.send.sorted_log import Log
+from replay.sources.source import parse
 from streams.kafka.message import Received, check_batch
 from streams.kafka.partitioner import partition_of
 from streams.records import SCHEMA, DeviceBatch, DeviceEvent, Kind, Reader, RecordError, encode

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from replay import barrier, progress
+from replay.send import epoch_barrier, progress
 from streams.cloud import batch as cloud_batch
 from streams.device import batch as device_batch
 from streams.faust_runtime import state_table
@@ -37,7 +37,7 @@ def test_a_flood_writes_few_lines_and_says_how_many_it_left_out(caplog: pytest.L
 
 
 @pytest.mark.parametrize(
-    "module", [barrier, cloud_batch, dead_letters, device_batch, epoch_writer, progress, state_table]
+    "module", [epoch_barrier, cloud_batch, dead_letters, device_batch, epoch_writer, progress, state_table]
 )
 def test_whoever_refuses_records_is_bounded(module: object) -> None:
     assert any(isinstance(f, Bounded) for f in module.log.filters)  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import KafkaException, Producer
 
-from replay.sender import Sender
+from replay.send.producer import Sender
 from streams.coordinator.publisher import Publisher
 from streams.database.engine import connect
 from streams.kafka import clients

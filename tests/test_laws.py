@@ -30,9 +30,9 @@ from models.data.queries import Queries, delayed, recent
 from models.evaluation.metrics import metrics, rank
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone, Form
+from models.training import losses
 from models.training.fit import FitConfig, fit
 from models.training.objectives import Lists, OfLists, OfSequences, Sequences
-from models.training.retrain import losses
 
 torch.set_num_threads(1)
 ITEMS, USERS, LENGTH = 30, 40, 12

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.lines import LINE_BYTES, lines
-from replay.refusals import OnError, Refusals, RowError, SourceError
+from replay.errors import OnError, Refusals, RowError, SourceError
+from replay.sources.text_lines import LINE_BYTES, lines
 from tests.log_world import write
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.training.retrain import losses
+from models.training import losses
 
 LOGITS = torch.tensor([[1.0, -0.5, 2.0], [0.0, 3.0, -1.0]])
 EVERY = [losses.bce, losses.bpr, losses.sampled_softmax, partial(losses.gbce, items=100)]

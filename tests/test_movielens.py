@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.refusals import RowError, SourceError
+from replay.errors import RowError, SourceError
 from streams.records import Kind
 from tests.log_world import read, skipped, write
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay import order
-from replay.order import Selection
-from replay.refusals import SourceError
-from replay.rows import Row
+from replay.errors import SourceError
+from replay.prepare import total_order
+from replay.prepare.total_order import Selection
+from replay.sources.schema import Row
 from streams.records import Kind
 from tests.log_world import batch, rows_of
 
@@ -54,9 +54,9 @@ def naive(rows: list[Row], selection: Selection | None = None) -> list[tuple[Row
 def sorted_log(folder: Path, rows: list[Row], selection: Selection | None = None, size: int = 7) -> Path:
     """Sort rows, fed in batches of `size`, into a file."""
     parts = (batch(rows[at : at + size]) for at in range(0, len(rows), size))
-    assert order.stage(parts, folder / "staged.parquet", lambda _rows: None) == len(rows)
-    with order.database(folder) as connection:
-        order.sort(connection, folder / "staged.parquet", folder / "log.parquet", selection or Selection())
+    assert total_order.stage(parts, folder / "staged.parquet", lambda _rows: None) == len(rows)
+    with total_order.database(folder) as connection:
+        total_order.sort(connection, folder / "staged.parquet", folder / "log.parquet", selection or Selection())
     return folder / "log.parquet"
 
 
@@ -100,14 +100,14 @@ def test_identical_rows_are_events_each(tmp_path: Path) -> None:
 def test_an_impression_too_large_for_a_record_is_refused_with_its_size(tmp_path: Path) -> None:
     row: Row = ("a", "x", 1000, Kind.EXPOSURE, 7)
     with pytest.raises(SourceError, match="impression 7 of user a has 2,001 events: at most 2,000"):
-        sorted_log(tmp_path, [row] * (order.UNIT_EVENTS + 1), size=1000)
+        sorted_log(tmp_path, [row] * (total_order.UNIT_EVENTS + 1), size=1000)
 
 
 def test_a_full_disk_is_a_sentence_with_the_file(tmp_path: Path) -> None:
     full = tmp_path / "full.parquet"
     full.symlink_to("/dev/full")
     with pytest.raises(SourceError, match=r"full\.parquet can't be written: .*No space left"):
-        order.stage(iter([batch([("a", "x", 1000, Kind.CLICK, 0)])]), full, lambda _rows: None)
+        total_order.stage(iter([batch([("a", "x", 1000, Kind.CLICK, 0)])]), full, lambda _rows: None)
 
 
 def test_contents_count_what_is_there(tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_contents_count_what_is_there(tmp_path: Path) -> None:
         ("c", "x", 9000, Kind.CLICK, 0),
     ]
     path = sorted_log(tmp_path, rows)
-    with order.database(tmp_path) as connection:
-        assert order.count(connection, path) == 6
-        found = order.contents(connection, path, 5)  # a limit
+    with total_order.database(tmp_path) as connection:
+        assert total_order.count(connection, path) == 6
+        found = total_order.contents(connection, path, 5)  # a limit
     assert found == {
         "users": 2,
         "items": 3,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from replay.plan import LOG, Contents, Options, Plan, prepare
-from replay.refusals import SourceError
-from replay.run import digest
-from replay.source import parse
+from replay.errors import SourceError
+from replay.prepare.plan import LOG, Contents, Options, Plan, prepare
+from replay.send.replayer import digest
+from replay.sources.source import parse
 from streams.records import Kind
 from tests.log_world import HEADER, write
 

@@ -14,9 +14,9 @@ from deploy.experiments.given import ROWS, Given, given
 from deploy.experiments.running import Benches
 from deploy.experiments.streamed import Streamed
 from deploy.sources import parse
-from replay.batching import grouped
-from replay.log import Log
-from replay.plan import Options, prepare
+from replay.prepare.plan import Options, prepare
+from replay.send.batching import grouped
+from replay.send.sorted_log import Log
 from streams.database.engine import connect
 from streams.records import EpochBegin, EpochEnd, Outcome
 from streams.releases import registry

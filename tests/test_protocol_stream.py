@@ -28,8 +28,8 @@ from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.interaction_log import Log, fold
 from models.data.views import CANDIDATE, CLICK, ViewSpec
 from models.mc2sf.served_variant import Served
-from replay.plan import Options, prepare
-from replay.refusals import SourceError
+from replay.errors import SourceError
+from replay.prepare.plan import Options, prepare
 from streams.database import schema
 from streams.database.engine import connect
 from tests import experiment_world

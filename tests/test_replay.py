@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from confluent_kafka import TopicPartition
 
-from replay.barrier import BEFORE_FIRST, lockstep
-from replay.clock import VirtualClock
 from replay.faults import Faults
-from replay.plan import Options, Plan, prepare
-from replay.progress import PROGRESS, ReplayError, _end
-from replay.run import ReplayResult, send
-from replay.source import parse
+from replay.prepare.plan import Options, Plan, prepare
+from replay.send.epoch_barrier import BEFORE_FIRST, lockstep
+from replay.send.progress import PROGRESS, ReplayError, _end
+from replay.send.replayer import ReplayResult, send
+from replay.send.virtual_clock import VirtualClock
+from replay.sources.source import parse
 from streams.kafka import clients, topic_admin
 from streams.kafka.partitioner import partition_of
 from streams.records import (

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay import units
-from replay.batching import BATCH_EVENTS, grouped
-from replay.log import Log, Stretch
-from replay.refusals import SourceError
-from replay.rows import ROWS, Row
+from replay.errors import SourceError
+from replay.prepare import units
+from replay.send.batching import BATCH_EVENTS, grouped
+from replay.send.sorted_log import Log, Stretch
+from replay.sources.schema import ROWS, Row
 from streams.kafka.message import check_batch
 from streams.records import DeviceBatch, Kind
 from tests.log_world import batch

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from replay.errors import Refusals, SourceError
 from replay.parameters import parameters
-from replay.refusals import Refusals, SourceError
-from replay.source import FORMS, parse
-from replay.synthetic import Synthetic
+from replay.sources.source import FORMS, parse
+from replay.sources.synthetic import Synthetic
 
 
 @pytest.mark.parametrize(

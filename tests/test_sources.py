@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from replay.ebnerd import FLAT
-from replay.order import MEMORY
-from replay.plan import Contents, Options, prepare
-from replay.source import parse
+from replay.prepare.plan import Contents, Options, prepare
+from replay.prepare.total_order import MEMORY
+from replay.sources.ebnerd import FLAT
+from replay.sources.source import parse
 from tests.log_world import HEADER
 
 PROGRAM_MB = 400  # libraries, batches under way, what duckdb does not count

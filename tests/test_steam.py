@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.refusals import InvalidError, RowError
-from replay.steam import DATE, ITEM, USER, fields
+from replay.errors import InvalidError, RowError
+from replay.sources.steam import DATE, ITEM, USER, fields
 from streams.records import Kind
 from tests.log_world import read, skipped, write
 

@@ -19,9 +19,9 @@ from models.evaluation.metrics import chance, metrics, rank
 from models.mc2sf.nets import NetConfig, Nets
 from models.training.minibatches import localised
 from models.training.retrain import TrainConfig, retrain
-from replay.optimum import of_source, optimum, probabilities
-from replay.refusals import SourceError
-from replay.synthetic import MOST, PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
+from replay.errors import SourceError
+from replay.sources.synthetic import MOST, PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
+from replay.sources.synthetic_optimum import of_source, optimum, probabilities
 from streams.records import Kind
 
 SMALL = Synthetic(users=40, items=60, groups=6, favourites=2, clicks=20)

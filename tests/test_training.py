@@ -15,8 +15,9 @@ from models.evaluation.metrics import chance, metrics, rank
 from models.mc2sf.checkpoint import pack
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
+from models.training import negatives
 from models.training.minibatches import Source
-from models.training.retrain import TrainConfig, TrainResult, negatives, retrain, train
+from models.training.retrain import TrainConfig, TrainResult, retrain, train
 from models.training.row_adam import RowAdam
 
 torch.set_num_threads(1)

@@ -15,9 +15,9 @@ from deploy.experiments.protocol import Phase, Protocol, phases
 from models.data.catalogue import FIRST_ROW
 from models.data.interaction_log import Ints, Log
 from models.data.views import CLICK, EXPOSURE, PAST_CLICK
-from replay.plan import Options, prepare
-from replay.refusals import SourceError
-from replay.source import Source
+from replay.errors import SourceError
+from replay.prepare.plan import Options, prepare
+from replay.sources.source import Source
 from streams.settings import Exposures
 
 

@@ -10,7 +10,7 @@ from deploy.experiments.bench import Bench
 from deploy.experiments.protocol import Protocol
 from deploy.experiments.recipe import Recipes
 from deploy.experiments.rows import Row
-from replay.source import Source
+from replay.sources.source import Source
 
 
 @dataclass(frozen=True)

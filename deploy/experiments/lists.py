@@ -16,7 +16,7 @@ from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.interaction_log import Ints
 from models.data.queries import Queries
 from models.evaluation.metrics import rank
-from replay.refusals import SourceError
+from replay.errors import SourceError
 
 
 @dataclass(frozen=True)

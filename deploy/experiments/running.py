@@ -22,7 +22,7 @@ from deploy.experiments.significance import Test, by_user, compare
 from deploy.experiments.slices import slices
 from models.data.catalogue import ROW_PADDING
 from models.evaluation.metrics import mean_chance
-from replay.plan import write_json
+from replay.prepare.plan import write_json
 
 
 class Benches:

@@ -24,10 +24,10 @@ from deploy.experiments.recipe import Recipes
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.interaction_log import unit_starts
 from models.data.views import CANDIDATE, EXPOSURE
+from replay.errors import SourceError
 from replay.parameters import parameters
-from replay.refusals import SourceError
-from replay.rows import Row, batches
-from replay.source import Source, parse
+from replay.sources.schema import Row, batches
+from replay.sources.source import Source, parse
 from streams.records import Kind
 
 _FORM = re.compile(r"protocol:((?:\w+=[^,]*,)*)(.+)")

@@ -29,7 +29,7 @@ from deploy.experiments.rows import (
 )
 from deploy.experiments.running import Benches, command_of
 from deploy.experiments.vanilla_rows import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
-from replay.plan import write_json
+from replay.prepare.plan import write_json
 
 TRIALS = [
     {"learning_rate": rate, "l2": l2, "power": power}

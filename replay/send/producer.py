@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from replay.progress import ReplayError
+from replay.send.progress import ReplayError
 from streams.kafka import clients
 from streams.kafka.partitioner import partition_of
 from streams.process import telemetry

@@ -15,7 +15,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
-from replay.plan import write_json
+from replay.prepare.plan import write_json
 from streams.kafka import clients
 from streams.process.log_throttle import Bounded
 from streams.process.retry import patiently

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay.refusals import SourceError
-from replay.rows import ROWS
+from replay.errors import SourceError
+from replay.sources.schema import ROWS
 from streams.records import Kind
 
 MEMORY = "512MB"

@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from replay.refusals import SourceError
-from replay.rows import ROWS
+from replay.errors import SourceError
+from replay.sources.schema import ROWS
 from streams.records import Kind
 
 FLOW, TASTE = 0.35, 0.55

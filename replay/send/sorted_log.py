@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay import units
-from replay.rows import IMPRESSIONS
+from replay.prepare import units
+from replay.sources.schema import IMPRESSIONS
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from replay import units
 from replay.faults import DELAY, LATENESS, OFFLINE_MOST, OFFLINE_SPAN, SKEW, Faults, chance
-from replay.rows import ROWS
+from replay.prepare import units
+from replay.sources.schema import ROWS
 from streams.records import Kind
 
 _NUMBERED = ["seq"]

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from replay import progress as noted
-from replay.barrier import BEFORE_FIRST, Decide, free
-from replay.batching import grouped
-from replay.clock import VirtualClock
-from replay.log import Log, Stretch
-from replay.plan import Plan
-from replay.progress import Progress, ReplayError
-from replay.sender import Sender
-from replay.transmission import Sent, Transmission
+from replay.prepare.plan import Plan
+from replay.send import progress as noted
+from replay.send.batching import grouped
+from replay.send.epoch_barrier import BEFORE_FIRST, Decide, free
+from replay.send.fault_injection import Sent, Transmission
+from replay.send.producer import Sender
+from replay.send.progress import Progress, ReplayError
+from replay.send.sorted_log import Log, Stretch
+from replay.send.virtual_clock import VirtualClock
 from streams.process import telemetry
 from streams.records import EndOfLog, EpochBegin, EpochEnd, Mark
 from streams.settings import Settings

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
-from replay.lines import LINE_BYTES, lines
-from replay.parquet_log import parquet
-from replay.refusals import InvalidError, Refusals, RowError, SourceError, shown
-from replay.rows import Row, batches
-from replay.values import columns, row
+from replay.errors import InvalidError, Refusals, RowError, SourceError, shown
+from replay.sources.columns import columns, row
+from replay.sources.parquet_log import parquet
+from replay.sources.schema import Row, batches
+from replay.sources.text_lines import LINE_BYTES, lines
 from streams.settings import Exposures
 
 csv.field_size_limit(LINE_BYTES + 1)

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from replay import values
-from replay.refusals import InvalidError, Refusals, RowError, SourceError, shown
-from replay.rows import BATCH, NAME_BYTES, ROWS, Row, batches
+from replay.errors import InvalidError, Refusals, RowError, SourceError, shown
+from replay.sources import columns
+from replay.sources.columns import KINDS, NEEDED
+from replay.sources.schema import BATCH, NAME_BYTES, ROWS, Row, batches
 from replay.times import LATEST, MS_FROM
-from replay.values import KINDS, NEEDED
 
 
 def parquet(path: Path, refusals: Refusals) -> Iterator[Any]:
     """Batches of `rows.ROWS`. Raises SourceError for a file that is no such log; bad rows go to `refusals`."""
     with opened(path) as file:
         try:
-            wanted = values.columns(file.schema_arrow.names)
+            wanted = columns.columns(file.schema_arrow.names)
         except InvalidError as error:
             raise SourceError(f"{path}: {error.reason}: {error.detail}") from error
         if not file.metadata.num_rows:
@@ -99,7 +99,7 @@ def _impressions(batch: Any) -> Any | None:
         return None
     encoded = pc.dictionary_encode(_text(column))
     try:
-        numbers = [values.impression(name) for name in encoded.dictionary.to_pylist()]
+        numbers = [columns.impression(name) for name in encoded.dictionary.to_pylist()]
     except InvalidError:
         return None
     return pc.fill_null(pa.array(numbers, pa.int64()).take(encoded.indices), 0)
@@ -137,7 +137,7 @@ def _times(column: Any) -> Any | None:
 
 
 def _by_row(path: Path, batch: Any, first: int, refusals: Refusals) -> Iterator[Any]:
-    time = values.time
+    time = columns.time
     if _is_moment(batch["timestamp"]):
         at = batch.schema.names.index("timestamp")
         batch, time = batch.set_column(at, "timestamp", _ms(batch["timestamp"])), _within
@@ -145,7 +145,7 @@ def _by_row(path: Path, batch: Any, first: int, refusals: Refusals) -> Iterator[
     def rows() -> Iterator[Row]:
         for number, found in enumerate(batch.to_pylist(), first):
             try:
-                yield values.row(found, time)
+                yield columns.row(found, time)
             except InvalidError as error:
                 refusals.refuse(RowError(path, number, error.reason, error.detail, unit="row"))
 

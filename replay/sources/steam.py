@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from replay import values
-from replay.lines import lines
-from replay.refusals import InvalidError, Refusals, RowError, shown
-from replay.rows import Row, batches
+from replay.errors import InvalidError, Refusals, RowError, shown
+from replay.sources import columns
+from replay.sources.schema import Row, batches
+from replay.sources.text_lines import lines
 from streams.records import Kind
 from streams.settings import Exposures
 
@@ -49,7 +49,7 @@ def _row(review: dict[str, Any]) -> Row:
     date = review[DATE]
     if not isinstance(date, str) or not _DATE.fullmatch(date):
         raise InvalidError("date is not YYYY-MM-DD", shown(date))
-    return values.name("user", review[USER]), values.name("item", review[ITEM]), values.time(date), Kind.CLICK, 0
+    return columns.name("user", review[USER]), columns.name("item", review[ITEM]), columns.time(date), Kind.CLICK, 0
 
 
 def fields(line: str) -> dict[str, Any]:

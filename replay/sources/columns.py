@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from replay.refusals import InvalidError, shown
-from replay.rows import IMPRESSIONS, NAME_BYTES, Row
+from replay.errors import InvalidError, shown
+from replay.sources.schema import IMPRESSIONS, NAME_BYTES, Row
 from replay.times import milliseconds
 from streams.records import Kind, item_key
 

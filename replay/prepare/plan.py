@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from models.atomic_file import write_atomically
-from replay import order, units
-from replay.arrivals import Fleet, arrivals
-from replay.exposures import simulated
+from replay.errors import OnError, Refusals, SourceError
 from replay.faults import SOUND, Faults
-from replay.refusals import OnError, Refusals, SourceError
-from replay.source import Source
+from replay.prepare import total_order, units
+from replay.prepare.late_arrivals import Fleet, arrivals
+from replay.prepare.simulated_exposures import simulated
+from replay.sources.source import Source
 from streams.settings import Exposures
 
 PLAN, LOG = "plan.json", "log.parquet"
@@ -172,28 +172,30 @@ def _sorted(
 ) -> Contents:
     staged, ordered = path.with_name("staged.parquet"), path.with_name("ordered.parquet")
     try:
-        read = order.stage(source.read(policy, refusals), staged, lambda rows: progress("reading", rows))
+        read = total_order.stage(source.read(policy, refusals), staged, lambda rows: progress("reading", rows))
         if not read:
             raise SourceError(f"{source.text}: no row could be read" + _why(refusals))
         progress("sorting", read)
-        selection = order.Selection(options.start, options.end, options.users)
-        with order.database(path.parent) as connection:
-            order.sort(connection, staged, ordered, selection)
-            rows = units.whole(ordered, order.count(connection, ordered), options.limit)
+        selection = total_order.Selection(options.start, options.end, options.users)
+        with total_order.database(path.parent) as connection:
+            total_order.sort(connection, staged, ordered, selection)
+            rows = units.whole(ordered, total_order.count(connection, ordered), options.limit)
             if not rows:
                 raise SourceError(
                     f"{source.text}: nothing is left of {read:,} rows by --from, --to, --limit or --users"
                 )
             if policy == "simulated":
                 added = simulated(ordered, rows, options.seed, source.text)
-                rows = order.stage(added, staged, lambda done: progress("simulating exposures", done))
-                order.number(connection, staged, ordered)
+                rows = total_order.stage(added, staged, lambda done: progress("simulating exposures", done))
+                total_order.number(connection, staged, ordered)
             if options.faults.on_the_way:
-                rows = order.stage(arrivals(ordered, rows, fleet), staged, lambda done: progress("sending late", done))
+                rows = total_order.stage(
+                    arrivals(ordered, rows, fleet), staged, lambda done: progress("sending late", done)
+                )
                 if not rows:
                     raise SourceError(f"{source.text}: all of it is lost by the faults {options.faults}")
-                order.arrived(connection, staged, ordered)
-            found = order.contents(connection, ordered, rows)
+                total_order.arrived(connection, staged, ordered)
+            found = total_order.contents(connection, ordered, rows)
             contents = Contents(rows=rows, **found, exposures_logged=policy == "logged" and found["exposures"] > 0)
         ordered.replace(path)
     finally:

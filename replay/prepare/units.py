@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from replay.refusals import SourceError
+from replay.errors import SourceError
 from replay.times import span
 
 DEFAULT_EPOCHS = 200

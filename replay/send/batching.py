@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from replay.log import Stretch, Unit
+from replay.send.sorted_log import Stretch, Unit
 from streams.records import DeviceBatch
 
 BATCH_EVENTS = 64  # a batch holds no more, unless one impression does

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from replay import units
-from replay.refusals import SourceError
-from replay.rows import ROWS
+from replay.errors import SourceError
+from replay.prepare import units
+from replay.sources.schema import ROWS
 from streams.records import Kind
 
 SHOWN = 3

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from replay.lines import lines
-from replay.refusals import Refusals, RowError, shown
-from replay.rows import NAME_BYTES, Row, batches
+from replay.errors import Refusals, RowError, shown
+from replay.sources.schema import NAME_BYTES, Row, batches
+from replay.sources.text_lines import lines
 from replay.times import LATEST
 from streams.records import Kind
 from streams.settings import Exposures

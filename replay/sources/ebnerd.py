@@ -18,9 +18,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from replay.order import database, quoted
-from replay.refusals import Refusals, RowError, SourceError
-from replay.rows import BATCH, IMPRESSIONS, ROWS
+from replay.errors import Refusals, RowError, SourceError
+from replay.prepare.total_order import database, quoted
+from replay.sources.schema import BATCH, IMPRESSIONS, ROWS
 from replay.times import LATEST
 from streams.records import Kind
 from streams.settings import Exposures

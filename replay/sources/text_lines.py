@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from replay.refusals import Refusals, RowError, SourceError
+from replay.errors import Refusals, RowError, SourceError
 
 LINE_BYTES = 1_000_000
 

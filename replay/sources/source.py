@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from replay.ebnerd import ebnerd, files
-from replay.exposure_log import exposure_log
-from replay.movielens import movielens
+from replay.errors import Refusals, SourceError
 from replay.parameters import parameters
-from replay.refusals import Refusals, SourceError
-from replay.steam import steam
-from replay.synthetic import Synthetic
+from replay.sources.csv_log import exposure_log
+from replay.sources.ebnerd import ebnerd, files
+from replay.sources.movielens import movielens
+from replay.sources.steam import steam
+from replay.sources.synthetic import Synthetic
 from streams.settings import Exposures
 
 FORMS = "synthetic[:users=1000,items=200,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"

@@ -1,0 +1,1 @@
+"""Sending of a prepared replay: virtual clock, batching, epoch barrier, producer, injected faults."""
