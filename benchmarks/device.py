@@ -22,7 +22,7 @@ from benchmarks import machine
 from benchmarks.device_memory import InMemory
 from benchmarks.device_race import race
 from benchmarks.device_records import Workload, prepare
-from deploy.broker import EmbeddedBroker
+from deploy.local.broker import EmbeddedBroker
 from streams.settings import Settings
 from tests.kafka_world import Cluster
 

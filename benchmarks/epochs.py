@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from deploy.experiments import batches
-from deploy.experiments.dataset import Dataset, load
-from deploy.experiments.protocol import Phase, Protocol
-from deploy.experiments.recipe import Recipe, Recipes
+from deploy.experiments.data.dataset import Dataset, load
+from deploy.experiments.data.protocol import Phase, Protocol
+from deploy.experiments.training import minibatches
+from deploy.experiments.training.hyperparameters import Recipe, Recipes
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
 from models.mc2sf.nets import NetConfig, Nets
@@ -58,7 +58,7 @@ def main(source: str, most: int) -> None:
 
 def timed(dataset: Dataset, protocol: Protocol, net: nn.Module, recipe: Recipe, most: int) -> dict[str, float]:
     """Seconds of an epoch: drawing batches, forward, backward, optimiser."""
-    draw, minimised = batches.of_net(net, dataset, protocol, recipe, SLOW), objective(net, recipe.loss)
+    draw, minimised = minibatches.of_net(net, dataset, protocol, recipe, SLOW), objective(net, recipe.loss)
     optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], fused=True)
     spent: dict[str, float] = defaultdict(float)
 

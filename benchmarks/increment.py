@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.machine import described
-from deploy.experiments.plots import Value, lines
+from deploy.experiments.results.plots import Value, lines
 from models.data.catalogue import Catalogue
 from models.data.interaction_log import Ints, Log, Stretch, fold
 from models.data.views import CLICK, ViewSpec

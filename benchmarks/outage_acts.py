@@ -16,8 +16,8 @@ import psutil
 
 from benchmarks.disks import empty, fill
 from benchmarks.whole_run import Run
-from deploy.broker import free_port
-from deploy.stack import die_with_parent
+from deploy.local.broker import free_port
+from deploy.local.supervisor import die_with_parent
 from tests.kafka_world import Cluster
 from tests.postgres_world import Postgres
 

@@ -22,12 +22,12 @@ import torch
 from torch import nn
 
 from benchmarks.machine import described
-from deploy.experiments import batches, rows
-from deploy.experiments.bench import Bench
-from deploy.experiments.experiment import Asked
-from deploy.experiments.protocol import Protocol
-from deploy.experiments.recipe import Recipe, Recipes
-from deploy.experiments.running import Benches
+from deploy.experiments.data.protocol import Protocol
+from deploy.experiments.definitions.experiment import Asked
+from deploy.experiments.runner.runner import Benches
+from deploy.experiments.training import minibatches, models
+from deploy.experiments.training.hyperparameters import Recipe, Recipes
+from deploy.experiments.training.trainer import Bench
 from models.mc2sf.variants import DIN, F2S, FastAlone
 from models.training.objectives import objective
 from replay.prepare.plan import write_json
@@ -71,12 +71,17 @@ def main(source: str, most: int) -> None:
     with TemporaryDirectory() as folder:
         bench = Benches(asked, Path(folder)).of(asked.protocol)
         nets: list[tuple[str, str, Recipes, Build]] = [
-            ("DIN", "din", asked.recipes, lambda recipes: DIN(rows.nets(bench, recipes.din, 1))),
-            ("DIN w/ F2S", "f2s", asked.recipes, lambda recipes: F2S(rows.nets(bench, recipes.f2s, 1))),
-            ("fast alone", "fast", asked.recipes, lambda recipes: FastAlone(rows.nets(bench, recipes.fast, 1))),
-            ("GRU4Rec", "gru4rec", asked.recipes, lambda recipes: rows.new_gru4rec(bench, recipes, 1)),
+            ("DIN", "din", asked.recipes, lambda recipes: DIN(models.nets(bench, recipes.din, 1))),
+            ("DIN w/ F2S", "f2s", asked.recipes, lambda recipes: F2S(models.nets(bench, recipes.f2s, 1))),
+            ("fast alone", "fast", asked.recipes, lambda recipes: FastAlone(models.nets(bench, recipes.fast, 1))),
+            ("GRU4Rec", "gru4rec", asked.recipes, lambda recipes: models.new_gru4rec(bench, recipes, 1)),
             *(
-                ("SASRec", "sasrec", asked.recipes.varied(("sasrec",), dim=dim), lambda r: rows.new_sasrec(bench, r, 1))
+                (
+                    "SASRec",
+                    "sasrec",
+                    asked.recipes.varied(("sasrec",), dim=dim),
+                    lambda r: models.new_sasrec(bench, r, 1),
+                )
                 for dim in WIDTHS
             ),
         ]
@@ -91,7 +96,7 @@ def main(source: str, most: int) -> None:
         for dim in WIDTHS:
             for bf16 in (False, True):
                 bench.spent.clear()
-                rows.sasrec(bench, asked.recipes.varied(("sasrec",), dim=dim, bf16=bf16), 1)
+                models.sasrec(bench, asked.recipes.varied(("sasrec",), dim=dim, bf16=bf16), 1)
                 curve = bench.spent.curves["SASRec"]
                 fits.append({"net": "SASRec", "dim": dim, "bf16": bf16, "validation": max(curve), "epochs": len(curve)})
                 print(fits[-1], flush=True)
@@ -109,8 +114,8 @@ def main(source: str, most: int) -> None:
 def raced(bench: Bench, recipe: Recipe, build: Callable[[], nn.Module], most: int) -> dict[str, float]:
     """CPU seconds of a step in each mode, in turns over the same `most` batches."""
     net = build()
-    some = rows.BOTH if isinstance(net, FastAlone) else rows.SLOW
-    epoch = batches.of_net(net, bench.dataset, bench.protocol, recipe, some)
+    some = models.BOTH if isinstance(net, FastAlone) else models.SLOW
+    epoch = minibatches.of_net(net, bench.dataset, bench.protocol, recipe, some)
     drawn = list(islice(epoch(0, np.random.default_rng(1)), most))
     contenders = [Contender(objective(build(), recipe.loss), mode) for mode in MODES]
     for number, batch in enumerate([*drawn, *drawn]):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import matmul_limit
-from deploy.experiments import batches
-from deploy.experiments.bench import Bench
-from deploy.experiments.protocol import Phase
-from deploy.experiments.recipe import Recipe
+from deploy.experiments.data.protocol import Phase
+from deploy.experiments.training import minibatches
+from deploy.experiments.training.hyperparameters import Recipe
+from deploy.experiments.training.trainer import Bench
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
 from models.baselines.sequential import Sequential
@@ -64,7 +64,7 @@ class Ours:
         self._net, self._bench, self._recipe = net, bench, recipe
         self._keep = folder / f"{name}.safetensors"
         self._objective = OverCatalogue(net, bench.rows) if whole else OfSequences(net, recipe.loss)
-        self._draw = batches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), net.length)
+        self._draw = minibatches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), net.length)
 
     def epoch(self, number: int) -> dict[str, Any]:
         """Train epoch `number`: seconds (going on from the file and writing it are in them), mean loss, steps."""

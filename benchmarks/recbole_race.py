@@ -24,12 +24,12 @@ from benchmarks.machine import described
 from benchmarks.recbole_ours import Ours, net_of
 from benchmarks.recbole_rival import NETS, RECBOLE, Rival, environment
 from benchmarks.rounding import rounded
-from deploy.experiments import batches
-from deploy.experiments.bench import Bench
-from deploy.experiments.dataset import load
-from deploy.experiments.protocol import LEAVE_ONE_OUT, Phase
-from deploy.experiments.recipe import NEXT, Recipe
-from deploy.experiments.significance import by_user, compare
+from deploy.experiments.data.dataset import load
+from deploy.experiments.data.protocol import LEAVE_ONE_OUT, Phase
+from deploy.experiments.runner.significance import by_user, compare
+from deploy.experiments.training import minibatches
+from deploy.experiments.training.hyperparameters import NEXT, Recipe
+from deploy.experiments.training.trainer import Bench
 from models.evaluation.metrics import metrics
 from models.training.objectives import Sequences
 from replay.sources.source import parse
@@ -126,7 +126,7 @@ def as_good(ours: Ours, spent: list[dict[str, Any]], rival: list[dict[str, Any]]
 
 def sequences_a_batch(bench: Bench, recipe: Recipe, clicks: int) -> int:
     """So many of our stretches have about `clicks` targets: as many steps an epoch as RecBole's."""
-    draw = batches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), LENGTH)
+    draw = minibatches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), LENGTH)
     drawn = [batch for batch in draw(0, np.random.default_rng(0)) if isinstance(batch, Sequences)]
     return round(clicks * sum(len(batch.sequences) for batch in drawn) / sum(map(len, drawn)))
 

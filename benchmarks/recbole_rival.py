@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from deploy.experiments.bench import Bench
-from deploy.experiments.lists import Lists
-from deploy.experiments.recipe import Recipe
+from deploy.experiments.data.candidate_lists import Lists
+from deploy.experiments.training.hyperparameters import Recipe
+from deploy.experiments.training.trainer import Bench
 from models.data.interaction_log import Ints
 from models.data.queries import Queries
 from models.evaluation.metrics import rank

@@ -18,8 +18,8 @@ import psutil
 import sqlalchemy as sa
 from rich.progress import Progress
 
+from deploy.local.supervisor import die_with_parent
 from deploy.runs import find
-from deploy.stack import die_with_parent
 from streams.database.schema import interactions, outcomes
 from streams.process.retry import away
 from streams.releases.candidates import recorded

@@ -8,9 +8,9 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from deploy.asked import By
+from deploy.cli.options import By
+from deploy.report.summary import online
 from deploy.runs import Found, UserError
-from deploy.summary import online
 from models.data.views import View, view
 from streams.database import schema
 from streams.model_config import view_spec

@@ -18,7 +18,7 @@ import pytest
 import torch
 from tenacity import retry, stop_after_delay, wait_fixed
 
-from deploy.broker import EmbeddedBroker, free_port
+from deploy.local.broker import EmbeddedBroker, free_port
 from streams.settings import Settings
 from tests.kafka_world import Cluster
 from tests.postgres_world import POSTGRES, Postgres

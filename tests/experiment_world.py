@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.experiments.bench import Bench
-from deploy.experiments.dataset import Dataset, load
-from deploy.experiments.protocol import Protocol
-from deploy.experiments.recipe import Recipe, Recipes
+from deploy.experiments.data.dataset import Dataset, load
+from deploy.experiments.data.protocol import Protocol
+from deploy.experiments.training.hyperparameters import Recipe, Recipes
+from deploy.experiments.training.trainer import Bench
 from replay.sources.source import Source, parse
 
 ITEMS, PARTS = 60, 3

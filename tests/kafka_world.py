@@ -14,7 +14,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from tenacity import retry, retry_if_exception_type, retry_if_not_result, stop_after_delay, wait_fixed
 
-from deploy.broker import free_port
+from deploy.local.broker import free_port
 
 _HEAP = "-Xms128m -Xmx512m"
 

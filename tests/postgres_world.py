@@ -14,7 +14,7 @@ import psutil
 import psycopg
 from tenacity import retry, stop_after_delay, wait_fixed
 
-from deploy.broker import free_port
+from deploy.local.broker import free_port
 
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 

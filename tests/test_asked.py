@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 
-from deploy.cli import main
-from deploy.cli_experiment import Name, called
-from deploy.experiments.catalogue import EXPERIMENTS, TABLE2
+from deploy.cli.experiment import Name, called
+from deploy.cli.main import main
+from deploy.experiments.definitions.catalogue import EXPERIMENTS, TABLE2
 
 
 def test_every_experiment_can_be_called_and_only_tuning_borrows_one() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.broker import free_port
-from deploy.experiments.fits import Clock
+from deploy.experiments.training.fit_cache import Clock
+from deploy.local.broker import free_port
+from deploy.local.supervisor import TARGETS, Child, Stack
 from deploy.runs import RUN_FILE, write_run_file
-from deploy.stack import TARGETS, Child, Stack
 from models.atomic_file import atomically, write_atomically
 from replay.prepare.plan import write_json
 from streams.settings import Settings

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deploy.cli import main
+from deploy.cli.main import main
 from streams.kafka import topic_admin
 from streams.settings import Settings
 from tests.log_world import HEADER

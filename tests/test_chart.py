@@ -8,7 +8,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.chart import Chart, Series, spread, ticks
+from deploy.report.line_chart import Chart, Series, spread, ticks
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deploy.experiments.batches import of_devices, of_sequences
-from deploy.experiments.collaboration_rows import FEDERATED_ROW
-from deploy.experiments.protocol import Phase
-from deploy.experiments.recipe import Recipe, Recipes
+from deploy.experiments.data.protocol import Phase
+from deploy.experiments.training.collaboration_rows import FEDERATED_ROW
+from deploy.experiments.training.hyperparameters import Recipe, Recipes
+from deploy.experiments.training.minibatches import of_devices, of_sequences
 from models.baselines.dccl import Patched
 from models.baselines.fedavg import Federated, FederatedConfig
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig

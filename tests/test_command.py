@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from deploy import asked
-from deploy.cli import main
+from deploy.cli import options
+from deploy.cli.main import main
 from deploy.runs import UserError, write_run_file
 from streams.database.engine import connect
 from streams.settings import Settings
@@ -208,10 +208,10 @@ def test_every_command_teaches_itself() -> None:
 @given(st.integers(0, 4_000_000_000))
 def test_a_moment_is_read_from_seconds_and_from_iso(seconds: int) -> None:
     iso = datetime.fromtimestamp(seconds, UTC).isoformat()
-    assert asked.moment(iso) == asked.moment(str(seconds)) == seconds * 1000
+    assert options.moment(iso) == options.moment(str(seconds)) == seconds * 1000
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "fast", ""])
 def test_a_pace_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--speed"):
-        asked.pace(text)
+        options.pace(text)

@@ -17,8 +17,8 @@ import pytest
 import typer
 import yaml
 
-from deploy.broker import await_broker, free_port
-from deploy.cli import app
+from deploy.cli.main import app
+from deploy.local.broker import await_broker, free_port
 from streams.kafka import topic_admin
 from streams.settings import PREFIX, Settings
 from streams.topics import TOPICS

@@ -21,9 +21,9 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from deploy.broker import free_port
-from deploy.dashboards import FOLDER, Query, dashboards, panels, queries
-from deploy.stack import TARGETS, Child, Stack
+from deploy.local.broker import free_port
+from deploy.local.supervisor import TARGETS, Child, Stack
+from deploy.monitoring.dashboards import FOLDER, Query, dashboards, panels, queries
 from streams.process import telemetry
 
 PROVISIONED = FOLDER.parent / "provisioning"

@@ -12,7 +12,7 @@ import typer
 import yaml
 from pydantic import SecretStr
 
-from deploy.cli import app
+from deploy.cli.main import app
 from streams.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.experiments.batches import of_lists, of_sequences
-from deploy.experiments.protocol import Phase
-from deploy.experiments.recipe import Recipe
+from deploy.experiments.data.protocol import Phase
+from deploy.experiments.training.hyperparameters import Recipe
+from deploy.experiments.training.minibatches import of_lists, of_sequences
 from models.data.catalogue import ROW_PADDING
 from models.data.views import CLICK
 from models.training import losses

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from deploy.cli_experiment import Name
-from deploy.experiments.catalogue import EXPERIMENTS
+from deploy.cli.experiment import Name
+from deploy.experiments.definitions.catalogue import EXPERIMENTS
 from tests.experiment_world import written
 from tests.test_command import mc2sf
 

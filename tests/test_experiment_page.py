@@ -7,8 +7,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from deploy.experiments import figures, page, plots, published
-from deploy.experiments.plots import Value
+from deploy.experiments.results import figures, page, plots, published
+from deploy.experiments.results.plots import Value
 from models.evaluation.metrics import METRICS, chance
 
 

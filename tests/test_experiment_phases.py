@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from deploy.experiments import vanilla_rows
-from deploy.experiments.bench import Bench, popularity
-from deploy.experiments.catalogue import EXPERIMENTS
-from deploy.experiments.experiment import Asked
-from deploy.experiments.lists import Score
-from deploy.experiments.protocol import Phase, Protocol
-from deploy.experiments.rows import Row
+from deploy.experiments.data.candidate_lists import Score
+from deploy.experiments.data.protocol import Phase, Protocol
+from deploy.experiments.definitions.catalogue import EXPERIMENTS
+from deploy.experiments.definitions.experiment import Asked
+from deploy.experiments.training import composite_models
+from deploy.experiments.training.models import Row
+from deploy.experiments.training.trainer import Bench, popularity
 from models.data.catalogue import FIRST_ROW
 from replay.sources.source import parse
 from tests.experiment_world import RECIPES, SMALL, bench
@@ -51,7 +51,9 @@ def weights(net: Score) -> dict[str, Any]:
 def test_no_weight_depends_on_validation_or_test_clicks(
     tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vanilla_rows, "BEGIN", (0.3,))  # else chosen on validation clicks, as the number of epochs is
+    monkeypatch.setattr(
+        composite_models, "BEGIN", (0.3,)
+    )  # else chosen on validation clicks, as the number of epochs is
     one = bench(tmp_path)
     fitted = weights(row.fit(one, RECIPES_ONCE, 1))
     other = changed(one, tmp_path / "other", Phase.VALIDATION, Phase.TEST)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy.experiments.dataset import load
-from deploy.experiments.known import Known
-from deploy.experiments.lists import lists, ranks
-from deploy.experiments.protocol import Phase, Positives, Protocol, served, trained
+from deploy.experiments.data.candidate_lists import lists, ranks
+from deploy.experiments.data.dataset import load
+from deploy.experiments.data.known_history import Known
+from deploy.experiments.data.protocol import Phase, Positives, Protocol, served, trained
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.queries import Queries
 from models.data.views import CLICK, EXPOSURE

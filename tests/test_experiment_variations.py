@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deploy.experiments import case_study, page, tuning, variations
-from deploy.experiments.bench import Bench
-from deploy.experiments.catalogue import EXPERIMENTS, HEADS
-from deploy.experiments.experiment import Asked
-from deploy.experiments.known import CARRIED
-from deploy.experiments.lists import Score
-from deploy.experiments.protocol import Phase, Protocol
-from deploy.experiments.recipe import Recipe, Recipes
-from deploy.experiments.rows import F2S_SERVED_ROW, FM_ROW, fitted_fast, nets
-from deploy.experiments.running import Benches
+from deploy.experiments.data.candidate_lists import Score
+from deploy.experiments.data.known_history import CARRIED
+from deploy.experiments.data.protocol import Phase, Protocol
+from deploy.experiments.definitions import case_study, variations
+from deploy.experiments.definitions.catalogue import EXPERIMENTS, HEADS
+from deploy.experiments.definitions.experiment import Asked
+from deploy.experiments.results import page
+from deploy.experiments.runner import tuning
+from deploy.experiments.runner.runner import Benches
+from deploy.experiments.training.hyperparameters import Recipe, Recipes
+from deploy.experiments.training.models import F2S_SERVED_ROW, FM_ROW, fitted_fast, nets
+from deploy.experiments.training.trainer import Bench
 from models.data.catalogue import ROW_PADDING
 from models.data.interaction_log import Ints
 from models.data.views import CLICK

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy.experiments import page, running
-from deploy.experiments.bench import Bench, popularity
-from deploy.experiments.catalogue import ABLATION, EXPERIMENTS, TABLE2, TABLE3
-from deploy.experiments.cells import Cell, kept
-from deploy.experiments.experiment import Arm, Asked, Experiment, plain
-from deploy.experiments.protocol import LEAVE_ONE_OUT, Phase, Protocol
-from deploy.experiments.recipe import AHEAD, Recipes
-from deploy.experiments.rows import (
+from deploy.experiments.data.protocol import LEAVE_ONE_OUT, Phase, Protocol
+from deploy.experiments.definitions.catalogue import ABLATION, EXPERIMENTS, TABLE2, TABLE3
+from deploy.experiments.definitions.experiment import Arm, Asked, Experiment, plain
+from deploy.experiments.results import page
+from deploy.experiments.runner import runner
+from deploy.experiments.runner.cells import Cell, kept
+from deploy.experiments.runner.significance import by_user, compare
+from deploy.experiments.training.composite_models import BEGIN, DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
+from deploy.experiments.training.hyperparameters import AHEAD, Recipes
+from deploy.experiments.training.models import (
     DIN_ROW,
     FM_ROW,
     GRU4REC_ROW,
@@ -30,8 +32,7 @@ from deploy.experiments.rows import (
     fitted_din,
     fitted_f2s,
 )
-from deploy.experiments.significance import by_user, compare
-from deploy.experiments.vanilla_rows import BEGIN, DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
+from deploy.experiments.training.trainer import Bench, popularity
 from models.baselines.sequential import Sequential
 from models.baselines.two_stage import Vanilla
 from models.data.queries import Queries, delayed, recent
@@ -254,7 +255,7 @@ def test_a_row_says_whose_recipes_its_fit_reads(tmp_path: Path, row: Row) -> Non
 def test_a_cell_is_another_one_with_other_recipes_of_its_own_nets_only(tmp_path: Path) -> None:
     one = bench(tmp_path)
     for recipes in (RECIPES, RECIPES.varied(["s2f"], l2=0.1), RECIPES.varied(["fm"], l2=0.1)):
-        running.cell_of(Arm("FM", FM_ROW, SMALL, recipes), 1, one, tmp_path / "cells")
+        runner.cell_of(Arm("FM", FM_ROW, SMALL, recipes), 1, one, tmp_path / "cells")
     assert len(list((tmp_path / "cells").iterdir())) == 2
 
 
@@ -263,8 +264,8 @@ def test_a_cell_is_another_one_with_other_recipes_of_its_own_nets_only(tmp_path:
 
 def ran(folder: Path, experiment: Experiment, seeds: int = 1, recipes: Recipes = RECIPES) -> list[dict[str, Any]]:
     asked = Asked(written(folder / "log.csv"), SMALL, recipes, None, seeds)
-    benches = running.Benches(asked, folder / "work")
-    return list(running.run(experiment, asked, benches, folder / "cells", folder / "out"))
+    benches = runner.Benches(asked, folder / "work")
+    return list(runner.run(experiment, asked, benches, folder / "cells", folder / "out"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
@@ -317,11 +318,9 @@ def test_a_run_that_was_cut_goes_on_and_gives_the_same(tmp_path: Path) -> None:
             raise CutError
 
     with pytest.raises(CutError):
-        list(
-            running.run(experiment, asked, running.Benches(asked, tmp_path / "a", cut), tmp_path / "c", tmp_path / "o")
-        )
-    again = list(running.run(experiment, asked, running.Benches(asked, tmp_path / "a"), tmp_path / "c", tmp_path / "o"))
-    whole = list(running.run(experiment, asked, running.Benches(asked, tmp_path / "b"), tmp_path / "d", tmp_path / "p"))
+        list(runner.run(experiment, asked, runner.Benches(asked, tmp_path / "a", cut), tmp_path / "c", tmp_path / "o"))
+    again = list(runner.run(experiment, asked, runner.Benches(asked, tmp_path / "a"), tmp_path / "c", tmp_path / "o"))
+    whole = list(runner.run(experiment, asked, runner.Benches(asked, tmp_path / "b"), tmp_path / "d", tmp_path / "p"))
     for a, b in zip(again[-1]["rows"], whole[-1]["rows"], strict=True):
         assert a["metrics"] == b["metrics"]
     assert again[-1]["tests"] == whole[-1]["tests"]
@@ -362,9 +361,9 @@ def test_no_result_takes_the_place_of_another() -> None:
 def test_the_command_of_a_result_gives_it_again() -> None:
     asked = Asked(parse("synthetic:users=60"), replace(Protocol(), candidates="full"), users=9, seeds=2)
     again = "mc2sf experiment table2 --data synthetic:users=60 --candidates full --users 9 --seeds 2"
-    assert running.command_of("table2", asked) == again
-    assert "--data steam:FILE" in running.command_of("table2", Asked(parse("steam:/somewhere/x.json.gz"), Protocol()))
-    assert "--positives" not in running.command_of(
+    assert runner.command_of("table2", asked) == again
+    assert "--data steam:FILE" in runner.command_of("table2", Asked(parse("steam:/somewhere/x.json.gz"), Protocol()))
+    assert "--positives" not in runner.command_of(
         "reference", Asked(parse("ml-1m:x"), LEAVE_ONE_OUT, usual=LEAVE_ONE_OUT)
     )
 

@@ -8,7 +8,7 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
-from deploy.broker import free_port
+from deploy.local.broker import free_port
 from streams.process.health import STUCK_AFTER_S, Health
 from streams.process.telemetry import endpoint, serve
 from streams.settings import Settings

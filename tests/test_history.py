@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from deploy import history
-from deploy.figures import ordered, quality_series
+from deploy.report import timeline
+from deploy.report.figures import ordered, quality_series
 from streams.database.engine import connect
 from tests.report_world import EPOCHS, RUN, fill
 
@@ -27,14 +27,14 @@ def engine(tmp_path: Path) -> sa.Engine:
 
 def test_uploads_are_counted_in_the_epoch_whose_event_time_they_have(engine: sa.Engine) -> None:
     with engine.connect() as connection:
-        line = history.epochs(connection, RUN)
+        line = timeline.epochs(connection, RUN)
         assert [epoch.number for epoch in line] == list(range(EPOCHS))
-        assert history.uploads(connection, RUN, line) == [5 + e % 7 for e in range(EPOCHS)]
+        assert timeline.uploads(connection, RUN, line) == [5 + e % 7 for e in range(EPOCHS)]
 
 
 def test_costs_of_an_epoch_are_those_of_its_outcomes(engine: sa.Engine) -> None:
     with engine.connect() as connection:
-        costs = history.costs(connection, RUN)
+        costs = timeline.costs(connection, RUN)
     assert sorted(costs) == list(range(EPOCHS))
     assert costs[3].outcomes == 20
     assert costs[3].bytes_up == 20 * 930
@@ -46,7 +46,7 @@ def test_chance_is_that_of_the_variant_with_the_most_ranks() -> None:
     def points(n: int, chance: float) -> dict[int, Any]:
         return {0: SimpleNamespace(n=n, hr_10=0.5, chance_hr_10=chance)}
 
-    series = quality_series({"mc2sf": points(5, 0.1), "random": points(9, 0.2)}, "hr_10", [history.Epoch(0, 0)])
+    series = quality_series({"mc2sf": points(5, 0.1), "random": points(9, 0.2)}, "hr_10", [timeline.Epoch(0, 0)])
     assert [(one.name, one.values) for one in series][-1] == ("chance", [0.2])
 
 

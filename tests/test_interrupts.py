@@ -8,14 +8,14 @@ import pytest
 
 WAITING = """
 import os, signal, time
-from deploy.interrupts import Interrupts
+from deploy.local.signals import Interrupts
 Interrupts().install()
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(30)
 """
 FORKING = """
 import os, signal, subprocess, sys
-from deploy.interrupts import Interrupts
+from deploy.local.signals import Interrupts
 interrupts = Interrupts()
 interrupts.install()
 os.register_at_fork(before=lambda: signal.raise_signal(signal.{which}))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.keys import pause_on_space
-from deploy.stack import Child
+from deploy.local.pause_key import pause_on_space
+from deploy.local.supervisor import Child
 from tests.worker_world import wait_for
 
 COUNTS = """

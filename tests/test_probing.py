@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from deploy.probing import SILENT_S, Probes
+from deploy.local.health_probes import SILENT_S, Probes
 
 
 @contextmanager

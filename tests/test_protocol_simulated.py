@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.experiments.given import ROWS, Given, given
-from deploy.experiments.running import Benches
-from deploy.experiments.streamed import Streamed
-from deploy.sources import parse
+from deploy.cli.sources import parse
+from deploy.experiments.runner.runner import Benches
+from deploy.experiments.streaming.initial_release import ROWS, Given, given
+from deploy.experiments.streaming.source import Streamed
 from replay.prepare.plan import Options, prepare
 from replay.send.batching import grouped
 from replay.send.sorted_log import Log

@@ -17,13 +17,13 @@ import sqlalchemy as sa
 import torch
 from numpy.typing import NDArray
 
-from deploy.experiments.bench import Bench
-from deploy.experiments.given import Given, given
-from deploy.experiments.protocol import Phase, Protocol
-from deploy.experiments.rows import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW, Row
-from deploy.experiments.streamed import Streamed
+from deploy.cli.sources import parse
+from deploy.experiments.data.protocol import Phase, Protocol
+from deploy.experiments.streaming.initial_release import Given, given
+from deploy.experiments.streaming.source import Streamed
+from deploy.experiments.training.models import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW, Row
+from deploy.experiments.training.trainer import Bench
 from deploy.runs import UserError
-from deploy.sources import parse
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.interaction_log import Log, fold
 from models.data.views import CANDIDATE, CLICK, ViewSpec

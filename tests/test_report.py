@@ -12,7 +12,7 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from deploy import report
+from deploy.report import html
 from models.evaluation.metrics import METRICS
 from streams.database import schema
 from streams.database.engine import connect
@@ -33,7 +33,7 @@ def engine(tmp_path: Path) -> sa.Engine:
 
 @pytest.fixture
 def page(engine: sa.Engine, tmp_path: Path) -> Path:
-    return report.write(summary(), engine, RUN, tmp_path / "report.html")
+    return html.write(summary(), engine, RUN, tmp_path / "report.html")
 
 
 def test_the_report_asks_nothing_of_the_network(page: Path) -> None:
@@ -51,21 +51,21 @@ def test_names_from_the_log_are_escaped(page: Path) -> None:
 def test_a_fleet_s_faults_are_told_and_a_sound_one_s_are_not(engine: sa.Engine, page: Path, tmp_path: Path) -> None:
     assert "Faults of the devices" not in page.read_text()
     told = summary(faults={"offline": 1234, "late_clicks": 7}, settings={"faults": "offline=0.5"})
-    text = report.write(told, engine, RUN, tmp_path / "faulty.html").read_text()
+    text = html.write(told, engine, RUN, tmp_path / "faulty.html").read_text()
     assert "<code>offline=0.5</code>" in text
     assert "offline 1,234, late clicks 7." in text
 
 
 def test_a_run_that_the_tables_do_not_know_is_refused(engine: sa.Engine, tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="no run 'other'"):
-        report.write(summary(), engine, "other", tmp_path / "report.html")
+        html.write(summary(), engine, "other", tmp_path / "report.html")
 
 
 def test_a_run_without_outcomes_has_a_report_too(engine: sa.Engine, tmp_path: Path) -> None:
     with engine.begin() as connection:
         for table in (schema.outcomes, schema.metric_points, schema.releases, schema.decisions, schema.interactions):
             connection.execute(sa.delete(table).where(table.c.run == RUN))
-    page = report.write(summary(online={}, offline={}), engine, RUN, tmp_path / "report.html")
+    page = html.write(summary(online={}, offline={}), engine, RUN, tmp_path / "report.html")
     assert "0 releases" in page.read_text()
     assert "No click was ranked" in page.read_text()
     assert "every figure is the same" not in page.read_text()
@@ -73,13 +73,13 @@ def test_a_run_without_outcomes_has_a_report_too(engine: sa.Engine, tmp_path: Pa
 
 def test_scores_that_were_not_measured_are_left_out(engine: sa.Engine, tmp_path: Path) -> None:
     none = {"mc2sf": dict.fromkeys(METRICS) | {"n": 0, "chance_hr@10": None}}
-    page = report.write(summary(online=none, offline=none), engine, RUN, tmp_path / "report.html")
+    page = html.write(summary(online=none, offline=none), engine, RUN, tmp_path / "report.html")
     assert "None" not in page.read_text().partition("<script>")[0]
 
 
 def test_what_does_not_add_up_is_said_first(engine: sa.Engine, tmp_path: Path) -> None:
     offline = {name: quality(best + 1e-12, 480) for name, best in VARIANTS.items()}
-    page = report.write(summary(events_applied=12_344, offline=offline), engine, RUN, tmp_path / "report.html")
+    page = html.write(summary(events_applied=12_344, offline=offline), engine, RUN, tmp_path / "report.html")
     head = page.read_text().partition("</header>")[0]
     assert "Not everything sent was applied: 12,344 of 12,345" in head.replace("\n", " ")
     assert "figures differ" in head

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from deploy import cli
+from deploy.cli import main
 from deploy.runs import agree, write_run_file
 from streams.database import schema
 from streams.database.engine import connect
@@ -61,7 +61,7 @@ def record_until(settings: Settings, condition: Callable[[], bool]) -> None:
 
 def command(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["dead-letters", *arguments])
+        main.main(["dead-letters", *arguments])
     return int(ended.value.code or 0)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.broker import free_port
-from deploy.stack import Child, Stack, StackError
+from deploy.local.broker import free_port
+from deploy.local.supervisor import Child, Stack, StackError
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -70,7 +70,7 @@ def test_a_process_that_ended_well_before_the_run_is_started_again_after_a_momen
         until(lambda: not one.alive)
         stack.watch()
         assert one.deaths == 0
-        monkeypatch.setattr("deploy.stack._LATER_S", 0.0)
+        monkeypatch.setattr("deploy.local.supervisor._LATER_S", 0.0)
         stack.watch()
         assert one.deaths == 1
 
@@ -88,7 +88,7 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 
 def test_children_do_not_outlive_a_killed_stack(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from deploy.stack import Stack, Child\n"
+        "import os, sys, time; from pathlib import Path; from deploy.local.supervisor import Stack, Child\n"
         f"folder = Path({str(tmp_path)!r}); stack = Stack(folder)\n"
         "c = stack._add(Child('c', [sys.executable, '-c', 'import time; time.sleep(600)'], os.environ, folder / 'c'))\n"
         "print(c.process.pid, flush=True); time.sleep(600)"
@@ -127,7 +127,7 @@ def started_again(stack: Stack, one: Child) -> bool:
 
 
 def test_a_process_that_stands_still_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.probing.SILENT_S", 1.0)
+    monkeypatch.setattr("deploy.local.health_probes.SILENT_S", 1.0)
     with Stack(tmp_path) as stack:
         one = stack._add(answering(tmp_path))
         until(lambda: one.metrics_port in stack._probes._well)
@@ -144,7 +144,7 @@ def test_a_process_that_stands_still_is_started_again(tmp_path: Path, monkeypatc
 
 
 def test_a_process_that_says_that_it_is_stuck_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.probing.SILENT_S", 1.0)
+    monkeypatch.setattr("deploy.local.health_probes.SILENT_S", 1.0)
     gets_stuck = "time.sleep(2.5); HEALTH._clock = lambda: time.monotonic() + 1000; HEALTH._lag = 5"
     with Stack(tmp_path) as stack:
         one = stack._add(answering(tmp_path, f"import time; {gets_stuck}"))

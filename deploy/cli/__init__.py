@@ -1,0 +1,1 @@
+"""The `mc2sf` command, a module per group of subcommands."""

@@ -1,0 +1,1 @@
+"""Protocol, data sets, candidate lists and known histories of the experiments."""

@@ -1,0 +1,96 @@
+"""Candidate lists: each evaluated click among items that its user never interacted with, and the ranks in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deploy.experiments.data.dataset import Dataset
+from deploy.experiments.data.protocol import Phase, Protocol
+from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.interaction_log import Ints
+from models.data.queries import Queries
+from models.evaluation.metrics import rank
+from replay.errors import SourceError
+
+
+@dataclass(frozen=True)
+class Lists:
+    """V clicks (places in the log), each with `places`: where in its list the clicked item stands."""
+
+    clicks: Ints  # [V]
+    places: Ints  # [V]
+    items: Ints  # [V, C] rows of E, ROW_PADDING behind lists that are shorter
+
+    def __len__(self) -> int:
+        return len(self.clicks)
+
+
+def lists(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Lists:
+    """The lists of `clicks`. A user's lists depend on the protocol's seed, the user's name and the catalogue alone.
+
+    Raises SourceError where a user had every item.
+    """
+    log, size = dataset.log, len(dataset.items)
+    barred = np.zeros(size, np.bool_)
+    weights = np.log1p(np.bincount(log.keys[dataset.of(Phase.SLOW)] - FIRST_ROW, minlength=size))
+    length = size + 1 if protocol.candidates == "full" else protocol.negatives + 1
+    items = np.full((len(clicks), length), ROW_PADDING)
+    places = np.empty(len(clicks), np.int64)
+    users = log.users[clicks]
+    for user in np.unique(users):
+        generator = _generator(protocol.seed, dataset.users[user])
+        events = slice(log.offsets[user], log.offsets[user + 1])
+        own = log.keys[events][dataset.interacted[events]] - FIRST_ROW
+        barred[own] = True
+        free = np.flatnonzero(~barred)
+        barred[own] = False
+        if not len(free):
+            raise SourceError(
+                f"{dataset.source}: user {dataset.users[user]!r} had every item: none is left to rank against"
+            )
+        for i in np.flatnonzero(users == user):
+            if protocol.candidates == "full":
+                drawn = free
+            else:  # the n smallest of Gumbel's keys: without replacement, in proportion to the weights
+                keys = generator.gumbel(size=len(free))
+                if protocol.candidates == "popularity":
+                    keys += weights[free]
+                n = min(protocol.negatives, len(free))
+                drawn = free[np.argpartition(-keys, n - 1)[:n]]
+            places[i] = generator.integers(len(drawn) + 1)
+            items[i, : len(drawn) + 1] = np.insert(drawn + FIRST_ROW, places[i], log.keys[clicks[i]])
+    longest = int((items != ROW_PADDING).sum(1).max(initial=0))
+    return Lists(clicks, places, items[:, :longest])
+
+
+def _generator(seed: int, user: str) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed}\0{user}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(int.from_bytes(digest, "little")))
+
+
+Score = Callable[[Queries, Tensor], Tensor]
+
+
+@torch.inference_mode()
+def ranks(score: Score, known: Callable[[Ints], Queries], lists: Lists, pairs: int = 1 << 14) -> Ints:
+    """The rank of each click of `lists` by `score`; `known` gives the queries of places in `lists`."""
+    found = np.empty(len(lists), np.int64)
+    step = max(1, pairs // lists.items.shape[1])
+    for some in _stretches(len(lists), step):
+        items = lists.items[some]
+        scores = score(known(some), torch.from_numpy(items)).numpy()
+        for i, row, place in zip(some, range(len(some)), lists.places[some], strict=True):
+            real = int((items[row] != ROW_PADDING).sum())
+            found[i] = rank(scores[row, :real], int(place)).rank
+    return found
+
+
+def _stretches(n: int, step: int) -> Iterator[Ints]:
+    for start in range(0, n, step):
+        yield np.arange(start, min(start + step, n))

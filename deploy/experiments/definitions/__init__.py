@@ -1,0 +1,1 @@
+"""The experiments by name: tables of the paper, variations, case study."""

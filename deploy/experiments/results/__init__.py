@@ -1,0 +1,1 @@
+"""Result pages, plots and the paper's published figures."""

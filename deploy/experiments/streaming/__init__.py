@@ -1,0 +1,1 @@
+"""Sends an experiment's users through the stream and compares the ranks."""

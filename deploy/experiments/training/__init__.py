@@ -1,0 +1,1 @@
+"""Models, hyperparameters and trainers of the experiments."""

@@ -1,0 +1,1 @@
+"""A whole run on one machine: embedded broker, supervised child processes, progress display."""

@@ -1,0 +1,79 @@
+"""Live progress of a run: events, epochs, release in force, and the quality so far."""
+
+from __future__ import annotations
+
+import time
+from typing import Self
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from deploy.local.supervisor import Stack
+from deploy.report import summary
+from streams.database import schema
+from streams.releases import candidates
+from streams.settings import Settings
+
+_LOOK_S = 1.0
+_SHOWN = ("popularity", "din", "fast", "mc2sf")
+
+
+class Watch:
+    """A context with two bars and the quality so far; without a terminal, a line for every tenth of the events."""
+
+    def __init__(
+        self, console: Console, engine: sa.Engine, settings: Settings, stack: Stack, events: int, epochs: int
+    ) -> None:
+        self._engine, self._run, self._stack = engine, settings.run, stack
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._events = self._bars.add_task("events", total=events, note="")
+        self._epochs = self._bars.add_task("epochs", total=epochs, note="")
+        self._looked = 0.0
+        self._tenth = -1
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def look(self, *, now: bool = False) -> None:
+        """Read the tables and the processes, at most once a second unless `now`, and show what is new."""
+        if not now and time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._looked = time.monotonic()
+        for child in self._stack.children.values():
+            if child.metrics_port and child.alive:
+                child.scrape()
+        applied = summary.total((c.samples for c in self._stack.children.values()), "mc2sf_events_applied_total")
+        r = schema.releases.c
+        with self._engine.connect() as connection:
+            recorded = candidates.recorded(connection, self._run)
+            kinds = connection.execute(
+                sa.select(r.kind, sa.func.count()).where(r.run == self._run).group_by(r.kind)
+            ).all()
+            quality = summary.online(connection, self._run)
+        note = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds))
+        shown = "  ".join(f"{v} {quality[v]['ndcg@10']:.3f}" for v in _SHOWN if quality.get(v, {}).get("n"))
+        self._bars.update(self._events, completed=applied, note=f"NDCG@10  {shown}" if shown else "")
+        self._bars.update(self._epochs, completed=recorded[0] + 1 if recorded else 0, note=f"releases: {note}")
+        if not self._console.is_terminal:
+            self._say(applied, shown, note)
+
+    def _say(self, applied: float, shown: str, note: str) -> None:
+        total = self._bars.tasks[0].total or 1
+        if (tenth := int(10 * applied / total)) > self._tenth:
+            self._tenth = tenth
+            self._console.print(f"{applied:,.0f} of {total:,.0f} events; releases: {note}; NDCG@10 {shown}")
