@@ -14,7 +14,7 @@ from benchmarks.device_stopwatch import Pace
 from models.data.item_features import Standing
 from models.mc2sf.tiled_scorer import Floats, Rows, Scorer
 from streams.device.worker import Device
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_of
 from streams.records import Manifest, Versions, encode
 from streams.releases.release import Release
@@ -78,10 +78,10 @@ class InMemory:
             table.update((key, row) for key, row in work.rows() if row is not None)
 
 
-def _takes(settings: Settings, workload: Workload, per_record: int) -> Iterator[list[Received]]:
+def _takes(settings: Settings, workload: Workload, per_record: int) -> Iterator[list[Message]]:
     offsets = [count() for _ in range(settings.partitions)]
     records = (
-        Received(
+        Message(
             DEVICE_EVENTS.name,
             part := partition_of(key := batch.user.encode(), settings.partitions),
             next(offsets[part]),

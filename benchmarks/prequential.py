@@ -31,7 +31,7 @@ from streams.model_config import learner_config
 from streams.prequential.evaluator import recorded_outcomes
 from streams.releases.release import Release, read_release
 from streams.rescoring.net_scorer import Rescorer
-from streams.rescoring.ranking_queries import Question, Questions
+from streams.rescoring.ranking_queries import Question, RankingQueries
 
 QUARTERS = 4
 _LISTS = 256  # that the nets' cost is taken from
@@ -97,7 +97,7 @@ def compared(found: Found) -> dict[str, Any]:
 
 def _clicks(found: Found, connection: sa.Connection) -> Iterator[tuple[tuple[str, int], Ints]]:
     """The device's last clicks before each ranked one."""
-    for _, chunk in Questions(connection, found.settings).by_release(_LISTS):
+    for _, chunk in RankingQueries(connection, found.settings).by_release(_LISTS):
         for _, question in chunk:
             yield (question.user, question.seq), question.clicks
 
@@ -105,7 +105,7 @@ def _clicks(found: Found, connection: sa.Connection) -> Iterator[tuple[tuple[str
 def nets_cost(found: Found, connection: sa.Connection) -> dict[str, float]:
     """The four nets at once on a list, and a click learnt by the fast part, in microseconds; by the last release."""
     settings = found.settings
-    version, chunk = list(Questions(connection, settings).by_release(_LISTS))[-1]
+    version, chunk = list(RankingQueries(connection, settings).by_release(_LISTS))[-1]
     questions = [question for _, question in chunk]
     rescorer = Rescorer(found.engine, settings.run)
     rescorer.score(version, questions[:1])  # reads the release

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from models.evaluation.candidates import sampled
 from streams.database import schema
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key, partition_of
 from streams.recorder.epoch_barrier import Place
-from streams.recorder.epoch_writer import MARKED, Ledger
+from streams.recorder.epoch_writer import MARKED, EpochWriter
 from streams.records import (
     ClickUpload,
     DeviceBatch,
@@ -87,9 +87,9 @@ class World:
             cloud = cloud_state.PartitionState(ended=record.epoch, over=over)
             self.logs[CLOUD_STATE.name, partition].append((key, fenced(1, pack(cloud))))
 
-    def received(self, place: Place, offset: int) -> Received:
+    def received(self, place: Place, offset: int) -> Message:
         """The record at an offset."""
-        return Received(*place, offset, *self.logs[place][offset])
+        return Message(*place, offset, *self.logs[place][offset])
 
 
 def a_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14, seed: int = 1) -> World:
@@ -160,11 +160,11 @@ def an_outcome(
 
 def deliver(
     world: World,
-    start: Callable[[], Ledger],
+    start: Callable[[], EpochWriter],
     draw: random.Random | None = None,
     crashes: float = 0.0,
     flushes: float = 0.0,
-) -> Ledger:
+) -> EpochWriter:
     """Play all logs to a recorder, partitions interleaved by `draw`; on the way it may crash or write early."""
     draw = draw or random.Random(0)
     ledger = start()

@@ -21,7 +21,7 @@ from streams.database.engine import upsert
 from streams.model_config import net_config
 from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, Reader, ReleaseEvent
 from streams.releases import candidates
-from streams.releases.cache import Shelf
+from streams.releases.cache import ReleaseCache
 from streams.releases.candidates import EMPTY, WAITING, Proposal
 from streams.settings import Settings
 
@@ -55,7 +55,7 @@ class FakeProducer:
         return 0
 
 
-def feed(shelf: Shelf, sent: list[Sent]) -> None:
+def feed(shelf: ReleaseCache, sent: list[Sent]) -> None:
     """Give a shelf what was sent."""
     rows: Reader[EmbeddingRow] = Reader(EmbeddingRow)
     events: Reader[Any] = Reader(ReleaseEvent)

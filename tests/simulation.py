@@ -19,7 +19,7 @@ from models.mc2sf.nets import Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.cloud.batch import CloudWork
 from streams.device.worker import Device
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.kafka.partitioner import is_partition, locate, partition_of
 from streams.model_config import net_config
 from streams.records import (
@@ -88,7 +88,7 @@ class Worker:
     rows: dict[bytes, bytes] = field(default_factory=dict)
     assigned: int = 0
 
-    def work(self, received: Sequence[Received], topics: Topics, *, cut: int | None = None) -> Any:
+    def work(self, received: Sequence[Message], topics: Topics, *, cut: int | None = None) -> Any:
         """Work a batch off; with `cut`, be killed after the outputs and that many writes."""
         work = self.start(received, self.rows, self.assigned, 1_000)
         work.needs()
@@ -201,7 +201,7 @@ class Simulation:
             for part in range(self.settings.partitions):
                 log, begin = self.topics.logs[topic.name, part], self.position[role, topic.name, part]
                 end = min(len(log), begin + self.chance.choice((0, 0, 1, 3, 10, 50)))
-                received += [Received(topic.name, part, i, *log[i]) for i in range(begin, end)]
+                received += [Message(topic.name, part, i, *log[i]) for i in range(begin, end)]
                 after[role, topic.name, part] = end
         self._interleave(received)
         if not received:
@@ -224,13 +224,13 @@ class Simulation:
             if at[0] == role:
                 self.position[at] = self.committed.get(at, 0)
 
-    def _interleave(self, received: list[Received]) -> None:
+    def _interleave(self, received: list[Message]) -> None:
         """Any order that keeps the order within a partition of a topic."""
         places = sorted(range(len(received)), key=lambda _: self.chance.random())
-        queues: defaultdict[tuple[str, int], list[Received]] = defaultdict(list)
+        queues: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
         for record in received:
-            queues[record.topic, record.part].append(record)
-        order = [(received[i].topic, received[i].part) for i in places]
+            queues[record.topic, record.partition].append(record)
+        order = [(received[i].topic, received[i].partition) for i in places]
         received[:] = [queues[which].pop(0) for which in order]
 
 

@@ -12,12 +12,12 @@ from models.data.catalogue import Catalogue
 from models.mc2sf.checkpoint import CheckpointError, pack, pack_apart, unpack_apart
 from models.mc2sf.nets import APART, Nets
 from models.mc2sf.tiled_scorer import Scorer
-from streams.coordinator.withdrawal import KEPT, KEPT_EPOCHS, Withdrawal
+from streams.coordinator.withdrawal import KEPT, KEPT_EPOCHS, PartRetention
 from streams.database.engine import connect
 from streams.model_config import net_config
 from streams.records import Manifest, RecordError
 from streams.releases import registry
-from streams.releases.cache import Shelf
+from streams.releases.cache import ReleaseCache
 from streams.releases.registry import Draft
 from streams.releases.release import ItemTable, Release, read_manifest, read_release
 from streams.settings import Settings
@@ -79,7 +79,7 @@ def test_each_form_is_scored_by_its_own_nets_from_the_tables_and_from_the_bus(wo
         as_given(scored(read_release(connection, world.settings.run, 0).scorer), nets)
     sent = list(world.producer.sent)
     random.Random(1).shuffle(sent)
-    reader = Shelf(dim=8)
+    reader = ReleaseCache(dim=8)
     feed(reader, sent)
     release = reader.assemble(0)
     assert isinstance(release, Release)
@@ -90,7 +90,7 @@ def test_each_form_is_scored_by_its_own_nets_from_the_tables_and_from_the_bus(wo
 def test_a_release_is_not_whole_before_its_nets_apart_are_there(world: World) -> None:
     begun(world)
     for form in APART:
-        reader = Shelf(dim=8)
+        reader = ReleaseCache(dim=8)
         feed(reader, [record for record in world.producer.sent if not record[1].startswith(form.encode())])
         assert reader.assemble(0) is None
 
@@ -102,7 +102,7 @@ def test_a_manifest_that_names_other_parts_is_refused(world: World) -> None:
     for parts in (good.parts | {"other": ""}, {name: good.parts[name] for name in APART}):
         values = {name: getattr(good, name) for name in good.__struct_fields__} | {"parts": parts}
         with pytest.raises(RecordError, match="names parts"):
-            Shelf(dim=8).take_manifest(Manifest(**values))
+            ReleaseCache(dim=8).take_manifest(Manifest(**values))
 
 
 @pytest.mark.parametrize("kind", ["retrain", "learner"])
@@ -125,7 +125,7 @@ def test_a_successor_does_not_take_them_over(world: World, kind: str) -> None:
 
 def test_they_stay_on_the_bus_as_long_as_their_release_is_in_force(world: World) -> None:
     begun(world)
-    withdrawal = Withdrawal(world.settings.run)
+    withdrawal = PartRetention(world.settings.run)
     with world.engine.connect() as connection:
         assert withdrawal.due(connection, 0) == []
         assert withdrawal.due(connection, KEPT + KEPT_EPOCHS + 1) == []

@@ -11,8 +11,8 @@ from deploy.experiments.data.protocol import Phase
 from deploy.experiments.training.collaboration_rows import FEDERATED_ROW
 from deploy.experiments.training.hyperparameters import Recipe, Recipes
 from deploy.experiments.training.minibatches import of_devices, of_sequences
-from models.baselines.dccl import Patched
-from models.baselines.fedavg import Federated, FederatedConfig
+from models.baselines.dccl import Dccl
+from models.baselines.fedavg import FedAvg, FedAvgConfig
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.evaluation.metrics import metrics
 from models.layers.mlp import Sequence, symlog
@@ -40,9 +40,9 @@ def points(*pairs: tuple[float, float]) -> Tensor:
     return torch.tensor(pairs)
 
 
-def gradient(devices: list[Tensor], config: FederatedConfig) -> float:
+def gradient(devices: list[Tensor], config: FedAvgConfig) -> float:
     line = Line()
-    Federated(line, config)(devices).backward()
+    FedAvg(line, config)(devices).backward()
     assert line.w.grad is not None
     return float(line.w.grad)
 
@@ -53,27 +53,27 @@ def test_with_one_step_a_round_is_a_gradient_step_on_all_clicks() -> None:
     line(torch.cat(devices)).backward()
     assert line.w.grad is not None
     rate = 0.1
-    assert abs(gradient(devices, FederatedConfig(rate, steps=1)) - rate * float(line.w.grad)) < 1e-5
+    assert abs(gradient(devices, FedAvgConfig(rate, steps=1)) - rate * float(line.w.grad)) < 1e-5
 
 
 def test_more_steps_go_further_on_each_device_from_the_server_s_weights() -> None:
     rate, w = 0.1, 1.0
     for _ in range(3):
         w -= rate * 2 * (w * 1 - 2) * 1
-    assert abs(gradient([points((1, 2))], FederatedConfig(rate, steps=3)) - (1.0 - w)) < 1e-6
+    assert abs(gradient([points((1, 2))], FedAvgConfig(rate, steps=3)) - (1.0 - w)) < 1e-6
 
 
 def test_a_round_computes_where_the_weights_are() -> None:
     line, devices = Line(), [points((1, 2))]
     with torch.device("meta"):  # where nothing has data
-        Federated(line, FederatedConfig())(devices).backward()
+        FedAvg(line, FedAvgConfig())(devices).backward()
     assert line.w.grad is not None
-    assert float(line.w.grad) == gradient(devices, FederatedConfig())
+    assert float(line.w.grad) == gradient(devices, FedAvgConfig())
 
 
 def test_a_round_leaves_the_server_s_weights_as_they_are() -> None:
     line = Line()
-    loss = Federated(line, FederatedConfig())([points((1, 2)), points((1, 0))])
+    loss = FedAvg(line, FedAvgConfig())([points((1, 2)), points((1, 0))])
     assert line.w.tolist() == [1.0]
     assert loss.item() == 1.0
 
@@ -103,11 +103,11 @@ def backbone() -> GRU4Rec:
 def test_a_fresh_patch_changes_nothing() -> None:
     net = backbone()
     queries, items = some_queries()
-    assert torch.equal(Patched(net, USERS)(queries, items), net(queries, items))
+    assert torch.equal(Dccl(net, USERS)(queries, items), net(queries, items))
 
 
 def test_a_patch_is_its_user_s_alone_and_the_backbone_learns_nothing() -> None:
-    patched = Patched(backbone(), USERS)
+    patched = Dccl(backbone(), USERS)
     queries, items = some_queries()
     before = patched(queries, items)
     user = int(queries.users[0])

@@ -294,7 +294,7 @@ def test_free_running_a_late_retrain_is_judged_when_it_comes(world: World) -> No
 
 def test_a_rollback_to_nowhere_is_refused(world: World) -> None:
     world.act()
-    with world.engine.begin() as connection, pytest.raises(candidates.ProposalError, match="no release 9"):
+    with world.engine.begin() as connection, pytest.raises(candidates.CandidateError, match="no release 9"):
         candidates.request_rollback(connection, world.settings.run, 9)
 
 

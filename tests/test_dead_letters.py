@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.recorder.redelivery import Letter, Place, ResendError, resend
 from streams.records import MAX_BYTES, DeadLetter, Reader, encode
 from streams.settings import Settings
 
 
 def refused(key: bytes, value: bytes, reason: str) -> DeadLetter:
-    return Received("outcomes", 3, 14, key, value).refused(reason, "recorder")
+    return Message("outcomes", 3, 14, key, value).refused(reason, "recorder")
 
 
 def through(dead: DeadLetter) -> DeadLetter:
@@ -27,7 +27,7 @@ def test_a_dead_letter_says_where_the_record_stood_and_why_it_was_refused() -> N
 
 def test_a_record_without_key_or_value_has_a_dead_letter_too() -> None:
     bare = SimpleNamespace(key=lambda: None, value=lambda: None, partition=lambda: 3, offset=lambda: 14)
-    dead = Received.taken("outcomes", bare).refused("empty value", "recorder")
+    dead = Message.taken("outcomes", bare).refused("empty value", "recorder")
     assert through(dead) == DeadLetter("outcomes", 3, 14, b"", b"", "empty value", "recorder")
 
 

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from models.data.item_features import Standing
 from streams.cloud.batch import CloudWork
 from streams.device.worker import Device
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_of
 from streams.records import (
     ClickUpload,
@@ -59,10 +59,10 @@ def place(user: str) -> int:
 
 def at(
     topic: Topic, record: Record | bytes, *, user: str = "u", key: bytes | None = None, part: int = -1, offset: int = 0
-) -> Received:
+) -> Message:
     data = record if isinstance(record, bytes) else encode(record)
     part = place(user) if part < 0 else part
-    return Received(topic.name, part, offset, user.encode() if key is None else key, data)
+    return Message(topic.name, part, offset, user.encode() if key is None else key, data)
 
 
 def batch(*items: int, seq: int = 0, kind: int = 1, user: str = "u", **columns: Any) -> DeviceBatch:
@@ -86,7 +86,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.device = Device(self.settings)
 
-    def work(self, *received: Received) -> Any:
+    def work(self, *received: Message) -> Any:
         if self.cloud:
             work: Any = CloudWork(self.settings, received, self.rows, 0, self.wall)
         else:
@@ -144,8 +144,13 @@ def test_a_wrong_record_goes_to_dead_letters_and_the_worker_goes_on(what: str) -
     assert not work.fatal
     (dead,) = worker.dead
     assert reason in dead.reason
-    assert (dead.topic, dead.partition, dead.offset, dead.role) == (wrong.topic, wrong.part, wrong.place, "device")
-    assert (dead.key, dead.value) == (wrong.name, wrong.data)
+    assert (dead.topic, dead.partition, dead.offset, dead.role) == (
+        wrong.topic,
+        wrong.partition,
+        wrong.offset,
+        "device",
+    )
+    assert (dead.key, dead.value) == (wrong.key, wrong.value)
     assert worker.state().seq == 2
 
 
@@ -174,7 +179,7 @@ def test_the_cloud_refuses_arrays_that_are_not_as_they_should_be(what: str) -> N
 @given(st.binary(max_size=80), st.sampled_from([DEVICE_EVENTS, CLOUD_DOWNLINK, DEVICE_UPLINK]), st.binary(max_size=5))
 def test_no_bytes_stop_a_worker(data: bytes, topic: Topic, key: bytes) -> None:
     worker = Worker(cloud=topic is DEVICE_UPLINK)
-    worker.work(Received(topic.name, 0, 0, key, data), Received(topic.name, 0, 0, key, b"\x01" + data))
+    worker.work(Message(topic.name, 0, 0, key, data), Message(topic.name, 0, 0, key, b"\x01" + data))
     assert len(worker.dead) == 2
 
 
@@ -280,7 +285,7 @@ def test_an_answer_makes_one_outcome_and_its_repeat_none() -> None:
     assert outcome.ranks["random"] == outcome.place + 1
     assert set(outcome.ranks) == {"random", "din", "f2s", "fast", "mc2sf"}
     assert outcome.bytes_up == len(encode(request))
-    assert outcome.bytes_down == len(answer.data)
+    assert outcome.bytes_down == len(answer.value)
 
 
 @pytest.mark.parametrize(

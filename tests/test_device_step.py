@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from models.data.catalogue import Catalogue
 from models.data.item_features import Standing
 from streams.device.deferred_gru import compute, value
-from streams.device.step import Context, Hole, Memory, Step, User, step
+from streams.device.step import Context, Memory, SequenceGap, Step, User, step
 from streams.model_config import view_spec
 from streams.records import DeviceBatch, RankRequest
 from streams.settings import Settings
@@ -237,5 +237,5 @@ def test_events_that_were_applied_before_are_skipped() -> None:
 
 
 def test_a_hole_is_never_stepped_over() -> None:
-    with pytest.raises(Hole, match="seq 1 behind a missing or refused record: 0 is expected"):
+    with pytest.raises(SequenceGap, match="seq 1 behind a missing or refused record: 0 is expected"):
         step(NEW, batch((CLICK, 1), seq=1), context())

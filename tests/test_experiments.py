@@ -34,7 +34,7 @@ from deploy.experiments.training.models import (
 )
 from deploy.experiments.training.trainer import Bench, popularity
 from models.baselines.sequential import Sequential
-from models.baselines.two_stage import Vanilla
+from models.baselines.two_stage import TwoStage
 from models.data.queries import Queries, delayed, recent
 from models.evaluation.metrics import METRICS, metrics
 from models.mc2sf.variants import DIN, MC2SF
@@ -131,7 +131,7 @@ def test_vanilla_starts_with_din_s_score_at_the_weight_that_validation_chooses(
     one = bench(tmp_path)
     fast, slow = alone.fit(one, NOT_FITTED, 1), DIN_ROW.fit(one, NOT_FITTED, 1)
     net = row.fit(one, NOT_FITTED, 1)
-    assert isinstance(net, Vanilla)
+    assert isinstance(net, TwoStage)
     assert isinstance(net.slow, DIN)
     chosen, of_sigmoid = net.fast.hint_weights.tolist()
     assert of_sigmoid == 0

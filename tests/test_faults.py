@@ -21,7 +21,7 @@ from replay.send.fault_injection import Transmission, old_form
 from replay.send.replayer import digest
 from replay.send.sorted_log import Log
 from replay.sources.source import parse
-from streams.kafka.message import Received, check_batch
+from streams.kafka.message import Message, check_batch
 from streams.kafka.partitioner import partition_of
 from streams.records import SCHEMA, DeviceBatch, DeviceEvent, Kind, Reader, RecordError, encode
 from streams.topics import DEVICE_EVENTS
@@ -220,9 +220,9 @@ def test_everything_that_hostile_devices_send_is_refused(seed: int, devices: int
     assert records == [record for epoch in range(epochs) for record in sent.hostile(epoch, "victim")]
     for name, data in {record for record in records if len(record[1]) < 1000}:
         key = name.encode()
-        received = Received(DEVICE_EVENTS.name, partition_of(key, 4), 0, key, data)
+        received = Message(DEVICE_EVENTS.name, partition_of(key, 4), 0, key, data)
         try:
-            batch = reader.decode(received.data)
+            batch = reader.decode(received.value)
             received.check_user(batch.user, 4)
             check_batch(batch)
         except RecordError:

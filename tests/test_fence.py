@@ -12,7 +12,7 @@ from streams.faust_runtime.app import new_app
 from streams.faust_runtime.state_table import state_table
 from streams.settings import Settings
 from streams.state.device import DeviceState
-from streams.state.fence import Terms, fenced, unfenced
+from streams.state.fence import FencingEpochs, fenced, unfenced
 from streams.state.row_codec import StateError, pack
 
 
@@ -36,7 +36,7 @@ def test_damage_anywhere_is_noticed_in_the_term_too(place: int) -> None:
 
 
 def test_terms_count_for_each_partition_and_never_go_back() -> None:
-    terms = Terms()
+    terms = FencingEpochs()
     assert [terms.admits(0, t) for t in (2, 2, 5, 4, 5, 6)] == [True, True, True, False, True, True]
     assert terms.admits(1, 1)
     assert terms.next(0, 9) == 9
@@ -45,7 +45,7 @@ def test_terms_count_for_each_partition_and_never_go_back() -> None:
 
 
 def test_a_partition_that_comes_back_is_read_from_its_beginning() -> None:
-    terms = Terms()
+    terms = FencingEpochs()
     assert terms.admits(0, 3)
     assert not terms.admits(0, 1)
     terms.forget(0)

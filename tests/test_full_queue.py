@@ -47,7 +47,7 @@ class Narrow:
         while self._queue and not self._away:
             key, value, partition, delivered = self._queue.pop()
             self.taken.append((key, value))
-            delivered(None, Message(partition, len(self.taken)))
+            delivered(None, RawMessage(partition, len(self.taken)))
         return 0
 
     def flush(self, seconds: float) -> int:
@@ -55,7 +55,7 @@ class Narrow:
         return len(self._queue)
 
 
-class Message:
+class RawMessage:
     """What a delivery report says of a record."""
 
     def __init__(self, partition: int, offset: int) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.learner import examples
-from streams.learner.example_buffer import HELD_MOST, Intake
+from streams.learner.example_buffer import HELD_MOST, ExampleBuffer
 from streams.records import EndOfLog, EpochEnd, FastExample, RecordError, Tensor, Versions
 
 PARTITIONS = 3
@@ -47,14 +47,14 @@ def streams(draw: st.DrawFn) -> Stream:
 def run(stream: Stream, seed: int, crashes: bool) -> list[list[tuple[str, int]]]:
     """The examples of each epoch, with partitions read in any order, and restarts from the offsets."""
     chance = random.Random(seed)
-    intake, epochs = Intake(PARTITIONS, -1), []
+    intake, epochs = ExampleBuffer(PARTITIONS, -1), []
     places = [0] * PARTITIONS
     while not intake.over():
         if intake.ready():
             epochs.append([(e.user, e.seq) for e in intake.close()])
             if crashes:
                 offsets, closed = intake.offsets(), intake.closed
-                intake = Intake(PARTITIONS, closed)
+                intake = ExampleBuffer(PARTITIONS, closed)
                 intake.resume(offsets)
                 places = [offsets[p] for p in range(PARTITIONS)]
         else:
@@ -80,7 +80,7 @@ def test_an_epoch_has_the_same_examples_in_total_order_however_it_is_read(stream
 
 
 def test_nothing_is_over_before_every_partition_has_ended() -> None:
-    intake = Intake(2, -1)
+    intake = ExampleBuffer(2, -1)
     intake.put(0, 0, EpochEnd(0, 0))
     intake.put(0, 1, EndOfLog(0, 0, 0))
     assert not intake.ready()
@@ -93,7 +93,7 @@ def test_nothing_is_over_before_every_partition_has_ended() -> None:
 
 
 def test_a_partition_that_runs_far_ahead_is_held_back_until_the_epoch_closes() -> None:
-    intake = Intake(2, -1)
+    intake = ExampleBuffer(2, -1)
     intake.put(0, 0, EpochEnd(0, 0))
     for offset in range(HELD_MOST + 1):
         assert not intake.full(0)
@@ -105,7 +105,7 @@ def test_a_partition_that_runs_far_ahead_is_held_back_until_the_epoch_closes() -
 
 
 def test_a_repeat_of_a_closed_epoch_is_dropped() -> None:
-    intake = Intake(1, 4)
+    intake = ExampleBuffer(1, 4)
     intake.put(0, 0, example("a", 0, 4))
     intake.put(0, 1, EpochEnd(5, 0))
     assert intake.close() == []

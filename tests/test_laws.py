@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from models.baselines.caser import Caser, CaserConfig
-from models.baselines.dccl import Patched
+from models.baselines.dccl import Dccl
 from models.baselines.fm import FM, FMConfig
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.baselines.hstu import HSTU, HSTUConfig
@@ -24,7 +24,7 @@ from models.baselines.mingru import MinGRU, MinGRUConfig
 from models.baselines.neumf import NeuMF, NeuMFConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
 from models.baselines.sequential import Sequential
-from models.baselines.two_stage import HINTS, HintedSequential, Vanilla
+from models.baselines.two_stage import HINTS, HintedSequential, TwoStage
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.queries import Queries, delayed, recent
 from models.evaluation.metrics import metrics, rank
@@ -71,12 +71,12 @@ NETS: dict[str, Build] = {
     "mc2sf" + BOTH: partial(form, MC2SF, history_layers=2, min_gru=True),
     "mc2sf with symlog": partial(form, MC2SF, symlog_priors=True),
     "mc2sf of a cloud": lambda: MC2SF(form(MC2SF).nets, cast(F2S, form(F2S))),
-    "gru4rec patched": lambda: Patched(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS), USERS),
+    "gru4rec patched": lambda: Dccl(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS), USERS),
     "fm": lambda: FM(FMConfig(dim=8), ROWS, USERS),
     "neumf": lambda: NeuMF(NeuMFConfig(dim=8, hidden=(8, 4)), ROWS, USERS),
-    "din+fm": lambda: Vanilla(form(DIN), FM(FMConfig(8, hints=HINTS), ROWS, USERS)),
-    "din+neumf": lambda: Vanilla(form(DIN), NeuMF(NeuMFConfig(8, (8, 4), hints=HINTS), ROWS, USERS)),
-    "din+gru4rec": lambda: Vanilla(
+    "din+fm": lambda: TwoStage(form(DIN), FM(FMConfig(8, hints=HINTS), ROWS, USERS)),
+    "din+neumf": lambda: TwoStage(form(DIN), NeuMF(NeuMFConfig(8, (8, 4), hints=HINTS), ROWS, USERS)),
+    "din+gru4rec": lambda: TwoStage(
         form(DIN), HintedSequential(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS))
     ),
 }

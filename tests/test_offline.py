@@ -19,7 +19,7 @@ from models.mc2sf.tiled_scorer import Scorer
 from streams.database import schema
 from streams.database.engine import connect, insert_new
 from streams.model_config import net_config
-from streams.recorder.epoch_writer import Ledger
+from streams.recorder.epoch_writer import EpochWriter
 from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochDecision, EpochEnd, Kind
 from streams.releases.registry import Draft, write_decision, write_release
 from streams.releases.release import ItemTable, Release
@@ -106,7 +106,7 @@ def a_recorded_run(engine: sa.Engine, settings: Settings, seed: int = 1) -> None
         simulation.settle()
     simulation.mark(EndOfLog(epoch, time, 0))
     simulation.settle()
-    deliver(World(settings, dict(simulation.topics.logs)), lambda: Ledger(settings, engine, lambda: 0), draw)
+    deliver(World(settings, dict(simulation.topics.logs)), lambda: EpochWriter(settings, engine, lambda: 0), draw)
 
 
 def recorded(engine: sa.Engine) -> list[Any]:

@@ -15,7 +15,7 @@ from models.evaluation.metrics import metrics, rank
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka.partitioner import partition_of
-from streams.recorder.epoch_writer import Ledger, OvertakenError
+from streams.recorder.epoch_writer import EpochWriter, OvertakenError
 from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Kind, Outcome, Reader, encode, item_key
 from streams.settings import Settings
 from streams.state.cloud import CloudState
@@ -38,9 +38,9 @@ def small(settings: Settings) -> Settings:
     return settings.model_copy(update={"partitions": 2, "dim": 4})
 
 
-def starter(settings: Settings, engine: sa.Engine) -> Callable[[], Ledger]:
+def starter(settings: Settings, engine: sa.Engine) -> Callable[[], EpochWriter]:
     clock = count(1)
-    return lambda: Ledger(settings, engine, lambda: next(clock))
+    return lambda: EpochWriter(settings, engine, lambda: next(clock))
 
 
 def test_a_run_is_recorded_whole(small: Settings, engine: sa.Engine) -> None:
@@ -224,7 +224,7 @@ def test_a_transaction_that_fails_can_be_done_again_from_the_tables(small: Setti
 
 def test_long_epochs_are_written_early(small: Settings, engine: sa.Engine) -> None:
     world = a_run(small, epochs=1, events=40)
-    ledger = Ledger(small, engine, lambda: 0, early_rows=60)
+    ledger = EpochWriter(small, engine, lambda: 0, early_rows=60)
     written = []
     for offset in range(len(world.logs[DEVICE_EVENTS.name, 0]) - 2):
         ledger.take(world.received((DEVICE_EVENTS.name, 0), offset))

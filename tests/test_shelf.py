@@ -9,7 +9,7 @@ from streams.coordinator.publisher import CHUNK
 from streams.database.engine import connect
 from streams.records import RecordError
 from streams.releases import cache as shelf
-from streams.releases.cache import Shelf
+from streams.releases.cache import ReleaseCache
 from streams.settings import Settings
 from tests.release_world import Sent, World, changed, feed, learnt, prefixes, retrained, some_nets
 
@@ -30,7 +30,7 @@ def world(settings: Settings) -> World:
     return world
 
 
-def take(shelf: Shelf, version: int) -> bool:
+def take(shelf: ReleaseCache, version: int) -> bool:
     release = shelf.assemble(version)
     if release is not None:
         shelf.put(release)
@@ -40,7 +40,7 @@ def take(shelf: Shelf, version: int) -> bool:
 def test_at_every_moment_of_a_publication_one_whole_release_is_served(world: World) -> None:
     served = []
     for sent in prefixes(world.producer.sent):
-        reader = Shelf(dim=8)
+        reader = ReleaseCache(dim=8)
         feed(reader, sent)
         staged = [version for version in range(3) if take(reader, version)]
         served.append(max(staged, default=-1))
@@ -55,13 +55,13 @@ def test_at_every_moment_of_a_publication_one_whole_release_is_served(world: Wor
 
 
 def test_a_reader_that_follows_serves_the_same_as_one_that_comes_late(world: World) -> None:
-    follower = Shelf(dim=8)
+    follower = ReleaseCache(dim=8)
     for record in world.producer.sent:
         feed(follower, [record])
         for version in range(3):
             if version not in follower.staged:
                 take(follower, version)
-    late = Shelf(dim=8)
+    late = ReleaseCache(dim=8)
     feed(late, world.producer.sent)
     assert take(late, 2)
     one, other = late.newest(), follower.newest()
@@ -72,7 +72,7 @@ def test_a_reader_that_follows_serves_the_same_as_one_that_comes_late(world: Wor
 
 
 def test_rows_of_a_later_version_do_not_disturb_an_earlier_one(world: World) -> None:
-    reader = Shelf(dim=8)
+    reader = ReleaseCache(dim=8)
     rows = [record for record in world.producer.sent if record[0] == "item-embeddings"]
     others = [record for record in world.producer.sent if record[0] != "item-embeddings"]
     feed(reader, rows + others)
@@ -97,7 +97,7 @@ def damaged(sent: list[Sent], topic: str, key: bytes) -> list[Sent]:
     [("model-weights", b"slow/2"), ("model-weights", b"encoder/2"), ("item-embeddings", b"103")],
 )
 def test_a_set_with_a_wrong_checksum_is_never_served(world: World, topic: str, key: bytes) -> None:
-    reader = Shelf(dim=8)
+    reader = ReleaseCache(dim=8)
     feed(reader, damaged(world.producer.sent, topic, key))
     assert take(reader, 1)
     assert not take(reader, 2)
@@ -113,7 +113,7 @@ def test_a_part_larger_than_a_record_travels_in_chunks(settings: Settings) -> No
     assert {b"fast/0", b"fast/0/1"} <= keys
     assert all(len(value or b"") <= CHUNK for _, _, value in world.producer.sent)
     for seed in range(5):
-        reader = Shelf(dim=200)
+        reader = ReleaseCache(dim=200)
         feed(reader, random.Random(seed).sample(world.producer.sent, len(world.producer.sent)))
         assert take(reader, 0)
 
@@ -133,7 +133,7 @@ def test_a_shelf_stays_bounded_over_many_releases(settings: Settings) -> None:
         world.record(epoch)
         world.propose("learner", epoch, learnt(some_nets(settings, 0, seed=epoch)[0]))
         world.act(coordinator)
-    reader = Shelf(dim=8, keep=4)
+    reader = ReleaseCache(dim=8, keep=4)
     for record in world.producer.sent:
         feed(reader, [record])
         if record[1] == b"active":

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from streams.kafka.stall_detector import SILENT_S, Silence, SilentError
+from streams.kafka.stall_detector import SILENT_S, StallDetector, StalledError
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Broker:
 
 
 @dataclass
-class Message:
+class RawMessage:
     place: int
     at: int
 
@@ -42,7 +42,7 @@ class Message:
 
 
 def listen(
-    broker: Broker, silence: Silence, seconds: float, turn: Callable[[], object] = lambda: None, **how: Any
+    broker: Broker, silence: StallDetector, seconds: float, turn: Callable[[], object] = lambda: None, **how: Any
 ) -> None:
     for _ in range(int(seconds / 0.5)):
         broker.now += 0.5
@@ -50,14 +50,14 @@ def listen(
         silence.look(**how)
 
 
-def silence_of(broker: Broker, *offsets: int) -> Silence:
-    return Silence(broker, [TopicPartition("t", p, at) for p, at in enumerate(offsets)], lambda: broker.now)
+def silence_of(broker: Broker, *offsets: int) -> StallDetector:
+    return StallDetector(broker, [TopicPartition("t", p, at) for p, at in enumerate(offsets)], lambda: broker.now)
 
 
 def test_records_that_wait_all_the_time_and_do_not_come_are_noticed_within_two_looks() -> None:
     broker = Broker({0: (0, 5), 1: (0, 3)})
     silence = silence_of(broker, 5, 2)
-    with pytest.raises(SilentError, match="t/1: 1 records wait"):
+    with pytest.raises(StalledError, match="t/1: 1 records wait"):
         listen(broker, silence, 3 * SILENT_S)
     assert broker.now <= 2 * SILENT_S + 1
 
@@ -66,7 +66,7 @@ def test_a_consumer_that_has_all_is_asked_about_and_left_alone() -> None:
     broker = Broker({0: (0, 5), 1: (0, 0)})
     silence = silence_of(broker, OFFSET_BEGINNING, OFFSET_BEGINNING)
     for offset in range(5):
-        silence.heard(Message(0, offset))
+        silence.heard(RawMessage(0, offset))
     listen(broker, silence, 10 * SILENT_S)
     assert set(broker.asked) == {0, 1}
 
@@ -75,7 +75,7 @@ def test_who_gets_on_is_not_silent_however_much_waits() -> None:
     broker = Broker({0: (0, 10**6)})
     silence = silence_of(broker, 0)
     came = iter(range(10**6))
-    listen(broker, silence, 10 * SILENT_S, lambda: silence.heard(Message(0, next(came))))
+    listen(broker, silence, 10 * SILENT_S, lambda: silence.heard(RawMessage(0, next(came))))
 
 
 def test_records_that_came_a_moment_ago_are_not_missed_yet() -> None:
@@ -85,7 +85,7 @@ def test_records_that_came_a_moment_ago_are_not_missed_yet() -> None:
     def arrive_just_before_a_look() -> None:
         if broker.now % SILENT_S == 0:
             if end := broker.ends[0][1]:
-                silence.heard(Message(0, end - 1))
+                silence.heard(RawMessage(0, end - 1))
             broker.ends = {0: (0, end + 1)}
 
     listen(broker, silence, 10 * SILENT_S, arrive_just_before_a_look)

@@ -10,7 +10,7 @@ from models.data.item_features import BUCKETS, Standing, Standings
 from streams.database import schema
 from streams.database.engine import connect
 from streams.records import ItemCounts, RecordError, Tensor
-from streams.releases.item_statistics import StandingShelf, buckets_array, counts_key, counts_of, standing_after
+from streams.releases.item_statistics import ItemStatisticsCache, buckets_array, counts_key, counts_of, standing_after
 from streams.verification.item_statistics import Stood
 
 EPOCHS, ITEMS = 6, 8
@@ -97,7 +97,7 @@ def test_buckets_are_relative_so_that_they_mean_the_same_at_any_length_of_the_lo
 
 def test_a_reader_makes_standings_of_counts_in_any_order_and_none_of_a_torn_epoch() -> None:
     events = [(epoch, item, item % 2 == 0) for epoch in range(3) for item in range(epoch + 3)]
-    shelf, items = StandingShelf(), np.arange(6)
+    shelf, items = ItemStatisticsCache(), np.arange(6)
     for epoch in (2, 0):
         shelf.take(record(events, epoch))
     assert shelf.find(2) is None
@@ -116,7 +116,7 @@ def test_a_reader_makes_standings_of_counts_in_any_order_and_none_of_a_torn_epoc
 
 def test_what_is_forgotten_is_read_from_the_tables_and_goes_on_from_there() -> None:
     events = [(epoch, 1, True) for epoch in range(30)]
-    shelf = StandingShelf()
+    shelf = ItemStatisticsCache()
     for epoch in range(20):
         shelf.take(record(events, epoch))
     assert shelf.newest().epoch == 19
@@ -139,7 +139,7 @@ def test_what_is_forgotten_is_read_from_the_tables_and_goes_on_from_there() -> N
 )
 def test_counts_that_can_not_be_are_refused(counts: ItemCounts) -> None:
     with pytest.raises(RecordError):
-        StandingShelf().take(counts)
+        ItemStatisticsCache().take(counts)
 
 
 def test_buckets_travel_as_bytes_and_wrong_ones_are_refused() -> None:

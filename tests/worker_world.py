@@ -28,7 +28,7 @@ from streams.releases.release import ItemTable, Release
 from streams.settings import Settings
 from streams.state import cloud as cloud_state
 from streams.state import device as device_state
-from streams.state.fence import Terms, unfenced
+from streams.state.fence import FencingEpochs, unfenced
 from streams.state.row_codec import unpack
 from streams.topics import DEVICE_EVENTS, MODEL_RELEASES, OUTCOMES, Topic
 from tests.simulation import item_counts
@@ -199,7 +199,7 @@ def table(settings: Settings, role: str) -> dict[bytes, bytes]:
         for part in range(settings.partitions)
     )
     rows: dict[bytes, bytes] = {}
-    terms = Terms()
+    terms = FencingEpochs()
     for part, key, value in log.until(lambda records: len(records) >= ends, "the changelog"):
         if value is None:
             rows.pop(key, None)

@@ -130,13 +130,13 @@ def releases_show(run: RunName, version: int) -> None:
 @releases_app.command("rollback")
 def releases_rollback(run: RunName, version: int) -> None:
     """Publish an older release again under a new version; the coordinator does it at the next epoch's end."""
-    from streams.releases.candidates import ProposalError, request_rollback  # noqa: PLC0415 - loads torch
+    from streams.releases.candidates import CandidateError, request_rollback  # noqa: PLC0415 - loads torch
 
     found = find(run)
     try:
         with found.engine.begin() as connection:
             request_rollback(connection, found.settings.run, version)
-    except ProposalError as error:
+    except CandidateError as error:
         raise UserError(str(error)) from error
     console.print(f"asked for: release {version} comes back under a new version at the next decision")
 

@@ -12,7 +12,7 @@ from models.baselines.sequential import Sequential
 from models.data.queries import Queries
 
 
-class Patched(nn.Module):
+class Dccl(nn.Module):
     """A user without clicks has a patch of zeros, which changes nothing."""
 
     def __init__(self, backbone: Sequential, users: int) -> None:
@@ -22,7 +22,7 @@ class Patched(nn.Module):
         with torch.no_grad():
             self.patches.weight.zero_()
 
-    def train(self, mode: bool = True) -> Patched:
+    def train(self, mode: bool = True) -> Dccl:
         """As of any net; but the backbone, which stays as it is, never drops anything."""
         super().train(mode)
         self.backbone.eval()

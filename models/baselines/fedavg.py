@@ -16,17 +16,17 @@ from torch.func import functional_call
 
 
 @dataclass(frozen=True)
-class FederatedConfig:
+class FedAvgConfig:
     """What a device does with the weights it gets."""
 
     learning_rate: float = 0.5  # of plain gradient steps
     steps: int = 2
 
 
-class Federated(nn.Module):
+class FedAvg(nn.Module):
     """A round as one objective: its gradient is the mean over devices of (the server's weights - the device's)."""
 
-    def __init__(self, objective: nn.Module, config: FederatedConfig) -> None:
+    def __init__(self, objective: nn.Module, config: FedAvgConfig) -> None:
         """`objective` turns one device's batch into its loss."""
         super().__init__()
         self.objective = objective

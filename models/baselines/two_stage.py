@@ -34,7 +34,7 @@ class HintedSequential(nn.Module):
         return self.net(queries, items) + hints @ self.hint_weights  # type: ignore[no-any-return]
 
 
-class Vanilla(nn.Module):
+class TwoStage(nn.Module):
     """A fast net that is told the slow net's score. The score, not the rank: it is the same in lists of any length."""
 
     def __init__(self, slow: nn.Module, fast: Hinted) -> None:

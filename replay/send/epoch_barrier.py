@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from streams.kafka import clients
-from streams.kafka.stall_detector import Silence, SilentError
+from streams.kafka.stall_detector import StallDetector, StalledError
 from streams.process.log_throttle import Bounded
 from streams.records import EpochDecision, ItemCounts, Manifest, Reader, RecordError, ReleaseEvent
 from streams.settings import Settings
@@ -27,11 +27,11 @@ def free(_epoch: int) -> None:
     """Free-running: each processor uses the newest release it has."""
 
 
-def _listening(settings: Settings) -> tuple[Any, Silence]:
+def _listening(settings: Settings) -> tuple[Any, StallDetector]:
     consumer = clients.consumer(settings, "replay-barrier")
     places = [TopicPartition(MODEL_RELEASES.full(settings), 0, OFFSET_BEGINNING)]
     consumer.assign(places)
-    return consumer, Silence(consumer, places)
+    return consumer, StallDetector(consumer, places)
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def lockstep(settings: Settings, idle: Callable[[], object] = lambda: None) -> I
             if message is None:
                 try:
                     silence.look()
-                except SilentError as error:
+                except StalledError as error:
                     log.warning("%s; listening anew", error)
                     consumer.close()
                     consumer, silence = _listening(settings)

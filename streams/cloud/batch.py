@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from streams.faust_runtime.worker import Releases, Standings
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key
 from streams.process import telemetry
 from streams.process.log_throttle import Bounded
@@ -58,7 +58,7 @@ class CloudWork:
     """One batch; see `worker.Work`."""
 
     def __init__(
-        self, settings: Settings, received: Sequence[Received], rows: Mapping[bytes, bytes], _assigned: int, _wall: int
+        self, settings: Settings, received: Sequence[Message], rows: Mapping[bytes, bytes], _assigned: int, _wall: int
     ) -> None:
         self._settings, self._table = settings, rows
         self.fatal = ""
@@ -70,9 +70,9 @@ class CloudWork:
         self._users: dict[str, CloudState] = {}
         self._read = [r for r in map(self._decoded, received) if r is not None]
 
-    def _decoded(self, received: Received) -> tuple[Received, Uplink] | None:
+    def _decoded(self, received: Message) -> tuple[Message, Uplink] | None:
         try:
-            record: Uplink = _uplink.decode(received.data)
+            record: Uplink = _uplink.decode(received.value)
             if isinstance(record, NegativeMemory | ClickUpload | RankRequest):
                 received.check_user(record.user, self._settings.partitions)
                 check(record, self._settings)
@@ -106,9 +106,9 @@ class CloudWork:
                     log.exception("user %r, seq %d", record.user, record.seq)
                     self._refuse(received, f"could not be answered: {error!r}")
             else:
-                self._mark(received.part, record)
+                self._mark(received.partition, record)
 
-    def _answer(self, received: Received, request: RankRequest, releases: Releases) -> None:
+    def _answer(self, received: Message, request: RankRequest, releases: Releases) -> None:
         release = releases(request.versions.release)
         state, dim = self._user(request.user), self._settings.dim
         history = state.history(request.epoch, self._settings.history_long)
@@ -137,7 +137,7 @@ class CloudWork:
         )
         self.counts["answered"] += 1
         topic = CLOUD_DOWNLINK.full(self._settings)
-        self.outputs.append((topic, received.part, received.name, encode(priors)))
+        self.outputs.append((topic, received.partition, received.key, encode(priors)))
 
     def _mark(self, part: int, mark: EpochEnd | EndOfLog) -> None:
         self.marks.append(mark)
@@ -152,8 +152,8 @@ class CloudWork:
             return CloudState() if data is None else unpack(data, CloudState)
         return self._users[name]
 
-    def _refuse(self, received: Received, reason: str) -> None:
-        log.warning("%s/%d@%d refused: %s", received.topic, received.part, received.place, reason)
+    def _refuse(self, received: Message, reason: str) -> None:
+        log.warning("%s/%d@%d refused: %s", received.topic, received.partition, received.offset, reason)
         self.refused[received.topic] += 1
         dead = encode(received.refused(reason, ROLE))
         self.outputs.append((DEAD_LETTERS.full(self._settings), 0, received.topic.encode(), dead))

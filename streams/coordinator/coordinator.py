@@ -21,7 +21,7 @@ from models.mc2sf.nets import Nets
 from streams.coordinator.lease import Lease, LeaseLostError
 from streams.coordinator.publisher import PublicationError, Publisher, read_publication
 from streams.coordinator.review import Active, judge
-from streams.coordinator.withdrawal import Withdrawal
+from streams.coordinator.withdrawal import PartRetention
 from streams.database import schema
 from streams.database.engine import connect
 from streams.database.schema import releases
@@ -53,7 +53,7 @@ class Coordinator:
         self._settings, self._run = settings, settings.run
         self._engine, self._lease, self._publisher = engine, lease, publisher
         self._active: Active | None = None
-        self._withdrawal = Withdrawal(settings.run)
+        self._withdrawal = PartRetention(settings.run)
         self._waiting_since = time.monotonic()
         with engine.connect() as connection:
             last = candidates.last_decision(connection, self._run)

@@ -18,7 +18,7 @@ from models.mc2sf.nets import PARTS
 from streams.model_config import net_config
 from streams.records import Manifest
 from streams.releases import candidates, gate
-from streams.releases.candidates import ACCEPTED, EMPTY, REJECTED, SUPERSEDED, Proposal, ProposalError
+from streams.releases.candidates import ACCEPTED, EMPTY, REJECTED, SUPERSEDED, CandidateError, Proposal
 from streams.releases.registry import Draft
 from streams.releases.release import ItemTable, ReleaseError, read_items, read_manifest, read_parts
 from streams.settings import Settings
@@ -46,7 +46,7 @@ class Active:
 
 
 @dataclass
-class Judgement:
+class Review:
     """What was decided: a draft where something was accepted, and the marks on the proposals: (status, reason)."""
 
     draft: Draft | None = None
@@ -73,9 +73,9 @@ class RefusedError(ValueError):
     """The gate does not let a proposal pass; the message says why."""
 
 
-def judge(connection: Connection, settings: Settings, active: Active, epoch: int, found: list[Proposal]) -> Judgement:
+def judge(connection: Connection, settings: Settings, active: Active, epoch: int, found: list[Proposal]) -> Review:
     """Judge the proposals `found` that wait at the end of `epoch`."""
-    judgement = Judgement()
+    judgement = Review()
     offsets = next((p.offsets for p in found if p.kind == "learner"), active.manifest.offsets)
     for proposal in sorted(found, key=lambda p: (_ORDER.index(p.kind), -p.epoch)):
         if proposal.status == EMPTY:
@@ -89,7 +89,7 @@ def judge(connection: Connection, settings: Settings, active: Active, epoch: int
             else:
                 judgement.draft = _EXAMINE[proposal.kind](connection, settings, active, epoch, proposal, offsets)
                 mark = proposal, ACCEPTED, str(judgement.draft.gate["reason"])
-        except (RefusedError, ProposalError, CheckpointError, ReleaseError, KeyError, ValueError) as error:
+        except (RefusedError, CandidateError, CheckpointError, ReleaseError, KeyError, ValueError) as error:
             mark = proposal, REJECTED, str(error)
         judgement.marks.append(mark)
     return judgement

@@ -14,7 +14,7 @@ KEPT_EPOCHS = 2  # and those made so many epochs ago or later
 Part = tuple[str, int, int]  # part, version, bytes
 
 
-class Withdrawal:
+class PartRetention:
     """Remembers which parts are on the bus; after a restart it takes all of them to be there, and withdraws again."""
 
     def __init__(self, run: str) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from streams.device.index import DeviceIndex
 from streams.device.pending_writes import DeviceChanges
 from streams.device.ranking import answered, answers, check, expired
-from streams.device.step import Context, Hole, Step, User, step
+from streams.device.step import Context, SequenceGap, Step, User, step
 from streams.faust_runtime.worker import Releases, Standings
-from streams.kafka.message import Received, check_batch
+from streams.kafka.message import Message, check_batch
 from streams.model_config import view_spec
 from streams.process import telemetry
 from streams.process.log_throttle import Bounded
@@ -52,7 +52,7 @@ class DeviceWork:
     def __init__(
         self,
         settings: Settings,
-        received: Iterable[Received],
+        received: Iterable[Message],
         rows: Mapping[bytes, bytes],
         index: DeviceIndex,
         wall: int,
@@ -69,13 +69,13 @@ class DeviceWork:
         self._late = [] if settings.lockstep else list(self._overdue())
         self._read = [(r, self._decoded(r)) for r in received]
 
-    def _decoded(self, received: Received) -> DeviceEvent | SlowPriors | RecordError:
+    def _decoded(self, received: Message) -> DeviceEvent | SlowPriors | RecordError:
         try:
             if received.topic == CLOUD_DOWNLINK.name:
-                priors = _priors.decode(received.data)
+                priors = _priors.decode(received.value)
                 received.check_user(priors.user, self._settings.partitions)
                 return priors
-            event = _events.decode(received.data)
+            event = _events.decode(received.value)
             if isinstance(event, DeviceBatch):
                 received.check_user(event.user, self._settings.partitions)
                 check_batch(event)
@@ -95,12 +95,14 @@ class DeviceWork:
         wanted: set[int | None] = {pending.versions.release for _, _, pending in self._late}
         for received, record in self._read:
             if isinstance(record, SlowPriors):
-                if (pending := self._changes.asked(received.part, pending_key(record.user, record.seq))) is not None:
+                if (
+                    pending := self._changes.asked(received.partition, pending_key(record.user, record.seq))
+                ) is not None:
                     wanted.add(pending.versions.release)
             elif isinstance(record, EpochBegin):
                 wanted.add(record.release)
             elif isinstance(record, DeviceBatch):
-                wanted.add(self._changes.partition(received.part).release)
+                wanted.add(self._changes.partition(received.partition).release)
         return wanted
 
     def standings(self) -> set[int | None]:
@@ -110,7 +112,7 @@ class DeviceWork:
             if isinstance(record, EpochBegin):
                 wanted.add(self._before(record.epoch))
             elif isinstance(record, DeviceBatch):
-                wanted.add(self._before(self._changes.partition(received.part).begun))
+                wanted.add(self._before(self._changes.partition(received.partition).begun))
         return wanted
 
     def _before(self, epoch: int) -> int | None:
@@ -131,37 +133,39 @@ class DeviceWork:
                 elif isinstance(record, SlowPriors):
                     self._answer(received, record, releases)
                 else:
-                    self._mark(received.part, record)
+                    self._mark(received.partition, record)
             except RecordError as error:
                 self._refuse(received, str(error))
         self._expire(releases)
         self._changes.settle(releases)
 
-    def _follows(self, received: Received) -> bool:
+    def _follows(self, received: Message) -> bool:
         """Whether a device's record is the next of its partition, or a repeat; else the process must end.
 
         Once: where the same offset comes again, the log itself lacks what is between, and the worker goes on.
         """
-        partition = self._changes.partition(received.part)
-        if received.place > partition.next:
-            where = f"{received.topic}/{received.part}: offset {received.place} came where {partition.next} was due"
+        partition = self._changes.partition(received.partition)
+        if received.offset > partition.next:
+            where = (
+                f"{received.topic}/{received.partition}: offset {received.offset} came where {partition.next} was due"
+            )
             if partition.gap != partition.next:
                 partition.gap, self.fatal = partition.next, where
                 return False
             log.error("%s: the log itself lacks what is between", where)
-        partition.next = max(partition.next, received.place + 1)
+        partition.next = max(partition.next, received.offset + 1)
         return True
 
-    def _apply(self, received: Received, batch: DeviceBatch, releases: Releases) -> None:
+    def _apply(self, received: Message, batch: DeviceBatch, releases: Releases) -> None:
         changes, user = self._changes, self._changes.user(batch.user)
-        made = self._stepped(received.part, user, batch, releases)
+        made = self._stepped(received.partition, user, batch, releases)
         if made.user is not user:
             changes.put_user(batch.user, made.user)
         for record in made.uplink:
-            changes.send(DEVICE_UPLINK, received.part, received.name, record)
+            changes.send(DEVICE_UPLINK, received.partition, received.key, record)
             changes.meet(batch.user)
         for pending in made.pending:
-            changes.put_pending(received.part, pending_key(pending.user, pending.seq), pending)
+            changes.put_pending(received.partition, pending_key(pending.user, pending.seq), pending)
         self._counts["repeated"] += made.repeated
         if made.applied:
             self._counts["applied"] += made.applied
@@ -172,7 +176,7 @@ class DeviceWork:
         context = self._context(part, releases, again=not self._changes.met(batch.user))
         try:
             return step(user, batch, context)
-        except Hole as hole:
+        except SequenceGap as hole:
             raise RecordError(str(hole)) from hole
         except Exception as error:
             log.exception("user %r, seq %d", batch.user, batch.seq)
@@ -196,9 +200,9 @@ class DeviceWork:
         )
         return context
 
-    def _answer(self, received: Received, priors: SlowPriors, releases: Releases) -> None:
+    def _answer(self, received: Message, priors: SlowPriors, releases: Releases) -> None:
         key = pending_key(priors.user, priors.seq)
-        pending = self._changes.asked(received.part, key)
+        pending = self._changes.asked(received.partition, key)
         if pending is None:  # answered before, or its event is not applied yet and will ask again
             self._counts["unasked"] += 1
             return
@@ -208,15 +212,15 @@ class DeviceWork:
         check(priors, pending, self._settings)
         release = releases(pending.versions.release)
         outcome, example = answered(
-            pending, priors, release.scorer, release.catalogue, self._settings.seed, len(received.data), self._wall
+            pending, priors, release.scorer, release.catalogue, self._settings.seed, len(received.value), self._wall
         )
-        self._changes.send(OUTCOMES, received.part, received.name, outcome)
+        self._changes.send(OUTCOMES, received.partition, received.key, outcome)
         if example is not None:
-            self._changes.send(FAST_EXAMPLES, received.part, received.name, example)
-        self._changes.put_pending(received.part, key, None)
+            self._changes.send(FAST_EXAMPLES, received.partition, received.key, example)
+        self._changes.put_pending(received.partition, key, None)
         self._counts["answered"] += 1
-        self._counts["bytes down"] += len(received.data)
-        self._forward(received.part)
+        self._counts["bytes down"] += len(received.value)
+        self._forward(received.partition)
 
     def _expire(self, releases: Releases) -> None:
         """Score requests that are older than the settings allow by the fast part alone; never in lockstep."""
@@ -269,10 +273,10 @@ class DeviceWork:
                 self._changes.send(DEVICE_UPLINK, part, user_key(name), ClickUpload(name, mark.epoch, items, mark.time))
                 self._changes.put_user(name, user.uploaded())
 
-    def _refuse(self, received: Received, reason: str) -> None:
+    def _refuse(self, received: Message, reason: str) -> None:
         self._changes.send(DEAD_LETTERS, 0, received.topic.encode(), received.refused(reason, ROLE))
         self._refused[received.topic] += 1
-        log.warning("%s/%d@%d refused: %s", received.topic, received.part, received.place, reason)
+        log.warning("%s/%d@%d refused: %s", received.topic, received.partition, received.offset, reason)
 
     def count(self, now_ms: int) -> None:
         """Tell the metrics what was done; `now_ms` is when it was durable."""

@@ -29,7 +29,7 @@ EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = (  # comparing enums is slow
 NONE = np.empty(0, dtype=np.int64)  # uploaded clicks: the cloud's to know
 
 
-class Hole(Exception):  # noqa: N818 - a hole in a user's events, not a fault of this process
+class SequenceGap(Exception):  # noqa: N818 - a hole in a user's events, not a fault of this process
     """A batch starts behind the next expected event: what is between was refused, or never sent."""
 
 
@@ -93,11 +93,11 @@ class Step:
 
 
 def step(before: User, batch: DeviceBatch, context: Context) -> Step:
-    """Apply `batch`. Events applied before are skipped. Raises Hole where events are missing before it."""
+    """Apply `batch`. Events applied before are skipped. Raises SequenceGap where events are missing before it."""
     n = len(batch.items)
     skip = before.state.seq - batch.seq
     if skip < 0:
-        raise Hole(f"seq {batch.seq} behind a missing or refused record: {before.state.seq} is expected")
+        raise SequenceGap(f"seq {batch.seq} behind a missing or refused record: {before.state.seq} is expected")
     if skip >= n:
         return Step(before, repeated=n)
     walk = _Walk(before, batch, context)

@@ -14,7 +14,7 @@ from streams.device.batch import ROLE, DeviceWork
 from streams.device.index import DeviceIndex
 from streams.faust_runtime.app import PlatformApp, run_worker
 from streams.faust_runtime.worker import Worker
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.kafka.partitioner import locate
 from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
@@ -31,7 +31,7 @@ class Device:
         self._index, self._assigned = DeviceIndex(settings.partitions), -1
 
     def __call__(
-        self, received: Sequence[Received], rows: Mapping[bytes, bytes], assigned: int, wall: int
+        self, received: Sequence[Message], rows: Mapping[bytes, bytes], assigned: int, wall: int
     ) -> DeviceWork:
         """Return a batch's work."""
         if assigned != self._assigned:

@@ -22,7 +22,7 @@ from streams.kafka import topic_admin
 from streams.process.health import HEALTH
 from streams.process.log_throttle import Bounded
 from streams.settings import Settings
-from streams.state.fence import Terms, fenced, unfenced
+from streams.state.fence import FencingEpochs, fenced, unfenced
 from streams.state.row_codec import StateError
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class StateTable(faust.Table):  # type: ignore[misc]
         self.copies = copies
         self.assigned = 0
         self._mine: set[int] = set()
-        self._seen, self._terms = Terms(), dict[int, int]()
+        self._seen, self._terms = FencingEpochs(), dict[int, int]()
         self._changes = Outbox(last_alone=True)
         super().__init__(*args, **kwargs)
 

@@ -20,7 +20,7 @@ from streams.faust_runtime.batches import subscribe, work_off
 from streams.faust_runtime.lag_monitor import WorkerWatch
 from streams.faust_runtime.outbox import Outbox
 from streams.faust_runtime.state_table import StateTable, state_table
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.process import telemetry
 from streams.process.clock_and_signals import wall_ms
 from streams.process.health import HEALTH
@@ -63,7 +63,7 @@ class Work(Protocol):
 class Start(Protocol):
     """Begins a batch: what was received, the table's rows, how often they were assigned anew, the wall clock."""
 
-    def __call__(self, received: Sequence[Received], rows: Mapping[bytes, bytes], assigned: int, wall: int) -> Work:
+    def __call__(self, received: Sequence[Message], rows: Mapping[bytes, bytes], assigned: int, wall: int) -> Work:
         """Return the batch's work."""
 
 
@@ -97,14 +97,14 @@ class Worker:
         WorkerWatch(self._settings, self._role, self.app, self._reader, self._sources).start()
 
     async def _take(self, events: Sequence[Any]) -> None:
-        await self.work([Received.of(event, self._settings) for event in events])
+        await self.work([Message.of(event, self._settings) for event in events])
 
     async def idle(self) -> None:
         """Work off a batch of nothing, for what time alone brings; never while the table is being restored."""
         if not self.app.rebalancing:
             await work_off(self.work, [])
 
-    async def work(self, received: Sequence[Received]) -> None:
+    async def work(self, received: Sequence[Message]) -> None:
         """Work off what was received; at return it is durable."""
         async with self._one_at_a_time:
             began = time.perf_counter()

@@ -15,24 +15,24 @@ CUT = "(cut: the key had "  # in the reason of a letter that does not hold the w
 LATEST = 1 << 53  # event times and numbers from here up are refused: they'd not survive JSON
 
 
-class Received(NamedTuple):
+class Message(NamedTuple):
     """A record and where it stood; `topic` is without the run prefix."""
 
     topic: str
-    part: int
-    place: int
-    name: bytes
-    data: bytes
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
 
     @classmethod
-    def of(cls, event: Any, settings: Settings) -> Received:
+    def of(cls, event: Any, settings: Settings) -> Message:
         """The record in a Faust event."""
         message = event.message
         topic = message.topic.removeprefix(f"{settings.run}-")
         return cls(topic, message.partition, message.offset, message.key or b"", message.value or b"")
 
     @classmethod
-    def taken(cls, topic: str, message: Any) -> Received:
+    def taken(cls, topic: str, message: Any) -> Message:
         """The record in a confluent-kafka `message` of `topic` (without prefix)."""
         return cls(topic, message.partition(), message.offset(), message.key() or b"", message.value() or b"")
 
@@ -41,21 +41,21 @@ class Received(NamedTuple):
 
         A value that would not fit into a record is cut; the reason then says how long it was.
         """
-        key, value = self.name, self.data
+        key, value = self.key, self.value
         if len(key) + len(value) > MAX_BYTES - _ENVELOPE:
             reason = f"{reason} {CUT}{len(key)} bytes, the value {len(value)})"
             key = key[: _ENVELOPE // 2]
             value = value[: MAX_BYTES - _ENVELOPE - len(key)]
-        return DeadLetter(self.topic, self.part, self.place, key, value, reason[-_REASON:], role)
+        return DeadLetter(self.topic, self.partition, self.offset, key, value, reason[-_REASON:], role)
 
     def check_user(self, user: str, partitions: int) -> None:
         """Raise RecordError where the record's key isn't its user, or its partition isn't the user's."""
         key = user.encode()
         if not user or "\0" in user:
             raise RecordError("user is empty or has a NUL in it")
-        if key != self.name:
-            raise RecordError(f"record of user {user!r} under the key {self.name[:100]!r}")
-        if partition_of(key, partitions) != self.part:
+        if key != self.key:
+            raise RecordError(f"record of user {user!r} under the key {self.key[:100]!r}")
+        if partition_of(key, partitions) != self.partition:
             raise RecordError(f"user {user!r} belongs to partition {partition_of(key, partitions)}")
 
 

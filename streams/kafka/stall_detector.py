@@ -21,11 +21,11 @@ _ANSWER_S = 2.0
 Place = tuple[str, int]  # topic with its prefix, partition
 
 
-class SilentError(RuntimeError):
+class StalledError(RuntimeError):
     """Records wait at the broker and the consumer is not given them."""
 
 
-class Silence:
+class StallDetector:
     """Watches a consumer that was assigned `places`, each with the offset of its first record."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Silence:
     def look(self, paused: Collection[Place] = ()) -> None:
         """To be called at every turn of listening; `paused` are not listened to.
 
-        Raises SilentError where all through `SILENT_S` of listening a record waited in a partition and none came.
+        Raises StalledError where all through `SILENT_S` of listening a record waited in a partition and none came.
         """
         now = self._clock()
         if now - self._asked > _GAP_S:
@@ -61,6 +61,8 @@ class Silence:
             at = max(self._next[place], low)
             then, end = before.get(place, (at, at))
             if at == then < end:
-                raise SilentError(f"{place[0]}/{place[1]}: {high - at} records wait and none came for {SILENT_S:.0f} s")
+                raise StalledError(
+                    f"{place[0]}/{place[1]}: {high - at} records wait and none came for {SILENT_S:.0f} s"
+                )
             self._before[place] = at, high
         self._looked = self._asked = self._clock()

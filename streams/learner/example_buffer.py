@@ -13,7 +13,7 @@ from streams.records import EndOfLog, EpochEnd, FastExample
 HELD_MOST = 10_000  # examples of a partition that is ahead, about 1 KB each
 
 
-class Intake:
+class ExampleBuffer:
     """Examples and marks of `partitions`; epochs up to `closed` are over for it."""
 
     def __init__(self, partitions: int, closed: int) -> None:

@@ -19,11 +19,11 @@ from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
-from streams.kafka.message import Received
-from streams.kafka.stall_detector import Silence, SilentError
+from streams.kafka.message import Message
+from streams.kafka.stall_detector import StallDetector, StalledError
 from streams.learner import examples
-from streams.learner.example_buffer import Intake
-from streams.learner.trainer import Lesson, Pupil
+from streams.learner.example_buffer import ExampleBuffer
+from streams.learner.trainer import Trainer, TrainingRound
 from streams.process import telemetry
 from streams.process.health import HEALTH
 from streams.process.retry import AGAIN_S, DATABASE_AWAY
@@ -50,10 +50,10 @@ class Learner:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings, self._run, self._engine = settings, settings.run, engine
-        self.intake = Intake(FAST_EXAMPLES.partitions(settings), closed=-1)
+        self.intake = ExampleBuffer(FAST_EXAMPLES.partitions(settings), closed=-1)
         self.awaited: int | None = -1
-        self._pupil: Pupil | None = None
-        self._lesson: Lesson | None = None
+        self._pupil: Trainer | None = None
+        self._lesson: TrainingRound | None = None
         self._carried: list[FastExample] = []
         with engine.connect() as connection:
             own = candidates.read(connection, self._run, schema.proposals.c.kind == ROLE)
@@ -110,7 +110,7 @@ class Learner:
         self._propose(lesson)
         self._carried = lesson.carried
 
-    def _propose(self, lesson: Lesson) -> None:
+    def _propose(self, lesson: TrainingRound) -> None:
         assert self._pupil is not None
         entries = {"carried": examples.to_bytes(lesson.carried)}
         if lesson.fast is not None and lesson.state is not None:
@@ -139,14 +139,14 @@ class Learner:
                 t = schema.proposals.c
                 own = (t.kind == ROLE) & (t.epoch == release.manifest.epoch)
                 state = candidates.unpack(candidates.read(connection, self._run, own)[0].data)["state"]
-        self._pupil = Pupil(self._settings, release, state)
+        self._pupil = Trainer(self._settings, release, state)
         log.info("learning on release %d", version)
 
 
 class Examples:
     """Feeds a learner's intake from the bus."""
 
-    def __init__(self, settings: Settings, intake: Intake) -> None:
+    def __init__(self, settings: Settings, intake: ExampleBuffer) -> None:
         self._settings, self._intake = settings, intake
         self._topic = FAST_EXAMPLES.full(settings)
         self._consumer = clients.consumer(settings, ROLE, **{"queued.max.messages.kbytes": 16_384})
@@ -156,10 +156,10 @@ class Examples:
         self._paused: set[int] = set()
         places = [TopicPartition(self._topic, p, offset or OFFSET_BEGINNING) for p, offset in intake.offsets().items()]
         self._consumer.assign(places)
-        self._silence = Silence(self._consumer, places)
+        self._silence = StallDetector(self._consumer, places)
 
     def take(self) -> None:
-        """Take in what there is, waiting a moment for the first record. Raises SilentError."""
+        """Take in what there is, waiting a moment for the first record. Raises StalledError."""
         first = self._consumer.poll(POLL_S * 10)
         if first is not None:
             HEALTH.progress()
@@ -168,16 +168,16 @@ class Examples:
                 log.warning("reading examples: %s", message.error())
                 continue
             self._silence.heard(message)
-            received = Received.taken(FAST_EXAMPLES.name, message)
+            received = Message.taken(FAST_EXAMPLES.name, message)
             try:
-                record = self._reader.decode(received.data)
+                record = self._reader.decode(received.value)
                 if isinstance(record, FastExample):
                     received.check_user(record.user, self._settings.partitions)
                     examples.check(record, self._settings.dim)
-                self._intake.put(received.part, received.place, record)
+                self._intake.put(received.partition, received.offset, record)
             except RecordError as error:
                 self._box.put(received.refused(str(error), ROLE))
-                self._intake.skip(received.part, received.place)
+                self._intake.skip(received.partition, received.offset)
         self._hold_back()
         self._silence.look({(self._topic, p) for p in self._paused})
 
@@ -228,7 +228,7 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
             bus = Examples(settings, learner.intake)
             HEALTH.needs("tables")
             _learn(learner, bus, stop)
-        except (*DATABASE_AWAY, SilentError) as error:
+        except (*DATABASE_AWAY, StalledError) as error:
             log.warning("%s; beginning again from the tables", error)
             HEALTH.needs("tables", "database or broker were away")
             HEALTH.progress()  # trying is all that can be done: it is not stuck

@@ -23,7 +23,7 @@ CARRIED_MOST = 512
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingRound:
     """What came of an epoch's examples. `fast` and `state` are None where there were too few to learn from."""
 
     carried: list[FastExample]
@@ -33,7 +33,7 @@ class Lesson:
     state: bytes | None = None
 
 
-class Pupil:
+class Trainer:
     """Fast part and optimiser, from `release`, or from a `state` that was accepted as that release."""
 
     def __init__(self, settings: Settings, release: Release, state: bytes | None = None) -> None:
@@ -51,10 +51,10 @@ class Pupil:
         made = example.versions
         return len(self._catalogue) > 1 and (made.encoder, made.slow) == (self._versions.encoder, self._versions.slow)
 
-    def study(self, pool: list[FastExample]) -> Lesson:
+    def study(self, pool: list[FastExample]) -> TrainingRound:
         """Learn from all but the newest of `pool`, which is in total order and fits."""
         if len(pool) < ENOUGH:
-            return Lesson(pool, {"active": None, "candidate": None, "n": 0, "finite": True}, self._until)
+            return TrainingRound(pool, {"active": None, "candidate": None, "n": 0, "finite": True}, self._until)
         held = max(1, len(pool) // HELD_OUT)
         in_batches = [in_rows(example, self._catalogue) for example in pool]
         active = self._learner.loss(in_batches[-held:])
@@ -64,7 +64,7 @@ class Pupil:
             bool(torch.isfinite(weight).all()) for weight in self._learner.nets.fast.parameters()
         )
         losses = {"active": number_or_none(active), "candidate": number_or_none(candidate)}
-        return Lesson(
+        return TrainingRound(
             carried=pool[-held:][-CARRIED_MOST:],
             quality={**losses, "n": held, "finite": finite, "learnt": len(pool) - held},
             trained_until=max(example.time for example in pool[:-held]),
@@ -72,7 +72,7 @@ class Pupil:
             state=self._learner.state(),
         )
 
-    def accept(self, version: int, lesson: Lesson) -> None:
+    def accept(self, version: int, lesson: TrainingRound) -> None:
         """Go on from the lesson: it became release `version`."""
         assert lesson.state is not None
         self.version, self._accepted, self._until = version, lesson.state, lesson.trained_until

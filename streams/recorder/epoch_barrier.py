@@ -15,7 +15,7 @@ Place = tuple[str, int]  # topic without prefix, partition
 
 
 @dataclass
-class Lane:
+class PartitionCursor:
     """One partition. `next` is the next offset to read; `mark`, which stood at `marked`, closes the lane."""
 
     next: int = 0
@@ -28,12 +28,12 @@ class Lane:
         return self.next if self.mark is None else self.marked
 
 
-class Barrier:
+class EpochBarrier:
     """The lanes that bear marks; `epoch` is the one that is being read."""
 
     def __init__(self, places: Iterable[Place], positions: Mapping[Place, int], epoch: int) -> None:
         self.epoch = epoch
-        self.lanes = {place: Lane(positions.get(place, 0)) for place in places}
+        self.lanes = {place: PartitionCursor(positions.get(place, 0)) for place in places}
 
     def admits(self, place: Place, offset: int) -> bool:
         """Whether this record is to be taken in now or, false, was before. Not to be asked of a closed lane."""
@@ -76,6 +76,6 @@ class Barrier:
             self.lanes[place].mark = None
         return opened
 
-    def _passes(self, lane: Lane) -> bool:
+    def _passes(self, lane: PartitionCursor) -> bool:
         """Whether the lane's mark is done with when this epoch is."""
         return self.over or (isinstance(lane.mark, EpochEnd) and lane.mark.epoch <= self.epoch)

@@ -17,14 +17,14 @@ from sqlalchemy import Connection, Engine, Table
 
 from streams.database import schema
 from streams.database.engine import copy_new, insert_new, upsert
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.prequential.evaluator import Judged, Prequential, clicks_of
 from streams.process import telemetry
 from streams.process.log_throttle import Bounded
 from streams.recorder import state_snapshots
-from streams.recorder.epoch_barrier import Barrier, Place
+from streams.recorder.epoch_barrier import EpochBarrier, Place
 from streams.recorder.metric_rows import drift_rows, point_rows, show
-from streams.recorder.rows import ROLE, Buffer, Recording, Row, outcome_row
+from streams.recorder.rows import ROLE, Buffer, Row, RowBuilder, outcome_row
 from streams.records import (
     ClickUpload,
     DeadLetter,
@@ -40,7 +40,7 @@ from streams.records import (
     Uplink,
 )
 from streams.settings import Settings
-from streams.state.fence import Terms
+from streams.state.fence import FencingEpochs
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class OvertakenError(RuntimeError):
     """Another recorder of the same run has written meanwhile: this one must stop."""
 
 
-class Ledger:
+class EpochWriter:
     """What is recorded of a run. `clock` gives the wall time in ms."""
 
     def __init__(
@@ -77,40 +77,40 @@ class Ledger:
             self.prequential = Prequential.recorded(connection, settings, epoch)
             expected, names = _known(connection, self._run)
         places = [(topic.name, p) for topic in MARKED for p in range(topic.partitions(settings))]
-        self.barrier = Barrier(places, self._committed, epoch + 1)
+        self.barrier = EpochBarrier(places, self._committed, epoch + 1)
         self._letters = self._committed.get(_LETTERS, 0)
-        self._terms = {topic.name: Terms() for topic in CHANGELOGS}
-        self._held: defaultdict[Place, list[Received]] = defaultdict(list)
-        self._recording = Recording(self._run, settings.dim, settings.partitions, expected, names)
+        self._terms = {topic.name: FencingEpochs() for topic in CHANGELOGS}
+        self._held: defaultdict[Place, list[Message]] = defaultdict(list)
+        self._recording = RowBuilder(self._run, settings.dim, settings.partitions, expected, names)
 
     def positions(self) -> dict[Place, int]:
         """Where to go on reading."""
         return {place: lane.next for place, lane in self.barrier.lanes.items()} | {_LETTERS: self._letters}
 
-    def take(self, received: Received) -> None:
+    def take(self, received: Message) -> None:
         """Take in a record; what can't be read becomes a dead letter, what is behind a mark waits."""
-        place = received.topic, received.part
+        place = received.topic, received.partition
         if place == _LETTERS:
-            if received.place < self._letters:
+            if received.offset < self._letters:
                 return
-            self._letters = received.place + 1
+            self._letters = received.offset + 1
         elif self.barrier.lanes[place].mark is not None:
             self._held[place].append(received)
             return
-        elif not self.barrier.admits(place, received.place):
+        elif not self.barrier.admits(place, received.offset):
             return
         try:
             if received.topic in state_snapshots.SIDES:
                 record: Any = state_snapshots.read(received, self._settings.partitions, self._terms[received.topic])
             else:
-                record = _readers[received.topic].decode(received.data)
+                record = _readers[received.topic].decode(received.value)
             self._dispatch(record, received)
         except RecordError as error:
             telemetry.DEAD_LETTERS.labels(ROLE, received.topic).inc()
             log.warning("%s/%d@%d refused: %s", *received[:3], error)
             self._recording.letter(received.refused(str(error), ROLE), self._clock())
 
-    def _dispatch(self, record: Any, received: Received) -> None:
+    def _dispatch(self, record: Any, received: Message) -> None:
         if isinstance(record, DeviceBatch):
             self._recording.batch(record, received, self.barrier.epoch, self._clock())
         elif isinstance(record, NegativeMemory):
@@ -122,9 +122,9 @@ class Ledger:
         elif isinstance(record, DeadLetter):
             self._recording.letter(record, self._clock())
         elif isinstance(record, state_snapshots.Changed):
-            self._recording.state(record, (received.topic, received.part))
+            self._recording.state(record, (received.topic, received.partition))
         elif isinstance(record, EpochEnd | EndOfLog):
-            self.barrier.close((received.topic, received.part), received.place, record)
+            self.barrier.close((received.topic, received.partition), received.offset, record)
 
     @property
     def ahead(self) -> set[Place]:

@@ -16,15 +16,15 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaException, TopicPartition
 
 from streams.database.engine import connect
 from streams.kafka import clients
-from streams.kafka.message import Received
-from streams.kafka.stall_detector import Silence, SilentError
+from streams.kafka.message import Message
+from streams.kafka.stall_detector import StallDetector, StalledError
 from streams.process import telemetry
 from streams.process.clock_and_signals import wall_ms
 from streams.process.health import HEALTH
 from streams.process.retry import AGAIN_S, DATABASE_AWAY
 from streams.process.stopping import stop_on_signals
 from streams.recorder.epoch_barrier import Place
-from streams.recorder.epoch_writer import MARKED, Ledger, OvertakenError
+from streams.recorder.epoch_writer import MARKED, EpochWriter, OvertakenError
 from streams.recorder.rows import ROLE
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS
@@ -41,14 +41,14 @@ __all__ = ["OvertakenError", "Recorder", "main", "run"]
 class Recorder:
     """Feeds a ledger from the bus. A context: it leaves the bus at its end."""
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, ledger: EpochWriter) -> None:
         self._ledger = ledger
         self._names = {topic.full(settings): topic.name for topic in (*MARKED, DEAD_LETTERS)}
         self._full = {name: full for full, name in self._names.items()}
         self._consumer: Any = clients.consumer(settings, ROLE, **{"queued.max.messages.kbytes": 65_536})
         places = [self._partition(place, at or OFFSET_BEGINNING) for place, at in ledger.positions().items()]
         self._consumer.assign(places)
-        self._silence = Silence(self._consumer, places)
+        self._silence = StallDetector(self._consumer, places)
         self._paused: set[Place] = set()
         self._looked = 0.0
 
@@ -57,7 +57,7 @@ class Recorder:
         self._consumer.close()
 
     def turn(self) -> None:
-        """Read what there is, waiting a moment for the first record, and write what is whole. Raises SilentError."""
+        """Read what there is, waiting a moment for the first record, and write what is whole. Raises StalledError."""
         messages = self._consumer.consume(_TAKE, _WAIT_S)
         if messages:
             HEALTH.progress()
@@ -66,7 +66,7 @@ class Recorder:
                 log.warning("reading: %s", message.error())
                 continue
             self._silence.heard(message)
-            self._ledger.take(Received.taken(self._names[message.topic()], message))
+            self._ledger.take(Message.taken(self._names[message.topic()], message))
         while self._ledger.barrier.whole and not (self._ledger.barrier.over and self._letters_to_come()):
             self._ledger.close_epoch()
         if self._ledger.full:
@@ -123,7 +123,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 HEALTH.needs("tables")
                 while not stop.is_set():
                     connected.recorder.turn()
-        except (*DATABASE_AWAY, KafkaException, SilentError) as error:
+        except (*DATABASE_AWAY, KafkaException, StalledError) as error:
             log.warning("%s; beginning again from the tables", error)
             HEALTH.needs("tables", "database or broker were away")
             HEALTH.progress()  # trying is all that can be done: it is not stuck
@@ -136,7 +136,7 @@ class Connected:
     def __init__(self, settings: Settings) -> None:
         self._engine = connect(settings.database.get_secret_value())
         try:
-            self.recorder = Recorder(settings, Ledger(settings, self._engine, wall_ms))
+            self.recorder = Recorder(settings, EpochWriter(settings, self._engine, wall_ms))
         except BaseException:
             self._engine.dispose()
             raise

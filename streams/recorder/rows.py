@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from streams.kafka.message import LATEST, Received, check_batch
+from streams.kafka.message import LATEST, Message, check_batch
 from streams.prequential.metrics import Ranked, subsets
 from streams.recorder.epoch_barrier import Place
 from streams.recorder.state_snapshots import Changed
@@ -55,7 +55,7 @@ class Buffer:
         return sum(map(len, (self.interactions, self.memories, self.uploads, self.letters)))
 
 
-class Recording:
+class RowBuilder:
     """Takes in the records of a run. `expected` is the next seq by user, `names` the item names known already."""
 
     def __init__(self, run: str, dim: int, partitions: int, expected: dict[str, int], names: set[str]) -> None:
@@ -63,7 +63,7 @@ class Recording:
         self._expected, self._names = expected, names
         self.buffer = Buffer()
 
-    def batch(self, record: DeviceBatch, received: Received, epoch: int, wall: int) -> None:
+    def batch(self, record: DeviceBatch, received: Message, epoch: int, wall: int) -> None:
         """Take in a batch of events, those that are new. Raises RecordError where the devices refuse it."""
         received.check_user(record.user, self._partitions)
         check_batch(record)
@@ -92,7 +92,7 @@ class Recording:
         self.buffer.interactions += list(rows)[expected - record.seq :]
         self._expected[record.user] = end
 
-    def memory(self, record: NegativeMemory, received: Received, wall: int) -> None:
+    def memory(self, record: NegativeMemory, received: Message, wall: int) -> None:
         """Take in a negative memory."""
         received.check_user(record.user, self._partitions)
         check_numbers(record)
@@ -100,14 +100,14 @@ class Recording:
         row = (record.user, record.window, record.encoder, record.r2.data, record.size, record.time)
         self.buffer.memories.append((self._run, *row, wall))
 
-    def upload(self, record: ClickUpload, received: Received, wall: int) -> None:
+    def upload(self, record: ClickUpload, received: Message, wall: int) -> None:
         """Take in uploaded clicks."""
         received.check_user(record.user, self._partitions)
         check_numbers(record)
         record.items.expect("items", "<i8", (None,))
         self.buffer.uploads.append((self._run, record.user, record.epoch, record.items.data, record.time, wall))
 
-    def outcome(self, record: Outcome, received: Received) -> None:
+    def outcome(self, record: Outcome, received: Message) -> None:
         """Take in an outcome; a repeat of one that is held already is dropped."""
         received.check_user(record.user, self._partitions)
         check_numbers(record)

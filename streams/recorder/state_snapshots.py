@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streams.kafka.message import Received
+from streams.kafka.message import Message
 from streams.kafka.partitioner import SEPARATOR, is_partition, locate
 from streams.records import EndOfLog, EpochEnd, RecordError
 from streams.state import cloud as cloud_state
 from streams.state import device as device_state
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
-from streams.state.fence import Terms, unfenced
+from streams.state.fence import FencingEpochs, unfenced
 from streams.state.row_codec import StateError, unpack
 from streams.topics import CLOUD_STATE, DEVICE_STATE
 
@@ -38,20 +38,20 @@ class Changed:
     state: bytes
 
 
-def read(received: Received, partitions: int, terms: Terms) -> Changed | Mark | None:
+def read(received: Message, partitions: int, terms: FencingEpochs) -> Changed | Mark | None:
     """What a changelog's record says: a user's state, or the mark that a partition's row bears; None: neither.
 
     A row of a worker that had lost the partition says nothing. Raises RecordError where a row is damaged, or stands in
     another partition than its own.
     """
-    topic, key = received.topic, received.name
-    if not key or locate(key, partitions) != received.part:
-        raise RecordError(f"row {key[:100]!r} is in partition {received.part}, not its own")
+    topic, key = received.topic, received.key
+    if not key or locate(key, partitions) != received.partition:
+        raise RecordError(f"row {key[:100]!r} is in partition {received.partition}, not its own")
     if SEPARATOR in key and not is_partition(key):  # a request without an answer: of no epoch's state
         return None
     try:
-        term, data = unfenced(received.data)
-        if not terms.admits(received.part, term):
+        term, data = unfenced(received.value)
+        if not terms.admits(received.partition, term):
             return None
         if is_partition(key):
             row = unpack(data, _PARTITIONS[topic])

@@ -13,7 +13,7 @@ from models.mc2sf.nets import APART, PARTS
 from streams.records import EmbeddingRow, Manifest, RecordError
 from streams.releases import embedding_table
 from streams.releases.embedding_table import ItemRows
-from streams.releases.item_statistics import StandingShelf
+from streams.releases.item_statistics import ItemStatisticsCache
 from streams.releases.release import Assembler, ItemTable, Release, ReleaseError, checksum, part_version
 
 _MANIFESTS = 64  # remembered: more than any reader is behind in its partitions
@@ -38,7 +38,7 @@ def _begins_safetensors(data: bytes) -> bool:
     return 2 <= int.from_bytes(data[:8], "little") <= _HEADER and data[8:9] == b"{"
 
 
-class Shelf:
+class ReleaseCache:
     """Takes records in any order between topics; keeps the last `keep` releases that were asked for or came new."""
 
     def __init__(self, dim: int, keep: int = 6) -> None:
@@ -47,7 +47,7 @@ class Shelf:
         self._items: ItemTable | None = None
         self._parts: dict[tuple[str, int], dict[int, bytes]] = {}
         self._assembler = Assembler()
-        self.standings = StandingShelf()
+        self.standings = ItemStatisticsCache()
         self.manifests: dict[int, Manifest] = {}
         self.staged: OrderedDict[int, Release] = OrderedDict()
 

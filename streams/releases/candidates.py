@@ -24,7 +24,7 @@ from streams.records import EpochDecision
 WAITING, ACCEPTED, REJECTED, SUPERSEDED, EMPTY = "waiting", "accepted", "rejected", "superseded", "empty"
 
 
-class ProposalError(ValueError):
+class CandidateError(ValueError):
     """A proposal whose bytes can't be read, or a request that can't be fulfilled."""
 
 
@@ -48,11 +48,11 @@ def pack(entries: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(data: bytes | None) -> dict[str, bytes]:
-    """Return what `pack` was given. Raises ProposalError where `data` is no such file."""
+    """Return what `pack` was given. Raises CandidateError where `data` is no such file."""
     try:
         return {name: array.tobytes() for name, array in load(data or b"").items()}
     except SafetensorError as error:
-        raise ProposalError(f"the proposal can't be read: {error}") from error
+        raise CandidateError(f"the proposal can't be read: {error}") from error
 
 
 def write(connection: Connection, run: str, proposal: Proposal) -> None:
@@ -121,15 +121,15 @@ def active_release(connection: Connection, run: str) -> int | None:
 
 
 def request_rollback(connection: Connection, run: str, version: int) -> None:
-    """Ask the coordinator to publish release `version` again under a new one. Raises ProposalError."""
+    """Ask the coordinator to publish release `version` again under a new one. Raises CandidateError."""
     known = connection.execute(
         sa.select(releases.c.version).where((releases.c.run == run) & (releases.c.version == version))
     ).scalar_one_or_none()
     active = active_release(connection, run)
     if known is None or active is None:
-        raise ProposalError(f"there is no release {version} in run {run}")
+        raise CandidateError(f"there is no release {version} in run {run}")
     if version == active:
-        raise ProposalError(f"release {version} is in force already")
+        raise CandidateError(f"release {version} is in force already")
     last = last_decision(connection, run)
     epoch = last.epoch + 1 if last else 0
     write(connection, run, Proposal(epoch, "rollback", WAITING, active, None, {}, {"to": version}, 0))

@@ -69,7 +69,7 @@ def buckets_array(data: bytes, n: int) -> Buckets:
     return found.reshape(n, len(FEATURES))
 
 
-class StandingShelf:
+class ItemStatisticsCache:
     """Standings from counts, by epoch. Pure."""
 
     def __init__(self) -> None:

@@ -22,8 +22,8 @@ from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
-from streams.kafka.message import Received
-from streams.kafka.stall_detector import Silence
+from streams.kafka.message import Message
+from streams.kafka.stall_detector import StallDetector
 from streams.process import telemetry
 from streams.records import (
     DeadLetter,
@@ -36,7 +36,7 @@ from streams.records import (
     ReleaseEvent,
 )
 from streams.releases import candidates
-from streams.releases.cache import Shelf
+from streams.releases.cache import ReleaseCache
 from streams.releases.item_statistics import standing_after
 from streams.releases.release import Assembler, Release, ReleaseError, read_release, read_release_and_items
 from streams.settings import Settings
@@ -57,7 +57,7 @@ class ReleaseReader:
 
     def __init__(self, settings: Settings, role: str, *, keep: int = 6, patience_s: float = _PATIENCE_S) -> None:
         self._settings, self._role, self._patience_s = settings, role, patience_s
-        self._shelf = Shelf(settings.dim, keep)
+        self._shelf = ReleaseCache(settings.dim, keep)
         self._changed = threading.Condition()
         self._wanted: dict[int, int] = {}  # version -> callers waiting
         self._wanted_standings: dict[int, int] = {}
@@ -135,7 +135,7 @@ class ReleaseReader:
         try:
             places = [TopicPartition(name, 0, OFFSET_BEGINNING) for name in topics]
             consumer.assign(places)
-            silence = Silence(consumer, places)
+            silence = StallDetector(consumer, places)
             while not self._stop.is_set():
                 first = consumer.poll(_POLL_S)
                 more = consumer.consume(_TAKE, 0) if first is not None else []
@@ -161,7 +161,7 @@ class ReleaseReader:
             else:
                 self._take_event(self._events.decode(message.value()))
         except RecordError as error:
-            self._refuse(Received.taken(topic.name, message).refused(str(error), self._role))
+            self._refuse(Message.taken(topic.name, message).refused(str(error), self._role))
 
     def _take_event(self, event: Manifest | EpochDecision | ItemCounts) -> None:
         if isinstance(event, Manifest):

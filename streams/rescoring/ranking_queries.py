@@ -58,7 +58,7 @@ class Recorded(NamedTuple):
     n: int  # candidates
 
 
-class Questions:
+class RankingQueries:
     """The questions of a run, by release. `until`: only clicks up to that event time."""
 
     def __init__(self, connection: Connection, settings: Settings, until: int | None = None) -> None:

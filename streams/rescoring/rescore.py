@@ -24,7 +24,7 @@ from streams.prequential.metrics import Ranked, subsets, summary
 from streams.releases.release import read_manifest
 from streams.rescoring.baseline_scorer import replayed
 from streams.rescoring.net_scorer import Rescorer, score_in_process, start_process
-from streams.rescoring.ranking_queries import Question, Questions, Recorded
+from streams.rescoring.ranking_queries import Question, RankingQueries, Recorded
 from streams.settings import Settings
 
 _CHUNK = 256  # clicks a call
@@ -77,7 +77,7 @@ def rescore(
         settings = _settings(connection, run)
         trained_until = -1 if release is None else read_manifest(connection, run, release).trained_until
         others = replayed(connection, settings, as_of)
-        questions = Questions(connection, settings, as_of)
+        questions = RankingQueries(connection, settings, as_of)
         total, done, hindsight = questions.count(), 0, 0
         found: list[Ranked] = []
         differences: list[Difference] = []
@@ -111,7 +111,7 @@ def _differences(outcome: Recorded, ranks: Ranks) -> Iterator[Difference]:
 
 
 def _ranked(
-    engine: Engine, run: str, questions: Questions, total: int, release: int | None, processes: int | None
+    engine: Engine, run: str, questions: RankingQueries, total: int, release: int | None, processes: int | None
 ) -> Iterator[tuple[list[Recorded], list[Ranks]]]:
     """The nets' ranks, chunk by chunk in order."""
     with (

@@ -30,7 +30,7 @@ def unfenced(value: bytes) -> tuple[int, bytes]:
     return int.from_bytes(head, "big"), row
 
 
-class Terms:
+class FencingEpochs:
     """The newest term seen of each partition."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploy.experiments.training.hyperparameters import Recipes
 from deploy.experiments.training.models import BOTH, Row, fitted_gru4rec, new_gru4rec
 from deploy.experiments.training.trainer import Bench
-from models.baselines.dccl import Patched
+from models.baselines.dccl import Dccl
 from models.baselines.gru4rec import GRU4Rec
 
 
@@ -16,10 +16,10 @@ def federated(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
     return net
 
 
-def patched(bench: Bench, recipes: Recipes, seed: int) -> Patched:
+def patched(bench: Bench, recipes: Recipes, seed: int) -> Dccl:
     """Fast-centralised (Fig. 1d): GRU4Rec fitted in the cloud, then a patch for each device on its own clicks."""
     backbone, after = fitted_gru4rec(bench, recipes, seed)
-    net = Patched(backbone, bench.users)
+    net = Dccl(backbone, bench.users)
     bench.fit("DCCL", net, recipes.patch, seed, BOTH, after=after)
     return net
 

@@ -11,14 +11,14 @@ from deploy.experiments.training.models import FAST, Row, fitted_din, fitted_fm,
 from deploy.experiments.training.trainer import Bench
 from models.baselines.fm import FM, FMConfig
 from models.baselines.neumf import NeuMF, NeuMFConfig
-from models.baselines.two_stage import HINTS, HintedSequential, Vanilla
+from models.baselines.two_stage import HINTS, HintedSequential, TwoStage
 from models.data.queries import Queries
 from models.evaluation.metrics import metrics
 
 BEGIN = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # weights of DIN's logit that are tried
 
 
-def din_fm(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
+def din_fm(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
     """DIN+FM."""
     alone, after = fitted_fm(bench, recipes, seed)
     torch.manual_seed(seed)
@@ -29,7 +29,7 @@ def din_fm(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     return net
 
 
-def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
+def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
     """DIN+NeuMF."""
     alone, after = fitted_neumf(bench, recipes, seed)
     torch.manual_seed(seed)
@@ -40,7 +40,7 @@ def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     return net
 
 
-def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
+def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
     """DIN+GRU4Rec."""
     alone, after = fitted_gru4rec(bench, recipes, seed)
     net, begun = _begun(HintedSequential(alone), bench, recipes, seed)
@@ -48,10 +48,10 @@ def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
     return net
 
 
-def gru4rec_tuned(bench: Bench, recipes: Recipes, seed: int) -> Vanilla:
+def gru4rec_tuned(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
     """The control of DIN+GRU4Rec: GRU4Rec gets the same second fit, told nothing."""
     alone, after = fitted_gru4rec(bench, recipes, seed)
-    net = Vanilla(Silent(), HintedSequential(alone))
+    net = TwoStage(Silent(), HintedSequential(alone))
     bench.fit("GRU4Rec tuned", net, recipes.din_gru4rec, seed, FAST, after=after)
     return net
 
@@ -74,14 +74,14 @@ def widen(alone: nn.Module, told: nn.Module) -> None:
             wider[name].zero_()[:, : weight.shape[1]] = weight
 
 
-def _begun(told: FM | NeuMF | HintedSequential, bench: Bench, recipes: Recipes, seed: int) -> tuple[Vanilla, str]:
+def _begun(told: FM | NeuMF | HintedSequential, bench: Bench, recipes: Recipes, seed: int) -> tuple[TwoStage, str]:
     """`told` beside a fitted DIN, before it is fitted on; and what names DIN's fit and its weight.
 
     DIN's logit begins with the weight that ranks the validation clicks best: in a fit on the fast phase a single number
     hardly moves.
     """
     slow, after = fitted_din(bench, recipes, seed)
-    net = Vanilla(slow, told.eval())
+    net = TwoStage(slow, told.eval())
 
     def begin(weight: float) -> None:
         with torch.no_grad():

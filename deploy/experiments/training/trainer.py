@@ -22,7 +22,7 @@ from deploy.experiments.data.protocol import Phase, Protocol, served
 from deploy.experiments.training import minibatches
 from deploy.experiments.training.fit_cache import Clock, refusing
 from deploy.experiments.training.hyperparameters import AHEAD, Recipe
-from models.baselines.fedavg import Federated, FederatedConfig
+from models.baselines.fedavg import FedAvg, FedAvgConfig
 from models.baselines.fm import FM
 from models.baselines.item2vec import Item2Vec, Item2VecConfig
 from models.baselines.neumf import NeuMF
@@ -162,7 +162,7 @@ class Bench:
         draw: minibatches.Draw = minibatches.of_net(net, self.dataset, self.protocol, recipe, some, fresh=fresh)
         minimised = objective(net, loss)
         if devices:
-            draw, minimised = minibatches.of_devices(draw, devices), Federated(minimised, FederatedConfig())
+            draw, minimised = minibatches.of_devices(draw, devices), FedAvg(minimised, FedAvgConfig())
         chosen = {"recipe": recipe.settings(), "phases": [int(phase) for phase in some], "fresh": fresh}
         if devices:
             chosen["devices"] = devices
