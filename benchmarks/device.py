@@ -22,9 +22,9 @@ from benchmarks import machine
 from benchmarks.device_memory import InMemory
 from benchmarks.device_race import race
 from benchmarks.device_records import Workload, prepare
+from benchmarks.servers.kafka import Cluster
 from deploy.local.broker import EmbeddedBroker
 from streams.settings import Settings
-from tests.kafka_world import Cluster
 
 CONTENDERS = ("worker", "naive", "quix")
 OTHERS = ("naive", "quix", "torch", "in_memory")  # in_memory: the worker's batches without Kafka

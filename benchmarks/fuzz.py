@@ -25,13 +25,13 @@ from confluent_kafka import Producer, TopicPartition
 from rich.progress import Progress
 
 from benchmarks.mutants import Keyed, mutants
+from benchmarks.servers.kafka import Cluster
 from benchmarks.whole_run import Run, kafka_home
 from deploy.runs import Found, find
 from streams.database.schema import dead_letters
 from streams.kafka import clients
 from streams.settings import Settings
 from streams.topics import TOPICS, Topic
-from tests.kafka_world import Cluster
 
 RESULT = Path(__file__).with_name("fuzz.json")
 _REAL = 500  # records of a partition that are damaged, at most

@@ -21,10 +21,10 @@ from typing import Any
 
 from benchmarks.disks import small_disk
 from benchmarks.outage_acts import OUTAGES, Outage, Scene
+from benchmarks.servers.kafka import Cluster
+from benchmarks.servers.postgres import Postgres
 from benchmarks.takeover import takeovers
 from benchmarks.whole_run import Run, compared, good, kafka_home, watch
-from tests.kafka_world import Cluster
-from tests.postgres_world import Postgres
 
 RESULT = Path(__file__).with_name("outages.json")
 _PATIENCE_S = 600.0  # for one run: it then counts as stuck

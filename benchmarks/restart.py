@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import described
+from benchmarks.servers.kafka import Cluster
+from benchmarks.servers.worker import Process
 from benchmarks.whole_run import kafka_home
 from streams.kafka import clients, topic_admin
 from streams.kafka.partitioner import locate
@@ -26,8 +28,6 @@ from streams.state.device import DeviceState, user_key
 from streams.state.fence import fenced
 from streams.state.row_codec import pack
 from streams.topics import DEVICE_STATE
-from tests.kafka_world import Cluster
-from tests.worker_world import Process
 
 RESULT = Path(__file__).with_name("restart.json")
 

@@ -19,13 +19,13 @@ from typing import Any
 
 from confluent_kafka import OFFSET_END, ConsumerGroupState, KafkaException, TopicPartition
 
+from benchmarks.servers.kafka import Cluster
 from benchmarks.whole_run import Run
 from deploy.runs import find
 from streams.kafka import clients, topic_admin
 from streams.settings import Settings
 from streams.state.fence import unfenced
 from streams.topics import DEVICE_STATE
-from tests.kafka_world import Cluster
 
 SOURCE = "synthetic:users=2000,items=300"  # about 190,000 events in 14 days
 ARGUMENTS = ("--free", "--speed", "600", "--workers", "2", "--epoch", "5000", "--retrain-every", "1000000")

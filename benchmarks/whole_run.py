@@ -18,12 +18,12 @@ import psutil
 import sqlalchemy as sa
 from rich.progress import Progress
 
+from benchmarks.servers.kafka import Cluster
 from deploy.local.supervisor import die_with_parent
 from deploy.runs import find
 from streams.database.schema import interactions, outcomes
 from streams.process.retry import away
 from streams.releases.candidates import recorded
-from tests.kafka_world import Cluster
 
 SOURCE = "synthetic:users=60,items=150"
 ARGUMENTS = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")

@@ -18,10 +18,10 @@ import pytest
 import torch
 from tenacity import retry, stop_after_delay, wait_fixed
 
+from benchmarks.servers.kafka import Cluster
+from benchmarks.servers.postgres import POSTGRES, Postgres
 from deploy.local.broker import EmbeddedBroker, free_port
 from streams.settings import Settings
-from tests.kafka_world import Cluster
-from tests.postgres_world import POSTGRES, Postgres
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
 hypothesis.settings.load_profile("any machine")

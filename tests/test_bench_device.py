@@ -23,7 +23,7 @@ from streams.settings import Settings
 from streams.state.device import DeviceState, user_key
 from streams.state.row_codec import unpack
 from streams.topics import DEVICE_UPLINK
-from tests.simulation import Simulation
+from tests.support.simulation import Simulation
 
 WORKLOAD = Workload(events=900, users=6, items=40)
 FREE = Settings(run="sim", partitions=2, lockstep=False, evaluate=0.0)

@@ -95,9 +95,8 @@ class DeviceWork:
         wanted: set[int | None] = {pending.versions.release for _, _, pending in self._late}
         for received, record in self._read:
             if isinstance(record, SlowPriors):
-                if (
-                    pending := self._changes.asked(received.partition, pending_key(record.user, record.seq))
-                ) is not None:
+                pending = self._changes.asked(received.partition, pending_key(record.user, record.seq))
+                if pending is not None:
                     wanted.add(pending.versions.release)
             elif isinstance(record, EpochBegin):
                 wanted.add(record.release)
@@ -146,9 +145,7 @@ class DeviceWork:
         """
         partition = self._changes.partition(received.partition)
         if received.offset > partition.next:
-            where = (
-                f"{received.topic}/{received.partition}: offset {received.offset} came where {partition.next} was due"
-            )
+            where = f"{received.topic}/{received.partition}: got offset {received.offset}, expected {partition.next}"
             if partition.gap != partition.next:
                 partition.gap, self.fatal = partition.next, where
                 return False

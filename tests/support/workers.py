@@ -1,0 +1,151 @@
+"""Workers as processes on a real broker: releases published, events sent in lockstep, what came out read again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+
+from benchmarks.servers.worker import wait_for
+from models.mc2sf.checkpoint import pack
+from streams.coordinator.publisher import Publisher, read_publication
+from streams.database.engine import connect
+from streams.kafka import clients, topic_admin
+from streams.kafka.partitioner import partition_key
+from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Reader, Record, encode
+from streams.releases.item_statistics import counts_key
+from streams.releases.registry import Draft, finish_release, write_release
+from streams.releases.release import ItemTable, Release
+from streams.settings import Settings
+from streams.state import cloud as cloud_state
+from streams.state import device as device_state
+from streams.state.fence import FencingEpochs, unfenced
+from streams.state.row_codec import unpack
+from streams.topics import DEVICE_EVENTS, MODEL_RELEASES, OUTCOMES, Topic
+from tests.support.simulation import item_counts
+
+
+def publish(settings: Settings, releases: Iterable[Release]) -> None:
+    """Create the topics, write the releases and publish them, each with the parts that its versions say are new."""
+    topic_admin.create(settings)
+    engine = connect(settings.database.get_secret_value())
+    publisher = Publisher(settings, clients.producer(settings, "coordinator"))
+    parent = None
+    for release in releases:
+        manifest = release.manifest
+        parts = {p: d for p, d in pack(release.nets).items() if getattr(manifest.versions, p) == manifest.version}
+        items = None
+        if "encoder" in parts:
+            items = ItemTable.of(release.catalogue, release.nets.encoder.E.detach().numpy())
+        with engine.begin() as connection:
+            draft = Draft(manifest.kind, parent, -1, parts, items, 0, {}, {})
+            parent = write_release(connection, settings.run, draft)
+            assert parent.versions == manifest.versions
+            publisher.publish(read_publication(connection, settings.run, parent.version))
+            finish_release(connection, settings.run, parent.version)
+    engine.dispose()
+
+
+class Log:
+    """The records of a topic of a run, read from the beginning on as they come."""
+
+    def __init__(self, settings: Settings, topic: Topic | str, kinds: Any = None) -> None:
+        name = topic if isinstance(topic, str) else topic.full(settings)
+        parts = settings.partitions if isinstance(topic, str) else topic.partitions(settings)
+        self._consumer = clients.consumer(settings, f"test-{uuid.uuid4().hex[:8]}")
+        self._consumer.assign([TopicPartition(name, part, OFFSET_BEGINNING) for part in range(parts)])
+        self._reader: Reader[Any] = Reader(kinds or object)
+        self._raw = kinds is None
+        self.records: list[Any] = []  # (partition, key, value) where no kinds are given
+
+    def poll(self) -> list[Any]:
+        """Take what has come; all so far."""
+        for message in self._consumer.consume(10_000, 0.1):
+            assert message.error() is None
+            value = message.value()
+            raw = message.partition(), message.key(), value
+            self.records.append(raw if self._raw else self._reader.decode(value))
+        return self.records
+
+    def until(self, condition: Callable[[list[Any]], Any], what: str) -> list[Any]:
+        """Take until `condition` holds of all so far."""
+        wait_for(lambda: condition(self.poll()), what)
+        return self.records
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class Feed:
+    """Sends events as the replayer does, in lockstep on the marks that come out on outcomes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.producer = clients.producer(settings, "test-replay")
+        self.outcomes = Log(settings, OUTCOMES)
+
+    def mark(self, mark: Record) -> None:
+        for part in range(self.settings.partitions):
+            self.producer.produce(DEVICE_EVENTS.full(self.settings), key=b"", value=encode(mark), partition=part)
+        assert not self.producer.flush(30)
+
+    def send(self, batches: Sequence[DeviceBatch]) -> None:
+        for batch in batches:
+            self.producer.produce(DEVICE_EVENTS.full(self.settings), key=batch.user.encode(), value=encode(batch))
+        assert not self.producer.flush(30)
+
+    def epoch(
+        self, epoch: int, release: int, batches: Sequence[DeviceBatch], meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Send an epoch, do something else, wait for its end to come out of every partition, publish its counts."""
+        self.mark(EpochBegin(epoch, release, epoch))
+        self.send(batches)
+        meanwhile()
+        self.mark(EpochEnd(epoch, epoch))
+        self.ended(encode(EpochEnd(epoch, epoch)), f"epoch {epoch}")
+        counts = item_counts(epoch, batches)
+        self.producer.produce(MODEL_RELEASES.full(self.settings), key=counts_key(counts), value=encode(counts))
+        assert not self.producer.flush(30)
+
+    def end(self, epochs: int) -> None:
+        self.mark(EndOfLog(epochs - 1, epochs, 0))
+        self.ended(encode(EndOfLog(epochs - 1, epochs, 0)), "the end of the log")
+        wait_for(self._over, "the end of the log in both tables")
+
+    def _over(self) -> bool:
+        """A worker sends a mark on before its row says so: who stops it in between finds the row as it was."""
+        for role, kind in (("device", device_state.PartitionState), ("cloud", cloud_state.PartitionState)):
+            rows = table(self.settings, role)
+            found = [rows.get(partition_key(part)) for part in range(self.settings.partitions)]
+            if not all(row is not None and unpack(row, kind).over for row in found):
+                return False
+        return True
+
+    def ended(self, mark: bytes, what: str) -> None:
+        def everywhere(records: list[Any]) -> bool:
+            return len({part for part, _, value in records if value == mark}) == self.settings.partitions
+
+        self.outcomes.until(everywhere, f"{what} in every partition of outcomes")
+
+
+def table(settings: Settings, role: str) -> dict[bytes, bytes]:
+    """The rows of a worker's table, from its changelog."""
+    log = Log(settings, f"{settings.run}-{role}-state-changelog")
+    ends = sum(
+        log._consumer.get_watermark_offsets(TopicPartition(f"{settings.run}-{role}-state-changelog", part))[1]
+        for part in range(settings.partitions)
+    )
+    rows: dict[bytes, bytes] = {}
+    terms = FencingEpochs()
+    for part, key, value in log.until(lambda records: len(records) >= ends, "the changelog"):
+        if value is None:
+            rows.pop(key, None)
+            continue
+        term, row = unfenced(value)
+        if terms.admits(part, term):
+            rows.pop(key, None)
+            rows[key] = row
+    log.close()
+    return rows

@@ -1,0 +1,139 @@
+"""The report of a run: made from a small run of invented figures, looked at in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+
+from deploy.report import html
+from models.evaluation.metrics import METRICS
+from streams.database import schema
+from streams.database.engine import connect
+from tests.support.report import RUN, VARIANTS, fill, quality, summary
+
+QUALITIES = ["all-hr_10", "all-ndcg_10", "collaborative-hr_10", "collaborative-ndcg_10"]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> sa.Engine:
+    """Tables with a run of invented figures, and another run's beside it."""
+    engine = connect(f"sqlite:///{tmp_path / 'fake.db'}")
+    with engine.begin() as connection:
+        fill(connection, RUN)
+        fill(connection, "another")
+    return engine
+
+
+@pytest.fixture
+def page(engine: sa.Engine, tmp_path: Path) -> Path:
+    return html.write(summary(), engine, RUN, tmp_path / "report.html")
+
+
+def test_the_report_asks_nothing_of_the_network(page: Path) -> None:
+    text = page.read_text()
+    assert not re.findall(r"""(?:src|href|url\(|@import)\s*=?\s*["'(]?\s*(?:https?:)?//""", text)
+    assert "<script src" not in text
+    assert '<link rel="stylesheet"' not in text
+
+
+def test_names_from_the_log_are_escaped(page: Path) -> None:
+    assert "<b>folder</b>" not in page.read_text()
+    assert "ml-1m:&lt;b&gt;folder&lt;/b&gt;" in page.read_text()
+
+
+def test_a_fleet_s_faults_are_told_and_a_sound_one_s_are_not(engine: sa.Engine, page: Path, tmp_path: Path) -> None:
+    assert "Faults of the devices" not in page.read_text()
+    told = summary(faults={"offline": 1234, "late_clicks": 7}, settings={"faults": "offline=0.5"})
+    text = html.write(told, engine, RUN, tmp_path / "faulty.html").read_text()
+    assert "<code>offline=0.5</code>" in text
+    assert "offline 1,234, late clicks 7." in text
+
+
+def test_a_run_that_the_tables_do_not_know_is_refused(engine: sa.Engine, tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="no run 'other'"):
+        html.write(summary(), engine, "other", tmp_path / "report.html")
+
+
+def test_a_run_without_outcomes_has_a_report_too(engine: sa.Engine, tmp_path: Path) -> None:
+    with engine.begin() as connection:
+        for table in (schema.outcomes, schema.metric_points, schema.releases, schema.decisions, schema.interactions):
+            connection.execute(sa.delete(table).where(table.c.run == RUN))
+    page = html.write(summary(online={}, offline={}), engine, RUN, tmp_path / "report.html")
+    assert "0 releases" in page.read_text()
+    assert "No click was ranked" in page.read_text()
+    assert "every figure is the same" not in page.read_text()
+
+
+def test_scores_that_were_not_measured_are_left_out(engine: sa.Engine, tmp_path: Path) -> None:
+    none = {"mc2sf": dict.fromkeys(METRICS) | {"n": 0, "chance_hr@10": None}}
+    page = html.write(summary(online=none, offline=none), engine, RUN, tmp_path / "report.html")
+    assert "None" not in page.read_text().partition("<script>")[0]
+
+
+def test_what_does_not_add_up_is_said_first(engine: sa.Engine, tmp_path: Path) -> None:
+    offline = {name: quality(best + 1e-12, 480) for name, best in VARIANTS.items()}
+    page = html.write(summary(events_applied=12_344, offline=offline), engine, RUN, tmp_path / "report.html")
+    head = page.read_text().partition("</header>")[0]
+    assert "Not everything sent was applied: 12,344 of 12,345" in head.replace("\n", " ")
+    assert "figures differ" in head
+
+
+@pytest.fixture(scope="module")
+def browser(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """Chromium without a screen, with a profile of its own."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = tool("chromium")
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "window-size=1300,1000",
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(tool("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def test_a_browser_shows_the_report_without_an_error(page: Path, browser: webdriver.Chrome) -> None:
+    browser.get(page.as_uri())
+    figures = browser.find_elements(By.CSS_SELECTOR, "figure svg")
+    names = [figure.get_attribute("id") for figure in browser.find_elements(By.TAG_NAME, "figure")]
+    assert names == [*QUALITIES, "uploads", "bytes", "answers", "ages", "drift"]
+    assert all(figure.size["height"] > 100 for figure in figures)
+    assert {"12,345", "240 r2 · 24 click uploads · 480 requests"} <= {
+        text.text for text in browser.find_elements(By.CSS_SELECTOR, "svg.flow text.count")
+    }
+    first = figures[0]
+    assert len(first.find_elements(By.CSS_SELECTOR, "path.line")) == len(VARIANTS) + 1  # and chance
+    assert [mark.text for mark in first.find_elements(By.CSS_SELECTOR, "text.mark")] == ["v2", "v4"]
+    assert [mark.text for mark in figures[-1].find_elements(By.CSS_SELECTOR, "text.mark")] == ["mc2sf up"]
+    ActionChains(browser).move_to_element(first).perform()
+    tip = first.find_element(By.XPATH, "..").find_element(By.CLASS_NAME, "tip")
+    assert tip.is_displayed()
+    assert "mc2sf 0." in tip.text
+    assert browser.get_log("browser") == []
+    requests = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in requests if not name.startswith(("data:", "file:"))] == []
+
+
+def test_the_page_fits_a_narrow_screen(page: Path, browser: webdriver.Chrome) -> None:
+    browser.set_window_size(500, 900)
+    browser.get(page.as_uri())
+    wide = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    browser.set_window_size(1300, 1000)
+    assert wide <= 0

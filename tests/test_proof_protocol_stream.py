@@ -1,0 +1,256 @@
+"""The stream gives what the experiment gives: `protocol:SOURCE`, its log, its refusals, and a whole run of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+import torch
+from numpy.typing import NDArray
+
+from deploy.cli.sources import parse
+from deploy.experiments.data.protocol import Phase, Protocol
+from deploy.experiments.streaming.initial_release import Given, given
+from deploy.experiments.streaming.source import Streamed
+from deploy.experiments.training.models import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW, Row
+from deploy.experiments.training.trainer import Bench
+from deploy.runs import UserError
+from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.interaction_log import Log, fold
+from models.data.views import CANDIDATE, CLICK, ViewSpec
+from models.mc2sf.served_variant import Served
+from replay.errors import SourceError
+from replay.prepare.plan import Options, prepare
+from streams.database import schema
+from streams.database.engine import connect
+from tests.support import experiments as experiment_world
+from tests.support.protocol import logged, rated, shown
+
+torch.set_num_threads(1)
+SYNTHETIC = "synthetic:users=30,items=150"
+
+
+@pytest.mark.parametrize("source", [rated, logged, shown])
+def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Path, source: Any) -> None:
+    text = f"protocol:work={tmp_path},{source(tmp_path)}"
+    plan = prepare(parse(text), Options(), tmp_path / "plan")
+    table = pq.read_table(plan.path)
+    assert len(plan.ends) == 2
+    user = table["user"].to_numpy(zero_copy_only=False)
+    order = np.argsort(user, kind="stable")
+    asked = Streamed.of(text).asked
+    bench = Bench(experiment_world.load(asked.source, asked.protocol, tmp_path / "again"), asked.protocol, tmp_path)
+    row_of = {item: FIRST_ROW + i for i, item in enumerate(bench.dataset.items)}
+    columns = {name: table[name].to_numpy()[order].astype(np.int64) for name in ("kind", "time", "impression")}
+    epochs = (np.arange(len(user)) >= plan.ends[0]).astype(np.int64)[order]
+    keys = np.array([row_of[item] for item in table["item"].to_pylist()])[order]
+    offsets = np.searchsorted(user[order], [*bench.dataset.users, "\uffff"])
+    log = Log(offsets, keys, columns["kind"], columns["time"], columns["impression"], epochs)
+    protocol = bench.protocol
+    folded = fold(log, ViewSpec(protocol.history, protocol.short, protocol.threshold))
+    of_test = bench.lists(Phase.TEST)
+    queries = bench.known(fresh=False)(of_test.clicks)
+    assert np.array_equal(folded.user, bench.test_users)
+    assert np.array_equal(folded.target, bench.dataset.log.keys[of_test.clicks])
+    assert (queries.history.numpy() != ROW_PADDING).any()
+    assert (queries.window.numpy() != ROW_PADDING).any()
+    for i in range(len(folded)):
+        view = folded.view(i)
+        for seen, offline in (
+            (view.history, queries.history[queries.of[i]]),
+            (view.clicks, queries.clicks[i]),
+            (view.exposures, queries.exposures[i]),
+            (view.window_items, queries.window[i]),
+        ):
+            assert seen.tolist() == offline[offline != ROW_PADDING].tolist()
+        unit = np.flatnonzero(
+            (folded.log.users == folded.user[i]) & (log.impressions == log.impressions[folded.event[i]])
+        )
+        assert log.keys[unit].tolist() == of_test.items[i][of_test.items[i] != ROW_PADDING].tolist()
+        assert log.kinds[unit].tolist() == [CLICK if u == folded.event[i] else CANDIDATE for u in unit]
+        assert int(folded.event[i] - unit[0]) == of_test.places[i]
+
+
+def test_two_clicks_of_one_impression_are_refused(tmp_path: Path) -> None:
+    lines = ["user,item,timestamp,event,impression"]
+    lines += [f"u,{i},{i + 1},click,{1 if i >= 28 else ''}" for i in range(30)]
+    lines += [f"v,{30 + i},{i + 1},click," for i in range(30)]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(SourceError, match="2 test clicks stand in an impression with another click"):
+        parse(f"protocol:work={tmp_path},log:{tmp_path / 'log.csv'}")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("protocol:", "names no source"),
+        ("protocol:somewhere", "is no source"),
+        ("protocol:epoch=3,synthetic", "unknown parameter 'epoch'"),
+        ("protocol:seed=0,synthetic", "seed must be at least 1"),
+        ("protocol:users=many,synthetic", "int expected"),
+    ],
+)
+def test_what_names_no_experiment_is_refused(text: str, why: str) -> None:
+    with pytest.raises(SourceError, match=why):
+        parse(text)
+
+
+# nets ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", [DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW], ids=lambda row: row.name)
+def test_a_form_scores_the_same_as_it_is_served(tmp_path: Path, row: Row) -> None:
+    bench = experiment_world.bench(tmp_path)
+    net = row.fit(bench, experiment_world.RECIPES, 1)
+    of_test = bench.lists(Phase.TEST)
+    queries, items = bench.known(fresh=row.fresh)(of_test.clicks), torch.from_numpy(of_test.items)
+    with torch.inference_mode():
+        fitted, served = net(queries, items), Served(net)(queries, items)
+    torch.testing.assert_close(served, fitted, rtol=1e-4, atol=1e-4)
+    one = Served(net)(queries[:1], items[:1])
+    assert torch.equal(one, served[:1]), "to the last bit, whatever stands beside it"
+
+
+def text_of(work: Path) -> str:
+    return f"protocol:epochs=2,work={work},{SYNTHETIC}"
+
+
+def mc2sf(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deploy.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_without_its_fits_an_experiment_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"item2vec is not fitted in {tmp_path}") as refused:
+        given(text_of(tmp_path))
+    told = f"mc2sf experiment ablation --data {SYNTHETIC} --seeds 1 --work {tmp_path} --epochs 2"
+    assert told in str(refused.value)
+
+
+def test_a_fit_that_was_cut_is_not_taken(tmp_path: Path) -> None:
+    bench = Bench(experiment_world.dataset(tmp_path, Protocol()), Protocol(), tmp_path / "fits")
+    one = replace(experiment_world.QUICK, epochs=1)
+    recipes = replace(experiment_world.RECIPES, din=one)
+    DIN_ROW.fit(bench, recipes, 1)
+    again = Bench(bench.dataset, Protocol(), tmp_path / "fits", kept_only=True)
+    assert isinstance(DIN_ROW.fit(again, recipes, 1), torch.nn.Module)
+    (kept,) = (tmp_path / "fits").glob("*.safetensors")
+    longer = replace(recipes, din=experiment_world.QUICK)
+    with pytest.raises(LookupError, match="DIN is not fitted"):
+        DIN_ROW.fit(again, longer, 1)
+    longer_fit = Bench(bench.dataset, Protocol(), tmp_path / "other")
+    DIN_ROW.fit(longer_fit, longer, 1)
+    (whole,) = (tmp_path / "other").glob("*.safetensors")
+    shutil.copy(kept, tmp_path / "fits" / whole.name)  # as if it had been cut after an epoch
+    with pytest.raises(LookupError, match="DIN is fitted for 1 epochs so far"):
+        DIN_ROW.fit(again, longer, 1)
+
+
+# a run --------------------------------------------------------------------------------------------------------------
+
+VARIANTS = {"din": "DIN", "f2s": "DIN w/ F2S, served", "mc2sf": "MC2-SF, served"}
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The experiment, and then the run, as a user starts them; the fits are under `work`, the run in `run`."""
+    folder = tmp_path_factory.mktemp("protocol")
+    work, shared = str(folder / "work"), ("--seeds", "1", "--epochs", "2", "--threads", "1")
+    done = mc2sf("experiment", "ablation", "--data", SYNTHETIC, *shared, "--work", work, "--out", str(folder / "paper"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = mc2sf("run", text_of(folder / "work"), "--out", str(folder / "run"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary: dict[str, Any] = json.loads((folder / "run" / "summary.json").read_text())
+    return folder, summary
+
+
+@pytest.mark.slow
+def test_online_figures_are_the_experiments_to_the_last_digit(streamed: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = streamed
+    (written,) = (folder / "paper").glob("ablation_synthetic-*.json")
+    result = json.loads(written.read_text())
+    offline = {row["model"]: row["metrics"] for row in result["rows"]}
+    assert summary["outcomes"] == result["settings"]["counts"]["test"] == 150
+    assert summary["releases"] == [summary["releases"][0]]
+    for variant, model in VARIANTS.items():
+        online = {name: summary["online"][variant][name] for name in offline[model]}
+        assert online == offline[model]
+    assert summary["experiment"]["differences"] == 0
+    for variant, figures in summary["experiment"]["metrics"].items():
+        assert figures == {name: summary["online"][variant][name] for name in figures}
+    assert len({json.dumps(figures) for figures in summary["experiment"]["metrics"].values()}) == 4
+
+
+def online(run: Path) -> tuple[sa.Engine, str, list[Any]]:
+    engine = connect(f"sqlite:///{run / 'mc2sf.db'}")
+    name = json.loads((run / "run.json").read_text())["run"]
+    with engine.connect() as connection:
+        rows = list(
+            connection.execute(sa.select(schema.outcomes).order_by(schema.outcomes.c.user, schema.outcomes.c.seq))
+        )
+    return engine, name, rows
+
+
+@pytest.mark.slow
+def test_each_rank_is_the_experiments(streamed: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = streamed
+    _, _, rows = online(folder / "run")
+    asked = Streamed.of(text_of(folder / "work")).asked
+    dataset = experiment_world.load(asked.source, asked.protocol, folder / "again")
+    bench = Bench(dataset, asked.protocol, folder / "work" / "fits", kept_only=True)
+    assert [row.user for row in rows] == [dataset.users[user] for user in bench.test_users]
+    for row, variant in ((DIN_ROW, "din"), (F2S_SERVED_ROW, "f2s"), (FAST_ROW, "fast"), (MC2SF_SERVED_ROW, "mc2sf")):
+        offline: NDArray[np.int64] = bench.ranks(row.fit(bench, asked.recipes, 1), fresh=row.fresh)
+        assert [outcome.ranks[variant] for outcome in rows] == offline.tolist()
+    assert all(outcome.slate == "logged" and not outcome.cold for outcome in rows)
+
+
+@pytest.mark.slow
+def test_an_altered_list_place_or_rank_is_told(streamed: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = streamed
+    engine, name, rows = online(folder / "run")
+    expected = given(text_of(folder / "work"))
+    keys, place = expected.lists[7]
+    altered = replace(expected, lists=[*expected.lists[:7], (keys[8:] + keys[:8], place), *expected.lists[8:]])
+    moved = replace(expected, lists=[*expected.lists[:7], (keys, place + 1), *expected.lists[8:]])
+    ranks = expected.ranks["mc2sf"].copy()
+    ranks[7] += 1
+    other = replace(expected, ranks=expected.ranks | {"mc2sf": ranks})
+    fewer = Given(expected.draft, {}, expected.users[:-1], expected.lists[:-1], expected.ranks)
+    user, last = rows[7].user, rows[-1].user
+    with engine.connect() as connection:
+        assert expected.differences(connection, name) == []
+        found = [one.differences(connection, name) for one in (altered, moved, other, fewer)]
+    assert [[(d.user, d.click, d.what) for d in each] for each in found] == [
+        [(user, 2, "list")],
+        [(user, 2, "list")],
+        [(user, 2, "mc2sf")],
+        [(last, 0, "clicks ranked")],
+    ]
+
+
+@pytest.mark.slow
+def test_the_certificate_holds_for_it_too(streamed: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = streamed
+    certified = mc2sf("verify", str(folder / "run"), "--sample", "3")
+    assert certified.returncode == 0, certified.stdout + certified.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [("--epoch", "100"), ("--evaluate", "0.5"), ("--free",), ("--limit", "9")])
+def test_options_that_would_change_the_protocol_are_refused(
+    streamed: tuple[Path, dict[str, Any]], more: tuple[str, ...]
+) -> None:
+    folder, _ = streamed
+    refused = mc2sf("run", text_of(folder / "work"), "--out", str(folder / "other"), *more)
+    assert refused.returncode == 2
+    assert "the experiment decides" in refused.stdout + refused.stderr

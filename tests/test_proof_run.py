@@ -1,0 +1,214 @@
+"""The whole loop as a user starts it: `mc2sf run` on a small log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.fuzz import Thrower, harvest
+from benchmarks.servers.worker import wait_for
+from deploy.runs import find
+from streams.kafka import clients
+from streams.settings import Settings
+from streams.topics import MODEL_WEIGHTS, TOPICS, Topic
+
+SOURCE = "synthetic:users=60,items=150"
+SMALL = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "deploy.cli", "run", SOURCE, *SMALL, "--out", str(out), *more]
+
+
+def run(out: Path, *more: str) -> dict[str, Any]:
+    done = subprocess.run(command(out, *more), capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return summary
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One run on the embedded broker and SQLite, for the tests that only look at it."""
+    out = tmp_path_factory.mktemp("run")
+    return out, run(out)
+
+
+@pytest.mark.slow
+def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = once
+    assert summary["events_applied"] == summary["events_sent"] > 2900
+    assert summary["dead_letters"] == summary["expired"] == summary["offline_differences"] == 0
+    assert summary["outcomes"] == summary["rank_requests"] > 300
+    assert summary["online"] == summary["offline"]
+    assert set(summary["online"]) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf"}
+    kinds = [entry["kind"] for entry in summary["releases"]]
+    assert kinds[0] == "initial"
+    assert "retrain" in kinds
+    assert kinds.count("retrain") + kinds.count("rejected") >= 3  # so small a log: the gate may refuse some
+    assert summary["r2_uploads"] > 0
+    assert 0 < summary["freshness_ms"]["p50"] <= summary["freshness_ms"]["p99"]
+    assert (out / "report.html").stat().st_size > 10_000
+    with sqlite3.connect(out / "mc2sf.db") as database:
+        where = {"collaborative": "NOT cold AND history > 0 AND window > 0", "cold": "cold"}
+        for subset, some in where.items():
+            (n,) = database.execute(f"SELECT count(*) FROM outcomes WHERE {some}").fetchone()
+            assert {row["n"] for row in summary[f"online_{subset}"].values()} == {n}
+            assert 0 < n < summary["outcomes"]
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_kafka_and_postgresql_give_the_same_digest_as_the_embedded_defaults(
+    once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], tmp_path: Path
+) -> None:
+    where = ("--brokers", servers("kafka"), "--database", servers("postgresql"))
+    first = run(tmp_path / "first", *where)
+    assert first["digest"] == once[1]["digest"]
+    second = run(tmp_path / "second", *where)  # stands beside the first
+    assert second["run"] != first["run"]
+    assert second["digest"] == first["digest"]
+
+
+def throw_garbage(settings: Settings) -> dict[tuple[str, int, int], bytes]:
+    """Put garbage on every topic: topic, partition and offset of each record, and its value."""
+    producer, thrown = clients.producer(settings, "test-stranger"), {}
+    for topic in TOPICS:
+        keys = [b"stranger", *([b"fast/0"] if topic is MODEL_WEIGHTS else [])]
+        for n, (key, value) in enumerate(product(keys, (b"\xff\xfe", b"", b"\x01\x90", bytes(range(200))))):
+
+            def stands(error: Any, message: Any, topic: Topic = topic, value: bytes = value) -> None:
+                assert error is None
+                thrown[topic.name, message.partition(), message.offset()] = value
+
+            part = n % topic.partitions(settings)
+            producer.produce(topic.full(settings), key=key, value=value, partition=part, on_delivery=stands)
+    assert not producer.flush(30)
+    return thrown
+
+
+@pytest.mark.slow
+def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
+    once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Nor do two workers of each kind: the same log gives the same digest."""
+    out, log = tmp_path / "run", tmp_path / "said"
+    more = ("--workers", "2", "--brokers", servers("embedded"))
+    with log.open("wb") as said:
+        process = subprocess.Popen(command(out, *more), stdout=said, stderr=said)
+
+    def recorded() -> bool:
+        with suppress(sqlite3.OperationalError), sqlite3.connect(out / "mc2sf.db") as database:
+            found = database.execute("SELECT epoch FROM progress WHERE role = 'recorder'").fetchone()
+            return found is not None and found[0] >= 1
+        assert process.poll() is None, log.read_text()
+        return False
+
+    wait_for(recorded, "the first epochs")
+    settings = find(str(out)).settings
+    thrown = throw_garbage(settings)
+    thrower = Thrower(settings, {topic: harvest(settings, topic) for topic in TOPICS}, seed=1)
+    thrower.throw(50 * len(TOPICS))
+    assert process.wait(280) == 0, log.read_text()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["events_applied"] == summary["events_sent"] == once[1]["events_sent"]
+    assert summary["online"] == summary["offline"]
+    assert summary["digest"] == once[1]["digest"]
+    with sqlite3.connect(out / "mc2sf.db") as database:
+        letters = database.execute('SELECT topic, partition, "offset", value, reason FROM dead_letters').fetchall()
+    kept = {(topic, part, offset): value for topic, part, offset, value, _ in letters}
+    assert {place: kept.pop(place, None) for place in thrown} == thrown
+    assert {place: zlib.crc32(value) for place, value in kept.items()} == thrower.thrown
+    assert len(kept) == 50 * len(TOPICS)
+    assert all(reason for *_, reason in letters)
+    assert summary["dead_letters"] == len(letters)
+
+
+FAULTS = "offline=0.1,reordered=0.2,skew=0.2,lost=0.05,duplicates=0.2,old=0.3,hostile=2"
+
+
+@pytest.mark.slow
+def test_a_fleet_with_every_fault_is_accounted_for_and_repeatable(
+    once: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    summary = run(tmp_path / "faulty", "--faults", FAULTS)
+    befell = summary["faults"]
+    assert summary["settings"]["faults"] == FAULTS
+    assert summary["events_sent"] == once[1]["events_sent"] - befell["lost"]
+    assert summary["events_applied"] == summary["events_sent"]
+    assert summary["events_duplicate"] == befell["duplicates"] > 0
+    assert summary["dead_letters"] == 2 * befell["hostile"] > 0, "refused by the devices and by the recorder"
+    assert summary["restarts"] == {}
+    assert summary["online"] == summary["offline"] != once[1]["online"]
+    assert summary["outcomes"] > 200
+    assert all(befell[fault] > 0 for fault in ("offline", "reordered", "skew", "late_clicks", "old"))
+    command = [sys.executable, "-m", "deploy.cli", "verify", str(tmp_path / "faulty")]
+    verified = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    again = run(tmp_path / "again", "--faults", FAULTS, "--workers", "2")
+    assert (again["digest"], again["faults"]) == (summary["digest"], befell)
+
+
+@pytest.mark.slow
+def test_a_free_run_accounts_for_everything_too(tmp_path: Path) -> None:
+    summary = run(tmp_path / "free", "--free", "--limit", "1200")
+    assert summary["events_applied"] == summary["events_sent"]
+    assert summary["outcomes"] == summary["rank_requests"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_every_process_and_another_run_in_the_same_folder_works(
+    once: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        command(tmp_path, "--speed", "1000"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log = tmp_path / "logs" / "device-1.log"
+    end = time.monotonic() + 60
+    while not log.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) > 3
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    other = run(tmp_path, "--seed", "2", "--limit", "1200")
+    assert other["events_applied"] == other["events_sent"] > 0
+    assert other["digest"] != once[1]["digest"], "another seed draws other clicks to rank"
+
+
+@pytest.mark.slow
+def test_evaluate_and_recommend_work_from_the_tables_of_a_finished_run(once: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = once
+
+    def mc2sf(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploy.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    again = mc2sf("evaluate", str(out), "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout[: again.stdout.rindex("}") + 1]) == summary["online"]
+    hindsight = mc2sf("evaluate", str(out), "--release", "1")
+    assert "hindsight" in hindsight.stdout
+    listed = mc2sf("releases", "list", str(out))
+    assert "retrain" in listed.stdout
+    user = sqlite3.connect(out / "mc2sf.db").execute("SELECT user FROM interactions LIMIT 1").fetchone()[0]
+    suggested = mc2sf("recommend", user, "--run", str(out), "-k", "5")
+    assert suggested.returncode == 0, suggested.stderr
+    unknown = mc2sf("recommend", "nobody", "--run", str(out))
+    assert unknown.returncode == 2
+    assert "nobody" in unknown.stderr

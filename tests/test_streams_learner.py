@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+import torch
+
+from streams.coordinator import coordinator
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka import clients, topic_admin
+from streams.learner import learner
+from streams.learner.learner import Learner
+from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Tensor, Versions, encode
+from streams.releases import candidates
+from streams.releases.candidates import Proposal
+from streams.releases.release import read_manifest, read_release
+from streams.settings import Settings
+from streams.topics import DEAD_LETTERS, FAST_EXAMPLES
+from tests.support.releases import World, retrained, some_nets
+from tests.support.workers import Log
+
+ITEMS = 20
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the process does: its batches are too small for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def world(settings: Settings) -> World:
+    """A run whose release 1 is a retrain's over some items, decided at epoch 0."""
+    few = {"dim": 8, "retrain_every": 6, "partitions": 2, "gate_margin": 0.0, "online_rate": 5e-3, "batch": 16}
+    settings = settings.model_copy(update=few)
+    return World(settings, connect(settings.database.get_secret_value()))
+
+
+def made(settings: Settings, user: int, epoch: int, versions: Versions) -> FastExample:
+    """An example from which there is something to learn: the cloud's prior is large for the item that is clicked."""
+    rng = np.random.default_rng([user, epoch])
+    items = 100 + rng.permutation(ITEMS)[:5]
+    clicks = np.append(rng.integers(100, 100 + ITEMS, 4), items[0])
+    r_t = rng.normal(size=(5, settings.dim))
+    r_t[0] += 1
+    return FastExample(
+        f"u{user}",
+        epoch,
+        epoch,
+        epoch * 1000 + user,
+        Tensor.of(clicks, "<i8"),
+        Tensor.of(items[1:], "<i8"),
+        Tensor.of(items, "<i8"),
+        Tensor.of(r_t, "<f2"),
+        Tensor.of(rng.normal(size=(5, settings.dim)), "<f2"),
+        versions,
+    )
+
+
+class Class:
+    """A learner, fed by hand with the epochs of one log, and restarted where asked."""
+
+    def __init__(self, world: World, per_epoch: int = 200) -> None:
+        self.world, self.per_epoch = world, per_epoch
+        self.acting = world.coordinator()
+        world.act(self.acting)
+        self.learner = Learner(world.settings, world.engine)
+        self.places = [0, 0]
+
+    def restart(self) -> None:
+        """What a crash leaves: the tables."""
+        self.learner = Learner(self.world.settings, self.world.engine)
+
+    def versions(self) -> Versions:
+        with self.world.engine.connect() as connection:
+            version = candidates.active_release(connection, self.world.settings.run)
+            assert version is not None
+            return read_manifest(connection, self.world.settings.run, version).versions
+
+    def epoch(self, epoch: int, *, versions: Versions | None = None, restart: str = "") -> Proposal:
+        """One epoch from its examples to its decision."""
+        self.world.record(epoch)
+        if self.learner.awaited is not None:
+            assert self.learner.look()
+        versions = versions or self.versions()
+        for user in range(self.per_epoch):
+            self._put(user % 2, made(self.world.settings, user, epoch, versions))
+        for partition in range(2):
+            self._put(partition, EpochEnd(epoch, epoch * 1000))
+        assert self.learner.intake.ready()
+        self.learner.teach()
+        if restart == "before":
+            self.restart()
+        nets, catalogue = some_nets(self.world.settings, ITEMS, seed=epoch)
+        due = (epoch + 1) % self.world.settings.retrain_every == 0
+        if due or epoch == 0:
+            self.world.propose("retrain", epoch, retrained(nets, catalogue))
+        self.world.act(self.acting)
+        if restart == "after":
+            self.restart()
+        t = schema.proposals.c
+        with self.world.engine.connect() as connection:
+            own = (t.kind == "learner") & (t.epoch == epoch)
+            return candidates.read(connection, self.world.settings.run, own)[0]
+
+    def _put(self, partition: int, record: FastExample | EpochEnd) -> None:
+        self.learner.intake.put(partition, self.places[partition], record)
+        self.places[partition] += 1
+
+
+def fast_parts(world: World) -> list[str]:
+    """The checksums of the fast parts of all releases."""
+    with world.engine.connect() as connection:
+        t = schema.releases.c
+        versions = connection.execute(sa.select(t.version).where(t.run == world.settings.run)).scalars().all()
+        return [read_manifest(connection, world.settings.run, version).parts["fast"] for version in versions]
+
+
+def test_before_there_is_a_catalogue_it_proposes_nothing(world: World) -> None:
+    proposal = Class(world).epoch(0)
+    assert (proposal.status, proposal.quality["n"]) == ("empty", 0)
+    assert world.decisions()[0].outcome == "retrain"
+
+
+def test_it_learns_and_each_accepted_release_is_better_on_what_it_has_not_seen(world: World) -> None:
+    lessons = Class(world, per_epoch=400)
+    found = [lessons.epoch(epoch) for epoch in range(5)]
+    assert [d.outcome for d in world.decisions()] == ["retrain", *["learner"] * 4]
+    for proposal in found[1:]:
+        assert proposal.quality["candidate"] < proposal.quality["active"]
+        assert proposal.quality["n"] == pytest.approx(40, abs=5)
+    assert found[4].quality["candidate"] < found[1].quality["active"] - 0.005
+
+
+@pytest.mark.parametrize("restart", ["before", "after"])
+def test_restarted_around_a_decision_it_goes_on_bit_for_bit(world: World, restart: str) -> None:
+    straight = Class(world)
+    for epoch in range(8):
+        straight.epoch(epoch)
+    again = World(world.settings.model_copy(update={"run": "t-again"}), world.engine)
+    crashing = Class(again)
+    for epoch in range(8):
+        crashing.epoch(epoch, restart=restart)
+    assert again.decisions() == world.decisions()
+    assert {d.outcome for d in again.decisions()} >= {"learner", "retrain"}
+    assert fast_parts(again) == fast_parts(world)
+
+
+def test_refused_it_forgets_the_lesson_and_yet_moves_on(world: World) -> None:
+    world = World(world.settings.model_copy(update={"online_rate": 3.0}), world.engine)
+    lessons = Class(world)
+    lessons.epoch(0)
+    before = fast_parts(world)
+    refused = lessons.epoch(1)
+    assert refused.status == "rejected"
+    assert fast_parts(world) == before
+    again = lessons.epoch(2)
+    assert again.quality["active"] < refused.quality["candidate"], "it judges against the weights it went back to"
+    assert again.offsets["fast-examples/0"] > refused.offsets["fast-examples/0"]
+
+
+def test_examples_made_under_another_encoder_are_dropped(world: World) -> None:
+    lessons = Class(world)
+    lessons.epoch(0)
+    assert lessons.epoch(1, versions=Versions(0, 0, 0, 0)).status == "empty"
+    assert lessons.epoch(2).status == "accepted"
+
+
+def test_a_few_examples_are_kept_until_they_are_enough_also_over_a_restart(world: World) -> None:
+    lessons = Class(world, per_epoch=20)
+    found = [lessons.epoch(epoch, restart="after" if epoch == 2 else "") for epoch in range(4)]
+    assert [proposal.status for proposal in found] == ["empty", "empty", "empty", "accepted"]
+    assert found[3].quality["learnt"] + found[3].quality["n"] == 60
+
+
+def test_only_the_bytes_that_are_still_needed_are_kept(world: World) -> None:
+    world = World(world.settings.model_copy(update={"retrain_every": 100}), world.engine)
+    lessons = Class(world, per_epoch=60)
+    for epoch in range(12):
+        lessons.epoch(epoch)
+    t = schema.proposals.c
+    with world.engine.connect() as connection:
+        kept = candidates.read(connection, world.settings.run, t.data.is_not(None) & (t.kind == "learner"))
+        assert 1 <= len(kept) <= 6
+        version = candidates.active_release(connection, world.settings.run)
+        assert version is not None
+        release = read_release(connection, world.settings.run, version)
+    if release.manifest.kind == "learner":
+        assert release.manifest.epoch in {proposal.epoch for proposal in kept}
+
+
+@pytest.mark.kafka
+def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_settings: Settings) -> None:
+    settings = broker_settings.model_copy(update={"dim": 8, "partitions": 2, "retrain_every": 2})
+    topic_admin.create(settings)
+    world = World(settings, connect(settings.database.get_secret_value()))
+    producer = clients.producer(settings, "test")
+    topic, letters = FAST_EXAMPLES.full(settings), Log(settings, DEAD_LETTERS, DeadLetter)
+    stop = threading.Event()
+    parts = [threading.Thread(target=part.run, args=(settings, world.engine, stop)) for part in (coordinator, learner)]
+    for part in parts:
+        part.start()
+    try:
+        versions = Versions()
+        for epoch in range(4):
+            producer.produce(topic, b"garbage", partition=epoch % 2)
+            for user in range(120):
+                example = made(settings, user, epoch, versions)
+                producer.produce(topic, encode(example), key=example.user.encode())
+            stranger = encode(made(settings, 500, epoch, versions))
+            producer.produce(topic, stranger, key=b"somebody else")
+            for partition in range(2):
+                producer.produce(topic, encode(EpochEnd(epoch, 0)), partition=partition)
+                if epoch == 3:
+                    producer.produce(topic, encode(EndOfLog(3, 0, 0)), partition=partition)
+            assert producer.flush(10) == 0
+            if epoch in {1, 3}:
+                nets, catalogue = some_nets(settings, ITEMS, seed=epoch)
+                wait_for(world, 0 if epoch == 1 else 2)
+                world.propose("retrain", epoch, retrained(nets, catalogue))
+            world.record(epoch)
+            versions = wait_for(world, epoch)
+        producer.produce(topic, b"garbage", partition=0)  # the recorder is not done: there may still be some to refuse
+        assert producer.flush(10) == 0
+        dead = letters.until(lambda all_so_far: len(all_so_far) >= 9, "every dead letter")
+        world.record(3, over=True)
+        for part in parts:
+            part.join(30)
+            assert not part.is_alive()
+    finally:
+        stop.set()
+        letters.close()
+    assert [d.outcome for d in world.decisions()][1:] == ["retrain", "learner", "retrain"]
+    assert [letter.value for letter in dead if "under the key" not in letter.reason] == [b"garbage"] * 5
+    assert [letter.key for letter in dead if "under the key" in letter.reason] == [b"somebody else"] * 4
+
+
+def wait_for(world: World, epoch: int) -> Versions:
+    """The versions in force after `epoch`, once it is decided."""
+    waiting = threading.Event()
+    for _ in range(3000):
+        with world.engine.connect() as connection:
+            decision = candidates.decision(connection, world.settings.run, epoch)
+            if decision is not None:
+                return read_manifest(connection, world.settings.run, decision.release).versions
+        waiting.wait(0.01)
+    raise AssertionError(f"epoch {epoch} was never decided")

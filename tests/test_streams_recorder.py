@@ -1,0 +1,248 @@
+"""The recorder loses nothing and doubles nothing, whatever the order, crashes, repeats and broken records."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import msgspec
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from models.evaluation.metrics import metrics, rank
+from streams.database import schema
+from streams.database.engine import connect
+from streams.kafka.partitioner import partition_of
+from streams.recorder.epoch_writer import EpochWriter, OvertakenError
+from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Kind, Outcome, Reader, encode, item_key
+from streams.settings import Settings
+from streams.state.cloud import CloudState
+from streams.state.device import DeviceState
+from streams.state.fence import fenced
+from streams.state.row_codec import pack, unpack
+from streams.topics import DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
+from tests.support.recorder import RECORDED, World, a_run, deliver, dump
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    connected = connect(database_url)
+    yield connected
+    connected.dispose()
+
+
+@pytest.fixture
+def small(settings: Settings) -> Settings:
+    return settings.model_copy(update={"partitions": 2, "dim": 4})
+
+
+def starter(settings: Settings, engine: sa.Engine) -> Callable[[], EpochWriter]:
+    clock = count(1)
+    return lambda: EpochWriter(settings, engine, lambda: next(clock))
+
+
+def test_a_run_is_recorded_whole(small: Settings, engine: sa.Engine) -> None:
+    world = a_run(small)
+    ledger = deliver(world, starter(small, engine))
+    rows = dump(engine, small.run)
+    assert len(rows["interactions"]) == 5 * 3 * 14
+    assert len(rows["negative_memories"]) == len(rows["click_uploads"]) == 5 * 3
+    assert {key for key, _ in rows["items"]} == {row[2] for row in rows["interactions"]}
+    assert all(key == item_key(name) for key, name in rows["items"])
+    clicks = [row for row in rows["interactions"] if row[3] == Kind.CLICK]
+    assert len(rows["outcomes"]) == len(clicks)
+    with engine.connect() as connection:
+        progress = connection.execute(sa.select(schema.progress)).one()
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.dead_letters)).scalar_one() == 0
+    assert (progress.epoch, progress.over) == (2, True)
+    assert ledger.positions() == {place: len(records) for place, records in world.logs.items()}
+
+
+def test_the_states_of_users_are_kept_as_of_each_epoch(small: Settings, engine: sa.Engine) -> None:
+    deliver(a_run(small), starter(small, engine))
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(schema.user_snapshots)).all()
+    states = {(row.side, row.user, row.epoch): bytes(row.state) for row in rows}
+    users = [f"u{i}" for i in range(5)]
+    assert len(states) == 2 * 5 * 3
+    for epoch in range(3):
+        assert {unpack(states["device", user, epoch], DeviceState).seq for user in users} == {14 * (epoch + 1)}
+        assert {unpack(states["cloud", user, epoch], CloudState).epoch for user in users} == {epoch}
+
+
+def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: sa.Engine) -> None:
+    world = a_run(small, epochs=1)
+    elsewhere = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 1)
+    here = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 0)
+    bad = [(here.encode(), b"garbage", "checksum"), (elsewhere.encode(), fenced(1, pack(DeviceState())), "not its own")]
+    for key, data, _ in bad:
+        world.logs[DEVICE_STATE.name, 0].insert(0, (key, data))
+    deliver(world, starter(small, engine))
+    with engine.connect() as connection:
+        letters = connection.execute(sa.select(schema.dead_letters)).all()
+    assert {letter.topic for letter in letters} == {DEVICE_STATE.name}
+    assert len(letters) == len(bad)
+    for _, data, reason in bad:
+        assert [x for x in letters if x.value == data and reason in x.reason], reason
+
+
+def test_crashes_repeats_and_early_writes_change_no_row(small: Settings, engine: sa.Engine) -> None:
+    deliver(a_run(small), starter(small, engine))
+    expected = dump(engine, small.run)
+    for seed in range(3):
+        draw = random.Random(seed)
+        other = small.model_copy(update={"run": f"{small.run}-{seed}"})
+        world = a_run(other)
+        for records in world.logs.values():  # a device that crashed sends again what came before its crash
+            for at in sorted(draw.sample(range(1, len(records)), 4) if len(records) > 4 else [], reverse=True):
+                records[at:at] = records[max(at - draw.randint(1, 6), 0) : at]
+        deliver(world, starter(other, engine), draw, crashes=0.1, flushes=0.2)
+        actual = dump(engine, other.run)
+        for name in RECORDED:
+            assert actual[name] == expected[name], (seed, name)
+
+
+def test_popularity_ranks_by_the_clicks_of_the_units_before(small: Settings, engine: sa.Engine) -> None:
+    deliver(a_run(small), starter(small, engine))
+    i, o = schema.interactions.c, schema.outcomes.c
+    with engine.connect() as connection:
+        events = connection.execute(sa.select(schema.interactions).where(i.kind == Kind.CLICK)).all()
+        outcomes = connection.execute(sa.select(schema.outcomes).where(o.run == small.run)).all()
+    assert any(e.impression for e in events)
+    for outcome in outcomes:
+        [own] = [e for e in events if (e.user, e.seq) == (outcome.user, outcome.seq)]
+        unit = [e.seq for e in events if e.user == own.user and own.impression and e.impression == own.impression]
+        here = (own.epoch, own.unit_time, own.user, min([*unit, own.seq]))
+        before = [e.item for e in events if (e.epoch, e.unit_time, e.user, e.seq) < here]
+        counts = [before.count(key) for key in np.frombuffer(outcome.candidates, "<i8")]
+        assert outcome.ranks["popularity"] == rank(counts, outcome.place).rank
+
+
+def test_the_last_points_are_the_metrics_of_all_recorded_ranks(small: Settings, engine: sa.Engine) -> None:
+    deliver(a_run(small), starter(small, engine))
+    m, o = schema.metric_points.c, schema.outcomes.c
+    with engine.connect() as connection:
+        outcomes = connection.execute(sa.select(schema.outcomes).where(o.run == small.run)).all()
+        last = (m.run == small.run) & (m.epoch == 2) & (m.form == "cumulative")
+        points = connection.execute(sa.select(schema.metric_points).where(last)).all()
+    assert {(p.variant, p.subset) for p in points} == {
+        (v, s) for v in ("random", "fast", "mc2sf", "popularity", "river") for s in ("all", "collaborative", "cold")
+    }
+    for point in points:
+        some = {
+            "all": [o for o in outcomes if not o.cold],
+            "collaborative": [o for o in outcomes if not o.cold and o.history and o.window],
+            "cold": [o for o in outcomes if o.cold],
+        }[point.subset]
+        expected = metrics([o.ranks[point.variant] for o in some])
+        assert point.n == len(some)
+        assert [point.hr_1, point.hr_5, point.hr_10, point.ndcg_5, point.ndcg_10, point.mrr] == list(expected.values())
+
+
+def test_what_can_not_be_read_is_in_dead_letters_with_the_reason(small: Settings, engine: sa.Engine) -> None:
+    world = a_run(small, epochs=1)
+    user = "u0"
+    good = DeviceBatch(user, 14, ["1"], bytes([Kind.CLICK]), [2_000_000], [0])
+    outcome = next(
+        record
+        for _, data in world.logs[OUTCOMES.name, 0]
+        if isinstance(record := Reader[Outcome](Outcome | EpochEnd | EndOfLog).decode(data), Outcome)
+    )
+    bad = [
+        (DEVICE_EVENTS, user, b"\xff garbage", "schema"),
+        (DEVICE_EVENTS, user, b"", "empty value"),
+        (DEVICE_EVENTS, user, encode(DeviceBatch(user, 14, ["1"], b"", [1], [0])), "unequal length"),
+        (DEVICE_EVENTS, user, encode(DeviceBatch(user, 15, ["1"], b"\1", [1], [0])), "14 is expected"),
+        (DEVICE_EVENTS, "u1", encode(good), "under the key"),
+        (DEVICE_EVENTS, user, encode(DeviceBatch(user, 14, ["\0"], b"\1", [1], [0])), "NUL"),
+        (OUTCOMES, outcome.user, encode(_changed(outcome, place=10_000)), "place 10000"),
+        (OUTCOMES, outcome.user, encode(_changed(outcome, ranks={"x" * 33: 1})), "by 'xxx"),
+        (OUTCOMES, outcome.user, encode(_changed(outcome, time=-1)), "time is -1"),
+        (DEVICE_UPLINK, user, b"\1\x93\xa5never", "never"),
+        (DEAD_LETTERS, user, b"not a dead letter", "schema"),
+    ]
+    for topic, name, data, _ in bad:
+        world.logs[_place(world, topic.name, name)].insert(
+            -2 if topic is not DEAD_LETTERS else 0, (name.encode(), data)
+        )
+    world.logs[_place(world, DEVICE_EVENTS.name, user)].insert(-2, (user.encode(), encode(good)))
+    elsewhere = DeadLetter("fast-examples", 1, 7, b"k", b"v\0", "a reason with \0", "learner")
+    world.put(DEAD_LETTERS, "fast-examples", elsewhere)
+    deliver(world, starter(small, engine))
+    with engine.connect() as connection:
+        letters = connection.execute(sa.select(schema.dead_letters)).all()
+        assert connection.execute(sa.select(schema.progress.c.over)).scalar_one()
+        newest = connection.execute(
+            sa.select(schema.interactions.c.item).where(
+                schema.interactions.c.user == user, schema.interactions.c.seq == 14
+            )
+        ).scalar_one()
+    assert newest == item_key("1")
+    assert len(letters) == len(bad) + 1
+    for topic, _, data, reason in bad:
+        assert [x for x in letters if x.topic == topic.name and x.value == data and reason in x.reason], reason
+    [told] = [x for x in letters if x.role == "learner"]
+    assert (told.topic, told.partition, told.offset, told.key, told.value) == ("fast-examples", 1, 7, b"k", b"v\0")
+
+
+def test_two_recorders_of_a_run_do_not_both_write(small: Settings, engine: sa.Engine) -> None:
+    world = a_run(small)
+    start = starter(small, engine)
+    sleeping = start()
+    deliver(world, start)
+    expected = dump(engine, small.run)
+    with pytest.raises(OvertakenError):
+        deliver(world, lambda: sleeping)
+    assert dump(engine, small.run) == expected
+
+
+def test_a_transaction_that_fails_can_be_done_again_from_the_tables(small: Settings, engine: sa.Engine) -> None:
+    world = a_run(small)
+    deliver(world, starter(small, engine))
+    expected = dump(engine, small.run)
+    other = small.model_copy(update={"run": f"{small.run}-b"})
+    start, failing = starter(other, engine), [3, 5, 6]
+    commits = count(1)
+
+    def fail(_: sa.Connection) -> None:
+        if next(commits) in failing:
+            raise sa.exc.OperationalError("commit", {}, Exception("the database is away"))
+
+    sa.event.listen(engine, "commit", fail)
+    failed = 0
+    while True:
+        try:
+            deliver(a_run(other), start)
+            break
+        except sa.exc.OperationalError:
+            failed += 1
+    assert failed == len(failing)
+    assert dump(engine, other.run) == expected
+
+
+def test_long_epochs_are_written_early(small: Settings, engine: sa.Engine) -> None:
+    world = a_run(small, epochs=1, events=40)
+    ledger = EpochWriter(small, engine, lambda: 0, early_rows=60)
+    written = []
+    for offset in range(len(world.logs[DEVICE_EVENTS.name, 0]) - 2):
+        ledger.take(world.received((DEVICE_EVENTS.name, 0), offset))
+        if ledger.full:
+            ledger.flush()
+            with engine.connect() as connection:
+                written.append(
+                    connection.execute(sa.select(sa.func.count()).select_from(schema.interactions)).scalar_one()
+                )
+    assert written
+    assert written[0] >= 60
+    deliver(world, starter(small, engine))
+    assert len(dump(engine, small.run)["interactions"]) == 5 * 40
+
+
+def _place(world: World, topic: str, user: str) -> tuple[str, int]:
+    return topic, partition_of(user.encode(), 1 if topic == DEAD_LETTERS.name else world.settings.partitions)
+
+
+def _changed(outcome: Outcome, **changes: object) -> Outcome:
+    return msgspec.structs.replace(outcome, **changes)

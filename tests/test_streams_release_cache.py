@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from streams.coordinator.publisher import CHUNK
+from streams.database.engine import connect
+from streams.records import RecordError
+from streams.releases import cache as shelf
+from streams.releases.cache import ReleaseCache
+from streams.settings import Settings
+from tests.support.releases import Sent, World, changed, feed, learnt, prefixes, retrained, some_nets
+
+
+@pytest.fixture
+def world(settings: Settings) -> World:
+    """Three releases: the initial one, a retrain's, a retrain's that changes two rows."""
+    settings = settings.model_copy(update={"dim": 8, "retrain_every": 1})
+    world = World(settings, connect(settings.database.get_secret_value()))
+    nets, catalogue = some_nets(settings, 4, seed=3)
+    coordinator = world.coordinator()
+    for epoch, candidate in enumerate([nets, changed(nets, [3, 5])]):
+        world.act(coordinator)
+        world.record(epoch)
+        world.propose("learner", epoch, None)
+        world.propose("retrain", epoch, retrained(candidate, catalogue))
+        world.act(coordinator)
+    return world
+
+
+def take(shelf: ReleaseCache, version: int) -> bool:
+    release = shelf.assemble(version)
+    if release is not None:
+        shelf.put(release)
+    return release is not None
+
+
+def test_at_every_moment_of_a_publication_one_whole_release_is_served(world: World) -> None:
+    served = []
+    for sent in prefixes(world.producer.sent):
+        reader = ReleaseCache(dim=8)
+        feed(reader, sent)
+        staged = [version for version in range(3) if take(reader, version)]
+        served.append(max(staged, default=-1))
+        for version in staged:
+            assert reader.staged[version].manifest.version == version
+    assert served[0] == -1
+    assert served[-1] == 2
+    assert served == sorted(served)
+    begins = {key: served.index(int(key)) for key in (b"0", b"1", b"2")}
+    for key, place in begins.items():
+        assert world.producer.sent[place - 1][:2] == ("model-releases", key), "served from its manifest on"
+
+
+def test_a_reader_that_follows_serves_the_same_as_one_that_comes_late(world: World) -> None:
+    follower = ReleaseCache(dim=8)
+    for record in world.producer.sent:
+        feed(follower, [record])
+        for version in range(3):
+            if version not in follower.staged:
+                take(follower, version)
+    late = ReleaseCache(dim=8)
+    feed(late, world.producer.sent)
+    assert take(late, 2)
+    one, other = late.newest(), follower.newest()
+    assert one is not None
+    assert other is not None
+    assert one.manifest == other.manifest
+    assert torch.equal(one.nets.encoder.E, other.nets.encoder.E)
+
+
+def test_rows_of_a_later_version_do_not_disturb_an_earlier_one(world: World) -> None:
+    reader = ReleaseCache(dim=8)
+    rows = [record for record in world.producer.sent if record[0] == "item-embeddings"]
+    others = [record for record in world.producer.sent if record[0] != "item-embeddings"]
+    feed(reader, rows + others)
+    assert take(reader, 1)
+    assert take(reader, 2)
+    first, second = (reader.staged[version].nets.encoder.E for version in (1, 2))
+    assert torch.equal(first[[2, 4]], second[[2, 4]])
+    assert not torch.equal(first[[3, 5]], second[[3, 5]])
+
+
+def damaged(sent: list[Sent], topic: str, key: bytes) -> list[Sent]:
+    """The same records, the last byte of one value flipped."""
+    place = max(i for i, record in enumerate(sent) if record[:2] == (topic, key))
+    value = sent[place][2]
+    assert value is not None
+    wrong = value[:-3] + bytes([value[-3] ^ 1]) + value[-2:]
+    return [*sent[:place], (topic, key, wrong), *sent[place + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("topic", "key"),
+    [("model-weights", b"slow/2"), ("model-weights", b"encoder/2"), ("item-embeddings", b"103")],
+)
+def test_a_set_with_a_wrong_checksum_is_never_served(world: World, topic: str, key: bytes) -> None:
+    reader = ReleaseCache(dim=8)
+    feed(reader, damaged(world.producer.sent, topic, key))
+    assert take(reader, 1)
+    assert not take(reader, 2)
+    feed(reader, [record for record in world.producer.sent if record[:2] == (topic, key)])
+    assert take(reader, 2), "sent again it is whole"
+
+
+def test_a_part_larger_than_a_record_travels_in_chunks(settings: Settings) -> None:
+    settings = settings.model_copy(update={"dim": 200})
+    world = World(settings, connect(settings.database.get_secret_value()))
+    world.act()
+    keys = {key for topic, key, _ in world.producer.sent if topic == "model-weights"}
+    assert {b"fast/0", b"fast/0/1"} <= keys
+    assert all(len(value or b"") <= CHUNK for _, _, value in world.producer.sent)
+    for seed in range(5):
+        reader = ReleaseCache(dim=200)
+        feed(reader, random.Random(seed).sample(world.producer.sent, len(world.producer.sent)))
+        assert take(reader, 0)
+
+
+@pytest.mark.parametrize("key", [None, b"", b"slow", b"slow/x", b"slow/1/2/3", b"head/1", b"slow/-1", b"\xff/1"])
+def test_a_key_that_names_no_part_is_refused(key: bytes | None) -> None:
+    with pytest.raises(RecordError):
+        shelf.read_part_key(key)
+
+
+def test_a_shelf_stays_bounded_over_many_releases(settings: Settings) -> None:
+    settings = settings.model_copy(update={"dim": 8, "retrain_every": 1000})
+    world = World(settings, connect(settings.database.get_secret_value()))
+    coordinator = world.coordinator()
+    world.act(coordinator)
+    for epoch in range(80):
+        world.record(epoch)
+        world.propose("learner", epoch, learnt(some_nets(settings, 0, seed=epoch)[0]))
+        world.act(coordinator)
+    reader = ReleaseCache(dim=8, keep=4)
+    for record in world.producer.sent:
+        feed(reader, [record])
+        if record[1] == b"active":
+            assert take(reader, max(reader.manifests))
+    assert sorted(reader.staged) == [77, 78, 79, 80]
+    assert len(reader.manifests) <= 64
+    assert len(reader._parts) <= 10

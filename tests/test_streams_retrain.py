@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+import torch
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from models.data.catalogue import Catalogue
+from streams.database import schema
+from streams.database.engine import connect, copy_new
+from streams.database.interaction_log import Interactions
+from streams.releases import candidates
+from streams.releases.candidates import Proposal, unpack
+from streams.releases.release import read_release
+from streams.releases.retrain_schedule import next_retrain, retrain_due
+from streams.retrain import job
+from streams.retrain.job import Retrain
+from streams.settings import Settings
+from tests.support.releases import World
+
+USERS, ITEMS, PER_EPOCH = 12, 30, 25
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def few(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={"dim": 8, "history_long": 10, "history_short": 4, "threshold": 4, "retrain_every": 2, "batch": 16}
+    )
+
+
+@pytest.fixture
+def world(settings: Settings) -> World:
+    settings = few(settings)
+    return World(settings, connect(settings.database.get_secret_value()))
+
+
+def interactions(run: str, epochs: range) -> list[tuple[object, ...]]:
+    """Rows of `interactions`: in each epoch every user sees and clicks; later epochs bring later items.
+
+    All that is clicked is one of six items: so much is learnt from a few clicks.
+    """
+    rows = []
+    for epoch in epochs:
+        for number in range(USERS):
+            user = f"u{number}"
+            chance = np.random.default_rng([epoch, number])
+            for i in range(PER_EPOCH):
+                shown = (number + 3 * i + int(chance.integers(0, 3))) % min(ITEMS, 10 * (epoch + 1))
+                item = 1000 + (shown if i % 3 else shown % 6)
+                time = epoch * 1_000_000 + i * 1000 + number
+                rows.append((run, user, epoch * PER_EPOCH + i, item, int(i % 3 == 0), time, time, 0, epoch, 0))
+    return rows
+
+
+def record(world: World, epochs: range, *, over: bool = False) -> None:
+    rows = interactions(world.settings.run, epochs)
+    np.random.default_rng(0).shuffle(rows)  # type: ignore[arg-type]
+    with world.engine.begin() as connection:
+        copy_new(connection, schema.interactions, rows)
+    world.record(epochs[-1], over=over)
+
+
+def loaded(engine: Engine, run: str, *epochs: int | None, most: int | None = None) -> Interactions:
+    log = Interactions(run, most)
+    with engine.connect() as connection:
+        for epoch in epochs:
+            log.load(connection, epoch)
+    return log
+
+
+def test_rows_loaded_epoch_by_epoch_give_the_same_log_as_all_at_once(world: World) -> None:
+    record(world, range(4))
+    run = world.settings.run
+    whole, steps = loaded(world.engine, run, 3), loaded(world.engine, run, 0, 2, 2, 3)
+    assert whole.keys.tolist() == steps.keys.tolist()
+    for name in ("offsets", "keys", "kinds", "times", "impressions", "epochs"):
+        assert getattr(whole.log(), name).tolist() == getattr(steps.log(), name).tolist()
+
+
+def test_the_log_has_each_users_events_in_order_and_the_users_by_name(world: World) -> None:
+    record(world, range(2))
+    log = loaded(world.engine, world.settings.run, 1).log()
+    rows = sorted((str(row[1]), row[2], row[3], row[4], row[5], row[8]) for row in interactions("", range(2)))
+    assert list(zip(log.keys.tolist(), log.kinds.tolist(), log.times.tolist(), log.epochs.tolist(), strict=True)) == [
+        row[2:] for row in rows
+    ]
+    assert log.offsets.tolist() == [i * 2 * PER_EPOCH for i in range(USERS + 1)]
+
+
+def test_later_epochs_are_left_out(world: World, database_url: str) -> None:
+    world = World(world.settings, connect(database_url))
+    record(world, range(4))
+    assert loaded(world.engine, world.settings.run, 1).log().epochs.max() == 1
+    world.engine.dispose()
+
+
+def stood(log: Interactions) -> NDArray[np.uint8]:
+    """How all items stood as the last epoch began."""
+    standings = log.log().standings(Catalogue(log.keys))
+    rows = Catalogue(log.keys).rows(log.keys)
+    return standings.of(rows, np.full(len(rows), log.log().epochs.max()))
+
+
+def test_of_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_known(world: World) -> None:
+    record(world, range(4))
+    run = world.settings.run
+    size = USERS * PER_EPOCH
+    assert loaded(world.engine, run, None).log().epochs.tolist() == loaded(world.engine, run, 3).log().epochs.tolist()
+    for most, kept in ((10, {3}), (2 * size - 1, {3}), (2 * size, {2, 3}), (9 * size, {0, 1, 2, 3})):
+        whole, steps = (loaded(world.engine, run, *epochs, most=most) for epochs in ((3,), (0, 2, 2, 3)))
+        assert set(whole.log().epochs.tolist()) == kept
+        assert len(whole) == size * len(kept)
+        assert whole.log().keys.tolist() == steps.log().keys.tolist()
+        assert whole.users() == loaded(world.engine, run, 3).users()
+        assert len(whole.log().offsets) == USERS + 1
+        assert whole.keys.tolist() == loaded(world.engine, run, 3).keys.tolist()
+        for each in (whole, steps):
+            assert stood(each).tolist() == stood(loaded(world.engine, run, 3)).tolist()
+
+
+def test_items_stand_in_order_of_their_first_appearance(world: World) -> None:
+    record(world, range(3))
+    rows = sorted(interactions("", range(3)), key=lambda row: (row[6], str(row[1]), row[2]))  # type: ignore[index]
+    assert loaded(world.engine, world.settings.run, 2).keys.tolist() == list(dict.fromkeys(row[3] for row in rows))
+
+
+def made(world: World, epoch: int) -> Proposal:
+    return Retrain(world.settings, world.engine).make(epoch)
+
+
+def test_it_learns_and_items_that_appeared_get_rows_behind_the_old_ones(world: World) -> None:
+    acting = world.coordinator()
+    world.act(acting)
+    catalogues = []
+    for epoch in range(4):
+        record(world, range(epoch, epoch + 1))
+        world.propose("learner", epoch, None)
+        if retrain_due(world.settings, epoch):
+            proposal = made(world, epoch)
+            assert proposal.quality["candidate"] < proposal.quality["active"]
+        world.act(acting)
+        with world.engine.connect() as connection:
+            version = candidates.active_release(connection, world.settings.run)
+            assert version is not None
+            catalogues.append(read_release(connection, world.settings.run, version).catalogue)
+    assert [d.outcome for d in world.decisions()] == ["unchanged", "retrain", "unchanged", "retrain"]
+    first, second = catalogues[1], catalogues[3]
+    assert (len(catalogues[0]), len(first), len(second)) == (0, 20, 30)
+    assert second.keys[:20].tolist() == first.keys.tolist()
+
+
+def test_the_same_log_gives_the_same_bytes_in_one_process_or_several(world: World) -> None:
+    found = []
+    for run, fresh in (("t-one", False), ("t-each", True)):
+        again = World(world.settings.model_copy(update={"run": run}), world.engine)
+        acting, process = again.coordinator(), Retrain(again.settings, again.engine)
+        again.act(acting)
+        for epoch in range(4):
+            record(again, range(epoch, epoch + 1))
+            again.propose("learner", epoch, None)
+            if retrain_due(again.settings, epoch):
+                found.append((run, (Retrain(again.settings, again.engine) if fresh else process).make(epoch)))
+            again.act(acting)
+    one, each = ([p.data for r, p in found if r == run] for run in ("t-one", "t-each"))
+    assert one == each
+    assert one[0] != one[1]
+
+
+def test_only_what_came_after_the_encoders_own_training_counts_as_new(world: World) -> None:
+    acting = world.coordinator()
+    world.act(acting)
+    for epoch in range(4):
+        record(world, range(epoch, epoch + 1))
+        world.propose("learner", epoch, None)
+        if epoch == 1:
+            first = made(world, epoch)
+        world.act(acting)
+        if epoch == 1:
+            with world.engine.begin() as connection:
+                candidates.request_rollback(connection, world.settings.run, 0)
+        if epoch == 2:
+            assert world.decisions()[-1].outcome == "rollback"
+            with world.engine.begin() as connection:
+                candidates.request_rollback(connection, world.settings.run, 1)
+    with world.engine.connect() as connection:
+        since = job._trained_until(connection, world.settings.run, 2)
+        assert since is None, "release 2 brought the initial encoder back"
+    world.propose("retrain", 3, None)
+    world.act(acting)
+    with world.engine.connect() as connection:
+        assert job._trained_until(connection, world.settings.run, 3) == first.trained_until
+
+
+def test_in_lockstep_every_retrain_is_made_in_turn_once_the_epoch_before_is_decided(world: World) -> None:
+    process = Retrain(world.settings, world.engine)
+    acting = world.coordinator()
+    assert process.due() is None
+    world.act(acting)
+    record(world, range(4))
+    assert process.due() is None, "epoch 0 is not decided yet"
+    world.propose("learner", 0, None)
+    world.act(acting)
+    assert process.due() == 1
+    process.make(1)
+    assert process.due() is None
+
+
+def test_free_running_the_newest_is_made_and_those_missed_are_not(world: World) -> None:
+    world = World(world.settings.model_copy(update={"lockstep": False}), world.engine)
+    process = Retrain(world.settings, world.engine)
+    world.act()
+    record(world, range(6))
+    assert process.due() == 5
+    process.make(5)
+    assert process.due() is None
+    assert not process.over()
+    world.record(6, over=True)
+    assert process.over()
+
+
+def test_the_process_makes_what_is_due_and_ends_with_the_log(world: World) -> None:
+    world.act()
+    record(world, range(2))
+    world.propose("learner", 0, None)
+    world.act()
+    world.record(1, over=True)
+    job.run(world.settings, world.engine, threading.Event())
+    assert world.status("retrain", 1) == "waiting"
+
+
+def test_once_makes_one_where_nothing_waits_for_the_schedule(world: World) -> None:
+    world = World(world.settings.model_copy(update={"lockstep": False, "retrain_every": 100}), world.engine)
+    world.act()
+    record(world, range(2))
+    job.run(world.settings, world.engine, threading.Event(), once=True)
+    assert world.status("retrain", 1) == "waiting"
+
+
+@pytest.mark.parametrize("every", [1, 2, 20])
+def test_the_next_retrain_is_the_first_epoch_at_which_one_is_due(settings: Settings, every: int) -> None:
+    settings = settings.model_copy(update={"retrain_every": every})
+    for after in range(-1, 50):
+        first = next(epoch for epoch in range(after + 1, 100) if retrain_due(settings, epoch))
+        assert next_retrain(settings, after) == first
+
+
+def test_a_proposal_holds_all_that_a_release_needs(world: World) -> None:
+    world.act()
+    record(world, range(2))
+    entries = unpack(made(world, 1).data)
+    assert set(entries) == {"encoder", "slow", "fast", "E", "keys"}
+    assert len(Catalogue(np.frombuffer(entries["keys"], dtype="<i8"))) == 20
+    assert len(entries["E"]) == 22 * world.settings.dim * 4
+    with world.engine.connect() as connection:
+        assert connection.execute(sa.select(schema.proposals.c.status)).scalars().all() == ["waiting"]

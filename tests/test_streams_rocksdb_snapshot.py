@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faust.types import TP
+
+from streams.faust_runtime.app import new_app
+from streams.faust_runtime.outbox import Delivered, KeyValue
+from streams.faust_runtime.rocksdb_snapshot import LocalCopies
+from streams.faust_runtime.state_table import StateTable, state_table
+from streams.kafka import topic_admin
+from streams.settings import Settings
+from streams.state.device import DeviceState
+from streams.state.fence import fenced
+from streams.state.row_codec import pack
+from tests.test_streams_fencing import change
+
+CHANGELOG = "life-1"
+
+
+def row(seq: int, term: int = 1) -> bytes:
+    return fenced(term, plain(seq))
+
+
+def plain(seq: int) -> bytes:
+    return pack(DeviceState(seq=seq))
+
+
+def copies(folder: Path, life: str | None = CHANGELOG) -> LocalCopies:
+    return LocalCopies(folder, lambda: life)
+
+
+def test_a_copy_comes_back_with_its_rows_its_offset_and_its_term(tmp_path: Path) -> None:
+    one = copies(tmp_path)
+    assert one.load(0) == (0, {})
+    assert one.offset(0) is None
+    one.written(0, [(b"a", row(1)), (b"b", row(1)), (b"\0\0\0\0\0", row(7))], 2, 1)
+    one.written(0, [(b"a", row(2, 4)), (b"b", None)], 4, 4)
+    one.close(0)
+    again = copies(tmp_path)
+    assert again.load(0) == (4, {b"a": plain(2), b"\0\0\0\0\0": plain(7)})
+    assert again.offset(0) == 4
+    assert again.load(1) == (0, {})
+
+
+def test_it_is_given_up_where_another_worker_wrote_in_between(tmp_path: Path) -> None:
+    one = copies(tmp_path)
+    one.load(0)
+    one.written(0, [(b"a", row(1))], 0, 1)
+    one.written(0, [(b"a", row(3))], 2, 1)  # offset 1 is somebody else's
+    assert one.offset(0) is None
+    one.written(0, [(b"a", row(4))], 3, 1)
+    one.read(0, [(b"a", row(4))], 3, 1)
+    assert one.offset(0) is None
+    one.close(0)
+    assert copies(tmp_path).load(0) == (0, {})
+
+
+def test_what_is_read_may_leave_out_offsets_that_compaction_took(tmp_path: Path) -> None:
+    one = copies(tmp_path)
+    one.load(0)
+    one.read(0, [(b"a", row(1))], 9, 1)
+    one.written(0, [(b"a", row(2))], 10, 1)
+    assert one.offset(0) == 10
+
+
+def test_there_is_none_where_another_worker_has_it_and_none_of_another_topic(tmp_path: Path) -> None:
+    one = copies(tmp_path)
+    one.load(0)
+    one.written(0, [(b"a", row(1))], 0, 1)
+    other = copies(tmp_path)
+    assert other.load(0) == (0, {})  # it is locked
+    other.written(0, [(b"b", row(1))], 0, 1)
+    assert other.offset(0) is None
+    assert copies(tmp_path, "life-2").load(0) == (0, {})
+    assert copies(tmp_path, None).load(0) == (0, {})
+    one.close(0)
+    assert copies(tmp_path).load(0) == (1, {b"a": plain(1)})
+
+
+def test_a_damaged_copy_is_given_up(tmp_path: Path) -> None:
+    one = copies(tmp_path)
+    one.load(0)
+    one.written(0, [(b"a", row(1)[:-1] + b"?"), (b"b", row(1))], 1, 1)
+    one.close(0)
+    for _ in range(2):
+        again = copies(tmp_path)
+        assert again.load(0) == (0, {})
+        again.close(0)
+
+
+class Broker:
+    """Takes what a table writes; `refuses` ends the worker before the acknowledgement."""
+
+    def __init__(self) -> None:
+        self.log: list[KeyValue] = []
+        self.refuses = False
+
+    async def deliver(self, rows: list[KeyValue]) -> dict[tuple[str, int], Delivered]:
+        if self.refuses:
+            raise ConnectionError("killed before the acknowledgement")
+        self.log += rows
+        return {("changelog", 0): Delivered(rows, len(self.log) - 1)}
+
+
+def assigned(table: StateTable, *partitions: int) -> StateTable:
+    """As Faust does it before it reads the changelog."""
+    changelog = {TP(table._changelog_topic_name(), p) for p in partitions}
+    asyncio.run(table.on_rebalance(changelog, set(), changelog))
+    return table
+
+
+def with_a_row(table: StateTable) -> StateTable:
+    """Assigned, with a row that is durable."""
+    assigned(table, 0)[b"a"] = plain(1)
+    asyncio.run(table.durable())
+    return table
+
+
+@pytest.fixture
+def start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[Broker], StateTable]:
+    """A worker's table, on the same disk each time; what it writes goes to a broker."""
+    monkeypatch.setattr(topic_admin, "topic_id", lambda *_: CHANGELOG)
+
+    def started(broker: Broker) -> StateTable:
+        own = settings.model_copy(update={"local_copy": True})
+        table = state_table(new_app(own, "device"), own, "state", lambda _: 0)
+        changes: list[KeyValue] = []
+        table._changes.put = lambda _topic, _partition, key, value: changes.append((key, value))  # type: ignore[method-assign]
+
+        async def deliver(_: object) -> dict[tuple[str, int], Delivered]:
+            rows, changes[:] = list(changes), []
+            return await broker.deliver(rows)
+
+        table._changes.deliver = deliver  # type: ignore[method-assign,assignment]
+        return table
+
+    return started
+
+
+def test_a_worker_that_was_killed_starts_from_its_copy_which_is_never_ahead_of_the_changelog(
+    start: Callable[[Broker], StateTable],
+) -> None:
+    broker = Broker()
+    table = with_a_row(start(broker))
+    broker.refuses = True
+    table[b"a"], table[b"b"] = plain(2), plain(1)
+    with pytest.raises(ConnectionError):
+        asyncio.run(table.durable())
+    assert table.copies is not None
+    table.copies.close(0)  # as the system does it for a process that is killed
+    again = assigned(start(broker), 0)
+    assert dict(again.data.items()) == {b"a": plain(1)}
+    assert again.persisted_offset(TP("changelog", 0)) == 0
+
+
+def test_the_changelog_is_read_on_behind_the_copy_and_a_sleepers_rows_are_left_out(
+    start: Callable[[Broker], StateTable],
+) -> None:
+    broker = Broker()
+    table = assigned(start(broker), 0)
+    table.apply_changelog_batch([change(b"a", row(1, 2), offset=5), change(b"b", row(1, 3), offset=6)])
+    table.apply_changelog_batch([change(b"a", None, offset=7), change(b"b", row(9, 2), offset=8)])
+    assert table.copies is not None
+    table.copies.close(0)
+    again = assigned(start(broker), 0)
+    assert again.persisted_offset(TP("changelog", 0)) == 8
+    again.apply_changelog_batch([change(b"c", row(1, 2), offset=9), change(b"d", row(1, 3), offset=10)])
+    assert dict(again.data.items()) == {b"b": plain(1), b"d": plain(1)}
+
+
+def test_a_partition_that_went_away_has_no_rows_until_it_comes_back(
+    start: Callable[[Broker], StateTable],
+) -> None:
+    broker = Broker()
+    table = with_a_row(start(broker))
+    assigned(table)
+    assert not dict(table.data.items())
+    assigned(table, 0)
+    assert dict(table.data.items()) == {b"a": plain(1)}
