@@ -25,7 +25,10 @@ def view_spec(settings: Settings) -> ViewSpec:
     """Return what a click's nets may see."""
     age = settings.window_age_s
     return ViewSpec(
-        settings.history_long, settings.history_short, settings.threshold, None if age is None else int(age * 1000)
+        history_long=settings.history_long,
+        history_short=settings.history_short,
+        threshold=settings.threshold,
+        window_age_ms=None if age is None else int(age * 1000),
     )
 
 

@@ -64,7 +64,7 @@ def replay(log: Log, user: int, spec: ViewSpec, *, rings: bool) -> dict[int, Vie
         j = i + 1
         while j < end and log.impressions[i] and log.impressions[j] == log.impressions[i]:
             j += 1
-        if device.open and spec.aged(device.opened, int(log.times[i])):
+        if device.open and spec.window_age_ms is not None and log.times[i] - device.opened > spec.window_age_ms:
             device.close()
         for k in range(i, j):
             if log.kinds[k] == CLICK:

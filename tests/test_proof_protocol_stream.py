@@ -56,7 +56,9 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
     offsets = np.searchsorted(user[order], [*bench.dataset.users, "\uffff"])
     log = Log(offsets, keys, columns["kind"], columns["time"], columns["impression"], epochs)
     protocol = bench.protocol
-    folded = fold(log, ViewSpec(protocol.history, protocol.short, protocol.threshold))
+    folded = fold(
+        log, ViewSpec(history_long=protocol.history, history_short=protocol.short, threshold=protocol.threshold)
+    )
     of_test = bench.lists(Phase.TEST)
     queries = bench.known(fresh=False)(of_test.clicks)
     assert np.array_equal(folded.user, bench.test_users)

@@ -6,6 +6,7 @@ million events fold in a fraction of a second. It agrees with `views.view` on ev
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.catalogue import Catalogue
+from models.data.impression_groups import first_of_group
 from models.data.item_features import Standing, Standings
 from models.data.views import CANDIDATE, CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec
+from models.data.windows import WindowCursor, closed_by_count
 
 Ints = NDArray[np.int64]
 
@@ -167,14 +170,8 @@ def fold_user(log: Log, spec: ViewSpec) -> Iterator[tuple[int, View]]:
 
 def unit_starts(log: Log) -> Ints:
     """For each event the place of the first event of its unit, [N]."""
-    n = len(log.keys)
-    if not n:
-        return np.empty(0, np.int64)
     users = log.users
-    begins = np.ones(n, bool)
-    same = (users[1:] == users[:-1]) & (log.impressions[1:] == log.impressions[:-1]) & (log.impressions[1:] != 0)
-    begins[1:] = ~same
-    return np.maximum.accumulate(np.where(begins, np.arange(n), 0))
+    return first_of_group(log.impressions, users[1:] == users[:-1])
 
 
 def slates(folded: Folded) -> Stretch:
@@ -197,31 +194,24 @@ def is_negative(log: Log) -> NDArray[np.bool_]:
 def _windows(
     log: Log, spec: ViewSpec, first: Ints, unit: Ints, exposures: Stretch, shown_before: Ints
 ) -> tuple[Stretch, Ints]:
+    """The last closed window before each click's impression group, and its number."""
     if spec.window_age_ms is None:  # by count alone: arithmetic
-        window = (exposures.end - exposures.start) // spec.threshold
-        end = exposures.start + window * spec.threshold
-        return Stretch(np.where(window, end - spec.threshold, end), end), window
+        start, end, number = closed_by_count(spec, exposures.end - exposures.start)
+        return Stretch(exposures.start + start, exposures.start + end), number
     states = _aged_windows(log, spec, first, shown_before)
     return Stretch(states[unit, 0], states[unit, 1]), states[unit, 2]
 
 
 def _aged_windows(log: Log, spec: ViewSpec, first: Ints, shown_before: Ints) -> Ints:
-    """At the beginning of each unit (other rows are 0): start, end and number of the last closed window, [N, 3]."""
+    """Start, end and number of the last closed window at the first event of each group, 0 at other events: [N, 3]."""
     states = np.zeros((len(log.keys), 3), np.int64)
     kinds, times, firsts = log.kinds.tolist(), log.times.tolist(), first.tolist()
-    for user in range(len(log.offsets) - 1):
-        begin, finish = int(log.offsets[user]), int(log.offsets[user + 1])
-        shown = int(shown_before[begin])
-        start = end = shown  # of the closed window; the open one is [end, shown)
-        number = opened = 0
+    for begin, finish in itertools.pairwise(log.offsets.tolist()):
+        windows = WindowCursor.at(spec, int(shown_before[begin]))
         for i in range(begin, finish):
             if firsts[i] == i:
-                if shown > end and spec.aged(opened, times[i]):
-                    start, end, number = end, shown, number + 1
-                states[i] = start, end, number
+                windows.begin_group(times[i])
+                states[i] = windows.start, windows.end, windows.number
             if kinds[i] == EXPOSURE:
-                opened = times[i] if shown == end else opened
-                shown += 1
-                if shown - end == spec.threshold:
-                    start, end, number = end, shown, number + 1
+                windows.expose(times[i])
     return states

@@ -15,23 +15,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.data.windows import WindowRule, split_windows
+
 Keys = NDArray[np.int64]
 
 EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = range(4)  # as on device-events: see `models.data.interaction_log`
 
 
-@dataclass(frozen=True)
-class ViewSpec:
-    """Lengths and the rule of windows: one closes at `threshold` exposures or, by event time, past `window_age_ms`."""
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec(WindowRule):
+    """Lengths of the histories, with the window rule."""
 
     history_long: int = 50  # L_S
     history_short: int = 10  # L_F
-    threshold: int = 10
-    window_age_ms: int | None = None
-
-    def aged(self, opened: int, now: int) -> bool:
-        """Whether an open window whose first exposure was at `opened` closes when a unit begins at `now` (ms)."""
-        return self.window_age_ms is not None and now - opened > self.window_age_ms
 
 
 class View(NamedTuple):
@@ -59,14 +55,12 @@ def view(
     The last `open_count` of `exposure_keys` belong to the open window, the `closed_count` (default: the threshold)
     before them to window number `window`, the last closed one (0: there is none).
     """
-    end = len(exposure_keys) - open_count
     size = (spec.threshold if closed_count is None else closed_count) if window else 0
-    if end < size or open_count < 0:
-        raise ValueError(f"{len(exposure_keys)} exposures can't hold windows of {size} closed and {open_count} open")
+    closed, _ = split_windows(exposure_keys, open_count, size)
     return View(
         history=_last(uploaded_keys, spec.history_long),
         window=window,
-        window_items=exposure_keys[end - size : end],
+        window_items=closed,
         clicks=_last(click_keys, spec.history_short),
         exposures=_last(exposure_keys, spec.history_short),
     )

@@ -158,7 +158,7 @@ class _Walk:
     def unit(self, start: int, end: int) -> None:
         time = self.batch.times[start]
         state = self.state
-        if state.open and self.spec.aged(state.opened, time):
+        if self.spec.closes_by_age(state.open, state.opened, time):
             self.close(time)
         kinds, settings, user, seq = self.batch.kinds, self.settings, self.batch.user, self.batch.seq
         for i in range(start, end):
@@ -176,7 +176,7 @@ class _Walk:
                 state.opened = self.batch.times[i]
             state.open += 1
             self.grow(key)
-            if state.open >= settings.threshold:
+            if self.spec.closes_by_count(state.open):
                 self.close(self.batch.times[i])
         elif kind in (CLICK, PAST_CLICK):
             _push(state.clicks, key, settings.history_short)

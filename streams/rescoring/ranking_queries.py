@@ -21,6 +21,7 @@ from models.data.catalogue import Catalogue
 from models.data.interaction_log import Folded, fold, unit_starts
 from models.data.item_features import Buckets
 from models.data.views import EXPOSURE
+from models.data.windows import WindowCursor
 from streams.database.interaction_log import Interactions
 from streams.database.schema import decisions, outcomes, releases
 from streams.model_config import view_spec
@@ -135,19 +136,17 @@ def _carried_from(folded: Folded, encoders: Keys) -> Keys:
     begins = np.zeros(len(log.keys), np.int64)
     kinds, times, units, shown = log.kinds.tolist(), log.times.tolist(), unit_starts(log).tolist(), 0
     for first, after in itertools.pairwise(log.offsets.tolist()):
-        begin = start = end = shown  # of the carried fold, and the closed window; the open one is [end, shown)
-        opened = 0
+        windows = WindowCursor.at(spec, shown)
+        begin = shown  # of the carried state
         for i in range(first, after):
             if i > first and encoders[i] != encoders[i - 1]:
-                begin = start
-            if units[i] == i and shown > end and spec.aged(opened, times[i]):
-                start, end = end, shown
+                begin = windows.start
+            if units[i] == i:
+                windows.begin_group(times[i])
             begins[i] = begin
             if kinds[i] == EXPOSURE:
-                opened = times[i] if shown == end else opened
-                shown += 1
-                if shown - end == spec.threshold:
-                    start, end = end, shown
+                windows.expose(times[i])
+        shown = windows.shown
     return begins
 
 

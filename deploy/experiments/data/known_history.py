@@ -30,7 +30,7 @@ class Known:
     @classmethod
     def of(cls, log: Log, protocol: Protocol, *, fresh: bool = True) -> Known:
         """Fold `log`, whose keys are rows of E."""
-        spec = ViewSpec(protocol.history, protocol.short, protocol.threshold)
+        spec = ViewSpec(history_long=protocol.history, history_short=protocol.short, threshold=protocol.threshold)
         return cls(fold(log, spec), protocol, fresh)
 
     def blocks(self, clicks: Ints) -> Ints:
