@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from deploy.cli.options import By
-from deploy.report.summary import online
+from deploy.report.measurements import online
 from deploy.runs import Found, UserError
 from models.data.views import View, view
 from streams.database import schema
@@ -86,7 +86,7 @@ def better_online(connection: sa.Connection, run: str) -> By:
     What the cloud says of a candidate helps where it keeps (films), and harms where it is stale by then (news).
     """
     found = online(connection, run)
-    return max(get_args(By), key=lambda by: found[by]["ndcg@10"] if by in found and found[by]["n"] else 0.0)
+    return max(get_args(By), key=lambda by: (found[by].ndcg_10 or 0.0) if by in found else 0.0)
 
 
 def _memory(connection: sa.Connection, run: str, user: str, release: Release, seen: View) -> NDArray[np.float32]:

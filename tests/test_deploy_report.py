@@ -13,7 +13,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from deploy.report import html
-from models.evaluation.metrics import METRICS
+from deploy.report.summary import METRICS, Quality
 from streams.database import schema
 from streams.database.engine import connect
 from tests.support.report import RUN, VARIANTS, fill, quality, summary
@@ -72,7 +72,7 @@ def test_a_run_without_outcomes_has_a_report_too(engine: sa.Engine, tmp_path: Pa
 
 
 def test_scores_that_were_not_measured_are_left_out(engine: sa.Engine, tmp_path: Path) -> None:
-    none = {"mc2sf": dict.fromkeys(METRICS) | {"n": 0, "chance_hr@10": None}}
+    none = {"mc2sf": Quality(*[None] * len(METRICS), n=0, chance_hr_10=None)}
     page = html.write(summary(online=none, offline=none), engine, RUN, tmp_path / "report.html")
     assert "None" not in page.read_text().partition("<script>")[0]
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from deploy.cli import options as asked
 from deploy.cli.sources import is_protocol, parse
 from deploy.local.signals import Interrupts
+from deploy.report.summary import by_variant
 from deploy.report.terminal import quality, show
 from deploy.runs import UserError, find, give_way, refuse_foreign
 from replay.prepare.plan import Options, Plan, prepare
@@ -201,7 +202,7 @@ def evaluate(
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result.metrics)) + b"\n")
     else:
-        console.print(quality(result.metrics, f"offline, run {found.settings.run}"))
+        console.print(quality(by_variant(result.metrics), f"offline, run {found.settings.run}"))
     if release is None:
         console.print(f"{len(result.differences)} ranks differ from those given online")
         raise typer.Exit(1 if result.differences else 0)

@@ -7,10 +7,12 @@ of every partition -> stop the workers -> score everything again from the tables
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 import sqlalchemy as sa
 from rich.console import Console
 
@@ -19,7 +21,9 @@ from deploy.local.pause_key import pause_on_space
 from deploy.local.progress import Watch
 from deploy.local.signals import Interrupts
 from deploy.local.supervisor import Child, Stack
-from deploy.report import html, summary
+from deploy.report import html
+from deploy.report.measurements import Measured, summarise
+from deploy.report.summary import Experiment, Summary, by_variant
 from deploy.runs import RunFailed, agree, software, write_run_file
 from replay.prepare.plan import Options, Plan, write_json
 from replay.send import progress
@@ -32,7 +36,6 @@ from streams.kafka import topic_admin
 from streams.process.retry import patiently
 from streams.releases import candidates, registry
 from streams.rescoring import rescore
-from streams.rescoring.run_digest import digest
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,9 +78,7 @@ def _over(engine: sa.Engine, settings: Settings) -> bool:
     return decided is not None and decided.epoch >= recorded[0]
 
 
-def execute(
-    job: Job, plan: Plan, replay_arguments: list[str], console: Console, interrupts: Interrupts
-) -> dict[str, Any]:
+def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console, interrupts: Interrupts) -> Summary:
     """Run the job; return its summary. Raises RunFailed where something sent is not accounted for."""
     job.out.mkdir(parents=True, exist_ok=True)
     with Stack(job.out / "logs") as stack:
@@ -110,7 +111,7 @@ def execute(
 
 def _account(
     job: Job, plan: Plan, engine: sa.Engine, stack: Stack, settings: Settings, seconds: float, console: Console
-) -> dict[str, Any]:
+) -> Summary:
     for child in stack.children.values():
         child.scrape()
     samples = [child.samples for child in stack.children.values()]
@@ -121,52 +122,29 @@ def _account(
     again = _rescore(engine, settings.run, console)
     with engine.connect() as connection:
         unlike = job.given.differences(connection, settings.run) if job.given else []
-        told = summary.counts(connection, settings.run)
-        applied = summary.events_applied(connection, settings.run)
-        up = summary.total(samples, 'mc2sf_device_traffic_bytes_total{direction="up"}')
-        down = summary.total(samples, 'mc2sf_device_traffic_bytes_total{direction="down"}')
-        training = summary.total(samples, 'mc2sf_device_traffic_bytes_total{direction="training"}')
-        document = {
-            "run": settings.run,
-            "source": job.source,
-            "events_sent": plan.events,
-            "events_applied": applied,
-            "events_duplicate": int(summary.total(samples, "mc2sf_events_duplicate_total")),
-            **told,
-            "rank_requests": int(summary.total(samples, 'mc2sf_rank_requests_total{side="device"}')),
-            "releases": summary.releases(connection, settings.run),
-            "online": summary.online(connection, settings.run),
-            "offline": again.metrics,
-            "online_collaborative": summary.online(connection, settings.run, "collaborative"),
-            "online_cold": summary.online(connection, settings.run, "cold"),
-            "last_quarter": summary.last_quarter(connection, settings.run),
-            "optimum": synthetic_optimum.of_source(job.source),
-            "faults": _faults(job, plan),
-            "experiment": {"metrics": job.given.metrics, "differences": len(unlike)} if job.given else None,
-            "offline_differences": len(again.differences),
-            "seconds": round(seconds, 1),
-            "events_per_second": round(plan.events / seconds, 1),
-            "freshness_ms": summary.freshness(samples),
-            "bytes": {
-                "up": int(up),
-                "down": int(down),
-                "training": int(training),
-                "per_user": round((up + down) / max(told["users"], 1), 1),
-            },
-            "peak_memory_mb": {n: round(c.peak_memory / 1e6, 1) for n, c in stack.children.items()},
-            "restarts": {n: c.deaths for n, c in stack.children.items() if c.deaths},
-            "digest": digest(connection, settings.run),
-            "seed": settings.seed,
-            "settings": settings.semantic() | {"exposure_policy": settings.exposures, "workers": job.workers},
-            "versions": software(),
-        }
+        measured = Measured(
+            source=job.source,
+            events_sent=plan.events,
+            seconds=seconds,
+            samples=samples,
+            offline=by_variant(again.metrics),
+            offline_differences=len(again.differences),
+            optimum=synthetic_optimum.of_source(job.source),
+            experiment=Experiment(job.given.metrics, len(unlike)) if job.given else None,
+            faults=_faults(job, plan),
+            workers=job.workers,
+            peak_memory_mb={n: round(c.peak_memory / 1e6, 1) for n, c in stack.children.items()},
+            restarts={n: c.deaths for n, c in stack.children.items() if c.deaths},
+            versions=software(),
+        )
+        document = summarise(connection, settings, measured)
     to_refuse = Transmission(plan.faults, plan.seed).to_refuse(plan.epochs)
     failures = _failures(document, again.differences, unlike, to_refuse)
     with engine.begin() as connection:
         connection.execute(
             sa.update(schema.runs)
             .where(schema.runs.c.run == settings.run)
-            .values(status="failed" if failures else "finished", summary=document)
+            .values(status="failed" if failures else "finished", summary=msgspec.to_builtins(document))
         )
     write_json(job.out / "summary.json", document)
     html.write(document, engine, settings.run, job.out / "report.html")
@@ -193,17 +171,15 @@ def _faults(job: Job, plan: Plan) -> dict[str, int] | None:
     return on_the_way | (sent.beside if sent else {})
 
 
-def _failures(document: dict[str, Any], differences: list[Any], unlike: list[Any], to_refuse: int) -> list[str]:
+def _failures(document: Summary, differences: Sequence[object], unlike: Sequence[object], to_refuse: int) -> list[str]:
     failures = []
-    if document["dead_letters"] < 2 * to_refuse:  # by the devices and by the recorder
-        failures.append(
-            f"{to_refuse:,} records were to be refused, there are {document['dead_letters']:,} dead letters"
-        )
-    if document["events_applied"] != document["events_sent"]:
-        failures.append(f"{document['events_sent']:,} events sent, {document['events_applied']:,} applied")
+    if document.dead_letters < 2 * to_refuse:  # by the devices and by the recorder
+        failures.append(f"{to_refuse:,} records were to be refused, there are {document.dead_letters:,} dead letters")
+    if document.events_applied != document.events_sent:
+        failures.append(f"{document.events_sent:,} events sent, {document.events_applied:,} applied")
     if differences:
         failures.append(f"{len(differences)} ranks differ when scored again, the first: {differences[0]}")
-    if document["online"] != document["offline"]:
+    if document.online != document.offline:
         failures.append("online and offline metrics differ")
     if unlike:
         failures.append(f"{len(unlike)} times the experiment has something else, the first: {unlike[0]}")

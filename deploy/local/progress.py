@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from deploy.local.supervisor import Stack
-from deploy.report import summary
+from deploy.report import measurements
 from streams.database import schema
 from streams.releases import candidates
 from streams.settings import Settings
@@ -57,16 +57,17 @@ class Watch:
         for child in self._stack.children.values():
             if child.metrics_port and child.alive:
                 child.scrape()
-        applied = summary.total((c.samples for c in self._stack.children.values()), "mc2sf_events_applied_total")
+        applied = measurements.total((c.samples for c in self._stack.children.values()), "mc2sf_events_applied_total")
         r = schema.releases.c
         with self._engine.connect() as connection:
             recorded = candidates.recorded(connection, self._run)
             kinds = connection.execute(
                 sa.select(r.kind, sa.func.count()).where(r.run == self._run).group_by(r.kind)
             ).all()
-            quality = summary.online(connection, self._run)
+            quality = measurements.online(connection, self._run)
         note = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds))
-        shown = "  ".join(f"{v} {quality[v]['ndcg@10']:.3f}" for v in _SHOWN if quality.get(v, {}).get("n"))
+        scores = {v: quality[v].ndcg_10 for v in _SHOWN if v in quality and quality[v].n}
+        shown = "  ".join(f"{v} {score:.3f}" for v, score in scores.items())
         self._bars.update(self._events, completed=applied, note=f"NDCG@10  {shown}" if shown else "")
         self._bars.update(self._epochs, completed=recorded[0] + 1 if recorded else 0, note=f"releases: {note}")
         if not self._console.is_terminal:

@@ -5,45 +5,42 @@ In: the run's summary and its tables. Out: one HTML file with its style, script 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import sqlalchemy as sa
 
 from deploy.report import timeline
 from deploy.report.figures import figures, ordered
-from models.evaluation.metrics import METRICS
+from deploy.report.summary import METRICS, Summary
 from streams.database import schema
 
 _PAGES = Path(__file__).parent / "pages"
 
 
-def write(summary: Mapping[str, Any], engine: sa.Engine, run: str, out: Path) -> Path:
-    """Write the report of `run` to `out` and return it. Raises LookupError where the tables do not know the run."""
+def write(summary: Summary, engine: sa.Engine, run: str, out: Path) -> Path:
+    """Write the report of `run` to `out` and return it. Raises LookupError if the run is not in the tables."""
     with engine.connect() as connection:
         row = connection.execute(sa.select(schema.runs).where(schema.runs.c.run == run)).one_or_none()
         if row is None:
             raise LookupError(f"no run {run!r} in these tables")
         line = timeline.epochs(connection, run)
-        made = timeline.releases(connection, run)
-        context = {
+        context: dict[str, object] = {
             "summary": summary,
             "run": run,
             "source": row.source,
             "created": moment(row.created_wall),
-            "settings": {**row.settings, **summary.get("settings", {})},
-            "versions": summary.get("versions") or row.versions,
+            "settings": {**row.settings, **summary.settings},
+            "versions": summary.versions,
             "figures": figures(connection, run, line),
-            "releases": made,
+            "releases": timeline.releases(connection, run),
             "decisions": timeline.decisions(connection, run),
             "drifts": timeline.drifts(connection, run),
             "slates": timeline.slates(connection, run),
             "click_uploads": timeline.count(connection, run, schema.click_uploads),
             "interactions": timeline.count(connection, run, schema.interactions),
-            "variants": ordered(summary.get("online", {})),
+            "variants": ordered(summary.online),
             "metrics": METRICS,
             "first": moment(line[0].time) if line else "",
             "last": moment(line[-1].time) if line else "",
@@ -71,7 +68,7 @@ def _size(value: float | None) -> str:
     return f"{value:,.1f} GB"
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):

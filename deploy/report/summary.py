@@ -1,134 +1,184 @@
-"""The summary of a run, from its tables and from what its processes said of themselves (see docs/summary.md)."""
+"""summary.json of a run as types. Its JSON schema and its page in docs/reference are generated from them.
+
+The file is a contract: fields are added, never removed or given another meaning. Times are ms since 1970 (UTC), memory
+is in 10^6 bytes.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-import sqlalchemy as sa
+import msgspec
+from msgspec import Meta, field
 
-from models.evaluation.metrics import METRICS
-from streams.database import schema
-from streams.prequential import metrics
-from streams.prequential.metrics import Ranked, subsets
-from streams.records import Kind
-from streams.state.device import DeviceState
-from streams.state.row_codec import unpack
-
-_BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Score = Annotated[float, Meta(ge=0, le=1)] | None
+Value = bool | int | float | str | None
 
 
-def online(connection: sa.Connection, run: str, subset: str = "all") -> dict[str, dict[str, float]]:
-    """Return the cumulative online metrics of each variant over its outcomes in `subset`, as last recorded."""
-    points = schema.metric_points.c
-    query = (
-        sa.select(schema.metric_points)
-        .where(points.run == run, points.subset == subset, points.form == "cumulative")
-        .order_by(points.epoch)
-    )
-    last = {row.variant: row for row in connection.execute(query)}
-    return {
-        variant: {name: getattr(row, name.replace("@", "_")) for name in METRICS}
-        | {"n": row.n, "chance_hr@10": row.chance_hr_10}
-        for variant, row in sorted(last.items())
-    }
+class Quality(msgspec.Struct, frozen=True):
+    """Ranking metrics of one variant, means over `n` outcomes; null if there are none."""
+
+    hr_1: Score = field(name="hr@1")
+    hr_5: Score = field(name="hr@5")
+    hr_10: Score = field(name="hr@10")
+    ndcg_5: Score = field(name="ndcg@5")
+    ndcg_10: Score = field(name="ndcg@10")
+    mrr: Score
+    n: Count
+    chance_hr_10: Score = field(name="chance_hr@10")
+
+    def metric(self, name: str) -> float | None:
+        """Return a metric by its name in the JSON, such as `hr@10`."""
+        value: float | None = getattr(self, name.replace("@", "_"))
+        return value
 
 
-def last_quarter(connection: sa.Connection, run: str) -> dict[str, dict[str, float]]:
-    """Return the same over the newest quarter of the outcomes in total order: what the run has come to."""
-    o = schema.outcomes.c
-    query = sa.select(o.time, o.candidates, o.ranks, o.cold, o.history, o.window).where(o.run == run)
-    rows = connection.execute(query.order_by(o.time, o.user, o.seq)).all()
-    return metrics.summary(
-        Ranked(r.time, len(r.candidates) // 8, subsets(cold=r.cold, history=r.history, window=r.window), r.ranks)
-        for r in rows[3 * len(rows) // 4 :]
-    )
+METRICS = Quality.__struct_encode_fields__[:6]
+Qualities = dict[str, Quality]
 
 
-def releases(connection: sa.Connection, run: str) -> list[dict[str, Any]]:
-    """Return the releases in order, the refused proposals between them (version None, kind rejected)."""
-    made = [
-        (row.epoch, 1, {"version": row.version, "kind": row.kind, "trained_until": row.trained_until, "gate": row.gate})
-        for row in connection.execute(sa.select(schema.releases).where(schema.releases.c.run == run))
+def by_variant(metrics: Mapping[str, Mapping[str, float | None]]) -> Qualities:
+    """Return metrics per variant as types. Raises msgspec.ValidationError if a metric is missing or out of range."""
+    return msgspec.convert(metrics, Qualities)
+
+
+class ReleaseEntry(msgspec.Struct, frozen=True):
+    """A release, or a candidate that the gate refused."""
+
+    version: Annotated[int, Meta(ge=0)] | None
+    kind: Literal["initial", "retrain", "learner", "rollback", "rejected"]
+    trained_until: int
+    gate: dict[str, Value]
+
+
+class Experiment(msgspec.Struct, frozen=True):
+    """Comparison of a `protocol:SOURCE` run with its experiment."""
+
+    metrics: Annotated[dict[str, dict[str, Share]], Meta(description="Per variant: the experiment's metrics.")]
+    differences: Annotated[int, Meta(ge=0, description="Lists, target indexes and ranks that differ; 0 if all agree.")]
+
+
+class Freshness(msgspec.Struct, frozen=True):
+    """Quantiles in ms; null if nothing was measured."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Bytes(msgspec.Struct, frozen=True):
+    """Bytes between devices and cloud."""
+
+    up: Annotated[int, Meta(ge=0, description="Negative memories, clicks and requests.")]
+    down: Annotated[int, Meta(ge=0, description="Answers.")]
+    training: Annotated[int, Meta(ge=0, description="Online training examples.")]
+    per_user: Annotated[float, Meta(ge=0, description="Up and down, per user.")]
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """summary.json of an mc2sf run. Fields are added, never removed or given another meaning."""
+
+    run: Annotated[str, Meta(description="The run's id.")]
+    source: Annotated[str, Meta(description="SOURCE as given on the command line.")]
+    events_sent: Annotated[Count, Meta(description="Events written to device-events, each counted once.")]
+    events_applied: Annotated[
+        Count, Meta(description="Events applied to device state and recorded. Equal to events_sent in a complete run.")
     ]
-    proposals = schema.proposals.c
-    query = sa.select(proposals.epoch, proposals.trained_until, proposals.quality).where(
-        proposals.run == run, proposals.status == "rejected"
-    )
-    refused = [
-        (row.epoch, 0, {"version": None, "kind": "rejected", "trained_until": row.trained_until, "gate": row.quality})
-        for row in connection.execute(query)
+    events_duplicate: Annotated[
+        Count, Meta(description="Events delivered again (after a restart) and skipped by their sequence number.")
     ]
-    return [entry for _, _, entry in sorted(made + refused, key=lambda each: (each[0], each[1]))]
+    dead_letters: Annotated[
+        Count, Meta(description="Records refused by any process; bytes and reasons are in the table dead_letters.")
+    ]
+    faults: Annotated[
+        dict[str, Count] | None,
+        Meta(
+            description="Effects of --faults, in events (late_clicks: clicks; hostile: records); null without --faults."
+            " See docs/faults.md."
+        ),
+    ]
+    users: Annotated[Count, Meta(description="Users with at least one event.")]
+    items: Annotated[Count, Meta(description="Items in at least one event.")]
+    clicks: Annotated[Count, Meta(description="Clicks, past clicks included.")]
+    r2_uploads: Annotated[
+        Count,
+        Meta(description="Negative memories uploaded and recorded: one per user, window and version of the encoder."),
+    ]
+    rank_requests: Annotated[
+        Count, Meta(description="Requests for priors sent by devices, repeated requests included.")
+    ]
+    outcomes: Annotated[Count, Meta(description="Evaluated clicks, each ranked by every variant.")]
+    expired: Annotated[
+        Count,
+        Meta(description="Outcomes without an answer in time, ranked by the device alone. Always 0 in lockstep."),
+    ]
+    cold: Annotated[
+        Count,
+        Meta(
+            description="Outcomes whose item the release in force did not know, or with too few items for a full list."
+            " Not in `online`; see `online_cold`."
+        ),
+    ]
+    releases: Annotated[
+        list[ReleaseEntry],
+        Meta(
+            description="Releases in order, and the candidates that the gate refused (version null, kind rejected)."
+            " trained_until is event time, gate the held-out losses that were compared."
+        ),
+    ]
+    online: Annotated[
+        Qualities, Meta(description="Per variant, over all outcomes that are not cold, as ranked online.")
+    ]
+    offline: Annotated[
+        Qualities, Meta(description="The same, scored again from the tables. In lockstep equal to `online`, exactly.")
+    ]
+    online_collaborative: Annotated[
+        Qualities,
+        Meta(description="Per variant, over outcomes whose user had a delayed history and an r2 in the cloud."),
+    ]
+    online_cold: Annotated[Qualities, Meta(description="Per variant, over cold outcomes.")]
+    last_quarter: Annotated[
+        Qualities, Meta(description="Per variant, over those of the newest quarter of all outcomes that are not cold.")
+    ]
+    optimum: Annotated[
+        dict[str, Share] | None,
+        Meta(description="Metrics of the best possible ranker on synthetic users; null for logs."),
+    ]
+    experiment: Annotated[Experiment | None, Meta(description="Only for protocol:SOURCE, else null.")]
+    offline_differences: Annotated[Count, Meta(description="Ranks that differ between online and offline.")]
+    share_with_history: Annotated[
+        Share, Meta(description="Share of outcomes whose user had a delayed history in the cloud.")
+    ]
+    share_with_r2: Annotated[Share, Meta(description="Share of outcomes whose user had uploaded an r2.")]
+    seconds: Annotated[
+        Amount, Meta(description="Wall-clock seconds from the start of the replay to the last recorded epoch.")
+    ]
+    events_per_second: Annotated[Amount, Meta(description="events_sent / seconds: retrains are included.")]
+    freshness_ms: Annotated[
+        Freshness, Meta(description="From sending an event until the state that it changed is durable, ms.")
+    ]
+    bytes: Annotated[Bytes, Meta(description="Traffic between devices and cloud.")]
+    peak_memory_mb: Annotated[dict[str, float], Meta(description="Largest resident memory per process, 10^6 bytes.")]
+    restarts: Annotated[dict[str, Count], Meta(description="Restarts per process; processes without one are left out.")]
+    digest: Annotated[
+        str,
+        Meta(
+            description="Of outcomes and states. In lockstep equal for equal log, seed and settings, on one CPU family"
+            " and torch version."
+        ),
+    ]
+    seed: Annotated[int, Meta(description="Seed of everything that is drawn.")]
+    settings: Annotated[
+        dict[str, Value], Meta(description="Settings that decide results, the exposure policy and workers included.")
+    ]
+    versions: Annotated[dict[str, str], Meta(description="Versions of the software, and the CPU.")]
 
 
-def counts(connection: sa.Connection, run: str) -> dict[str, Any]:
-    """Return what the tables count: events, users, items, uploads, outcomes and their shares."""
-
-    def count(table: sa.Table, *where: Any) -> int:
-        query = sa.select(sa.func.count()).select_from(table).where(table.c.run == run, *where)
-        return int(connection.execute(query).scalar_one())
-
-    i, o = schema.interactions.c, schema.outcomes.c
-    total = count(schema.outcomes)
-    distinct = sa.select(sa.func.count(i.user.distinct()), sa.func.count(i.item.distinct())).where(i.run == run)
-    users, items = connection.execute(distinct).one()
-    return {
-        "dead_letters": count(schema.dead_letters),
-        "users": int(users),
-        "items": int(items),
-        "clicks": count(schema.interactions, i.kind.in_([Kind.CLICK, Kind.PAST_CLICK])),
-        "r2_uploads": count(schema.negative_memories),
-        "outcomes": total,
-        "expired": count(schema.outcomes, o.expired.is_(True)),
-        "cold": count(schema.outcomes, o.cold.is_(True)),
-        "share_with_history": count(schema.outcomes, o.history > 0) / total if total else 0.0,
-        "share_with_r2": count(schema.outcomes, o.window > 0) / total if total else 0.0,
-    }
-
-
-def events_applied(connection: sa.Connection, run: str) -> int:
-    """Return how many events are folded into the devices' state: the next expected seq of each user, summed."""
-    u = schema.user_snapshots.c
-    newest = (
-        sa.select(u.user, sa.func.max(u.epoch).label("epoch"))
-        .where(u.run == run, u.side == "device")
-        .group_by(u.user)
-        .subquery()
-    )
-    query = (
-        sa.select(u.state)
-        .join(newest, (u.user == newest.c.user) & (u.epoch == newest.c.epoch))
-        .where(u.run == run, u.side == "device")
-    )
-    return sum(unpack(bytes(state), DeviceState).seq for state in connection.execute(query).scalars())
-
-
-def freshness(samples: Iterable[Mapping[str, float]]) -> dict[str, float | None]:
-    """Return p50, p95 and p99 in ms over the histograms of several workers, interpolated as Prometheus does."""
-    buckets: dict[float, float] = {}
-    for one in samples:
-        for name, value in one.items():
-            if match := _BUCKET.match(name):
-                bound = float(match[1].replace("+Inf", "inf"))
-                buckets[bound] = buckets.get(bound, 0.0) + value
-    bounds = sorted(buckets)
-    result: dict[str, float | None] = {}
-    for label, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
-        result[label] = None
-        wanted = share * buckets[bounds[-1]] if bounds else 0.0
-        below, low = 0.0, 0.0
-        for bound in bounds if wanted else ():
-            if buckets[bound] >= wanted:
-                inside = buckets[bound] - below
-                high = low if bound == float("inf") else bound
-                result[label] = round(1000 * (low + (high - low) * (wanted - below) / inside), 3)
-                break
-            below, low = buckets[bound], bound
-    return result
-
-
-def total(samples: Iterable[Mapping[str, float]], name: str) -> float:
-    """Return the sum of one sample over several processes."""
-    return sum(one.get(name, 0.0) for one in samples)
+def json_schema() -> bytes:
+    """Return the JSON schema of summary.json (draft 2020-12) as in docs/summary.schema.json."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Summary)}
+    return msgspec.json.format(msgspec.json.encode(schema)) + b"\n"

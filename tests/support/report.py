@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
-from models.evaluation.metrics import METRICS
+from deploy.report.summary import METRICS, Bytes, Freshness, Quality, Summary
 from streams.database import schema
 from streams.settings import Settings
 
@@ -21,43 +22,53 @@ RELEASES = [("initial", 0, 0), ("learner", 1, 3), ("retrain", 2, 7), ("learner",
 _EMPTY = {str: "", bytes: b"", int: 0, bool: False, float: 0.0, dict: {}, object: {}}  # JSON is either
 
 
-def quality(best: float, n: int) -> dict[str, float]:
-    return {name: best * (0.5 if "1" in name[-2:] else 0.9) for name in METRICS} | {"n": n, "chance_hr@10": 0.1}
+def quality(best: float, n: int) -> Quality:
+    scores = [best * (0.5 if "1" in name[-2:] else 0.9) for name in METRICS]
+    return Quality(*scores, n=n, chance_hr_10=0.1)
 
 
-def summary(**changed: Any) -> dict[str, Any]:
+def summary(**changed: Any) -> Summary:
     """The summary of the run, some fields changed."""
     online = {name: quality(best, 480) for name, best in VARIANTS.items()}
-    return {
-        "run": RUN,
-        "events_sent": 12_345,
-        "events_applied": 12_345,
-        "events_duplicate": 0,
-        "dead_letters": 3,
-        "users": 100,
-        "items": 50,
-        "r2_uploads": 240,
-        "rank_requests": 480,
-        "outcomes": 480,
-        "expired": 2,
-        "releases": [],
-        "online": online,
-        "offline": online,
-        "online_collaborative": {},
-        "online_cold": {},
-        "last_quarter": online,
-        "optimum": None,
-        "share_with_history": 0.9,
-        "share_with_r2": 0.8,
-        "events_per_second": 5432.1,
-        "freshness_ms": {"p50": 12.5, "p95": 80.0, "p99": None},
-        "bytes": {"up": 5_000_000, "down": 61_000_000, "training": 0, "per_user": 660_000.0},
-        "peak_memory_mb": {"device-1": 512.3, "recorder": 301.0},
-        "digest": "0123456789abcdef",
-        "seed": 1,
-        "settings": {"exposures": "simulated"},
-        "versions": {"torch": "2.13.0", "python": "3.11"},
-    } | changed
+    whole = Summary(
+        run=RUN,
+        source="ml-1m:folder",
+        events_sent=12_345,
+        events_applied=12_345,
+        events_duplicate=0,
+        dead_letters=3,
+        faults=None,
+        users=100,
+        items=50,
+        clicks=700,
+        r2_uploads=240,
+        rank_requests=480,
+        outcomes=480,
+        expired=2,
+        cold=0,
+        releases=[],
+        online=online,
+        offline=online,
+        online_collaborative={},
+        online_cold={},
+        last_quarter=online,
+        optimum=None,
+        experiment=None,
+        offline_differences=0,
+        share_with_history=0.9,
+        share_with_r2=0.8,
+        seconds=2.3,
+        events_per_second=5432.1,
+        freshness_ms=Freshness(12.5, 80.0, None),
+        bytes=Bytes(5_000_000, 61_000_000, 0, 660_000.0),
+        peak_memory_mb={"device-1": 512.3, "recorder": 301.0},
+        restarts={},
+        digest="0123456789abcdef",
+        seed=1,
+        settings={"exposures": "simulated"},
+        versions={"torch": "2.13.0", "python": "3.11"},
+    )
+    return msgspec.structs.replace(whole, **changed)
 
 
 def wave(best: float, epoch: int) -> float:

@@ -1,0 +1,186 @@
+"""What the tables of a run and the metrics of its processes add up to: the material of summary.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from deploy.report.summary import Bytes, Experiment, Freshness, Qualities, Quality, ReleaseEntry, Summary, by_variant
+from streams.database import schema
+from streams.prequential import metrics
+from streams.prequential.metrics import Ranked, subsets
+from streams.records import Kind
+from streams.rescoring.run_digest import digest
+from streams.settings import Settings
+from streams.state.device import DeviceState
+from streams.state.row_codec import unpack
+
+_BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')
+Samples = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The part of a summary that is not in the tables. `samples`: the metrics of each process, by name and labels."""
+
+    source: str
+    events_sent: int
+    seconds: float
+    samples: Sequence[Samples]
+    offline: Qualities
+    offline_differences: int
+    optimum: dict[str, float] | None
+    experiment: Experiment | None
+    faults: dict[str, int] | None
+    workers: int
+    peak_memory_mb: dict[str, float]
+    restarts: dict[str, int]
+    versions: dict[str, str]
+
+
+def summarise(connection: sa.Connection, settings: Settings, measured: Measured) -> Summary:
+    """Return the summary of a finished run."""
+    run, samples = settings.run, measured.samples
+    i, o = schema.interactions.c, schema.outcomes.c
+
+    def rows(table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
+        query = sa.select(sa.func.count()).select_from(table).where(table.c.run == run, *where)
+        return int(connection.execute(query).scalar_one())
+
+    def traffic(direction: str) -> int:
+        return int(total(samples, f'mc2sf_device_traffic_bytes_total{{direction="{direction}"}}'))
+
+    distinct = sa.select(sa.func.count(i.user.distinct()), sa.func.count(i.item.distinct())).where(i.run == run)
+    users, items = connection.execute(distinct).one()
+    outcomes, up, down = rows(schema.outcomes), traffic("up"), traffic("down")
+    return Summary(
+        run=run,
+        source=measured.source,
+        events_sent=measured.events_sent,
+        events_applied=events_applied(connection, run),
+        events_duplicate=int(total(samples, "mc2sf_events_duplicate_total")),
+        dead_letters=rows(schema.dead_letters),
+        faults=measured.faults,
+        users=int(users),
+        items=int(items),
+        clicks=rows(schema.interactions, i.kind.in_([Kind.CLICK, Kind.PAST_CLICK])),
+        r2_uploads=rows(schema.negative_memories),
+        rank_requests=int(total(samples, 'mc2sf_rank_requests_total{side="device"}')),
+        outcomes=outcomes,
+        expired=rows(schema.outcomes, o.expired.is_(True)),
+        cold=rows(schema.outcomes, o.cold.is_(True)),
+        releases=releases(connection, run),
+        online=online(connection, run),
+        offline=measured.offline,
+        online_collaborative=online(connection, run, "collaborative"),
+        online_cold=online(connection, run, "cold"),
+        last_quarter=last_quarter(connection, run),
+        optimum=measured.optimum,
+        experiment=measured.experiment,
+        offline_differences=measured.offline_differences,
+        share_with_history=rows(schema.outcomes, o.history > 0) / max(outcomes, 1),
+        share_with_r2=rows(schema.outcomes, o.window > 0) / max(outcomes, 1),
+        seconds=round(measured.seconds, 1),
+        events_per_second=round(measured.events_sent / measured.seconds, 1),
+        freshness_ms=freshness(samples),
+        bytes=Bytes(up, down, traffic("training"), round((up + down) / max(users, 1), 1)),
+        peak_memory_mb=measured.peak_memory_mb,
+        restarts=measured.restarts,
+        digest=digest(connection, run),
+        seed=settings.seed,
+        settings=settings.semantic() | {"exposure_policy": settings.exposures, "workers": measured.workers},
+        versions=measured.versions,
+    )
+
+
+def online(connection: sa.Connection, run: str, subset: str = "all") -> Qualities:
+    """Return the cumulative online metrics of each variant over its outcomes in `subset`, as last recorded."""
+    points = schema.metric_points.c
+    query = (
+        sa.select(schema.metric_points)
+        .where(points.run == run, points.subset == subset, points.form == "cumulative")
+        .order_by(points.epoch)
+    )
+    last = {str(row.variant): row for row in connection.execute(query)}
+    return {
+        variant: Quality(
+            row.hr_1, row.hr_5, row.hr_10, row.ndcg_5, row.ndcg_10, row.mrr, n=row.n, chance_hr_10=row.chance_hr_10
+        )
+        for variant, row in sorted(last.items())
+    }
+
+
+def last_quarter(connection: sa.Connection, run: str) -> Qualities:
+    """Return the same over the newest quarter of the outcomes in total order."""
+    o = schema.outcomes.c
+    query = sa.select(o.time, o.candidates, o.ranks, o.cold, o.history, o.window).where(o.run == run)
+    rows = connection.execute(query.order_by(o.time, o.user, o.seq)).all()
+    newest = (
+        Ranked(r.time, len(r.candidates) // 8, subsets(cold=r.cold, history=r.history, window=r.window), r.ranks)
+        for r in rows[3 * len(rows) // 4 :]
+    )
+    return by_variant(metrics.summary(newest))
+
+
+def releases(connection: sa.Connection, run: str) -> list[ReleaseEntry]:
+    """Return the releases in order, with the refused candidates (version None, kind rejected) between them."""
+    made = [
+        (row.epoch, 1, ReleaseEntry(row.version, row.kind, row.trained_until, row.gate))
+        for row in connection.execute(sa.select(schema.releases).where(schema.releases.c.run == run))
+    ]
+    c = schema.proposals.c
+    query = sa.select(c.epoch, c.trained_until, c.quality).where(c.run == run, c.status == "rejected")
+    refused = [
+        (row.epoch, 0, ReleaseEntry(None, "rejected", row.trained_until, row.quality))
+        for row in connection.execute(query)
+    ]
+    return [entry for _, _, entry in sorted(made + refused, key=lambda each: (each[0], each[1]))]
+
+
+def events_applied(connection: sa.Connection, run: str) -> int:
+    """Return how many events the devices' states contain: the next expected seq of each user, summed."""
+    u = schema.user_snapshots.c
+    newest = (
+        sa.select(u.user, sa.func.max(u.epoch).label("epoch"))
+        .where(u.run == run, u.side == "device")
+        .group_by(u.user)
+        .subquery()
+    )
+    query = (
+        sa.select(u.state)
+        .join(newest, (u.user == newest.c.user) & (u.epoch == newest.c.epoch))
+        .where(u.run == run, u.side == "device")
+    )
+    return sum(unpack(bytes(state), DeviceState).seq for state in connection.execute(query).scalars())
+
+
+def freshness(samples: Iterable[Samples]) -> Freshness:
+    """Return quantiles over the histograms of all workers in ms, interpolated as Prometheus does."""
+    buckets: dict[float, float] = {}
+    for one in samples:
+        for name, value in one.items():
+            if match := _BUCKET.match(name):
+                bound = float(match[1].replace("+Inf", "inf"))
+                buckets[bound] = buckets.get(bound, 0.0) + value
+    return Freshness(*(_quantile(buckets, share) for share in (0.5, 0.95, 0.99)))
+
+
+def _quantile(buckets: Mapping[float, float], share: float) -> float | None:
+    """Return a quantile in ms of a cumulative histogram in seconds; None if it is empty."""
+    bounds = sorted(buckets)
+    wanted = share * buckets[bounds[-1]] if bounds else 0.0
+    below, low = 0.0, 0.0
+    for bound in bounds if wanted else ():
+        if buckets[bound] >= wanted:
+            high = low if bound == float("inf") else bound
+            return round(1000 * (low + (high - low) * (wanted - below) / (buckets[bound] - below)), 3)
+        below, low = buckets[bound], bound
+    return None
+
+
+def total(samples: Iterable[Samples], name: str) -> float:
+    """Return the sum of one metric over several processes."""
+    return sum(one.get(name, 0.0) for one in samples)
