@@ -13,10 +13,11 @@ from benchmarks.device_records import Workload
 from benchmarks.device_stopwatch import Pace
 from models.data.item_features import Standing
 from models.mc2sf.tiled_scorer import Floats, Rows, Scorer
+from streams.codec import encode
 from streams.device.worker import Device
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_of
-from streams.records import Manifest, Versions, encode
+from streams.records import Manifest, Versions
 from streams.releases.release import Release
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS

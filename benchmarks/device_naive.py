@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from models.mc2sf.nets import Nets
+from streams.codec import Reader, Tensor, encode
 from streams.database.engine import connect
 from streams.process import telemetry
-from streams.records import DeviceBatch, Kind, NegativeMemory, Reader, Tensor, encode, item_key
+from streams.records import DeviceBatch, Kind, NegativeMemory, item_key
 from streams.releases.release import Release, read_release
 from streams.settings import Settings
 from streams.state.device import DeviceState

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from quixstreams import Application, State
 
+from streams.codec import Reader
 from streams.process import telemetry
-from streams.records import DeviceBatch, Reader
+from streams.records import DeviceBatch
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 

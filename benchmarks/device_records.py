@@ -11,11 +11,12 @@ import numpy as np
 from models.data.catalogue import Catalogue
 from models.mc2sf.checkpoint import pack
 from models.mc2sf.nets import Nets
+from streams.codec import encode
 from streams.coordinator.publisher import Publisher, read_publication
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
 from streams.model_config import net_config
-from streams.records import DeviceBatch, Kind, encode
+from streams.records import DeviceBatch, Kind
 from streams.releases.registry import Draft, finish_release, write_release
 from streams.releases.release import ItemTable
 from streams.settings import Settings

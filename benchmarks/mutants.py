@@ -8,15 +8,13 @@ from typing import Any
 
 import msgspec
 
+from streams.codec import SCHEMA, Reader, RecordError
 from streams.records import (
-    SCHEMA,
     DeadLetter,
     DeviceEvent,
     EmbeddingRow,
     ExampleEvent,
     OutcomeEvent,
-    Reader,
-    RecordError,
     ReleaseEvent,
     SlowPriors,
     Uplink,

@@ -21,9 +21,9 @@ from rich.progress import Progress
 from benchmarks.servers.kafka import Cluster
 from deploy.local.supervisor import die_with_parent
 from deploy.runs import find
+from streams.database.run_state import recorded
 from streams.database.schema import interactions, outcomes
 from streams.process.retry import away
-from streams.releases.candidates import recorded
 
 SOURCE = "synthetic:users=60,items=150"
 ARGUMENTS = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")

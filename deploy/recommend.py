@@ -12,10 +12,9 @@ from deploy.cli.options import By
 from deploy.report.measurements import online
 from deploy.runs import Found, UserError
 from models.data.views import View, view
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.model_config import view_spec
 from streams.records import Kind
-from streams.releases import candidates
 from streams.releases.item_statistics import standing_after
 from streams.releases.release import Release, ReleaseError, read_release
 
@@ -43,10 +42,7 @@ def recommend(
         if not events:
             raise UserError(f"no events of user {user!r} in run {run}")
         if release is None:
-            r = schema.releases.c
-            release = connection.execute(
-                sa.select(sa.func.max(r.version)).where(r.run == run, r.published.is_(True))
-            ).scalar_one()
+            release = run_state.active_release(connection, run)
         if release is None:
             raise UserError(f"run {run} has no release yet")
         try:
@@ -66,7 +62,7 @@ def recommend(
         seen = view(clicks, clicks, shown, open_count, window, view_spec(settings), closed_count=sizes.get(window))
         rows = catalogue.rows(catalogue.keys)
         r2 = _memory(connection, run, user, whole, seen)
-        recorded = candidates.recorded(connection, run)
+        recorded = run_state.recorded(connection, run)
         stands = standing_after(connection, run, recorded[0] if recorded else -1).of(catalogue.keys)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, stands)

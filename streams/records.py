@@ -1,10 +1,9 @@
-"""The vocabulary: every record on every topic, as msgspec structs in MessagePack.
+"""Every record on every topic, as msgspec structs. Records are the only coupling between processes.
 
-Records are the only coupling between processes. A value is two MessagePack objects: the schema number (one byte),
-then the record as an array. Adding a field at the end with a default keeps older readers working; anything else
-raises `SCHEMA`. A reader accepts older schema numbers and refuses newer ones. Users are strings; items are strings on
-`device-events` and 64-bit keys (`item_key`) everywhere else. Times are event time in integer milliseconds since 1970
-(UTC) unless a name says `wall`.
+`streams/codec.py` encodes them, as arrays: the order of the fields is part of the format, their names are not. Users
+are strings; items are strings on `device-events` and 64-bit keys (`item_key`) everywhere else. Times are event time in
+integer milliseconds since 1970 (UTC); a name that ends in `wall` marks wall-clock time. In the comments of tensors, d
+is `Settings.dim` and n the number of items.
 """
 
 from __future__ import annotations
@@ -12,84 +11,43 @@ from __future__ import annotations
 import functools
 import hashlib
 from enum import IntEnum
-from typing import Any, Generic, Literal, TypeVar
+from typing import Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-SCHEMA = 2  # 2: a batch of a device says when it was sent; 1: it did not
-MAX_BYTES = 1_000_000  # of one encoded record; larger ones are refused on both sides
+from streams.codec import Record, Tensor
 
 _HASHED = 1 << 62  # keys from here up are hashes of names, below they are the numbers themselves
 
 
-class RecordError(ValueError):
-    """A record that can't be read: not MessagePack, of an unknown kind, of a newer schema, or too large."""
-
-
 class Kind(IntEnum):
-    """What an event of a device says of an item."""
+    """The kind of a device's event about an item.
+
+    If all items beside a click of an impression are candidates, the slate is a list made for ranking and is ranked in
+    its own order: whoever made it has shuffled it.
+    """
 
     EXPOSURE = 0  # shown, not clicked
-    CLICK = 1  # clicked: evaluated (by share) and learnt from
-    # on the slate of an impression for ranking only: changes no history and no window. Where nothing else stands beside
-    # the click, it is a list made for ranking, and taken in its own order: its maker has shuffled it
-    CANDIDATE = 2
+    CLICK = 1  # clicked: ranked if drawn for evaluation, and learnt from
+    CANDIDATE = 2  # on the slate of an impression for ranking only: enters no history and no window
     PAST_CLICK = 3  # clicked before the span under evaluation: enters histories, is never ranked
 
 
 @functools.lru_cache(maxsize=1 << 18)
 def item_key(name: str) -> int:
-    """The 64-bit key of an item: its number where the name is a canonical decimal below 2^62, else a BLAKE2b hash."""
+    """Return the 64-bit key of an item: its number if its name is a canonical decimal below 10^18, else a hash."""
     if name.isdecimal() and name.isascii() and len(name) <= 18 and (name == "0" or name[0] != "0"):
         return int(name)
     return _HASHED | int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 2
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
-    """Base of every record."""
-
-
-R = TypeVar("R", bound="Record")
-
-
-class Tensor(msgspec.Struct, frozen=True, array_like=True):
-    """An array as it travels: numpy dtype string (little-endian), shape, raw bytes in C order."""
-
-    dtype: Literal["<f2", "<f4", "<i8"]
-    shape: tuple[int, ...]
-    data: bytes
-
-    @classmethod
-    def of(cls, array: NDArray[Any], dtype: Literal["<f2", "<f4", "<i8"]) -> Tensor:
-        """Pack `array`, cast to `dtype`."""
-        packed = np.ascontiguousarray(array, dtype=dtype)
-        return cls(dtype, packed.shape, packed.tobytes())
-
-    def array(self) -> NDArray[Any]:
-        """The array, read-only. Raises RecordError where shape and bytes disagree."""
-        flat = np.frombuffer(self.data, dtype=self.dtype) if len(self.data) % int(self.dtype[2]) == 0 else None
-        if flat is None or flat.size != int(np.prod(self.shape, dtype=np.int64)) or min(self.shape, default=0) < 0:
-            raise RecordError(f"tensor of shape {self.shape} and dtype {self.dtype} holds {len(self.data)} bytes")
-        return flat.reshape(self.shape)
-
-    def expect(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """The array, read-only; None stands for any length. Raises RecordError about `name` where it is another."""
-        alike = [wanted in (length, None) for length, wanted in zip(self.shape, shape, strict=False)]
-        if self.dtype != dtype or len(self.shape) != len(shape) or not all(alike):
-            wanted = str(shape).replace("None", "n")
-            raise RecordError(f"{name} is {self.dtype} {self.shape}, not {dtype} {wanted}")
-        return self.array()
-
-
 class Versions(msgspec.Struct, frozen=True, array_like=True):
-    """The release that was in force and the versions of its three parts."""
+    """The release in force and the versions of its three parts."""
 
-    release: int = 0
-    encoder: int = 0
-    slow: int = 0
-    fast: int = 0
+    release: int = 0  # version of the release
+    encoder: int = 0  # release that last changed the encoder (E and the GRU)
+    slow: int = 0  # release that last changed the slow nets
+    fast: int = 0  # release that last changed the fast nets
 
 
 # device-events ------------------------------------------------------------------------------------------------------
@@ -98,40 +56,40 @@ class Versions(msgspec.Struct, frozen=True, array_like=True):
 class DeviceBatch(Record, frozen=True, tag="batch"):
     """Consecutive events of one user, as columns of equal length. Event i has sequence number `seq + i`.
 
-    Events of one impression are adjacent and never straddle a batch. `impressions` holds 0 where there is none. A
-    negative impression is a unit too, but no slate: its exposures are the replayer's own (policy `simulated`).
+    Events of one impression are adjacent and in one batch. A negative impression is an impression group too, but not a
+    slate: its exposures were simulated by the replayer.
     """
 
-    user: str
-    seq: int
-    items: list[str]
+    user: str  # user's name
+    seq: int  # sequence number of the first event, from 0 per user
+    items: list[str]  # item names
     kinds: bytes  # one Kind per event
-    times: list[int]
-    impressions: list[int]
-    sent_wall: int = 0  # wall clock of sending, ms: for freshness only, never in a digest; 0: not said (schema 1)
+    times: list[int]  # event times, ms
+    impressions: list[int]  # impression numbers, 0 if the event belongs to none
+    sent_wall: int = 0  # wall clock of sending, ms: for freshness only, never in a digest; 0: unknown (schema 1)
 
 
 class EpochBegin(Record, frozen=True, tag="begin"):
-    """From here on, in this partition, epoch `epoch` is running; `release` applies (None: the newest, free-running)."""
+    """Marks the begin of an epoch in this partition."""
 
-    epoch: int
-    release: int | None
-    time: int
+    epoch: int  # number of the epoch, from 0
+    release: int | None  # version of the release that applies; None: the newest (free-running)
+    time: int  # event time reached, ms
 
 
 class EpochEnd(Record, frozen=True, tag="end"):
-    """Epoch `epoch` is over in this partition; `time` is the event time reached."""
+    """Marks the end of an epoch in this partition."""
 
-    epoch: int
-    time: int
+    epoch: int  # number of the epoch
+    time: int  # event time reached, ms
 
 
 class EndOfLog(Record, frozen=True, tag="eol"):
-    """The log is over in this partition. `events` is the number of events sent to this partition in the whole run."""
+    """Marks the end of the log in this partition."""
 
-    epoch: int
-    time: int
-    events: int
+    epoch: int  # number of the last epoch
+    time: int  # event time reached, ms
+    events: int  # events sent to this partition in the whole run
 
 
 Mark = EpochBegin | EpochEnd | EndOfLog
@@ -140,162 +98,158 @@ Mark = EpochBegin | EpochEnd | EndOfLog
 
 
 class NegativeMemory(Record, frozen=True, tag="memory"):
-    """r2 of eq. (3) over window number `window` (1-based) of a user: `r2` is f4 [d]."""
+    """r2 of eq. (3): the GRU state over a closed window of exposures of one user."""
 
-    user: str
-    window: int
-    r2: Tensor
-    encoder: int
+    user: str  # user's name
+    window: int  # number of the window, from 1 per user
+    r2: Tensor  # f4 [d]
+    encoder: int  # version of the encoder that computed r2
     size: int  # exposures in the window
-    time: int  # of the event that closed it
+    time: int  # event time of the event that closed the window, ms
 
 
 class ClickUpload(Record, frozen=True, tag="clicks"):
-    """The clicks of a user in `epoch`, oldest first, at most the last L_S: `items` is i8 [n]."""
+    """The clicks of one user in one epoch, at most the last L_S."""
 
-    user: str
-    epoch: int
-    items: Tensor
-    time: int
+    user: str  # user's name
+    epoch: int  # number of the epoch
+    items: Tensor  # i8 [n], item keys, oldest first
+    time: int  # event time of the epoch's end, ms
 
 
 class RankRequest(Record, frozen=True, tag="request"):
-    """Asks the cloud for priors and slow scores. The id of a request is (user, seq of the click)."""
+    """Asks the cloud for priors and slow scores of the candidates of one click. (user, seq) is the request's id."""
 
-    user: str
-    seq: int
-    candidates: Tensor  # i8 [n], already shuffled
-    time: int
-    window: int  # the r2 that the answer must use: 0 = none yet
-    versions: Versions
-    epoch: int = 0  # the answer must use the clicks uploaded before it ended, also when it is asked again later
-    standing: bytes = b""  # u1 [n, 3], of the candidates: see models/data/item_features.py
+    user: str  # user's name
+    seq: int  # sequence number of the click
+    candidates: Tensor  # i8 [n], item keys, shuffled
+    time: int  # event time of the first event of the click's impression group, ms
+    window: int  # number of the window whose r2 the answer must use; 0: none yet
+    versions: Versions  # release in force on the device
+    epoch: int = 0  # the answer uses the uploads of earlier epochs only, also if the request is repeated later
+    standing: bytes = b""  # u1 [n, 3], item statistics of the candidates: see models/data/item_features.py
 
 
 # cloud-downlink -----------------------------------------------------------------------------------------------------
 
 
 class SlowPriors(Record, frozen=True, tag="priors"):
-    """The cloud's answer: r_t and r_n (f2 [n, d]) and the slow nets' scores (f4 [n]) in the order of the candidates."""
+    """The cloud's answer to a RankRequest, in the order of its candidates."""
 
-    user: str
-    seq: int
-    r_t: Tensor
-    r_n: Tensor
-    din: Tensor
-    f2s: Tensor
-    history: int  # length of the delayed history used
-    window: int  # of the r2 used, 0 = zero state
-    versions: Versions
+    user: str  # user's name
+    seq: int  # sequence number of the click
+    r_t: Tensor  # f2 [n, d], prior of positive interest, eq. (1)
+    r_n: Tensor  # f2 [n, d], prior of negative interest, eq. (5)
+    din: Tensor  # f4 [n], scores of DIN
+    f2s: Tensor  # f4 [n], scores of the slow net with r2 (F2S)
+    history: int  # clicks in the uploaded history that was used
+    window: int  # number of the window whose r2 was used; 0: zero state
+    versions: Versions  # release that was used
 
 
 # outcomes -----------------------------------------------------------------------------------------------------------
 
 
 class Outcome(Record, frozen=True, tag="outcome"):
-    """How each variant ranked one clicked item. Ranks are 1-based; `time` is that of the unit's first event."""
+    """How each variant ranked one clicked item among its candidates."""
 
-    user: str
-    seq: int
-    epoch: int
-    time: int
-    target: int
-    place: int  # of the target among the shuffled candidates: the tie-breaker
-    candidates: Tensor  # i8 [n]
-    slate: Literal["sampled", "logged"]
-    cold: bool  # target outside the catalogue, or catalogue too small for the full number of negatives
+    user: str  # user's name
+    seq: int  # sequence number of the click
+    epoch: int  # epoch of the click
+    time: int  # event time of the first event of the click's impression group, ms
+    target: int  # key of the clicked item
+    place: int  # index of the target among the shuffled candidates: breaks ties
+    candidates: Tensor  # i8 [n], item keys, shuffled
+    slate: Literal["sampled", "logged"]  # candidates drawn from the catalogue, or the items shown
+    cold: bool  # the target is not in the catalogue, or the catalogue has too few negatives
     expired: bool  # no priors in time (free-running only): din, f2s and mc2sf are missing from `ranks`
-    ranks: dict[str, int]
+    ranks: dict[str, int]  # variant -> rank, from 1
     not_finite: int  # scores that were NaN or infinite and were ranked last
-    versions: Versions
-    window: int
-    r2_age: int  # ms of event time since the window closed, 0 where there is none
-    history: int
-    bytes_up: int
-    bytes_down: int
-    asked_wall: int = 0
-    answered_wall: int = 0
+    versions: Versions  # release in force
+    window: int  # number of the window whose r2 was used; 0: zero state
+    r2_age: int  # event time since that window closed, ms; 0 if there is none
+    history: int  # clicks in the uploaded history that was used
+    bytes_up: int  # size of the request, bytes
+    bytes_down: int  # size of the answer, bytes
+    asked_wall: int = 0  # wall clock of the request, ms
+    answered_wall: int = 0  # wall clock of the answer, ms
 
 
 # fast-examples ------------------------------------------------------------------------------------------------------
 
 
 class FastExample(Record, frozen=True, tag="example"):
-    """One online step of the fast part. Row 0 of `items` is the click, the others are negatives."""
+    """One online training example of the fast nets. Row 0 of `items` is the click, the others are negatives."""
 
-    user: str
-    seq: int
-    epoch: int
-    time: int
-    clicks: Tensor  # i8 [<= L_F], oldest first
-    exposures: Tensor  # i8 [<= L_F], oldest first
-    items: Tensor  # i8 [1 + 4]
-    r_t: Tensor  # f2 [1 + 4, d]
-    r_n: Tensor  # f2 [1 + 4, d]
-    versions: Versions
-    standing: bytes = b""  # u1 [1 + 4, 3]
+    user: str  # user's name
+    seq: int  # sequence number of the click
+    epoch: int  # epoch of the click
+    time: int  # event time of the first event of the click's impression group, ms
+    clicks: Tensor  # i8 [<= L_F], item keys, oldest first
+    exposures: Tensor  # i8 [<= L_F], item keys, oldest first
+    items: Tensor  # i8 [1 + 4], item keys
+    r_t: Tensor  # f2 [1 + 4, d], prior of positive interest
+    r_n: Tensor  # f2 [1 + 4, d], prior of negative interest
+    versions: Versions  # release in force
+    standing: bytes = b""  # u1 [1 + 4, 3], item statistics of `items`
 
 
 # item-embeddings, model-releases, dead-letters ----------------------------------------------------------------------
 
 
 class EmbeddingRow(Record, frozen=True, tag="row"):
-    """One row of the item table E: `index` never changes for an item; a reader takes the newest version <= its own."""
+    """One row of the item table E. A reader of encoder version v takes each item's newest row of version <= v."""
 
-    item: int
-    index: int
+    item: int  # item key; negative for the reserved rows (padding, unknown)
+    index: int  # row in E, never changes for an item
     vector: Tensor  # f4 [d]
-    encoder: int
+    encoder: int  # version of the encoder that wrote the row
 
 
 class Manifest(Record, frozen=True, tag="release"):
-    """A release, written after its parts.
+    """Describes a release. Written after the release's parts."""
 
-    `parts` maps encoder, slow and fast to the SHA-256 of their bytes, and so each of `nets.APART` that has nets of its
-    own, whose version is the encoder's.
-    """
-
-    version: int
-    parent: int
-    kind: Literal["initial", "retrain", "learner", "rollback"]
-    versions: Versions
-    epoch: int  # after which it was made
-    trained_until: int  # event time, ms
+    version: int  # version of the release, from 0
+    parent: int  # version of the release it was trained from
+    kind: Literal["initial", "retrain", "learner", "rollback"]  # what made it
+    versions: Versions  # versions of its parts
+    epoch: int  # epoch after which it was made
+    trained_until: int  # event time of the newest event it was trained on, ms
     items: int  # rows of E, reserved ones included
-    embeddings: str  # SHA-256 of E's bytes, f4 little-endian, in row order
-    parts: dict[str, str]
-    offsets: dict[str, int]  # "topic/partition" -> next offset consumed by the learner
-    gate: dict[str, float]
+    embeddings: str  # SHA-256 of the keys and of E, see streams/releases/embedding_table.py
+    parts: dict[str, str]  # part -> SHA-256 of its bytes: encoder, slow, fast, and the standalone nets of `nets.APART`
+    offsets: dict[str, int]  # "topic/partition" -> next offset to be consumed by the learner
+    gate: dict[str, float]  # figures that the gate decided by
 
 
 class EpochDecision(Record, frozen=True, tag="decision"):
-    """What applies from epoch + 1 on. Exactly one an epoch, also when nothing changed."""
+    """Which release applies from the next epoch on. There is exactly one per epoch, even if nothing changed."""
 
-    epoch: int
-    release: int
-    outcome: Literal["unchanged", "retrain", "learner", "rejected", "rollback"]
-    reason: str
+    epoch: int  # epoch that is over
+    release: int  # version of the release that applies from `epoch + 1` on
+    outcome: Literal["unchanged", "retrain", "learner", "rejected", "rollback"]  # what happened
+    reason: str  # explanation in words
 
 
 class ItemCounts(Record, frozen=True, tag="counts"):
-    """What was seen in `epoch`, and how often it was clicked. Published before the decision of the epoch."""
+    """The items seen in one epoch and their clicks. Published before the decision of the epoch, in chunks."""
 
-    epoch: int
-    chunk: int  # of `chunks`, from 0: a record has room for so many items only
-    chunks: int
-    items: Tensor  # i8 [n], ascending
-    clicks: Tensor  # i8 [n], 0 where an item was shown only
+    epoch: int  # number of the epoch
+    chunk: int  # number of this chunk, from 0
+    chunks: int  # chunks of this epoch: the items of one record are limited
+    items: Tensor  # i8 [n], item keys, ascending
+    clicks: Tensor  # i8 [n], clicks per item, 0 if it was only shown
 
 
 class DeadLetter(Record, frozen=True, tag="dead"):
-    """A record that was refused: raw bytes, where it stood, and why."""
+    """A record that a processor refused."""
 
-    topic: str  # without the run prefix
-    partition: int
-    offset: int
-    key: bytes
-    value: bytes
-    reason: str
+    topic: str  # topic of the record, without the run prefix
+    partition: int  # partition of the record
+    offset: int  # offset of the record
+    key: bytes  # its key
+    value: bytes  # its value
+    reason: str  # why it was refused
     role: str  # the processor that refused it
 
 
@@ -304,38 +258,3 @@ Uplink = NegativeMemory | ClickUpload | RankRequest | EpochEnd | EndOfLog
 OutcomeEvent = Outcome | EpochEnd | EndOfLog
 ExampleEvent = FastExample | EpochEnd | EndOfLog
 ReleaseEvent = Manifest | EpochDecision | ItemCounts
-
-_encoder = msgspec.msgpack.Encoder()
-_PREFIX = bytes([SCHEMA])  # a MessagePack positive integer
-
-
-def encode(record: Record) -> bytes:
-    """The record's bytes. Raises RecordError where they exceed MAX_BYTES."""
-    data = _PREFIX + _encoder.encode(record)
-    if len(data) > MAX_BYTES:
-        raise RecordError(f"{type(record).__name__} of {len(data)} bytes: at most {MAX_BYTES} are allowed")
-    return data
-
-
-class Reader(Generic[R]):
-    """Decodes the records of one topic: `Reader(Uplink)`."""
-
-    def __init__(self, kinds: Any) -> None:
-        """`kinds` is one of the unions above, or one record type."""
-        self._decoder = msgspec.msgpack.Decoder(kinds)
-
-    def decode(self, data: bytes | None) -> R:
-        """The record in `data`. Raises RecordError with the reason where there is none that this version reads."""
-        if not data:
-            raise RecordError("empty value")
-        if len(data) > MAX_BYTES:
-            raise RecordError(f"{len(data)} bytes: at most {MAX_BYTES} are allowed")
-        if not 1 <= data[0] <= 127:
-            raise RecordError(f"first byte {data[0]} is no schema number")
-        if data[0] > SCHEMA:
-            raise RecordError(f"schema {data[0]} is newer than {SCHEMA}: upgrade this process")
-        try:
-            record: R = self._decoder.decode(memoryview(data)[1:])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise RecordError(str(error)) from error
-        return record

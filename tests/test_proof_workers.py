@@ -14,8 +14,9 @@ import msgspec
 import pytest
 
 from benchmarks.servers.worker import Process, wait_for
+from streams.codec import Reader, encode
 from streams.kafka import clients
-from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent, Reader, encode
+from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK
 from tests.support.simulation import SMALL, outcomes, without_offsets

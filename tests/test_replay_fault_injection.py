@@ -21,9 +21,10 @@ from replay.send.fault_injection import Transmission, old_form
 from replay.send.replayer import digest
 from replay.send.sorted_log import Log
 from replay.sources.source import parse
+from streams.codec import SCHEMA, Reader, RecordError, encode
 from streams.kafka.message import Message, check_batch
 from streams.kafka.partitioner import partition_of
-from streams.records import SCHEMA, DeviceBatch, DeviceEvent, Kind, Reader, RecordError, encode
+from streams.records import DeviceBatch, DeviceEvent, Kind
 from streams.topics import DEVICE_EVENTS
 
 SOURCE = "synthetic:users=60,items=60,clicks=20"

@@ -22,21 +22,10 @@ from replay.send.progress import PROGRESS, ReplayError, _end
 from replay.send.replayer import ReplayResult, send
 from replay.send.virtual_clock import VirtualClock
 from replay.sources.source import parse
+from streams.codec import Reader, RecordError, encode
 from streams.kafka import clients, topic_admin
 from streams.kafka.partitioner import partition_of
-from streams.records import (
-    DeviceBatch,
-    DeviceEvent,
-    EndOfLog,
-    EpochBegin,
-    EpochDecision,
-    EpochEnd,
-    Manifest,
-    Reader,
-    RecordError,
-    Versions,
-    encode,
-)
+from streams.records import DeviceBatch, DeviceEvent, EndOfLog, EpochBegin, EpochDecision, EpochEnd, Manifest, Versions
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, MODEL_RELEASES
 

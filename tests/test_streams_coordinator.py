@@ -5,7 +5,7 @@ import torch
 
 from models.data.catalogue import Catalogue
 from streams.coordinator.lease import Lease, LeaseLostError
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.records import EpochDecision
 from streams.releases import candidates
@@ -274,7 +274,7 @@ def test_free_running_a_rollback_takes_effect_at_once(world: World) -> None:
         candidates.request_rollback(connection, world.settings.run, 0)
     world.act(coordinator)
     with world.engine.connect() as connection:
-        assert candidates.active_release(connection, world.settings.run) == 2
+        assert run_state.active_release(connection, world.settings.run) == 2
     assert outcomes(world) == [(0, 1, "learner")]
 
 

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
+from streams.codec import MAX_BYTES, Reader, encode
 from streams.kafka.message import Message
 from streams.recorder.redelivery import Letter, Place, ResendError, resend
-from streams.records import MAX_BYTES, DeadLetter, Reader, encode
+from streams.records import DeadLetter
 from streams.settings import Settings
 
 

@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 
 from models.data.item_features import Standing
 from streams.cloud.batch import CloudWork
+from streams.codec import Reader, Record, Tensor, encode
 from streams.device.worker import Device
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_of
@@ -27,13 +28,9 @@ from streams.records import (
     NegativeMemory,
     OutcomeEvent,
     RankRequest,
-    Reader,
-    Record,
     SlowPriors,
-    Tensor,
     Uplink,
     Versions,
-    encode,
 )
 from streams.settings import Settings
 from streams.state.device import DeviceState, user_key

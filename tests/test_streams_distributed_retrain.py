@@ -22,7 +22,7 @@ from streams.database import schema
 from streams.database.engine import connect
 from streams.model_config import net_config
 from streams.releases import candidates
-from streams.releases.candidates import Proposal, unpack
+from streams.releases.candidates import ReleaseCandidate, unpack
 from streams.retrain import job
 from streams.retrain.job import Retrain
 from streams.settings import Settings
@@ -68,7 +68,7 @@ def test_shares_of_a_batch_have_the_whole_batchs_loss_and_gradient(clicks: int) 
 
 
 def test_two_processes_under_torchrun_make_the_release_of_one_to_1e_5(settings: Settings, tmp_path: Path) -> None:
-    found: dict[str, tuple[Proposal, dict[str, torch.Tensor]]] = {}
+    found: dict[str, tuple[ReleaseCandidate, dict[str, torch.Tensor]]] = {}
     engine = connect(settings.database.get_secret_value())
     for run, processes in (("t-one", 1), ("t-two", 2)):
         changes = {"run": run, "lockstep": False, "batch": 97, "retrain_passes": 6}
@@ -106,7 +106,7 @@ def under_torchrun(settings: Settings, folder: Path, processes: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def proposed(engine: Engine, settings: Settings) -> tuple[Proposal, dict[str, torch.Tensor]]:
+def proposed(engine: Engine, settings: Settings) -> tuple[ReleaseCandidate, dict[str, torch.Tensor]]:
     """The one proposal of a run, and its weights."""
     with engine.connect() as connection:
         (proposal,) = candidates.read(connection, settings.run, schema.proposals.c.kind == "retrain")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.records import EmbeddingRow, RecordError, Tensor
+from streams.codec import RecordError, Tensor
+from streams.records import EmbeddingRow
 from streams.releases.embedding_table import ItemRows
 
 DIM = 2

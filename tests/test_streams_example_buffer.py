@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.codec import RecordError, Tensor
 from streams.learner import examples
 from streams.learner.example_buffer import HELD_MOST, ExampleBuffer
-from streams.records import EndOfLog, EpochEnd, FastExample, RecordError, Tensor, Versions
+from streams.records import EndOfLog, EpochEnd, FastExample, Versions
 
 PARTITIONS = 3
 

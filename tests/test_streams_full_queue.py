@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from confluent_kafka import KafkaException, Producer
 
 from replay.send.producer import Sender
+from streams.codec import Tensor
 from streams.coordinator.publisher import Publisher
 from streams.database.engine import connect
 from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
 from streams.recorder.redelivery import Letter, Place, ResendError, resend
-from streams.records import DeadLetter, EpochDecision, EpochEnd, ItemCounts, Tensor
+from streams.records import DeadLetter, EpochDecision, EpochEnd, ItemCounts
 from streams.settings import Settings
 
 Delivered = Callable[[Any, Any], object]

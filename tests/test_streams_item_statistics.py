@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.data.item_features import BUCKETS, Standing, Standings
+from streams.codec import RecordError, Tensor
 from streams.database import schema
 from streams.database.engine import connect
-from streams.records import ItemCounts, RecordError, Tensor
+from streams.records import ItemCounts
 from streams.releases.item_statistics import ItemStatisticsCache, buckets_array, counts_key, counts_of, standing_after
 from streams.verification.item_statistics import Stood
 

@@ -8,15 +8,16 @@ import pytest
 import sqlalchemy as sa
 import torch
 
+from streams.codec import Tensor, encode
 from streams.coordinator import coordinator
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
 from streams.learner import learner
 from streams.learner.learner import Learner
-from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Tensor, Versions, encode
+from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Versions
 from streams.releases import candidates
-from streams.releases.candidates import Proposal
+from streams.releases.candidates import ReleaseCandidate
 from streams.releases.release import read_manifest, read_release
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, FAST_EXAMPLES
@@ -80,11 +81,11 @@ class Class:
 
     def versions(self) -> Versions:
         with self.world.engine.connect() as connection:
-            version = candidates.active_release(connection, self.world.settings.run)
+            version = run_state.active_release(connection, self.world.settings.run)
             assert version is not None
             return read_manifest(connection, self.world.settings.run, version).versions
 
-    def epoch(self, epoch: int, *, versions: Versions | None = None, restart: str = "") -> Proposal:
+    def epoch(self, epoch: int, *, versions: Versions | None = None, restart: str = "") -> ReleaseCandidate:
         """One epoch from its examples to its decision."""
         self.world.record(epoch)
         if self.learner.awaited is not None:
@@ -189,7 +190,7 @@ def test_only_the_bytes_that_are_still_needed_are_kept(world: World) -> None:
     with world.engine.connect() as connection:
         kept = candidates.read(connection, world.settings.run, t.data.is_not(None) & (t.kind == "learner"))
         assert 1 <= len(kept) <= 6
-        version = candidates.active_release(connection, world.settings.run)
+        version = run_state.active_release(connection, world.settings.run)
         assert version is not None
         release = read_release(connection, world.settings.run, version)
     if release.manifest.kind == "learner":
@@ -247,7 +248,7 @@ def wait_for(world: World, epoch: int) -> Versions:
     waiting = threading.Event()
     for _ in range(3000):
         with world.engine.connect() as connection:
-            decision = candidates.decision(connection, world.settings.run, epoch)
+            decision = run_state.decision(connection, world.settings.run, epoch)
             if decision is not None:
                 return read_manifest(connection, world.settings.run, decision.release).versions
         waiting.wait(0.01)

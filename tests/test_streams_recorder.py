@@ -12,11 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from models.evaluation.metrics import metrics, rank
+from streams.codec import Reader, encode
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka.partitioner import partition_of
 from streams.recorder.epoch_writer import EpochWriter, OvertakenError
-from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Kind, Outcome, Reader, encode, item_key
+from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Kind, Outcome, item_key
 from streams.settings import Settings
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState

@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from deploy.cli import main
 from deploy.runs import agree, write_run_file
+from streams.codec import SCHEMA, encode
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
 from streams.recorder.recorder import Connected
 from streams.recorder.redelivery import Place, ResendError, letters, resend
-from streams.records import SCHEMA, DeviceBatch, EpochBegin, Kind, encode
+from streams.records import DeviceBatch, EpochBegin, Kind
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 

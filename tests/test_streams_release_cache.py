@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
+from streams.codec import RecordError
 from streams.coordinator.publisher import CHUNK
 from streams.database.engine import connect
-from streams.records import RecordError
 from streams.releases import cache as shelf
 from streams.releases.cache import ReleaseCache
 from streams.settings import Settings

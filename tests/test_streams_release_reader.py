@@ -14,12 +14,13 @@ import torch
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from tenacity import retry, stop_after_delay, wait_fixed
 
+from streams.codec import Reader, Tensor, encode
 from streams.coordinator import coordinator
 from streams.coordinator.coordinator import Coordinator
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
-from streams.records import DeadLetter, EmbeddingRow, Reader, Tensor, encode
+from streams.records import DeadLetter, EmbeddingRow
 from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from models.data.catalogue import Catalogue
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.database.engine import connect, copy_new
 from streams.database.interaction_log import Interactions
 from streams.releases import candidates
-from streams.releases.candidates import Proposal, unpack
+from streams.releases.candidates import ReleaseCandidate, unpack
 from streams.releases.release import read_release
 from streams.releases.retrain_schedule import next_retrain, retrain_due
 from streams.retrain import job
@@ -136,7 +136,7 @@ def test_items_stand_in_order_of_their_first_appearance(world: World) -> None:
     assert loaded(world.engine, world.settings.run, 2).keys.tolist() == list(dict.fromkeys(row[3] for row in rows))
 
 
-def made(world: World, epoch: int) -> Proposal:
+def made(world: World, epoch: int) -> ReleaseCandidate:
     return Retrain(world.settings, world.engine).make(epoch)
 
 
@@ -152,7 +152,7 @@ def test_it_learns_and_items_that_appeared_get_rows_behind_the_old_ones(world: W
             assert proposal.quality["candidate"] < proposal.quality["active"]
         world.act(acting)
         with world.engine.connect() as connection:
-            version = candidates.active_release(connection, world.settings.run)
+            version = run_state.active_release(connection, world.settings.run)
             assert version is not None
             catalogues.append(read_release(connection, world.settings.run, version).catalogue)
     assert [d.outcome for d in world.decisions()] == ["unchanged", "retrain", "unchanged", "retrain"]

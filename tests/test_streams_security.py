@@ -18,10 +18,11 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import POSTGRES, Postgres
 from benchmarks.servers.worker import Process, wait_for
+from streams.codec import encode
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
 from streams.kafka.acl import ACCESS, grant
-from streams.records import DeviceBatch, EpochBegin, EpochEnd, Kind, encode
+from streams.records import DeviceBatch, EpochBegin, EpochEnd, Kind
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, OUTCOMES, TOPICS
 from tests.conftest import KAFKA_HOME, absent

@@ -13,13 +13,14 @@ from confluent_kafka import Producer
 
 from benchmarks.servers.worker import wait_for
 from replay.send.epoch_barrier import BEFORE_FIRST, lockstep
+from streams.codec import encode
 from streams.coordinator import coordinator
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.kafka import clients, stall_detector, topic_admin
 from streams.learner import learner
 from streams.recorder import recorder
-from streams.records import EndOfLog, EpochEnd, encode
+from streams.records import EndOfLog, EpochEnd
 from streams.releases import candidates
 from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
@@ -127,7 +128,7 @@ def test_the_recorder(on_bus: Settings, deaf: dict[str, list[Any]]) -> None:
 
     def recorded() -> bool:
         with engine.connect() as connection:
-            return candidates.recorded(connection, on_bus.run) == (0, True)
+            return run_state.recorded(connection, on_bus.run) == (0, True)
 
     with running(recorder, on_bus):
         wait_for(recorded, "the recorder to have the whole run")

@@ -12,10 +12,11 @@ from models.data.catalogue import Catalogue
 from models.mc2sf.checkpoint import CheckpointError, pack, pack_apart, unpack_apart
 from models.mc2sf.nets import APART, Nets
 from models.mc2sf.tiled_scorer import Scorer
+from streams.codec import RecordError
 from streams.coordinator.withdrawal import KEPT, KEPT_EPOCHS, PartRetention
 from streams.database.engine import connect
 from streams.model_config import net_config
-from streams.records import Manifest, RecordError
+from streams.records import Manifest
 from streams.releases import registry
 from streams.releases.cache import ReleaseCache
 from streams.releases.registry import Draft

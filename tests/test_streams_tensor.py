@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streams.records import RecordError, Tensor
+from streams.codec import RecordError, Tensor
 
 TWO_BY_THREE = Tensor.of(np.arange(6).reshape(2, 3), "<f4")
 

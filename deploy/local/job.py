@@ -30,11 +30,11 @@ from replay.send import progress
 from replay.send.fault_injection import Transmission
 from replay.send.replayer import digest as plan_digest
 from replay.sources import synthetic_optimum
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.kafka import topic_admin
 from streams.process.retry import patiently
-from streams.releases import candidates, registry
+from streams.releases import registry
 from streams.rescoring import rescore
 from streams.settings import Settings
 
@@ -71,10 +71,10 @@ def _start(stack: Stack, job: Job, settings: Settings, replay_arguments: list[st
 def _over(engine: sa.Engine, settings: Settings) -> bool:
     """Whether all is recorded and, in lockstep, the last epoch decided: a late learner still has its release."""
     with engine.connect() as connection:
-        recorded = candidates.recorded(connection, settings.run)
+        recorded = run_state.recorded(connection, settings.run)
         if recorded is None or not recorded[1] or not settings.lockstep:
             return recorded is not None and recorded[1]
-        decided = candidates.last_decision(connection, settings.run)
+        decided = run_state.last_decision(connection, settings.run)
     return decided is not None and decided.epoch >= recorded[0]
 
 

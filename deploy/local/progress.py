@@ -11,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from deploy.local.supervisor import Stack
 from deploy.report import measurements
-from streams.database import schema
-from streams.releases import candidates
+from streams.database import run_state, schema
 from streams.settings import Settings
 
 _LOOK_S = 1.0
@@ -60,7 +59,7 @@ class Watch:
         applied = measurements.total((c.samples for c in self._stack.children.values()), "mc2sf_events_applied_total")
         r = schema.releases.c
         with self._engine.connect() as connection:
-            recorded = candidates.recorded(connection, self._run)
+            recorded = run_state.recorded(connection, self._run)
             kinds = connection.execute(
                 sa.select(r.kind, sa.func.count()).where(r.run == self._run).group_by(r.kind)
             ).all()

@@ -9,10 +9,11 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
+from streams.codec import Reader, RecordError
 from streams.kafka import clients
 from streams.kafka.stall_detector import StallDetector, StalledError
 from streams.process.log_throttle import Bounded
-from streams.records import EpochDecision, ItemCounts, Manifest, Reader, RecordError, ReleaseEvent
+from streams.records import EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.settings import Settings
 from streams.topics import MODEL_RELEASES
 

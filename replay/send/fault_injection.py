@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from replay.faults import Faults, chance
-from streams.records import MAX_BYTES, SCHEMA, DeviceBatch, Kind, Record, encode
+from streams.codec import MAX_BYTES, SCHEMA, Record, encode
+from streams.records import DeviceBatch, Kind
 
 FLOOD, FLOODED = 200, 0.02  # records of a flood; the share of epochs in which a hostile device makes one
 HOLE = 1 << 40  # a number that no device's own events reach

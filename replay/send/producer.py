@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from replay.send.progress import ReplayError
+from streams.codec import encode
 from streams.kafka import clients
 from streams.kafka.partitioner import partition_of
 from streams.process import telemetry
-from streams.records import Mark, encode
+from streams.records import Mark
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 

@@ -16,10 +16,11 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from replay.prepare.plan import write_json
+from streams.codec import Reader, RecordError
 from streams.kafka import clients
 from streams.process.log_throttle import Bounded
 from streams.process.retry import patiently
-from streams.records import DeviceBatch, DeviceEvent, EpochBegin, Mark, Reader, RecordError
+from streams.records import DeviceBatch, DeviceEvent, EpochBegin, Mark
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 

@@ -8,24 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from streams.codec import Reader, RecordError, Tensor, encode
 from streams.faust_runtime.worker import Releases, Standings
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key
 from streams.process import telemetry
 from streams.process.log_throttle import Bounded
-from streams.records import (
-    ClickUpload,
-    EndOfLog,
-    EpochEnd,
-    NegativeMemory,
-    RankRequest,
-    Reader,
-    RecordError,
-    SlowPriors,
-    Tensor,
-    Uplink,
-    encode,
-)
+from streams.records import ClickUpload, EndOfLog, EpochEnd, NegativeMemory, RankRequest, SlowPriors, Uplink
 from streams.releases.item_statistics import buckets_array
 from streams.settings import Settings
 from streams.state.cloud import R2, CloudState, PartitionState

@@ -22,7 +22,7 @@ from streams.coordinator.lease import Lease, LeaseLostError
 from streams.coordinator.publisher import PublicationError, Publisher, read_publication
 from streams.coordinator.review import Active, judge
 from streams.coordinator.withdrawal import PartRetention
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.database.schema import releases
 from streams.kafka import clients
@@ -33,7 +33,7 @@ from streams.process.retry import DATABASE_AWAY
 from streams.process.stopping import stop_on_signals
 from streams.records import EpochDecision, Manifest
 from streams.releases import candidates, registry
-from streams.releases.candidates import EMPTY, WAITING, Proposal
+from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.releases.item_statistics import counts_of
 from streams.releases.registry import Draft
 from streams.releases.release import ItemTable
@@ -56,7 +56,7 @@ class Coordinator:
         self._withdrawal = PartRetention(settings.run)
         self._waiting_since = time.monotonic()
         with engine.connect() as connection:
-            last = candidates.last_decision(connection, self._run)
+            last = run_state.last_decision(connection, self._run)
         self._decided = last.epoch if last else -1
         if last is not None:  # it may have been killed between the table and the bus
             self._publish(last)
@@ -66,7 +66,7 @@ class Coordinator:
         self._lease.keep()
         with self._engine.connect() as connection:
             half_done = registry.unpublished(connection, self._run)
-            active = candidates.active_release(connection, self._run)
+            active = run_state.active_release(connection, self._run)
         if half_done is not None:
             self._finish(half_done)
         elif active is None:
@@ -78,7 +78,7 @@ class Coordinator:
     def over(self) -> bool:
         """Whether the log is over and every epoch decided."""
         with self._engine.connect() as connection:
-            row = candidates.recorded(connection, self._run)
+            row = run_state.recorded(connection, self._run)
         return row is not None and row[1] and self._decided >= row[0]
 
     def _begin(self) -> None:
@@ -171,16 +171,16 @@ class Coordinator:
             counts = counts_of(connection, self._run, decision.epoch)
         self._publisher.decide(decision, counts)
 
-    def _waiting(self, connection: Connection, epoch: int) -> list[Proposal]:
+    def _waiting(self, connection: Connection, epoch: int) -> list[ReleaseCandidate]:
         """The proposals to judge at the end of `epoch`: its own; free-running, older retrains too."""
         t = schema.proposals.c
         whenever = ("rollback",) if self._settings.lockstep else ("rollback", "retrain")
         mine = t.kind.in_(whenever) | (t.epoch == epoch)
         return candidates.read(connection, self._run, mine & t.status.in_((WAITING, EMPTY)))
 
-    def _ready(self, connection: Connection, epoch: int, found: list[Proposal]) -> bool:
+    def _ready(self, connection: Connection, epoch: int, found: list[ReleaseCandidate]) -> bool:
         """Whether everything that the decision of `epoch` waits for is there."""
-        recorded = candidates.recorded(connection, self._run)
+        recorded = run_state.recorded(connection, self._run)
         missing = []
         if recorded is None or recorded[0] < epoch:
             missing.append("the recorder")

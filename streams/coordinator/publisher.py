@@ -13,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from streams.codec import Tensor, encode
 from streams.database.schema import item_embeddings
 from streams.kafka.clients import produce_patiently
-from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, Tensor, encode
+from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest
 from streams.releases.cache import part_key
 from streams.releases.item_statistics import counts_key
 from streams.releases.release import part_version, read_manifest, read_parts

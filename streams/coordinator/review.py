@@ -7,7 +7,7 @@ on an encoder that is not in force any more are superseded unseen.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from sqlalchemy import Connection
@@ -18,7 +18,7 @@ from models.mc2sf.nets import PARTS
 from streams.model_config import net_config
 from streams.records import Manifest
 from streams.releases import candidates, gate
-from streams.releases.candidates import ACCEPTED, EMPTY, REJECTED, SUPERSEDED, CandidateError, Proposal
+from streams.releases.candidates import ACCEPTED, EMPTY, REJECTED, SUPERSEDED, CandidateError, ReleaseCandidate
 from streams.releases.registry import Draft
 from streams.releases.release import ItemTable, ReleaseError, read_items, read_manifest, read_parts
 from streams.settings import Settings
@@ -50,7 +50,7 @@ class Review:
     """What was decided: a draft where something was accepted, and the marks on the proposals: (status, reason)."""
 
     draft: Draft | None = None
-    marks: list[tuple[Proposal, str, str]] = field(default_factory=list)
+    marks: list[tuple[ReleaseCandidate, str, str]] = field(default_factory=list)
 
     @property
     def outcome(self) -> Outcome:
@@ -73,7 +73,9 @@ class RefusedError(ValueError):
     """The gate does not let a proposal pass; the message says why."""
 
 
-def judge(connection: Connection, settings: Settings, active: Active, epoch: int, found: list[Proposal]) -> Review:
+def judge(
+    connection: Connection, settings: Settings, active: Active, epoch: int, found: list[ReleaseCandidate]
+) -> Review:
     """Judge the proposals `found` that wait at the end of `epoch`."""
     judgement = Review()
     offsets = next((p.offsets for p in found if p.kind == "learner"), active.manifest.offsets)
@@ -95,7 +97,7 @@ def judge(connection: Connection, settings: Settings, active: Active, epoch: int
     return judgement
 
 
-def _replaced(connection: Connection, run: str, active: Active, proposal: Proposal) -> bool:
+def _replaced(connection: Connection, run: str, active: Active, proposal: ReleaseCandidate) -> bool:
     """Whether the encoder or slow part that it was trained on is not in force any more."""
     if proposal.kind == "rollback" or proposal.parent == active.manifest.version:
         return False
@@ -103,7 +105,7 @@ def _replaced(connection: Connection, run: str, active: Active, proposal: Propos
     return (trained.encoder, trained.slow) != (now.encoder, now.slow)
 
 
-def _passed(settings: Settings, proposal: Proposal) -> dict[str, Any]:
+def _passed(settings: Settings, proposal: ReleaseCandidate) -> dict[str, float | str | None]:
     """The gate's numbers. Raises RefusedError."""
     if refused := gate.refuse_quality(proposal.quality, settings.gate_margin):
         raise RefusedError(refused)
@@ -115,10 +117,10 @@ def _rollback(
     settings: Settings,
     active: Active,
     epoch: int,
-    proposal: Proposal,
+    proposal: ReleaseCandidate,
     offsets: dict[str, int],
 ) -> Draft:
-    older = Active.read(connection, settings.run, int(proposal.quality["to"]))
+    older = Active.read(connection, settings.run, int(proposal.quality["to"] or 0))
     return Draft(
         kind="rollback",
         parent=active.manifest,
@@ -132,7 +134,7 @@ def _rollback(
 
 
 def _retrain(
-    _: Connection, settings: Settings, active: Active, epoch: int, proposal: Proposal, offsets: dict[str, int]
+    _: Connection, settings: Settings, active: Active, epoch: int, proposal: ReleaseCandidate, offsets: dict[str, int]
 ) -> Draft:
     numbers = _passed(settings, proposal)
     entries = candidates.unpack(proposal.data)
@@ -148,7 +150,7 @@ def _retrain(
 
 
 def _learner(
-    _: Connection, settings: Settings, active: Active, epoch: int, proposal: Proposal, offsets: dict[str, int]
+    _: Connection, settings: Settings, active: Active, epoch: int, proposal: ReleaseCandidate, offsets: dict[str, int]
 ) -> Draft:
     numbers = _passed(settings, proposal)
     fast = {"fast": candidates.unpack(proposal.data)["fast"]}

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from streams.codec import Reader, RecordError, Tensor, encode
 from streams.device.index import DeviceIndex
 from streams.device.pending_writes import DeviceChanges
 from streams.device.ranking import answered, answers, check, expired
@@ -19,20 +20,7 @@ from streams.kafka.message import Message, check_batch
 from streams.model_config import view_spec
 from streams.process import telemetry
 from streams.process.log_throttle import Bounded
-from streams.records import (
-    ClickUpload,
-    DeviceBatch,
-    DeviceEvent,
-    EndOfLog,
-    EpochBegin,
-    EpochEnd,
-    Mark,
-    Reader,
-    RecordError,
-    SlowPriors,
-    Tensor,
-    encode,
-)
+from streams.records import ClickUpload, DeviceBatch, DeviceEvent, EndOfLog, EpochBegin, EpochEnd, Mark, SlowPriors
 from streams.settings import Settings
 from streams.state.device import Pending, keys_bytes, pending_key, user_key
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
@@ -286,7 +274,7 @@ class DeviceWork:
             telemetry.OUTCOMES.labels(kind).inc(self._counts[kind])
         sent_kinds = self._changes.sent()
         telemetry.RANK_REQUESTS.labels(ROLE).inc(sent_kinds["RankRequest"])
-        telemetry.R2_UPLOADS.inc(sent_kinds["Memory"])
+        telemetry.R2_UPLOADS.inc(sent_kinds["NegativeMemory"])
         telemetry.CLICK_UPLOADS.inc(sent_kinds["ClickUpload"])
         telemetry.DEVICE_BYTES.labels("up").inc(self._changes.bytes_up)
         telemetry.DEVICE_BYTES.labels("down").inc(self._counts["bytes down"])

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+from streams.codec import Record, Tensor, encode
 from streams.device.deferred_gru import Fold, compute, value
 from streams.device.index import DeviceIndex
 from streams.device.step import Memory, User
 from streams.faust_runtime.worker import Releases
 from streams.kafka.partitioner import partition_key
-from streams.records import NegativeMemory, Record, Tensor, encode
+from streams.records import NegativeMemory
 from streams.settings import Settings
 from streams.state.device import (
     DeviceState,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from models.data.catalogue import Catalogue
 from models.evaluation.metrics import rank
 from models.mc2sf.tiled_scorer import Scorer
-from streams.records import FastExample, Outcome, RecordError, SlowPriors, Tensor
+from streams.codec import RecordError, Tensor
+from streams.records import FastExample, Outcome, SlowPriors
 from streams.releases.item_statistics import buckets_array
 from streams.settings import Settings
 from streams.state.device import Pending, keys_array

@@ -18,8 +18,9 @@ from models.data.catalogue import Catalogue
 from models.data.item_features import Standing
 from models.data.views import ViewSpec, view
 from models.evaluation.candidates import Candidates, evaluated, sampled, slate
+from streams.codec import Tensor, encode
 from streams.device.deferred_gru import Fold, value
-from streams.records import DeviceBatch, Kind, RankRequest, Tensor, Versions, encode, item_key
+from streams.records import DeviceBatch, Kind, RankRequest, Versions, item_key
 from streams.settings import Settings
 from streams.state.device import DeviceState, Pending, keys_bytes
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Producer
 
-from streams.records import MAX_BYTES
+from streams.codec import MAX_BYTES
 from streams.settings import Settings
 
 

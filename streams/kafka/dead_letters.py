@@ -7,10 +7,11 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
+from streams.codec import encode
 from streams.kafka.clients import produce_patiently
 from streams.process import telemetry
 from streams.process.log_throttle import Bounded
-from streams.records import DeadLetter, encode
+from streams.records import DeadLetter
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS
 

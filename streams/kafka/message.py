@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from streams.codec import MAX_BYTES, RecordError
 from streams.kafka.partitioner import partition_of
-from streams.records import MAX_BYTES, DeadLetter, DeviceBatch, Kind, RecordError
+from streams.records import DeadLetter, DeviceBatch, Kind
 from streams.settings import Settings
 
 _LAST_KIND = max(Kind)

@@ -7,7 +7,8 @@ import numpy as np
 
 from models.data.catalogue import Catalogue
 from models.training.online import FastBatchExample
-from streams.records import FastExample, Reader, RecordError, encode
+from streams.codec import Reader, RecordError, encode
+from streams.records import FastExample
 from streams.releases.item_statistics import buckets_array
 
 NEGATIVES = 4

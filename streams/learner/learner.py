@@ -15,7 +15,8 @@ import torch
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from sqlalchemy import Engine
 
-from streams.database import schema
+from streams.codec import Reader, RecordError
+from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
@@ -28,9 +29,9 @@ from streams.process import telemetry
 from streams.process.health import HEALTH
 from streams.process.retry import AGAIN_S, DATABASE_AWAY
 from streams.process.stopping import stop_on_signals
-from streams.records import EpochDecision, ExampleEvent, FastExample, Reader, RecordError
+from streams.records import EpochDecision, ExampleEvent, FastExample
 from streams.releases import candidates
-from streams.releases.candidates import EMPTY, WAITING, Proposal
+from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.releases.release import read_manifest, read_release
 from streams.settings import Settings
 from streams.topics import FAST_EXAMPLES
@@ -67,10 +68,10 @@ class Learner:
         """Look for the awaited decision and act on it; false where it is not there yet."""
         with self._engine.connect() as connection:
             if self.awaited is None or self.awaited < 0:  # nothing was proposed yet: it waits for release 0
-                version = candidates.active_release(connection, self._run)
+                version = run_state.active_release(connection, self._run)
                 decision = None if version is None else EpochDecision(-1, version, "unchanged", "")
             else:
-                decision = candidates.decision(connection, self._run, self.awaited)
+                decision = run_state.decision(connection, self._run, self.awaited)
         if decision is None:
             return False
         if self._pupil is None:
@@ -90,7 +91,7 @@ class Learner:
         if not self.intake.over():
             return False
         with self._engine.connect() as connection:
-            return candidates.all_recorded(connection, self._run)
+            return run_state.all_recorded(connection, self._run)
 
     def teach(self) -> None:
         """Learn from the epoch that all partitions have ended, and propose what came of it."""
@@ -119,7 +120,7 @@ class Learner:
         epoch = self.intake.closed
         status = WAITING if lesson.fast is not None else EMPTY
         data = candidates.pack(entries)
-        proposal = Proposal(
+        proposal = ReleaseCandidate(
             epoch, ROLE, status, self._pupil.version, data, offsets, lesson.quality, lesson.trained_until
         )
         with self._engine.begin() as connection:

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Table
 
+from streams.codec import Reader, RecordError
 from streams.database import schema
 from streams.database.engine import copy_new, insert_new, upsert
 from streams.kafka.message import Message
@@ -35,8 +36,6 @@ from streams.records import (
     NegativeMemory,
     Outcome,
     OutcomeEvent,
-    Reader,
-    RecordError,
     Uplink,
 )
 from streams.settings import Settings

@@ -11,20 +11,12 @@ from typing import Any
 
 import msgspec
 
+from streams.codec import RecordError
 from streams.kafka.message import LATEST, Message, check_batch
 from streams.prequential.metrics import Ranked, subsets
 from streams.recorder.epoch_barrier import Place
 from streams.recorder.state_snapshots import Changed
-from streams.records import (
-    ClickUpload,
-    DeadLetter,
-    DeviceBatch,
-    NegativeMemory,
-    Outcome,
-    RecordError,
-    Versions,
-    item_key,
-)
+from streams.records import ClickUpload, DeadLetter, DeviceBatch, NegativeMemory, Outcome, Versions, item_key
 
 ROLE = "recorder"
 Row = tuple[Any, ...]

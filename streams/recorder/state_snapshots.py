@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streams.codec import RecordError
 from streams.kafka.message import Message
 from streams.kafka.partitioner import SEPARATOR, is_partition, locate
-from streams.records import EndOfLog, EpochEnd, RecordError
+from streams.records import EndOfLog, EpochEnd
 from streams.state import cloud as cloud_state
 from streams.state import device as device_state
 from streams.state.cloud import CloudState

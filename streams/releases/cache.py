@@ -10,7 +10,8 @@ from collections import OrderedDict
 
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import APART, PARTS
-from streams.records import EmbeddingRow, Manifest, RecordError
+from streams.codec import RecordError
+from streams.records import EmbeddingRow, Manifest
 from streams.releases import embedding_table
 from streams.releases.embedding_table import ItemRows
 from streams.releases.item_statistics import ItemStatisticsCache

@@ -1,10 +1,9 @@
-"""The gate: what a proposal must satisfy before it may become a release. Pure."""
+"""The gate: checks a release candidate before it becomes a release. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +13,11 @@ from models.mc2sf.checkpoint import CheckpointError, unpack
 from models.mc2sf.nets import PARTS, NetConfig
 
 
-def refuse_quality(quality: Mapping[str, Any], margin: float) -> str | None:
-    """Return why held-out quality forbids the release; None where it does not.
+def refuse_quality(quality: Mapping[str, float | None], margin: float) -> str | None:
+    """Return the reason why held-out quality forbids the release, or None.
 
-    `quality` has the held-out losses `active` and `candidate` on the same `n` examples, and whether all weights of
-    the candidate are `finite`. The candidate may be worse by the share `margin`.
+    `quality` has the held-out losses `active` and `candidate` on the same `n` examples; `finite` is true if all weights
+    of the candidate are finite. The candidate's loss may be higher by the share `margin`.
     """
     n, finite = quality.get("n"), quality.get("finite")
     active, candidate = (_number(quality.get(name)) for name in ("active", "candidate"))
@@ -32,7 +31,7 @@ def refuse_quality(quality: Mapping[str, Any], margin: float) -> str | None:
 
 
 def refuse_weights(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]) -> str | None:
-    """Return why the weights can't be those of a release: sizes, a missing part, a number that is not finite."""
+    """Return the reason why the weights cannot be released (sizes, a missing part, a number not finite), or None."""
     try:
         nets = unpack(config, parts, E)
     except CheckpointError as error:
@@ -44,7 +43,7 @@ def refuse_weights(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.
 
 
 def number_or_none(value: float) -> float | None:
-    """Return `value` as JSON can hold it: None where it is not finite."""
+    """Return `value`, or None if it is not finite: JSON has no such numbers."""
     return value if math.isfinite(value) else None
 
 
@@ -52,7 +51,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def accepted_because(quality: Mapping[str, Any]) -> str:
-    """Return the reason that goes with an accepted proposal."""
+def accepted_because(quality: Mapping[str, float | None]) -> str:
+    """Return the reason to record with an accepted candidate."""
     active, candidate = (_number(quality[name]) for name in ("active", "candidate"))
     return f"held-out loss {candidate:.6f} against {active:.6f} on {quality['n']} examples"

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from models.data.item_features import BUCKETS, FEATURES, Buckets, Ints, Standing
+from streams.codec import RecordError, Tensor
 from streams.database.schema import interactions
-from streams.records import ItemCounts, Kind, RecordError, Tensor
+from streams.records import ItemCounts, Kind
 
 CHUNK = 50_000  # items of one record
 KEPT = 8  # standings of a reader; lockstep needs two

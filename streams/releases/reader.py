@@ -18,24 +18,15 @@ from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from models.data.item_features import Standing
 from models.mc2sf.checkpoint import CheckpointError
-from streams.database import schema
+from streams.codec import Reader, RecordError
+from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
 from streams.kafka.message import Message
 from streams.kafka.stall_detector import StallDetector
 from streams.process import telemetry
-from streams.records import (
-    DeadLetter,
-    EmbeddingRow,
-    EpochDecision,
-    ItemCounts,
-    Manifest,
-    Reader,
-    RecordError,
-    ReleaseEvent,
-)
-from streams.releases import candidates
+from streams.records import DeadLetter, EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.releases.cache import ReleaseCache
 from streams.releases.item_statistics import standing_after
 from streams.releases.release import Assembler, Release, ReleaseError, read_release, read_release_and_items
@@ -236,7 +227,7 @@ class ReleaseReader:
             return
         try:
             with self._database().connect() as connection:
-                recorded = candidates.recorded(connection, self._settings.run)
+                recorded = run_state.recorded(connection, self._settings.run)
                 if recorded is None or recorded[0] < epoch:
                     return
                 standing = standing_after(connection, self._settings.run, epoch)

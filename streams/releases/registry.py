@@ -1,42 +1,45 @@
-"""The registry of releases in the tables: numbering, writing a release's rows, finishing it with its decision.
+"""The registry of releases in the tables: numbers them, writes their rows, and notes that they are published.
 
-Each function here runs inside a transaction of the caller, who holds the lease.
+Each function runs inside a transaction of the caller, which holds the lease.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from models.mc2sf.nets import PARTS
+from streams.codec import encode
 from streams.database.engine import copy_new, insert_new
 from streams.database.schema import decisions, item_embeddings, release_parts, releases
 from streams.process.clock_and_signals import wall_ms
-from streams.records import EpochDecision, Manifest, Versions, encode
+from streams.records import EpochDecision, Manifest, Versions
 from streams.releases.release import ItemTable, checksum
+
+EmbeddingValues = tuple[str, int, int, int, bytes]  # run, item, encoder, row, vector: a row of item_embeddings
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What is to become a release. `items` is None where the item table stays as it is."""
+    """A release that has no version yet. `items` is None if the item table does not change."""
 
     kind: Literal["initial", "retrain", "learner", "rollback"]
     parent: Manifest | None
     epoch: int
-    parts: Mapping[str, bytes]  # those that change; nets apart are not taken over from the parent
+    parts: Mapping[str, bytes]  # parts that change; standalone nets are not taken over from the parent
     items: ItemTable | None
     trained_until: int
     offsets: dict[str, int]
-    gate: dict[str, Any]
+    gate: dict[str, float | str | None]
 
 
 def write_release(connection: Connection, run: str, draft: Draft) -> Manifest:
-    """Give the draft the next version and write its rows, unpublished. A part's version is that of its release."""
+    """Write the draft under the next version, unpublished. A part's version is the release that changed it last."""
     t = releases.c
     newest = connection.execute(sa.select(sa.func.max(t.version)).where(t.run == run)).scalar()
     version = 0 if newest is None else newest + 1
@@ -85,8 +88,8 @@ def write_release(connection: Connection, run: str, draft: Draft) -> Manifest:
     return manifest
 
 
-def _changed_rows(connection: Connection, run: str, version: int, items: ItemTable) -> list[tuple[Any, ...]]:
-    """The rows of E whose bytes differ from the last that were published for them, as rows of item_embeddings."""
+def _changed_rows(connection: Connection, run: str, version: int, items: ItemTable) -> list[EmbeddingValues]:
+    """Return the rows of E whose bytes differ from those recorded last."""
     t = item_embeddings.c
     newest = sa.select(t.item, sa.func.max(t.encoder).label("encoder")).where(t.run == run).group_by(t.item).subquery()
     both = (t.item == newest.c.item) & (t.encoder == newest.c.encoder)
@@ -105,19 +108,19 @@ def _changed_rows(connection: Connection, run: str, version: int, items: ItemTab
 
 
 def finish_release(connection: Connection, run: str, version: int) -> None:
-    """Note that all of a release is acknowledged."""
+    """Note that the broker acknowledged all records of a release."""
     this = (releases.c.run == run) & (releases.c.version == version)
     connection.execute(sa.update(releases).where(this).values(published=True))
 
 
 def write_decision(connection: Connection, run: str, decision: EpochDecision) -> None:
-    """Write the decision of an epoch; one that is there stays."""
+    """Write the decision of an epoch, unless there is one."""
     row = {name: getattr(decision, name) for name in ("epoch", "release", "outcome", "reason")}
     insert_new(connection, decisions, [row | {"run": run}])
 
 
 def unpublished(connection: Connection, run: str) -> int | None:
-    """Return the release whose publication is not over."""
+    """Return the oldest release that is not published completely, or None."""
     t = releases.c
     query = sa.select(sa.func.min(t.version)).where((t.run == run) & ~t.published)
     return connection.execute(query).scalar()

@@ -15,8 +15,9 @@ from models.data.catalogue import FIRST_ROW, Catalogue
 from models.mc2sf.checkpoint import config_of, unpack, unpack_apart, unpack_part
 from models.mc2sf.nets import APART, Nets
 from models.mc2sf.tiled_scorer import Scorer
+from streams.codec import Reader
 from streams.database.schema import item_embeddings, release_parts, releases
-from streams.records import Manifest, Reader
+from streams.records import Manifest
 from streams.releases import embedding_table
 
 _HEAVY = ("encoder", "slow")

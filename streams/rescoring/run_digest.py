@@ -14,8 +14,9 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from streams.codec import Reader
 from streams.database import schema
-from streams.records import Manifest, Reader
+from streams.records import Manifest
 
 _WALL = {"run", "asked_wall", "answered_wall", "recorded_wall"}
 _RELEASE = ("version", "parent", "kind", "versions", "epoch", "trained_until", "items", "embeddings", "parts")

@@ -21,7 +21,7 @@ from models.mc2sf.checkpoint import pack
 from models.training import retrain as training
 from models.training.distributed import ALONE, Ranks, joined
 from models.training.retrain import TrainResult
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.database.interaction_log import Interactions
 from streams.model_config import train_config, view_spec
@@ -30,7 +30,7 @@ from streams.process.health import HEALTH
 from streams.process.retry import DATABASE_AWAY
 from streams.process.stopping import stop_on_signals
 from streams.releases import candidates
-from streams.releases.candidates import WAITING, Proposal
+from streams.releases.candidates import WAITING, ReleaseCandidate
 from streams.releases.gate import number_or_none
 from streams.releases.release import read_manifest, read_release
 from streams.releases.retrain_schedule import next_retrain
@@ -54,15 +54,15 @@ class Retrain:
         In lockstep every one in turn, as soon as the decision before it is there; free-running the newest.
         """
         with self._engine.connect() as connection:
-            recorded = candidates.recorded(connection, self._run)
+            recorded = run_state.recorded(connection, self._run)
             t = schema.proposals.c
             done = sa.select(sa.func.max(t.epoch)).where((t.run == self._run) & (t.kind == ROLE))
             last = connection.execute(done).scalar()
             epoch = next_retrain(self._settings, -1 if last is None else last)
-            if recorded is None or recorded[0] < epoch or candidates.active_release(connection, self._run) is None:
+            if recorded is None or recorded[0] < epoch or run_state.active_release(connection, self._run) is None:
                 return None
             if self._settings.lockstep:
-                ready = epoch == 0 or candidates.decision(connection, self._run, epoch - 1) is not None
+                ready = epoch == 0 or run_state.decision(connection, self._run, epoch - 1) is not None
                 return epoch if ready else None
         while (later := next_retrain(self._settings, epoch)) <= recorded[0]:
             epoch = later
@@ -74,21 +74,21 @@ class Retrain:
         if due is not None or self._settings.lockstep:
             return due
         with self._engine.connect() as connection:
-            recorded = candidates.recorded(connection, self._run)
+            recorded = run_state.recorded(connection, self._run)
         return recorded[0] if recorded else None
 
     def over(self) -> bool:
         """Whether no retrain will be due any more."""
         with self._engine.connect() as connection:
-            ended = candidates.all_recorded(connection, self._run)
+            ended = run_state.all_recorded(connection, self._run)
         return ended and self.due() is None
 
-    def make(self, epoch: int) -> Proposal:
+    def make(self, epoch: int) -> ReleaseCandidate:
         """Retrain on everything up to `epoch` and write the proposal; of several processes rank 0 does."""
         began = time.monotonic()
         with self._engine.connect() as connection:
             self._interactions.load(connection, epoch)
-            version = self._ranks.first(lambda: candidates.active_release(connection, self._run))
+            version = self._ranks.first(lambda: run_state.active_release(connection, self._run))
             assert version is not None
             release = read_release(connection, self._run, version)
             since = _trained_until(connection, self._run, release.manifest.versions.encoder)
@@ -110,8 +110,8 @@ class Retrain:
             candidates.write(connection, self._run, proposal)
         telemetry.TRAINING_SECONDS.labels(ROLE).observe(time.monotonic() - began)
         for which in ("active", "candidate"):
-            if proposal.quality[which] is not None:
-                telemetry.TRAINING_LOSS.labels(ROLE, which).set(proposal.quality[which])
+            if (loss := proposal.quality[which]) is not None:
+                telemetry.TRAINING_LOSS.labels(ROLE, which).set(loss)
         log.info(
             "epoch %d: %d clicks, %d steps, held-out loss %.4f -> %.4f, %d items; %.1f s to load, %.1f s to train",
             epoch,
@@ -126,7 +126,7 @@ class Retrain:
         return proposal
 
 
-def _proposal(epoch: int, parent: int, result: TrainResult) -> Proposal:
+def _proposal(epoch: int, parent: int, result: TrainResult) -> ReleaseCandidate:
     E = result.nets.encoder.E.detach().numpy()
     entries = pack(result.nets) | {
         "E": np.ascontiguousarray(E, dtype="<f4").tobytes(),
@@ -140,7 +140,7 @@ def _proposal(epoch: int, parent: int, result: TrainResult) -> Proposal:
         "trained": result.trained,
         "steps": result.steps,
     }
-    return Proposal(epoch, ROLE, WAITING, parent, candidates.pack(entries), {}, quality, result.trained_until)
+    return ReleaseCandidate(epoch, ROLE, WAITING, parent, candidates.pack(entries), {}, quality, result.trained_until)
 
 
 def _trained_until(connection: Connection, run: str, encoder: int) -> int | None:

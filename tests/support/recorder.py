@@ -11,6 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from models.evaluation.candidates import sampled
+from streams.codec import Record, Tensor, encode
 from streams.database import schema
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key, partition_of
@@ -25,10 +26,7 @@ from streams.records import (
     Kind,
     NegativeMemory,
     Outcome,
-    Record,
-    Tensor,
     Versions,
-    encode,
     item_key,
 )
 from streams.settings import Settings

@@ -13,16 +13,17 @@ import torch
 from models.data.catalogue import Catalogue
 from models.mc2sf.checkpoint import pack, pack_part
 from models.mc2sf.nets import Nets
+from streams.codec import Reader
 from streams.coordinator.coordinator import Coordinator
 from streams.coordinator.lease import Lease
 from streams.coordinator.publisher import Publisher
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.database.engine import upsert
 from streams.model_config import net_config
-from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, Reader, ReleaseEvent
+from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.releases import candidates
 from streams.releases.cache import ReleaseCache
-from streams.releases.candidates import EMPTY, WAITING, Proposal
+from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.settings import Settings
 
 Sent = tuple[str, bytes, bytes | None]
@@ -105,8 +106,8 @@ class World:
         numbers = {"active": 1.0, "candidate": 0.9, "n": 100, "finite": True} | quality
         status = WAITING if data is not None else EMPTY
         with self.engine.begin() as connection:
-            active = candidates.active_release(connection, self.settings.run)
-            proposal = Proposal(epoch, kind, status, active or 0, data, {}, numbers, epoch * 1000)
+            active = run_state.active_release(connection, self.settings.run)
+            proposal = ReleaseCandidate(epoch, kind, status, active or 0, data, {}, numbers, epoch * 1000)
             candidates.write(connection, self.settings.run, proposal)
 
     def decisions(self) -> list[EpochDecision]:

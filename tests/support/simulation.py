@@ -18,6 +18,7 @@ from models.data.item_features import Standing
 from models.mc2sf.nets import Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.cloud.batch import CloudWork
+from streams.codec import Reader, Tensor, encode
 from streams.device.worker import Device
 from streams.kafka.message import Message
 from streams.kafka.partitioner import is_partition, locate, partition_of
@@ -33,10 +34,7 @@ from streams.records import (
     Manifest,
     Outcome,
     OutcomeEvent,
-    Reader,
-    Tensor,
     Versions,
-    encode,
     item_key,
 )
 from streams.releases.release import Release

@@ -10,11 +10,12 @@ from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from benchmarks.servers.worker import wait_for
 from models.mc2sf.checkpoint import pack
+from streams.codec import Reader, Record, encode
 from streams.coordinator.publisher import Publisher, read_publication
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
 from streams.kafka.partitioner import partition_key
-from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Reader, Record, encode
+from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd
 from streams.releases.item_statistics import counts_key
 from streams.releases.registry import Draft, finish_release, write_release
 from streams.releases.release import ItemTable, Release

@@ -29,7 +29,8 @@ from deploy.experiments.training.trainer import Bench
 from models.data.interaction_log import Ints
 from models.data.views import EXPOSURE
 from models.training.losses import bce, bpr, gbce
-from streams.records import NegativeMemory, SlowPriors, Tensor, Versions, encode
+from streams.codec import Tensor, encode
+from streams.records import NegativeMemory, SlowPriors, Versions
 
 DIMS = (4, 8, 16, 32, 64)
 LAMBDAS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

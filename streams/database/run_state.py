@@ -1,0 +1,49 @@
+"""The state of a run: the epochs recorded and decided, and the release in force."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from streams.database.schema import decisions, progress, releases
+from streams.records import EpochDecision
+
+
+def recorded(connection: Connection, run: str) -> tuple[int, bool] | None:
+    """Return the last epoch that the recorder wrote, and True if the log is over; None before the first epoch."""
+    t = progress.c
+    query = sa.select(t.epoch, t.over).where((t.run == run) & (t.role == "recorder"))
+    row = connection.execute(query).one_or_none()
+    return (row.epoch, row.over) if row else None
+
+
+def all_recorded(connection: Connection, run: str) -> bool:
+    """Return True if the recorder wrote the log to its end."""
+    found = recorded(connection, run)
+    return found is not None and found[1]
+
+
+def last_decision(connection: Connection, run: str) -> EpochDecision | None:
+    """Return the decision of the newest decided epoch; None before the first."""
+    t = decisions.c
+    newest = sa.select(sa.func.max(t.epoch)).where(t.run == run).scalar_subquery()
+    return _decision(connection, run, t.epoch == newest)
+
+
+def decision(connection: Connection, run: str, epoch: int) -> EpochDecision | None:
+    """Return the decision of `epoch`; None while there is none."""
+    return _decision(connection, run, decisions.c.epoch == epoch)
+
+
+def _decision(connection: Connection, run: str, where: sa.ColumnElement[bool]) -> EpochDecision | None:
+    t = decisions.c
+    query = sa.select(t.epoch, t.release, t.outcome, t.reason).where((t.run == run) & where)
+    row = connection.execute(query).one_or_none()
+    return EpochDecision(row.epoch, row.release, row.outcome, row.reason) if row else None
+
+
+def active_release(connection: Connection, run: str) -> int | None:
+    """Return the version of the newest published release, which is the one in force; None before release 0."""
+    t = releases.c
+    query = sa.select(sa.func.max(t.version)).where((t.run == run) & t.published)
+    return connection.execute(query).scalar()
