@@ -91,3 +91,14 @@ def test_the_schema_of_the_summary_is_a_schema() -> None:
 
 def test_metrics_of_the_summary_are_those_of_the_models() -> None:
     assert tuple(metrics.METRICS) == METRICS
+
+
+def test_the_glossary_has_one_line_per_term_in_order_and_its_files_exist() -> None:
+    for part in (ROOT / "docs" / "glossary.md").read_text().split("\n## ")[1:]:
+        entries = [line for line in part.splitlines()[1:] if line]
+        terms = [re.match(r"- \*\*(.+?)\*\*.*: ", line) for line in entries]
+        assert all(terms), part.splitlines()[0]
+        names = [term[1].lower().replace("_", "") for term in terms if term]
+        assert names == sorted(names)
+        for path in re.findall(r"`((?:models|streams|deploy)/[^`]*)`", part):
+            assert (ROOT / path).exists(), path

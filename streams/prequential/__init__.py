@@ -1,1 +1,4 @@
-"""Prequential evaluation: metrics over ranked clicks in stream order, and the online baselines."""
+"""Prequential evaluation: metrics over ranked clicks in stream order, and the online baselines.
+
+Terms: docs/glossary.md.
+"""

@@ -1,1 +1,4 @@
-"""Releases: their parts, candidates, registry, publication reader and item statistics."""
+"""Releases: their parts, candidates, registry, publication reader and item statistics.
+
+Terms: docs/glossary.md.
+"""
