@@ -20,6 +20,7 @@ from streams.kafka.partitioner import partition_of
 from streams.records import Manifest, Versions
 from streams.releases.release import Release
 from streams.settings import Settings
+from streams.state.row_codec import encode_row
 from streams.topics import DEVICE_EVENTS
 
 Fold = tuple[Floats, Rows, Rows]
@@ -76,7 +77,7 @@ class InMemory:
             work.needs()
             work.run(lambda _: release, lambda _: Standing.nothing())
             list(work.records())
-            table.update((key, row) for key, row in work.rows() if row is not None)
+            table.update((key, encode_row(row)) for key, row in work.rows() if row is not None)
 
 
 def _takes(settings: Settings, workload: Workload, per_record: int) -> Iterator[list[Message]]:

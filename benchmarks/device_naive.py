@@ -22,7 +22,7 @@ from streams.records import DeviceBatch, Kind, NegativeMemory, item_key
 from streams.releases.release import Release, read_release
 from streams.settings import Settings
 from streams.state.device import DeviceState
-from streams.state.row_codec import pack, unpack
+from streams.state.row_codec import decode_row, encode_row
 from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK
 
 
@@ -99,11 +99,11 @@ def build(settings: Settings) -> faust.App:
             batch = reader.decode(value)
             for i in range(len(batch.items)):
                 row = table.get(key)
-                state = DeviceState() if row is None else unpack(row, DeviceState)
+                state = DeviceState() if row is None else decode_row(row, DeviceState)
                 memory = device.apply(state, batch, i)
                 if memory is not None:
                     await uplink.send(key=key, value=encode(memory))
-                table[key] = pack(state)
+                table[key] = encode_row(state)
                 telemetry.EVENTS_APPLIED.inc()
 
     app.agent(source, name="naive")(agent)

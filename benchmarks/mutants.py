@@ -20,8 +20,7 @@ from streams.records import (
     Uplink,
 )
 from streams.releases.cache import read_part_key
-from streams.state.fence import unfenced
-from streams.state.row_codec import StateError
+from streams.state.row_codec import StateError, read_fencing_epoch
 from streams.topics import (
     CLOUD_DOWNLINK,
     CLOUD_STATE,
@@ -72,7 +71,7 @@ def refused(topic: Topic, key: bytes, value: bytes) -> bool:
         if topic is MODEL_WEIGHTS:
             read_part_key(key)
         elif topic in STATES:
-            unfenced(value)
+            read_fencing_epoch(value)
         elif (user := getattr(READERS[topic].decode(value), "user", None)) is not None:
             return bool(user.encode() != key)
     except (RecordError, StateError):

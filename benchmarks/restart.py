@@ -25,8 +25,7 @@ from streams.kafka import clients, topic_admin
 from streams.kafka.partitioner import locate
 from streams.settings import Settings
 from streams.state.device import DeviceState, user_key
-from streams.state.fence import fenced
-from streams.state.row_codec import pack
+from streams.state.row_codec import encode_row
 from streams.topics import DEVICE_STATE
 
 RESULT = Path(__file__).with_name("restart.json")
@@ -56,7 +55,7 @@ def fill(settings: Settings, users: int, versions: int) -> int:
             state = DeviceState(
                 seq=version, memory=vector, r2=vector, clicks=items[:10], exposures=items[10:], uploads=items[:10]
             )
-            key, row = user_key(f"user-{number}"), fenced(1, pack(state))
+            key, row = user_key(f"user-{number}"), encode_row(state, 1)
             size = len(row)
             producer.produce(topic, row, key, locate(key, settings.partitions))
             producer.poll(0)

@@ -3,7 +3,7 @@
 A free-running `mc2sf run` with two workers of each kind on a real Kafka, at a steady pace. One device worker after the
 other is killed with SIGKILL at a moment that the seed draws; `mc2sf run` starts another in its place. What counts is
 the first row of state that is durable in every partition under a later assignment: rows on the changelog bear the term
-of their writer (see `streams.state.fence`). Users of the other worker wait while partitions move, too; they count.
+of their writer (see `streams.state.row_codec`). Users of the other worker wait while partitions move, too; they count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.whole_run import Run
 from deploy.runs import find
 from streams.kafka import clients, topic_admin
 from streams.settings import Settings
-from streams.state.fence import unfenced
+from streams.state.row_codec import read_fencing_epoch
 from streams.topics import DEVICE_STATE
 
 SOURCE = "synthetic:users=2000,items=300"  # about 190,000 events in 14 days
@@ -43,7 +43,7 @@ class Rows:
         self._consumer.assign([TopicPartition(name, p, OFFSET_END) for p in range(settings.partitions)])
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.terms = [0] * settings.partitions  # the newest
+        self.epochs = [0] * settings.partitions  # the newest
         self.since = [0.0] * settings.partitions  # when its first row came
         self.last = [time.monotonic()] * settings.partitions  # when any row came
         self.gap = [0.0] * settings.partitions  # the longest time without one, since it was set to zero
@@ -64,9 +64,9 @@ class Rows:
             if message is None or message.error() or not message.value():
                 continue
             p, now = message.partition(), time.monotonic()
-            term, _ = unfenced(message.value())
-            if term > self.terms[p]:
-                self.terms[p], self.since[p] = term, now
+            epoch = read_fencing_epoch(message.value())
+            if epoch > self.epochs[p]:
+                self.epochs[p], self.since[p] = epoch, now
             self.gap[p] = max(self.gap[p], now - self.last[p])
             self.last[p] = now
 
@@ -106,7 +106,7 @@ def takeovers(home: Path, kills: int, seed: int, folder: Path) -> dict[str, Any]
             _until((run.out / "run.json").is_file, "the run to begin")
             settings = find(str(run.out)).settings
             with _reading(settings) as rows:
-                _until(lambda: all(rows.terms), "events to be applied in every partition")
+                _until(lambda: all(rows.epochs), "events to be applied in every partition")
                 group = Group(settings)
                 each = [_kill(run, group, rows, chance) for _ in range(kills)]
         finally:
@@ -123,13 +123,13 @@ def takeovers(home: Path, kills: int, seed: int, folder: Path) -> dict[str, Any]
 def _kill(run: Run, group: Group, rows: Rows, chance: random.Random) -> dict[str, float]:
     _until(group.settled, "two workers that share the partitions")
     time.sleep(chance.uniform(0.0, _MOMENT_S))
-    before = list(rows.terms)
+    before = list(rows.epochs)
     victim = chance.choice(run.processes("device"))
     victim.kill()
     died = time.monotonic()
 
     def served() -> bool:
-        return all(term > old for term, old in zip(rows.terms, before, strict=True))
+        return all(new > old for new, old in zip(rows.epochs, before, strict=True))
 
     _until(served, "every partition to be served again")
     waited = max(rows.since) - died

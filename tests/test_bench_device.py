@@ -21,7 +21,7 @@ from streams.records import Manifest, NegativeMemory, Uplink, Versions
 from streams.releases.release import Release
 from streams.settings import Settings
 from streams.state.device import DeviceState, user_key
-from streams.state.row_codec import unpack
+from streams.state.row_codec import decode_row
 from streams.topics import DEVICE_UPLINK
 from tests.support.simulation import Simulation
 
@@ -49,7 +49,7 @@ def worker(per_record: int) -> tuple[dict[str, DeviceState], list[NegativeMemory
     simulation.send(*WORKLOAD.batches(per_record))
     simulation.settle()
     users = {batch.user for batch in WORKLOAD.batches(per_record)}
-    states = {user: unpack(simulation.device.rows[user_key(user)], DeviceState) for user in users}
+    states = {user: decode_row(simulation.device.rows[user_key(user)], DeviceState) for user in users}
     return states, list(chain(*simulation.topics.read(DEVICE_UPLINK, Uplink)))
 
 

@@ -19,7 +19,7 @@ from streams.kafka import clients
 from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK
-from tests.support.simulation import SMALL, outcomes, without_offsets
+from tests.support.simulation import SMALL, decoded, outcomes, without_offsets
 from tests.support.workers import Feed, Log, publish, table
 from tests.test_streams_workers_simulated import EPOCHS, IN_FORCE, RELEASES, log, run
 
@@ -39,7 +39,7 @@ class Stage:
         """Outcomes and both tables are what the simulation without a broker and without crashes gives."""
         assert self.came() == plain(outcomes(self.calm.topics))
         assert without_offsets(table(self.settings, "device")) == without_offsets(self.calm.device.rows)
-        assert table(self.settings, "cloud") == self.calm.cloud.rows
+        assert decoded(table(self.settings, "cloud")) == decoded(self.calm.cloud.rows)
 
     def came(self) -> dict[tuple[str, int], Outcome]:
         """The outcomes that came out, repeats dropped; a repeat must be equal but for the wall clock."""

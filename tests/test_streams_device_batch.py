@@ -34,7 +34,7 @@ from streams.records import (
 )
 from streams.settings import Settings
 from streams.state.device import DeviceState, user_key
-from streams.state.row_codec import unpack
+from streams.state.row_codec import decode_row, encode_row
 from streams.topics import (
     CLOUD_DOWNLINK,
     DEAD_LETTERS,
@@ -96,16 +96,16 @@ class Worker:
             for known, kind in kinds.items():
                 if topic == known.full(self.settings):
                     self.sent.setdefault(known.name, []).append(Reader[Any](kind).decode(value))
-        for key, value in work.rows():
-            if value is None:
+        for key, row in work.rows():
+            if row is None:
                 del self.rows[key]
             else:
-                self.rows[key] = value
+                self.rows[key] = encode_row(row)
         work.count(self.wall)
         return work
 
     def state(self, user: str = "u") -> DeviceState:
-        return unpack(self.rows[user_key(user)], DeviceState)
+        return decode_row(self.rows[user_key(user)], DeviceState)
 
     @property
     def dead(self) -> list[DeadLetter]:

@@ -10,7 +10,7 @@ from streams.kafka.partitioner import locate, partition_key, partition_of
 from streams.records import Versions
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState, PartitionState, Pending, kind_of, pending_key, user_key
-from streams.state.row_codec import StateError, pack, unpack
+from streams.state.row_codec import StateError, decode_row, encode_row
 
 numbers = st.integers(0, 2**53)
 keys = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=60)
@@ -32,21 +32,21 @@ states = st.builds(
 
 @given(states)
 def test_a_state_comes_back_as_it_was(state: DeviceState) -> None:
-    assert unpack(pack(state), DeviceState) == state
+    assert decode_row(encode_row(state), DeviceState) == state
 
 
 @given(states, st.data())
 def test_a_damaged_row_is_noticed(state: DeviceState, data: st.DataObject) -> None:
-    row = bytearray(pack(state))
+    row = bytearray(encode_row(state))
     place = data.draw(st.integers(0, len(row) - 1))
     row[place] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(StateError):
-        unpack(bytes(row), DeviceState)
+        decode_row(bytes(row), DeviceState)
 
 
 def test_a_row_of_another_kind_is_no_state() -> None:
     with pytest.raises(StateError):
-        unpack(pack(PartitionState(1, 2, 3, over=True, waiting=[b"mark"])), Pending)
+        decode_row(encode_row(PartitionState(1, 2, 3, over=True, waiting=[b"mark"])), Pending)
 
 
 def test_a_full_state_is_about_a_kilobyte() -> None:
@@ -58,7 +58,7 @@ def test_a_full_state_is_about_a_kilobyte() -> None:
         exposures=[2**62] * 20,
         uploads=[2**62] * 50,
     )
-    assert len(pack(full)) < 1100
+    assert len(encode_row(full)) < 1100
 
 
 @given(users, numbers, st.integers(1, 64))
@@ -77,7 +77,7 @@ def test_a_partition_s_row_stands_in_it(partition: int) -> None:
 
 def test_pending_requests_of_one_user_have_rows_of_their_own() -> None:
     pending = Pending("u", 7, 1, 2, 3, 4, b"", "logged", True, b"", b"", 0, 0, Versions(1, 2, 3, 4), 5, 6)
-    assert unpack(pack(pending), Pending) == pending
+    assert decode_row(encode_row(pending), Pending) == pending
     assert pending_key("u", 7) != pending_key("u", 8)
 
 
@@ -87,8 +87,8 @@ clicks = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50).map(tuple)
 @given(clicks, clicks, st.integers(-1, 10**6))
 def test_a_cloud_state_comes_back_as_it_was(before: tuple[int, ...], last: tuple[int, ...], epoch: int) -> None:
     state = CloudState(before=before, last=last, epoch=epoch)
-    assert unpack(pack(state), CloudState) == state
-    damaged = bytearray(pack(state))
+    assert decode_row(encode_row(state), CloudState) == state
+    damaged = bytearray(encode_row(state))
     damaged[-1] ^= 1
     with pytest.raises(StateError):
-        unpack(bytes(damaged), CloudState)
+        decode_row(bytes(damaged), CloudState)

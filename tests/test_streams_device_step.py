@@ -19,7 +19,7 @@ from streams.model_config import view_spec
 from streams.records import DeviceBatch, RankRequest
 from streams.settings import Settings
 from streams.state.device import DeviceState, keys_array
-from streams.state.row_codec import pack
+from streams.state.row_codec import encode_row
 from tests.support.simulation import SMALL, release
 
 RELEASES = {0: release(SMALL, 0, 12), 1: release(SMALL, 1, 20)}
@@ -208,7 +208,7 @@ def test_any_cutting_into_batches_gives_the_same(seed: int) -> None:
         if chance.random() < 0.3:  # written and read again between two batches
             user = User.of(settled(*steps))
         start = end
-    assert pack(settled(whole)) == pack(settled(*steps))
+    assert encode_row(settled(whole)) == encode_row(settled(*steps))
     assert [p for made in steps for p in made.pending] == whole.pending
     cut = [record for made in steps for record in made.uplink]
     assert [_plain(r) for r in cut] == [_plain(r) for r in whole.uplink]
@@ -220,10 +220,10 @@ def _plain(record: Memory | RankRequest) -> Any:
 
 def test_a_step_changes_nothing_of_what_it_was_given() -> None:
     before = step(NEW, batch((EXPOSURE, 1), (CLICK, 2)), context()).user
-    kept = pack(before.state), list(before.memory.keys) if not isinstance(before.memory, bytes) else []
+    kept = encode_row(before.state), list(before.memory.keys) if not isinstance(before.memory, bytes) else []
     for _ in range(2):
         step(before, batch(*[(EXPOSURE, i) for i in range(3, 9)], seq=2), context())
-        assert kept == (pack(before.state), before.memory.keys)  # type: ignore[union-attr]
+        assert kept == (encode_row(before.state), before.memory.keys)  # type: ignore[union-attr]
 
 
 def test_events_that_were_applied_before_are_skipped() -> None:

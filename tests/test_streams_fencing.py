@@ -1,4 +1,4 @@
-"""What a worker wrote that had lost its partition is told apart from what counts."""
+"""Rows of a worker that had lost its partition are recognised by their fencing epoch and ignored."""
 
 from __future__ import annotations
 
@@ -12,44 +12,50 @@ from streams.faust_runtime.app import new_app
 from streams.faust_runtime.state_table import state_table
 from streams.settings import Settings
 from streams.state.device import DeviceState
-from streams.state.fence import FencingEpochs, fenced, unfenced
-from streams.state.row_codec import StateError, pack
+from streams.state.row_codec import FencingEpochs, StateError, decode_row, encode_row, read_fencing_epoch
+
+ROW = DeviceState(seq=7)
 
 
-def test_a_row_comes_back_with_its_term() -> None:
-    row = pack(DeviceState(seq=7))
-    assert unfenced(fenced(12, row)) == (12, row)
+def test_a_row_comes_back_with_its_fencing_epoch() -> None:
+    value = encode_row(ROW, 12)
+    assert read_fencing_epoch(value) == 12
+    assert decode_row(value, DeviceState) == ROW
 
 
-@pytest.mark.parametrize("value", [b"", b"x", b"garbage!", bytes(range(200)), fenced(3, b"")[:-1]])
-def test_what_is_no_row_is_noticed(value: bytes) -> None:
+@pytest.mark.parametrize("value", [b"", b"x", b"garbage!", bytes(8), bytes(range(200)), encode_row(ROW, 3)[:-1]])
+def test_bytes_that_are_no_row_are_refused(value: bytes) -> None:
+    with pytest.raises(StateError, match="wrong checksum"):
+        read_fencing_epoch(value)
+    with pytest.raises(StateError, match="wrong checksum"):
+        decode_row(value, DeviceState)
+
+
+@pytest.mark.parametrize("position", range(len(encode_row(ROW, 3))))
+def test_damage_anywhere_is_noticed_in_the_fencing_epoch_too(position: int) -> None:
+    value = bytearray(encode_row(ROW, 3))
+    value[position] ^= 16
     with pytest.raises(StateError):
-        unfenced(value)
-
-
-@pytest.mark.parametrize("place", range(12))
-def test_damage_anywhere_is_noticed_in_the_term_too(place: int) -> None:
-    value = bytearray(fenced(3, b"rows"))
-    value[place] ^= 16
+        read_fencing_epoch(bytes(value))
     with pytest.raises(StateError):
-        unfenced(bytes(value))
+        decode_row(bytes(value), DeviceState)
 
 
-def test_terms_count_for_each_partition_and_never_go_back() -> None:
-    terms = FencingEpochs()
-    assert [terms.admits(0, t) for t in (2, 2, 5, 4, 5, 6)] == [True, True, True, False, True, True]
-    assert terms.admits(1, 1)
-    assert terms.next(0, 9) == 9
-    assert terms.next(0, 6) == 6  # assigned anew under the same generation
-    assert terms.next(0, 1) == 7  # the broker lost its groups and counts from 1 again
+def test_fencing_epochs_count_for_each_partition_and_never_go_back() -> None:
+    epochs = FencingEpochs()
+    assert [epochs.admits(0, t) for t in (2, 2, 5, 4, 5, 6)] == [True, True, True, False, True, True]
+    assert epochs.admits(1, 1)
+    assert epochs.after_assignment(0, 9) == 9
+    assert epochs.after_assignment(0, 6) == 6  # assigned anew under the same generation
+    assert epochs.after_assignment(0, 1) == 7  # the broker lost its groups and counts from 1 again
 
 
 def test_a_partition_that_comes_back_is_read_from_its_beginning() -> None:
-    terms = FencingEpochs()
-    assert terms.admits(0, 3)
-    assert not terms.admits(0, 1)
-    terms.forget(0)
-    assert [terms.admits(0, t) for t in (1, 3, 2)] == [True, True, False]
+    epochs = FencingEpochs()
+    assert epochs.admits(0, 3)
+    assert not epochs.admits(0, 1)
+    epochs.forget(0)
+    assert [epochs.admits(0, t) for t in (1, 3, 2)] == [True, True, False]
 
 
 def change(key: bytes, value: bytes | None, partition: int = 0, offset: int = 0) -> Any:
@@ -59,17 +65,17 @@ def change(key: bytes, value: bytes | None, partition: int = 0, offset: int = 0)
 
 def test_a_restored_table_has_the_rows_of_its_owners_alone(settings: Settings) -> None:
     table = state_table(new_app(settings, "device"), settings, "state", lambda _: 0)
-    old, new, other = (pack(DeviceState(seq=seq)) for seq in (1, 2, 3))
+    old, new, late = (encode_row(DeviceState(seq=seq), epoch) for seq, epoch in ((1, 1), (2, 2), (3, 1)))
     table.apply_changelog_batch(
         [
-            change(b"a", fenced(1, old)),
-            change(b"b", fenced(1, old)),
-            change(b"gone", fenced(1, old)),
-            change(b"a", fenced(2, new)),  # the new owner
-            change(b"a", fenced(1, other)),  # the sleeper wakes up
-            change(b"c", fenced(1, other), partition=1),  # whose it still is
+            change(b"a", old),
+            change(b"b", old),
+            change(b"gone", old),
+            change(b"a", new),  # the new owner
+            change(b"a", late),  # the former owner wakes up
+            change(b"c", late, partition=1),  # of which it is still the owner
             change(b"stranger", b"\xff garbage"),
             change(b"gone", None),
         ]
     )
-    assert dict(table.data.items()) == {b"a": new, b"b": old, b"c": other}
+    assert dict(table.data.items()) == {b"a": new, b"b": old, b"c": late}

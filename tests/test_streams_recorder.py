@@ -21,8 +21,7 @@ from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Kind, O
 from streams.settings import Settings
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
-from streams.state.fence import fenced
-from streams.state.row_codec import pack, unpack
+from streams.state.row_codec import decode_row, encode_row
 from streams.topics import DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 from tests.support.recorder import RECORDED, World, a_run, deliver, dump
 
@@ -69,15 +68,15 @@ def test_the_states_of_users_are_kept_as_of_each_epoch(small: Settings, engine: 
     users = [f"u{i}" for i in range(5)]
     assert len(states) == 2 * 5 * 3
     for epoch in range(3):
-        assert {unpack(states["device", user, epoch], DeviceState).seq for user in users} == {14 * (epoch + 1)}
-        assert {unpack(states["cloud", user, epoch], CloudState).epoch for user in users} == {epoch}
+        assert {decode_row(states["device", user, epoch], DeviceState).seq for user in users} == {14 * (epoch + 1)}
+        assert {decode_row(states["cloud", user, epoch], CloudState).epoch for user in users} == {epoch}
 
 
 def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: sa.Engine) -> None:
     world = a_run(small, epochs=1)
     elsewhere = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 1)
     here = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 0)
-    bad = [(here.encode(), b"garbage", "checksum"), (elsewhere.encode(), fenced(1, pack(DeviceState())), "not its own")]
+    bad = [(here.encode(), b"garbage", "checksum"), (elsewhere.encode(), encode_row(DeviceState(), 1), "not its own")]
     for key, data, _ in bad:
         world.logs[DEVICE_STATE.name, 0].insert(0, (key, data))
     deliver(world, starter(small, engine))

@@ -14,26 +14,21 @@ from streams.faust_runtime.state_table import StateTable, state_table
 from streams.kafka import topic_admin
 from streams.settings import Settings
 from streams.state.device import DeviceState
-from streams.state.fence import fenced
-from streams.state.row_codec import pack
+from streams.state.row_codec import encode_row
 from tests.test_streams_fencing import change
 
 CHANGELOG = "life-1"
 
 
-def row(seq: int, term: int = 1) -> bytes:
-    return fenced(term, plain(seq))
-
-
-def plain(seq: int) -> bytes:
-    return pack(DeviceState(seq=seq))
+def row(seq: int, epoch: int = 1) -> bytes:
+    return encode_row(DeviceState(seq=seq), epoch)
 
 
 def copies(folder: Path, life: str | None = CHANGELOG) -> LocalCopies:
     return LocalCopies(folder, lambda: life)
 
 
-def test_a_copy_comes_back_with_its_rows_its_offset_and_its_term(tmp_path: Path) -> None:
+def test_a_copy_comes_back_with_its_rows_its_offset_and_its_fencing_epoch(tmp_path: Path) -> None:
     one = copies(tmp_path)
     assert one.load(0) == (0, {})
     assert one.offset(0) is None
@@ -41,7 +36,7 @@ def test_a_copy_comes_back_with_its_rows_its_offset_and_its_term(tmp_path: Path)
     one.written(0, [(b"a", row(2, 4)), (b"b", None)], 4, 4)
     one.close(0)
     again = copies(tmp_path)
-    assert again.load(0) == (4, {b"a": plain(2), b"\0\0\0\0\0": plain(7)})
+    assert again.load(0) == (4, {b"a": row(2, 4), b"\0\0\0\0\0": row(7)})
     assert again.offset(0) == 4
     assert again.load(1) == (0, {})
 
@@ -78,7 +73,7 @@ def test_there_is_none_where_another_worker_has_it_and_none_of_another_topic(tmp
     assert copies(tmp_path, "life-2").load(0) == (0, {})
     assert copies(tmp_path, None).load(0) == (0, {})
     one.close(0)
-    assert copies(tmp_path).load(0) == (1, {b"a": plain(1)})
+    assert copies(tmp_path).load(0) == (1, {b"a": row(1)})
 
 
 def test_a_damaged_copy_is_given_up(tmp_path: Path) -> None:
@@ -115,7 +110,7 @@ def assigned(table: StateTable, *partitions: int) -> StateTable:
 
 def with_a_row(table: StateTable) -> StateTable:
     """Assigned, with a row that is durable."""
-    assigned(table, 0)[b"a"] = plain(1)
+    assigned(table, 0).write(b"a", DeviceState(seq=1))
     asyncio.run(table.durable())
     return table
 
@@ -147,13 +142,14 @@ def test_a_worker_that_was_killed_starts_from_its_copy_which_is_never_ahead_of_t
     broker = Broker()
     table = with_a_row(start(broker))
     broker.refuses = True
-    table[b"a"], table[b"b"] = plain(2), plain(1)
+    table.write(b"a", DeviceState(seq=2))
+    table.write(b"b", DeviceState(seq=1))
     with pytest.raises(ConnectionError):
         asyncio.run(table.durable())
     assert table.copies is not None
     table.copies.close(0)  # as the system does it for a process that is killed
     again = assigned(start(broker), 0)
-    assert dict(again.data.items()) == {b"a": plain(1)}
+    assert dict(again.data.items()) == {b"a": row(1, 0)}
     assert again.persisted_offset(TP("changelog", 0)) == 0
 
 
@@ -169,7 +165,7 @@ def test_the_changelog_is_read_on_behind_the_copy_and_a_sleepers_rows_are_left_o
     again = assigned(start(broker), 0)
     assert again.persisted_offset(TP("changelog", 0)) == 8
     again.apply_changelog_batch([change(b"c", row(1, 2), offset=9), change(b"d", row(1, 3), offset=10)])
-    assert dict(again.data.items()) == {b"b": plain(1), b"d": plain(1)}
+    assert dict(again.data.items()) == {b"b": row(1, 3), b"d": row(1, 3)}
 
 
 def test_a_partition_that_went_away_has_no_rows_until_it_comes_back(
@@ -180,4 +176,4 @@ def test_a_partition_that_went_away_has_no_rows_until_it_comes_back(
     assigned(table)
     assert not dict(table.data.items())
     assigned(table, 0)
-    assert dict(table.data.items()) == {b"a": plain(1)}
+    assert dict(table.data.items()) == {b"a": row(1, 0)}

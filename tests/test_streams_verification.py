@@ -14,7 +14,7 @@ from streams.database.engine import connect
 from streams.records import Kind, Versions
 from streams.settings import Settings
 from streams.state.device import DeviceState
-from streams.state.row_codec import pack, unpack
+from streams.state.row_codec import decode_row, encode_row
 from streams.verification.differences import DifferenceFound
 from streams.verification.user_fold import Account, Event, InForce
 from streams.verification.verify import TOLERANCE, Certificate, _Check, certify
@@ -60,9 +60,9 @@ def test_epochs_of_the_same_embeddings_share_one_catalogue(engine: sa.Engine) ->
 
 
 def another_seq(row: Any) -> bytes:
-    state = unpack(bytes(row.state), DeviceState)
+    state = decode_row(bytes(row.state), DeviceState)
     state.seq += 1
-    return pack(state)
+    return encode_row(state)
 
 
 ALTERATIONS = {

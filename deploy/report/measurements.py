@@ -16,7 +16,7 @@ from streams.records import Kind
 from streams.rescoring.run_digest import digest
 from streams.settings import Settings
 from streams.state.device import DeviceState
-from streams.state.row_codec import unpack
+from streams.state.row_codec import decode_row
 
 _BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')
 Samples = Mapping[str, float]
@@ -154,7 +154,7 @@ def events_applied(connection: sa.Connection, run: str) -> int:
         .join(newest, (u.user == newest.c.user) & (u.epoch == newest.c.epoch))
         .where(u.run == run, u.side == "device")
     )
-    return sum(unpack(bytes(state), DeviceState).seq for state in connection.execute(query).scalars())
+    return sum(decode_row(bytes(state), DeviceState).seq for state in connection.execute(query).scalars())
 
 
 def freshness(samples: Iterable[Samples]) -> Freshness:

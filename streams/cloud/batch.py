@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from msgspec import Struct
 
 from streams.codec import Reader, RecordError, Tensor, encode
 from streams.faust_runtime.worker import Releases, Standings
@@ -18,7 +19,7 @@ from streams.records import ClickUpload, EndOfLog, EpochEnd, NegativeMemory, Ran
 from streams.releases.item_statistics import buckets_array
 from streams.settings import Settings
 from streams.state.cloud import R2, CloudState, PartitionState
-from streams.state.row_codec import pack, unpack
+from streams.state.row_codec import decode_row
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS
 
 log = logging.getLogger(__name__)
@@ -132,13 +133,13 @@ class CloudWork:
         self.marks.append(mark)
         if (partition := self._partitions.get(part)) is None:
             data = self._table.get(partition_key(part))
-            partition = PartitionState() if data is None else unpack(data, PartitionState)
+            partition = PartitionState() if data is None else decode_row(data, PartitionState)
         self._partitions[part] = partition.passing(mark.epoch, over=isinstance(mark, EndOfLog))
 
     def _user(self, name: str) -> CloudState:
         if name not in self._users:
             data = self._table.get(name.encode())
-            return CloudState() if data is None else unpack(data, CloudState)
+            return CloudState() if data is None else decode_row(data, CloudState)
         return self._users[name]
 
     def _refuse(self, received: Message, reason: str) -> None:
@@ -151,12 +152,12 @@ class CloudWork:
         """What is to be sent."""
         return self.outputs
 
-    def rows(self) -> Iterable[tuple[bytes, bytes | None]]:
+    def rows(self) -> Iterable[tuple[bytes, Struct | None]]:
         """What is to be written."""
         for name, state in self._users.items():
-            yield name.encode(), pack(state)
+            yield name.encode(), state
         for part, partition in self._partitions.items():
-            yield partition_key(part), pack(partition)
+            yield partition_key(part), partition
 
     def count(self, _now_ms: int) -> None:
         """Tell the metrics what was done."""

@@ -274,7 +274,7 @@ class DeviceWork:
             telemetry.OUTCOMES.labels(kind).inc(self._counts[kind])
         sent_kinds = self._changes.sent()
         telemetry.RANK_REQUESTS.labels(ROLE).inc(sent_kinds["RankRequest"])
-        telemetry.R2_UPLOADS.inc(sent_kinds["NegativeMemory"])
+        telemetry.R2_UPLOADS.inc(sent_kinds["Memory"])
         telemetry.CLICK_UPLOADS.inc(sent_kinds["ClickUpload"])
         telemetry.DEVICE_BYTES.labels("up").inc(self._changes.bytes_up)
         telemetry.DEVICE_BYTES.labels("down").inc(self._counts["bytes down"])

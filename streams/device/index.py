@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from streams.kafka.partitioner import locate
 from streams.state.device import DeviceState, Pending, kind_of
-from streams.state.row_codec import unpack
+from streams.state.row_codec import decode_row
 
 
 class DeviceIndex:
@@ -26,9 +26,9 @@ class DeviceIndex:
         for key, data in rows.items():
             kind = kind_of(key)
             if kind is Pending:
-                index.note(key, unpack(data, Pending))
+                index.note(key, decode_row(data, Pending))
             elif kind is DeviceState:
-                index.note(key, unpack(data, DeviceState))
+                index.note(key, decode_row(data, DeviceState))
         return index
 
     def note(self, key: bytes, row: DeviceState | Pending | None) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+from msgspec import Struct
+
 from streams.codec import Record, Tensor, encode
 from streams.device.deferred_gru import Fold, compute, value
 from streams.device.index import DeviceIndex
@@ -23,7 +25,7 @@ from streams.state.device import (
     Pending,
     user_key,
 )
-from streams.state.row_codec import pack, unpack
+from streams.state.row_codec import decode_row
 from streams.topics import DEVICE_UPLINK, Topic
 
 Output = Record | Memory | bytes
@@ -50,7 +52,7 @@ class DeviceChanges:
         if (user := self._users.get(name)) is not None:
             return user
         data = self._table.get(user_key(name))
-        return User.of(DeviceState() if data is None else unpack(data, DeviceState))
+        return User.of(DeviceState() if data is None else decode_row(data, DeviceState))
 
     def put_user(self, name: str, user: User) -> None:
         """Change a user."""
@@ -60,7 +62,7 @@ class DeviceChanges:
         """A partition's row, to be changed in place."""
         if part not in self._partitions:
             data = self._table.get(partition_key(part))
-            self._partitions[part] = PartitionState() if data is None else unpack(data, PartitionState)
+            self._partitions[part] = PartitionState() if data is None else decode_row(data, PartitionState)
         return self._partitions[part]
 
     def asked(self, part: int, key: bytes) -> Pending | None:
@@ -68,7 +70,7 @@ class DeviceChanges:
         if key in self._pending[part]:
             return self._pending[part][key]
         data = self._table.get(key)
-        return None if data is None else unpack(data, Pending)
+        return None if data is None else decode_row(data, Pending)
 
     def put_pending(self, part: int, key: bytes, pending: Pending | None) -> None:
         """Keep a request; None: it is answered."""
@@ -113,19 +115,20 @@ class DeviceChanges:
         r2 = Tensor("<f4", (self._settings.dim,), value(output.r2))
         return encode(NegativeMemory(output.user, output.window, r2, output.encoder, output.size, output.time))
 
-    def rows(self) -> Iterable[tuple[bytes, bytes | None]]:
+    def rows(self) -> Iterable[tuple[bytes, Struct | None]]:
         """What is to be written, in this order; None deletes. The index is told on the way."""
         for changed in self._pending.values():
             for key, pending in changed.items():
                 self.index.note(key, pending)
-                yield key, None if pending is None else pack(pending)
+                yield key, pending
         for name, user in self._users.items():
             key, state = user_key(name), user.settled()
             self.index.note(key, state)
-            yield key, pack(state)
+            yield key, state
         for part, partition in self._partitions.items():
-            if (data := pack(partition)) != self._table.get(partition_key(part)):
-                yield partition_key(part), data
+            before = self._table.get(key := partition_key(part))
+            if before is None or decode_row(before, PartitionState) != partition:
+                yield key, partition
         self.index.met |= self._met
 
     def sent(self) -> Counter[str]:

@@ -19,8 +19,7 @@ from typing import Any
 from streams.faust_runtime.outbox import KeyValue
 from streams.kafka.partitioner import SEPARATOR
 from streams.settings import SettingsError
-from streams.state.fence import unfenced
-from streams.state.row_codec import StateError
+from streams.state.row_codec import StateError, read_fencing_epoch
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,9 @@ class LocalCopies:
         if head is None:
             return 0, {}
         try:
-            rows = {key: unfenced(value)[1] for key, value in copy.items() if key != _HEAD}
+            rows = {key: value for key, value in copy.items() if key != _HEAD}
+            for value in rows.values():
+                read_fencing_epoch(value)
         except StateError as error:
             log.warning("the copy of partition %d is damaged: %s", partition, error)
             self.give_up(partition)

@@ -14,6 +14,7 @@ from typing import Any
 
 import faust
 from faust.types import TP
+from msgspec import Struct
 
 from streams.faust_runtime.app import PlatformApp
 from streams.faust_runtime.outbox import KeyValue, Outbox
@@ -22,8 +23,7 @@ from streams.kafka import topic_admin
 from streams.process.health import HEALTH
 from streams.process.log_throttle import Bounded
 from streams.settings import Settings
-from streams.state.fence import FencingEpochs, fenced, unfenced
-from streams.state.row_codec import StateError
+from streams.state.row_codec import FencingEpochs, StateError, encode_row, read_fencing_epoch
 
 log = logging.getLogger(__name__)
 log.addFilter(Bounded())
@@ -49,7 +49,7 @@ class StateTable(faust.Table):  # type: ignore[misc]
         self.copies = copies
         self.assigned = 0
         self._mine: set[int] = set()
-        self._seen, self._terms = FencingEpochs(), dict[int, int]()
+        self._seen, self._epochs = FencingEpochs(), dict[int, int]()
         self._changes = Outbox(last_alone=True)
         super().__init__(*args, **kwargs)
 
@@ -62,11 +62,16 @@ class StateTable(faust.Table):  # type: ignore[misc]
         assert self.locate is not None
         return self.locate(key)
 
+    def write(self, key: bytes, row: Struct | None) -> None:
+        """Set a row, under the fencing epoch of this assignment; None deletes it."""
+        if row is not None:
+            self[key] = encode_row(row, self._epochs.get(self.partition_for_key(key), 0))
+        elif key in self:
+            del self[key]
+
     def on_key_set(self, key: bytes, value: bytes) -> None:
-        """Collect a write for the changelog, under the term of this assignment."""
-        partition = self.partition_for_key(key)
-        row = fenced(self._terms.get(partition, 0), value)
-        self._changes.put(self._changelog_topic_name(), partition, key, row)
+        """Collect a write for the changelog."""
+        self._changes.put(self._changelog_topic_name(), self.partition_for_key(key), key, value)
 
     def on_key_del(self, key: bytes) -> None:
         """Collect a deletion for the changelog."""
@@ -77,7 +82,7 @@ class StateTable(faust.Table):  # type: ignore[misc]
         delivered = await self._changes.deliver(self.app)
         if self.copies:
             for (_, partition), (rows, last) in delivered.items():
-                self.copies.written(partition, rows, last, self._terms.get(partition, 0))
+                self.copies.written(partition, rows, last, self._epochs.get(partition, 0))
 
     def persisted_offset(self, tp: TP) -> int | None:
         """The offset of the changelog behind which the rows in memory have to be read; None: all of it."""
@@ -104,8 +109,8 @@ class StateTable(faust.Table):  # type: ignore[misc]
         for partition in lost:
             self.copies.close(partition)
         for partition in new:
-            term, rows = self.copies.load(partition)
-            self._seen.admits(partition, term)
+            epoch, rows = self.copies.load(partition)
+            self._seen.admits(partition, epoch)
             self.data.update(rows)
             log.info("partition %d: %d rows from the copy on this disk", partition, len(rows))
 
@@ -113,7 +118,7 @@ class StateTable(faust.Table):  # type: ignore[misc]
         """Note that the rows are whole again."""
         await super().on_recovery_completed(*args, **kwargs)
         generation = self.app.consumer_generation_id
-        self._terms = {p: self._seen.next(p, generation) for p in range(self.partitions)}
+        self._epochs = {p: self._seen.after_assignment(p, generation) for p in range(self.partitions)}
         self.assigned += 1
         HEALTH.needs("state")
 
@@ -128,12 +133,12 @@ class StateTable(faust.Table):  # type: ignore[misc]
                 taken[message.partition].append((message.key, None))
                 continue
             try:
-                term, row = unfenced(message.value)
+                epoch = read_fencing_epoch(message.value)
             except StateError as error:
                 log.warning("%s/%d@%d passed over: %s", *message.tp, message.offset, error)
                 continue
-            if self._seen.admits(message.partition, term):
-                self.data[message.key] = row
+            if self._seen.admits(message.partition, epoch):
+                self.data[message.key] = message.value
                 taken[message.partition].append((message.key, message.value))
         if self.copies:
             for partition, offset in last.items():

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from msgspec import Struct
 
 from models.data.item_features import Standing
 from streams.faust_runtime.app import PlatformApp, die, new_app
@@ -53,7 +54,7 @@ class Work(Protocol):
     def records(self) -> Iterable[tuple[str, int, bytes, bytes]]:
         """What is to be sent: topic, partition, key, value."""
 
-    def rows(self) -> Iterable[tuple[bytes, bytes | None]]:
+    def rows(self) -> Iterable[tuple[bytes, Struct | None]]:
         """What is to be written; None deletes."""
 
     def count(self, now_ms: int) -> None:
@@ -142,9 +143,6 @@ class Worker:
         for topic, partition, key, value in work.records():
             outbox.put(topic, partition, key, value)
         await outbox.deliver(self.app)
-        for key, data in work.rows():
-            if data is not None:
-                self.table[key] = data
-            elif key in self.table:
-                del self.table[key]
+        for key, row in work.rows():
+            self.table.write(key, row)
         await self.table.durable()

@@ -39,7 +39,7 @@ from streams.records import (
     Uplink,
 )
 from streams.settings import Settings
-from streams.state.fence import FencingEpochs
+from streams.state.row_codec import FencingEpochs
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from streams.state import cloud as cloud_state
 from streams.state import device as device_state
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
-from streams.state.fence import FencingEpochs, unfenced
-from streams.state.row_codec import StateError, unpack
+from streams.state.row_codec import FencingEpochs, StateError, decode_row, encode_row, read_fencing_epoch
 from streams.topics import CLOUD_STATE, DEVICE_STATE
 
 SIDES = {DEVICE_STATE.name: "device", CLOUD_STATE.name: "cloud"}
@@ -39,7 +38,7 @@ class Changed:
     state: bytes
 
 
-def read(received: Message, partitions: int, terms: FencingEpochs) -> Changed | Mark | None:
+def read(received: Message, partitions: int, epochs: FencingEpochs) -> Changed | Mark | None:
     """What a changelog's record says: a user's state, or the mark that a partition's row bears; None: neither.
 
     A row of a worker that had lost the partition says nothing. Raises RecordError where a row is damaged, or stands in
@@ -51,15 +50,14 @@ def read(received: Message, partitions: int, terms: FencingEpochs) -> Changed | 
     if SEPARATOR in key and not is_partition(key):  # a request without an answer: of no epoch's state
         return None
     try:
-        term, data = unfenced(received.value)
-        if not terms.admits(received.partition, term):
+        if not epochs.admits(received.partition, read_fencing_epoch(received.value)):
             return None
         if is_partition(key):
-            row = unpack(data, _PARTITIONS[topic])
+            row = decode_row(received.value, _PARTITIONS[topic])
             if row.over:
                 return EndOfLog(max(row.ended, 0), 0, 0)
             return EpochEnd(row.ended, 0) if row.ended >= 0 else None
-        unpack(data, _USERS[topic])
-        return Changed(SIDES[topic], key.decode(), data)
+        state = encode_row(decode_row(received.value, _USERS[topic]))  # the same whichever worker wrote it
+        return Changed(SIDES[topic], key.decode(), state)
     except (StateError, UnicodeDecodeError) as error:
         raise RecordError(str(error)) from error

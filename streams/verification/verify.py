@@ -26,7 +26,7 @@ from streams.releases.release import Assembler, Release, read_release
 from streams.settings import Settings
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
-from streams.state.row_codec import unpack
+from streams.state.row_codec import decode_row
 from streams.verification import popularity, reference_ranking
 from streams.verification import untiled_scores as untiled
 from streams.verification.differences import Difference, DifferenceFound, same
@@ -165,7 +165,7 @@ class _Check:
         return bytes(found)
 
     def _device(self, account: Account) -> None:
-        state = unpack(self._newest("device", account.user), DeviceState)
+        state = decode_row(self._newest("device", account.user), DeviceState)
         s, version = self._settings, account.versions.release
         carried = account.r2_items if s.carry else ()
         open_items = carried + tuple(account.open)
@@ -189,7 +189,7 @@ class _Check:
     def _cloud(self, account: Account) -> None:
         if not (account.uploads or account.memories):
             return
-        state = unpack(self._newest("cloud", account.user), CloudState)
+        state = decode_row(self._newest("cloud", account.user), CloudState)
         clicks = [item for items in account.uploads.values() for item in items[-self._settings.history_long :]]
         longest = self._settings.history_long
         came = [(m.window, m.versions.encoder) for m in account.memories]

@@ -32,8 +32,7 @@ from streams.records import (
 from streams.settings import Settings
 from streams.state import cloud as cloud_state
 from streams.state import device as device_state
-from streams.state.fence import fenced
-from streams.state.row_codec import pack
+from streams.state.row_codec import encode_row
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
 
 Logs = dict[Place, list[tuple[bytes, bytes]]]
@@ -81,9 +80,9 @@ class World:
                 continue
             over, key = isinstance(record, EndOfLog), partition_key(partition)
             device = device_state.PartitionState(ended=record.epoch, over=over)
-            self.logs[DEVICE_STATE.name, partition].append((key, fenced(1, pack(device))))
+            self.logs[DEVICE_STATE.name, partition].append((key, encode_row(device, 1)))
             cloud = cloud_state.PartitionState(ended=record.epoch, over=over)
-            self.logs[CLOUD_STATE.name, partition].append((key, fenced(1, pack(cloud))))
+            self.logs[CLOUD_STATE.name, partition].append((key, encode_row(cloud, 1)))
 
     def received(self, place: Place, offset: int) -> Message:
         """The record at an offset."""
@@ -117,9 +116,9 @@ def a_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14,
             clicked = [item_key(name) for name, kind in zip(items, kinds, strict=True) if kind]
             world.put(DEVICE_UPLINK, user, ClickUpload(user, epoch, Tensor.of(np.array(clicked), "<i8"), time))
             seqs[user] += events
-            world.put(DEVICE_STATE, user, fenced(1, pack(device_state.DeviceState(seq=seqs[user] - 1))))
-            world.put(DEVICE_STATE, user, fenced(1, pack(device_state.DeviceState(seq=seqs[user]))))
-            world.put(CLOUD_STATE, user, fenced(1, pack(cloud_state.CloudState(epoch=epoch))))
+            world.put(DEVICE_STATE, user, encode_row(device_state.DeviceState(seq=seqs[user] - 1), 1))
+            world.put(DEVICE_STATE, user, encode_row(device_state.DeviceState(seq=seqs[user]), 1))
+            world.put(CLOUD_STATE, user, encode_row(cloud_state.CloudState(epoch=epoch), 1))
         world.mark(EpochEnd(epoch, time))
     world.mark(EndOfLog(epochs - 1, time, sum(seqs.values())))
     return world

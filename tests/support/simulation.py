@@ -40,12 +40,12 @@ from streams.records import (
 from streams.releases.release import Release
 from streams.settings import Settings
 from streams.state.device import PartitionState
-from streams.state.fence import fenced
-from streams.state.row_codec import pack, unpack
+from streams.state.row_codec import decode_row, encode_row
 from streams.topics import CLOUD_DOWNLINK, CLOUD_STATE, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
 
 torch.set_num_threads(1)  # as every worker does
 
+FENCING_EPOCH = 1
 SMALL = Settings(
     dim=4, threshold=3, history_short=4, history_long=6, negatives=9, evaluate=1.0, partitions=2, run="sim"
 )
@@ -97,16 +97,15 @@ class Worker:
         )
         for topic, partition, key, value in list(work.records()):
             topics.append(topic, partition, key, value)
-        for written, (key, value) in enumerate(list(work.rows())):
+        for written, (key, row) in enumerate(list(work.rows())):
             if cut is not None and written >= cut:
                 break
-            if value is None:
+            value = b""
+            if row is None:
                 self.rows.pop(key, None)
             else:
-                self.rows[key] = value
-            topics.append(
-                self.changelog.name, locate(key, topics.settings.partitions), key, fenced(1, value) if value else b""
-            )
+                value = self.rows[key] = encode_row(row, FENCING_EPOCH)
+            topics.append(self.changelog.name, locate(key, topics.settings.partitions), key, value)
         if cut is not None:
             raise Crash
         return work
@@ -232,12 +231,15 @@ class Simulation:
         received[:] = [queues[which].pop(0) for which in order]
 
 
-def without_offsets(rows: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """The device's rows but for how far device-events was read: other records, other offsets."""
-    return {
-        key: pack(msgspec.structs.replace(unpack(row, PartitionState), next=0)) if is_partition(key) else row
-        for key, row in rows.items()
-    }
+def decoded(rows: dict[bytes, bytes]) -> dict[bytes, list[Any]]:
+    """Return a table's rows as arrays, without the fencing epochs of their writers."""
+    return {key: decode_row(row, list) for key, row in rows.items()}
+
+
+def without_offsets(rows: dict[bytes, bytes]) -> dict[bytes, Any]:
+    """Return the device's rows as arrays, without the next expected offset of device-events."""
+    partitions = {key: decode_row(row, PartitionState) for key, row in rows.items() if is_partition(key)}
+    return decoded(rows) | {key: msgspec.structs.replace(row, next=0) for key, row in partitions.items()}
 
 
 def outcomes(topics: Topics) -> dict[tuple[str, int], Outcome]:

@@ -22,8 +22,7 @@ from streams.releases.release import ItemTable, Release
 from streams.settings import Settings
 from streams.state import cloud as cloud_state
 from streams.state import device as device_state
-from streams.state.fence import FencingEpochs, unfenced
-from streams.state.row_codec import unpack
+from streams.state.row_codec import FencingEpochs, decode_row, read_fencing_epoch
 from streams.topics import DEVICE_EVENTS, MODEL_RELEASES, OUTCOMES, Topic
 from tests.support.simulation import item_counts
 
@@ -120,7 +119,7 @@ class Feed:
         for role, kind in (("device", device_state.PartitionState), ("cloud", cloud_state.PartitionState)):
             rows = table(self.settings, role)
             found = [rows.get(partition_key(part)) for part in range(self.settings.partitions)]
-            if not all(row is not None and unpack(row, kind).over for row in found):
+            if not all(row is not None and decode_row(row, kind).over for row in found):
                 return False
         return True
 
@@ -139,14 +138,13 @@ def table(settings: Settings, role: str) -> dict[bytes, bytes]:
         for part in range(settings.partitions)
     )
     rows: dict[bytes, bytes] = {}
-    terms = FencingEpochs()
+    epochs = FencingEpochs()
     for part, key, value in log.until(lambda records: len(records) >= ends, "the changelog"):
         if value is None:
             rows.pop(key, None)
             continue
-        term, row = unfenced(value)
-        if terms.admits(part, term):
+        if epochs.admits(part, read_fencing_epoch(value)):
             rows.pop(key, None)
-            rows[key] = row
+            rows[key] = value
     log.close()
     return rows
