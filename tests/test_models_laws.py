@@ -18,7 +18,7 @@ from models.baselines.caser import Caser, CaserConfig
 from models.baselines.dccl import Dccl
 from models.baselines.fm import FM, FMConfig
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
-from models.baselines.hstu import HSTU, HSTUConfig
+from models.baselines.hstu import HSTU
 from models.baselines.item2vec import Item2Vec, Item2VecConfig
 from models.baselines.mingru import MinGRU, MinGRUConfig
 from models.baselines.neumf import NeuMF, NeuMFConfig
@@ -28,6 +28,7 @@ from models.baselines.two_stage import HINTS, HintedSequential, TwoStage
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.queries import Queries, delayed, recent
 from models.evaluation.metrics import metrics, rank
+from models.layers.hstu_block import HSTUConfig
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone, Form
 from models.training import losses

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.baselines.mingru import MinGruCell
 from models.data.catalogue import ROW_PADDING, ROW_UNKNOWN
 from models.layers.gru import Gru
 from models.layers.local_attention import activation
+from models.layers.min_gru import MinGruCell
 from models.layers.mlp import Mlp
 from models.mc2sf.nets import DEVIATION, Inputs, NetConfig, Nets, Sequence
 from tests.support.naive_scores import fast_scores, gru, part, priors, slow_scores

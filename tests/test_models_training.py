@@ -15,8 +15,8 @@ from models.evaluation.metrics import chance, metrics, rank
 from models.mc2sf.checkpoint import pack
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
-from models.training import negatives
 from models.training.minibatches import Source
+from models.training.negative_sampling import draw_uniform
 from models.training.retrain import TrainConfig, TrainResult, retrain, train
 from models.training.row_adam import RowAdam
 
@@ -52,7 +52,7 @@ def ndcg(result: TrainResult, log: Log) -> dict[str, float]:
     for i in folded.order()[-300:]:
         seen = folded.view(i)
         target = catalogue.rows(folded.target[i : i + 1])
-        rows = np.concatenate([target, negatives.uniform(rng, target, catalogue.size, 20)[0]])
+        rows = np.concatenate([target, draw_uniform(rng, target, catalogue.size, 20)[0]])
         window = catalogue.rows(seen.window_items)[None]
         r2 = scorer.fold(np.zeros((1, 8), np.float32), window, np.array([window.shape[1]]))[0]
         stands = standings.of(rows, np.full(len(rows), log.epochs[folded.event[i]]))
@@ -231,14 +231,14 @@ def test_progress_is_told_every_step() -> None:
 
 def test_uniform_negatives_are_all_items_but_the_target_alike() -> None:
     rng = np.random.default_rng(0)
-    drawn = negatives.uniform(rng, np.full(20_000, 5), FIRST_ROW + 10, 4)
+    drawn = draw_uniform(rng, np.full(20_000, 5), FIRST_ROW + 10, 4)
     counts = np.bincount(drawn.ravel(), minlength=FIRST_ROW + 10)
     assert counts[[ROW_PADDING, ROW_UNKNOWN, 5]].tolist() == [0, 0, 0]
     assert abs(np.delete(counts, [0, 1, 5]) - 80_000 / 9).max() < 500
-    unknown = negatives.uniform(rng, np.full(1000, ROW_UNKNOWN), FIRST_ROW + 10, 4)
+    unknown = draw_uniform(rng, np.full(1000, ROW_UNKNOWN), FIRST_ROW + 10, 4)
     assert set(unknown.ravel().tolist()) <= set(range(FIRST_ROW, FIRST_ROW + 10))
     with pytest.raises(ValueError, match="two items"):
-        negatives.uniform(rng, np.array([2]), FIRST_ROW + 1, 4)
+        draw_uniform(rng, np.array([2]), FIRST_ROW + 1, 4)
 
 
 def test_a_click_with_a_slate_gets_its_negatives_from_there_without_repetition() -> None:

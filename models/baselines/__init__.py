@@ -1,1 +1,1 @@
-"""Comparison models of the experiments; none of them serves the stream."""
+"""Baselines of the offline experiments; none of them serves the stream."""

@@ -11,6 +11,7 @@ from torch.nn import functional
 from models.baselines.sequential import Reads, Sequential
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import delayed
+from models.layers.causal_mask import causal_mask
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,6 @@ class SASRecConfig:
     layers: int = 2
     heads: int = 1
     dropout: float = 0.2
-
-
-def visible(real: Tensor) -> Tensor:
-    """Which items each position may look at: itself, and those before it that `real` [B, L] says: bool [B, L, L]."""
-    length = real.shape[1]
-    before = torch.ones(length, length, dtype=torch.bool, device=real.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=real.device)  # so that no row of a softmax is empty
-    return (before & real[:, None, :]) | itself
 
 
 class Block(nn.Module):
@@ -75,7 +68,7 @@ class SASRec(Sequential):
         """See `Sequential.states`."""
         scale = self.items.embedding_dim**0.5
         x = self.drop(self.items(sequences) * scale + self.positions[-sequences.shape[1] :])
-        mask = visible(sequences != ROW_PADDING)
+        mask = causal_mask(sequences != ROW_PADDING)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)  # type: ignore[no-any-return]

@@ -1,1 +1,1 @@
-"""What the nets read: views of clicks, the interaction log, the item catalogue, item features."""
+"""Inputs of the nets: views of clicks, the interaction log, window and group rules, catalogue, item features."""

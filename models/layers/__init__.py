@@ -1,1 +1,1 @@
-"""Building blocks of the nets: GRU with fixed tiles, local attention, multilayer perceptron."""
+"""Layers shared by the product's nets and the baselines: GRU, minGRU, local attention, HSTU block, MLP."""

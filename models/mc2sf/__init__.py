@@ -1,4 +1,4 @@
-"""The product's nets (DIN, F2S, fast, S2F), their scorer and their checkpoint format.
+"""The product's nets (DIN, F2S, fast alone, S2F), their scorer and their checkpoint format.
 
 Terms: docs/glossary.md.
 """

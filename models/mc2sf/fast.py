@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.baselines.mingru import MinGruCell
 from models.layers.gru import Cell, Gru
+from models.layers.min_gru import MinGruCell
 from models.layers.mlp import Head, Mlp, Sequence, symlog
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.baselines.hstu import HSTUConfig, Layer
-from models.baselines.mingru import MinGruCell
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
 from models.data.item_features import BUCKETS, FEATURES
 from models.layers.gru import Gru
+from models.layers.hstu_block import HSTUBlock, HSTUConfig
+from models.layers.min_gru import MinGruCell
 from models.layers.mlp import Sequence
 from models.mc2sf.fast import Fast
 from models.mc2sf.slow import Slow
@@ -123,8 +123,8 @@ class Nets(nn.Module):
             nets.encoder.E.normal_(0, DEVIATION, generator=generator)
             nets.encoder.E[ROW_PADDING] = 0
             for layer in nets.slow.din.context.modules():
-                if isinstance(layer, Layer):
-                    layer.as_new()
+                if isinstance(layer, HSTUBlock):
+                    layer.reset()
         return nets
 
     def grown(self, rows: int, seed: int) -> Nets:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.baselines.hstu import HSTUConfig, Layer, through
 from models.layers.gru import Cell
+from models.layers.hstu_block import HSTUBlock, HSTUConfig, apply_blocks
 from models.layers.local_attention import activation
 from models.layers.mlp import Head, Mlp
 
@@ -20,12 +20,12 @@ class Din(nn.Module):
     def __init__(self, dim: int, hidden: tuple[int, int], context: HSTUConfig) -> None:
         super().__init__()
         self.unit = Mlp(3 * dim, hidden)
-        self.context = nn.ModuleList(Layer(context) for _ in range(context.layers))
+        self.context = nn.ModuleList(HSTUBlock(context) for _ in range(context.layers))
 
     def forward(self, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
         """History [B, L, d], mask [B, L] (true on items), candidates e [B, C, d] -> r_t [B, C, d]."""
         if len(self.context):
-            history = through(self.context, history * mask[..., None], mask)
+            history = apply_blocks(self.context, history * mask[..., None], mask)
         weights = activation(self.unit, history, mask, e)  # [B, L, C]
         return torch.bmm(weights.transpose(1, 2), history)
 

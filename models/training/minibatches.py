@@ -20,7 +20,7 @@ from models.data.interaction_log import Folded, Stretch, is_negative, slates
 from models.data.item_features import Buckets, Standings
 from models.layers.mlp import Sequence
 from models.mc2sf.nets import Inputs, Nets
-from models.training import negatives
+from models.training.negative_sampling import draw_from_slates, draw_uniform
 
 Ints = NDArray[np.int64]
 
@@ -104,11 +104,11 @@ class Source:
         ]  # cheapest: activation.py
         items = np.empty((len(some), 1 + n), np.int64)
         items[:, 0] = self.targets[some]
-        items[:, 1:] = negatives.uniform(generator, items[:, 0], self.rows, n)
+        items[:, 1:] = draw_uniform(generator, items[:, 0], self.rows, n)
         shown = np.flatnonzero(self.slate.end[some] > self.slate.start[some])
         if len(shown):
             start, end = self.slate.start[some[shown]], self.slate.end[some[shown]]
-            items[shown, 1:] = negatives.from_slates(generator, self.losers, start, end, n)
+            items[shown, 1:] = draw_from_slates(generator, self.losers, start, end, n)
         short = spec.history_short
         of = (
             folded.history.gather(self.click_rows, some, spec.history_long, ROW_PADDING),

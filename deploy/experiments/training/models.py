@@ -19,11 +19,12 @@ from deploy.experiments.training.trainer import Bench, popularity
 from models.baselines.caser import Caser, CaserConfig
 from models.baselines.fm import FM, FMConfig
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
-from models.baselines.hstu import HSTU, HSTUConfig
+from models.baselines.hstu import HSTU
 from models.baselines.item2vec import Item2Vec
 from models.baselines.mingru import MinGRU, MinGRUConfig
 from models.baselines.neumf import NeuMF, NeuMFConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
+from models.layers.hstu_block import HSTUConfig
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone, introduce
 
