@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check format bench-device chaos outages fuzz soak clean
+.PHONY: install demo docs check format bench-device chaos outages fuzz soak clean
 install: .venv/.complete
 
 # A half-finished environment has no .complete and is made again from what is there; nothing changed: nothing done.
@@ -14,6 +14,10 @@ install: .venv/.complete
 
 demo: install
 	$(BIN)/mc2sf run synthetic:users=800 --out runs/demo
+
+# The generated pages: docs/reference and docs/summary.schema.json.
+docs: install
+	$(BIN)/python -m deploy.reference docs
 
 format: install
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .

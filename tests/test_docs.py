@@ -11,12 +11,14 @@ import msgspec
 import pytest
 import typer
 import yaml
-from pydantic import SecretStr
 
 from deploy.cli.main import app
-from deploy.report.summary import METRICS, json_schema
+from deploy.reference.pages import generate
+from deploy.reference.stream import record_classes
+from deploy.report.summary import METRICS
 from models.evaluation import metrics
-from streams.settings import Settings
+from streams.codec import Record
+from streams.topics import TOPICS
 from tests.support.report import summary
 
 ROOT = Path(__file__).parents[1]
@@ -30,21 +32,6 @@ def rows(text: str, heading: str) -> list[list[str]]:
     lines = re.search(r"(?:^\|.*\n?)+", part, re.MULTILINE)
     assert lines is not None, heading
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()[2:]]
-
-
-def shown(value: object) -> str:
-    """A default as the table of settings has it."""
-    plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if plain is None or plain == "":
-        return "none"
-    if isinstance(plain, bool):
-        return str(plain).lower()
-    return str(plain) if isinstance(plain, int | float) else f"`{plain}`"
-
-
-def test_the_table_of_settings_is_complete_and_has_the_right_defaults() -> None:
-    documented = {row[0].strip("`"): row[1] for row in rows(OPERATIONS, "## Settings")}
-    assert documented == {name: shown(field.default) for name, field in Settings.model_fields.items()}
 
 
 def test_the_variables_of_the_compose_file_are_documented() -> None:
@@ -77,11 +64,6 @@ def test_alerts_are_documented() -> None:
     assert [row[0] for row in rows(OPERATIONS, "## What to watch")] == [rule["alert"] for rule in rules]
 
 
-def test_the_schema_of_the_summary_is_generated_from_its_types() -> None:
-    assert (ROOT / "docs" / "summary.schema.json").read_bytes() == json_schema()
-    assert {"run", "online", "digest"} <= set(SCHEMA["$defs"]["Summary"]["required"])
-
-
 def test_the_schema_of_the_summary_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(msgspec.to_builtins(summary()), SCHEMA)
@@ -102,3 +84,20 @@ def test_the_glossary_has_one_line_per_term_in_order_and_its_files_exist() -> No
         assert names == sorted(names)
         for path in re.findall(r"`((?:models|streams|deploy)/[^`]*)`", part):
             assert (ROOT / path).exists(), path
+
+
+def test_the_reference_is_what_the_code_generates() -> None:
+    pages = generate()
+    changed = [name for name, page in pages.items() if (ROOT / "docs" / name).read_text() != page.text]
+    assert changed == [], "run: make docs"
+    committed = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs" / "reference").iterdir()}
+    assert committed <= set(pages)
+
+
+def test_everything_in_the_reference_has_a_description() -> None:
+    assert {name: page.missing for name, page in generate().items() if page.missing} == {}
+
+
+def test_every_record_is_on_a_topic() -> None:
+    on_topics = {kind for topic in TOPICS for kind in record_classes(topic)}
+    assert on_topics == set(Record.__subclasses__())

@@ -1,0 +1,24 @@
+"""Write the generated pages below docs: `python -m deploy.reference [DOCS]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from deploy.reference.pages import generate
+
+
+def main(docs: Path) -> None:
+    """Write every generated page. Ends with exit code 1 if something that must be described is not."""
+    missing = []
+    for name, page in generate().items():
+        path = docs / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page.text, encoding="utf-8")
+        missing += [f"{name}: {what}" for what in page.missing]
+    if missing:
+        sys.exit("without a description:\n  " + "\n  ".join(missing))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))

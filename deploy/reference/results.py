@@ -1,0 +1,74 @@
+"""Pages of what a run leaves behind: the tables of the database, and summary.json."""
+
+from __future__ import annotations
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from deploy.reference.markdown import Page, code, prose, sentence
+from deploy.report import summary as types
+from streams.database import schema
+
+
+def tables() -> Page:
+    """Return the page of tables. A column's description is its `doc`, or else its comment."""
+    page = Page.titled(
+        "Tables",
+        prose(schema) + " Types are those of PostgreSQL; * marks the columns of the primary key. The"
+        " [tutorial](../tutorial.md) evaluates a run with queries of its own.",
+    )
+    for table in schema.metadata.sorted_tables:
+        page.section(table.name, table.comment or "")
+        if not table.comment:
+            page.missing.append(table.name)
+        page.table(("column", "type", "meaning"), (_column(column) for column in table.columns))
+    return page
+
+
+def _column(column: sa.Column[object]) -> tuple[str, str, str]:
+    kind = column.type.compile(dialect=postgresql.dialect()).lower()  # type: ignore[no-untyped-call]
+    null = ", null" if column.nullable else ""
+    name = code(column.name) + ("*" if column.primary_key else "")
+    return name, kind + null, sentence(column.doc or column.comment or "")
+
+
+def summary() -> Page:
+    """Return the page of summary.json."""
+    page = Page.titled(
+        "summary.json",
+        prose(types) + " Every `mc2sf run` writes it into its `--out` folder, also if the run fails because events are"
+        " missing. [summary.schema.json](../summary.schema.json) is the same as a JSON Schema.",
+    )
+    definitions = msgspec.json.schema(types.Summary)["$defs"]
+    for kind in (types.Summary, types.Quality, types.ReleaseEntry, types.Freshness, types.Bytes, types.Experiment):
+        definition = definitions[kind.__name__]
+        page.section("Fields" if kind is types.Summary else kind.__name__, definition["description"])
+        described = kind in (types.Summary, types.Bytes, types.Experiment)
+        rows = (
+            (code(name), _json_type(each), each.get("description", ""))
+            for name, each in definition["properties"].items()
+        )
+        page.table(
+            ("field", "type", "meaning") if described else ("field", "type"),
+            rows if described else (r[:2] for r in rows),
+        )
+    return page
+
+
+def _json_type(definition: dict[str, object]) -> str:
+    """Return a JSON type in words."""
+    match definition:
+        case {"$ref": str(name)}:
+            words = name.rpartition("/")[2]
+        case {"anyOf": list(choices)}:
+            words = " or ".join(dict.fromkeys(_json_type(choice) for choice in choices))
+        case {"type": "object", "additionalProperties": dict(inner)}:
+            words = f"object of {_json_type(inner)}"
+        case {"type": "array", "items": dict(inner)}:
+            words = f"list of {_json_type(inner)}"
+        case {"enum": list(values)}:
+            words = " or ".join(map(str, values))
+        case _:
+            words = str(definition["type"])
+    return words
