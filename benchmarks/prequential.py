@@ -80,7 +80,7 @@ def compared(found: Found) -> dict[str, Any]:
         last = {key: int(clicks[-1]) for key, clicks in _clicks(found, connection) if len(clicks)}
         for row in recorded_outcomes(connection, found.settings.run):
             candidates = np.frombuffer(row.candidates, "<i8")
-            click = Asked(row.user, candidates, row.place, last.get((row.user, row.seq), 0))
+            click = Asked(row.user, candidates, row.target_index, last.get((row.user, row.seq), 0))
             for name, peer in peers.items():
                 if not row.cold:  # those are learnt, but a series of their own, as in the tables of a run
                     ranks["river " + name].append(asking[name](partial(peer.rank, click)).rank)
@@ -122,9 +122,11 @@ def nets_cost(found: Found, connection: sa.Connection) -> dict[str, float]:
 def _example(release: Release, asked: Question) -> FastBatchExample:
     """The click and the first others, with the priors of the cloud."""
     rows = release.catalogue.rows
-    others = np.delete(asked.candidates, asked.place)[:_NEGATIVES]
-    items = rows(np.concatenate([asked.candidates[[asked.place]], others]))
-    stands = np.concatenate([asked.standing[[asked.place]], np.delete(asked.standing, asked.place, 0)[:_NEGATIVES]])
+    others = np.delete(asked.candidates, asked.target_index)[:_NEGATIVES]
+    items = rows(np.concatenate([asked.candidates[[asked.target_index]], others]))
+    stands = np.concatenate(
+        [asked.standing[[asked.target_index]], np.delete(asked.standing, asked.target_index, 0)[:_NEGATIVES]]
+    )
     priors = release.scorer.slow(rows(asked.history), np.zeros(release.nets.config.dim, np.float32), items, stands)
     return FastBatchExample(rows(asked.clicks), rows(asked.exposures), items, priors.r_t, priors.r_n, stands)
 

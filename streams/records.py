@@ -127,7 +127,7 @@ class RankRequest(Record, frozen=True, tag="request"):
     window: int  # number of the window whose r2 the answer must use; 0: none yet
     versions: Versions  # release in force on the device
     epoch: int = 0  # the answer uses the uploads of earlier epochs only, also if the request is repeated later
-    standing: bytes = b""  # u1 [n, 3], item statistics of the candidates: see models/data/item_features.py
+    item_statistics: bytes = b""  # u1 [n, 3], item statistics of the candidates: see models/data/item_features.py
 
 
 # cloud-downlink -----------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Outcome(Record, frozen=True, tag="outcome"):
     epoch: int  # epoch of the click
     time: int  # event time of the first event of the click's impression group, ms
     target: int  # key of the clicked item
-    place: int  # index of the target among the shuffled candidates: breaks ties
+    target_index: int  # index of the target among the shuffled candidates: breaks ties
     candidates: Tensor  # i8 [n], item keys, shuffled
     slate: Literal["sampled", "logged"]  # candidates drawn from the catalogue, or the items shown
     cold: bool  # the target is not in the catalogue, or the catalogue has too few negatives
@@ -191,7 +191,7 @@ class FastExample(Record, frozen=True, tag="example"):
     r_t: Tensor  # f2 [1 + 4, d], prior of positive interest
     r_n: Tensor  # f2 [1 + 4, d], prior of negative interest
     versions: Versions  # release in force
-    standing: bytes = b""  # u1 [1 + 4, 3], item statistics of `items`
+    item_statistics: bytes = b""  # u1 [1 + 4, 3], item statistics of `items`
 
 
 # item-embeddings, model-releases, dead-letters ----------------------------------------------------------------------

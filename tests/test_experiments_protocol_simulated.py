@@ -73,7 +73,7 @@ def test_each_test_click_has_the_list_and_the_ranks_of_the_experiment(
     online = ranked(text, settings, released(expected, settings), tmp_path)
     flat = [outcome for user in dict.fromkeys(expected.users) for outcome in online[user]]
     assert [outcome.user for outcome in flat] == expected.users
-    assert [(outcome.candidates.data, outcome.place) for outcome in flat] == expected.lists
+    assert [(outcome.candidates.data, outcome.target_index) for outcome in flat] == expected.lists
     for variant, ranks in expected.ranks.items():
         assert [outcome.ranks[variant] for outcome in flat] == ranks.tolist(), variant
     assert len({tuple(ranks.tolist()) for ranks in expected.ranks.values()}) == 4, "the four forms rank differently"

@@ -58,6 +58,12 @@ def test_the_migrations_lead_to_the_tables_of_the_code(engine: sa.Engine) -> Non
         assert compare_metadata(context, schema.metadata) == []
 
 
+def test_every_table_and_every_column_says_what_it_holds() -> None:
+    for table in schema.metadata.sorted_tables:
+        assert table.info["doc"]
+        assert [column.name for column in table.columns if not column.doc] == []
+
+
 def test_migrating_down_and_up_again_with_data_in_the_tables(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         for table in schema.metadata.sorted_tables:
@@ -152,7 +158,9 @@ def test_what_is_read_as_of_a_time_and_of_an_epoch_is_found_by_an_index(
                 row_of_each_type(schema.outcomes, 1) | {"run": run, "seq": n, "time": 1000 + n} for n in range(900)
             ]
             insert_new(
-                connection, schema.outcomes, [r | {"epoch": n // 30, "judged": n // 30} for n, r in enumerate(ranked)]
+                connection,
+                schema.outcomes,
+                [r | {"epoch": n // 30, "recorded_epoch": n // 30} for n, r in enumerate(ranked)],
             )
     asked: list[tuple[str, Any]] = []
     with engine.connect() as connection:

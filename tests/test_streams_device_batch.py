@@ -277,9 +277,9 @@ def test_an_answer_makes_one_outcome_and_its_repeat_none() -> None:
     worker.work(answer)
     (outcome,) = worker.sent[OUTCOMES.name]
     n = request.candidates.shape[0]
-    assert outcome.ranks["din"] == n - outcome.place
-    assert outcome.ranks["f2s"] == outcome.place + 1
-    assert outcome.ranks["random"] == outcome.place + 1
+    assert outcome.ranks["din"] == n - outcome.target_index
+    assert outcome.ranks["f2s"] == outcome.target_index + 1
+    assert outcome.ranks["random"] == outcome.target_index + 1
     assert set(outcome.ranks) == {"random", "din", "f2s", "fast", "mc2sf"}
     assert outcome.bytes_up == len(encode(request))
     assert outcome.bytes_down == len(answer.value)

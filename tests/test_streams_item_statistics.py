@@ -33,7 +33,7 @@ def record(events: Events, epoch: int) -> ItemCounts:
 def recorded(events: Events) -> sa.Engine:
     engine = connect("sqlite://")
     rows = [
-        {"run": "r", "user": "u", "seq": seq, "item": item, "kind": int(clicked), "time": 0, "unit_time": 0}
+        {"run": "r", "user": "u", "seq": seq, "item": item, "kind": int(clicked), "time": 0, "group_time": 0}
         | {"impression": 0, "epoch": epoch, "recorded_wall": 0}
         for seq, (epoch, item, clicked) in enumerate(events)
     ]

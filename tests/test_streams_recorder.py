@@ -114,10 +114,10 @@ def test_popularity_ranks_by_the_clicks_of_the_units_before(small: Settings, eng
     for outcome in outcomes:
         [own] = [e for e in events if (e.user, e.seq) == (outcome.user, outcome.seq)]
         unit = [e.seq for e in events if e.user == own.user and own.impression and e.impression == own.impression]
-        here = (own.epoch, own.unit_time, own.user, min([*unit, own.seq]))
-        before = [e.item for e in events if (e.epoch, e.unit_time, e.user, e.seq) < here]
+        here = (own.epoch, own.group_time, own.user, min([*unit, own.seq]))
+        before = [e.item for e in events if (e.epoch, e.group_time, e.user, e.seq) < here]
         counts = [before.count(key) for key in np.frombuffer(outcome.candidates, "<i8")]
-        assert outcome.ranks["popularity"] == rank(counts, outcome.place).rank
+        assert outcome.ranks["popularity"] == rank(counts, outcome.target_index).rank
 
 
 def test_the_last_points_are_the_metrics_of_all_recorded_ranks(small: Settings, engine: sa.Engine) -> None:
@@ -157,7 +157,7 @@ def test_what_can_not_be_read_is_in_dead_letters_with_the_reason(small: Settings
         (DEVICE_EVENTS, user, encode(DeviceBatch(user, 15, ["1"], b"\1", [1], [0])), "14 is expected"),
         (DEVICE_EVENTS, "u1", encode(good), "under the key"),
         (DEVICE_EVENTS, user, encode(DeviceBatch(user, 14, ["\0"], b"\1", [1], [0])), "NUL"),
-        (OUTCOMES, outcome.user, encode(_changed(outcome, place=10_000)), "place 10000"),
+        (OUTCOMES, outcome.user, encode(_changed(outcome, target_index=10_000)), "index 10000"),
         (OUTCOMES, outcome.user, encode(_changed(outcome, ranks={"x" * 33: 1})), "by 'xxx"),
         (OUTCOMES, outcome.user, encode(_changed(outcome, time=-1)), "time is -1"),
         (DEVICE_UPLINK, user, b"\1\x93\xa5never", "never"),

@@ -178,7 +178,7 @@ def test_until_a_moment_only_what_happened_by_then_is_scored(engine: sa.Engine) 
     assert result.outcomes == sum(time <= moment for time in times)
     assert result.differences == []
     with engine.begin() as connection:  # what came later may be altered or gone
-        connection.execute(sa.delete(schema.interactions).where(schema.interactions.c.unit_time > moment))
+        connection.execute(sa.delete(schema.interactions).where(schema.interactions.c.group_time > moment))
         connection.execute(sa.delete(schema.outcomes).where(schema.outcomes.c.time > moment))
     assert rescore(engine, SMALL.run, as_of=moment) == result
 

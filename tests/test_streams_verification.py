@@ -72,7 +72,7 @@ ALTERATIONS = {
         "ranks",
         lambda row: row.ranks | {"popularity": row.ranks["popularity"] % 5 + 1},
     ),
-    "place": (schema.outcomes, "place", lambda row: row.place + 1),
+    "target_index": (schema.outcomes, "target_index", lambda row: row.target_index + 1),
     "r2_age": (schema.outcomes, "r2_age", lambda row: row.r2_age + 1),
     "history": (schema.outcomes, "history", lambda row: row.history + 1),
     "release": (schema.outcomes, "fast", lambda row: row.fast + 1),

@@ -27,7 +27,7 @@ class Epoch:
 def epochs(connection: sa.Connection, run: str) -> list[Epoch]:
     """Return the epochs that hold an event, in order."""
     i = schema.interactions.c
-    query = sa.select(i.epoch, sa.func.max(i.unit_time)).where(i.run == run).group_by(i.epoch).order_by(i.epoch)
+    query = sa.select(i.epoch, sa.func.max(i.group_time)).where(i.run == run).group_by(i.epoch).order_by(i.epoch)
     return [Epoch(int(number), int(time)) for number, time in connection.execute(query)]
 
 

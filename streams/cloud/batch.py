@@ -41,7 +41,7 @@ def check(record: NegativeMemory | ClickUpload | RankRequest, settings: Settings
         n = len(record.candidates.expect("candidates", "<i8", (None,)))
         if not 0 < n <= LARGEST:
             raise RecordError(f"{n} candidates: between 1 and {LARGEST} are allowed")
-        buckets_array(record.standing, n)
+        buckets_array(record.item_statistics, n)
 
 
 class CloudWork:
@@ -112,7 +112,7 @@ class CloudWork:
             release.catalogue.rows(history),
             np.zeros(dim, np.float32) if r2 is None else np.frombuffer(r2, dtype="<f4"),
             release.catalogue.rows(request.candidates.array()),
-            buckets_array(request.standing, len(request.candidates.array())),
+            buckets_array(request.item_statistics, len(request.candidates.array())),
         )
         priors = SlowPriors(
             user=request.user,

@@ -19,7 +19,7 @@ from models.data.item_features import Standing
 from streams.database.schema import interactions
 
 _CHUNK = 50_000
-_NUMBERS = ("seq", "item", "kind", "time", "impression", "epoch", "unit_time")
+_NUMBERS = ("seq", "item", "kind", "time", "impression", "epoch", "group_time")
 
 Ints = NDArray[np.int64]
 
@@ -110,8 +110,8 @@ class Interactions:
 
     def _appended(self, new: _Epoch) -> Ints:
         """The known items and those of one more epoch, in its total order."""
-        seq, item, *_, unit_time = new.columns
-        in_order = item[np.lexsort((seq, self._rank(new.users), unit_time))]
+        seq, item, *_, group_time = new.columns
+        in_order = item[np.lexsort((seq, self._rank(new.users), group_time))]
         _, first = np.unique(in_order, return_index=True)
         appeared = in_order[np.sort(first)]
         return np.concatenate([self.keys, appeared[~np.isin(appeared, self.keys)]])

@@ -1,12 +1,16 @@
-"""The tables: what a run leaves behind, and how recorder, learner, retrain and coordinator meet.
+"""The tables: what a run leaves behind, and how recorder, learner, retrain and coordinator exchange data.
 
-Plain SQLAlchemy Core metadata, the same on SQLite and PostgreSQL; `streams/migrations` brings an existing database to
-it, and divides `outcomes` by run into partitions on PostgreSQL. Every table is keyed by run. Users are the strings of
-the stream, items its 64-bit keys (`items` has the names). Times are ms: `time` is event time, `recorded_wall` the wall
-clock of recording. Blobs are safetensors, or little-endian arrays whose dtype the column's comment names. No pickle.
+SQLAlchemy Core metadata, the same on SQLite and PostgreSQL. `streams/database/migrations` brings an existing database
+to it and, on PostgreSQL, divides `outcomes` by run into partitions. Every table is keyed by run. Users are the strings
+of the stream, items its 64-bit keys; the table `items` has their names. Times are in milliseconds since 1970 (UTC):
+event time unless the column's name ends in `wall`, which is wall-clock time. No blob is a pickle.
+
+The documentation of a table is `table.info["doc"]`, that of a column is `column.doc`.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -22,238 +26,251 @@ from sqlalchemy import (
     String,
     Table,
 )
+from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import TypeEngine
 
+T = TypeVar("T")
 metadata = MetaData()
 
+BIG, INTEGER, SMALL, FLOAT, BOOL = BigInteger(), Integer(), SmallInteger(), Float(), Boolean()
+TEXT, NAME, WORD, BYTES, DOCUMENT = String(), String(32), String(16), LargeBinary(), JSON()
 
-def _run() -> Column[str]:
-    return Column("run", String(64), primary_key=True)
+_USER = "user's name"
+_EVENT = "event time of the first event of the click's impression group, ms"
 
 
-runs = Table(
+def _key(name: str, kind: TypeEngine[T], doc: str) -> Column[T]:
+    return Column(name, kind, primary_key=True, autoincrement=False, doc=doc)
+
+
+def _value(name: str, kind: TypeEngine[T], doc: str) -> Column[T]:
+    return Column(name, kind, nullable=False, doc=doc)
+
+
+def _optional(name: str, kind: TypeEngine[T], doc: str) -> Column[T]:
+    return Column(name, kind, doc=doc)
+
+
+def _recorded() -> Column[int]:
+    return _value("recorded_wall", BIG, "wall clock of recording, ms")
+
+
+def _table(name: str, doc: str, *columns: SchemaItem) -> Table:
+    return Table(name, metadata, _key("run", String(64), "name of the run"), *columns, info={"doc": doc})
+
+
+runs = _table(
     "runs",
-    metadata,
-    _run(),
-    Column("created_wall", BigInteger, nullable=False),
-    Column("source", String, nullable=False),
-    Column("settings", JSON, nullable=False, comment="Settings.semantic()"),
-    Column("versions", JSON, nullable=False, comment="of the software"),
-    Column("status", String(16), nullable=False, comment="running, finished or failed"),
-    Column("summary", JSON, comment="summary.json, once finished"),
+    "One row per run.",
+    _value("created_wall", BIG, "wall clock of the run's start, ms"),
+    _value("source", TEXT, "the log that is replayed, as KIND:PATH"),
+    _value("settings", DOCUMENT, "the settings that decide results: Settings.semantic()"),
+    _value("versions", DOCUMENT, "versions of the software: {name: version}"),
+    _value("status", WORD, "running, finished or failed"),
+    _optional("summary", DOCUMENT, "contents of summary.json; null until the run is finished"),
 )
-items = Table(
+items = _table(
     "items",
-    metadata,
-    _run(),
-    Column("item", BigInteger, primary_key=True, autoincrement=False),
-    Column("name", String, nullable=False),
+    "Names of the items.",
+    _key("item", BIG, "item key: streams.records.item_key(name)"),
+    _value("name", TEXT, "item's name on device-events"),
 )
-interactions = Table(
+interactions = _table(
     "interactions",
-    metadata,
-    _run(),
-    Column("user", String, primary_key=True),
-    Column("seq", BigInteger, primary_key=True),
-    Column("item", BigInteger, nullable=False),
-    Column("kind", SmallInteger, nullable=False),
-    Column("time", BigInteger, nullable=False),
-    Column("unit_time", BigInteger, nullable=False, comment="of the first event of its impression"),
-    Column("impression", BigInteger, nullable=False),
-    Column("epoch", Integer, nullable=False),
-    Column("recorded_wall", BigInteger, nullable=False),
+    "The log: every event of every user.",
+    _key("user", TEXT, _USER),
+    _key("seq", BIG, "sequence number of the event, from 0 per user"),
+    _value("item", BIG, "item key"),
+    _value("kind", SMALL, "0 exposure, 1 click, 2 candidate only, 3 past click: streams.records.Kind"),
+    _value("time", BIG, "event time, ms"),
+    _value("group_time", BIG, "event time of the first event of its impression group, ms"),
+    _value("impression", BIG, "impression number; 0 if the event belongs to none; negative if it was simulated"),
+    _value("epoch", INTEGER, "epoch of the event, from 0"),
+    _recorded(),
     Index("interactions_by_epoch", "run", "epoch"),
     Index("interactions_by_time", "run", "time"),
 )
-negative_memories = Table(
+negative_memories = _table(
     "negative_memories",
-    metadata,
-    _run(),
-    Column("user", String, primary_key=True),
-    Column("window", BigInteger, primary_key=True),
-    Column("encoder", Integer, primary_key=True, comment="a new encoder uploads the closed window again"),
-    Column("r2", LargeBinary, nullable=False, comment="<f4 [d]"),
-    Column("size", Integer, nullable=False),
-    Column("time", BigInteger, nullable=False),
-    Column("recorded_wall", BigInteger, nullable=False),
+    "r2 of eq. (3) per closed window of exposures, as uploaded by the devices.",
+    _key("user", TEXT, _USER),
+    _key("window", BIG, "number of the window, from 1 per user"),
+    _key("encoder", INTEGER, "version of the encoder; a new encoder uploads the last closed window again"),
+    _value("r2", BYTES, "GRU state after the window: numpy <f4 [dim]"),
+    _value("size", INTEGER, "exposures in the window"),
+    _value("time", BIG, "event time of the event that closed the window, ms"),
+    _recorded(),
 )
-click_uploads = Table(
+click_uploads = _table(
     "click_uploads",
-    metadata,
-    _run(),
-    Column("user", String, primary_key=True),
-    Column("epoch", Integer, primary_key=True),
-    Column("items", LargeBinary, nullable=False, comment="<i8 [n], oldest first"),
-    Column("time", BigInteger, nullable=False),
-    Column("recorded_wall", BigInteger, nullable=False),
+    "The clicks that each device uploaded at the end of an epoch.",
+    _key("user", TEXT, _USER),
+    _key("epoch", INTEGER, "epoch of the clicks"),
+    _value("items", BYTES, "item keys, oldest first, at most L_S: numpy <i8 [n]"),
+    _value("time", BIG, "event time of the epoch's end, ms"),
+    _recorded(),
 )
-releases = Table(
+releases = _table(
     "releases",
-    metadata,
-    _run(),
-    Column("version", Integer, primary_key=True, autoincrement=False),
-    Column("parent", Integer, nullable=False),
-    Column("kind", String(16), nullable=False, comment="initial, retrain, learner or rollback"),
-    Column("encoder", Integer, nullable=False),
-    Column("slow", Integer, nullable=False),
-    Column("fast", Integer, nullable=False),
-    Column("epoch", Integer, nullable=False),
-    Column("trained_until", BigInteger, nullable=False),
-    Column("gate", JSON, nullable=False),
-    Column("manifest", LargeBinary, nullable=False, comment="the Manifest record as published"),
-    Column("published", Boolean, nullable=False, comment="false until the manifest is acknowledged"),
-    Column("created_wall", BigInteger, nullable=False),
+    "One row per release. A part's version is the release that changed it last.",
+    _key("version", INTEGER, "version of the release, from 0"),
+    _value("parent", INTEGER, "version of the release it was trained from"),
+    _value("kind", WORD, "what made it: initial, retrain, learner or rollback"),
+    _value("encoder", INTEGER, "version of its encoder"),
+    _value("slow", INTEGER, "version of its slow nets"),
+    _value("fast", INTEGER, "version of its fast nets"),
+    _value("epoch", INTEGER, "epoch after which it was made; -1 before the first"),
+    _value("trained_until", BIG, "event time of the newest event it was trained on, ms"),
+    _value("gate", DOCUMENT, "figures that the gate decided by, and the reason"),
+    _value("manifest", BYTES, "the Manifest record as published: streams.codec.Reader(Manifest).decode"),
+    _value("published", BOOL, "false until the broker has acknowledged the manifest"),
+    _value("created_wall", BIG, "wall clock of writing, ms"),
 )
-# A column's comment is part of the schema: what it lacks is said beside it, until a migration changes the column.
-release_parts = Table(
+release_parts = _table(
     "release_parts",
-    metadata,
-    _run(),
-    Column("part", String(16), primary_key=True, comment="encoder, slow or fast"),  # and din, alone, s2f: nets apart
-    Column("version", Integer, primary_key=True),
-    Column("data", LargeBinary, nullable=False, comment="safetensors; the encoder's without E"),
+    "Weights of the releases' parts.",
+    _key("part", WORD, "encoder, slow or fast; din, alone or s2f for standalone nets"),
+    _key("version", INTEGER, "version of the release that changed the part"),
+    _value("data", BYTES, "weights, safetensors; those of the encoder without the item table E"),
 )
-item_embeddings = Table(
+item_embeddings = _table(
     "item_embeddings",
-    metadata,
-    _run(),
-    Column("item", BigInteger, primary_key=True, autoincrement=False),
-    Column("encoder", Integer, primary_key=True),
-    Column("row", Integer, nullable=False, comment="index in E, never changes"),
-    Column("vector", LargeBinary, nullable=False, comment="<f4 [d]"),
+    "Rows of the item table E. E of encoder version v is the newest row of version <= v per item.",
+    _key("item", BIG, "item key; negative for the reserved rows (padding, unknown)"),
+    _key("encoder", INTEGER, "version of the encoder that changed the row"),
+    _value("row", INTEGER, "row of E; never changes for an item"),
+    _value("vector", BYTES, "numpy <f4 [dim]"),
 )
-proposals = Table(
+proposals = _table(
     "proposals",
-    metadata,
-    _run(),
-    Column("epoch", Integer, primary_key=True),
-    Column("kind", String(16), primary_key=True, comment="retrain or learner"),  # and rollback, asked for by hand
-    Column("status", String(16), nullable=False, comment="waiting, accepted, rejected, superseded or empty"),
-    Column("parent", Integer, nullable=False, comment="release it was trained from"),
-    Column("data", LargeBinary, comment="safetensors of all that is proposed, the learner's optimiser included"),
-    Column("offsets", JSON, nullable=False),
-    Column("quality", JSON, nullable=False, comment="{active, candidate: held-out loss, n, finite}"),
-    Column("trained_until", BigInteger, nullable=False),
-    Column("created_wall", BigInteger, nullable=False),
+    "Release candidates of learner and retrain, and requests for a rollback.",
+    _key("epoch", INTEGER, "epoch after which it was made"),
+    _key("kind", WORD, "retrain, learner or rollback"),
+    _value("status", WORD, "waiting, accepted, rejected, superseded, or empty if nothing was trained"),
+    _value("parent", INTEGER, "version of the release it was trained from"),
+    _optional(
+        "data", BYTES, "safetensors of byte arrays: the parts, and the learner's optimiser; null once not needed"
+    ),
+    _value("offsets", DOCUMENT, '{"topic/partition": next offset to be consumed by the learner}'),
+    _value("quality", DOCUMENT, "held-out losses active and candidate, examples n, finite, counts; later the verdict"),
+    _value("trained_until", BIG, "event time of the newest event it was trained on, ms"),
+    _value("created_wall", BIG, "wall clock of writing, ms"),
 )
-decisions = Table(
+decisions = _table(
     "decisions",
-    metadata,
-    _run(),
-    Column("epoch", Integer, primary_key=True),
-    Column("release", Integer, nullable=False),
-    Column("outcome", String(16), nullable=False),
-    Column("reason", String, nullable=False),
+    "One row per epoch: which release applies from the next epoch on.",
+    _key("epoch", INTEGER, "epoch that is over"),
+    _value("release", INTEGER, "version of the release that applies from epoch + 1 on"),
+    _value("outcome", WORD, "unchanged, retrain, learner, rejected or rollback"),
+    _value("reason", TEXT, "explanation in words"),
 )
-progress = Table(
+progress = _table(
     "progress",
-    metadata,
-    _run(),
-    Column("role", String(16), primary_key=True),
-    Column("epoch", Integer, nullable=False, comment="last epoch committed; the log is over where `over`"),
-    Column("time", BigInteger, nullable=False, comment="event time reached"),
-    Column("over", Boolean, nullable=False),
+    "How far the recorder has written the log.",
+    _key("role", WORD, "recorder"),
+    _value("epoch", INTEGER, "last epoch that was written completely; -1 before the first"),
+    _value("time", BIG, "event time reached, ms"),
+    _value("over", BOOL, "true if the log is over and written to its end"),
 )
-outcomes = Table(
+outcomes = _table(
     "outcomes",
-    metadata,
-    _run(),
-    Column("user", String, primary_key=True),
-    Column("seq", BigInteger, primary_key=True),
-    Column("epoch", Integer, nullable=False),
-    Column("judged", Integer, nullable=False, comment="epoch it was recorded with: another only without lockstep"),
-    Column("time", BigInteger, nullable=False),
-    Column("target", BigInteger, nullable=False),
-    Column("place", Integer, nullable=False),
-    Column("candidates", LargeBinary, nullable=False, comment="<i8 [n] in the order shown"),
-    Column("slate", String(8), nullable=False),
-    Column("cold", Boolean, nullable=False),
-    Column("expired", Boolean, nullable=False),
-    Column("ranks", JSON, nullable=False, comment="variant -> 1-based rank, popularity's and river's included"),
-    Column("not_finite", Integer, nullable=False),
-    Column("release", Integer, nullable=False),
-    Column("encoder", Integer, nullable=False),
-    Column("slow", Integer, nullable=False),
-    Column("fast", Integer, nullable=False),
-    Column("window", BigInteger, nullable=False),
-    Column("r2_age", BigInteger, nullable=False),
-    Column("history", Integer, nullable=False),
-    Column("bytes_up", Integer, nullable=False),
-    Column("bytes_down", Integer, nullable=False),
-    Column("asked_wall", BigInteger, nullable=False),
-    Column("answered_wall", BigInteger, nullable=False),
-    Column("recorded_wall", BigInteger, nullable=False),
+    "One row per ranked click. Metrics leave out the rows with `cold`.",
+    _key("user", TEXT, _USER),
+    _key("seq", BIG, "sequence number of the click"),
+    _value("epoch", INTEGER, "epoch of the click"),
+    _value("recorded_epoch", INTEGER, "epoch it was recorded with; differs from `epoch` in free-running runs only"),
+    _value("time", BIG, _EVENT),
+    _value("target", BIG, "key of the clicked item"),
+    _value("target_index", INTEGER, "index of the target in `candidates`, from 0; equal scores rank in this order"),
+    _value("candidates", BYTES, "item keys in the order shown, the target among them: numpy <i8 [n]"),
+    _value("slate", String(8), "sampled: drawn from the catalogue; logged: the items that were shown"),
+    _value("cold", BOOL, "the target is not in the catalogue, or the catalogue has too few negatives"),
+    _value("expired", BOOL, "no answer of the cloud in time; false in lockstep"),
+    _value("ranks", DOCUMENT, "{variant: rank of the target, from 1}"),
+    _value("not_finite", INTEGER, "scores that were NaN or infinite and were ranked last"),
+    _value("release", INTEGER, "version of the release in force"),
+    _value("encoder", INTEGER, "version of its encoder"),
+    _value("slow", INTEGER, "version of its slow nets"),
+    _value("fast", INTEGER, "version of its fast nets"),
+    _value("window", BIG, "number of the window whose r2 was used; 0: none"),
+    _value("r2_age", BIG, "event time since that window closed, ms; 0 if there is none"),
+    _value("history", INTEGER, "uploaded clicks that the slow nets used"),
+    _value("bytes_up", INTEGER, "size of the request to the cloud, bytes"),
+    _value("bytes_down", INTEGER, "size of the answer, bytes; 0 if expired"),
+    _value("asked_wall", BIG, "wall clock of the request, ms"),
+    _value("answered_wall", BIG, "wall clock of the answer, ms"),
+    _recorded(),
     Index("outcomes_by_time", "run", "time"),
     Index("outcomes_by_epoch", "run", "epoch"),
-    Index("outcomes_by_judged", "run", "judged"),
+    Index("outcomes_by_recorded_epoch", "run", "recorded_epoch"),
 )
-user_snapshots = Table(
+user_snapshots = _table(
     "user_snapshots",
-    metadata,
-    _run(),
-    Column("side", String(8), primary_key=True, comment="device or cloud"),
-    Column("user", String, primary_key=True),
-    Column("epoch", Integer, primary_key=True, comment="only epochs in which the state changed"),
-    Column("state", LargeBinary, nullable=False),
+    "The state of each user on device and cloud at the ends of epochs.",
+    _key("side", String(8), "device or cloud"),
+    _key("user", TEXT, _USER),
+    _key("epoch", INTEGER, "epoch whose end it is of; only epochs in which the state changed"),
+    _value(
+        "state",
+        BYTES,
+        "a DeviceState or CloudState (streams/state) as MessagePack with a checksum; decode it with "
+        "streams.state.row_codec.unpack(state, DeviceState)",
+    ),
 )
-metric_points = Table(
+metric_points = _table(
     "metric_points",
-    metadata,
-    _run(),
-    Column("epoch", Integer, primary_key=True),
-    Column("variant", String(32), primary_key=True),
-    Column("subset", String(16), primary_key=True, comment="all (but cold), collaborative (history and r2), cold"),
-    Column("form", String(16), primary_key=True, comment="cumulative, sliding or fading"),
-    Column("time", BigInteger, nullable=False),
-    Column("n", BigInteger, nullable=False),
-    Column("hr_1", Float),
-    Column("hr_5", Float),
-    Column("hr_10", Float),
-    Column("ndcg_5", Float),
-    Column("ndcg_10", Float),
-    Column("mrr", Float),
-    Column("chance_hr_10", Float),
-    Column("chance_ndcg_10", Float),
+    "Online metrics at the end of each epoch, per variant, subset and form of the mean.",
+    _key("epoch", INTEGER, "epoch that is over"),
+    _key("variant", NAME, "name of the ranking model"),
+    _key("subset", WORD, "all: not cold; collaborative: of these, with uploaded history and r2; cold"),
+    _key("form", WORD, "cumulative; sliding: over Settings.quality_span_s; fading: weight 0.998 per later outcome"),
+    _value("time", BIG, "event time reached, ms"),
+    _value("n", BIG, "outcomes in the mean"),
+    *(
+        _optional(f"{metric}_{k}", FLOAT, f"mean {label}@{k}, 0 to 1; null if n is 0")
+        for metric, label, cutoffs in (("hr", "hit rate", (1, 5, 10)), ("ndcg", "NDCG", (5, 10)))
+        for k in cutoffs
+    ),
+    _optional("mrr", FLOAT, "mean reciprocal rank, 0 to 1; null if n is 0"),
+    _optional("chance_hr_10", FLOAT, "HR@10 of a constant scorer on the same lists"),
+    _optional("chance_ndcg_10", FLOAT, "NDCG@10 of a constant scorer on the same lists"),
 )
-drifts = Table(
+drifts = _table(
     "drifts",
-    metadata,
-    _run(),
-    Column("variant", String(32), primary_key=True),
-    Column("user", String, primary_key=True, comment="whose outcome raised the alarm"),
-    Column("seq", BigInteger, primary_key=True),
-    Column("epoch", Integer, nullable=False),
-    Column("time", BigInteger, nullable=False),
-    Column("before", Float, nullable=False, comment="mean NDCG@10 in ADWIN's window before the alarm"),
-    Column("after", Float, nullable=False, comment="and in what it kept"),
+    "Changes of NDCG@10 detected by ADWIN.",
+    _key("variant", NAME, "name of the ranking model"),
+    _key("user", TEXT, "user of the outcome that raised the alarm"),
+    _key("seq", BIG, "sequence number of that outcome's click"),
+    _value("epoch", INTEGER, "epoch it was recorded with"),
+    _value("time", BIG, "event time of that outcome, ms"),
+    _value("before", FLOAT, "mean NDCG@10 in ADWIN's window before the alarm"),
+    _value("after", FLOAT, "mean NDCG@10 in the part of the window that ADWIN kept"),
 )
-dead_letters = Table(
+dead_letters = _table(
     "dead_letters",
-    metadata,
-    _run(),
-    Column("topic", String, primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("offset", BigInteger, primary_key=True),
-    Column("role", String(16), primary_key=True),
-    Column("key", LargeBinary, nullable=False),
-    Column("value", LargeBinary, nullable=False),
-    Column("reason", String, nullable=False),
-    Column("recorded_wall", BigInteger, nullable=False),
-    Column("resent_wall", BigInteger, comment="when it was sent again, last"),
+    "Records that a processor refused.",
+    _key("topic", TEXT, "topic of the record, without the run prefix"),
+    _key("partition", INTEGER, "partition of the record"),
+    _key("offset", BIG, "offset of the record"),
+    _key("role", WORD, "the processor that refused it"),
+    _value("key", BYTES, "key of the record"),
+    _value("value", BYTES, "value of the record"),
+    _value("reason", TEXT, "why it was refused"),
+    _recorded(),
+    _optional("resent_wall", BIG, "wall clock of the last time it was sent again, ms"),
 )
-consumer_offsets = Table(
+consumer_offsets = _table(
     "consumer_offsets",
-    metadata,
-    _run(),
-    Column("consumer", String(16), primary_key=True),
-    Column("topic", String, primary_key=True),
-    Column("partition", Integer, primary_key=True),
-    Column("offset", BigInteger, nullable=False, comment="next to read"),
+    "The recorder's positions, written in one transaction with what it read.",
+    _key("consumer", WORD, "the processor"),
+    _key("topic", TEXT, "topic, without the run prefix"),
+    _key("partition", INTEGER, "partition of the topic"),
+    _value("offset", BIG, "next offset to read"),
 )
-leases = Table(
+leases = _table(
     "leases",
-    metadata,
-    _run(),
-    Column("role", String(16), primary_key=True),
-    Column("holder", String, nullable=False),
-    Column("until_wall", BigInteger, nullable=False),
+    "Which process of a role is the active one.",
+    _key("role", WORD, "the processor"),
+    _value("holder", TEXT, "id of the process"),
+    _value("until_wall", BIG, "wall clock of the lease's end, ms"),
 )

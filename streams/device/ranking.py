@@ -75,7 +75,7 @@ def answered(
         r_t=Tensor.of(r_t[chosen], "<f2"),
         r_n=Tensor.of(r_n[chosen], "<f2"),
         versions=pending.versions,
-        standing=stands[chosen].tobytes(),
+        item_statistics=stands[chosen].tobytes(),
     )
     return outcome, example
 
@@ -119,7 +119,7 @@ def _outcome(
         epoch=pending.epoch,
         time=pending.time,
         target=pending.target,
-        place=pending.place,
+        target_index=pending.place,
         candidates=Tensor("<i8", (len(pending.candidates) // 8,), pending.candidates),
         slate=pending.slate,
         cold=pending.cold,

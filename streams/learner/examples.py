@@ -24,7 +24,7 @@ def check(example: FastExample, dim: int) -> None:
         raise RecordError(f"{n} items: a click and a negative at least are needed")
     example.clicks.expect("clicks", "<i8", (None,))
     example.exposures.expect("exposures", "<i8", (None,))
-    buckets_array(example.standing, n)
+    buckets_array(example.item_statistics, n)
     for name, prior in (("r_t", example.r_t), ("r_n", example.r_n)):
         if not np.isfinite(prior.expect(name, "<f2", (n, dim))).all():
             raise RecordError(f"{name} has a number that is not finite")
@@ -40,7 +40,7 @@ def in_rows(example: FastExample, catalogue: Catalogue) -> FastBatchExample:
         items=catalogue.rows(items)[pick],
         r_t=example.r_t.array()[pick],
         r_n=example.r_n.array()[pick],
-        standing=buckets_array(example.standing, len(items))[pick],
+        standing=buckets_array(example.item_statistics, len(items))[pick],
     )
 
 

@@ -50,7 +50,7 @@ class Prequential:
         self = cls(settings, Popularity(click_counts(connection, settings.run, epoch)))
         for row in recorded_outcomes(connection, settings.run):
             candidates = np.frombuffer(row.candidates, "<i8")
-            self._river.learn(row.user, candidates, row.place)
+            self._river.learn(row.user, candidates, row.target_index)
             where = subsets(cold=row.cold, history=row.history, window=row.window)
             self._measure(Ranked(row.time, len(candidates), where, row.ranks))
         return self
@@ -61,13 +61,13 @@ class Prequential:
             ranks = [self._predict(outcome) for outcome in unit.judged]
             for outcome, all_ranks in zip(unit.judged, ranks, strict=True):
                 yield Judged(outcome, all_ranks, self._measure(ranked(outcome, all_ranks)))
-                self._river.learn(outcome.user, outcome.candidates.array(), outcome.place)
+                self._river.learn(outcome.user, outcome.candidates.array(), outcome.target_index)
             self._popularity.learn(unit.clicked)
 
     def _predict(self, outcome: Outcome) -> dict[str, int]:
         candidates = outcome.candidates.array()
-        popularity = self._popularity.rank(candidates, outcome.place).rank
-        river = self._river.rank(outcome.user, candidates, outcome.place).rank
+        popularity = self._popularity.rank(candidates, outcome.target_index).rank
+        river = self._river.rank(outcome.user, candidates, outcome.target_index).rank
         return {**outcome.ranks, "popularity": popularity, "river": river}
 
     def _measure(self, outcome: Ranked) -> list[Drift]:
@@ -87,16 +87,30 @@ def clicks_of(connection: Connection, run: str, epoch: int) -> list[Click]:
     """The clicks recorded in `epoch`."""
     i = interactions.c
     some = (i.run == run) & (i.epoch == epoch) & i.kind.in_(_CLICKS)
-    query = sa.select(i.unit_time, i.user, i.seq, i.item, i.impression).where(some)
+    query = sa.select(i.group_time, i.user, i.seq, i.item, i.impression).where(some)
     return [Click(*row) for row in connection.execute(query)]
 
 
 def recorded_outcomes(connection: Connection, run: str) -> Iterator[sa.Row]:  # type: ignore[type-arg]  # of the columns below
     """The recorded outcomes in the order in which they were judged."""
     o = outcomes.c
-    columns = (o.judged, o.epoch, o.time, o.user, o.seq, o.place, o.candidates, o.ranks, o.cold, o.history, o.window)
-    query = sa.select(*columns).where(o.run == run).order_by(o.judged)
-    for judged, group in groupby(connection.execution_options(yield_per=1000).execute(query), attrgetter("judged")):
+    columns = (
+        o.recorded_epoch,
+        o.epoch,
+        o.time,
+        o.user,
+        o.seq,
+        o.target_index,
+        o.candidates,
+        o.ranks,
+        o.cold,
+        o.history,
+        o.window,
+    )
+    query = sa.select(*columns).where(o.run == run).order_by(o.recorded_epoch)
+    for judged, group in groupby(
+        connection.execution_options(yield_per=1000).execute(query), attrgetter("recorded_epoch")
+    ):
         rows = list(group)
         yield from sorted((row for row in rows if row.epoch == judged), key=attrgetter("time", "user", "seq"))
         yield from sorted((row for row in rows if row.epoch != judged), key=attrgetter("user", "seq"))

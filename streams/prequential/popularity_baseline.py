@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Click(NamedTuple):
     """A click, sorted by its place in total order within an epoch."""
 
-    unit_time: int
+    group_time: int
     user: str
     seq: int
     item: int

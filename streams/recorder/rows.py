@@ -104,8 +104,8 @@ class RowBuilder:
         received.check_user(record.user, self._partitions)
         check_numbers(record)
         listed = record.candidates.expect("candidates", "<i8", (None,))
-        if not record.place < len(listed) or listed[record.place] != record.target:
-            raise RecordError(f"the target is not at place {record.place} of {len(listed)} candidates")
+        if not record.target_index < len(listed) or listed[record.target_index] != record.target:
+            raise RecordError(f"the target is not at index {record.target_index} of {len(listed)} candidates")
         for variant, rank in record.ranks.items():
             if not 1 <= rank <= len(listed) or not variant.isascii() or not variant.isidentifier() or len(variant) > 32:
                 raise RecordError(f"rank {rank} of {len(listed)} by {variant[:40]!r}")
@@ -156,17 +156,17 @@ def ranked(outcome: Outcome, ranks: dict[str, int]) -> Ranked:
     return Ranked(outcome.time, outcome.candidates.shape[0], where, ranks)
 
 
-def outcome_row(run: str, o: Outcome, judged: int, ranks: dict[str, int], wall: int) -> Row:
-    """The row of an outcome that was judged with the others of epoch `judged`, its ranks extended."""
+def outcome_row(run: str, o: Outcome, recorded_epoch: int, ranks: dict[str, int], wall: int) -> Row:
+    """Return the row of an outcome recorded with epoch `recorded_epoch`, with the ranks of all variants."""
     v = o.versions
     what = (
         o.user,
         o.seq,
         o.epoch,
-        judged,
+        recorded_epoch,
         o.time,
         o.target,
-        o.place,
+        o.target_index,
         o.candidates.data,
         o.slate,
         o.cold,

@@ -25,10 +25,13 @@ def replayed(connection: Connection, settings: Settings, until: int | None = Non
         for unit in units(clicks, judged):
             asked = [(row, np.frombuffer(row.candidates, "<i8")) for row in unit.judged]
             for row, candidates in asked:
-                ranks = popularity.rank(candidates, row.place), river.rank(row.user, candidates, row.place)
+                ranks = (
+                    popularity.rank(candidates, row.target_index),
+                    river.rank(row.user, candidates, row.target_index),
+                )
                 found[row.user, row.seq] = {"popularity": ranks[0].rank, "river": ranks[1].rank}
             for row, candidates in asked:
-                river.learn(row.user, candidates, row.place)
+                river.learn(row.user, candidates, row.target_index)
             popularity.learn(unit.clicked)
     return found
 
@@ -39,5 +42,7 @@ def _epochs(connection: Connection, run: str, until: int | None) -> Iterator[tup
     last = connection.execute(sa.select(sa.func.max(i.epoch)).where(i.run == run)).scalar_one()
     some = (o.run == run) if until is None else (o.run == run) & (o.time <= until)
     for epoch in range(-1 if last is None else last + 1):
-        query = sa.select(o.judged, o.user, o.seq, o.place, o.candidates).where(some & (o.judged == epoch))
+        query = sa.select(o.recorded_epoch, o.user, o.seq, o.target_index, o.candidates).where(
+            some & (o.recorded_epoch == epoch)
+        )
         yield clicks_of(connection, run, epoch), {(row.user, row.seq): row for row in connection.execute(query)}

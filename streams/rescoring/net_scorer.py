@@ -56,7 +56,9 @@ class Rescorer:
         scores = {"fast": fast.fast}
         if asked.priors or late:
             scores |= {"din": slow.din, "f2s": slow.f2s, "mc2sf": fast.mc2sf}
-        return {"random": asked.place + 1} | {name: rank(s, asked.place).rank for name, s in scores.items()}
+        return {"random": asked.target_index + 1} | {
+            name: rank(s, asked.target_index).rank for name, s in scores.items()
+        }
 
 
 @functools.cache

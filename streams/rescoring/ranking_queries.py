@@ -35,7 +35,7 @@ class Question(NamedTuple):
 
     user: str
     seq: int
-    place: int
+    target_index: int
     priors: bool  # whether the cloud's answer came in time
     candidates: Keys
     history: Keys
@@ -86,7 +86,7 @@ class RankingQueries:
         """Up to `size` questions at a time, all of one release; releases in order."""
         o = outcomes.c
         names = (o.user, o.seq, o.time, o.release, o.cold, o.history, o.window, o.ranks)
-        query = sa.select(*names, o.place, o.expired, o.candidates).where(self._some).order_by(o.release)
+        query = sa.select(*names, o.target_index, o.expired, o.candidates).where(self._some).order_by(o.release)
         with self._connection.execution_options(yield_per=size).execute(query) as rows:
             for release, group in groupby(rows, attrgetter("release")):
                 some = []
@@ -113,7 +113,7 @@ class RankingQueries:
         return Question(
             user=row.user,
             seq=row.seq,
-            place=row.place,
+            target_index=row.target_index,
             priors=not row.expired,
             candidates=candidates,
             history=view.history,

@@ -21,8 +21,8 @@ def check(connection: Connection, run: str, epochs: int) -> None:
     counts: Counter[int] = Counter()
     for epoch in range(epochs):
         clicked = (i.run == run) & (i.epoch == epoch) & i.kind.in_([Kind.CLICK, Kind.PAST_CLICK])
-        clicks = sorted(connection.execute(sa.select(i.unit_time, i.user, i.seq, i.item, i.impression).where(clicked)))
-        wanted = sa.select(o.user, o.seq, o.place, o.candidates, o.ranks).where(o.run == run, o.epoch == epoch)
+        clicks = sorted(connection.execute(sa.select(i.group_time, i.user, i.seq, i.item, i.impression).where(clicked)))
+        wanted = sa.select(o.user, o.seq, o.target_index, o.candidates, o.ranks).where(o.run == run, o.epoch == epoch)
         judged = {(row.user, row.seq): row for row in connection.execute(wanted)}
         for _, some in groupby(clicks, lambda click: (click[0], click[1], click[4] or -1 - click[2])):
             unit = list(some)
@@ -34,6 +34,6 @@ def check(connection: Connection, run: str, epochs: int) -> None:
                         f"seq {seq}",
                         "rank by popularity",
                         row.ranks["popularity"],
-                        reference_ranking.rank(scores, row.place),
+                        reference_ranking.rank(scores, row.target_index),
                     )
             counts.update(item for _, _, _, item, _ in unit)

@@ -208,7 +208,7 @@ class _Check:
             ("time", row.time, question.time),
             ("target", row.target, question.target),
             ("candidates", np.frombuffer(row.candidates, "<i8").tolist(), listed.keys),
-            ("place", row.place, listed.place),
+            ("target_index", row.target_index, listed.place),
             ("slate", row.slate, "logged" if question.logged else "sampled"),
             ("cold", bool(row.cold), listed.cold),
             ("expired", bool(row.expired), False),

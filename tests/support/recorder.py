@@ -139,7 +139,7 @@ def an_outcome(
         epoch=epoch,
         time=batch.times[first],
         target=target,
-        place=listed.place,
+        target_index=listed.place,
         candidates=Tensor.of(listed.keys, "<i8"),
         slate="sampled",
         cold=listed.cold,

@@ -89,7 +89,7 @@ def fill(connection: sa.Connection, run: str) -> None:
     put(connection, schema.runs, [of_run | source])
     for e, t in enumerate(until):
         at = of_run | {"epoch": e, "time": t, "user": "u", "seq": e}
-        put(connection, schema.interactions, [at | {"item": 1, "unit_time": t}])
+        put(connection, schema.interactions, [at | {"item": 1, "group_time": t}])
         memories = [of_run | {"user": f"u{n}", "window": e, "time": t - n} for n in range(5 + e % 7)]
         put(connection, schema.negative_memories, memories)
         put(connection, schema.click_uploads, [of_run | {"user": "u", "epoch": e, "time": t}])

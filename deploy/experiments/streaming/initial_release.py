@@ -68,7 +68,7 @@ class Given:
 
     def _compared(self, connection: sa.Connection, run: str) -> Iterator[Unlike]:
         o = schema.outcomes.c
-        query = sa.select(o.user, o.candidates, o.place, o.ranks).where(o.run == run).order_by(o.user, o.seq)
+        query = sa.select(o.user, o.candidates, o.target_index, o.ranks).where(o.run == run).order_by(o.user, o.seq)
         online = {user: list(rows) for user, rows in groupby(connection.execute(query), lambda row: str(row.user))}
         for user, places in groupby(range(len(self.users)), self.users.__getitem__):
             mine = list(places)
@@ -77,7 +77,7 @@ class Given:
                 yield Unlike(user, 0, "clicks ranked", len(rows), len(mine))
                 continue
             for click, (row, i) in enumerate(zip(rows, mine, strict=True)):
-                if (bytes(row.candidates), row.place) != self.lists[i]:
+                if (bytes(row.candidates), row.target_index) != self.lists[i]:
                     yield Unlike(user, click, "list", "another", "its own")
                 for variant, ranks in self.ranks.items():
                     if row.ranks.get(variant) != ranks[i]:
