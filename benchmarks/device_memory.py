@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 
 import torch
@@ -23,17 +23,17 @@ from streams.settings import Settings
 from streams.state.row_codec import encode_row
 from streams.topics import DEVICE_EVENTS
 
-Fold = tuple[Floats, Rows, Rows]
+Call = tuple[Floats, Sequence[Rows]]
 
 
-class _Listening(Scorer):
-    """A scorer that keeps what it was asked to fold."""
+class _Recording(Scorer):
+    """A scorer that keeps the arguments of its calls of GRU_n."""
 
-    folds: list[Fold]
+    calls: list[Call]
 
-    def fold(self, states: Floats, rows: Rows, lengths: Rows) -> Floats:
-        self.folds.append((states.copy(), rows.copy(), lengths.copy()))
-        return super().fold(states, rows, lengths)
+    def encode_exposures(self, states: Floats, exposures: Sequence[Rows]) -> Floats:
+        self.calls.append((states.copy(), [each.copy() for each in exposures]))
+        return super().encode_exposures(states, exposures)
 
 
 class InMemory:
@@ -43,19 +43,19 @@ class InMemory:
         self._settings, self._events = settings, workload.events
         self._nets, self._catalogue = workload.nets(settings)
         self._takes = list(_takes(settings, workload, per_record))
-        listening = _Listening(self._nets)
-        self._folds: list[Fold] = []
-        listening.folds = self._folds
-        self._worked_off(listening)
+        recording = _Recording(self._nets)
+        self._calls: list[Call] = []
+        recording.calls = self._calls
+        self._worked_off(recording)
 
     def whole(self) -> Pace:
         """The device's batches: decoding, steps, folds, outputs and rows encoded."""
         return self._timed(lambda: self._worked_off(Scorer(self._nets)))
 
     def bare(self) -> Pace:
-        """The folds alone, on the same tiles."""
+        """Pace of GRU_n alone, on the same tiles."""
         scorer = Scorer(self._nets)
-        return self._timed(lambda: [scorer.fold(*fold) for fold in self._folds])
+        return self._timed(lambda: [scorer.encode_exposures(*call) for call in self._calls])
 
     def _timed(self, work: Callable[[], object]) -> Pace:
         torch.set_num_threads(1)  # as every worker does, and what follows too

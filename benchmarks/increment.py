@@ -27,7 +27,8 @@ import torch
 from benchmarks.machine import described
 from deploy.experiments.results.plots import Value, lines
 from models.data.catalogue import Catalogue
-from models.data.interaction_log import Ints, Log, Stretch, fold
+from models.data.interaction_log import Ints, Log, fold
+from models.data.ranges import Ranges
 from models.data.views import CLICK, ViewSpec
 from models.evaluation.metrics import gains
 from models.mc2sf.nets import Logits, NetConfig, Nets
@@ -76,7 +77,7 @@ class Judge:
         folded = fold(until(log, last), SPEC)
         self._clicks: Ints = np.flatnonzero(folded.log.epochs[folded.event] >= first)
         none = np.zeros(len(folded), np.int64)  # no slates: the 99 others come from the catalogue for every click
-        self._source = replace(Source.of(folded, catalogue), slate=Stretch(none, none))
+        self._source = replace(Source.of(folded, catalogue), slate=Ranges(none, none))
         self._seed = seed
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import described
-from models.mc2sf.nets import NetConfig, Nets, Sequence
+from models.mc2sf.nets import NetConfig, Nets, PaddedVectors
 from models.mc2sf.tiled_scorer import TILE, Scorer
 
 RESULT = Path(__file__).with_name("tiles.json")
@@ -59,8 +59,8 @@ class Requests:
         nets = self._nets
         gru_n = nets.encoder.gru_n
 
-        def sequence(rows: np.ndarray) -> Sequence:
-            return Sequence(vectors(rows), torch.ones(rows.shape, dtype=torch.bool))
+        def sequence(rows: np.ndarray) -> PaddedVectors:
+            return PaddedVectors(vectors(rows), torch.ones(rows.shape, dtype=torch.bool))
 
         def vectors(rows: np.ndarray) -> Tensor:
             return nets.encoder.E.detach()[torch.from_numpy(rows)]

@@ -97,7 +97,7 @@ def _memory(connection: sa.Connection, run: str, user: str, release: Release, se
     recorded = connection.execute(query).scalar_one_or_none()
     if recorded is not None:
         return np.frombuffer(recorded, "<f4")
-    closed = release.catalogue.rows(seen.window_items)[None]
+    closed = release.catalogue.rows(seen.window_items)
     zero = np.zeros((1, release.nets.config.dim), np.float32)
-    folded: NDArray[np.float32] = release.scorer.fold(zero, closed, np.array([len(seen.window_items)]))[0]
+    folded: NDArray[np.float32] = release.scorer.encode_exposures(zero, [closed])[0]
     return folded

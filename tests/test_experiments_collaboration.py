@@ -15,7 +15,7 @@ from models.baselines.dccl import Dccl
 from models.baselines.fedavg import FedAvg, FedAvgConfig
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.evaluation.metrics import metrics
-from models.layers.mlp import Sequence, symlog
+from models.layers.mlp import PaddedVectors, symlog
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.variants import F2S, MC2SF, FastAlone, introduce
 from models.training.objectives import Sequences
@@ -153,7 +153,7 @@ def test_large_priors_arrive_small_and_small_ones_as_they_are() -> None:
     )
     nets_of = [nets(1, replace(SIZES, symlog_priors=symlogged)).fast for symlogged in (False, True)]
     gru_n, e = nets(1).encoder.gru_n, torch.ones(1, 2, SIZES.dim)
-    short = Sequence(e, torch.ones(1, 2, dtype=torch.bool))
+    short = PaddedVectors(e, torch.ones(1, 2, dtype=torch.bool))
     for scale, near in ((1e-4, True), (50.0, False)):
         plain, symlogged = (fast.score_s2f(gru_n, short, short, e, scale * e, scale * e) for fast in nets_of)
         assert torch.allclose(plain, symlogged, rtol=1e-3, atol=1e-6) is near

@@ -14,7 +14,7 @@ from models.layers.gru import Gru
 from models.layers.local_attention import activation
 from models.layers.min_gru import MinGruCell
 from models.layers.mlp import Mlp
-from models.mc2sf.nets import DEVIATION, Inputs, NetConfig, Nets, Sequence
+from models.mc2sf.nets import DEVIATION, Inputs, NetConfig, Nets, PaddedVectors
 from tests.support.naive_scores import fast_scores, gru, part, priors, slow_scores
 
 CONFIG = NetConfig(dim=6, history_long=7, history_short=4, threshold=3, attention=(5, 4), gate=(5, 3), head=(6, 4))
@@ -30,10 +30,10 @@ def lively(config: NetConfig = CONFIG, rows: int = 40, seed: int = 3) -> Nets:
     return nets
 
 
-def sequence(generator: torch.Generator, length: int, lengths: tuple[int, ...]) -> Sequence:
+def sequence(generator: torch.Generator, length: int, lengths: tuple[int, ...]) -> PaddedVectors:
     x = torch.randn(len(lengths), length, CONFIG.dim, generator=generator, dtype=torch.float64)
     mask = torch.arange(length)[None] >= length - torch.tensor(lengths)[:, None].clamp(max=length)
-    return Sequence(x * mask.unsqueeze(2), mask)
+    return PaddedVectors(x * mask.unsqueeze(2), mask)
 
 
 def inputs(seed: int = 0) -> Inputs:
@@ -48,7 +48,7 @@ def inputs(seed: int = 0) -> Inputs:
     )
 
 
-def items(of: Sequence, i: int) -> list[np.ndarray]:
+def items(of: PaddedVectors, i: int) -> list[np.ndarray]:
     return [x.numpy() for x, real in zip(of.x[i], of.mask[i], strict=True) if real]
 
 
@@ -83,7 +83,7 @@ def test_the_gru_is_the_one_of_torch() -> None:
         for mine, its in zip((ours.w_ih, ours.w_hh, ours.b_ih, ours.b_hh), theirs.parameters(), strict=True):
             mine.copy_(its)
     x, h = torch.randn(3, 4, 5, dtype=torch.float64), torch.randn(3, 2, 5, dtype=torch.float64)
-    folded = ours.fold(x, torch.ones(3, 4, dtype=torch.bool), h)
+    folded = ours.encode(x, torch.ones(3, 4, dtype=torch.bool), h)
     for c in range(2):
         last = theirs(x, h[:, c].unsqueeze(0).contiguous())[1][0]
         torch.testing.assert_close(folded[:, c], last)
@@ -97,7 +97,7 @@ def test_a_history_through_min_gru_is_its_steps_one_by_one() -> None:
         cell.b_ih.normal_()
     x, h = torch.randn(4, 7, 5, dtype=torch.float64), torch.randn(4, 2, 5, dtype=torch.float64)
     mask = torch.arange(7) >= 7 - torch.tensor(LENGTHS)[:, None]
-    folded = cell.fold(x, mask, h)
+    folded = cell.encode(x, mask, h)
     for i, length in enumerate(LENGTHS):
         state = h[i]
         for step in range(7 - length, 7):
@@ -112,7 +112,7 @@ def test_the_grus_gradient_by_hand_is_its_derivative() -> None:
     x = torch.randn(3, 4, 3, dtype=torch.float64, requires_grad=True)
     h = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
     mask = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1]]).bool()
-    assert torch.autograd.gradcheck(lambda x, h, *_: gru_p.fold(x, mask, h), (x, h, *gru_p.parameters()))
+    assert torch.autograd.gradcheck(lambda x, h, *_: gru_p.encode(x, mask, h), (x, h, *gru_p.parameters()))
 
 
 def naive_activation(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def test_padding_changes_no_score_and_gets_no_gradient() -> None:
     noisy = []
     for of in (given.history, given.clicks, given.exposures):
         x = torch.where(of.mask.unsqueeze(2), of.x, torch.randn_like(of.x)).requires_grad_()
-        noisy.append(Sequence(x, of.mask))
+        noisy.append(PaddedVectors(x, of.mask))
     scores = nets(Inputs(noisy[0], given.r2, noisy[1], noisy[2], given.e))
     for mine, its in zip(scores, nets(given), strict=True):
         torch.testing.assert_close(mine, its, rtol=0, atol=1e-12)

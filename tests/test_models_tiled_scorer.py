@@ -122,21 +122,21 @@ def test_a_step_depends_on_its_own_row_alone() -> None:
         assert np.array_equal(after[-1:], scorer.step(states[-1:], stepped[-1:]))
 
 
-def test_a_fold_is_the_steps_one_after_the_other_bit_for_bit() -> None:
+def test_encoding_exposures_is_the_steps_one_after_the_other_bit_for_bit() -> None:
     nets = lively(CONFIGS[0])
     scorer, rng = Scorer(nets), np.random.default_rng(5)
     given, lengths = rng.integers(1, ROWS, (70, 9)), rng.integers(0, 10, 70)
     states = rng.standard_normal((70, 32)).astype(np.float32)
-    folded = scorer.fold(states, given, lengths)
+    encoded = scorer.encode_exposures(states, [rows_[:n] for rows_, n in zip(given, lengths, strict=True)])
     E = nets.encoder.E.detach().numpy().astype(np.float64)
     w = part({name: x.detach().numpy().astype(np.float64) for name, x in nets.named_parameters()}, "encoder.gru_n")
     for i in range(0, 70, 3):
         state = states[i : i + 1]
         for row in given[i, : lengths[i]]:
             state = scorer.step(state, np.array([row]))
-        assert np.array_equal(folded[i], state[0])
+        assert np.array_equal(encoded[i], state[0])
         naive = gru(w, list(E[given[i, : lengths[i]]]), states[i].astype(np.float64))
-        np.testing.assert_allclose(folded[i], naive, atol=1e-5)
+        np.testing.assert_allclose(encoded[i], naive, atol=1e-5)
 
 
 def test_answering_changes_neither_the_nets_nor_the_question() -> None:
@@ -157,10 +157,8 @@ def test_nothing_asked_is_nothing_answered() -> None:
     assert [x.shape for x in slow] == [(0, 32), (0, 32), (0,), (0,)]
     assert len(scorer.fast(none, none, none, slow.r_t, slow.r_n).mc2sf) == 0
     assert scorer.step(np.empty((0, 32), np.float32), none).shape == (0, 32)
-    assert scorer.fold(np.zeros((2, 32), np.float32), np.empty((2, 0), np.int64), np.zeros(2, np.int64)).shape == (
-        2,
-        32,
-    )
+    assert scorer.encode_exposures(np.zeros((2, 32), np.float32), [none, none]).shape == (2, 32)
+    assert scorer.encode_exposures(np.zeros((0, 32), np.float32), []).shape == (0, 32)
 
 
 @pytest.mark.parametrize("dim", [2, 3, 6, 254])

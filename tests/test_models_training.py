@@ -53,8 +53,8 @@ def ndcg(result: TrainResult, log: Log) -> dict[str, float]:
         seen = folded.view(i)
         target = catalogue.rows(folded.target[i : i + 1])
         rows = np.concatenate([target, draw_uniform(rng, target, catalogue.size, 20)[0]])
-        window = catalogue.rows(seen.window_items)[None]
-        r2 = scorer.fold(np.zeros((1, 8), np.float32), window, np.array([window.shape[1]]))[0]
+        window = catalogue.rows(seen.window_items)
+        r2 = scorer.encode_exposures(np.zeros((1, 8), np.float32), [window])[0]
         stands = standings.of(rows, np.full(len(rows), log.epochs[folded.event[i]]))
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, stands)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)

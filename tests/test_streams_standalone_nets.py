@@ -56,9 +56,8 @@ def scored(scorer: Scorer) -> dict[str, np.ndarray]:
     candidates, r2 = np.arange(2, ITEMS + 2), chance.standard_normal(8).astype(np.float32)
     slow = scorer.slow(history, r2, candidates)
     fast = scorer.fast(clicks, shown, candidates, slow.r_t, slow.r_n)
-    rows, lengths = np.array([[3, 4, 5]]), np.array([3])
-    folded = scorer.fold(np.zeros((1, 8), np.float32), rows, lengths)
-    priors = {"r_t": slow.r_t, "r_n": slow.r_n, "r2": folded}
+    r2 = scorer.encode_exposures(np.zeros((1, 8), np.float32), [np.array([3, 4, 5])])
+    priors = {"r_t": slow.r_t, "r_n": slow.r_n, "r2": r2}
     return priors | {"din": slow.din, "f2s": slow.f2s, "alone": fast.fast, "s2f": fast.mc2sf}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from models.data.catalogue import Catalogue
 from models.data.impression_groups import first_of_group
 from models.data.item_features import Standing, Standings
+from models.data.ranges import Ranges
 from models.data.views import CANDIDATE, CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec
 from models.data.windows import WindowCursor, closed_by_count
 
@@ -59,24 +59,6 @@ class Log:
         )
 
 
-class Stretch(NamedTuple):
-    """For each click, [start, end) in an array of keys."""
-
-    start: Ints
-    end: Ints
-
-    def length(self, some: Ints, most: int) -> Ints:
-        """Items of each stretch of `some`, at most `most`."""
-        length: Ints = np.minimum(self.end[some] - self.start[some], most)
-        return length
-
-    def gather(self, keys: Ints, some: Ints, length: int, padding: int) -> Ints:
-        """The last `length` of each stretch of `some` as rows [B, length], left-padded with `padding`."""
-        places = self.end[some, None] + np.arange(-length, 0)
-        inside = places >= self.start[some, None]
-        return np.where(inside, keys[np.where(inside, places, 0)] if len(keys) else padding, padding)
-
-
 @dataclass(frozen=True)
 class Folded:
     """The clicks of a log with the state before each one's unit; stretches point into click_keys or exposure_keys."""
@@ -89,10 +71,10 @@ class Folded:
     time: Ints  # [M] of that first event
     click_keys: Ints
     exposure_keys: Ints
-    history: Stretch
-    clicks: Stretch
-    exposures: Stretch
-    closed: Stretch  # the last closed window
+    history: Ranges
+    clicks: Ranges
+    exposures: Ranges
+    closed: Ranges  # the last closed window
     window: Ints  # [M] its number, 0 = none
 
     def __len__(self) -> int:
@@ -111,7 +93,7 @@ class Folded:
         """The view of click `i`."""
         long, short = self.spec.history_long, self.spec.history_short
 
-        def last(keys: Ints, stretch: Stretch, n: int) -> Ints:
+        def last(keys: Ints, stretch: Ranges, n: int) -> Ints:
             start, end = int(stretch.start[i]), int(stretch.end[i])
             return keys[max(start, end - n) : end]
 
@@ -141,8 +123,8 @@ def fold(log: Log, spec: ViewSpec) -> Folded:
     fresh = np.ones(n, bool)
     fresh[1:] = (users[1:] != users[:-1]) | (log.epochs[1:] != log.epochs[:-1])
     epoch_start = np.maximum.accumulate(np.where(fresh, np.arange(n), 0)) if n else np.empty(0, np.int64)
-    clicks = Stretch(clicks_before[begin], clicks_before[unit])
-    exposures = Stretch(shown_before[begin], shown_before[unit])
+    clicks = Ranges(clicks_before[begin], clicks_before[unit])
+    exposures = Ranges(shown_before[begin], shown_before[unit])
     closed, window = _windows(log, spec, first, unit, exposures, shown_before)
     return Folded(
         log=log,
@@ -153,7 +135,7 @@ def fold(log: Log, spec: ViewSpec) -> Folded:
         time=log.times[unit],
         click_keys=log.keys[clicked],
         exposure_keys=log.keys[is_shown],
-        history=Stretch(clicks.start, clicks_before[epoch_start[unit]]),
+        history=Ranges(clicks.start, clicks_before[epoch_start[unit]]),
         clicks=clicks,
         exposures=exposures,
         closed=closed,
@@ -174,11 +156,11 @@ def unit_starts(log: Log) -> Ints:
     return first_of_group(log.impressions, users[1:] == users[:-1])
 
 
-def slates(folded: Folded) -> Stretch:
+def slates(folded: Folded) -> Ranges:
     """For each click, the events of its unit: [start, end) in the log."""
     starts = unit_starts(folded.log)
     ends = np.searchsorted(starts, folded.unit, side="right")
-    return Stretch(folded.unit, ends)
+    return Ranges(folded.unit, ends)
 
 
 def is_click(kinds: Ints) -> NDArray[np.bool_]:
@@ -192,14 +174,14 @@ def is_negative(log: Log) -> NDArray[np.bool_]:
 
 
 def _windows(
-    log: Log, spec: ViewSpec, first: Ints, unit: Ints, exposures: Stretch, shown_before: Ints
-) -> tuple[Stretch, Ints]:
+    log: Log, spec: ViewSpec, first: Ints, unit: Ints, exposures: Ranges, shown_before: Ints
+) -> tuple[Ranges, Ints]:
     """The last closed window before each click's impression group, and its number."""
     if spec.window_age_ms is None:  # by count alone: arithmetic
         start, end, number = closed_by_count(spec, exposures.end - exposures.start)
-        return Stretch(exposures.start + start, exposures.start + end), number
+        return Ranges(exposures.start + start, exposures.start + end), number
     states = _aged_windows(log, spec, first, shown_before)
-    return Stretch(states[unit, 0], states[unit, 1]), states[unit, 2]
+    return Ranges(states[unit, 0], states[unit, 1]), states[unit, 2]
 
 
 def _aged_windows(log: Log, spec: ViewSpec, first: Ints, shown_before: Ints) -> Ints:

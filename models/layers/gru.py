@@ -27,8 +27,8 @@ class Cell(Protocol):
         """See `Gru.step`."""
         ...
 
-    def fold(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
-        """See `Gru.fold`."""
+    def encode(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
+        """See `Gru.encode`."""
         ...
 
 
@@ -47,7 +47,7 @@ class Gru(nn.Module):
         flat = x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1])
         return torch.gru_cell(*flat, self.w_ih, self.w_hh, self.b_ih, self.b_hh).view_as(h)
 
-    def fold(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
+    def encode(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
         """The last state from each of C initial states of B histories.
 
         `x` [B, L, d] is left-padded, `mask` [B, L] is true on items, `h` [B, C, d] -> [B, C, d].
@@ -56,11 +56,11 @@ class Gru(nn.Module):
         of_input = functional.linear(x, self.w_ih, self.b_ih)[:, padding:].permute(1, 2, 0).contiguous()  # [L, 3 d, B]
         real = mask[:, padding:].t().to(x.dtype).contiguous()  # [L, B]
         first = h.permute(2, 1, 0).contiguous()
-        last: Tensor = by_hand(_Fold, of_input, real, first, self.w_hh, self.b_hh)
+        last: Tensor = by_hand(_Encode, of_input, real, first, self.w_hh, self.b_hh)
         return last.permute(2, 1, 0)
 
 
-class _Fold(torch.autograd.Function):
+class _Encode(torch.autograd.Function):
     """States [d, C, B] after L steps. Intermediate values are kept for all steps: 7 L d C B floats."""
 
     @staticmethod

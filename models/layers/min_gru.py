@@ -31,7 +31,7 @@ class MinGruCell(nn.Module):
         z, new = self._gates(x)
         return h + z * (new - h)
 
-    def fold(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
+    def encode(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
         """The last state from each of C initial states of B histories.
 
         `x` [B, L, d] is left-padded, `mask` [B, L] is true on items, `h` [B, C, d] -> [B, C, d]. The gates don't look

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 
-class Sequence(NamedTuple):
+class PaddedVectors(NamedTuple):
     """Left-padded vectors [B, L, d] and their mask [B, L], true on items."""
 
     x: Tensor

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.layers.gru import Cell, Gru
 from models.layers.min_gru import MinGruCell
-from models.layers.mlp import Head, Mlp, Sequence, symlog
+from models.layers.mlp import Head, Mlp, PaddedVectors, symlog
 
 
 class Memories(NamedTuple):
@@ -55,11 +55,13 @@ class Fast(nn.Module):
         r_f = alpha * r_n + (1 - alpha) * r_t
         return torch.relu(self.w1(r_f)), torch.relu(self.w2(r_f))
 
-    def memories(self, gru_n: Cell, clicks: Sequence, exposures: Sequence, z_p: Tensor, z_n: Tensor) -> Memories:
+    def memories(
+        self, gru_n: Cell, clicks: PaddedVectors, exposures: PaddedVectors, z_p: Tensor, z_n: Tensor
+    ) -> Memories:
         """Both histories encoded from C initial states each: r1, r2 of eq. (3), r_p, r~_n of eq. (7)."""
-        return Memories(self.gru_p.fold(*clicks, z_p), gru_n.fold(*exposures, z_n))
+        return Memories(self.gru_p.encode(*clicks, z_p), gru_n.encode(*exposures, z_n))
 
-    def from_zero(self, gru_n: Cell, clicks: Sequence, exposures: Sequence) -> Memories:
+    def from_zero(self, gru_n: Cell, clicks: PaddedVectors, exposures: PaddedVectors) -> Memories:
         """Eq. (3), first line: r1 and r2, [B, 1, d] each, the same for all candidates."""
         zero = clicks.x.new_zeros(len(clicks.x), 1, clicks.x.shape[2])
         return self.memories(gru_n, clicks, exposures, zero, zero)
@@ -70,7 +72,7 @@ class Fast(nn.Module):
         return self.head_fast.score((r,), e, r)
 
     def score_s2f(
-        self, gru_n: Cell, clicks: Sequence, exposures: Sequence, e: Tensor, r_t: Tensor, r_n: Tensor
+        self, gru_n: Cell, clicks: PaddedVectors, exposures: PaddedVectors, e: Tensor, r_t: Tensor, r_n: Tensor
     ) -> Tensor:
         """Logit of eq. (8), from eq. (7): [B, C]. r_t and r_n [B, C, d] are received data: gradients are cut here."""
         r_t, r_n = r_t.detach(), r_n.detach()

@@ -19,11 +19,11 @@ from models.data.item_features import BUCKETS, FEATURES
 from models.layers.gru import Gru
 from models.layers.hstu_block import HSTUBlock, HSTUConfig
 from models.layers.min_gru import MinGruCell
-from models.layers.mlp import Sequence
+from models.layers.mlp import PaddedVectors
 from models.mc2sf.fast import Fast
 from models.mc2sf.slow import Slow
 
-__all__ = ["APART", "PARTS", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "Sequence", "travelled"]
+__all__ = ["APART", "PARTS", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "PaddedVectors", "travelled"]
 PARTS = ("encoder", "slow", "fast")
 APART = ("din", "alone", "s2f")  # forms that a release may hold nets of their own for: DIN, fast alone, S2F
 DEVIATION = 0.3  # of new rows of E: at 0.05 products of two rows are too small to learn from
@@ -59,10 +59,10 @@ class Logits(NamedTuple):
 class Inputs(NamedTuple):
     """What a click's nets see: histories as vectors, r2 [B, d], candidates e [B, C, d]."""
 
-    history: Sequence
+    history: PaddedVectors
     r2: Tensor
-    clicks: Sequence
-    exposures: Sequence
+    clicks: PaddedVectors
+    exposures: PaddedVectors
     e: Tensor
 
 
@@ -84,10 +84,10 @@ class Encoder(nn.Module):
             e = e + functional.embedding(standing[..., feature], vectors)
         return e
 
-    def memory(self, window: Sequence) -> Tensor:
+    def memory(self, window: PaddedVectors) -> Tensor:
         """r2 of eq. (3): GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
         zero = window.x.new_zeros(window.x.shape[0], 1, window.x.shape[2])
-        return self.gru_n.fold(window.x, window.mask, zero)[:, 0]
+        return self.gru_n.encode(window.x, window.mask, zero)[:, 0]
 
 
 class Nets(nn.Module):
@@ -151,7 +151,7 @@ class Nets(nn.Module):
             mc2sf=self.fast.score_s2f(*short, inputs.e, travelled(r_t), travelled(r_n)),
         )
 
-    def priors(self, history: Sequence, r2: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    def priors(self, history: PaddedVectors, r2: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """r_t of eq. (1) and r_n of eq. (5): [B, C, d] each."""
         r_t = self.slow.din(history.x, history.mask, e)
         return r_t, self.slow.reaction(self.encoder.gru_n, r2.detach(), e)

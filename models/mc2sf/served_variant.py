@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import Queries
-from models.mc2sf.tiled_scorer import Rows, Scorer
+from models.mc2sf.tiled_scorer import Floats, Rows, Scorer
 from models.mc2sf.variants import MC2SF, Form
 
 
@@ -41,14 +41,10 @@ class Served:
             scores[i, torch.from_numpy(listed != ROW_PADDING)] = torch.from_numpy(found)
         return scores
 
-    def _memories(self, window: Rows) -> np.ndarray:
+    def _memories(self, window: Rows) -> Floats:
         """r2 of each query, folded as on the device: rows [V, W], left-padded -> [V, d]."""
-        lengths = (window != ROW_PADDING).sum(1)
-        rows = np.zeros_like(window)
-        for to, each in zip(rows, window, strict=True):
-            real = _real(each)
-            to[: len(real)] = real
-        return self._scorer.fold(np.zeros((len(window), self._scorer.config.dim), np.float32), rows, lengths)
+        zero = np.zeros((len(window), self._scorer.config.dim), np.float32)
+        return self._scorer.encode_exposures(zero, [_real(rows) for rows in window])
 
 
 def _real(rows: Rows) -> Rows:

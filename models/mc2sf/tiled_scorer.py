@@ -7,7 +7,7 @@ exactly. Scores are logits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from models.data.catalogue import ROW_PADDING
 from models.data.item_features import FEATURES, Buckets
+from models.data.ranges import left_padded
 from models.layers.local_attention import STRIDE
-from models.layers.mlp import Sequence
+from models.layers.mlp import PaddedVectors
 from models.mc2sf.nets import APART, Nets
 
 TILE = 64
@@ -73,12 +74,18 @@ class Scorer:
         return stepped
 
     @torch.inference_mode()
-    def fold(self, states: Floats, rows: Rows, lengths: Rows) -> Floats:
-        """`step` over the first lengths[b] of rows [B, T], bit for bit: states [B, d] -> [B, d]."""
+    def encode_exposures(self, states: Floats, exposures: Sequence[Rows]) -> Floats:
+        """Return GRU_n's states after B users' exposures (rows, oldest first): states [B, d] -> [B, d].
+
+        Equal to `step` over one exposure after the other, bit for bit.
+        """
         out = np.array(states, np.float32)
-        for t in range(int(lengths.max(initial=0))):
-            active = np.flatnonzero(lengths > t)
-            out[active] = self.step(out[active], rows[active, t])
+        lengths = np.array([len(each) for each in exposures], np.int64)
+        longest = int(lengths.max(initial=0))
+        padded = left_padded(exposures, longest)
+        for t in range(longest):
+            active = np.flatnonzero(lengths >= longest - t)
+            out[active] = self.step(out[active], padded[active, t])
         return out
 
     @torch.inference_mode()
@@ -160,14 +167,12 @@ def _stands(standing: Buckets | None, n: int) -> Rows:
     return np.zeros((n, len(FEATURES)), np.int64) if standing is None else standing.astype(np.int64)
 
 
-def _sequence(nets: Nets, rows: Rows, most: int) -> Sequence:
+def _sequence(nets: Nets, rows: Rows, most: int) -> PaddedVectors:
     """The last `most` rows as left-padded vectors [1, L, d] and their mask; L is a multiple of STRIDE."""
     last = rows[max(0, len(rows) - most) :]
     length = -(-most // STRIDE) * STRIDE
-    padded = np.full(length, ROW_PADDING, np.int64)
-    padded[length - len(last) :] = last
-    x = nets.encoder.E.detach()[torch.from_numpy(padded)]
-    return Sequence(x.unsqueeze(0), torch.arange(length)[None] >= length - len(last))
+    x = nets.encoder.E.detach()[torch.from_numpy(left_padded([last], length))]
+    return PaddedVectors(x, torch.arange(length)[None] >= length - len(last))
 
 
 def _padded(values: NDArray[np.floating], length: int) -> Tensor:

@@ -10,7 +10,7 @@ from models.data.catalogue import ROW_PADDING
 from models.data.queries import Queries
 from models.layers.gru import Cell
 from models.mc2sf.fast import Fast
-from models.mc2sf.nets import Nets, Sequence, travelled
+from models.mc2sf.nets import Nets, PaddedVectors, travelled
 
 
 class Form(nn.Module):
@@ -31,10 +31,10 @@ class Form(nn.Module):
         """Rows [...] of E -> [..., d]."""
         return functional.embedding(rows, self.nets.encoder.E, padding_idx=ROW_PADDING)
 
-    def sequence(self, rows: Tensor, length: int) -> Sequence:
+    def sequence(self, rows: Tensor, length: int) -> PaddedVectors:
         """The newest `length` of rows [B, L] as vectors and mask."""
         some = rows[:, -length:]
-        return Sequence(self.vectors(some), some != ROW_PADDING)
+        return PaddedVectors(self.vectors(some), some != ROW_PADDING)
 
     def r_t(self, queries: Queries, items: Tensor) -> Tensor:
         """Eq. (1) for items [V, C] -> [V, C, d]. Each distinct pair of a history and an item is attended to once."""
@@ -56,7 +56,7 @@ class Form(nn.Module):
             r2 = self.nets.encoder.memory(self.sequence(queries.window, queries.window.shape[1]))
         return self.nets.slow.reaction(self.nets.encoder.gru_n, r2, e)
 
-    def short(self, queries: Queries) -> tuple[Cell, Sequence, Sequence]:
+    def short(self, queries: Queries) -> tuple[Cell, PaddedVectors, PaddedVectors]:
         """What the fast part is called with: GRU_n, and the short histories of clicks and of exposures."""
         length = self.nets.config.history_short
         clicks, exposures = self.sequence(queries.clicks, length), self.sequence(queries.exposures, length)

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
-from models.data.interaction_log import Folded, Stretch, is_negative, slates
+from models.data.interaction_log import Folded, is_negative, slates
 from models.data.item_features import Buckets, Standings
-from models.layers.mlp import Sequence
+from models.data.ranges import Ranges
+from models.layers.mlp import PaddedVectors
 from models.mc2sf.nets import Inputs, Nets
 from models.training.negative_sampling import draw_from_slates, draw_uniform
 
@@ -58,8 +59,8 @@ class Batch(NamedTuple):
         return part, len(part.items) / len(self.items) if rank < len(self.items) else 0.0
 
 
-def _sequence(table: Tensor, places: Tensor) -> Sequence:
-    return Sequence(functional.embedding(places, table), places != 0)
+def _sequence(table: Tensor, places: Tensor) -> PaddedVectors:
+    return PaddedVectors(functional.embedding(places, table), places != 0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Source:
     exposure_rows: Ints
     targets: Ints  # [M]
     losers: Ints  # rows of the non-clicked items of all slates that were logged
-    slate: Stretch  # of each click in `losers`, empty where its slate has none
+    slate: Ranges  # of each click in `losers`, empty where its slate has none
     standings: Standings
 
     @classmethod
@@ -89,7 +90,7 @@ class Source:
             exposure_rows=catalogue.rows(folded.exposure_keys),
             targets=catalogue.rows(folded.target),
             losers=catalogue.rows(folded.log.keys[losing]),
-            slate=Stretch(before[units.start], before[units.end]),
+            slate=Ranges(before[units.start], before[units.end]),
             standings=folded.log.standings(catalogue),
         )
 

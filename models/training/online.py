@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from models.data.catalogue import ROW_PADDING
 from models.data.item_features import Buckets
-from models.layers.mlp import Sequence
+from models.data.ranges import left_padded
+from models.layers.mlp import PaddedVectors
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import Nets
 from models.training.retrain import TrainConfig
@@ -104,13 +105,13 @@ class FastLearner:
 
     def _batch_loss(self, examples: list[FastBatchExample]) -> Tensor:
         E, short = self.nets.encoder.E, self.nets.config.history_short
-        clicks = _padded([example.clicks for example in examples], short)
-        exposures = _padded([example.exposures for example in examples], short)
+        clicks = torch.from_numpy(left_padded([example.clicks for example in examples], short))
+        exposures = torch.from_numpy(left_padded([example.exposures for example in examples], short))
         items = torch.from_numpy(np.stack([example.items for example in examples]))
         histories = (
             self.nets.encoder.gru_n,
-            Sequence(functional.embedding(clicks, E), clicks != ROW_PADDING),
-            Sequence(functional.embedding(exposures, E), exposures != ROW_PADDING),
+            PaddedVectors(functional.embedding(clicks, E), clicks != ROW_PADDING),
+            PaddedVectors(functional.embedding(exposures, E), exposures != ROW_PADDING),
         )
         standing = torch.from_numpy(np.stack([example.standing for example in examples]).astype(np.int64))
         e = self.nets.encoder.stood(functional.embedding(items, E), standing)
@@ -122,12 +123,3 @@ class FastLearner:
 
 def _stacked(priors: list[NDArray[np.float16]]) -> Tensor:
     return torch.from_numpy(np.stack(priors).astype(np.float32))
-
-
-def _padded(rows: list[Ints], length: int) -> Tensor:
-    """The last `length` of each as places [B, length], left-padded."""
-    padded = np.full((len(rows), length), ROW_PADDING, np.int64)
-    for into, each in zip(padded, rows, strict=True):
-        last = each[max(0, len(each) - length) :]
-        into[length - len(last) :] = last
-    return torch.from_numpy(padded)

@@ -1,7 +1,7 @@
 """The device's arithmetic: GRU_n over exposures, put off until those of a whole batch of users can be done together.
 
-`Scorer.fold` works on tiles of one shape, so what a fold gives depends neither on its neighbours nor on how the
-events were cut into batches.
+`Scorer.encode_exposures` works on tiles of one shape, so a state depends neither on the other users of the batch nor
+on how the events were cut into batches.
 """
 
 from __future__ import annotations
@@ -53,15 +53,14 @@ def compute(wanted: Iterable[Fold | bytes], nets: Callable[[int], tuple[Scorer, 
 
 
 def _wave(folds: list[Fold], scorer: Scorer, catalogue: Catalogue) -> None:
-    lengths = np.array([len(fold.keys) for fold in folds], dtype=np.int64)
+    ends = np.cumsum([len(fold.keys) for fold in folds])
     dim = scorer.config.dim
     states = np.zeros((len(folds), dim), dtype="<f4")
     for state, fold in zip(states, folds, strict=True):
         if start := value(fold.start):
             state[:] = np.frombuffer(start, dtype="<f4")
-    rows = np.zeros((len(folds), int(lengths.max())), dtype=np.int64)
-    rows[np.arange(rows.shape[1]) < lengths[:, None]] = catalogue.rows([key for fold in folds for key in fold.keys])
-    after = scorer.fold(states, rows, lengths).astype("<f4")
+    rows = catalogue.rows([key for fold in folds for key in fold.keys])
+    after = scorer.encode_exposures(states, np.split(rows, ends[:-1])).astype("<f4")
     data, width = after.tobytes(), 4 * dim
     for i, fold in enumerate(folds):
         fold.value = data[i * width : (i + 1) * width]

@@ -39,12 +39,8 @@ class Rescorer:
     @staticmethod
     def _fold(release: Release, memories: list[NDArray[np.int64]]) -> Floats:
         """r2 of each: the fold of its exposures, zero where there are none. [n, d]."""
-        lengths = np.array([len(keys) for keys in memories], np.int64)
-        rows = np.zeros((len(memories), int(lengths.max(initial=0))), np.int64)
-        for row, keys in zip(rows, memories, strict=True):
-            row[: len(keys)] = release.catalogue.rows(keys)
         zero = np.zeros((len(memories), release.scorer.config.dim), np.float32)
-        return release.scorer.fold(zero, rows, lengths)
+        return release.scorer.encode_exposures(zero, [release.catalogue.rows(keys) for keys in memories])
 
     @staticmethod
     def _rank(release: Release, asked: Question, r2: Floats, *, late: bool) -> dict[str, int]:

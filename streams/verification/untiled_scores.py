@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.data.item_features import Buckets
 from models.layers.gru import Cell
-from models.layers.mlp import Sequence
+from models.layers.mlp import PaddedVectors
 from models.mc2sf.nets import APART, Nets
 from models.mc2sf.tiled_scorer import SlowAnswer
 from streams.releases.release import Release
@@ -39,12 +39,12 @@ def scores(
         stands = torch.from_numpy(standing.astype(np.int64))[None]
         return vectors(of, candidates) + sum(of.encoder.standing[i][stands[..., i]] for i in range(stands.shape[-1]))
 
-    def sequence(of: Nets, rows: Rows) -> Sequence:
+    def sequence(of: Nets, rows: Rows) -> PaddedVectors:
         if not len(rows):  # nothing, as the nets take it
-            return Sequence(torch.zeros(1, 1, nets.config.dim), torch.zeros(1, 1, dtype=torch.bool))
-        return Sequence(vectors(of, rows), torch.ones(1, len(rows), dtype=torch.bool))
+            return PaddedVectors(torch.zeros(1, 1, nets.config.dim), torch.zeros(1, 1, dtype=torch.bool))
+        return PaddedVectors(vectors(of, rows), torch.ones(1, len(rows), dtype=torch.bool))
 
-    def short(of: Nets) -> tuple[Cell, Sequence, Sequence]:
+    def short(of: Nets) -> tuple[Cell, PaddedVectors, PaddedVectors]:
         return of.encoder.gru_n, sequence(of, clicks), sequence(of, exposures)
 
     def travelled(prior: NDArray[np.float16]) -> Tensor:

@@ -134,7 +134,7 @@ class _Check:
             return b""
         release = self._release(version)
         zero = np.zeros((1, self._settings.dim), np.float32)
-        after = release.scorer.fold(zero, release.catalogue.rows([items]), np.array([len(items)]))
+        after = release.scorer.encode_exposures(zero, [release.catalogue.rows(items)])
         return after.astype("<f4").tobytes()
 
     def _memories(self, account: Account) -> None:

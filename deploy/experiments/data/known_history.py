@@ -9,8 +9,9 @@ import torch
 
 from deploy.experiments.data.protocol import Protocol
 from models.data.catalogue import ROW_PADDING
-from models.data.interaction_log import Folded, Ints, Log, Stretch, fold
+from models.data.interaction_log import Folded, Ints, Log, fold
 from models.data.queries import Queries
+from models.data.ranges import Ranges
 from models.data.views import ViewSpec
 
 CARRIED = 40  # exposures that a state carried over windows is computed from
@@ -62,13 +63,13 @@ class Known:
             window=torch.from_numpy(shown.gather(folded.exposure_keys, some, width, ROW_PADDING)),
         )
 
-    def _shown(self) -> tuple[Stretch, int]:
+    def _shown(self) -> tuple[Ranges, int]:
         """The exposures that r2 stands for, and how many of them at most."""
         folded, protocol = self.folded, self.protocol
         if self.fresh:
             return folded.exposures, protocol.short
         if protocol.carried:  # the state of all windows so far; what lies further back is taken as forgotten
-            return Stretch(folded.exposures.start, folded.closed.end), max(CARRIED, protocol.threshold)
+            return Ranges(folded.exposures.start, folded.closed.end), max(CARRIED, protocol.threshold)
         return folded.closed, protocol.threshold
 
     def swapped(self, queries: Queries, others: Ints) -> Queries:

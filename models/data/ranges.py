@@ -1,0 +1,42 @@
+"""Ragged sequences as ranges of one flat array, and the one way in which they are padded for the nets.
+
+Padding is on the left: the newest item is in the last column, so that all histories of a batch end together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.catalogue import ROW_PADDING
+
+Ints = NDArray[np.int64]
+
+
+class Ranges(NamedTuple):
+    """B ranges [start, end) of one flat array."""
+
+    start: Ints
+    end: Ints
+
+    def length(self, some: Ints, most: int) -> Ints:
+        """Return the lengths of the ranges `some`, at most `most` each."""
+        length: Ints = np.minimum(self.end[some] - self.start[some], most)
+        return length
+
+    def gather(self, values: Ints, some: Ints, length: int, padding: int) -> Ints:
+        """Return the last `length` values of each range of `some`, left-padded with `padding`: [B, length]."""
+        positions = self.end[some, None] + np.arange(-length, 0)
+        inside = positions >= self.start[some, None]
+        return np.where(inside, values[np.where(inside, positions, 0)] if len(values) else padding, padding)
+
+
+def left_padded(sequences: Sequence[Ints], length: int) -> Ints:
+    """Return the last `length` rows of E of each of B sequences, left-padded with ROW_PADDING: [B, length]."""
+    ends = np.cumsum([len(each) for each in sequences], dtype=np.int64)
+    ranges = Ranges(np.concatenate([[0], ends[:-1]]).astype(np.int64), ends)
+    flat = np.concatenate([np.empty(0, np.int64), *sequences])
+    return ranges.gather(flat, np.arange(len(sequences)), length, ROW_PADDING)
