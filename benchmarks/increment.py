@@ -34,7 +34,8 @@ from models.evaluation.metrics import gains
 from models.mc2sf.nets import Logits, NetConfig, Nets
 from models.training.minibatches import Source
 from models.training.retrain import TrainConfig, retrain
-from replay.prepare.plan import Options, Plan, prepare
+from replay.prepare.plan import Options, Plan
+from replay.prepare.prepare import prepare
 from replay.sources.source import parse
 
 RESULT = Path(__file__).with_name("increment.json")

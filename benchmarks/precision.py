@@ -30,7 +30,7 @@ from deploy.experiments.training.hyperparameters import Recipe, Recipes
 from deploy.experiments.training.trainer import Bench
 from models.mc2sf.variants import DIN, F2S, FastAlone
 from models.training.objectives import objective
-from replay.prepare.plan import write_json
+from replay.json_file import write_json
 from replay.sources.source import parse
 
 Build = Callable[[Recipes], nn.Module]

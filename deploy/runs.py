@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from replay.prepare.plan import LOG, PLAN, write_json
+from replay.json_file import write_json
+from replay.prepare.plan import LOG, PLAN
 from streams.database import schema
 from streams.database.engine import connect, insert_new
 from streams.settings import Settings

@@ -1,4 +1,4 @@
-"""What a source refuses: one exception for all bad input, and the account of rows that were skipped."""
+"""Errors of bad input: one exception for every source, and the list of rows that were skipped."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 OnError = Literal["stop", "skip"]
-LISTED = 20  # refused rows that are kept word for word; the others are only counted
+LISTED = 20  # refused rows that are listed one by one; the others are only counted
 
 
 class SourceError(ValueError):
-    """A log can't be read as asked. The message says which file, which row and why, and is fit to be shown as it is."""
+    """A log can't be read as requested. The message names the file, the row and the reason; it is shown as it is."""
 
 
 class RowError(SourceError):
-    """One row can't be read. `reason` is one of a few fixed phrases, `detail` shows what was found."""
+    """A row can't be read. `reason` is one of a few fixed phrases, `detail` shows the value that was found."""
 
     def __init__(self, path: Path, row: int, reason: str, detail: str = "", *, unit: str = "line") -> None:
         """`row` is 1-based: a line of a text file, or with `unit="row"` a row of a table."""
@@ -25,7 +25,7 @@ class RowError(SourceError):
 
 
 class InvalidError(ValueError):
-    """Values that make no event: `reason` and `detail` as in RowError, for a reader to say where they stand."""
+    """Values that make no event; the reader of the file adds path and row to `reason` and `detail`, as in RowError."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
@@ -33,21 +33,21 @@ class InvalidError(ValueError):
 
 
 def shown(value: object) -> str:
-    """`value` for a message: quoted, at most 60 characters."""
+    """Return `value` for a message: quoted, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 @dataclass
-class Refusals:
-    """Bad rows: the first one ends the reading (`stop`), or all are counted by reason (`skip`)."""
+class RowErrors:
+    """Bad rows of a source: the first one ends the reading (`stop`), or all are counted by reason (`skip`)."""
 
     on_error: OnError = "stop"
     counts: Counter[str] = field(default_factory=Counter)
     first: list[str] = field(default_factory=list)
 
-    def refuse(self, error: RowError, rows: int = 1) -> None:
-        """Account for `rows` bad rows, of which `error` is the first; raises it where the reading is to stop."""
+    def add(self, error: RowError, rows: int = 1) -> None:
+        """Count `rows` bad rows, of which `error` is the first. Raises it if bad rows end the reading."""
         if self.on_error == "stop":
             raise error
         self.counts[error.reason] += rows
@@ -56,5 +56,5 @@ class Refusals:
 
     @property
     def total(self) -> int:
-        """How many rows were refused."""
+        """Number of bad rows."""
         return self.counts.total()

@@ -1,23 +1,26 @@
-"""`name=value,...` as users write it: the parameters of a synthetic log, the faults of a fleet, the choice of a fit."""
+"""Parse `name=value,...`: the parameters of a synthetic log, the faults of devices, the choice of a fit."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 from replay.errors import SourceError, shown
 
-P = TypeVar("P")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+P = TypeVar("P", bound="DataclassInstance")
 
 
 def parameters(kind: type[P], text: str) -> P:
-    """An object of the dataclass `kind` from `name=value,...`, each name at most once.
+    """Return an object of the dataclass `kind` from `name=value,...`; each name may be given once.
 
-    Raises SourceError for anything it has no field for.
+    Raises SourceError for an unknown name or a value of another type.
     """
     hints = get_type_hints(kind)
-    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]  # P is a dataclass: the callers' business
-    values: dict[str, Any] = {}
+    names = [f.name for f in fields(kind)]
+    values: dict[str, object] = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         if name not in names:

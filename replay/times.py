@@ -1,4 +1,4 @@
-"""Times as logs and users write them, as integer milliseconds since 1970 (UTC)."""
+"""Parse times and spans of logs and options into integer milliseconds since 1970 (UTC)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SPANS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w":
 
 
 def milliseconds(value: str | float) -> int:
-    """Epoch seconds, epoch milliseconds or ISO 8601 (UTC where no zone is given). Raises ValueError with the reason."""
+    """Parse epoch seconds, epoch milliseconds or ISO 8601 (UTC without a zone). Raises ValueError with the reason."""
     if isinstance(value, str):
         try:
             number: float = int(value) if value.lstrip("-").isdecimal() else float(value.replace("_", "x"))
@@ -31,7 +31,7 @@ def milliseconds(value: str | float) -> int:
 
 
 def iso(text: str) -> int:
-    """ISO 8601 as milliseconds; UTC where no zone is given. Raises ValueError."""
+    """Parse ISO 8601 into milliseconds; UTC without a zone. Raises ValueError."""
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError as error:
@@ -46,7 +46,7 @@ def iso(text: str) -> int:
 
 
 def span(text: str) -> int:
-    """A span such as 6h, 1d, 90s or 500ms in milliseconds. Raises ValueError."""
+    """Parse a span such as 6h, 1d, 90s or 500ms into milliseconds. Raises ValueError."""
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = text[len(digits) :]
     if unit not in _SPANS or not digits.isdecimal() or int(digits) == 0:

@@ -11,7 +11,8 @@ import pytest
 from benchmarks import increment
 from models.data.catalogue import Catalogue
 from models.training.retrain import TrainConfig
-from replay.prepare.plan import Options, prepare
+from replay.prepare.plan import Options
+from replay.prepare.prepare import prepare
 from replay.sources.source import parse
 
 

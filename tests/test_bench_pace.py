@@ -9,7 +9,8 @@ import pytest
 from benchmarks import increment, pace
 from models.data.interaction_log import Log
 from models.training.retrain import TrainConfig
-from replay.prepare.plan import Options, prepare
+from replay.prepare.plan import Options
+from replay.prepare.prepare import prepare
 from replay.sources.source import parse
 
 CONFIG = TrainConfig(table_passes=1, passes=1)

@@ -14,9 +14,10 @@ from deploy.cli.sources import parse
 from deploy.experiments.runner.runner import Benches
 from deploy.experiments.streaming.initial_release import ROWS, Given, given
 from deploy.experiments.streaming.source import Streamed
-from replay.prepare.plan import Options, prepare
+from replay.prepare.plan import Options
+from replay.prepare.prepare import prepare
 from replay.send.batching import grouped
-from replay.send.sorted_log import Log
+from replay.send.sorted_log import SortedLog
 from streams.database.engine import connect
 from streams.records import EpochBegin, EpochEnd, Outcome
 from streams.releases import registry
@@ -49,12 +50,12 @@ def released(expected: Given, settings: Settings) -> Release:
 def ranked(text: str, settings: Settings, release: Release, folder: Path) -> dict[str, list[Outcome]]:
     """The outcomes of each user, in order, of the stream on simulated topics."""
     plan = prepare(parse(text), Options(), folder / "plan")
-    log = Log(plan.path, plan.contents.rows, 1, plan.shift)
+    log = SortedLog(plan.path, plan.contents.rows, 1, plan.shift)
     simulation = Simulation(settings, {0: release}, random.Random(1), crashes=0.05)
     for epoch, (first, end) in enumerate([(0, plan.ends[0]), (plan.ends[0], plan.ends[1])]):
         simulation.mark(EpochBegin(epoch, 0, 0))
-        for stretch in log.stretches(first, end):
-            simulation.send(*grouped(stretch, stretch.units, 0))
+        for part in log.slices(first, end):
+            simulation.send(*grouped(part, part.groups, 0))
         simulation.mark(EpochEnd(epoch, 0))
         simulation.settle()
     found = defaultdict(list)

@@ -13,7 +13,7 @@ from deploy.local.broker import free_port
 from deploy.local.supervisor import TARGETS, Child, Stack
 from deploy.runs import RUN_FILE, write_run_file
 from models.atomic_file import atomically, write_atomically
-from replay.prepare.plan import write_json
+from replay.json_file import write_json
 from streams.settings import Settings
 
 

@@ -29,7 +29,8 @@ from models.data.interaction_log import Log, fold
 from models.data.views import CANDIDATE, CLICK, ViewSpec
 from models.mc2sf.served_variant import Served
 from replay.errors import SourceError
-from replay.prepare.plan import Options, prepare
+from replay.prepare.plan import Options
+from replay.prepare.prepare import prepare
 from streams.database import schema
 from streams.database.engine import connect
 from tests.support import experiments as experiment_world

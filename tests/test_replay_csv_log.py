@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.errors import Refusals, RowError, SourceError
+from replay.errors import RowError, RowErrors, SourceError
 from replay.sources.columns import impression
 from replay.sources.schema import IMPRESSIONS, Row
 from streams.records import Kind
@@ -109,9 +109,9 @@ def test_columns_may_stand_in_any_order_and_others_are_passed_over(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_column_that_stands_twice_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_column_that_occurs_twice_is_refused(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, [("u", "i", 3, "click", "v")], ("user", "item", "timestamp", "event", "User"))
-    with pytest.raises(SourceError, match=f"{name}.* wrong columns.*user stands twice"):
+    with pytest.raises(SourceError, match=f"{name}.* wrong columns.*user occurs twice"):
         read(f"log:{path}")
 
 
@@ -256,6 +256,6 @@ def test_any_bytes_are_rows_or_a_sentence(tmp_path_factory: pytest.TempPathFacto
         path.write_bytes(HEADER.encode() + data if name == "b.csv" else data)
         for on_error in ("stop", "skip"):
             try:
-                read(f"log:{path}", None, Refusals(on_error))
+                read(f"log:{path}", None, RowErrors(on_error))
             except SourceError as error:
                 assert name in str(error)  # noqa: PT017 - both ends are right

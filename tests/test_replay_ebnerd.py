@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from replay.errors import Refusals, SourceError
+from replay.errors import RowErrors, SourceError
 from replay.sources.ebnerd import FLAT
 from replay.sources.schema import Row
 from replay.sources.source import parse
@@ -153,7 +153,7 @@ def test_numbers_that_are_not_whole_and_text_are_no_identifiers(
 
 
 def test_what_fails_amid_the_reading_is_not_said_to_be_the_sorting(tmp_path: Path) -> None:
-    rows = parse(flat(tmp_path)).read("logged", Refusals("skip"))
+    rows = parse(flat(tmp_path)).read("logged", RowErrors("skip"))
     next(rows)
     (tmp_path / FLAT[0]).unlink()
     with pytest.raises(SourceError, match=f"^{tmp_path}: reading failed: .*{FLAT[0]}"):

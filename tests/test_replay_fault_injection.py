@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replay.errors import SourceError
-from replay.faults import DAY, DELAY, HOUR, LATENESS, OFFLINE_MOST, OFFLINE_SPAN, SKEW, SOUND, Faults, chance
+from replay.faults import DAY, DELAY, HOUR, LATENESS, NO_FAULTS, OFFLINE_MOST, OFFLINE_SPAN, SKEW, Faults, chance
 from replay.prepare.late_arrivals import Fleet
-from replay.prepare.plan import Options, Plan, prepare
-from replay.send.fault_injection import Transmission, old_form
+from replay.prepare.plan import Options, Plan
+from replay.prepare.prepare import prepare
+from replay.send.fault_injection import FaultInjection, encode_schema_1
 from replay.send.replayer import digest
-from replay.send.sorted_log import Log
+from replay.send.sorted_log import SortedLog
 from replay.sources.source import parse
 from streams.codec import SCHEMA, Reader, RecordError, encode
 from streams.kafka.message import Message, check_batch
@@ -35,7 +36,7 @@ shares = st.fixed_dictionaries({name: st.sampled_from([0.0, 0.25, 0.5, 1.0]) for
 Event = tuple[str, int, str, int, int]  # user, seq, item, time, kind
 
 
-def planned(folder: Path, faults: Faults = SOUND, **options: Any) -> Plan:
+def planned(folder: Path, faults: Faults = NO_FAULTS, **options: Any) -> Plan:
     return prepare(parse(SOURCE), Options(faults=faults, epoch="200", **options), folder)
 
 
@@ -100,7 +101,7 @@ def test_nothing_is_lost_or_doubled_on_the_way_and_a_user_s_order_stays(
 def test_what_is_lost_is_whole_uploads_and_leaves_no_hole(sound: list[dict[str, Any]], tmp_path: Path) -> None:
     plan = planned(tmp_path, Faults(lost=0.3))
     log = by_user(rows(plan), "seq", "item", "time")
-    gone = plan.told["lost"]
+    gone = plan.fault_counts["lost"]
     assert 0.2 * len(sound) < gone < 0.4 * len(sound)
     assert plan.events == len(sound) - gone
     fleet = Fleet(Faults(lost=0.3), seed=1)
@@ -131,7 +132,7 @@ def test_a_wrong_clock_is_wrong_by_a_constant_and_never_ahead_of_the_arrival(
         ahead += min(wrong) == 0
     assert behind > 5
     assert ahead > 20
-    assert plan.told["skew"] > 0
+    assert plan.fault_counts["skew"] > 0
 
 
 def test_a_click_that_comes_too_late_is_known_but_never_ranked(sound: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -143,27 +144,27 @@ def test_a_click_that_comes_too_late_is_known_but_never_ranked(sound: list[dict[
         late = row["arrival"] - row["time"] > LATENESS
         assert row["kind"] == (Kind.PAST_CLICK if late and before == Kind.CLICK else before)
         demoted += row["kind"] != before
-    assert demoted == plan.told["late_clicks"] > 0
+    assert demoted == plan.fault_counts["late_clicks"] > 0
 
 
 def test_the_same_faults_and_seed_give_the_same_log_and_others_another(tmp_path: Path) -> None:
     faults = Faults(lost=0.1, offline=0.1)
     first, again = planned(tmp_path / "a", faults), planned(tmp_path / "b", faults)
     assert rows(first) == rows(again)
-    assert (first.told, digest(first)) == (again.told, digest(again))
+    assert (first.fault_counts, digest(first)) == (again.fault_counts, digest(again))
     assert planned(tmp_path / "a", faults) == first, "also when it is there already"
     assert rows(planned(tmp_path / "b", Faults(lost=0.1))) != rows(first)
     other = planned(tmp_path / "c", faults, seed=2)
     assert rows(other) != rows(first)
-    assert len({digest(planned(tmp_path / "d", f)) for f in (SOUND, faults, Faults(old=0.5))}) == 3
+    assert len({digest(planned(tmp_path / "d", f)) for f in (NO_FAULTS, faults, Faults(old=0.5))}) == 3
 
 
 def test_epochs_and_the_pace_go_by_the_time_of_arrival(tmp_path: Path) -> None:
     plan = prepare(parse(SOURCE), Options(faults=ON_THE_WAY, epoch="1d"), tmp_path)
     days = [row["arrival"] // DAY for row in rows(plan)]
     assert plan.epochs == len(set(days))
-    log = Log(plan.path, plan.contents.rows, 1, plan.shift)
-    due = [unit.due for stretch in log.stretches(0, plan.contents.rows) for unit in stretch.units]
+    log = SortedLog(plan.path, plan.contents.rows, 1, plan.shift)
+    due = [group.due for rows in log.slices(0, plan.contents.rows) for group in rows.groups]
     assert due == sorted(due)
 
 
@@ -185,39 +186,39 @@ def test_whom_a_fault_hits_is_a_hash(seed: int, user: str, number: int) -> None:
 BATCH = DeviceBatch("u", 3, ["1", "2"], bytes([1, 0]), [5, 6], [0, 0], 99)
 
 
-def test_the_old_form_is_read_and_does_not_say_when_it_was_sent() -> None:
-    data = old_form(BATCH)
+def test_the_encode_schema_1_is_read_and_does_not_say_when_it_was_sent() -> None:
+    data = encode_schema_1(BATCH)
     assert data[0] < SCHEMA
     assert Reader[Any](DeviceEvent).decode(data) == DeviceBatch("u", 3, ["1", "2"], bytes([1, 0]), [5, 6], [0, 0])
 
 
 def test_a_share_of_devices_is_old_and_a_share_of_batches_comes_again() -> None:
-    sent = Transmission(Faults(duplicates=0.2, old=0.3), 1)
+    sent = FaultInjection(Faults(duplicates=0.2, old=0.3), 1)
     assert 250 < sum(sent.old(f"u{n}") for n in range(1000)) < 350
     again = [sent.repeated(DeviceBatch("u", n, [], b"", [], [])) for n in range(1000)]
     assert 150 < sum(again) < 250
-    assert not any(Transmission(SOUND, 1).repeated(DeviceBatch("u", n, [], b"", [], [])) for n in range(1000))
+    assert not any(FaultInjection(NO_FAULTS, 1).repeated(DeviceBatch("u", n, [], b"", [], [])) for n in range(1000))
 
 
 def test_what_is_sent_is_every_batch_once_and_some_again_and_both_are_counted() -> None:
     batches = [msgspec.structs.replace(BATCH, user=f"u{n % 20}", seq=2 * n) for n in range(200)]
-    sent = Transmission(Faults(duplicates=0.2, old=0.3), 1, {"duplicates": 1000})
+    sent = FaultInjection(Faults(duplicates=0.2, old=0.3), 1, {"duplicates": 1000})
     records = list(sent.records(batches))
     assert [(user, events) for user, _, events in records[:200]] == [(batch.user, 2) for batch in batches]
     assert len(records) > 220
     assert {record[:2] for record in records[200:]} < {record[:2] for record in records[:200]}
     assert {events for *_, events in records[200:]} == {0}
-    assert sent.told["duplicates"] == 1000 + 2 * (len(records) - 200)
-    assert sent.told["old"] == 2 * sum(data[0] < SCHEMA for _, data, _ in records) > 0
-    assert list(Transmission(SOUND, 1).records(batches)) == [(b.user, encode(b), 2) for b in batches]
+    assert sent.counts["duplicates"] == 1000 + 2 * (len(records) - 200)
+    assert sent.counts["old"] == 2 * sum(data[0] < SCHEMA for _, data, _ in records) > 0
+    assert list(FaultInjection(NO_FAULTS, 1).records(batches)) == [(b.user, encode(b), 2) for b in batches]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 60))
 def test_everything_that_hostile_devices_send_is_refused(seed: int, devices: int, epochs: int) -> None:
-    sent = Transmission(Faults(hostile=devices), seed)
+    sent = FaultInjection(Faults(hostile=devices), seed)
     reader: Reader[Any] = Reader(DeviceEvent)
     records = [record for epoch in range(epochs) for record in sent.hostile(epoch, "victim")]
-    assert len(records) == sent.to_refuse(epochs) >= devices * (epochs + 1)
+    assert len(records) == sent.hostile_records(epochs) >= devices * (epochs + 1)
     assert records == [record for epoch in range(epochs) for record in sent.hostile(epoch, "victim")]
     for name, data in {record for record in records if len(record[1]) < 1000}:
         key = name.encode()
@@ -228,5 +229,5 @@ def test_everything_that_hostile_devices_send_is_refused(seed: int, devices: int
             check_batch(batch)
         except RecordError:
             continue
-        assert batch.seq > 2**32, "a hole: refused by the state"
-        assert batch.user in sent.strangers
+        assert batch.seq > 2**32, "a gap: refused by the state"
+        assert batch.user in sent.hostile_users

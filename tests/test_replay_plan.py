@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from replay.errors import SourceError
-from replay.prepare.plan import LOG, Contents, Options, Plan, prepare
+from replay.faults import Faults
+from replay.prepare.plan import LOG, PLAN, Options, Plan, read_plan
+from replay.prepare.prepare import prepare
 from replay.send.replayer import digest
 from replay.sources.source import parse
 from streams.records import Kind
@@ -111,7 +113,7 @@ def test_loops_repeat_events_and_epochs(log: Path) -> None:
     assert thrice.shift == once.contents.last - once.contents.first + 1
 
 
-def test_from_and_to_are_times_of_units(log: Path) -> None:
+def test_from_and_to_are_times_of_impression_groups(log: Path) -> None:
     middle = 1_000_000_000 + 60_000 * 200
     early, late = planned(log, end=middle).contents, planned(log, start=middle).contents
     assert early.rows + late.rows == 400
@@ -136,10 +138,26 @@ def test_simulated_exposures_are_of_the_seed_and_logged_ones_are_not(tmp_path: P
 def test_the_digest_tells_plans_apart(log: Path) -> None:
     plan = planned(log)
     others = [planned(log, epoch="7"), planned(log, loops=2), planned(log, limit=100)]
-    others.append(replace(plan, contents=Contents(**{**vars(plan.contents), "ties": 10**6})))
+    others.append(replace(plan, contents=replace(plan.contents, ties=10**6)))
     assert len({digest(one) for one in [plan, *others]}) == 5
     assert digest(planned(log)) == digest(plan)
 
 
 def test_a_plan_stands_in_the_folder_it_was_asked_for(log: Path, tmp_path: Path) -> None:
     assert planned(log, tmp_path / "a" / "b").path == tmp_path / "a" / "b" / LOG
+
+
+def test_a_prepared_plan_is_read_as_it_was_made_and_moves_with_its_folder(log: Path, tmp_path: Path) -> None:
+    plan = planned(log, epoch="100", faults=Faults(lost=0.1, hostile=2), speed=10.0, seed=7)
+    assert read_plan(log.parent / "plan") == plan
+    moved = (log.parent / "plan").rename(tmp_path / "moved")
+    assert read_plan(moved) == replace(plan, folder=str(moved))
+    assert digest(read_plan(moved)) == digest(plan)
+
+
+@pytest.mark.parametrize("missing", [PLAN, LOG])
+def test_a_folder_without_a_complete_plan_is_a_sentence(log: Path, missing: str) -> None:
+    folder = planned(log).path.parent
+    (folder / missing).unlink()
+    with pytest.raises(SourceError, match="holds no prepared plan"):
+        read_plan(folder)

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from replay.prepare.plan import Contents, Options, prepare
-from replay.prepare.total_order import MEMORY
+from replay.duckdb_session import MEMORY
+from replay.prepare.plan import Contents, Options
+from replay.prepare.prepare import prepare
 from replay.sources.ebnerd import FLAT
 from replay.sources.source import parse
 from tests.support.logs import HEADER

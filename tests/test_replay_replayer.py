@@ -16,7 +16,8 @@ from confluent_kafka import TopicPartition
 
 from benchmarks.servers.worker import wait_for
 from replay.faults import Faults
-from replay.prepare.plan import Options, Plan, prepare
+from replay.prepare.plan import Options, Plan
+from replay.prepare.prepare import prepare
 from replay.send.epoch_barrier import BEFORE_FIRST, lockstep
 from replay.send.progress import PROGRESS, ReplayError, _end
 from replay.send.replayer import ReplayResult, send
@@ -231,7 +232,7 @@ def test_another_log_or_a_topic_of_others_is_not_continued(settings_of_run: Sett
     with pytest.raises(ReplayError, match="belongs to another log or other options"):
         send(settings_of_run, planned(settings_of_run, limit=100))
     (settings_of_run.state_dir / PROGRESS).unlink()
-    with pytest.raises(ReplayError, match="has records, but nothing says whose"):
+    with pytest.raises(ReplayError, match="has records, but there is no progress file"):
         send(settings_of_run, planned(settings_of_run))
     (settings_of_run.state_dir / PROGRESS).write_text("{")
     with pytest.raises(ReplayError, match="is damaged"):

@@ -27,7 +27,7 @@ def added(folder: Path, rows: list[Row], seed: int = 1, limit: int | None = None
     """The log with simulated exposures."""
     pq.write_table(pa.Table.from_batches([batch(rows)], ROWS), folder / "log.parquet", row_group_size=group)
     batches = list(simulated(folder / "log.parquet", limit or len(rows), seed, "log:x"))
-    places = [place for one in batches for place in one["place"].to_pylist()]
+    places = [place for one in batches for place in one["position"].to_pylist()]
     assert places == list(range(len(places)))
     return [row for one in batches for row in rows_of(one)]
 
@@ -102,7 +102,7 @@ def test_an_item_is_shown_in_proportion_to_its_clicks_until_then(tmp_path: Path)
     assert abs(share - 0.7) < 0.04
 
 
-def test_each_event_without_impression_is_a_unit_of_its_own_and_an_impression_is_one(tmp_path: Path) -> None:
+def test_each_event_without_impression_is_a_group_of_its_own_and_an_impression_is_one(tmp_path: Path) -> None:
     rows: list[Row] = [
         ("a", "u", 1, Kind.CLICK, 0),
         ("a", "v", 1, Kind.CLICK, 0),

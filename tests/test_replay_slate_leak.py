@@ -12,7 +12,8 @@ import pytest
 from models.data.interaction_log import Folded, Log, fold, is_negative, slates
 from models.data.views import ViewSpec
 from models.evaluation.metrics import mean_chance, metrics, rank
-from replay.prepare.plan import Options, prepare
+from replay.prepare.plan import Options
+from replay.prepare.prepare import prepare
 from replay.sources.source import parse
 from streams.records import item_key
 

@@ -1,4 +1,4 @@
-"""A sorted log read back: units, stretches, epochs, loops and the batches that travel."""
+"""A sorted log read back: impression groups, slices, epochs, loops and batches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import SourceError
-from replay.prepare import units
+from replay.prepare import impression_groups
 from replay.send.batching import BATCH_EVENTS, grouped
-from replay.send.sorted_log import Log, Stretch
+from replay.send.sorted_log import LogSlice, SortedLog
 from replay.sources.schema import ROWS, Row
 from streams.kafka.message import check_batch
 from streams.records import DeviceBatch, Kind
@@ -28,7 +28,7 @@ Sorted = tuple[Path, list[Row], list[int]]
 
 
 def written(folder: Path, found: list[tuple[str, int, int]], group: int) -> Sorted:
-    """A sorted log of units (user, gap in ms, size; 0 for an event without impression), its rows and their seqs."""
+    """A sorted log of impression groups (user, gap in ms, size; 0: no impression), its rows and their seqs."""
     rows: list[Row] = []
     time = 1_000_000
     for n, (user, gap, size) in enumerate(found):
@@ -43,22 +43,22 @@ def written(folder: Path, found: list[tuple[str, int, int]], group: int) -> Sort
 
 
 def borders(rows: list[Row]) -> list[int]:
-    """Where units begin, and the end."""
+    """Where groups begin, and the end."""
     same = [b[4] and (a[0], a[4]) == (b[0], b[4]) for a, b in pairwise(rows)]
     return [0, *(n for n, together in enumerate(same, 1) if not together), len(rows)]
 
 
 @settings(max_examples=40)
 @given(UNITS, st.integers(1, 9), st.integers(1, 9))
-def test_units_are_found_across_batches_of_the_file(
+def test_impression_groups_are_found_across_batches_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, found: list[tuple[str, int, int]], group: int, size: int
 ) -> None:
     path, rows, _ = written(tmp_path_factory.mktemp("log"), found, group)
-    firsts = [int(first) for stretch, _ in units.unit_rows(path) for first in stretch]
+    firsts = [int(first) for part, _ in impression_groups.group_rows(path) for first in part]
     assert firsts == borders(rows)[:-1]
     before, begins = None, []
-    for part in units.read(path, ROWS.names, size):
-        begins += units.starts(part, before).tolist()
+    for part in impression_groups.read_batches(path, ROWS.names, size):
+        begins += impression_groups.group_starts(part, before).tolist()
         before = part["user"][-1].as_py(), part["impression"][-1].as_py()
     assert [n for n, begin in enumerate(begins) if begin] == firsts
 
@@ -69,18 +69,18 @@ def test_a_limit_never_cuts_a_unit(
     tmp_path_factory: pytest.TempPathFactory, found: list[tuple[str, int, int]], group: int, limit: int
 ) -> None:
     path, rows, _ = written(tmp_path_factory.mktemp("log"), found, group)
-    kept = units.whole(path, len(rows), limit)
+    kept = impression_groups.rows_within(path, len(rows), limit)
     assert kept == max(end for end in borders(rows) if end <= limit)
-    assert units.whole(path, len(rows), None) == len(rows)
+    assert impression_groups.rows_within(path, len(rows), None) == len(rows)
 
 
 @settings(max_examples=40)
 @given(UNITS, st.integers(1, 9), st.sampled_from([None, "1", "7", "1h", "90s"]))
-def test_epochs_end_where_units_end_none_is_empty_and_all_are_covered(
+def test_epochs_end_where_groups_end_none_is_empty_and_all_are_covered(
     tmp_path_factory: pytest.TempPathFactory, found: list[tuple[str, int, int]], group: int, epoch: str | None
 ) -> None:
     path, rows, _ = written(tmp_path_factory.mktemp("log"), found, group)
-    ends = units.epoch_ends(path, len(rows), epoch)
+    ends = impression_groups.epoch_ends(path, len(rows), epoch)
     assert set(ends) <= set(borders(rows))
     assert all(a < b for a, b in pairwise([0, *ends]))
     assert ends[-1] == len(rows)
@@ -95,29 +95,29 @@ def test_epochs_end_where_units_end_none_is_empty_and_all_are_covered(
 def test_an_epoch_that_is_none_is_refused(tmp_path: Path, epoch: str) -> None:
     path, rows, _ = written(tmp_path, [("a", 0, 0)], 9)
     with pytest.raises(SourceError, match="epoch"):
-        units.epoch_ends(path, len(rows), epoch)
+        impression_groups.epoch_ends(path, len(rows), epoch)
 
 
-def events(stretches: list[Stretch]) -> list[tuple[Any, ...]]:
+def events(slices: list[LogSlice]) -> list[tuple[Any, ...]]:
     return [
-        (unit.user, s.items[n], s.times[n], s.kinds[n], s.impressions[n], s.seqs[n])
-        for s in stretches
-        for unit in s.units
-        for n in range(unit.first, unit.end)
+        (group.user, s.items[n], s.times[n], s.kinds[n], s.impressions[n], s.seqs[n])
+        for s in slices
+        for group in s.groups
+        for n in range(group.first, group.end)
     ]
 
 
 @settings(max_examples=40)
 @given(UNITS, st.integers(1, 9), st.data())
-def test_stretches_hold_every_row_once_and_units_whole(
+def test_slices_hold_every_row_once_and_split_no_group(
     tmp_path_factory: pytest.TempPathFactory, found: list[tuple[str, int, int]], group: int, data: st.DataObject
 ) -> None:
     path, rows, seqs = written(tmp_path_factory.mktemp("log"), found, group)
     first, end = sorted(data.draw(st.lists(st.sampled_from(borders(rows)), min_size=2, max_size=2, unique=True)))
-    stretches = list(Log(path, len(rows), 1, 0).stretches(first, end))
-    assert events(stretches) == [(*row, seq) for row, seq in zip(rows, seqs, strict=True)][first:end]
+    slices = list(SortedLog(path, len(rows), 1, 0).slices(first, end))
+    assert events(slices) == [(*row, seq) for row, seq in zip(rows, seqs, strict=True)][first:end]
     own = [b - a for a, b in pairwise(borders(rows)) if first <= a < end]
-    assert [unit.end - unit.first for s in stretches for unit in s.units] == own
+    assert [group.end - group.first for s in slices for group in s.groups] == own
 
 
 @settings(max_examples=40)
@@ -127,8 +127,8 @@ def test_a_loop_comes_later_and_goes_on_counting(
 ) -> None:
     path, rows, seqs = written(tmp_path_factory.mktemp("log"), found, group)
     n, shift = len(rows), rows[-1][2] - rows[0][2] + 1
-    log = Log(path, n, 3, shift)
-    loops = [events(list(log.stretches(loop * n, (loop + 1) * n))) for loop in range(3)]
+    log = SortedLog(path, n, 3, shift)
+    loops = [events(list(log.slices(loop * n, (loop + 1) * n))) for loop in range(3)]
     counts = {user: sum(row[0] == user for row in rows) for user in "ab"}
     for loop, one in enumerate(loops):
         for (user, item, time, kind, impression, seq), row, before in zip(one, rows, seqs, strict=True):
@@ -146,15 +146,15 @@ def test_batches_keep_each_users_order_and_split_no_unit(
 ) -> None:
     found = [(user, gap, size * 15) for user, gap, size in found]
     path, rows, _ = written(tmp_path_factory.mktemp("log"), found, group * 10)
-    log = Log(path, len(rows), loop + 1, 1)
-    for stretch in log.stretches(loop * len(rows), (loop + 1) * len(rows)):
+    log = SortedLog(path, len(rows), loop + 1, 1)
+    for part in log.slices(loop * len(rows), (loop + 1) * len(rows)):
         sent: dict[str, list[DeviceBatch]] = {}
-        for one in grouped(stretch, stretch.units, 5):
+        for one in grouped(part, part.groups, 5):
             check_batch(one)  # what devices refuse is not sent
             sent.setdefault(one.user, []).append(one)
             assert len(one.items) <= max(BATCH_EVENTS, 60)
         for user, batches in sent.items():
-            own = [event for event in events([stretch]) if event[0] == user]
+            own = [event for event in events([part]) if event[0] == user]
             flat = [
                 (user, b.items[n], b.times[n], b.kinds[n], b.impressions[n], b.seq + n)
                 for b in batches

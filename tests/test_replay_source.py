@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from replay.errors import Refusals, SourceError
+from replay.errors import RowErrors, SourceError
 from replay.parameters import parameters
 from replay.sources.source import FORMS, parse
 from replay.sources.synthetic import Synthetic
@@ -38,9 +38,9 @@ def test_what_is_no_source_is_told_what_is(text: str, says: str) -> None:
 def test_what_the_system_says_of_a_file_is_a_sentence(form: str, tmp_path: Path) -> None:
     name = tmp_path / ("x" * 300)
     with pytest.raises(SourceError, match=f"{name}.*: File name too long"):
-        list(parse(form.format(name)).read("logged", Refusals()))
+        list(parse(form.format(name)).read("logged", RowErrors()))
     with pytest.raises(SourceError, match=f"{name}.*: File name too long"):
-        parse(form.format(name)).identity()
+        parse(form.format(name)).file_stamps()
 
 
 def test_the_parameters_named_to_users_are_the_defaults() -> None:
@@ -53,7 +53,7 @@ def test_the_parameters_named_to_users_are_the_defaults() -> None:
 
 def test_parameters_go_into_the_world() -> None:
     source = parse("synthetic:users=5,items=60,noise=0.5")
-    found = [batch.to_pylist() for batch in source.read("logged", Refusals())]
+    found = [batch.to_pylist() for batch in source.read("logged", RowErrors())]
     assert found == [batch.to_pylist() for batch in Synthetic(users=5, items=60, noise=0.5).batches()]
 
 
@@ -75,4 +75,4 @@ def test_each_source_says_which_exposures_it_can_have(text: str, policies: tuple
     refused = next((p for p in ("rated", "simulated") if p not in policies), None)
     if refused:
         with pytest.raises(SourceError, match=f"exposures can't be '{refused}' here, but {' or '.join(policies)}"):
-            next(source.read(refused, Refusals()))
+            next(source.read(refused, RowErrors()))

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.errors import OnError, Refusals, RowError, SourceError
+from replay.errors import OnError, RowError, RowErrors, SourceError
 from replay.sources.text_lines import LINE_BYTES, lines
 from tests.support.logs import write
 
 
-def found(path: Path, refusals: Refusals | None = None, encoding: str = "utf-8") -> list[tuple[int, str]]:
-    return list(lines(path, refusals or Refusals("stop"), encoding))
+def found(path: Path, refusals: RowErrors | None = None, encoding: str = "utf-8") -> list[tuple[int, str]]:
+    return list(lines(path, refusals or RowErrors("stop"), encoding))
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\ufeff"), max_size=20), min_size=1))
@@ -33,7 +33,7 @@ def test_a_line_of_ten_megabytes_is_refused_with_its_size_and_not_kept(tmp_path:
     path = write(tmp_path / "a.txt", b"one\n" + b"x" * 10_000_000 + b"\nthree\n")
     with pytest.raises(RowError, match=r"a\.txt, line 2: line of more than 1,000,000 bytes \(10,000,001 bytes\)"):
         found(path)
-    assert found(path, Refusals("skip")) == [(1, "one"), (3, "three")]
+    assert found(path, RowErrors("skip")) == [(1, "one"), (3, "three")]
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
@@ -46,7 +46,7 @@ def test_another_encoding_is_refused_with_the_byte(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "fine\ncaf\xe9\n".encode("latin-1"))
     with pytest.raises(RowError, match=r"line 2: not UTF-8 \(byte 4 of the line\)"):
         found(path)
-    assert found(path, Refusals("skip")) == [(1, "fine")]
+    assert found(path, RowErrors("skip")) == [(1, "fine")]
     assert found(path, encoding="latin-1")[1] == (2, "caf\xe9")
 
 
@@ -65,7 +65,7 @@ def test_damaged_gzip_is_an_error_even_where_rows_may_be_skipped(
     path = tmp_path / "a.txt.gz"
     path.write_bytes(data)
     with pytest.raises(SourceError, match=r"a\.txt\.gz, line [\d,]+: compressed data break off or are damaged"):
-        found(path, Refusals(on_error))
+        found(path, RowErrors(on_error))
 
 
 def test_nothing_to_read_is_said_as_it_is(tmp_path: Path) -> None:

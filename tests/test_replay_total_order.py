@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replay.duckdb_session import database
 from replay.errors import SourceError
 from replay.prepare import total_order
 from replay.prepare.total_order import Selection
@@ -28,7 +29,7 @@ LOGS = st.lists(ROW, min_size=1, max_size=30)
 
 
 def naive(rows: list[Row], selection: Selection | None = None) -> list[tuple[Row, int]]:
-    """Rows with their seq in total order: time of the unit, user, unit by its first row, time, row."""
+    """Rows with their seq in total order: time of the impression group, user, first row of the group, time, row."""
     selection = selection or Selection()
     firsts: dict[tuple[str, int], tuple[int, int]] = {}
     for at, (user, _, time, _, impression) in enumerate(rows):
@@ -39,10 +40,10 @@ def naive(rows: list[Row], selection: Selection | None = None) -> list[tuple[Row
     placed = []
     for at, row in enumerate(rows):
         user, _, time, _, impression = row
-        unit_time, unit_row = firsts[user, impression] if impression else (time, at)
-        late = selection.end is not None and unit_time >= selection.end
-        if unit_time >= (selection.start or 0) and not late and user in chosen:
-            placed.append(((unit_time, user, unit_row, time, at), row))
+        group_time, group_row = firsts[user, impression] if impression else (time, at)
+        late = selection.end is not None and group_time >= selection.end
+        if group_time >= (selection.start or 0) and not late and user in chosen:
+            placed.append(((group_time, user, group_row, time, at), row))
     seqs: dict[str, int] = {}
     found = []
     for _, row in sorted(placed):
@@ -55,7 +56,7 @@ def sorted_log(folder: Path, rows: list[Row], selection: Selection | None = None
     """Sort rows, fed in batches of `size`, into a file."""
     parts = (batch(rows[at : at + size]) for at in range(0, len(rows), size))
     assert total_order.stage(parts, folder / "staged.parquet", lambda _rows: None) == len(rows)
-    with total_order.database(folder) as connection:
+    with database(folder) as connection:
         total_order.sort(connection, folder / "staged.parquet", folder / "log.parquet", selection or Selection())
     return folder / "log.parquet"
 
@@ -68,7 +69,7 @@ def stored(path: Path) -> list[tuple[Row, int]]:
 
 @settings(max_examples=30)
 @given(LOGS, st.integers(1, 9))
-def test_the_order_is_that_of_units_then_users_then_rows(
+def test_the_order_is_that_of_impression_groups_then_users_then_rows(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], size: int
 ) -> None:
     assert stored(sorted_log(tmp_path_factory.mktemp("order"), rows, size=size)) == naive(rows)
@@ -76,14 +77,14 @@ def test_the_order_is_that_of_units_then_users_then_rows(
 
 @settings(max_examples=20)
 @given(LOGS, st.integers(0, 8), st.integers(1, 8), st.integers(1, 3))
-def test_a_selection_takes_units_whole_and_users_by_their_hash(
+def test_a_selection_splits_no_group_and_users_by_their_hash(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], start: int, length: int, users: int
 ) -> None:
     selection = Selection(start * 1000, (start + length) * 1000, users)
     assert stored(sorted_log(tmp_path_factory.mktemp("order"), rows, selection)) == naive(rows, selection)
 
 
-def test_events_of_an_impression_stand_together_though_another_unit_lies_between_them(tmp_path: Path) -> None:
+def test_events_of_an_impression_stand_together_though_another_group_lies_between_them(tmp_path: Path) -> None:
     rows: list[Row] = [
         ("a", "late", 5000, Kind.CLICK, 7),
         ("a", "between", 3000, Kind.CLICK, 0),
@@ -100,7 +101,7 @@ def test_identical_rows_are_events_each(tmp_path: Path) -> None:
 def test_an_impression_too_large_for_a_record_is_refused_with_its_size(tmp_path: Path) -> None:
     row: Row = ("a", "x", 1000, Kind.EXPOSURE, 7)
     with pytest.raises(SourceError, match="impression 7 of user a has 2,001 events: at most 2,000"):
-        sorted_log(tmp_path, [row] * (total_order.UNIT_EVENTS + 1), size=1000)
+        sorted_log(tmp_path, [row] * (total_order.GROUP_EVENTS + 1), size=1000)
 
 
 def test_a_full_disk_is_a_sentence_with_the_file(tmp_path: Path) -> None:
@@ -116,11 +117,11 @@ def test_contents_count_what_is_there(tmp_path: Path) -> None:
         ("a", "y", 2000, Kind.CLICK, 7),
         ("a", "z", 2000, Kind.EXPOSURE, 7),
         ("b", "x", 3000, Kind.CLICK, 0),
-        ("b", "y", 3000, Kind.CLICK, 0),  # a tie: another unit of the same user at the same time
+        ("b", "y", 3000, Kind.CLICK, 0),  # a tie: another group of the same user at the same time
         ("c", "x", 9000, Kind.CLICK, 0),
     ]
     path = sorted_log(tmp_path, rows)
-    with total_order.database(tmp_path) as connection:
+    with database(tmp_path) as connection:
         assert total_order.count(connection, path) == 6
         found = total_order.contents(connection, path, 5)  # a limit
     assert found == {

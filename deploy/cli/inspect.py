@@ -18,7 +18,7 @@ from deploy.cli.sources import parse
 from deploy.doctor import examine
 from deploy.runs import UserError, find
 from replay.errors import OnError
-from replay.prepare.plan import prepare
+from replay.prepare.prepare import prepare
 from streams.database import schema
 from streams.settings import Settings
 

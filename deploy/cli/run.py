@@ -21,7 +21,8 @@ from deploy.local.signals import Interrupts
 from deploy.report.summary import by_variant
 from deploy.report.terminal import quality, show
 from deploy.runs import UserError, find, give_way, refuse_foreign
-from replay.prepare.plan import Options, Plan, prepare
+from replay.prepare.plan import Options, Plan
+from replay.prepare.prepare import prepare
 from streams.kafka import topic_admin
 from streams.process import telemetry
 from streams.process.health import HEALTH

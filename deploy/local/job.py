@@ -25,9 +25,10 @@ from deploy.report import html
 from deploy.report.measurements import Measured, summarise
 from deploy.report.summary import Experiment, Summary, by_variant
 from deploy.runs import RunFailed, agree, software, write_run_file
-from replay.prepare.plan import Options, Plan, write_json
+from replay.json_file import write_json
+from replay.prepare.plan import Options, Plan
 from replay.send import progress
-from replay.send.fault_injection import Transmission
+from replay.send.fault_injection import FaultInjection
 from replay.send.replayer import digest as plan_digest
 from replay.sources import synthetic_optimum
 from streams.database import run_state, schema
@@ -138,7 +139,7 @@ def _account(
             versions=software(),
         )
         document = summarise(connection, settings, measured)
-    to_refuse = Transmission(plan.faults, plan.seed).to_refuse(plan.epochs)
+    to_refuse = FaultInjection(plan.faults, plan.seed).hostile_records(plan.epochs)
     failures = _failures(document, again.differences, unlike, to_refuse)
     with engine.begin() as connection:
         connection.execute(
@@ -167,8 +168,8 @@ def _faults(job: Job, plan: Plan) -> dict[str, int] | None:
     if not str(plan.faults):
         return None
     sent = progress.load(job.settings.state_dir / "replay", plan_digest(plan))
-    on_the_way = {fault: plan.loops * events for fault, events in plan.told.items()}
-    return on_the_way | (sent.beside if sent else {})
+    on_the_way = {fault: plan.loops * events for fault, events in plan.fault_counts.items()}
+    return on_the_way | (sent.fault_counts if sent else {})
 
 
 def _failures(document: Summary, differences: Sequence[object], unlike: Sequence[object], to_refuse: int) -> list[str]:

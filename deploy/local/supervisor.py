@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.broker import broker_command, free_port
 from deploy.local.health_probes import Probes
-from replay.prepare.plan import write_json
+from replay.json_file import write_json
 from streams.settings import Settings
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None

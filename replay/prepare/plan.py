@@ -1,21 +1,18 @@
-"""From a source to a plan: the log in total order on disk, what is in it, and where its epochs end."""
+"""The plan of a replay: a log in total order on disk, its contents, and where its epochs end.
+
+`prepare.prepare` makes one in a folder (LOG and PLAN); `read_plan` reads it in another process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from models.atomic_file import write_atomically
-from replay.errors import OnError, Refusals, SourceError
-from replay.faults import SOUND, Faults
-from replay.prepare import total_order, units
-from replay.prepare.late_arrivals import Fleet, arrivals
-from replay.prepare.simulated_exposures import simulated
-from replay.sources.source import Source
+from replay.errors import OnError, SourceError
+from replay.faults import NO_FAULTS, Faults
+from replay.json_file import write_json
 from streams.settings import Exposures
 
 PLAN, LOG = "plan.json", "log.parquet"
@@ -23,24 +20,46 @@ PLAN, LOG = "plan.json", "log.parquet"
 
 @dataclass(frozen=True)
 class Options:
-    """What of a source is replayed, and how. None: the default that stands beside it."""
+    """Which part of a source is replayed, and how. None: the default in the comment."""
 
     exposures: Exposures | None = None  # the source's first policy
     on_error: OnError = "stop"
-    start: int | None = None  # event time in ms: units from here on
-    end: int | None = None  # and before this
-    limit: int | None = None  # events of the log, in total order; the unit that would exceed it is left out
-    users: int | None = None  # that many users: those with the smallest MD5 of their name
+    start: int | None = None  # impression groups from this event time on, ms; all
+    end: int | None = None  # impression groups before this event time, ms; all
+    limit: int | None = None  # events, in total order; a group that would exceed it is left out; all
+    users: int | None = None  # number of users: those with the smallest MD5 of their name; all
     seed: int = 1  # of simulated exposures, and of faults
     epoch: str | None = None  # 6h, or a number of events; the source's own, or 200 epochs of equal size
-    loops: int = 1  # how often the log is replayed, each time later by its span
+    loops: int = 1  # number of times the log is replayed, each time later by its span
     speed: float | None = None  # event time over wall time; as fast as possible
-    faults: Faults = SOUND  # of the devices
+    faults: Faults = NO_FAULTS  # of the devices
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What is in a log."""
+class LogFile(msgspec.Struct, frozen=True):
+    """A file of a source as it was read: a change of size or time makes the sorted log stale."""
+
+    path: str
+    size: int
+    changed_ns: int
+
+
+class LogIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything on which the sorted log depends; an equal one is reused."""
+
+    source: str
+    files: tuple[LogFile, ...]
+    start: int | None
+    end: int | None
+    limit: int | None
+    users: int | None
+    policy: Exposures
+    on_error: OnError
+    seed: int | None  # None: no row depends on it
+    faults: str
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of what a log contains."""
 
     rows: int
     users: int
@@ -52,157 +71,82 @@ class Contents:
     impressions: int
     first: int  # event time of the first and the last event, ms
     last: int
-    ties: int  # events at the same time as another unit of the same user: their order is that of the source
+    ties: int  # events at the same time as another impression group of the same user: in the order of the source
     exposures_logged: bool
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A log ready to be sent: `path` holds it in total order, `ends` the row after each epoch's last."""
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A sorted log that is ready to be sent from `folder`."""
 
-    source: str
-    policy: Exposures
-    path: Path
+    folder: str
+    identity: LogIdentity
     contents: Contents
-    ends: tuple[int, ...]
-    loops: int = 1
-    refused: dict[str, int] = field(default_factory=dict)  # rows by reason
-    refused_first: tuple[str, ...] = ()
-    faults: Faults = SOUND
-    seed: int = 1  # of the faults
-    told: dict[str, int] = field(default_factory=dict)  # events by what befell them on the way here
+    ends: tuple[int, ...]  # for each epoch of one loop, the row after its last one
+    loops: int
+    speed: float | None  # event time over wall time; None: as fast as possible
+    refused: dict[str, int]  # rows by reason
+    refused_first: tuple[str, ...]
+    faults: Faults
+    seed: int  # of the faults
+    fault_counts: dict[str, int]  # events by the fault that changed their arrival
+
+    @property
+    def source(self) -> str:
+        """The SOURCE, as the user wrote it."""
+        return self.identity.source
+
+    @property
+    def policy(self) -> Exposures:
+        """The exposure policy with which the log was read."""
+        return self.identity.policy
+
+    @property
+    def path(self) -> Path:
+        """The sorted log."""
+        return Path(self.folder) / LOG
 
     @property
     def events(self) -> int:
-        """How many events are sent in all."""
+        """Number of events in all loops."""
         return self.contents.rows * self.loops
 
     @property
     def epochs(self) -> int:
-        """How many epochs there are in all."""
+        """Number of epochs in all loops."""
         return len(self.ends) * self.loops
 
     @property
     def users(self) -> int:
-        """How many users there are."""
+        """Number of users."""
         return self.contents.users
 
     @property
     def items(self) -> int:
-        """How many items there are."""
+        """Number of items."""
         return self.contents.items
 
     @property
     def shift(self) -> int:
-        """How much later each loop is than the one before, ms."""
+        """Difference in event time between a loop and the one before it, ms."""
         return self.contents.last - self.contents.first + 1
 
 
-def prepare(
-    source: Source, options: Options, folder: Path, *, progress: Callable[[str, int], None] = lambda _what, _rows: None
-) -> Plan:
-    """Sort `source` into `folder` and plan its epochs; what is there already from the same source is used again.
-
-    `progress` is told what is being done and how many rows were read so far. Raises SourceError.
-    """
-    policy = options.exposures or source.policies[0]
-    if options.loops < 1 or min(v for v in (options.limit, options.users, 1) if v is not None) < 1:
-        raise SourceError("limit, users and loops must be at least 1")
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = _identity(source, options, policy)
-    kept = folder / PLAN
-    path = folder / LOG
-    if kept.exists() and path.exists():
-        stored = msgspec.json.decode(kept.read_bytes())
-        if stored.get("identity") == wanted:
-            contents = Contents(**stored["contents"])
-            return _planned(source, options, policy, path, contents, stored)
-    kept.unlink(missing_ok=True)
-    refusals, fleet = Refusals(options.on_error), Fleet(options.faults, options.seed)
-    contents = _sorted(source, options, policy, path, refusals, fleet, progress)
-    found = {"refused": dict(refusals.counts), "refused_first": refusals.first, "told": dict(fleet.told)}
-    write_json(kept, {"identity": wanted, "contents": asdict(contents)} | found)
-    return _planned(source, options, policy, path, contents, found)
+def write_plan(plan: Plan) -> None:
+    """Write the plan beside its log."""
+    write_json(Path(plan.folder) / PLAN, plan)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as JSON in one step: after a crash the old or the new one is there, whole."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+def read_plan(folder: Path) -> Plan:
+    """Return the plan that was prepared in `folder`. Raises SourceError if there is none."""
+    if (plan := find_plan(folder)) is None:
+        raise SourceError(f"{folder} holds no prepared plan ({PLAN} and {LOG})")
+    return plan
 
 
-def _identity(source: Source, options: Options, policy: Exposures) -> dict[str, Any]:
-    choice = {"start": options.start, "end": options.end, "limit": options.limit, "users": options.users}
-    seed = options.seed if policy == "simulated" or options.faults.on_the_way else None
-    how = {"policy": policy, "on_error": options.on_error, "seed": seed, "faults": str(options.faults)}
-    return source.identity() | choice | how
-
-
-def _planned(
-    source: Source,
-    options: Options,
-    policy: Exposures,
-    path: Path,
-    contents: Contents,
-    found: dict[str, Any],
-) -> Plan:
-    ends = units.epoch_ends(path, contents.rows, options.epoch or source.epoch)
-    return Plan(
-        source.text,
-        policy,
-        path,
-        contents,
-        tuple(ends),
-        options.loops,
-        found["refused"],
-        tuple(found["refused_first"]),
-        options.faults,
-        options.seed,
-        found["told"],
-    )
-
-
-def _sorted(
-    source: Source,
-    options: Options,
-    policy: Exposures,
-    path: Path,
-    refusals: Refusals,
-    fleet: Fleet,
-    progress: Callable[[str, int], None],
-) -> Contents:
-    staged, ordered = path.with_name("staged.parquet"), path.with_name("ordered.parquet")
+def find_plan(folder: Path) -> Plan | None:
+    """Return the plan in `folder`; None if there is none, or one of another version."""
     try:
-        read = total_order.stage(source.read(policy, refusals), staged, lambda rows: progress("reading", rows))
-        if not read:
-            raise SourceError(f"{source.text}: no row could be read" + _why(refusals))
-        progress("sorting", read)
-        selection = total_order.Selection(options.start, options.end, options.users)
-        with total_order.database(path.parent) as connection:
-            total_order.sort(connection, staged, ordered, selection)
-            rows = units.whole(ordered, total_order.count(connection, ordered), options.limit)
-            if not rows:
-                raise SourceError(
-                    f"{source.text}: nothing is left of {read:,} rows by --from, --to, --limit or --users"
-                )
-            if policy == "simulated":
-                added = simulated(ordered, rows, options.seed, source.text)
-                rows = total_order.stage(added, staged, lambda done: progress("simulating exposures", done))
-                total_order.number(connection, staged, ordered)
-            if options.faults.on_the_way:
-                rows = total_order.stage(
-                    arrivals(ordered, rows, fleet), staged, lambda done: progress("sending late", done)
-                )
-                if not rows:
-                    raise SourceError(f"{source.text}: all of it is lost by the faults {options.faults}")
-                total_order.arrived(connection, staged, ordered)
-            found = total_order.contents(connection, ordered, rows)
-            contents = Contents(rows=rows, **found, exposures_logged=policy == "logged" and found["exposures"] > 0)
-        ordered.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-        ordered.unlink(missing_ok=True)
-    return contents
-
-
-def _why(refusals: Refusals) -> str:
-    return f"; {refusals.total:,} were refused, the first: {refusals.first[0]}" if refusals.total else ""
+        plan = msgspec.json.decode((folder / PLAN).read_bytes(), type=Plan)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return msgspec.structs.replace(plan, folder=str(folder)) if (folder / LOG).exists() else None

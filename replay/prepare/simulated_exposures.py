@@ -1,43 +1,43 @@
-"""Exposures for logs that have none: the policy `simulated`.
+"""The exposure policy `simulated`, for logs without exposures.
 
-`logged` takes what the log says; `rated` is a matter of reading ratings (see movielens.py). `simulated` puts up to
-SHOWN exposures before each click, in one unit with it: each is the item of an earlier event of the log drawn at random,
-which is popularity before the event. It looks at the log's past only, never at what the user will do, so an exposed
-item may be clicked later. The draws are a hash of (seed, place in the total order): the same log gives the same ones.
+(`logged` takes the exposures of the log; `rated` is decided by the reader of ratings, see movielens.py.) Up to SHOWN
+exposures are put before each click, in one impression group with it. Each is the item of an earlier event of the log
+drawn at random, so its distribution is popularity before the click. Only the past of the log is used, so an exposed
+item may be clicked later. A draw is a hash of (seed, position in the total order): the same log gives the same
+exposures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from replay.errors import SourceError
-from replay.prepare import units
+from replay.prepare import impression_groups
 from replay.sources.schema import ROWS
 from streams.records import Kind
 
 SHOWN = 3
 FRESH = 4096  # popularity is at most this many events old
 
-_PLACED = ROWS.append(pa.field("place", pa.int64(), nullable=False))
+_POSITIONED = ROWS.append(pa.field("position", pa.int64(), nullable=False))
 
 
 class Popularity:
-    """Counts of items, and draws in proportion to them."""
+    """Counts of items, and random draws in proportion to them."""
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {}
         self.names: list[str] = []
         self._counts = np.zeros(1024)
-        self._total = np.zeros(0)  # cumulated counts as of the last `refresh`
+        self._total = np.zeros(0)  # cumulative counts as of the last `refresh`
 
     def codes(self, items: list[str]) -> NDArray[np.int64]:
-        """The number of each item, counting its occurrences."""
+        """Count the items, and return the code of each, [items]."""
         for item in items:
             if item not in self._codes:
                 self._codes[item] = len(self.names)
@@ -49,21 +49,21 @@ class Popularity:
         return codes
 
     def refresh(self) -> None:
-        """Let draws see everything counted until now."""
+        """Make everything counted so far available to draws."""
         self._total = np.cumsum(self._counts[: len(self.names)])
 
     def draw(self, at: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Items at the points `at` of [0, 1) of the cumulated counts; -1 where nothing was counted yet."""
+        """Return the item codes at the points `at` in [0, 1) of the cumulative counts; -1 before the first count."""
         if not self._total.size:
             return np.full(at.shape, -1)
         drawn: NDArray[np.int64] = np.searchsorted(self._total, at * self._total[-1], side="right")
         return drawn.clip(max=self._total.size - 1)
 
 
-def uniform(seed: int, places: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1) by SplitMix64 of (seed, place, draw), [places, draws]."""
+def uniform(seed: int, positions: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
+    """Return numbers in [0, 1) by SplitMix64 of (seed, position, draw), [positions, draws]."""
     with np.errstate(over="ignore"):
-        z = np.add.outer(places.astype(np.uint64) * np.uint64(draws), np.arange(1, draws + 1, dtype=np.uint64))
+        z = np.add.outer(positions.astype(np.uint64) * np.uint64(draws), np.arange(1, draws + 1, dtype=np.uint64))
         z = (z + np.uint64(seed) * np.uint64(0xD1342543DE82EF95)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -72,36 +72,36 @@ def uniform(seed: int, places: NDArray[np.int64], draws: int) -> NDArray[np.floa
     return share
 
 
-def simulated(path: Path, rows: int, seed: int, text: str) -> Iterator[Any]:
-    """The first `rows` rows of a log in total order with exposures added, as batches with a column `place`.
+def simulated(path: Path, rows: int, seed: int, text: str) -> Iterator[pa.RecordBatch]:
+    """Yield the first `rows` rows of a sorted log with exposures added, as batches with a column `position`.
 
-    Raises SourceError where the log has exposures of its own.
+    Raises SourceError if the log has exposures of its own.
     """
     popularity = Popularity()
-    before, place, unit, written = None, 0, 0, 0
-    for stretch in units.read(path, ROWS.names):
+    before, position, group, written = None, 0, 0, 0
+    for stored in impression_groups.read_batches(path, ROWS.names):
         start = 0
-        while start < stretch.num_rows and place < rows:
-            size = min(max(1, place // 8), FRESH, stretch.num_rows - start, rows - place)
-            batch = stretch.slice(start, size)
+        while start < stored.num_rows and position < rows:
+            size = min(max(1, position // 8), FRESH, stored.num_rows - start, rows - position)
+            batch = stored.slice(start, size)
             kinds = batch["kind"].to_numpy()
             if (kinds == Kind.EXPOSURE).any():
                 raise SourceError(f"{text}: exposures can't be simulated, the log has its own: use the policy logged")
-            begins = units.starts(batch, before)
-            places = np.arange(place, place + size)
-            unit_of = np.maximum.accumulate(np.where(begins, places, unit))
+            positions = np.arange(position, position + size)
+            starts = impression_groups.group_starts(batch, before)
+            group_of = np.maximum.accumulate(np.where(starts, positions, group))
             popularity.refresh()
-            drawn = popularity.draw(uniform(seed, places, SHOWN))
-            added = _with_exposures(batch, drawn, popularity, unit_of, written)
+            drawn = popularity.draw(uniform(seed, positions, SHOWN))
+            added = _with_exposures(batch, drawn, popularity, group_of, written)
             yield added
-            before, unit = (batch["user"][-1].as_py(), batch["impression"][-1].as_py()), int(unit_of[-1])
-            place, start, written = place + size, start + size, written + added.num_rows
+            before, group = impression_groups.last_key(batch), int(group_of[-1])
+            position, start, written = position + size, start + size, written + added.num_rows
 
 
 def _with_exposures(
-    batch: Any, drawn: NDArray[np.int64], popularity: Popularity, unit: NDArray[np.int64], written: int
-) -> Any:
-    """The batch with its exposures before each click; those that repeat the click or each other are left out."""
+    batch: pa.RecordBatch, drawn: NDArray[np.int64], popularity: Popularity, group: NDArray[np.int64], written: int
+) -> pa.RecordBatch:
+    """Insert the exposures before each click, without those that repeat the click or each other."""
     target = popularity.codes(batch["item"].to_pylist())
     kinds = batch["kind"].to_numpy()
     keep = (drawn >= 0) & (drawn != target[:, None]) & (kinds == Kind.CLICK)[:, None]
@@ -114,8 +114,8 @@ def _with_exposures(
     taken = batch.take(pa.array(row))
     names = pa.array(popularity.names, pa.string()).take(pa.array(items))
     kind = np.where(own, kinds[row], np.int8(Kind.EXPOSURE)).astype(np.int8)
-    places = np.arange(written, written + len(row))
+    positions = np.arange(written, written + len(row))
     return pa.record_batch(
-        [taken["user"], names, taken["time"], pa.array(kind), pa.array(-1 - unit[row]), pa.array(places)],
-        schema=_PLACED,
+        [taken["user"], names, taken["time"], pa.array(kind), pa.array(-1 - group[row]), pa.array(positions)],
+        schema=_POSITIONED,
     )

@@ -1,38 +1,38 @@
-"""Which events travel together: consecutive events of a user within one tick, as one record."""
+"""Grouping of events into records: the events of a user within a tick are sent as one record."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from replay.send.sorted_log import Stretch, Unit
+from replay.send.sorted_log import ImpressionGroup, LogSlice
 from streams.records import DeviceBatch
 
-BATCH_EVENTS = 64  # a batch holds no more, unless one impression does
+BATCH_EVENTS = 64  # the most events of a batch, unless one impression has more
 
 
-def grouped(stretch: Stretch, units: Sequence[Unit], wall_ms: int) -> Iterator[DeviceBatch]:
-    """The batches of some units of `stretch`: a user's in order, no unit split."""
+def grouped(log: LogSlice, groups: Sequence[ImpressionGroup], wall_ms: int) -> Iterator[DeviceBatch]:
+    """Yield the batches of some impression groups of `log`: in order per user, and no group is split."""
     held: dict[str, list[int]] = {}
-    for unit in units:
-        rows = held.get(unit.user)
+    for group in groups:
+        rows = held.get(group.user)
         if rows is None:
-            held[unit.user] = list(range(unit.first, unit.end))
-        elif len(rows) + unit.end - unit.first > BATCH_EVENTS:
-            yield _batch(stretch, unit.user, rows, wall_ms)
-            held[unit.user] = list(range(unit.first, unit.end))
+            held[group.user] = list(range(group.first, group.end))
+        elif len(rows) + group.end - group.first > BATCH_EVENTS:
+            yield _batch(log, group.user, rows, wall_ms)
+            held[group.user] = list(range(group.first, group.end))
         else:
-            rows.extend(range(unit.first, unit.end))
+            rows.extend(range(group.first, group.end))
     for user, rows in held.items():
-        yield _batch(stretch, user, rows, wall_ms)
+        yield _batch(log, user, rows, wall_ms)
 
 
-def _batch(stretch: Stretch, user: str, rows: list[int], wall_ms: int) -> DeviceBatch:
+def _batch(log: LogSlice, user: str, rows: list[int], wall_ms: int) -> DeviceBatch:
     return DeviceBatch(
         user=user,
-        seq=stretch.seqs[rows[0]],
-        items=[stretch.items[i] for i in rows],
-        kinds=bytes([stretch.kinds[i] for i in rows]),
-        times=[stretch.times[i] for i in rows],
-        impressions=[stretch.impressions[i] for i in rows],
+        seq=log.seqs[rows[0]],
+        items=[log.items[i] for i in rows],
+        kinds=bytes([log.kinds[i] for i in rows]),
+        times=[log.times[i] for i in rows],
+        impressions=[log.impressions[i] for i in rows],
         sent_wall=wall_ms,
     )

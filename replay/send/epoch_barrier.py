@@ -1,13 +1,12 @@
-"""What the replayer waits for between two epochs: in lockstep the coordinator's decision, else nothing."""
+"""The wait of the replayer between two epochs: in lockstep for the decision of the coordinator, else none."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from streams.codec import Reader, RecordError
 from streams.kafka import clients
@@ -20,57 +19,57 @@ from streams.topics import MODEL_RELEASES
 log = logging.getLogger(__name__)
 log.addFilter(Bounded())
 
-Decide = Callable[[int], int | None]  # epoch that is over, -1 before the first -> release of the next one
+Decide = Callable[[int], int | None]  # last finished epoch, -1 before the first -> release of the next epoch
 BEFORE_FIRST = -1
 
 
 def free(_epoch: int) -> None:
-    """Free-running: each processor uses the newest release it has."""
+    """Return None, for a free-running replay: each processor uses the newest release that it has."""
 
 
-def _listening(settings: Settings) -> tuple[Any, StallDetector]:
+def _subscribe(settings: Settings) -> tuple[Consumer, StallDetector]:
     consumer = clients.consumer(settings, "replay-barrier")
-    places = [TopicPartition(MODEL_RELEASES.full(settings), 0, OFFSET_BEGINNING)]
-    consumer.assign(places)
-    return consumer, StallDetector(consumer, places)
+    partitions = [TopicPartition(MODEL_RELEASES.full(settings), 0, OFFSET_BEGINNING)]
+    consumer.assign(partitions)
+    return consumer, StallDetector(consumer, partitions)
 
 
 @contextmanager
 def lockstep(settings: Settings, idle: Callable[[], object] = lambda: None) -> Iterator[Decide]:
-    """A `Decide` that reads model-releases: release 0 before the first epoch, then each epoch's decision.
+    """Open a `Decide` that reads model-releases: release 0 before the first epoch, then the decision of each epoch.
 
-    It waits as long as it takes; `idle` is called a few times a second meanwhile.
+    It waits without a limit; `idle` is called a few times per second while it waits.
     """
-    consumer, silence = _listening(settings)
+    consumer, stalls = _subscribe(settings)
     reader: Reader[Manifest | EpochDecision | ItemCounts] = Reader(ReleaseEvent)
     decided: dict[int, int] = {}
 
     def decide(epoch: int) -> int:
-        nonlocal consumer, silence
+        nonlocal consumer, stalls
         while epoch not in decided:
             message = consumer.poll(0.2)
             idle()
             if message is None:
                 try:
-                    silence.look()
+                    stalls.look()
                 except StalledError as error:
-                    log.warning("%s; listening anew", error)
+                    log.warning("%s; subscribing again", error)
                     consumer.close()
-                    consumer, silence = _listening(settings)
+                    consumer, stalls = _subscribe(settings)
                 continue
             if message.error():
                 log.warning("reading %s: %s", message.topic(), message.error())
                 continue
-            silence.heard(message)
+            stalls.heard(message)
             if message.value() is None:
                 continue  # the tombstone of a release
             try:
                 record = reader.decode(message.value())
             except RecordError as error:
-                log.warning("%s at offset %d is passed over: %s", message.topic(), message.offset(), error)
+                log.warning("%s at offset %d is skipped: %s", message.topic(), message.offset(), error)
                 continue
             if isinstance(record, EpochDecision):
-                decided.setdefault(record.epoch, record.release)  # the first stands: there is exactly one
+                decided.setdefault(record.epoch, record.release)  # the first one counts: later ones are repeats
             elif isinstance(record, Manifest) and record.version == 0:
                 decided[BEFORE_FIRST] = 0
         return decided[epoch]

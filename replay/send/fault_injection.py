@@ -1,4 +1,4 @@
-"""What devices put on the topic that is not each event once: records sent again, in the old form, and hostile ones."""
+"""Faults in sending: duplicate records, records of the old schema, and records of hostile devices."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from replay.faults import Faults, chance
 from streams.codec import MAX_BYTES, SCHEMA, Record, encode
 from streams.records import DeviceBatch, Kind
 
-FLOOD, FLOODED = 200, 0.02  # records of a flood; the share of epochs in which a hostile device makes one
-HOLE = 1 << 40  # a number that no device's own events reach
+FLOOD, FLOODED = 200, 0.02  # records of a flood; share of epochs in which a hostile device sends one
+GAP = 1 << 40  # a sequence number that no device reaches
 
 _encoder = msgspec.msgpack.Encoder()
 
 
 class _OldBatch(Record, frozen=True, tag="batch"):
-    """A DeviceBatch of schema 1: it does not say when it was sent."""
+    """A DeviceBatch of schema 1, without the time of sending."""
 
     user: str
     seq: int
@@ -29,61 +29,61 @@ class _OldBatch(Record, frozen=True, tag="batch"):
     impressions: list[int]
 
 
-def old_form(batch: DeviceBatch) -> bytes:
-    """The batch as an app of schema 1 sends it."""
+def encode_schema_1(batch: DeviceBatch) -> bytes:
+    """Encode the batch as an app of schema 1 does."""
     old = _OldBatch(batch.user, batch.seq, batch.items, batch.kinds, batch.times, batch.impressions)
     return b"\x01" + _encoder.encode(old)
 
 
-Sent = tuple[str, bytes, int]  # key, value, events that count
+OutgoingRecord = tuple[str, bytes, int]  # user, value, number of new events
 
 
-class Transmission:
-    """What a fleet with these faults sends. `told` counts it by fault: events, of hostile devices records."""
+class FaultInjection:
+    """The records that devices with these faults send. `counts` holds events by fault; for `hostile`, records."""
 
-    def __init__(self, faults: Faults, seed: int, told: Mapping[str, int] | None = None) -> None:
+    def __init__(self, faults: Faults, seed: int, counts: Mapping[str, int] | None = None) -> None:
         self._faults, self._seed = faults, seed
-        self.told = Counter(told or {})
-        self.strangers = frozenset(f"hostile device {n}" for n in range(faults.hostile))
+        self.counts = Counter(counts or {})
+        self.hostile_users = frozenset(f"hostile device {n}" for n in range(faults.hostile))
 
-    def records(self, batches: Iterable[DeviceBatch]) -> Iterator[Sent]:
-        """The batches as they are sent, those that come again behind the others."""
-        again = []
+    def records(self, batches: Iterable[DeviceBatch]) -> Iterator[OutgoingRecord]:
+        """Yield the batches as records; duplicates follow after the others."""
+        duplicates = []
         for batch in batches:
             yield batch.user, self._encoded(batch), len(batch.items)
             if self.repeated(batch):
-                again.append(batch)
-        for batch in again:
-            self.told["duplicates"] += len(batch.items)
+                duplicates.append(batch)
+        for batch in duplicates:
+            self.counts["duplicates"] += len(batch.items)
             yield batch.user, self._encoded(batch), 0
 
-    def attacks(self, epoch: int, victim: str) -> Iterator[Sent]:
-        """What hostile devices send in an epoch."""
-        for name, data in self.hostile(epoch, victim):
-            self.told["hostile"] += 1
-            yield name, data, 0
+    def attacks(self, epoch: int, victim: str) -> Iterator[OutgoingRecord]:
+        """Yield and count the records that hostile devices send in an epoch."""
+        for name, value in self.hostile(epoch, victim):
+            self.counts["hostile"] += 1
+            yield name, value, 0
 
     def _encoded(self, batch: DeviceBatch) -> bytes:
         if not self.old(batch.user):
             return encode(batch)
-        self.told["old"] += len(batch.items)
-        return old_form(batch)
+        self.counts["old"] += len(batch.items)
+        return encode_schema_1(batch)
 
     def old(self, user: str) -> bool:
-        """Whether this user's app is an old one."""
+        """Return True if the app of this user writes schema 1."""
         return chance("old", self._seed, user, 0) < self._faults.old
 
     def repeated(self, batch: DeviceBatch) -> bool:
-        """Whether the device sends the batch again: it was not told that it had arrived."""
+        """Return True if the device sends the batch twice: the acknowledgement was lost."""
         return chance("duplicates", self._seed, batch.user, batch.seq) < self._faults.duplicates
 
     def hostile(self, epoch: int, victim: str) -> Iterator[tuple[str, bytes]]:
-        """What hostile devices send in an epoch, as (key, value): each is to be refused."""
-        for name in sorted(self.strangers):
+        """Yield what hostile devices send in an epoch, as (key, value): processors must refuse each record."""
+        for name in sorted(self.hostile_users):
             if epoch == 0:
                 yield name, bytes([SCHEMA]) + bytes(MAX_BYTES)
             garbage = hashlib.shake_128(f"{self._seed}\0{name}\0{epoch}".encode()).digest(100)
-            sent = DeviceBatch(name, HOLE, ["0"], bytes([Kind.CLICK]), [0], [0])
+            sent = DeviceBatch(name, GAP, ["0"], bytes([Kind.CLICK]), [0], [0])
             bad = (
                 garbage,
                 bytes([SCHEMA + 1]) + encode(sent)[1:],
@@ -96,8 +96,8 @@ class Transmission:
                 for _ in range(FLOOD):
                     yield name, garbage
 
-    def to_refuse(self, epochs: int) -> int:
-        """How many records hostile devices send in all."""
-        if not self.strangers:
+    def hostile_records(self, epochs: int) -> int:
+        """Return the number of records that hostile devices send in `epochs` epochs."""
+        if not self.hostile_users:
             return 0
         return sum(1 for epoch in range(epochs) for _ in self.hostile(epoch, ""))

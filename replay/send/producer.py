@@ -1,10 +1,11 @@
-"""Sending records to device-events and counting what the broker acknowledged."""
+"""Send records to device-events, and count those that the broker acknowledged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+
+from confluent_kafka import KafkaError, Message
 
 from replay.send.progress import ReplayError
 from streams.codec import encode
@@ -15,28 +16,28 @@ from streams.records import Mark
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
-QUEUE_KB = 65_536  # what may wait in memory for the broker
+QUEUE_KB = 65_536  # the most that waits in memory for the broker
 
 
 class Sender:
-    """Batches and marks on their way to the broker. Within a partition their order is kept, also through retries."""
+    """Sends batches and epoch markers. Order within a partition is preserved, also by retries."""
 
     def __init__(self, settings: Settings, offsets: list[int], events: list[int], batches: int) -> None:
-        """`offsets`, `events` (both a partition) and `batches` say what was sent before."""
+        """`offsets` and `events` (both per partition) and `batches` count what was sent before."""
         self._producer = clients.producer(settings, "replay", **{"queue.buffering.max.kbytes": QUEUE_KB})
         self._topic = DEVICE_EVENTS.full(settings)
         self._waiting = 0
-        self._error: Any = None
+        self._error: KafkaError | None = None
         self.offsets, self.events, self.batches = list(offsets), list(events), batches  # acknowledged
 
-    def record(self, user: str, data: bytes, events: int) -> None:
-        """Send a record to its user's partition; waits where the queue is full. `events` of it are to be counted."""
+    def record(self, user: str, value: bytes, events: int) -> None:
+        """Send a record to the partition of its user; waits if the queue is full. It counts as `events` events."""
         key = user.encode()
-        self._send(partition_of(key, len(self.events)), key, data, events)
+        self._send(partition_of(key, len(self.events)), key, value, events)
 
-    def mark(self, partition: int, mark: Mark) -> None:
-        """Send a mark to one partition."""
-        self._send(partition, None, encode(mark), 0)
+    def marker(self, partition: int, marker: Mark) -> None:
+        """Send an epoch marker to one partition."""
+        self._send(partition, None, encode(marker), 0)
 
     def _send(self, partition: int, key: bytes | None, value: bytes, events: int) -> None:
         clients.produce_patiently(
@@ -52,7 +53,7 @@ class Sender:
         self.poll()
 
     def poll(self, seconds: float = 0.0) -> None:
-        """Take note of what was delivered. Raises ReplayError where something can't be."""
+        """Handle delivery reports. Raises ReplayError if a record could not be delivered."""
         self._producer.poll(seconds)
         if self._error is not None:
             raise ReplayError(f"the broker did not take a record: {self._error}")
@@ -63,7 +64,7 @@ class Sender:
             self.poll(0.1)
             idle()
 
-    def _delivered(self, events: int, error: Any, message: Any) -> None:
+    def _delivered(self, events: int, error: KafkaError | None, message: Message) -> None:
         self._waiting -= 1
         if error is not None:
             self._error = self._error or error

@@ -1,4 +1,4 @@
-"""Sending a log: epochs between their marks, at the pace of a clock, each beginning with what was decided before it."""
+"""Send a prepared log at the speed of a clock: each epoch between its markers, with the release decided before it."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from pathlib import Path
 from typing import Literal
 
 from replay.prepare.plan import Plan
-from replay.send import progress as noted
+from replay.send import progress as progress_file
 from replay.send.batching import grouped
 from replay.send.epoch_barrier import BEFORE_FIRST, Decide, free
-from replay.send.fault_injection import Sent, Transmission
+from replay.send.fault_injection import FaultInjection, OutgoingRecord
 from replay.send.producer import Sender
 from replay.send.progress import Progress, ReplayError
-from replay.send.sorted_log import Log, Stretch
+from replay.send.sorted_log import LogSlice, SortedLog
 from replay.send.virtual_clock import VirtualClock
 from streams.process import telemetry
 from streams.records import EndOfLog, EpochBegin, EpochEnd, Mark
 from streams.settings import Settings
 
-TICK_EVENTS = 1000
+TICK_EVENTS = 1000  # the most events that are sent between two reads of the clock
+
+Activity = Literal["sending", "deciding", "paused", "over"]
 
 
 @dataclass(frozen=True)
-class Step:
-    """Where a replay stands."""
+class ReplayStatus:
+    """Progress of a replay, for display."""
 
-    doing: Literal["sending", "deciding", "paused", "over"]
+    doing: Activity
     events: int  # acknowledged
     expected: int
     epoch: int
@@ -39,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What a replay sent, all its lives together."""
+    """What a replay sent in total, including before a restart."""
 
     events_sent: int
     batches: int
@@ -54,13 +56,14 @@ def send(
     *,
     decide: Decide = free,
     clock: VirtualClock | None = None,
-    progress: Callable[[Step], None] = lambda _step: None,
+    progress: Callable[[ReplayStatus], None] = lambda _status: None,
     wall_time: Callable[[], float] = wall.time,
 ) -> ReplayResult:
-    """Send a prepared log, going on where an earlier life of this run stopped. Raises ReplayError.
+    """Send a prepared log; continues a replay that was stopped. Raises ReplayError.
 
-    `decide(k)` gives the release that epoch k + 1 begins with, after epoch k is over (-1: before the first one): see
-    `barrier.lockstep`. `settings.exposures` must say what the log is read with, as that decides results downstream.
+    `decide(k)` returns the release with which epoch k + 1 begins, after epoch k has ended (-1: before the first one):
+    see `epoch_barrier.lockstep`. `settings` must name the exposure policy and the faults of the plan: results depend
+    on them.
     """
     if settings.exposures != plan.policy:
         raise ReplayError(f"the settings say exposures={settings.exposures}, the log was read with {plan.policy}")
@@ -70,13 +73,13 @@ def send(
 
 
 def digest(plan: Plan) -> str:
-    """What tells a plan from another: its rows and its epochs."""
+    """Return a hash of the rows and the epochs of a plan."""
     text = repr((plan.source, plan.policy, plan.contents, plan.ends, plan.loops, str(plan.faults), plan.seed))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class _Replay:
-    """One life of a replay."""
+    """A replay from the start of its process to the end of the log."""
 
     def __init__(
         self,
@@ -84,42 +87,42 @@ class _Replay:
         plan: Plan,
         decide: Decide,
         clock: VirtualClock,
-        progress: Callable[[Step], None],
+        progress: Callable[[ReplayStatus], None],
         wall_time: Callable[[], float],
     ) -> None:
         self._plan, self._decide, self._clock, self._wall = plan, decide, clock, wall_time
-        self._tell, self._folder, self._patience_s = progress, Path(settings.state_dir), settings.patience_s
+        self._progress, self._folder, self._patience_s = progress, Path(settings.state_dir), settings.patience_s
         self._log_digest = digest(plan)
         self._folder.mkdir(parents=True, exist_ok=True)
-        known = noted.load(self._folder, self._log_digest)
-        self._fleet = Transmission(plan.faults, plan.seed, known.beside if known else None)
-        self._sent = noted.read_back(settings, known, self._log_digest, self._fleet.strangers)
+        known = progress_file.load(self._folder, self._log_digest)
+        self._faults = FaultInjection(plan.faults, plan.seed, known.fault_counts if known else None)
+        self._sent = progress_file.read_back(settings, known, self._log_digest, self._faults.hostile_users)
         start = self._sent.progress
         if known is None:
-            noted.save(self._folder, start, settings.patience_s)
+            progress_file.save(self._folder, start, settings.patience_s)
         self._sender = Sender(settings, start.offsets, start.events, start.batches)
         self._epoch, self._time = start.epoch, start.time
-        self._rows = Log(plan.path, plan.contents.rows, plan.loops, plan.shift)
+        self._log = SortedLog(plan.path, plan.contents.rows, plan.loops, plan.shift)
 
     def run(self) -> ReplayResult:
-        """Send what is left."""
+        """Send everything that is not in the topic yet."""
         plan = self._plan
         for epoch in range(self._epoch, plan.epochs):
             self._epoch = epoch
             self._begin(epoch)
             loop, k = divmod(epoch, len(plan.ends))
             first = (plan.ends[k - 1] if k else 0) + loop * plan.contents.rows
-            for n, stretch in enumerate(self._rows.stretches(first, plan.ends[k] + loop * plan.contents.rows)):
+            for n, rows in enumerate(self._log.slices(first, plan.ends[k] + loop * plan.contents.rows)):
                 if not n:
-                    self._put(self._fleet.attacks(epoch, stretch.units[0].user))
-                self._send(stretch)
-            self._mark(EpochEnd(epoch, self._time))
+                    self._put(self._faults.attacks(epoch, rows.groups[0].user))
+                self._send(rows)
+            self._send_marker(EpochEnd(epoch, self._time))
             self._flush()
-            self._note(epoch + 1)
-        self._mark_end()
+            self._save_progress(epoch + 1)
+        self._end_log()
         sender = self._sender
         sent = sum(sender.events)
-        self._step("over")
+        self._report("over")
         if sent != plan.events:
             raise ReplayError(f"{sent:,} events are in the topic, {plan.events:,} were to be sent")
         return ReplayResult(sent, sender.batches, plan.epochs, plan.users, plan.items)
@@ -128,55 +131,55 @@ class _Replay:
         if epoch in self._sent.releases:
             release = self._sent.releases[epoch]
         else:
-            self._step("deciding")
+            self._report("deciding")
             release = self._decide(epoch - 1 if epoch else BEFORE_FIRST)
-        self._mark(EpochBegin(epoch, release, self._time))
+        self._send_marker(EpochBegin(epoch, release, self._time))
         telemetry.EPOCH.labels("replay").set(epoch)
 
-    def _send(self, stretch: Stretch) -> None:
-        there = self._sent.users  # of an earlier life
-        units, at = [u for u in stretch.units if stretch.seqs[u.first] >= there.get(u.user, 0)], 0
-        while at < len(units):
-            self._clock.wait(units[at].due, self._idle)
+    def _send(self, rows: LogSlice) -> None:
+        sent = self._sent.users  # before this process was started
+        groups, at = [g for g in rows.groups if rows.seqs[g.first] >= sent.get(g.user, 0)], 0
+        while at < len(groups):
+            self._clock.wait(groups[at].due, self._idle)
             due, events, end = self._clock.reached(), 0, at
-            while end < len(units) and events < TICK_EVENTS and (units[end].due <= due or end == at):
-                events += units[end].end - units[end].first
+            while end < len(groups) and events < TICK_EVENTS and (groups[end].due <= due or end == at):
+                events += groups[end].end - groups[end].first
                 end += 1
-            self._put(self._fleet.records(grouped(stretch, units[at:end], int(self._wall() * 1000))))
+            self._put(self._faults.records(grouped(rows, groups[at:end], int(self._wall() * 1000))))
             at = end
-            telemetry.EVENT_TIME.labels("replay").set(units[at - 1].due / 1000)
-            self._step("sending")
-        self._time = max(self._time, *stretch.times)
+            telemetry.EVENT_TIME.labels("replay").set(groups[at - 1].due / 1000)
+            self._report("sending")
+        self._time = max(self._time, *rows.times)
 
-    def _put(self, records: Iterable[Sent]) -> None:
+    def _put(self, records: Iterable[OutgoingRecord]) -> None:
         for record in records:
             self._sender.record(*record)
 
     def _idle(self) -> None:
         self._sender.poll()
-        self._step("paused" if self._clock.paused else "sending")
+        self._report("paused" if self._clock.paused else "sending")
 
-    def _mark(self, mark: Mark) -> None:
-        for partition, there in enumerate(self._sent.marks):
-            if (type(mark).__name__, mark.epoch) not in there:
-                self._sender.mark(partition, mark)
+    def _send_marker(self, marker: Mark) -> None:
+        for partition, sent in enumerate(self._sent.markers):
+            if (type(marker).__name__, marker.epoch) not in sent:
+                self._sender.marker(partition, marker)
 
-    def _mark_end(self) -> None:
+    def _end_log(self) -> None:
         last = self._plan.epochs - 1
-        for partition, there in enumerate(self._sent.marks):
-            if (EndOfLog.__name__, last) not in there:
-                self._sender.mark(partition, EndOfLog(last, self._time, self._sender.events[partition]))
+        for partition, sent in enumerate(self._sent.markers):
+            if (EndOfLog.__name__, last) not in sent:
+                self._sender.marker(partition, EndOfLog(last, self._time, self._sender.events[partition]))
         self._flush()
 
     def _flush(self) -> None:
-        self._sender.flush(lambda: self._step("sending"))
+        self._sender.flush(lambda: self._report("sending"))
 
-    def _note(self, epoch: int) -> None:
+    def _save_progress(self, epoch: int) -> None:
         sender = self._sender
         sent = sender.offsets, sender.events, sender.batches
-        state = Progress(self._log_digest, epoch, self._time, *sent, dict(self._fleet.told))
-        noted.save(self._folder, state, self._patience_s)
+        state = Progress(self._log_digest, epoch, self._time, *sent, dict(self._faults.counts))
+        progress_file.save(self._folder, state, self._patience_s)
 
-    def _step(self, doing: Literal["sending", "deciding", "paused", "over"]) -> None:
+    def _report(self, doing: Activity) -> None:
         plan = self._plan
-        self._tell(Step(doing, sum(self._sender.events), plan.events, self._epoch, plan.epochs, self._time))
+        self._progress(ReplayStatus(doing, sum(self._sender.events), plan.events, self._epoch, plan.epochs, self._time))

@@ -1,4 +1,4 @@
-"""Reading a sorted log by row numbers, a row group in memory at a time."""
+"""Read a sorted log by row numbers, with one Parquet row group in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,105 +8,107 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from replay.prepare import units
+from replay.prepare import impression_groups
 from replay.sources.schema import IMPRESSIONS
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Events of one impression, or one event without one: rows `first` .. `end` - 1 of a stretch."""
+class ImpressionGroup:
+    """The events of one impression, or one event without one: rows `first` .. `end` - 1 of a slice of the log."""
 
     user: str
-    due: int  # the time of its first event, or of its arrival where that is later
+    due: int  # time of its first event, or of its arrival if that is later, ms
     first: int
     end: int
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Adjacent rows of the log as columns, and the units they form."""
+class LogSlice:
+    """Adjacent rows of the log as columns, and their impression groups."""
 
     items: list[str]
     kinds: list[int]
     times: list[int]
     impressions: list[int]
     seqs: list[int]
-    units: list[Unit]
+    groups: list[ImpressionGroup]
 
 
-class Log:
-    """A sorted log, replayed `loops` times: rows are numbered on through the loops."""
+class SortedLog:
+    """A sorted log that is replayed `loops` times; row numbers continue from loop to loop."""
 
     def __init__(self, path: Path, rows: int, loops: int, shift: int) -> None:
-        """`rows` is the length of one loop, `shift` how much later each loop is, ms."""
+        """`rows` is the length of one loop, `shift` the difference in event time between two loops, ms."""
         self._path, self._rows, self._shift = path, rows, shift
         with pq.ParquetFile(path) as file:
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         self._ends = list(accumulate(sizes))
-        self._held: tuple[int, Any] = (-1, None)
+        self._number = -1  # of the row group in memory
+        self._row_group: pa.RecordBatch | None = None
         self._counts: Counter[str] = Counter()
         if loops > 1:
-            for batch in units.read(path, ["user"]):
+            for batch in impression_groups.read_batches(path, ["user"]):
                 self._counts.update(batch["user"][: max(0, rows - self._counts.total())].to_pylist())
 
-    def stretches(self, first: int, end: int) -> Iterator[Stretch]:
-        """Rows `first` .. `end` - 1 in order. Both borders must be those of units, within one loop.
+    def slices(self, first: int, end: int) -> Iterator[LogSlice]:
+        """Yield rows `first` .. `end` - 1 in order. Both must be borders of impression groups, within one loop.
 
-        A stretch ends where a unit ends, also where that unit goes on in the next row group.
+        A slice ends with a group, also if that group continues in the next Parquet row group.
         """
         loop, at = divmod(first, self._rows)
         end -= loop * self._rows
         carried = None
         while at < end:
-            table = self._group(at, end)
+            table = self._rest_of_row_group(at, end)
             at += table.num_rows
             if carried is not None:
                 table = _joined(carried, table)
-            begins = np.flatnonzero(units.starts(table, None))
-            if at < end:  # the last unit may go on
-                last = int(begins[-1])
-                carried, table, begins = table.slice(last), table.slice(0, last), begins[:-1]
+            starts = np.flatnonzero(impression_groups.group_starts(table, None))
+            if at < end:  # the last group may continue
+                last = int(starts[-1])
+                carried, table, starts = table.slice(last), table.slice(0, last), starts[:-1]
             if table.num_rows:
-                yield self._stretch(table, begins, loop)
+                yield self._slice(table, starts, loop)
 
-    def _group(self, at: int, end: int) -> Any:
-        """The rest of the row group that row `at` is in, up to row `end`."""
+    def _rest_of_row_group(self, at: int, end: int) -> pa.RecordBatch:
+        """Return the rest of the Parquet row group that contains row `at`, up to row `end`."""
         number = bisect_right(self._ends, at)
-        if self._held[0] != number:
+        if self._number != number:
             with pq.ParquetFile(self._path) as file:
                 table = file.read_row_group(number, use_threads=False).combine_chunks()
-            self._held = (number, table.to_batches()[0])
+            self._number, self._row_group = number, table.to_batches()[0]
+        assert self._row_group is not None
         begin = self._ends[number - 1] if number else 0
-        return self._held[1].slice(at - begin, min(end, self._ends[number]) - at)
+        return self._row_group.slice(at - begin, min(end, self._ends[number]) - at)
 
-    def _stretch(self, table: Any, begins: Any, loop: int) -> Stretch:
+    def _slice(self, table: pa.RecordBatch, starts: NDArray[np.intp], loop: int) -> LogSlice:
         users = table["user"].to_pylist()
         times = (table["time"].to_numpy() + loop * self._shift).tolist()
         impressions, seqs = table["impression"].to_numpy(), table["seq"].to_pylist()
         if loop:
             impressions = _renumbered(impressions, loop)
             seqs = [seq + loop * self._counts[user] for seq, user in zip(seqs, users, strict=True)]
-        borders = [*begins.tolist(), table.num_rows]
-        due = (table[units.due(table.schema.names)].to_numpy() + loop * self._shift).tolist()
-        found = [Unit(users[a], due[a], a, b) for a, b in pairwise(borders)]
+        due = (table[impression_groups.due_column(table.schema.names)].to_numpy() + loop * self._shift).tolist()
+        groups = [ImpressionGroup(users[a], due[a], a, b) for a, b in pairwise([*starts.tolist(), table.num_rows])]
         items, kinds = table["item"].to_pylist(), table["kind"].to_pylist()
-        return Stretch(items, kinds, times, impressions.tolist(), seqs, found)
+        return LogSlice(items, kinds, times, impressions.tolist(), seqs, groups)
 
 
-def _renumbered(impressions: Any, loop: int) -> Any:
-    """Impressions of a later loop under numbers of their own: neighbours across the seam must not seem to be one."""
+def _renumbered(impressions: NDArray[np.int64], loop: int) -> NDArray[np.int64]:
+    """Return other numbers for the impressions of a later loop: the last of a loop must differ from the next first."""
     with np.errstate(over="ignore"):
         mixed = np.abs(impressions).astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(loop)
         mixed *= np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
-    return np.sign(impressions) * ((mixed % np.uint64(IMPRESSIONS)).astype(np.int64) | 1)
+    numbers: NDArray[np.int64] = np.sign(impressions) * ((mixed % np.uint64(IMPRESSIONS)).astype(np.int64) | 1)
+    return numbers
 
 
-def _joined(first: Any, second: Any) -> Any:
+def _joined(first: pa.RecordBatch, second: pa.RecordBatch) -> pa.RecordBatch:
     return pa.Table.from_batches([first, second]).combine_chunks().to_batches()[0]

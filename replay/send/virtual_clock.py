@@ -1,4 +1,4 @@
-"""The virtual clock: which event time has been reached, at any speed, with pauses. Time and sleep are arguments."""
+"""The virtual clock: the event time that a replay has reached, at any speed, with pauses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import time as wall
 from collections.abc import Callable
 
-TICK_S = 0.05  # how often the clock is looked at
+TICK_S = 0.05  # between two reads of the clock
 
 
 class VirtualClock:
-    """Event time that runs `speed` times as fast as wall time; with None whatever comes next is due at once."""
+    """Event time that runs `speed` times as fast as wall time; with None every event is due at once."""
 
     def __init__(
         self,
@@ -28,16 +28,16 @@ class VirtualClock:
 
     @property
     def paused(self) -> bool:
-        """Whether event time stands still."""
+        """True while event time does not advance."""
         return self._paused
 
     def begin(self, event_ms: int) -> None:
-        """Let event time be `event_ms` now; only the first call counts."""
+        """Set event time to `event_ms`; only the first call has an effect."""
         if self._event is None:
             self._event, self._wall = event_ms, self._time()
 
     def reached(self) -> float:
-        """The event time reached, ms: infinite where there is no speed, and -infinite before `begin`."""
+        """Return the event time reached, ms: infinite without a speed, and -infinite before `begin`."""
         if self._event is None:
             return -math.inf
         if self._speed is None:
@@ -53,20 +53,20 @@ class VirtualClock:
             self._paused = True
 
     def resume(self) -> None:
-        """Let event time go on from where it stands."""
+        """Continue event time from where it was stopped."""
         if self._paused:
             self._wall = self._time()
             self._paused = False
 
     def toggle(self, *_signal: object) -> None:
-        """Pause or resume; fit to be a signal handler."""
+        """Pause or resume; can be used as a signal handler."""
         if self._paused:
             self.resume()
         else:
             self.pause()
 
     def wait(self, event_ms: int, idle: Callable[[], object]) -> None:
-        """Return when `event_ms` is reached and the clock is not paused; `idle` is called at every look before."""
+        """Wait until `event_ms` is reached and the clock is not paused; calls `idle` every TICK_S until then."""
         self.begin(event_ms)
         while self._paused or event_ms > self.reached():
             idle()

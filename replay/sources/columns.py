@@ -1,10 +1,9 @@
-"""What the columns of a generic exposure log may hold, and the row they make."""
+"""Columns of a generic exposure log: their names, their valid values, and the event that a row describes."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from replay.errors import InvalidError, shown
 from replay.sources.schema import IMPRESSIONS, NAME_BYTES, Row
@@ -17,15 +16,15 @@ KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE}
 
 
 def columns(written: Iterable[str]) -> dict[str, str]:
-    """The columns wanted, as they are written here: case and blanks around a name make no difference.
+    """Map each known column to its name in the log; case and blanks around a name make no difference.
 
-    Raises InvalidError where one that is needed is missing, or one stands twice.
+    Raises InvalidError if a needed column is missing, or one occurs twice.
     """
     found: dict[str, str] = {}
     for name in (names := list(written)):
         column = name.strip().lower()
         if column in found:
-            raise InvalidError("wrong columns", f"{column} stands twice in {shown(','.join(names))}")
+            raise InvalidError("wrong columns", f"{column} occurs twice in {shown(','.join(names))}")
         if column in COLUMNS:
             found[column] = name
     missing = [name for name in NEEDED if name not in found]
@@ -34,8 +33,8 @@ def columns(written: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def time(value: Any) -> int:
-    """A time in ms. Raises InvalidError."""
+def time(value: object) -> int:
+    """Return a time in ms. Raises InvalidError."""
     try:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return milliseconds(value)
@@ -44,8 +43,8 @@ def time(value: Any) -> int:
     raise InvalidError("time is neither a number nor ISO 8601", shown(value))
 
 
-def row(values: Mapping[str, Any], time: Callable[[Any], int] = time) -> Row:
-    """The event that `values` describe. Raises InvalidError."""
+def row(values: Mapping[str, object], time: Callable[[object], int] = time) -> Row:
+    """Return the event that `values` describe. Raises InvalidError."""
     event = values["event"]
     kind = KINDS.get(event) if isinstance(event, str) else None
     if kind is None:
@@ -54,8 +53,8 @@ def row(values: Mapping[str, Any], time: Callable[[Any], int] = time) -> Row:
     return user, item, time(values["timestamp"]), kind, impression(values.get("impression"))
 
 
-def name(what: str, value: Any) -> str:
-    """A user or an item as text: a string that is not empty, or an integer. Raises InvalidError."""
+def name(what: str, value: object) -> str:
+    """Return a user or an item as text, from a non-empty string or an integer. Raises InvalidError."""
     if isinstance(value, str):
         text = value
     elif isinstance(value, int) and not isinstance(value, bool):
@@ -75,13 +74,13 @@ def name(what: str, value: Any) -> str:
     return text
 
 
-def impression(value: Any) -> int:
-    """The number of an impression; 0 for none. Raises InvalidError."""
+def impression(value: object) -> int:
+    """Return the number of an impression; 0 for none. Raises InvalidError."""
     return 0 if value is None or value == "" else impression_number(name("impression", value))
 
 
 @functools.lru_cache(maxsize=1 << 12)
 def impression_number(text: str) -> int:
-    """A positive number below IMPRESSIONS for an impression's name: itself where it is one, else a hash."""
+    """Return a positive number below IMPRESSIONS for the name of an impression: its own value, or else a hash."""
     key = item_key(text)
     return key if 0 < key < IMPRESSIONS else item_key(f"impression {text}") % IMPRESSIONS or 1

@@ -1,8 +1,8 @@
-"""The generic exposure log (`log:`, `alipay:`): columns user, item, timestamp, event and optionally impression.
+"""Reader of the generic exposure log (`log:`, `alipay:`): user, item, timestamp, event and optionally impression.
 
-CSV with a header, JSON lines (both may be gzipped), or Parquet. Users, items and impressions are any strings or
-integers; timestamp is epoch seconds, epoch milliseconds or ISO 8601; event is click or exposure. Other columns are
-passed over, and the case of their names makes no difference. Every row is one event, identical rows too.
+The format is CSV with a header or JSON lines (both may be gzipped), or Parquet. Users, items and impressions are any
+strings or integers; timestamp is epoch seconds, epoch milliseconds or ISO 8601; event is click or exposure. Other
+columns are ignored, and the case of column names makes no difference. Every row is one event, identical rows too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import csv
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
+import pyarrow as pa
 
-from replay.errors import InvalidError, Refusals, RowError, SourceError, shown
+from replay.errors import InvalidError, RowError, RowErrors, SourceError, shown
 from replay.sources.columns import columns, row
 from replay.sources.parquet_log import parquet
 from replay.sources.schema import Row, batches
@@ -23,43 +24,43 @@ from replay.sources.text_lines import LINE_BYTES, lines
 from streams.settings import Exposures
 
 csv.field_size_limit(LINE_BYTES + 1)
-_columns = functools.lru_cache(maxsize=16)(columns)  # most lines of a log have the same
+_columns = functools.lru_cache(maxsize=16)(columns)  # most lines of a log have the same columns
 _json = msgspec.json.Decoder()
 
 
-def exposure_log(path: Path, _policy: Exposures, refusals: Refusals) -> Iterator[Any]:
-    """Batches of `rows.ROWS` from a log whose format its file name says. Raises SourceError for other names."""
+def exposure_log(path: Path, _policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+    """Yield batches of `schema.ROWS` from a log; its file name gives the format. Raises SourceError for other names."""
     if path.is_dir():
         raise SourceError(f"{path} is a folder: a file is needed here")
     name = path.name.lower()
     plain = name.removesuffix(".gz")
     if name.endswith(".parquet"):
-        return parquet(path, refusals)
+        return parquet(path, errors)
     for ending, read in _TEXTS.items():
         if plain.endswith(ending):
-            return batches(read(path, refusals))
+            return batches(read(path, errors))
     raise SourceError(f"{path}: a log ends in {', '.join(_TEXTS)} (each also with .gz) or .parquet")
 
 
-def _csv_rows(path: Path, refusals: Refusals) -> Iterator[Row]:
+def _csv_rows(path: Path, errors: RowErrors) -> Iterator[Row]:
     names: list[str] = []
-    places: dict[str, int] = {}
-    for number, line in lines(path, refusals):
+    positions: dict[str, int] = {}
+    for number, line in lines(path, errors):
         try:
             values = _split(line)
             if not names:
-                names, places = values, _places(path, values)
+                names, positions = values, _positions(path, values)
                 continue
             if len(values) != len(names):
-                refusals.refuse(RowError(path, number, "wrong columns", f"{len(values)} instead of {len(names)}"))
+                errors.add(RowError(path, number, "wrong columns", f"{len(values)} instead of {len(names)}"))
                 continue
-            yield row({name: values[place] for name, place in places.items()})
+            yield row({name: values[position] for name, position in positions.items()})
         except InvalidError as error:
-            refusals.refuse(RowError(path, number, error.reason, error.detail))
+            errors.add(RowError(path, number, error.reason, error.detail))
 
 
 def _split(line: str) -> list[str]:
-    """The fields of a line of CSV: quotes may hold commas, but no line ends. Raises InvalidError."""
+    """Return the fields of a CSV line: quotes may hold commas, but no line ends. Raises InvalidError."""
     if '"' not in line:
         return line.split(",")
     try:
@@ -68,24 +69,24 @@ def _split(line: str) -> list[str]:
         raise InvalidError("not CSV", str(error)) from error
 
 
-def _places(path: Path, names: list[str]) -> dict[str, int]:
-    """Where each column stands. Raises SourceError where one is missing."""
+def _positions(path: Path, names: list[str]) -> dict[str, int]:
+    """Return the position of each column in a line. Raises SourceError if one is missing."""
     try:
         return {column: names.index(name) for column, name in columns(names).items()}
     except InvalidError as error:
         raise SourceError(f"{path}: {error.reason}: {error.detail}") from error
 
 
-def _json_rows(path: Path, refusals: Refusals) -> Iterator[Row]:
-    for number, line in lines(path, refusals):
+def _json_rows(path: Path, errors: RowErrors) -> Iterator[Row]:
+    for number, line in lines(path, errors):
         try:
             yield row(_object(line))
         except InvalidError as error:
-            refusals.refuse(RowError(path, number, error.reason, error.detail))
+            errors.add(RowError(path, number, error.reason, error.detail))
 
 
-def _object(line: str) -> dict[str, Any]:
-    """The columns wanted of a line's JSON object. Raises InvalidError."""
+def _object(line: str) -> dict[str, object]:
+    """Return the known columns of the JSON object in a line. Raises InvalidError."""
     try:
         found = _json.decode(line)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -95,7 +96,7 @@ def _object(line: str) -> dict[str, Any]:
     return {column: found[name] for column, name in _columns(tuple(found)).items()}
 
 
-_TEXTS: Final[dict[str, Callable[[Path, Refusals], Iterator[Row]]]] = {
+_TEXTS: Final[dict[str, Callable[[Path, RowErrors], Iterator[Row]]]] = {
     ".csv": _csv_rows,
     ".jsonl": _json_rows,
     ".ndjson": _json_rows,

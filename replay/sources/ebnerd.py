@@ -1,10 +1,10 @@
-"""EB-NeRD, a news app's log with real exposures: each user's clicks of the weeks before, then impressions whole.
+"""Reader of EB-NeRD, a news log with real exposures: the past clicks of each user, then complete impressions.
 
-Two layouts of a folder are read: `ebnerd_demo_impressions.parquet` with `ebnerd_demo_history.parquet` (a row an article
-in view; a row a past click), and the public one, `train` and/or `validation` with `behaviors.parquet` and
+Two layouts of a folder are read: `ebnerd_demo_impressions.parquet` with `ebnerd_demo_history.parquet` (one row per
+article in view; one row per past click), and the public one, `train` and/or `validation` with `behaviors.parquet` and
 `history.parquet` (lists in columns). Past clicks come first, as Kind.PAST_CLICK: the histories of both splits overlap,
-so equal (user, time, item) count once, and clicks at or after the user's first impression are left out. An impression's
-clicked articles are clicks, the others exposures. Times without a zone are read as UTC.
+so equal (user, time, item) count once, and clicks at or after the first impression of the user are left out. The
+clicked articles of an impression are clicks, the others exposures. Times without a zone are read as UTC.
 """
 
 # ruff: noqa: S608 - paths and column names of our own: duckdb takes no parameters there
@@ -13,13 +13,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from replay.errors import Refusals, RowError, SourceError
-from replay.prepare.total_order import database, quoted
+from replay.duckdb_session import database, quoted
+from replay.errors import RowError, RowErrors, SourceError
 from replay.sources.schema import BATCH, IMPRESSIONS, ROWS
 from replay.times import LATEST
 from streams.records import Kind
@@ -53,22 +52,22 @@ _INTEGERS = {sign + size for sign in ("", "U") for size in ("TINYINT", "SMALLINT
 
 
 def files(folder: Path) -> tuple[Path, ...]:
-    """The files of the layout found in `folder`, impressions before their history. Empty where there is none."""
+    """Return the files of the layout in `folder`, impressions before their history; empty if there is none."""
     flat = tuple(folder / name for name in FLAT)
     if flat[0].exists():
         return flat
     return tuple(folder / split / name for split in SPLITS if (folder / split).is_dir() for name in LISTS)
 
 
-def ebnerd(folder: Path, _policy: Exposures, refusals: Refusals) -> Iterator[Any]:
-    """Batches of `rows.ROWS`. Raises SourceError where files or columns are missing; bad rows go to `refusals`."""
+def ebnerd(folder: Path, _policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+    """Yield batches of `schema.ROWS`. Raises SourceError if files or columns are missing; bad rows go to `errors`."""
     found = files(folder)
     if not found:
         raise SourceError(f"{folder} has neither {FLAT[0]} nor a folder {' or '.join(SPLITS)} with {LISTS[0]}")
     shown, read = (_FLAT_SHOWN, _FLAT_READ) if found[0].name == FLAT[0] else (_LISTS_SHOWN, _LISTS_READ)
     with database(Path(tempfile.gettempdir()), f"{folder}: reading failed") as connection:
-        impressions = [_good(connection, path, shown, _SHOWN_REASONS, refusals) for path in found[::2]]
-        history = [_good(connection, path, read, _REASONS, refusals) for path in found[1::2]]
+        impressions = [_good(connection, path, shown, _SHOWN_REASONS, errors) for path in found[::2]]
+        history = [_good(connection, path, read, _REASONS, errors) for path in found[1::2]]
         connection.execute(f"CREATE VIEW shown AS {' UNION ALL '.join(impressions)}")
         connection.execute(f"CREATE VIEW past AS {' UNION ALL '.join(history)}")
         columns = "user::VARCHAR AS user, item::VARCHAR AS item, time::BIGINT AS time"
@@ -84,9 +83,9 @@ def ebnerd(folder: Path, _policy: Exposures, refusals: Refusals) -> Iterator[Any
 
 
 def _good(
-    connection: duckdb.DuckDBPyConnection, path: Path, query: str, reasons: dict[str, str], refusals: Refusals
+    connection: duckdb.DuckDBPyConnection, path: Path, query: str, reasons: dict[str, str], errors: RowErrors
 ) -> str:
-    """The query for the valid rows of one file; the others are refused. Raises SourceError."""
+    """Return the query for the valid rows of a file; the others are added to `errors`. Raises SourceError."""
     if not path.exists():
         raise SourceError(f"{path}: there is no such file")
     rows = query.format(file=f"read_parquet({quoted(path)}, file_row_number = true)")
@@ -97,7 +96,7 @@ def _good(
                 raise SourceError(f"{path}: wrong columns: {name} comes out as {kind}, not as whole numbers")
         bad = connection.execute(f"SELECT row + 1, {reason} AS why FROM ({rows}) WHERE why IS NOT NULL ORDER BY row")
         while (one := bad.fetchone()) is not None:
-            refusals.refuse(RowError(path, one[0], one[1], unit="row"))
+            errors.add(RowError(path, one[0], one[1], unit="row"))
         if connection.execute(f"SELECT 1 FROM ({rows}) LIMIT 1").fetchone() is None:
             raise SourceError(f"{path} is empty")
     except duckdb.BinderException as error:
@@ -107,9 +106,9 @@ def _good(
     return f"SELECT * FROM ({rows}) WHERE ({reason}) IS NULL"
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[Any]:
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
     try:
         for batch in connection.sql(query).to_arrow_reader(BATCH):
             yield pa.record_batch([c.cast(f.type) for c, f in zip(batch.columns, ROWS, strict=True)], schema=ROWS)
-    except OSError as error:  # a duckdb.Error on its way through Arrow
+    except OSError as error:  # a duckdb.Error that Arrow has wrapped
         raise duckdb.Error(str(error)) from error

@@ -1,33 +1,34 @@
-"""MovieLens: ML-1M's ratings.dat (`user::item::rating::seconds`) and ML-100K's u.data (tab-separated)."""
+"""Readers of MovieLens: ML-1M's ratings.dat (`user::item::rating::seconds`) and ML-100K's u.data (tab-separated)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from replay.errors import Refusals, RowError, shown
+import pyarrow as pa
+
+from replay.errors import RowError, RowErrors, shown
 from replay.sources.schema import NAME_BYTES, Row, batches
 from replay.sources.text_lines import lines
 from replay.times import LATEST
 from streams.records import Kind
 from streams.settings import Exposures
 
-LIKED = 4  # policy `rated`: ratings from here up are clicks, those below are exposures
+LIKED = 4  # policy `rated`: ratings from this value up are clicks, lower ones are exposures
 
 
-def movielens(path: Path, separator: str, policy: Exposures, refusals: Refusals) -> Iterator[Any]:
-    """Batches of `rows.ROWS` from one file of ratings. Every rating is one event, a click unless `rated` denies it."""
-    return batches(_rows(path, separator, policy, refusals))
+def movielens(path: Path, separator: str, policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+    """Yield batches of `schema.ROWS` from a file of ratings: one event per rating, a click unless `rated` decides."""
+    return batches(_rows(path, separator, policy, errors))
 
 
-def _rows(path: Path, separator: str, policy: Exposures, refusals: Refusals) -> Iterator[Row]:
+def _rows(path: Path, separator: str, policy: Exposures, errors: RowErrors) -> Iterator[Row]:
     least = LIKED if policy == "rated" else 0
-    for number, line in lines(path, refusals, "latin-1"):
+    for number, line in lines(path, errors, "latin-1"):
         parts = line.split(separator)
         if len(parts) != 4:
             detail = f"{len(parts)} instead of user, item, rating, timestamp"
-            refusals.refuse(RowError(path, number, "wrong columns", detail))
+            errors.add(RowError(path, number, "wrong columns", detail))
             continue
         user, item, rating, seconds = parts
         reason = ""
@@ -42,6 +43,6 @@ def _rows(path: Path, separator: str, policy: Exposures, refusals: Refusals) -> 
         elif int(seconds) * 1000 > LATEST:
             reason, found = "time is beyond the year 9999", seconds
         if reason:
-            refusals.refuse(RowError(path, number, reason, shown(found)))
+            errors.add(RowError(path, number, reason, shown(found)))
             continue
         yield user, item, int(seconds) * 1000, Kind.CLICK if int(rating) >= least else Kind.EXPOSURE, 0

@@ -1,25 +1,24 @@
-"""The generic exposure log as Parquet: columns are checked as a whole, and row by row only where something is wrong."""
+"""Reader of the generic exposure log as Parquet: whole columns are checked, and rows only if a column is not valid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from replay.errors import InvalidError, Refusals, RowError, SourceError, shown
+from replay.errors import InvalidError, RowError, RowErrors, SourceError, shown
 from replay.sources import columns
 from replay.sources.columns import KINDS, NEEDED
 from replay.sources.schema import BATCH, NAME_BYTES, ROWS, Row, batches
 from replay.times import LATEST, MS_FROM
 
 
-def parquet(path: Path, refusals: Refusals) -> Iterator[Any]:
-    """Batches of `rows.ROWS`. Raises SourceError for a file that is no such log; bad rows go to `refusals`."""
+def parquet(path: Path, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+    """Yield batches of `schema.ROWS`. Raises SourceError for a file that is no such log; bad rows go to `errors`."""
     with opened(path) as file:
         try:
             wanted = columns.columns(file.schema_arrow.names)
@@ -30,19 +29,24 @@ def parquet(path: Path, refusals: Refusals) -> Iterator[Any]:
         first = 1
         try:
             for batch in file.iter_batches(batch_size=BATCH, columns=list(wanted.values()), use_threads=False):
-                batch.validate(full=True)  # text that is no UTF-8, above all
+                batch.validate(full=True)  # above all text that is not UTF-8
                 renamed = batch.select(list(wanted.values())).rename_columns(list(wanted))
                 whole = _whole(renamed)
-                yield from [whole] if whole is not None else _by_row(path, renamed, first, refusals)
+                yield from [whole] if whole is not None else _by_row(path, renamed, first, errors)
                 first += batch.num_rows
         except SourceError:
             raise
-        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: no value of Python's
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+            OverflowError,
+        ) as error:  # the last two: a value that Python can't hold
             raise SourceError(f"{path}, near row {first:,}: {error}") from error
 
 
-def opened(path: Path) -> Any:
-    """The Parquet file. Raises SourceError where it is missing or something else."""
+def opened(path: Path) -> pq.ParquetFile:
+    """Open the Parquet file. Raises SourceError if it is missing or in another format."""
     if path.is_dir():
         raise SourceError(f"{path} is a folder: a file is needed here")
     try:
@@ -55,8 +59,8 @@ def opened(path: Path) -> Any:
         raise SourceError(f"{path}: {error.strerror or error}") from error
 
 
-def _whole(batch: Any) -> Any | None:
-    """The batch as ROWS where every value is plainly valid; None where rows must be looked at one by one."""
+def _whole(batch: pa.RecordBatch) -> pa.RecordBatch | None:
+    """Return the batch as ROWS if every value is valid; None if rows must be checked one by one."""
     if any(batch[name].null_count for name in NEEDED):
         return None
     names = [_names(batch[name]) for name in ("user", "item")]
@@ -69,17 +73,17 @@ def _whole(batch: Any) -> Any | None:
     return pa.record_batch([*names, time, codes, numbers], schema=ROWS)
 
 
-def _is_text(column: Any) -> bool:
+def _is_text(column: pa.Array) -> bool:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _text(column: Any) -> Any:
+def _text(column: pa.Array) -> pa.Array:
     return pc.cast(column, pa.string())
 
 
-def _names(column: Any) -> Any | None:
-    """A column of users or items as text; None where that takes a closer look."""
+def _names(column: pa.Array) -> pa.Array | None:
+    """Return a column of users or items as text; None if rows must be checked one by one."""
     if pa.types.is_integer(column.type):
         return _text(column)
     if not _is_text(column):
@@ -90,8 +94,8 @@ def _names(column: Any) -> Any | None:
     return text if plain and not pc.any(pc.match_substring(text, "\0")).as_py() else None
 
 
-def _impressions(batch: Any) -> Any | None:
-    """The numbers of impressions, 0 for none; None where that takes a closer look."""
+def _impressions(batch: pa.RecordBatch) -> pa.Array | None:
+    """Return the numbers of impressions, 0 for none; None if rows must be checked one by one."""
     if "impression" not in batch.schema.names:
         return pa.array(np.zeros(batch.num_rows, np.int64))
     column = batch["impression"]
@@ -105,24 +109,24 @@ def _impressions(batch: Any) -> Any | None:
     return pc.fill_null(pa.array(numbers, pa.int64()).take(encoded.indices), 0)
 
 
-def _ms(column: Any) -> Any:
+def _ms(column: pa.Array) -> pa.Array:
     zone = column.type.tz if pa.types.is_timestamp(column.type) else None
     return pc.cast(pc.cast(column, pa.timestamp("ms", zone), safe=False), pa.int64())
 
 
-def _is_moment(column: Any) -> bool:
+def _is_moment(column: pa.Array) -> bool:
     return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
 
 
-def _within(value: Any) -> int:
-    """A time that is in ms already. Raises InvalidError."""
-    if value is None or not 0 <= value <= LATEST:
+def _within(value: object) -> int:
+    """Return a time that is in ms already. Raises InvalidError."""
+    if not isinstance(value, int) or not 0 <= value <= LATEST:
         raise InvalidError("time is missing, negative or beyond the year 9999", shown(value))
-    return int(value)
+    return value
 
 
-def _times(column: Any) -> Any | None:
-    """A column of integers or timestamps as ms; None where that takes a closer look."""
+def _times(column: pa.Array) -> pa.Array | None:
+    """Return a column of integers or timestamps as ms; None if rows must be checked one by one."""
     if _is_moment(column):
         ms = _ms(column)
     elif pa.types.is_integer(column.type):
@@ -136,7 +140,7 @@ def _times(column: Any) -> Any | None:
     return ms if (span["min"] or 0) >= 0 and (span["max"] or 0) <= LATEST else None
 
 
-def _by_row(path: Path, batch: Any, first: int, refusals: Refusals) -> Iterator[Any]:
+def _by_row(path: Path, batch: pa.RecordBatch, first: int, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     time = columns.time
     if _is_moment(batch["timestamp"]):
         at = batch.schema.names.index("timestamp")
@@ -147,6 +151,6 @@ def _by_row(path: Path, batch: Any, first: int, refusals: Refusals) -> Iterator[
             try:
                 yield columns.row(found, time)
             except InvalidError as error:
-                refusals.refuse(RowError(path, number, error.reason, error.detail, unit="row"))
+                errors.add(RowError(path, number, error.reason, error.detail, unit="row"))
 
     return batches(rows())

@@ -1,4 +1,4 @@
-"""What a SOURCE on the command line means: `synthetic:users=100`, `ml-1m:DIR`, `log:FILE` and so on."""
+"""Parse a SOURCE of the command line: `synthetic:users=100`, `ml-1m:DIR`, `log:FILE` and so on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from replay.errors import Refusals, SourceError
+import pyarrow as pa
+
+from replay.errors import RowErrors, SourceError
 from replay.parameters import parameters
 from replay.sources.csv_log import exposure_log
 from replay.sources.ebnerd import ebnerd, files
@@ -20,57 +22,57 @@ from streams.settings import Exposures
 
 FORMS = "synthetic[:users=1000,items=200,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
 
-Reader = Callable[[Exposures, Refusals], Iterator[Any]]
+ReadRows = Callable[[Exposures, RowErrors], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A log that can be read any number of times, always the same: batches of `rows.ROWS`."""
+    """A log that can be read any number of times, with the same result: batches of `schema.ROWS`."""
 
     text: str  # as the user wrote it
-    policies: tuple[Exposures, ...]  # that it can be read with, the default first
+    policies: tuple[Exposures, ...]  # with which it can be read, the default first
     files: tuple[Path, ...]
-    reader: Reader
-    epoch: str | None = None  # as `units.epoch_ends` reads it, where nothing else is asked
-    takes: Literal["", "DIR", "FILE"] = ""  # what stands behind the colon; "": parameters
+    reader: ReadRows
+    epoch: str | None = None  # default epoch, as `impression_groups.epoch_ends` reads it
+    takes: Literal["", "DIR", "FILE"] = ""  # kind of the text after the colon; "": parameters
 
     @property
     def scheme(self) -> str:
-        """What stands before the colon."""
+        """The text before the colon."""
         return self.text.partition(":")[0]
 
     @property
     def name(self) -> str:
-        """For the names of files: the scheme, with the file's name or the parameters."""
+        """A name for files of results: the scheme, with the name of the file or the parameters."""
         rest = self.text.partition(":")[2]
         words = {"": rest, "DIR": "", "FILE": Path(rest).name.partition(".")[0]}[self.takes]
         return "-".join(filter(None, [self.scheme, *re.split(r"[^A-Za-z0-9.]+", words)]))
 
     @property
     def public(self) -> str:
-        """The text without anybody's paths."""
+        """The text without paths of this machine."""
         return f"{self.scheme}:{self.takes}" if self.takes else self.text
 
-    def read(self, policy: Exposures, refusals: Refusals) -> Iterator[Any]:
-        """The rows in the order of the source. Raises SourceError where `policy` does not fit, or for bad input."""
+    def read(self, policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in the order of the source. Raises SourceError if `policy` does not fit, or for bad input."""
         if policy not in self.policies:
             raise SourceError(f"{self.text}: exposures can't be {policy!r} here, but {' or '.join(self.policies)}")
         try:
-            yield from self.reader(policy, refusals)
+            yield from self.reader(policy, errors)
         except OSError as error:
             raise _not_there(self.text, error) from error
 
-    def identity(self) -> dict[str, Any]:
-        """What a file made from this source depends on: its text, and size and time of change of each file."""
+    def file_stamps(self) -> list[tuple[str, int, int]]:
+        """Return path, size in bytes and time of change in ns of each file. Raises SourceError."""
         try:
             stats = [(str(path), path.stat()) for path in self.files if path.exists()]
         except OSError as error:
             raise _not_there(self.text, error) from error
-        return {"source": self.text, "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats]}
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def parse(text: str) -> Source:
-    """The source that `text` names. Raises SourceError; files are looked at when they are read."""
+    """Return the source that `text` names. Raises SourceError; files are opened when they are read."""
     scheme, _, rest = text.partition(":")
     if scheme not in _SCHEMES:
         raise SourceError(f"{text!r} is no source: write one of {FORMS}")
@@ -81,7 +83,7 @@ def parse(text: str) -> Source:
 
 
 def _not_there(text: str, error: OSError) -> SourceError:
-    """What the system says of a file: no permission, too long a name, a disk that fails."""
+    """Return the error of the operating system for a file: no permission, a name too long, a failing disk."""
     return SourceError(f"{error.filename or text}: {error.strerror or error}")
 
 
@@ -101,7 +103,10 @@ def _ebnerd(text: str, rest: str) -> Source:
 
 
 def _file(
-    read: Callable[[Path, Exposures, Refusals], Iterator[Any]], policies: tuple[Exposures, ...], text: str, rest: str
+    read: Callable[[Path, Exposures, RowErrors], Iterator[pa.RecordBatch]],
+    policies: tuple[Exposures, ...],
+    text: str,
+    rest: str,
 ) -> Source:
     path = _path(text, rest)
     return Source(text, policies, (path,), partial(read, path), takes="FILE")
@@ -112,7 +117,7 @@ def _path(text: str, rest: str) -> Path:
         raise SourceError(f"{text!r} names no file: write {text.partition(':')[0]}:PATH")
     try:
         return Path(rest).expanduser()
-    except RuntimeError as error:  # nobody of that name
+    except RuntimeError as error:  # no user of that name
         raise SourceError(f"{rest}: {error}") from error
 
 

@@ -1,7 +1,7 @@
-"""Steam's public steam_reviews.json.gz: one Python dict literal a line (`{u'username': u'...', ...}`), a day's date.
+"""Reader of steam_reviews.json.gz: one Python dict literal per line (`{u'username': u'...', ...}`), dated by day.
 
-A line is read by a lexer for flat dicts, which is several times as fast as `ast.literal_eval`; lines that it does not
-cover whole go to that. Nothing is evaluated. Every review is one click: the file has neither ratings nor exposures.
+A lexer for flat dicts reads the lines, several times as fast as `ast.literal_eval`, which reads the lines that the
+lexer does not cover. Nothing is evaluated. Every review is one click: the file has no ratings and no exposures.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from replay.errors import InvalidError, Refusals, RowError, shown
+import pyarrow as pa
+
+from replay.errors import InvalidError, RowError, RowErrors, shown
 from replay.sources import columns
 from replay.sources.schema import Row, batches
 from replay.sources.text_lines import lines
@@ -28,21 +29,21 @@ _PAIR = re.compile(rf"({_STRING})\s*:\s*({_STRING}|{_OTHER})\s*(,\s*|\}}\s*$)", 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
-def steam(path: Path, _policy: Exposures, refusals: Refusals) -> Iterator[Any]:
-    """Batches of `rows.ROWS` from Steam's reviews, gzipped or not; the time is 00:00 UTC of the day."""
-    return batches(_rows(path, refusals))
+def steam(path: Path, _policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+    """Yield batches of `schema.ROWS` from the reviews, gzipped or not; the time is 00:00 UTC of the day."""
+    return batches(_rows(path, errors))
 
 
-def _rows(path: Path, refusals: Refusals) -> Iterator[Row]:
-    for number, line in lines(path, refusals):
+def _rows(path: Path, errors: RowErrors) -> Iterator[Row]:
+    for number, line in lines(path, errors):
         try:
             yield _row(fields(line))
         except InvalidError as error:
-            refusals.refuse(RowError(path, number, error.reason, error.detail))
+            errors.add(RowError(path, number, error.reason, error.detail))
 
 
-def _row(review: dict[str, Any]) -> Row:
-    """The click that a review is. Raises InvalidError."""
+def _row(review: dict[str, object]) -> Row:
+    """Return a review as a click. Raises InvalidError."""
     missing = [name for name in (USER, ITEM, DATE) if name not in review]
     if missing:
         raise InvalidError("wrong columns", f"no {', '.join(missing)}")
@@ -52,8 +53,8 @@ def _row(review: dict[str, Any]) -> Row:
     return columns.name("user", review[USER]), columns.name("item", review[ITEM]), columns.time(date), Kind.CLICK, 0
 
 
-def fields(line: str) -> dict[str, Any]:
-    """The fields user, item and date of a dict literal, as far as they are there. Raises InvalidError."""
+def fields(line: str) -> dict[str, object]:
+    """Return the fields user, item and date of a dict literal, if they are present. Raises InvalidError."""
     found: dict[str, str] = {}
     at = 1
     while line.startswith("{") and (pair := _PAIR.match(line, at)):
@@ -68,13 +69,13 @@ def fields(line: str) -> dict[str, Any]:
     return whole
 
 
-def _literal(text: str) -> Any:
-    """The value of a Python literal. Raises InvalidError."""
+def _literal(text: str) -> object:
+    """Return the value of a Python literal. Raises InvalidError."""
     if "\\" not in text and text[-1] in "'\"":
         return text.lstrip("u")[1:-1]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes and numbers that Python will refuse one day
+            warnings.simplefilter("ignore")  # about escapes and numbers that a later Python will reject
             return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise InvalidError("not a dict literal", shown(text)) from error

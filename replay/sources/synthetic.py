@@ -1,18 +1,18 @@
-"""Synthetic users of known predictability: what the next click depends on is visible in the log, and stated here.
+"""Generator of synthetic users of known predictability: the next click depends on what is visible in the log.
 
-Items belong to groups. A user favours a few groups for good, and the log begins with PAST clicks on each (past clicks:
-they enter histories and are never ranked). Before each later click a screen shows SHOWN items that are not clicked; a
-service picks their groups from the user's clicks and keeps pushing each for a while. Then the click is
+Items belong to groups. A user has a few favourite groups that never change, and the log begins with PAST clicks on each
+(past clicks enter histories and are never ranked). Before each later click a screen shows SHOWN items that are not
+clicked; their groups are drawn from the clicks of the user, and each group is shown for a while. The click is then
 
-- with probability FLOW from the group that follows the group of the last click (a fixed cycle): the last click says it;
-- with probability TASTE from a favourite group: the long history says which those are;
+- with probability FLOW from the group that follows the group of the last click in a fixed cycle;
+- with probability TASTE from a favourite group, which the long history shows;
 - else any item, by popularity;
 
-but taste leaves out the groups of the last RECENT clicks, for the sake of variety, and neither taste nor flow goes to
-groups that had TIRED or more of the last RING exposures. So long history, last clicks and exposures each say something
-that the others do not. With `noise` a click is, with that probability, any item at all: at 1 nothing can be learnt.
-`optimum.py` says what the best ranker reaches. Exposures bear no impression, so candidates are sampled, and chance and
-popularity have their plain meaning.
+except that taste skips the groups of the last RECENT clicks, for variety, and neither taste nor flow chooses groups
+with TIRED or more of the last RING exposures. So long history, last clicks and exposures each carry information that
+the others lack. With `noise` a click is, with that probability, any item: at 1 nothing can be learnt. The optimum is
+computed in synthetic_optimum.py. Exposures have no impression, so candidates are sampled, and chance and popularity
+keep their usual meaning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,9 +34,9 @@ PAST = 1  # past clicks on each favourite group
 RECENT = 3
 RING, TIRED = 10, 2
 SHOWN = 1
-KEPT = 0.9  # probability that a pushed group is pushed on the next screen again
-BLOCK = 1000  # users made at a time
-MOST = {"users": 10**9, "items": 10**6, "clicks": 10**4, "groups": 10**3, "days": 36_500}  # a block stays in memory
+KEPT = 0.9  # probability that a group is on the next screen as well
+BLOCK = 1000  # users generated at a time
+MOST = {"users": 10**9, "items": 10**6, "clicks": 10**4, "groups": 10**3, "days": 36_500}  # a block is held in memory
 START = 1_700_000_000_000  # ms; past clicks lie in the day before
 
 Ints = NDArray[np.int64]
@@ -47,11 +46,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Synthetic:
-    """The parameters of `synthetic:users=...,items=...`, and the world that they make."""
+    """The parameters of `synthetic:users=...,items=...`, and the distributions that follow from them."""
 
     users: int = 1000
     items: int = 200
-    clicks: int = 45  # a user's mean; the number lies between half and one and a half of it
+    clicks: int = 45  # mean per user; the number is between 0.5 and 1.5 times the mean
     groups: int = 20
     favourites: int = 5
     days: int = 14
@@ -59,7 +58,7 @@ class Synthetic:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        """Raises SourceError for parameters that make no log."""
+        """Raise SourceError for parameters that make no log."""
         if not (self.users >= 1 and self.clicks >= 2 and self.days >= 1 and self.seed >= 0 and 0 <= self.noise <= 1):
             raise SourceError("synthetic: users, days >= 1, clicks >= 2, seed >= 0 and noise within 0..1 are needed")
         for name, most in MOST.items():
@@ -83,7 +82,7 @@ class Synthetic:
 
     @cached_property
     def popular(self) -> Floats:
-        """The probability of each item where a click is by popularity, [items]: mildly skewed."""
+        """The probability of each item if a click is by popularity, [items]: mildly skewed."""
         weight = 1.0 / (2.0 + np.arange(self.items) // self.groups)
         share: Floats = weight / weight.sum()
         return share
@@ -95,7 +94,7 @@ class Synthetic:
         return share
 
     def reasons(self, favourite: Bools, last: Ints, recent: Bools, tired: Bools) -> Floats:
-        """The probability of a click into each group by flow or taste, [users, groups].
+        """Return the probability of a click into each group by flow or taste, [users, groups].
 
         All arguments but `last`, the group of the last click [users], are [users, groups].
         """
@@ -110,17 +109,17 @@ class Synthetic:
         found: Floats = flow + taste * wanted
         return found
 
-    def batches(self) -> Iterator[Any]:
-        """The log as batches of `rows.ROWS`, a block of users at a time: past clicks, then what came after."""
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the log as batches of `schema.ROWS`, a block of users at a time: past clicks, then later events."""
         for first in range(0, self.users, BLOCK):
             yield from Traces(self, first, min(BLOCK, self.users - first)).batches()
 
 
 class Traces:
-    """What a block of users was shown and clicked."""
+    """The exposures and clicks of a block of users."""
 
     def __init__(self, world: Synthetic, first: int, users: int) -> None:
-        """Draw users `first` .. `first + users - 1`; the same world and block always give the same traces."""
+        """Draw users `first` .. `first + users - 1`; the same parameters and block always give the same traces."""
         chance = np.random.default_rng([world.seed, 2, first])
         self._first = first
         steps = world.clicks + world.clicks // 2
@@ -150,8 +149,8 @@ class Traces:
             clicks = np.concatenate([clicks[:, 1:], world.group[item][:, None]], axis=1)
             clicked[np.arange(users), world.group[item]] += 1
 
-    def batches(self) -> Iterator[Any]:
-        """The traces as batches of `rows.ROWS`."""
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the traces as batches of `schema.ROWS`."""
         yield self._batch(
             self.past, self.past_time, np.full(self.past.shape, Kind.PAST_CLICK), np.full(self.past.shape, True)
         )
@@ -161,7 +160,7 @@ class Traces:
         there = np.arange(items.shape[1]) < self.length[:, None]
         yield self._batch(items, times, kinds, np.broadcast_to(there[:, :, None], items.shape))
 
-    def _batch(self, items: Ints, times: Ints, kinds: Any, there: Bools) -> Any:
+    def _batch(self, items: Ints, times: Ints, kinds: NDArray[np.integer], there: Bools) -> pa.RecordBatch:
         users = self._first + 1 + np.arange(len(items))
         names = np.broadcast_to(users.reshape(-1, *[1] * (items.ndim - 1)), items.shape)[there]
         return pa.record_batch(
@@ -177,7 +176,7 @@ class Traces:
 
 
 def _click(world: Synthetic, chance: np.random.Generator, reasons: Floats) -> Ints:
-    """One click a user, [users]."""
+    """Draw one click per user, [users]."""
     users = len(reasons)
     total = np.cumsum(reasons, axis=1)  # up to FLOW + TASTE
     at = chance.random(users)
@@ -190,7 +189,7 @@ def _click(world: Synthetic, chance: np.random.Generator, reasons: Floats) -> In
 
 
 def _group_of_a_click(chance: np.random.Generator, clicked: Ints, n: int) -> Ints:
-    """The groups of `n` of each user's clicks drawn at random, [users, n]; `clicked` counts them, [users, groups]."""
+    """Draw `n` clicks of each user, and return their groups, [users, n]; `clicked` counts them, [users, groups]."""
     total = np.cumsum(clicked, axis=1)
     at = chance.random((len(clicked), n)) * total[:, -1:]
     drawn: Ints = (at[:, :, None] >= total[:, None, :]).sum(axis=2).clip(max=clicked.shape[1] - 1)
@@ -198,21 +197,21 @@ def _group_of_a_click(chance: np.random.Generator, clicked: Ints, n: int) -> Int
 
 
 def _item_of(world: Synthetic, groups: Ints, at: Floats) -> Ints:
-    """An item of each group, by the probabilities within it."""
+    """Draw an item of each group, by the probabilities within it."""
     size = -(-world.items // world.groups)
     padded = np.zeros(size * world.groups)
     padded[: world.items] = world.within
     total = np.cumsum(padded.reshape(size, world.groups), axis=0).T  # [groups, size]
-    place = (at[..., None] >= total[groups]).sum(axis=-1)
-    place = np.minimum(place, (np.bincount(world.group) - 1)[groups])
-    drawn: Ints = place * world.groups + groups
+    index = (at[..., None] >= total[groups]).sum(axis=-1)  # of the item within its group
+    index = np.minimum(index, (np.bincount(world.group) - 1)[groups])
+    drawn: Ints = index * world.groups + groups
     return drawn
 
 
 def _times(chance: np.random.Generator, days: int, users: int, steps: int) -> Ints:
-    """Click times in ms, [users, steps]: sittings of about six clicks a minute apart, spread over the days."""
+    """Draw click times in ms, [users, steps]: sessions of about six clicks, a minute apart, spread over the days."""
     minute = np.maximum(chance.exponential(60_000, (users, steps)), 5_000)
-    away = chance.exponential(1.0, (users, steps)) * (chance.random((users, steps)) < 1 / 6)
-    away *= days * 86_400_000 / np.maximum(away.sum(axis=1, keepdims=True), 1.0) * 0.9
+    pause = chance.exponential(1.0, (users, steps)) * (chance.random((users, steps)) < 1 / 6)
+    pause *= days * 86_400_000 / np.maximum(pause.sum(axis=1, keepdims=True), 1.0) * 0.9
     start = START + 10_000 + chance.random((users, 1)) * days * 8_640_000
-    return np.asarray(start + np.cumsum(minute + away, axis=1), np.int64)
+    return np.asarray(start + np.cumsum(minute + pause, axis=1), np.int64)

@@ -1,6 +1,6 @@
-"""The best that any ranker can do on synthetic users: their next click's exact distribution, from what is visible.
+"""Metrics of the optimal ranker on synthetic users: it ranks by the exact distribution of the next click.
 
-Negatives are drawn evenly, so that ranking by probability is optimal for every metric.
+Negatives are drawn uniformly, so ranking by probability is optimal for every metric.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from models.evaluation.metrics import metrics, rank
 from replay.parameters import parameters
 from replay.sources.synthetic import FLOW, RECENT, RING, TASTE, TIRED, Floats, Synthetic, Traces
 
-Items = NDArray[np.int64]  # numbers of items, 0-based: the item's name less one
+Items = NDArray[np.int64]  # numbers of items, 0-based: the name of the item minus one
 
 
 def probabilities(world: Synthetic, past: Items, clicks: Items, shown: Items) -> Floats:
-    """The probability of each item to be a user's next click, [items].
+    """Return the probability of each item to be the next click of a user, [items].
 
-    `past` are the user's past clicks, `clicks` those since, `shown` all exposures up to now, each oldest first.
+    `past` are the past clicks of the user, `clicks` the later ones, `shown` all exposures so far, each oldest first.
     """
     groups = np.arange(world.groups)
     before = world.group[np.append(past, clicks)[-RECENT:]]
@@ -33,13 +33,13 @@ def probabilities(world: Synthetic, past: Items, clicks: Items, shown: Items) ->
 
 
 def of_source(text: str) -> dict[str, float] | None:
-    """The optimum of a SOURCE that is synthetic, by metric; None for any other, of which nobody knows it."""
+    """Return the optimum of a synthetic SOURCE, by metric; None for other sources, whose optimum is unknown."""
     scheme, _, rest = text.partition(":")
     return optimum(parameters(Synthetic, rest)) if scheme == "synthetic" else None
 
 
 def optimum(world: Synthetic, *, users: int = 100, negatives: int = 99, seed: int = 0) -> dict[str, float]:
-    """What the optimal ranker gets by each metric on all clicks of the first `users` users."""
+    """Return the metrics of the optimal ranker on all clicks of the first `users` users."""
     draw = np.random.default_rng(seed)
     ranks = []
     traces = Traces(world, 0, min(users, world.users))

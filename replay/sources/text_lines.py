@@ -1,4 +1,4 @@
-"""Lines of a text file, plain or gzipped, one at a time: memory is bounded by the longest line that is allowed."""
+"""Read lines of a plain or gzipped text file, one at a time: memory is bounded by LINE_BYTES."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from replay.errors import Refusals, RowError, SourceError
+from replay.errors import RowError, RowErrors, SourceError
 
 LINE_BYTES = 1_000_000
 
 
-def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """(1-based number, text without its line end) of every line that is not blank.
+def lines(path: Path, errors: RowErrors, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Yield (1-based number, text without its line end) of every line that is not blank.
 
-    Lines that are too long or not in `encoding` go to `refusals`. Raises SourceError where there is no such file, or
-    nothing in it, and where compressed data break off: what is missing then is no row that could be skipped.
+    Lines that are too long or not in `encoding` go to `errors`. Raises SourceError if the file is missing, empty, or
+    its compressed data break off: then an unknown number of rows is missing, and skipping them would hide that.
     """
     number = 0
     with closing(opened(path)) as file:
@@ -28,9 +28,7 @@ def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[t
                 if len(line) > LINE_BYTES and not line.endswith(b"\n"):
                     number += 1
                     size = len(line) + _rest(file)
-                    refusals.refuse(
-                        RowError(path, number, f"line of more than {LINE_BYTES:,} bytes", f"{size:,} bytes")
-                    )
+                    errors.add(RowError(path, number, f"line of more than {LINE_BYTES:,} bytes", f"{size:,} bytes"))
                     continue
             except (EOFError, OSError, zlib.error) as error:
                 raise RowError(path, number + 1, "compressed data break off or are damaged", str(error)) from error
@@ -40,9 +38,7 @@ def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[t
             try:
                 text = line.decode(encoding).rstrip("\r\n")
             except UnicodeDecodeError as error:
-                refusals.refuse(
-                    RowError(path, number, f"not {encoding.upper()}", f"byte {error.start + 1} of the line")
-                )
+                errors.add(RowError(path, number, f"not {encoding.upper()}", f"byte {error.start + 1} of the line"))
                 continue
             if number == 1:
                 text = text.removeprefix("\ufeff")  # a byte order mark
@@ -53,7 +49,7 @@ def lines(path: Path, refusals: Refusals, encoding: str = "utf-8") -> Iterator[t
 
 
 def opened(path: Path) -> BinaryIO:
-    """The file's bytes, unpacked where its name ends in .gz or .GZ. Raises SourceError where it can't be opened."""
+    """Open the file, decompressing it if its name ends in .gz or .GZ. Raises SourceError if it can't be opened."""
     try:
         if path.is_dir():
             raise SourceError(f"{path} is a folder: a file is needed here")
@@ -65,7 +61,7 @@ def opened(path: Path) -> BinaryIO:
 
 
 def _rest(file: BinaryIO) -> int:
-    """Read to the end of the line without keeping it; returns its length."""
+    """Read to the end of the line without keeping it, and return its length."""
     size = 0
     while part := file.readline(LINE_BYTES):
         size += len(part)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from replay.errors import OnError, Refusals
+from replay.errors import OnError, RowErrors
 from replay.sources.schema import ROWS, Row
 from replay.sources.source import parse
 from streams.records import Kind
@@ -26,17 +26,17 @@ def write(path: Path, data: str | bytes) -> Path:
     return path
 
 
-def read(source: str, policy: Exposures | None = None, refusals: Refusals | None = None) -> list[Row]:
+def read(source: str, policy: Exposures | None = None, refusals: RowErrors | None = None) -> list[Row]:
     """The rows of a source, in its own order."""
     parsed = parse(source)
-    found = parsed.read(policy or parsed.policies[0], refusals or Refusals("stop"))
+    found = parsed.read(policy or parsed.policies[0], refusals or RowErrors("stop"))
     return [row for batch in found for row in rows_of(batch)]
 
 
-def skipped(source: str) -> tuple[list[Row], Refusals]:
+def skipped(source: str) -> tuple[list[Row], RowErrors]:
     """The rows of a source that can be read, and the account of the others."""
     on_error: OnError = "skip"
-    refusals = Refusals(on_error)
+    refusals = RowErrors(on_error)
     return read(source, None, refusals), refusals
 
 

@@ -16,7 +16,8 @@ from models.data.catalogue import FIRST_ROW
 from models.data.interaction_log import Ints, Log
 from models.data.views import CLICK, EXPOSURE, PAST_CLICK
 from replay.errors import SourceError
-from replay.prepare.plan import Options, prepare
+from replay.prepare.plan import Options
+from replay.prepare.prepare import prepare
 from replay.sources.source import Source
 from streams.settings import Exposures
 

@@ -22,7 +22,7 @@ from deploy.experiments.runner.significance import Test, by_user, compare
 from deploy.experiments.training.trainer import Bench, Told, identity
 from models.data.catalogue import ROW_PADDING
 from models.evaluation.metrics import mean_chance
-from replay.prepare.plan import write_json
+from replay.json_file import write_json
 
 
 class Benches:

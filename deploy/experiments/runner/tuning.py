@@ -29,7 +29,7 @@ from deploy.experiments.training.models import (
     Row,
 )
 from deploy.experiments.training.trainer import Bench
-from replay.prepare.plan import write_json
+from replay.json_file import write_json
 
 TRIALS = [
     {"learning_rate": rate, "l2": l2, "power": power}
