@@ -1,15 +1,28 @@
-# Two commands do everything, set-up included: `make demo` and `make check`.
-PYTHON ?= python3.11
+# Two commands do everything, installation included: `make demo` and `make check`. While you work: `make test`.
+PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+# `make install TORCH=default` leaves to pip which build of torch it takes; otherwise the one without CUDA if its index answers
+TORCH ?= cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo docs check format bench-device chaos outages fuzz soak clean
+.PHONY: install demo docs format lint test check proofs bench-device chaos outages fuzz soak clean
 install: .venv/.complete
 
-# A half-finished environment has no .complete and is made again from what is there; nothing changed: nothing done.
+# An incomplete environment has no .complete and is completed; if nothing changed, nothing is done.
 .venv/.complete: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "mc2sf needs Python 3.11: set PYTHON=/path/to/python3.11"; exit 1; }
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@test -n "$(PYTHON)" || { \
+		echo "mc2sf needs Python 3.11, 3.12 or 3.13, and none works on the PATH."; \
+		echo "Install one with its venv module (Debian, Ubuntu: apt install python3-venv) or set PYTHON=/path/to/python3."; exit 1; }
+	@$(BIN)/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@if [ "$(TORCH)" = cpu ] && $(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=5)' "$(TORCH_INDEX)" 2>/dev/null; then \
+		echo "Downloading into .venv: torch without CUDA (200 MB) from $(TORCH_INDEX), then the other packages (400 MB) from PyPI"; \
+		$(PIP) --no-deps --only-binary=:all: --index-url "$(TORCH_INDEX)" "$$(grep '^torch==' constraints.txt)"; \
+	else \
+		echo "Downloading into .venv: torch in the build that pip chooses (on Linux with CUDA libraries: 3 GB) and the other packages (400 MB)"; \
+	fi
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: install
@@ -22,13 +35,24 @@ docs: install
 format: install
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
-check: install
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pip check --disable-pip-version-check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# The tests that need no broker, no browser and no second process.
+test: install
+	$(PYTEST) -m "not process and not proof"
+
+# Everything that a change must pass.
+check: lint
+	$(PYTEST) -m "not proof"
+
+# Whole runs under kill -9, outages, damaged records and other faults, and on Apache Kafka and PostgreSQL.
+proofs: install
+	$(PYTEST) -m "proof"
 
 bench-device: .venv/.bench
 	$(BIN)/python -m benchmarks.device $(ARGS)
@@ -55,7 +79,7 @@ soak: install
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
 
 .venv/.bench: .venv/.complete
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""Brokers and databases for tests: started once, on free ports, in temporary folders; a test gets its own run id."""
+"""Marks, and servers for tests: started once, on free ports, in temporary folders; a test gets a run id of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import POSTGRES, Postgres
+from deploy.cli.main import main
 from deploy.local.broker import EmbeddedBroker, free_port
 from streams.settings import Settings
+from tests.support import process_guard
+from tests.support.command import Command, Done
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
 hypothesis.settings.load_profile("any machine")
@@ -32,23 +35,56 @@ torch.set_num_threads(1)
 
 IN_CI = os.environ.get("CI") == "true"
 KAFKA_HOME = os.environ.get("KAFKA_HOME")
+# fixtures that start processes, and the marks of a test that uses one of them
+STARTERS = {"servers": ["process"], "tool": ["process"], "kafka_home": ["process", "kafka"]}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that the processes of `make check` end at about the same time."""
+    """Mark the tests that use a fixture that starts processes; run files with slow tests first.
+
+    With the slow files first, the workers of pytest-xdist end at about the same time.
+    """
+    for item in items:
+        for fixture in set(STARTERS).intersection(getattr(item, "fixturenames", ())):
+            for mark in STARTERS[fixture]:
+                item.add_marker(mark)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
-def absent(what: str) -> None:
-    """Skip loudly; in CI, where everything is installed, fail instead."""
-    if IN_CI:
-        pytest.fail(f"{what}: must not be absent in CI")
-    pytest.skip(what)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """Refuse processes and listening sockets to the fixtures of a test without the mark `process`."""
+    with process_guard.refused(unless=item.get_closest_marker("process") is not None):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Refuse them to the test itself."""
+    with process_guard.refused(unless=item.get_closest_marker("process") is not None):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure in CI, where everything that a test needs is installed."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+    return report
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+def kafka_home() -> Path:
+    """The folder of an Apache Kafka."""
+    if KAFKA_HOME is None:
+        pytest.skip("KAFKA_HOME is not set: no Apache Kafka to test on")
+    return Path(KAFKA_HOME)
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """Start a server by name at its first use, and stop all of them at the end."""
     running: dict[str, str] = {}
     with ExitStack() as stack:
@@ -59,30 +95,35 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
                 if name == "embedded":
                     running[name] = stack.enter_context(EmbeddedBroker(folder / "log"))
                 elif name == "kafka":
-                    if KAFKA_HOME is None:
-                        absent("KAFKA_HOME is not set: no real Apache Kafka to test on")
-                    running[name] = stack.enter_context(Cluster(Path(KAFKA_HOME), folder)).addresses
+                    home: Path = request.getfixturevalue("kafka_home")
+                    running[name] = stack.enter_context(Cluster(home, folder)).addresses
                 else:
                     if not POSTGRES.is_dir():
-                        absent(f"no PostgreSQL in {POSTGRES}")
+                        pytest.skip(f"no PostgreSQL in {POSTGRES}")
                     running[name] = stack.enter_context(Postgres(folder)).url
             return running[name]
 
         yield address
 
 
-@pytest.fixture(params=["embedded", "kafka"])
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def broker(request: pytest.FixtureRequest, servers: Callable[[str], str]) -> str:
     """The address of a broker: a test runs once on the embedded one and once on Apache Kafka."""
     return servers(request.param)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, servers: Callable[[str], str], tmp_path: Path) -> str:
+@pytest.fixture
+def kafka(servers: Callable[[str], str], kafka_home: Path) -> str:  # noqa: ARG001 - marks the test as one on Kafka
+    """The address of Apache Kafka."""
+    return servers("kafka")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database: a test runs once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
-    return database_on(servers("postgresql"))
+    return database_on(request.getfixturevalue("servers")("postgresql"))
 
 
 def database_on(url: str) -> str:
@@ -114,18 +155,10 @@ def tool() -> Callable[[str], str]:
     def find(name: str) -> str:
         path = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         if path is None:
-            absent(f"{name} is not installed")
+            pytest.skip(f"{name} is not installed")
         return path or ""
 
     return find
-
-
-@pytest.fixture
-def kafka_home() -> Path:
-    """The folder of a real Apache Kafka."""
-    if KAFKA_HOME is None:
-        absent("KAFKA_HOME is not set: no real Apache Kafka to test on")
-    return Path(KAFKA_HOME or "")
 
 
 @pytest.fixture
@@ -160,5 +193,24 @@ def data() -> Path:
     """The folder of real logs."""
     folder = Path(os.environ.get("MC2SF_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        absent(f"no real logs in {folder}: set MC2SF_TEST_DATA")
+        pytest.skip(f"no real logs in {folder}: set MC2SF_TEST_DATA")
     return folder
+
+
+@pytest.fixture
+def mc2sf(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The `mc2sf` command, in this process: `mc2sf("doctor", MC2SF_BROKERS="...")`."""
+
+    def call(*arguments: str, **environment: str) -> Done:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main(list(arguments))
+        said = capsys.readouterr()
+        code = ended.value.code or 0
+        assert isinstance(code, int)
+        return Done(code, said.out, said.err)
+
+    return call

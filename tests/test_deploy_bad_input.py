@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deploy.cli.main import main
 from streams.kafka import topic_admin
 from streams.settings import Settings
+from tests.support.command import Command, installed
 from tests.support.logs import HEADER
 
 GOOD = HEADER + "u,i,3,click\n"
@@ -37,44 +33,6 @@ CASES: dict[str, tuple[str, bytes, str]] = {
     "another ending": ("a.xlsx", b"x", "a log ends in .csv"),
 }
 WHOLE = {"truncated gzip", "wrong columns", "empty", "only a header", "no Parquet", "another ending"}
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command said, and its exit code."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def mc2sf(capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command, in this process."""
-
-    def call(*arguments: str) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        return Done(ended.value.code or 0, *capsys.readouterr())
-
-    return call
-
-
-@pytest.fixture
-def installed() -> Command:
-    """The command as pip installed it, in a process and with an environment of its own."""
-    path = Path(sys.executable).parent / "mc2sf"
-
-    def call(*arguments: str, **environment: str) -> Done:
-        env = os.environ | environment
-        done = subprocess.run([path, *arguments], check=False, capture_output=True, text=True, env=env, timeout=120)
-        assert "Traceback" not in done.stdout + done.stderr
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    return call
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -154,7 +112,8 @@ def test_an_option_that_makes_no_sense_is_a_sentence(
     assert says in done.stderr
 
 
-def test_the_installed_command_stops_at_a_bad_row_with_a_sentence(installed: Command, tmp_path: Path) -> None:
+@pytest.mark.process
+def test_the_installed_command_stops_at_a_bad_row_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(GOOD + "u,i,4,klick\n")
     done = installed("run", f"log:{tmp_path / 'a.csv'}", "--out", str(tmp_path / "out"))
     assert done.returncode == 2
@@ -162,7 +121,7 @@ def test_the_installed_command_stops_at_a_bad_row_with_a_sentence(installed: Com
 
 
 def test_replay_stops_at_a_bad_row_or_skips_counts_and_lists_it(
-    installed: Command, settings: Settings, servers: Callable[[str], str], tmp_path: Path
+    settings: Settings, servers: Callable[[str], str], tmp_path: Path
 ) -> None:
     settings = settings.model_copy(update={"brokers": servers("embedded"), "lockstep": False})
     topic_admin.create(settings)
@@ -179,9 +138,7 @@ def test_replay_stops_at_a_bad_row_or_skips_counts_and_lists_it(
     assert "2 events sent" in skipped.stdout
 
 
-def test_a_replay_that_may_not_go_on_says_why(
-    installed: Command, settings: Settings, servers: Callable[[str], str]
-) -> None:
+def test_a_replay_that_may_not_go_on_says_why(settings: Settings, servers: Callable[[str], str]) -> None:
     settings = settings.model_copy(update={"brokers": servers("embedded"), "lockstep": False})
     topic_admin.create(settings)
     first = installed("replay", "synthetic:users=3", **settings.environment())

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,21 +14,11 @@ from deploy.cli.main import main
 from deploy.runs import UserError, write_run_file
 from streams.database.engine import connect
 from streams.settings import Settings
+from tests.support.command import Command
 from tests.support.simulation import SMALL
 from tests.test_streams_rescoring import a_recorded_run
 
 HEADER = "user,item,timestamp,event\n"
-
-
-def mc2sf(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.cli", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "200"} | environment,
-        timeout=120,
-    )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +33,9 @@ def mc2sf(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     ],
     ids=["empty", "columns", "nan", "negative", "kind", "long"],
 )
-def test_bad_input_is_a_sentence_with_file_and_line_not_a_traceback(tmp_path: Path, content: str, says: str) -> None:
+def test_bad_input_is_a_sentence_with_file_and_line_not_a_traceback(
+    mc2sf: Command, tmp_path: Path, content: str, says: str
+) -> None:
     path = tmp_path / "log.csv"
     path.write_text(content)
     done = mc2sf("run", f"log:{path}", "--out", str(tmp_path / "out"))
@@ -57,7 +46,7 @@ def test_bad_input_is_a_sentence_with_file_and_line_not_a_traceback(tmp_path: Pa
     assert "Traceback" not in said
 
 
-def test_a_truncated_gzip_and_a_missing_file_are_sentences_too(tmp_path: Path) -> None:
+def test_a_truncated_gzip_and_a_missing_file_are_sentences_too(mc2sf: Command, tmp_path: Path) -> None:
     path = tmp_path / "log.csv.gz"
     path.write_bytes(gzip.compress((HEADER + "1,2,3,click\n" * 10_000).encode())[:-200])
     for source in (path, tmp_path / "none.csv"):
@@ -83,7 +72,7 @@ def held(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("more", [(), ("--retrain-every", "often")], ids=["no source", "no option"])
 def test_a_run_that_can_not_begin_leaves_the_one_before_it_as_it_was(
-    tmp_path: Path, settings: Settings, more: tuple[str, ...]
+    mc2sf: Command, tmp_path: Path, settings: Settings, more: tuple[str, ...]
 ) -> None:
     filled(tmp_path, *OF_A_RUN)
     write_run_file(tmp_path, settings, "synthetic")
@@ -98,7 +87,9 @@ def test_a_run_that_can_not_begin_leaves_the_one_before_it_as_it_was(
 @pytest.mark.parametrize(
     "names", [("notes.txt",), OF_A_RUN, ("plan.json", "notes.txt")], ids=["other", "alike", "a plan of another kind"]
 )
-def test_a_folder_that_was_never_a_runs_is_refused_and_left_alone(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_a_folder_that_was_never_a_runs_is_refused_and_left_alone(
+    mc2sf: Command, tmp_path: Path, names: tuple[str, ...]
+) -> None:
     before = filled(tmp_path / "mine", *names)
     done = mc2sf("run", "synthetic:users=5", "--out", str(tmp_path / "mine"))
     assert done.returncode == 2
@@ -106,7 +97,7 @@ def test_a_folder_that_was_never_a_runs_is_refused_and_left_alone(tmp_path: Path
     assert held(tmp_path / "mine") == before
 
 
-def test_skipped_rows_are_counted_and_listed(tmp_path: Path) -> None:
+def test_skipped_rows_are_counted_and_listed(mc2sf: Command, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text(HEADER + "1,2,3,click\n1,2,4,klick\n2,2,5,exposure\n")
     done = mc2sf("data", "inspect", f"log:{path}", "--on-error", "skip")
@@ -185,20 +176,20 @@ def test_a_damaged_run_file_is_named(
     assert str(folder / "run.json") in said
 
 
-def test_a_misspelt_variable_is_refused() -> None:
+def test_a_misspelt_variable_is_refused(mc2sf: Command) -> None:
     done = mc2sf("doctor", MC2SF_BROKER="x")
     assert done.returncode == 2
     assert "MC2SF_BROKER" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_password_is_shown_nowhere() -> None:
+def test_a_password_is_shown_nowhere(mc2sf: Command) -> None:
     done = mc2sf("doctor", MC2SF_DATABASE="postgresql+psycopg://me:hunter2@127.0.0.1:1/db", MC2SF_BROKERS="127.0.0.1:1")
     assert done.returncode == 1
     assert "hunter2" not in done.stdout + done.stderr
 
 
-def test_every_command_teaches_itself() -> None:
+def test_every_command_teaches_itself(mc2sf: Command) -> None:
     for command in ("run", "replay", "evaluate", "recommend", "doctor", "retrain", "recorder", "data inspect"):
         done = mc2sf(*command.split(), "--help")
         assert done.returncode == 0

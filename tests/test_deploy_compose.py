@@ -108,7 +108,6 @@ def kafka_of_the_compose_file(home: Path, folder: Path, ports: dict[str, int]) -
         process.wait(30)
 
 
-@pytest.mark.kafka
 def test_a_kafka_with_the_settings_of_the_compose_file_takes_the_topics(
     kafka_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_a_choice_that_there_is_not_is_answered_with_those_there_are(
     assert all(f"'{choice}'" in said for choice in offered)
 
 
+@pytest.mark.process
 def test_the_command_starts_without_torch() -> None:
     code = "import sys, deploy.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

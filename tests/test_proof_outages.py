@@ -23,7 +23,6 @@ from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import topic_admin
 from streams.settings import Settings
-from tests.conftest import absent
 
 SECONDS = 5.0
 
@@ -48,7 +47,7 @@ def disk(tmp_path: Path) -> None:
 def postgresql() -> None:
     """Skip where PostgreSQL is not installed."""
     if not POSTGRES.is_dir():
-        absent(f"no PostgreSQL in {POSTGRES}")
+        pytest.skip(f"no PostgreSQL in {POSTGRES}")
 
 
 def together(*names: str) -> Callable[[Scene], None]:
@@ -62,7 +61,6 @@ def together(*names: str) -> Callable[[Scene], None]:
 
 
 @pytest.mark.slow
-@pytest.mark.kafka
 @pytest.mark.timeout(1200)  # two runs, each with its outages; how long they take is the machine's matter
 @pytest.mark.usefixtures("postgresql")
 def test_broker_and_database_away_and_workers_that_come_and_go_change_nothing(kafka_home: Path, folder: Path) -> None:
@@ -72,7 +70,6 @@ def test_broker_and_database_away_and_workers_that_come_and_go_change_nothing(ka
 
 
 @pytest.mark.slow
-@pytest.mark.kafka
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("disk")
 def test_a_full_disk_under_tables_progress_and_logs_changes_nothing(kafka_home: Path, folder: Path) -> None:
@@ -95,7 +92,6 @@ def test_a_small_disk_is_filled_to_the_last_byte_and_emptied(tmp_path: Path) -> 
     assert not list((tmp_path / "disk").iterdir())
 
 
-@pytest.mark.kafka
 @pytest.mark.usefixtures("postgresql")
 def test_a_process_that_is_started_while_the_database_is_away_waits_for_it(
     settings: Settings, servers: Callable[[str], str], tmp_path: Path

@@ -72,7 +72,6 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Pat
 
 
 @pytest.mark.slow
-@pytest.mark.kafka
 def test_kafka_and_postgresql_give_the_same_digest_as_the_embedded_defaults(
     once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -30,7 +30,6 @@ from streams.records import DeviceBatch, DeviceEvent, EndOfLog, EpochBegin, Epoc
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, MODEL_RELEASES
 
-pytestmark = pytest.mark.kafka
 SOURCE = "synthetic:users=40,items=60,clicks=10"
 EPOCH = "200"
 
@@ -43,9 +42,9 @@ def settings_of_run(broker_settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def on_kafka(settings: Settings, servers: Callable[[str], str]) -> Settings:
+def on_kafka(settings: Settings, kafka: str) -> Settings:
     """On Apache Kafka only: the embedded broker tells an end too early where the last batch has many records."""
-    changed = settings.model_copy(update={"brokers": servers("kafka"), "lockstep": False, "partitions": 3})
+    changed = settings.model_copy(update={"brokers": kafka, "lockstep": False, "partitions": 3})
     topic_admin.create(changed)
     return changed
 

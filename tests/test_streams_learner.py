@@ -197,7 +197,6 @@ def test_only_the_bytes_that_are_still_needed_are_kept(world: World) -> None:
         assert release.manifest.epoch in {proposal.epoch for proposal in kept}
 
 
-@pytest.mark.kafka
 def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_settings: Settings) -> None:
     settings = broker_settings.model_copy(update={"dim": 8, "partitions": 2, "retrain_every": 2})
     topic_admin.create(settings)

@@ -21,8 +21,6 @@ from streams.records import DeviceBatch, EpochBegin, Kind
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
-pytestmark = pytest.mark.kafka
-
 
 def batch(seq: int) -> DeviceBatch:
     return DeviceBatch("u", seq, ["1", "2"], bytes([Kind.EXPOSURE, Kind.CLICK]), [1, 2], [0, 0])

@@ -26,7 +26,6 @@ from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
 from tests.support.releases import FakeProducer, World, changed, learnt, retrained, some_nets
 
-pytestmark = pytest.mark.kafka
 PATIENCE_S = 30.0
 
 

@@ -25,7 +25,6 @@ from streams.kafka.acl import ACCESS, grant
 from streams.records import DeviceBatch, EpochBegin, EpochEnd, Kind
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, OUTCOMES, TOPICS
-from tests.conftest import KAFKA_HOME, absent
 from tests.support.simulation import SMALL, release
 from tests.support.workers import Log, publish
 
@@ -65,10 +64,8 @@ def authority(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def secured(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def secured(authority: Authority, kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Kafka that speaks TLS, knows users by SCRAM and lets nobody do what is not granted."""
-    if KAFKA_HOME is None:
-        absent("KAFKA_HOME is not set: no real Apache Kafka to test on")
     folder = tmp_path_factory.mktemp("secured")
     store = folder / "server.store.pem"
     store.write_text(authority.store())
@@ -83,7 +80,7 @@ def secured(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
         "super.users=User:admin;User:ANONYMOUS\n"  # anonymous: the controller's own listener
     )
     users = [f"SCRAM-SHA-512=[name={name},password={PASSWORD}]" for name in ("admin", *ACCESS)]
-    with Cluster(Path(KAFKA_HOME or ""), folder, listener="SASL_SSL", more=more, users=users) as cluster:
+    with Cluster(kafka_home, folder, listener="SASL_SSL", more=more, users=users) as cluster:
         yield cluster.addresses
 
 
@@ -120,7 +117,6 @@ def refusals(settings: Settings, user: str) -> dict[str, int]:
     return told
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize("role", list(ACCESS))
 def test_a_processor_may_write_to_its_topics_and_to_no_other(admin: Settings, role: str) -> None:
     """A device worker, say, can't publish a release."""
@@ -131,7 +127,6 @@ def test_a_processor_may_write_to_its_topics_and_to_no_other(admin: Settings, ro
     assert refusals(admin, role) == dict.fromkeys(denied, KafkaError.TOPIC_AUTHORIZATION_FAILED)
 
 
-@pytest.mark.kafka
 def test_a_worker_runs_on_what_it_was_granted(admin: Settings) -> None:
     where = ("run", "brokers", "database", "state_dir", "kafka_security", "kafka_ca", "kafka_user", "kafka_password")
     run = SMALL.model_copy(update={name: getattr(admin, name) for name in where})
@@ -150,7 +145,6 @@ def test_a_worker_runs_on_what_it_was_granted(admin: Settings) -> None:
     outcomes.close()
 
 
-@pytest.mark.kafka
 def test_who_does_not_know_the_word_or_trusts_another_authority_is_not_let_in(admin: Settings, tmp_path: Path) -> None:
     wrong = admin.model_copy(update={"kafka_password": Settings(kafka_password="wrong").kafka_password})
     with pytest.raises(KafkaException):
@@ -171,7 +165,7 @@ def test_sasl_without_a_user_and_a_missing_file_are_refused() -> None:
 
 def test_postgresql_with_tls(authority: Authority, tmp_path: Path) -> None:
     if not POSTGRES.is_dir():
-        absent(f"no PostgreSQL in {POSTGRES}")
+        pytest.skip(f"no PostgreSQL in {POSTGRES}")
     folder = tmp_path / "postgres"
     folder.mkdir()
     for name in ("server.key", "server.pem"):

@@ -27,8 +27,6 @@ from streams.settings import Settings
 from streams.topics import FAST_EXAMPLES
 from tests.support.recorder import a_run
 
-pytestmark = pytest.mark.kafka
-
 
 class Deaf:
     """A consumer that is given nothing."""

@@ -1,0 +1,31 @@
+"""The `mc2sf` command as a test calls it, in this process or as it is installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Done:
+    """Exit code and output of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+def installed(*arguments: str, **environment: str) -> Done:
+    """Run the command that pip installed, with some environment variables."""
+    command = [Path(sys.executable).parent / "mc2sf", *arguments]
+    env = os.environ | environment
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=280)
+    assert "Traceback" not in done.stdout + done.stderr
+    return Done(done.returncode, done.stdout, done.stderr)
