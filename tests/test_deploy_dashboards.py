@@ -197,6 +197,7 @@ def test_prometheus_answers_every_query_of_every_panel(busy: Path, prometheus: C
     assert unanswered(prometheus(busy), queries(rate_interval="10s"), 60) == []
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_prometheus_answers_every_query_of_every_panel_from_a_run(
     prometheus: Callable[[Path], str], tmp_path: Path

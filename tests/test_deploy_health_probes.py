@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 from deploy.local.health_probes import SILENT_S, Probes
+
+pytestmark = pytest.mark.process
 
 
 @contextmanager
-def answering(status: int, before: threading.EpochBarrier | None = None) -> Iterator[int]:
+def answering(status: int, before: threading.Barrier | None = None) -> Iterator[int]:
     """A process that gives this answer; where there is a barrier, when all of its parties were asked."""
 
     class Answer(BaseHTTPRequestHandler):
@@ -45,7 +49,7 @@ def test_a_port_that_gives_no_good_answer_for_a_while_is_silent() -> None:
 
 
 def test_processes_that_are_slow_together_are_asked_at_once() -> None:
-    together = threading.EpochBarrier(5, timeout=10)
+    together = threading.Barrier(5, timeout=10)
     with ExitStack() as stack:
         ports = [stack.enter_context(answering(200, together)) for _ in range(5)]
         probes = Probes(lambda: ports)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.process
 WAITING = """
 import os, signal, time
 from deploy.local.signals import Interrupts

@@ -13,6 +13,8 @@ import pytest
 from deploy.local.broker import free_port
 from deploy.local.supervisor import Child, Stack, StackError
 
+pytestmark = pytest.mark.process
+
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds

@@ -7,8 +7,8 @@ from typing import get_args
 
 from deploy.cli.experiment import Name
 from deploy.experiments.definitions.catalogue import EXPERIMENTS
+from tests.support.command import Command
 from tests.support.experiments import written
-from tests.test_deploy_command import mc2sf
 
 DOCS = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
 
@@ -19,7 +19,7 @@ def test_every_experiment_has_a_command_and_a_line_in_the_docs() -> None:
     assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", DOCS, re.MULTILINE)) == sorted(names)
 
 
-def test_a_small_form_runs_on_any_log_and_says_how_it_was_made(tmp_path: Path) -> None:
+def test_a_small_form_runs_on_any_log_and_says_how_it_was_made(mc2sf: Command, tmp_path: Path) -> None:
     written(tmp_path / "log.csv", users=16)
     command = ["experiment", "ablation", "--data", f"log:{tmp_path / 'log.csv'}", "--seeds", "1", "--epochs", "1"]
     more = ["--users", "12", "--threads", "1", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
@@ -42,7 +42,7 @@ def test_a_small_form_runs_on_any_log_and_says_how_it_was_made(tmp_path: Path) -
     assert not (tmp_path / "empty" / "fits").exists()  # cells are enough: nothing was fitted
 
 
-def test_a_source_that_is_too_small_is_a_sentence(tmp_path: Path) -> None:
+def test_a_source_that_is_too_small_is_a_sentence(mc2sf: Command, tmp_path: Path) -> None:
     written(tmp_path / "log.csv", clicks=8)
     done = mc2sf("experiment", "table2", "--data", f"log:{tmp_path / 'log.csv'}", "--work", str(tmp_path / "work"))
     assert done.returncode == 2

@@ -58,7 +58,7 @@ def a_document(folder: Path) -> tuple[Path, Callable[[int], object]]:
     return folder / "summary.json", lambda n: write_json(folder / "summary.json", {"n": n})
 
 
-@pytest.mark.parametrize("writer", [a_clock, a_run_file, targets, a_document])
+@pytest.mark.parametrize("writer", [a_clock, a_run_file, pytest.param(targets, marks=pytest.mark.process), a_document])
 def test_a_file_is_replaced_and_not_written_over(
     tmp_path: Path, writer: Callable[[Path], tuple[Path, Callable[[int], object]]]
 ) -> None:

@@ -44,6 +44,7 @@ def test_negatives_are_uniform_and_the_target_stands_anywhere() -> None:
     assert abs(places - 4000 / 21).max() < 5.5 * np.sqrt(4000 / 21)
 
 
+@pytest.mark.process
 def test_the_list_is_known_to_any_process() -> None:
     code = (
         "import numpy as np; from models.evaluation.candidates import sampled, evaluated; c = sampled(7, 'ü', 12, "

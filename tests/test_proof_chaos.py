@@ -29,6 +29,7 @@ def test_a_row_is_good_only_if_nothing_is_lost_or_doubled_and_the_digest_is_the_
     assert not good(row | wrong)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # runs, each with its kills; how long they take is the machine's matter
 def test_runs_under_kill_come_out_as_if_nobody_had_disturbed_them(kafka_home: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from streams.database.engine import connect
 from streams.rescoring import rescore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.proof, pytest.mark.process, pytest.mark.slow]
 UNITS, EPOCH, CHANGED = 900, 300, 5  # units of a log; events of an epoch; the first epoch that is changed
 TWINS = ("heads", "tails")  # every second slate holds both, and a coin decides which is clicked
 

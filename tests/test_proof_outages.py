@@ -60,6 +60,7 @@ def together(*names: str) -> Callable[[Scene], None]:
     return act
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # two runs, each with its outages; how long they take is the machine's matter
 @pytest.mark.usefixtures("postgresql")
@@ -69,6 +70,7 @@ def test_broker_and_database_away_and_workers_that_come_and_go_change_nothing(ka
     assert good(row), row
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("disk")
@@ -78,6 +80,7 @@ def test_a_full_disk_under_tables_progress_and_logs_changes_nothing(kafka_home: 
     assert good(row), row
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("disk")
 def test_a_small_disk_is_filled_to_the_last_byte_and_emptied(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as small:

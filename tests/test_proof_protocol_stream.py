@@ -176,6 +176,7 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder, summary
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_online_figures_are_the_experiments_to_the_last_digit(streamed: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = streamed
@@ -203,6 +204,7 @@ def online(run: Path) -> tuple[sa.Engine, str, list[Any]]:
     return engine, name, rows
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_each_rank_is_the_experiments(streamed: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = streamed
@@ -217,6 +219,7 @@ def test_each_rank_is_the_experiments(streamed: tuple[Path, dict[str, Any]]) -> 
     assert all(outcome.slate == "logged" and not outcome.cold for outcome in rows)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_an_altered_list_place_or_rank_is_told(streamed: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = streamed
@@ -241,6 +244,7 @@ def test_an_altered_list_place_or_rank_is_told(streamed: tuple[Path, dict[str, A
     ]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_certificate_holds_for_it_too(streamed: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = streamed
@@ -248,6 +252,7 @@ def test_the_certificate_holds_for_it_too(streamed: tuple[Path, dict[str, Any]])
     assert certified.returncode == 0, certified.stdout + certified.stderr
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [("--epoch", "100"), ("--evaluate", "0.5"), ("--free",), ("--limit", "9")])
 def test_options_that_would_change_the_protocol_are_refused(

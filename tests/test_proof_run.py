@@ -26,6 +26,7 @@ from streams.kafka import clients
 from streams.settings import Settings
 from streams.topics import MODEL_WEIGHTS, TOPICS, Topic
 
+pytestmark = pytest.mark.process
 SOURCE = "synthetic:users=60,items=150"
 SMALL = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
 
@@ -71,11 +72,12 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Pat
             assert 0 < n < summary["outcomes"]
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_kafka_and_postgresql_give_the_same_digest_as_the_embedded_defaults(
-    once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], tmp_path: Path
+    once: tuple[Path, dict[str, Any]], kafka: str, servers: Callable[[str], str], tmp_path: Path
 ) -> None:
-    where = ("--brokers", servers("kafka"), "--database", servers("postgresql"))
+    where = ("--brokers", kafka, "--database", servers("postgresql"))
     first = run(tmp_path / "first", *where)
     assert first["digest"] == once[1]["digest"]
     second = run(tmp_path / "second", *where)  # stands beside the first
@@ -100,6 +102,7 @@ def throw_garbage(settings: Settings) -> dict[tuple[str, int, int], bytes]:
     return thrown
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
     once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], tmp_path: Path
@@ -140,6 +143,7 @@ def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
 FAULTS = "offline=0.1,reordered=0.2,skew=0.2,lost=0.05,duplicates=0.2,old=0.3,hostile=2"
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_fleet_with_every_fault_is_accounted_for_and_repeatable(
     once: tuple[Path, dict[str, Any]], tmp_path: Path

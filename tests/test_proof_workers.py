@@ -23,7 +23,7 @@ from tests.support.simulation import SMALL, decoded, outcomes, without_offsets
 from tests.support.workers import Feed, Log, publish, table
 from tests.test_streams_workers_simulated import EPOCHS, IN_FORCE, RELEASES, log, run
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @dataclass
@@ -56,8 +56,9 @@ def plain(found: dict[tuple[str, int], Outcome]) -> dict[tuple[str, int], Outcom
     return {key: msgspec.structs.replace(o, asked_wall=0, answered_wall=0) for key, o in found.items()}
 
 
-# the embedded broker is for demos, not for faults
-ON_KAFKA = pytest.mark.parametrize("broker", ["kafka"], indirect=True)
+KAFKA = pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.proof])
+ON_BOTH = pytest.mark.parametrize("broker", ["embedded", KAFKA], indirect=True)
+ON_KAFKA = pytest.mark.parametrize("broker", [KAFKA], indirect=True)  # the embedded broker is for demos, not for faults
 
 
 @pytest.fixture
@@ -137,6 +138,7 @@ def test_a_worker_that_sleeps_while_its_partitions_move_and_wakes_up_changes_not
     stage.check()
 
 
+@ON_BOTH
 def test_workers_that_join_and_leave_share_the_users_and_change_nothing(stage: Stage) -> None:
     with ExitStack() as workers:
         devices = [workers.enter_context(Process(stage.settings, "device"))]
@@ -158,6 +160,7 @@ def test_workers_that_join_and_leave_share_the_users_and_change_nothing(stage: S
     stage.check()
 
 
+@ON_BOTH
 def test_garbage_on_every_topic_goes_to_dead_letters_and_the_run_goes_on(stage: Stage) -> None:
     producer = clients.producer(stage.settings, "test-garbage")
     topics = (DEVICE_EVENTS, DEVICE_UPLINK, CLOUD_DOWNLINK)
@@ -177,6 +180,7 @@ def test_garbage_on_every_topic_goes_to_dead_letters_and_the_run_goes_on(stage: 
     stage.check()
 
 
+@ON_BOTH
 def test_a_hole_that_a_device_makes_is_refused_and_the_worker_goes_on(stage: Stage) -> None:
     first, *_ = stage.epochs[0]
     ahead = msgspec.structs.replace(first, seq=first.seq + 1000)
@@ -194,6 +198,7 @@ def test_a_hole_that_a_device_makes_is_refused_and_the_worker_goes_on(stage: Sta
     stage.check()
 
 
+@ON_BOTH
 def test_a_worker_that_is_told_to_stop_ends_cleanly(stage: Stage) -> None:
     with Process(stage.settings, "device") as worker:
         worker.until_ready()

@@ -41,6 +41,7 @@ def contents(tmp_path: Path) -> Callable[..., Contents]:
     return of
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_ml_1m_is_whole(raw: Path, contents: Callable[..., Contents]) -> None:
     found = contents(f"ml-1m:{raw / 'ml-1m'}")
@@ -49,12 +50,14 @@ def test_ml_1m_is_whole(raw: Path, contents: Callable[..., Contents]) -> None:
     assert (found.first, found.last) == (956_703_932_000, 1_046_454_590_000)
 
 
+@pytest.mark.process
 def test_ml_100k_is_whole(raw: Path, contents: Callable[..., Contents]) -> None:
     found = contents(f"ml-100k:{raw / 'ml-100k'}", exposures="logged")
     assert (found.rows, found.users, found.items, found.clicks) == (100_000, 943, 1_682, 100_000)
     assert (found.first, found.last) == (874_724_710_000, 893_286_638_000)
 
 
+@pytest.mark.process
 def test_steam_has_every_dated_review(raw: Path, data: Path, contents: Callable[..., Contents]) -> None:
     table = pq.read_table(data / "steam_au_reviews.parquet", columns=["user_id", "item_id", "timestamp"])
     dated = table.filter(pc.is_valid(table["timestamp"]))
@@ -80,6 +83,7 @@ def test_ebnerd_has_every_article_in_view_and_each_past_click_once(
     assert found.past_clicks == len(early)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_memory_stays_within_what_duckdb_may_use_and_the_program(tmp_path: Path) -> None:
     rows, path = 3_000_000, tmp_path / "log.csv"

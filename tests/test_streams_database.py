@@ -89,6 +89,7 @@ def test_connecting_again_changes_nothing(engine: sa.Engine, database_url: str) 
     again.dispose()
 
 
+@pytest.mark.process
 def test_many_processes_may_connect_to_an_empty_database_at_once(database_url: str) -> None:
     connecting = f"from streams.database.engine import connect; connect({database_url!r}).dispose()"
     processes = [subprocess.Popen([sys.executable, "-c", connecting], stderr=subprocess.PIPE) for _ in range(4)]

@@ -67,6 +67,7 @@ def test_shares_of_a_batch_have_the_whole_batchs_loss_and_gradient(clicks: int) 
         torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.process
 def test_two_processes_under_torchrun_make_the_release_of_one_to_1e_5(settings: Settings, tmp_path: Path) -> None:
     found: dict[str, tuple[ReleaseCandidate, dict[str, torch.Tensor]]] = {}
     engine = connect(settings.database.get_secret_value())

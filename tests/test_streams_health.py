@@ -81,6 +81,7 @@ def test_trouble_is_503_with_a_sentence(clock: Clock, path: str, status: str) ->
     assert {"/healthz": b"3 records wait", "/readyz": b"starting", "/metrics": b"mc2sf_"}[path] in body
 
 
+@pytest.mark.process
 def test_it_is_served_on_this_machine_alone(clock: Clock) -> None:
     health = Health(clock)
     settings = Settings(metrics_port=free_port())
