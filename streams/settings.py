@@ -1,90 +1,137 @@
-"""The one reader of the environment. Every process of a run is given the same settings.
+"""The settings of a run: the only reader of the environment.
 
 A variable is `MC2SF_` + the field's name in capitals. Unknown `MC2SF_` variables are refused, so that a misspelt one
-never passes silently. `semantic()` is what decides results: it goes into the run's row, and every part of the run
-compares its own with it at start.
+never passes silently. Every process of a run is given the same settings: fields declared as `DecidesResults` go into
+the run's row, and every process compares its own with them when it starts.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "MC2SF_"
-Exposures = Literal[
-    "logged", "rated", "simulated"
-]  # where exposures come from: see replay/prepare/simulated_exposures.py
+Exposures = Literal["logged", "rated", "simulated"]  # source of exposures: see replay/prepare/simulated_exposures.py
+Plain = str | int | float | bool | None  # a value as JSON
+
+T = TypeVar("T")
+_DECIDES_RESULTS = object()
+DecidesResults = Annotated[T, _DECIDES_RESULTS]
 
 
 class SettingsError(ValueError):
-    """The environment or the command line asks for something that can't be."""
+    """The environment or the command line asks for something impossible."""
 
 
-class Settings(BaseSettings):
-    """Settings of a run: where things are, and what decides its results."""
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True)
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    # where
-    run: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="prefix of topics, groups and app ids")
-    brokers: str = "127.0.0.1:9092"
-    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    kafka_user: str = Field("", description="of SASL: each processor may have one of its own, see SECURITY.md")
-    kafka_password: SecretStr = SecretStr("")
+class ConnectionSettings(_Group):
+    """Where broker, database and files are, and how long to wait for them."""
+
+    run: str = Field(
+        "local",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,40}$",
+        description="name of the run: prefix of its topics, consumer groups and Faust app ids",
+    )
+    brokers: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, HOST:PORT,...")
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="Kafka security protocol"
+    )
+    kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="SASL mechanism"
+    )
+    kafka_user: str = Field("", description="SASL user; each processor may have its own, see SECURITY.md")
+    kafka_password: SecretStr = Field(SecretStr(""), description="SASL password")
     kafka_ca: Path | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
-    database: SecretStr = SecretStr("sqlite:///mc2sf.db")
-    state_dir: Path = Path("runs/local")
-    host: str = "127.0.0.1"
-    metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus /metrics of this process; 0: none")
-    partitions: int = Field(4, ge=1, le=256)
-    replication: int = Field(1, ge=1)
-    patience_s: float = Field(600.0, gt=0, description="a broker or database that is away is waited for so long")
+    database: SecretStr = Field(SecretStr("sqlite:///mc2sf.db"), description="SQLAlchemy URL of the database")
+    state_dir: Path = Field(Path("runs/local"), description="folder of the process's local files")
+    host: str = Field("127.0.0.1", description="address on which the process serves its metrics")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of Prometheus /metrics of the process; 0: none")
+    partitions: int = Field(4, ge=1, le=256, description="partitions of each topic that is keyed by user")
+    replication: int = Field(1, ge=1, description="replicas of each topic")
+    patience_s: float = Field(600.0, gt=0, description="how long to wait for an unreachable broker or database, s")
     poll_interval_s: float = Field(
-        1000.0, gt=0, description="Kafka's max.poll.interval: a worker that takes nothing so long loses its partitions"
+        1000.0, gt=0, description="Kafka's max.poll.interval, s: a worker idle for longer loses its partitions"
     )
     local_copy: bool = Field(
-        False, description="workers keep a copy of their changelogs in state_dir (RocksDB), and start again from there"
+        False, description="workers keep a copy of their changelogs in state_dir (RocksDB) and restart from it"
     )
 
-    # how the stream is run
-    lockstep: bool = True
-    request_timeout_s: float = Field(30.0, gt=0, description="free-running: a request older than this expires")
-    take_max: int = Field(2000, ge=1, description="records a batch of a worker")
-    take_within_s: float = Field(0.02, gt=0)
-    quality_span_s: float = Field(7 * 86_400, gt=0, description="of the sliding online metrics, in event time")
 
-    # what decides results
-    seed: int = Field(1, ge=0)
-    exposures: Exposures = "logged"
-    faults: str = Field("", description="of the devices that are replayed: see docs/faults.md")
-    evaluate: float = Field(0.05, ge=0, le=1, description="share of clicks that are ranked")
-    negatives: int = Field(99, ge=1, le=1000)
-    threshold: int = Field(10, ge=1, le=100, description="exposures a window")
-    window_age_s: float | None = Field(None, gt=0, description="also close a window older than this, by event time")
-    carry: bool = Field(False, description="carry the GRU state over windows")
-    history_long: int = Field(50, ge=1, le=500, description="L_S: clicks the cloud keeps")
-    history_short: int = Field(10, ge=1, le=100, description="L_F: clicks and exposures the device encodes")
-    dim: int = Field(32, ge=4, le=256, multiple_of=4)
-    symlog_priors: bool = Field(False, description="the device takes the symlog of what the cloud sends")
-    frozen: bool = Field(False, description="the release of the beginning stays: no learner, no retrain")
-    retrain_every: int = Field(20, ge=1, description="epochs between two retrains")
-    retrain_events: int = Field(
-        2_000_000, ge=1, description="the newest that a retrain looks at, in whole epochs: so its cost is bounded"
+class StreamSettings(_Group):
+    """How the log becomes a stream, and how workers process it."""
+
+    lockstep: DecidesResults[bool] = Field(
+        True, description="epochs wait for each other, so that a run is repeatable; false: free-running"
     )
-    retrain_passes: int = Field(2, ge=1, description="over new and sampled older clicks; a large log is sampled")
-    retrain_threads: int = Field(1, ge=1, description="of torch in a retrain: another number, other last bits")
-    learning_rate: float = Field(
-        5e-3, gt=0, description="of a retrain that looks at all clicks; less where it looks at a part"
+    request_timeout_s: float = Field(30.0, gt=0, description="free-running: a request without answer expires after, s")
+    take_max: int = Field(2000, ge=1, description="records per batch of a worker, at most")
+    take_within_s: float = Field(0.02, gt=0, description="time that a worker collects records for a batch, s")
+    quality_span_s: float = Field(7 * 86_400, gt=0, description="span of the sliding online metrics, s of event time")
+    seed: DecidesResults[int] = Field(1, ge=0, description="seed of every random choice")
+    exposures: DecidesResults[Exposures] = Field(
+        "logged", description="source of exposures: the log, low ratings, or simulated by the replayer"
     )
-    online_rate: float = Field(5e-4, gt=0, description="learning rate of the learner's steps: the paper's")
-    batch: int = Field(64, ge=1, description="the paper has 256: too few steps for a log that is seen a few times")
-    l2: float = Field(1e-4, ge=0, description="lambda: the paper's")
-    gate_margin: float = Field(0.02, ge=0, description="held-out loss may rise by this share")
+    faults: DecidesResults[str] = Field("", description="faults of the replayed devices: see docs/faults.md")
+
+
+class MethodSettings(_Group):
+    """The method of the paper: windows, histories, sizes of the nets; and what is evaluated."""
+
+    evaluate: DecidesResults[float] = Field(0.05, ge=0, le=1, description="share of clicks that are ranked")
+    negatives: DecidesResults[int] = Field(99, ge=1, le=1000, description="sampled candidates beside the clicked item")
+    threshold: DecidesResults[int] = Field(10, ge=1, le=100, description="exposures per window")
+    window_age_s: DecidesResults[float | None] = Field(
+        None, gt=0, description="also close a window older than this, s of event time"
+    )
+    carry: DecidesResults[bool] = Field(False, description="carry the GRU state from one window to the next")
+    history_long: DecidesResults[int] = Field(50, ge=1, le=500, description="L_S: clicks that the cloud keeps per user")
+    history_short: DecidesResults[int] = Field(
+        10, ge=1, le=100, description="L_F: clicks and exposures that the device encodes"
+    )
+    dim: DecidesResults[int] = Field(32, ge=4, le=256, multiple_of=4, description="d: width of embeddings and nets")
+    symlog_priors: DecidesResults[bool] = Field(False, description="the device takes the symlog of the cloud's priors")
+
+
+class TrainingSettings(_Group):
+    """Retrains on the cloud, online steps of the fast nets, and the gate that their results must pass."""
+
+    frozen: DecidesResults[bool] = Field(False, description="keep the initial release: no learner, no retrain")
+    retrain_every: DecidesResults[int] = Field(20, ge=1, description="epochs between two retrains")
+    retrain_events: DecidesResults[int] = Field(
+        2_000_000, ge=1, description="newest events that a retrain reads, in whole epochs; bounds its cost"
+    )
+    retrain_passes: DecidesResults[int] = Field(
+        2, ge=1, description="passes over new clicks and a sample of older ones; a large log is sampled"
+    )
+    retrain_threads: DecidesResults[int] = Field(
+        1, ge=1, description="torch threads of a retrain: another number gives other last bits"
+    )
+    learning_rate: DecidesResults[float] = Field(
+        5e-3, gt=0, description="learning rate of a retrain on all clicks; lower if it uses a part of them"
+    )
+    online_rate: DecidesResults[float] = Field(
+        5e-4, gt=0, description="learning rate of the online steps (the paper's)"
+    )
+    batch: DecidesResults[int] = Field(
+        64, ge=1, description="examples per step; the paper's 256 give too few steps on a log that is seen a few times"
+    )
+    l2: DecidesResults[float] = Field(1e-4, ge=0, description="lambda: weight of the L2 penalty (the paper's)")
+    gate_margin: DecidesResults[float] = Field(
+        0.02, ge=0, description="share by which the held-out loss of a release candidate may rise"
+    )
+
+
+class Settings(BaseSettings, TrainingSettings, MethodSettings, StreamSettings, ConnectionSettings):
+    """All settings of a run, by group. Pydantic lists fields from the last base to the first."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -100,20 +147,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, values: Any) -> Any:
+    def _known(cls, values: object) -> object:
         known = {PREFIX + name.upper() for name in cls.model_fields} | {PREFIX + "TEST_DATA"}  # the tests' own
         for name in os.environ:
             if name.startswith(PREFIX) and name not in known:
                 raise ValueError(f"unknown environment variable {name}")
         return values
 
-    def semantic(self) -> dict[str, Any]:
-        """The fields that decide results, ready for JSON."""
-        names = list(type(self).model_fields)
-        return self.model_dump(mode="json", include=set(names[names.index("seed") :]) | {"lockstep"})
+    def semantic(self) -> dict[str, Plain]:
+        """Return the fields that decide results, ready for JSON."""
+        decisive = {name for name, field in type(self).model_fields.items() if _DECIDES_RESULTS in field.metadata}
+        return self.model_dump(mode="json", include=decisive)
 
     def environment(self) -> dict[str, str]:
-        """These settings as environment variables for a child process."""
+        """Return these settings as environment variables for a child process."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in values.items()}
         return {PREFIX + k.upper(): str(v) for k, v in plain.items() if v is not None}

@@ -12,15 +12,15 @@ from streams.database import schema
 
 
 def tables() -> Page:
-    """Return the page of tables. A column's description is its `doc`, or else its comment."""
+    """Return the page of tables."""
     page = Page.titled(
         "Tables",
         prose(schema) + " Types are those of PostgreSQL; * marks the columns of the primary key. The"
         " [tutorial](../tutorial.md) evaluates a run with queries of its own.",
     )
     for table in schema.metadata.sorted_tables:
-        page.section(table.name, table.comment or "")
-        if not table.comment:
+        page.section(table.name, table.info.get("doc", ""))
+        if "doc" not in table.info:
             page.missing.append(table.name)
         page.table(("column", "type", "meaning"), (_column(column) for column in table.columns))
     return page
@@ -30,7 +30,7 @@ def _column(column: sa.Column[object]) -> tuple[str, str, str]:
     kind = column.type.compile(dialect=postgresql.dialect()).lower()  # type: ignore[no-untyped-call]
     null = ", null" if column.nullable else ""
     name = code(column.name) + ("*" if column.primary_key else "")
-    return name, kind + null, sentence(column.doc or column.comment or "")
+    return name, kind + null, sentence(column.doc or "")
 
 
 def summary() -> Page:

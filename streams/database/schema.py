@@ -213,8 +213,8 @@ user_snapshots = _table(
     _value(
         "state",
         BYTES,
-        "a DeviceState or CloudState (streams/state) as MessagePack with a checksum; decode it with "
-        "streams.state.row_codec.unpack(state, DeviceState)",
+        "a DeviceState or CloudState (streams/state) as MessagePack behind 8 bytes of fencing epoch and CRC-32; decode "
+        "it with streams.state.row_codec.decode_row(state, DeviceState)",
     ),
 )
 metric_points = _table(
