@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.machine import described
-from deploy.experiments.results.plots import Value, lines
+from deploy.experiments.results.plots import lines
+from deploy.experiments.results.result import Interval
 from models.data.catalogue import Catalogue
 from models.data.interaction_log import Ints, Log, fold
 from models.data.ranges import Ranges
@@ -172,21 +173,25 @@ def main() -> None:
         "machine": described(("torch", "numpy")),
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    options.out.with_suffix(".svg").write_text(drawn(rows))
+    options.out.with_suffix(".svg").write_text(draw(rows), encoding="utf-8")
 
 
-def drawn(rows: list[dict[str, Any]]) -> str:
-    """The curve: NDCG@10 of MC2-SF over the clicks shown."""
+def draw(rows: list[dict[str, Any]]) -> str:
+    """Return the figure as SVG: NDCG@10 of MC2-SF over the number of clicks trained on."""
     some = sorted(rows, key=lambda row: int(row["clicks_shown"]))
-    series = {
+    found = {
         how: [
-            (f"{row['clicks_shown']:,}", Value(row["ndcg@10"]["mc2sf"], 1.96 * row["error"]))
+            (float(row["clicks_shown"]), Interval(row["ndcg@10"]["mc2sf"], 1.96 * row["error"]))
             for row in some
             if row["how"] == how
         ]
         for how in ("warm", "whole rate", "scratch")
     }
-    return lines("A day's increment: NDCG@10 of MC2-SF on the next", "clicks shown", series)
+    base = next(row for row in rows if row["how"] == "base")
+    levels = {"base, not retrained": Interval(base["ndcg@10"]["mc2sf"])}
+    note = "95 % intervals over the clicks of the next increment (the same clicks for all points); one seed."
+    title = "MC2-SF on the day after an increment, by budget of the retrain"
+    return lines(title, note, {"clicks trained on": found}, levels, logarithmic=True)
 
 
 def _clicks(log: Log, first: int, last: int) -> int:

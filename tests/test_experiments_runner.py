@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,9 @@ from deploy.experiments.data.protocol import LEAVE_ONE_OUT, Phase, Protocol
 from deploy.experiments.definitions.catalogue import ABLATION, EXPERIMENTS, TABLE2, TABLE3
 from deploy.experiments.definitions.experiment import Arm, Asked, Experiment, plain
 from deploy.experiments.results import page
+from deploy.experiments.results.result import Result
 from deploy.experiments.runner import runner
-from deploy.experiments.runner.cells import Cell, kept
+from deploy.experiments.runner.cells import Cell, Measured, load_or_compute
 from deploy.experiments.runner.significance import by_user, compare
 from deploy.experiments.training.composite_models import BEGIN, DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
 from deploy.experiments.training.hyperparameters import AHEAD, Recipes
@@ -187,20 +189,20 @@ def test_popularity_counts_training_clicks_only(tmp_path: Path) -> None:
 
 
 def test_a_cell_is_computed_once_and_read_back_as_it_was(tmp_path: Path) -> None:
-    cell = Cell("a b", 2, np.array([1, 7, 100]), 1.5, 3, {"validation": {"x": [0.1]}})
+    cell = Cell("a b", 2, np.array([1, 7, 100]), 1.5, 3, Measured(validation={"x": [0.1]}))
     path = tmp_path / "cells" / "a.json"
-    first = kept(path, lambda: cell)
-    again = kept(path, lambda: pytest.fail("computed again"))
+    first = load_or_compute(path, lambda: cell)
+    again = load_or_compute(path, lambda: pytest.fail("computed again"))
     assert first is cell
-    assert again.row == cell.row
+    assert again.row({}) == cell.row({})
     assert again.ranks.tolist() == [1, 7, 100]
     assert cell.metrics == metrics([1, 7, 100])
 
 
 def test_ranks_among_a_whole_catalogue_are_kept_as_they_are(tmp_path: Path) -> None:
-    cell = Cell("a", 1, np.array([1, 70_000]), 1.5, 3)
-    kept(tmp_path / "a.json", lambda: cell)
-    assert kept(tmp_path / "a.json", lambda: pytest.fail("computed again")).ranks.tolist() == [1, 70_000]
+    cell = Cell("a", 1, np.array([1, 70_000]), 1.5, 3, Measured(validation={}))
+    load_or_compute(tmp_path / "a.json", lambda: cell)
+    assert load_or_compute(tmp_path / "a.json", lambda: pytest.fail("computed again")).ranks.tolist() == [1, 70_000]
 
 
 def test_a_cell_that_failed_is_not_kept(tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_a_cell_that_failed_is_not_kept(tmp_path: Path) -> None:
         raise FloatingPointError
 
     with pytest.raises(FloatingPointError):
-        kept(tmp_path / "a.json", broken)
+        load_or_compute(tmp_path / "a.json", broken)
     assert not list(tmp_path.iterdir())
 
 
@@ -262,7 +264,7 @@ def test_a_cell_is_another_one_with_other_recipes_of_its_own_nets_only(tmp_path:
 # whole experiments --------------------------------------------------------------------------------------------------
 
 
-def ran(folder: Path, experiment: Experiment, seeds: int = 1, recipes: Recipes = RECIPES) -> list[dict[str, Any]]:
+def ran(folder: Path, experiment: Experiment, seeds: int = 1, recipes: Recipes = RECIPES) -> list[Result]:
     asked = Asked(written(folder / "log.csv"), SMALL, recipes, None, seeds)
     benches = runner.Benches(asked, folder / "work")
     return list(runner.run(experiment, asked, benches, folder / "cells", folder / "out"))
@@ -273,7 +275,7 @@ def test_an_experiment_gives_rows_tests_and_a_page(tmp_path: Path, experiment: E
     results = ran(tmp_path, experiment)
     path = tmp_path / "out" / f"{experiment.name}_log-log.json"
     document = json.loads(path.read_text())
-    assert document == json.loads(json.dumps(results[-1]))
+    assert document == msgspec.to_builtins(results[-1])
     models = [arm.model for arm in experiment.arms(Asked(parse("log:x"), SMALL, RECIPES))]
     assert [row["model"] for row in document["rows"]] == models
     assert len(set(models)) == len(models)
@@ -290,7 +292,7 @@ def test_an_experiment_gives_rows_tests_and_a_page(tmp_path: Path, experiment: E
     for model in models:
         assert f"| {model} |" in text
     svg = (tmp_path / "out" / f"{experiment.name}_log-log.svg").read_text()
-    assert svg.startswith("<svg")
+    assert "<svg" in svg
 
 
 def test_the_paper_s_rows_are_there() -> None:
@@ -321,16 +323,16 @@ def test_a_run_that_was_cut_goes_on_and_gives_the_same(tmp_path: Path) -> None:
         list(runner.run(experiment, asked, runner.Benches(asked, tmp_path / "a", cut), tmp_path / "c", tmp_path / "o"))
     again = list(runner.run(experiment, asked, runner.Benches(asked, tmp_path / "a"), tmp_path / "c", tmp_path / "o"))
     whole = list(runner.run(experiment, asked, runner.Benches(asked, tmp_path / "b"), tmp_path / "d", tmp_path / "p"))
-    for a, b in zip(again[-1]["rows"], whole[-1]["rows"], strict=True):
-        assert a["metrics"] == b["metrics"]
-    assert again[-1]["tests"] == whole[-1]["tests"]
+    for a, b in zip(again[-1].rows, whole[-1].rows, strict=True):
+        assert a.metrics == b.metrics
+    assert again[-1].tests == whole[-1].tests
 
 
 def test_seeds_give_other_nets_and_the_same_candidates(tmp_path: Path) -> None:
     experiment = Experiment("table2", "small", plain(FM_ROW))
-    rows = ran(tmp_path, experiment, seeds=2)[-1]["rows"]
-    assert [row["seed"] for row in rows] == [1, 2]
-    assert rows[0]["metrics"] != rows[1]["metrics"]
+    rows = ran(tmp_path, experiment, seeds=2)[-1].rows
+    assert [row.seed for row in rows] == [1, 2]
+    assert rows[0].metrics != rows[1].metrics
 
 
 def test_no_result_takes_the_place_of_another() -> None:
@@ -371,8 +373,8 @@ def test_the_command_of_a_result_gives_it_again() -> None:
 def test_after_each_cell_the_result_so_far_is_written(tmp_path: Path) -> None:
     experiment = Experiment("table2", "small", plain(FM_ROW))
     results = ran(tmp_path, experiment, seeds=2)
-    assert [len(result["rows"]) for result in results] == [1, 2]
-    assert results[0]["settings"]["seeds"] == [1]
+    assert [len(result.rows) for result in results] == [1, 2]
+    assert results[0].settings.seeds == [1]
 
 
 def test_what_is_learnt_ranks_far_above_chance(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
@@ -15,6 +15,7 @@ from deploy.experiments.definitions import case_study, variations
 from deploy.experiments.definitions.catalogue import EXPERIMENTS, HEADS
 from deploy.experiments.definitions.experiment import Asked
 from deploy.experiments.results import page
+from deploy.experiments.results.result import Tuning
 from deploy.experiments.runner import tuning
 from deploy.experiments.runner.runner import Benches
 from deploy.experiments.training.hyperparameters import Recipe, Recipes
@@ -115,21 +116,21 @@ def costs(folder: Path, threshold: int, *, carried: bool = False) -> tuple[dict[
 
 def test_a_larger_threshold_sends_less_and_is_staler(tmp_path: Path) -> None:
     small, large = (costs(tmp_path / str(n), n)[0] if (tmp_path / str(n)).mkdir() is None else {} for n in (2, 10))
-    assert small["uploads_per_user"] > 4 * large["uploads_per_user"]
-    assert small["bytes_up_per_user"] > 4 * large["bytes_up_per_user"]
-    assert small["stale_exposures"] < large["stale_exposures"]
-    assert small["bytes_down_per_request"] == large["bytes_down_per_request"]
+    assert small.uploads_per_user > 4 * large.uploads_per_user
+    assert small.bytes_up_per_user > 4 * large.bytes_up_per_user
+    assert small.stale_exposures < large.stale_exposures
+    assert small.bytes_down_per_request == large.bytes_down_per_request
 
 
 def test_costs_are_what_counting_gives(tmp_path: Path) -> None:
     """30 exposures a user, one before each click: at the last five clicks 25 to 29 were shown."""
     found, one = costs(tmp_path, 4)
-    assert found["uploads_per_user"] == 29 // 4
-    assert found["stale_exposures"] == np.mean([n % 4 for n in range(26, 31)])
-    assert found["share_with_r2"] == 1.0
+    assert found.uploads_per_user == 29 // 4
+    assert found.stale_exposures == np.mean([n % 4 for n in range(26, 31)])
+    assert found.share_with_r2 == 1.0
     always = variations.always(one)
-    assert always["stale_exposures"] == 0
-    assert always["uploads_per_user"] == 30
+    assert always.stale_exposures == 0
+    assert always.uploads_per_user == 30
 
 
 def test_a_carried_window_reaches_back_over_closed_ones(tmp_path: Path) -> None:
@@ -216,11 +217,11 @@ def test_tuning_looks_at_validation_only_and_lists_what_it_tried(tmp_path: Path)
     for document in tuning.tune(of, benches, tmp_path / "out", some):
         last = document
     assert benches.looked == {Phase.VALIDATION}
-    assert [trial["tried"]["learning_rate"] for trial in last["trials"]] == [1e-5, 0.05]
-    assert all(trial["epochs"] == QUICK.epochs for trial in last["trials"])
-    assert json.loads((tmp_path / "out" / "tuning_log-log.json").read_text()) == last
-    scores = [trial["validation"] for trial in last["trials"]]
-    assert tuning.best(last)["fm"] == last["trials"][int(np.argmax(scores))]["tried"]
+    assert [trial.tried["learning_rate"] for trial in last.trials] == [1e-5, 0.05]
+    assert all(trial.epochs == QUICK.epochs for trial in last.trials)
+    assert msgspec.json.decode((tmp_path / "out" / "tuning_log-log.json").read_bytes(), type=Tuning) == last
+    scores = [trial.validation for trial in last.trials]
+    assert tuning.best(last)["fm"] == last.trials[int(np.argmax(scores))].tried
     assert "learning_rate 0.05" in page.write(tmp_path / "out").read_text()
 
 
@@ -228,7 +229,8 @@ def test_tuning_looks_at_validation_only_and_lists_what_it_tried(tmp_path: Path)
 
 
 def test_recipes_are_the_best_of_what_was_tried_on_validation_clicks() -> None:
-    tried = json.loads((Path(__file__).parents[1] / "benchmarks" / "paper" / "tuning_ml-100k.json").read_text())
+    path = Path(__file__).parents[1] / "benchmarks" / "paper" / "tuning_ml-100k.json"
+    tried = msgspec.json.decode(path.read_bytes(), type=Tuning)
     plain, product = Recipes(), Recipes().with_product()
     best = tuning.best(tried)
     assert len(best) > 15

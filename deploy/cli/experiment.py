@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from deploy.cli import options
 from deploy.experiments.data.protocol import MinCount, Positives, Rule
+from deploy.experiments.results.result import Result, Tuning
 from models.evaluation.metrics import METRICS
 from replay.sources.source import parse
 
@@ -106,6 +107,7 @@ def experiment(
 
         benches = runner.Benches(of, work, told, reading)
         out.mkdir(parents=True, exist_ok=True)
+        results: Iterator[Result | Tuning]
         if name == "tune":
             results, total = tuning.tune(of, benches, out), sum(len(tuned.trials) for tuned in tuning.TUNED)
         else:
@@ -113,12 +115,11 @@ def experiment(
             total = seeds * len(chosen.arms(of))
         progress.update(task, total=total)
         for result in results:
-            document = result
             page.write(out)
             progress.advance(task)
             if not console.is_terminal:
                 console.print(newest(result), highlight=False, soft_wrap=True)
-    console.print(trials(tuning.best(document)) if name == "tune" else shown(document))
+    console.print(trials(tuning.best(result)) if isinstance(result, Tuning) else means(result))
     console.print(f"written to {out}, with a page README.md", highlight=False)
 
 
@@ -127,27 +128,29 @@ def called(name: Name, experiments: Iterable[Experiment]) -> Experiment:
     return {each.name: each for each in experiments}["table2" if name == "tune" else name]
 
 
-def newest(document: dict[str, Any]) -> str:
-    """The cell or trial that was done last, as a line of a log."""
-    last = document["trials"][-1] if "trials" in document else document["rows"][-1]
-    if "trials" in document:
-        return f"{last['net']} {last['tried']}: validation NDCG@10 {last['validation']:.4f} in {last['epochs']} epochs"
-    figures = f"NDCG@10 {last['metrics']['ndcg@10']:.4f}, {last['epochs']} epochs, {last['seconds']:.0f} s"
-    return f"{last['model']}, seed {last['seed']}: {figures}"
+def newest(result: Result | Tuning) -> str:
+    """Return the cell or trial that was done last as a line of a log."""
+    if isinstance(result, Tuning):
+        trial = result.trials[-1]
+        return f"{trial.net} {trial.tried}: validation NDCG@10 {trial.validation:.4f} in {trial.epochs} epochs"
+    row = result.rows[-1]
+    return (
+        f"{row.model}, seed {row.seed}: NDCG@10 {row.metrics['ndcg@10']:.4f}, {row.epochs} epochs, {row.seconds:.0f} s"
+    )
 
 
 def trials(best: dict[str, dict[str, float]]) -> Table:
-    """What was chosen for each net."""
+    """Return a table of the values that were chosen for each net."""
     table = Table("net", "best of its trials on validation clicks")
     for net, values in best.items():
         table.add_row(net, ", ".join(f"{name} {value:g}" for name, value in values.items()))
     return table
 
 
-def shown(document: dict[str, Any]) -> Table:
-    """The mean over seeds of each model as a table."""
-    table = Table("model", *METRICS, title=f"{document['experiment']}, {document['data']}")
-    for model in dict.fromkeys(row["model"] for row in document["rows"]):
-        rows = [row["metrics"] for row in document["rows"] if row["model"] == model]
-        table.add_row(model, *(f"{fmean(row[metric] for row in rows):.4f}" for metric in METRICS))
+def means(result: Result) -> Table:
+    """Return a table of the mean metrics of each model over seeds."""
+    table = Table("model", *METRICS, title=f"{result.experiment}, {result.data}")
+    for model in result.models:
+        rows = result.of_model(model)
+        table.add_row(model, *(f"{fmean(row.metrics[metric] for row in rows):.4f}" for metric in METRICS))
     return table

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deploy.experiments.data.protocol import Phase, Protocol, phases
+from deploy.experiments.results.result import Counts
 from models.data.catalogue import FIRST_ROW
 from models.data.interaction_log import Ints, Log
 from models.data.views import CLICK, EXPOSURE, PAST_CLICK
@@ -53,11 +54,11 @@ class Dataset:
         found.update("\0".join(self.users + self.items).encode())
         return found.hexdigest()
 
-    def counts(self) -> dict[str, int]:
-        """What is in it, for the record."""
+    def counts(self) -> Counts:
+        """Return the numbers of users, items, exposures and clicks per phase."""
         by_phase = {phase.name.lower(): len(self.of(phase)) for phase in Phase}
-        shown = int((self.log.kinds == EXPOSURE).sum())
-        return {"users": len(self.users), "items": len(self.items), "exposures": shown, **by_phase}
+        exposures = int((self.log.kinds == EXPOSURE).sum())
+        return Counts(len(self.users), len(self.items), exposures, **by_phase)
 
 
 def load(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from deploy.experiments.data.protocol import Protocol
+from deploy.experiments.results.result import UploadCosts
 from deploy.experiments.training.hyperparameters import Recipes
 from deploy.experiments.training.models import Row
 from deploy.experiments.training.trainer import Bench
@@ -22,7 +22,7 @@ class Arm:
     protocol: Protocol
     recipes: Recipes
     strangers: bool = False  # at test, each user's exposures are another's
-    measure: Callable[[Bench], dict[str, Any]] = lambda _: {}  # what else is recorded
+    measure: Callable[[Bench], UploadCosts] = lambda _: UploadCosts()
 
 
 OPTIONS = ("candidates", "positives", "min_count", "exposures")  # of the protocol

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from deploy.experiments.data.protocol import Phase
 from deploy.experiments.definitions.experiment import Arm, Asked, plain, with_product
+from deploy.experiments.results.result import UploadCosts
 from deploy.experiments.training.composite_models import DIN_GRU4REC_ROW
+from deploy.experiments.training.hyperparameters import Changes
 from deploy.experiments.training.models import (
     CASER_ROW,
     DIN_ROW,
@@ -45,7 +47,7 @@ AHEAD_OF = {
     "fm": FM_ROW,
     "neumf": NEUMF_ROW,
 }
-LOSSES: dict[str, dict[str, Any]] = {
+LOSSES: dict[str, Changes] = {
     "softmax": {},
     "softmax, not corrected": {"corrected": False},
     "gbce": {"loss": gbce},  # with SASRec: gSASRec
@@ -53,12 +55,15 @@ LOSSES: dict[str, dict[str, Any]] = {
     "bpr": {"loss": bpr},
 }
 LOSSES_OF = {"sasrec": SASREC_ROW, "gru4rec": GRU4REC_ROW, "din": DIN_ROW, "fast": FAST_ROW}
-_HSTU, _MIN_GRU = {"history_layers": 2}, {"min_gru": True}
-ENCODERS: dict[str, dict[str, Any]] = {"HSTU": _HSTU, "minGRU": _MIN_GRU, "both": _HSTU | _MIN_GRU}
+ENCODERS: dict[str, Changes] = {
+    "HSTU": {"history_layers": 2},
+    "minGRU": {"min_gru": True},
+    "both": {"history_layers": 2, "min_gru": True},
+}
 ENCODERS_OF = {DIN_ROW: ("HSTU",), F2S_ROW: tuple(ENCODERS), FAST_ROW: ("minGRU",), MC2SF_ROW: tuple(ENCODERS)}
 THRESHOLDS = (2, 5, 10, 20)
-WINDOWS: dict[str, dict[str, Any]] = {
-    f"{'carried' if carried else 'tumbling'} {threshold}": {"threshold": threshold, "carried": carried}
+WINDOWS = {  # name -> (threshold, carried)
+    f"{'carried' if carried else 'tumbling'} {threshold}": (threshold, carried)
     for carried in (False, True)
     for threshold in THRESHOLDS
 }
@@ -163,12 +168,13 @@ def windows(asked: Asked) -> list[Arm]:
     """F2S with the r2 as it is served, for thresholds and both rules; and without any r2."""
     arms = [Arm(DIN_ROW.name, DIN_ROW, asked.protocol, asked.recipes)]
     arms.append(Arm("every exposure uploaded", F2S_ROW, asked.protocol, asked.recipes, measure=always))
-    for name, values in WINDOWS.items():
-        arms.append(Arm(name, F2S_SERVED_ROW, replace(asked.protocol, **values), asked.recipes, measure=frontier))
+    for name, (threshold, carried) in WINDOWS.items():
+        protocol = replace(asked.protocol, threshold=threshold, carried=carried)
+        arms.append(Arm(name, F2S_SERVED_ROW, protocol, asked.recipes, measure=frontier))
     return arms
 
 
-def frontier(bench: Bench) -> dict[str, Any]:
+def frontier(bench: Bench) -> UploadCosts:
     """What a threshold costs: uploads and bytes, and how old the r2 is that a test click meets."""
     folded = bench.known(fresh=False).folded
     some = np.searchsorted(folded.event, bench.lists(Phase.TEST).clicks)
@@ -178,10 +184,10 @@ def frontier(bench: Bench) -> dict[str, Any]:
     age = folded.time[some][has] - shown[folded.closed.end[some][has] - 1]
     hours = round(float(np.median(age)) / 3_600_000, 2) if has.any() else 0.0
     uploads = float(folded.window[_last(folded.user)].sum())
-    return _costs(bench, uploads, missing, has) | {"stale_hours_median": hours}
+    return structs.replace(_costs(bench, uploads, missing, has), stale_hours_median=hours)
 
 
-def always(bench: Bench) -> dict[str, Any]:
+def always(bench: Bench) -> UploadCosts:
     """The same where r2 goes up after each exposure."""
     folded = bench.known().folded
     some = np.searchsorted(folded.event, bench.lists(Phase.TEST).clicks)
@@ -196,16 +202,16 @@ def _last(users: Ints) -> Ints:
     return np.append(np.flatnonzero(np.diff(users)), len(users) - 1)
 
 
-def _costs(bench: Bench, uploads: float, missing: Ints, has: np.ndarray, dim: int = 32) -> dict[str, Any]:
+def _costs(bench: Bench, uploads: float, missing: Ints, has: np.ndarray, dim: int = 32) -> UploadCosts:
     vector = Tensor.of(np.zeros(dim), "<f4")
     memory = NegativeMemory("user", 1, vector, 1, bench.protocol.threshold, 0)
     n = bench.lists(Phase.TEST).items.shape[1]
     prior, score = Tensor.of(np.zeros((n, dim)), "<f2"), Tensor.of(np.zeros(n), "<f4")
     answer = SlowPriors("user", 1, prior, prior, score, score, 1, 1, Versions(1, 1, 1))
-    return {
-        "uploads_per_user": round(uploads / bench.users, 2),
-        "bytes_up_per_user": round(uploads / bench.users * len(encode(memory))),
-        "bytes_down_per_request": len(encode(answer)),
-        "share_with_r2": round(float(has.mean()), 4),
-        "stale_exposures": round(float(missing[has].mean()) if has.any() else 0.0, 2),
-    }
+    return UploadCosts(
+        uploads_per_user=round(uploads / bench.users, 2),
+        bytes_up_per_user=round(uploads / bench.users * len(encode(memory))),
+        bytes_down_per_request=len(encode(answer)),
+        share_with_r2=round(float(has.mean()), 4),
+        stale_exposures=round(float(missing[has].mean()) if has.any() else 0.0, 2),
+    )

@@ -1,122 +1,181 @@
-"""Figures as SVG, drawn by hand: grouped bars with error bars, and lines. Colours are told apart in grey as well."""
+"""Draw results with matplotlib as SVG: models as dots with intervals, and lines over a varied setting.
+
+The same result gives the same bytes: the ids in the SVG are fixed and it has no date.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+import io
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 300, 56, 46, 30
-COLOURS = ("#1b4f72", "#e67e22", "#2e9e6b", "#8e44ad", "#c0392b", "#7f8c8d", "#d4ac0d", "#16a085")
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
 
+from deploy.experiments.results.result import Interval, Result
+from deploy.experiments.results.styles import base, style
 
-@dataclass(frozen=True)
-class Value:
-    """A mean and how far it may be off on either side."""
-
-    mean: float
-    error: float = 0.0
-
-
-def bars(title: str, groups: Mapping[str, Mapping[str, Value]]) -> str:
-    """Groups of bars (a metric each) of the same series (a model each)."""
-    names = list(dict.fromkeys(name for series in groups.values() for name in series))
-    values = [value for series in groups.values() for value in series.values()]
-    axis = _Axis.over([v.mean - v.error for v in values] + [v.mean + v.error for v in values])
-    wide = (WIDTH - LEFT - 10) / max(len(groups), 1)
-    parts = axis.drawn()
-    for g, (group, series) in enumerate(groups.items()):
-        parts.append(_text(LEFT + wide * (g + 0.5), HEIGHT - BOTTOM + 16, group, "middle"))
-        bar = wide * 0.8 / max(len(names), 1)
-        for i, name in enumerate(names):
-            if name not in series:
-                continue
-            value, x = series[name], LEFT + wide * (g + 0.1) + bar * i
-            y, zero = axis.y(value.mean), axis.y(axis.low)
-            parts.append(
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar * 0.9:.1f}" height="{max(zero - y, 0):.1f}" '
-                f'fill="{COLOURS[i % len(COLOURS)]}"><title>{escape(name)} {value.mean:.4f}</title></rect>'
-            )
-            if value.error:
-                middle = x + bar * 0.45
-                ends = axis.y(value.mean - value.error), axis.y(value.mean + value.error)
-                parts.append(_path([(middle, ends[0]), (middle, ends[1])], "#222", 1.2))
-    return _figure(title, parts, names)
+METRICS = {"ndcg@10": "NDCG@10", "hr@10": "HR@10", "mrr": "MRR"}
+VARIED = {  # experiments that vary a number: the label of the axis of each varied name
+    "sensitivity": {"d": "embedding size d", "lambda": "L2 weight λ"},
+    "window": {"tumbling": "exposures per window"},
+}
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t at 97.5 %, 1 to 9 degrees
+Line = Sequence[tuple[float, Interval]]
 
 
-def lines(title: str, across: str, series: Mapping[str, Sequence[tuple[str, Value]]]) -> str:
-    """Lines over the same places, whose names stand along the axis called `across`."""
-    places = list(dict.fromkeys(place for line in series.values() for place, _ in line))
-    values = [value for line in series.values() for _, value in line]
-    axis = _Axis.over([v.mean - v.error for v in values] + [v.mean + v.error for v in values])
-    step = (WIDTH - LEFT - 40) / max(len(places) - 1, 1)
-    x = {place: LEFT + 15 + step * i for i, place in enumerate(places)}
-    parts = axis.drawn()
-    parts += [_text(x[place], HEIGHT - BOTTOM + 16, place, "middle") for place in places]
-    parts.append(_text((LEFT + WIDTH) / 2, HEIGHT - BOTTOM + 32, across, "middle"))
-    for i, line in enumerate(series.values()):
-        colour = COLOURS[i % len(COLOURS)]
-        points = [(x[place], axis.y(value.mean)) for place, value in line]
-        parts.append(_path(points, colour, 2))
-        for (cx, cy), (place, value) in zip(points, line, strict=True):
-            title_ = f"<title>{escape(place)}: {value.mean:.4f}</title>"
-            parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="3.5" fill="{colour}">{title_}</circle>')
-            if value.error:
-                ends = axis.y(value.mean - value.error), axis.y(value.mean + value.error)
-                parts.append(_path([(cx, ends[0]), (cx, ends[1])], colour, 1))
-    return _figure(title, parts, list(series))
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Return the mean over seeds and its 95 % interval by Student's t; no interval for a single seed."""
+    n = len(values)
+    if n < 2:
+        return Interval(statistics.fmean(values))
+    quantile = _T[n - 2] if n - 2 < len(_T) else 1.96
+    return Interval(statistics.fmean(values), quantile * statistics.stdev(values) / n**0.5)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-
-    @classmethod
-    def over(cls, values: Sequence[float]) -> _Axis:
-        """From a little below the smallest to a little above the largest."""
-        low, high = min(values, default=0.0), max(values, default=1.0)
-        room = max((high - low) * 0.15, 0.005)
-        return cls(max(low - room, 0.0), high + room)
-
-    def y(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
-
-    def drawn(self) -> list[str]:
-        parts = []
-        for i in range(5):
-            value = self.low + (self.high - self.low) * i / 4
-            parts.append(_path([(LEFT, self.y(value)), (WIDTH - 10, self.y(value))], "#ddd", 1))
-            parts.append(_text(LEFT - 6, self.y(value) + 4, f"{value:.3f}", "end"))
-        return parts
+def draw(result: Result, title: str) -> str:
+    """Return the figure of a result as SVG."""
+    text = f"{title}: {result.data}"
+    if result.experiment in VARIED:
+        return _draw_varied(result, text)
+    return dots(text, _note(result), {name: _values(result, metric) for metric, name in METRICS.items()})
 
 
-def _figure(title: str, parts: Sequence[str], names: Sequence[str]) -> str:
-    legend, x = [], LEFT
-    rows = 0
-    for i, name in enumerate(names):
-        length = 24 + 7 * len(name)
-        if x + length > WIDTH:
-            x, rows = LEFT, rows + 1
-        y = HEIGHT + 4 + 18 * rows
-        legend.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{COLOURS[i % len(COLOURS)]}"/>')
-        legend.append(_text(x + 16, y + 10, name, "start"))
-        x += length
-    height = HEIGHT + 26 + 18 * rows
-    body = "\n".join([_text(LEFT, 18, title, "start", bold=True), *parts, *legend])
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'font-family="sans-serif" font-size="12"><title>{escape(title)}</title>\n'
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n{body}\n</svg>\n'
+def dots(title: str, note: str, panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Draw a panel per metric: a dot with a 95 % interval per model.
+
+    `panels` has for each metric the values of each model, one per seed. Models are ordered by the first metric, the
+    best on top; if some are variants of one model, variants stay together in the given order.
+    """
+    first = next(iter(panels.values()))
+    models, groups = list(first), list(dict.fromkeys(map(base, first)))
+    if len(groups) < len(models):
+        models.sort(key=lambda model: groups.index(base(model)))
+    else:
+        models.sort(key=lambda model: -statistics.fmean(first[model]))
+    with _figure(title, note, 9.5, 1.3 + 0.25 * len(models)) as (figure, svg):
+        axes = figure.subplots(1, len(panels), sharey=True)
+        for axis, (metric, values) in zip(axes, panels.items(), strict=True):
+            for y, model in enumerate(models):
+                point = over_seeds(values[model])
+                _point(axis, point.mean, y, model, xerr=point.half_width)
+            if len(groups) < len(models):
+                for y in range(1, len(models)):
+                    if base(models[y]) != base(models[y - 1]):
+                        axis.axhline(y - 0.5, color="#888888", linewidth=0.6)
+            axis.set_xlabel(metric)
+        axes[0].set_yticks(range(len(models)), models)
+        axes[0].set_ylim(len(models) - 0.4, -0.6)
+    return svg.getvalue()
+
+
+def lines(
+    title: str,
+    note: str,
+    panels: Mapping[str, Mapping[str, Line]],
+    levels: Mapping[str, Interval] | None = None,
+    *,
+    logarithmic: bool = False,
+) -> str:
+    """Draw a panel per label of the x-axis with its lines of NDCG@10, and `levels` as horizontal lines in each.
+
+    Without `logarithmic`, the values of x are placed at equal distances.
+    """
+    with _figure(title, note, 4.4 * len(panels) + 2, 3.6) as (figure, svg):
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (label, of_panel) in zip(axes, panels.items(), strict=True):
+            values = sorted({x for line in of_panel.values() for x, _ in line})
+            place = {x: x if logarithmic else float(i) for i, x in enumerate(values)}
+            for number, (name, line) in enumerate(of_panel.items()):
+                shift = 0.0 if logarithmic else 0.06 * (number - (len(of_panel) - 1) / 2)  # intervals must not overlap
+                places = [place[x] + shift for x, _ in line]
+                axis.plot(places, [y.mean for _, y in line], color=style(name).colour, linewidth=1)
+                for i, (_, y) in enumerate(line):
+                    _point(axis, places[i], y.mean, name, yerr=y.half_width, label=name if i == 0 else None)
+            for i, (name, level) in enumerate((levels or {}).items()):
+                dashes = ("--", ":", "-.")[i % 3]
+                axis.axhline(level.mean, color=style(name).colour, linestyle=dashes, linewidth=1.2, label=name)
+            if logarithmic:
+                axis.set_xscale("log")
+            else:
+                axis.set_xticks(list(place.values()), [f"{x:g}" for x in values])
+            axis.set_xlabel(label)
+            if len(of_panel) + len(levels or {}) > 1:
+                axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        axes[0].set_ylabel("NDCG@10")
+    return svg.getvalue()
+
+
+def _draw_varied(result: Result, title: str) -> str:
+    """Draw NDCG@10 of models called `name number` as a line per name; other models are levels to compare with."""
+    values = _values(result, "ndcg@10")
+    found: dict[str, list[tuple[float, Interval]]] = {}
+    levels: dict[str, Interval] = {}
+    for model, of_seeds in values.items():
+        if match := re.fullmatch(r"(.+) ([\d.e+-]+)", model):
+            found.setdefault(match[1], []).append((float(match[2]), over_seeds(of_seeds)))
+        else:
+            levels[model] = over_seeds(of_seeds)
+    label, panels = "", dict[str, dict[str, Line]]()
+    for name, line in found.items():
+        label = VARIED[result.experiment].get(name, label)
+        panels.setdefault(label, {})[name] = sorted(line, key=lambda point: point[0])
+    return lines(title, _note(result), panels, levels)
+
+
+def _values(result: Result, metric: str) -> dict[str, list[float]]:
+    return {model: [row.metrics[metric] for row in result.of_model(model)] for model in result.models}
+
+
+def _note(result: Result) -> str:
+    seeds = len(result.settings.seeds)
+    if seeds < 2:
+        return "One seed: no intervals."
+    return f"Mean over {seeds} seeds with the 95 % interval of the mean (Student's t)."
+
+
+def _point(
+    axis: Axes, x: float, y: float, name: str, *, xerr: float = 0.0, yerr: float = 0.0, label: str | None = None
+) -> None:
+    look = style(name)
+    axis.errorbar(
+        x,
+        y,
+        xerr=xerr or None,
+        yerr=yerr or None,
+        marker=look.marker,
+        markersize=9 if look.marker == "*" else 6,
+        color=look.colour,
+        markerfacecolor=look.colour if look.filled else "white",
+        capsize=2,
+        linestyle="none",
+        label=label,
     )
 
 
-def _text(x: float, y: float, text: str, anchor: str, *, bold: bool = False) -> str:
-    weight = ' font-weight="bold"' if bold else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight} fill="#222">{escape(text)}</text>'
-
-
-def _path(points: Sequence[tuple[float, float]], colour: str, width: float) -> str:
-    d = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return f'<path d="{d}" stroke="{colour}" stroke-width="{width}" fill="none"/>'
+@contextmanager
+def _figure(title: str, note: str, width: float, height: float) -> Iterator[tuple[Figure, io.StringIO]]:
+    """Yield a figure to draw on and the text that becomes its SVG."""
+    svg = io.StringIO()
+    look: dict[RcKeyType, object] = {
+        "svg.hashsalt": "mc2sf",
+        "svg.fonttype": "none",
+        "font.family": ["DejaVu Sans"],
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "grid.color": "#e4e4e4",
+    }
+    with mpl.rc_context(look):
+        figure = Figure((width, height), layout="constrained")
+        figure.suptitle(title, fontweight="bold", fontsize=10)
+        figure.supxlabel(note, fontsize=8, color="#555555")
+        yield figure, svg
+        metadata = {"Title": title, "Date": None, "Creator": None}
+        figure.savefig(svg, format="svg", metadata=metadata)

@@ -1,70 +1,91 @@
-"""A cell: one model, one seed, one dataset, one setting. It is computed once and kept as a file of its own."""
+"""A cell: the ranks of one model with one seed on one dataset; computed once and kept as a file of its own."""
 
 from __future__ import annotations
 
-import base64
-import json
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import Struct, structs
 
+from deploy.experiments.results.result import ResultRow, Settings, UploadCosts
 from models.atomic_file import write_atomically
 from models.data.interaction_log import Ints
 from models.evaluation.metrics import metrics
 
 
+class Measured(UploadCosts, frozen=True, kw_only=True, omit_defaults=True):
+    """The validation curves of a cell, and upload costs if they are measured."""
+
+    validation: dict[str, list[float]]  # name of a fit -> NDCG@10 after each epoch
+
+
 @dataclass(frozen=True)
 class Cell:
-    """What one model gave with one seed: a rank for each test click, user by user."""
+    """The ranks of all test clicks [V], user by user, and the cost of training."""
 
     model: str
     seed: int
     ranks: Ints
     seconds: float
     epochs: int
-    note: dict[str, Any] = field(default_factory=dict)  # validation curves, bytes, whatever else is recorded
+    measured: Measured
 
     @property
     def metrics(self) -> dict[str, float]:
         """HR, NDCG and MRR over all test clicks."""
         return metrics(self.ranks)
 
-    @property
-    def row(self) -> dict[str, Any]:
-        """The cell as a row of a result."""
-        figures = {"metrics": self.metrics, "seconds": round(self.seconds, 1), "epochs": self.epochs}
-        return {"model": self.model, "seed": self.seed, **figures, **self.note}
+    def row(self, varied: Settings) -> ResultRow:
+        """Return the cell as a row of a result."""
+        return ResultRow(
+            model=self.model,
+            seed=self.seed,
+            metrics=self.metrics,
+            seconds=round(self.seconds, 1),
+            epochs=self.epochs,
+            varied=varied,
+            **structs.asdict(self.measured),
+        )
 
 
-def kept(path: Path, compute: Callable[[], Cell]) -> Cell:
-    """The cell that `path` keeps, or what `compute` gives, which is kept there."""
+class _File(Struct, frozen=True, kw_only=True):
+    model: str
+    seed: int
+    seconds: float
+    epochs: int
+    note: Measured
+    width: str = "<u2"  # old cells do not name it
+    ranks: bytes  # little-endian, zlib; base64 in the file
+
+
+def load_or_compute(path: Path, compute: Callable[[], Cell]) -> Cell:
+    """Return the cell that is kept at `path`, or the result of `compute`, which is then kept there."""
     if path.exists():
-        return _unpacked(json.loads(path.read_text()))
+        return _unpack(msgspec.json.decode(path.read_bytes(), type=_File))
     cell = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(_packed(cell)) + "\n").encode())
+    write_atomically(path, msgspec.json.encode(_pack(cell)) + b"\n")
     return cell
 
 
-def _packed(cell: Cell) -> dict[str, Any]:
+def _pack(cell: Cell) -> _File:
     width = "<u2" if cell.ranks.max(initial=0) < 1 << 16 else "<u4"
-    ranks = base64.b64encode(zlib.compress(cell.ranks.astype(width).tobytes(), 9)).decode()
-    return {
-        "model": cell.model,
-        "seed": cell.seed,
-        "seconds": cell.seconds,
-        "epochs": cell.epochs,
-        "note": cell.note,
-        "width": width,
-        "ranks": ranks,  # little-endian, zlib, base64
-    }
+    ranks = zlib.compress(cell.ranks.astype(width).tobytes(), 9)
+    return _File(
+        model=cell.model,
+        seed=cell.seed,
+        seconds=cell.seconds,
+        epochs=cell.epochs,
+        note=cell.measured,
+        width=width,
+        ranks=ranks,
+    )
 
 
-def _unpacked(values: dict[str, Any]) -> Cell:
-    width = values.get("width", "<u2")  # cells from before there was another don't name it
-    ranks = np.frombuffer(zlib.decompress(base64.b64decode(values["ranks"])), width).astype(np.int64)
-    return Cell(values["model"], values["seed"], ranks, values["seconds"], values["epochs"], values["note"])
+def _unpack(file: _File) -> Cell:
+    ranks = np.frombuffer(zlib.decompress(file.ranks), file.width).astype(np.int64)
+    return Cell(file.model, file.seed, ranks, file.seconds, file.epochs, file.note)

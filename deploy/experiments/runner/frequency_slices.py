@@ -1,38 +1,38 @@
-"""Results by how often the slow phase has the item of a test click: what a slow net can know of it."""
+"""Results by how many clicks of the slow phase are on the item of a test click: what a slow net can know of it."""
 
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 import numpy as np
 
 from deploy.experiments.data.protocol import Phase
+from deploy.experiments.results.result import FrequencySlice
 from deploy.experiments.runner.cells import Cell
 from deploy.experiments.training.trainer import Bench
 from models.data.interaction_log import Ints
 from models.evaluation.metrics import metrics
 
-LEAST = (0, 1, 5, 20, 100)  # clicks in the slow phase, of all users, from which on a slice begins
+LEAST = (0, 1, 5, 20, 100)  # clicks of all users in the slow phase: the lower bound of each slice
 
 
-def slices(bench: Bench, cells: list[Cell]) -> list[dict[str, Any]]:
-    """For each slice that has test clicks: its least number, its size, NDCG@10 of each model (mean over seeds)."""
-    of = np.searchsorted(LEAST, seen(bench), side="right") - 1
+def slices(bench: Bench, cells: list[Cell]) -> list[FrequencySlice]:
+    """Return the slices that have test clicks, with NDCG@10 of each model (mean over seeds)."""
+    of = np.searchsorted(LEAST, clicks_in_slow_phase(bench), side="right") - 1
     models = dict.fromkeys(cell.model for cell in cells)
     found = []
     for number in np.unique(of):
         some = of == number
-        worth = {
+        ndcg = {
             model: statistics.fmean(metrics(cell.ranks[some])["ndcg@10"] for cell in cells if cell.model == model)
             for model in models
         }
-        found.append({"least": LEAST[number], "clicks": int(some.sum()), "ndcg@10": worth})
+        found.append(FrequencySlice(LEAST[number], int(some.sum()), ndcg))
     return found
 
 
-def seen(bench: Bench) -> Ints:
-    """How many clicks of the slow phase, of all users, are on the item of each test click: [V]."""
+def clicks_in_slow_phase(bench: Bench) -> Ints:
+    """Return the number of clicks of all users in the slow phase on the item of each test click: [V]."""
     data = bench.dataset
     clicks = np.bincount(data.log.keys[data.of(Phase.SLOW)], minlength=data.rows)
     return clicks[data.log.keys[bench.lists(Phase.TEST).clicks]]

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from msgspec import structs
 
 from deploy.experiments.data.dataset import load
 from deploy.experiments.data.protocol import Phase, Protocol
 from deploy.experiments.definitions.experiment import Arm, Asked, Experiment
-from deploy.experiments.runner.cells import Cell, kept
+from deploy.experiments.results.result import CellCount, Difference, Result, RunSettings, Settings, Versions
+from deploy.experiments.runner.cells import Cell, Measured, load_or_compute
 from deploy.experiments.runner.frequency_slices import slices
-from deploy.experiments.runner.significance import Test, by_user, compare
+from deploy.experiments.runner.significance import by_user, compare
 from deploy.experiments.training.trainer import Bench, Told, identity
 from models.data.catalogue import ROW_PADDING
 from models.evaluation.metrics import mean_chance
@@ -53,7 +54,7 @@ class Benches:
         return self._benches[protocol]
 
 
-def run(experiment: Experiment, asked: Asked, benches: Benches, keep: Path, out: Path) -> Iterator[dict[str, Any]]:
+def run(experiment: Experiment, asked: Asked, benches: Benches, keep: Path, out: Path) -> Iterator[Result]:
     """Run it, keeping cells in `keep`; the result so far is written to `out` and given after each cell."""
     out.mkdir(parents=True, exist_ok=True)
     done: list[Cell] = []
@@ -62,7 +63,7 @@ def run(experiment: Experiment, asked: Asked, benches: Benches, keep: Path, out:
         done.append(cell)
         result = document(experiment, asked, benches, done)
         if experiment.look is not None and len(done) == arms * asked.seeds:
-            result["cases"] = experiment.look(asked, benches.of)
+            result = structs.replace(result, cases=experiment.look(asked, benches.of))
         write_json(out / f"{experiment.name}_{asked.name}.json", result)
         yield result
 
@@ -84,38 +85,39 @@ def cell_of(arm: Arm, seed: int, bench: Bench, keep: Path) -> Cell:
         bench.spent.clear()
         net = arm.row.fit(bench, arm.recipes, seed)
         ranks = bench.ranks(net, fresh=arm.row.fresh, strangers=arm.strangers)
-        note = {"validation": dict(bench.spent.curves), **arm.measure(bench)}
-        return Cell(arm.model, seed, ranks, bench.spent.seconds, bench.spent.epochs, note)
+        measured = Measured(validation=dict(bench.spent.curves), **structs.asdict(arm.measure(bench)))
+        return Cell(arm.model, seed, ranks, bench.spent.seconds, bench.spent.epochs, measured)
 
-    return kept(keep / name, compute)
+    return load_or_compute(keep / name, compute)
 
 
-def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[Cell]) -> dict[str, Any]:
+def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[Cell]) -> Result:
     """The result so far: protocol, settings, rows, tests, and slices where they are asked for."""
     arms = {arm.model: arm for arm in experiment.arms(asked)}
     bench = benches.of(next(iter(arms.values())).protocol)
     read = {net for arm in arms.values() for net in arm.row.nets}
     sizes = (bench.lists(Phase.TEST).items != ROW_PADDING).sum(1)
-    return {
-        "experiment": experiment.name,
-        "data": asked.name,
-        "protocol": bench.record,
-        "settings": {
-            "command": command_of(experiment.name, asked),
-            "source": asked.source.scheme,
-            "users": asked.users,
-            "seeds": sorted({cell.seed for cell in done}),
-            "cells": {"done": len(done), "wanted": len(arms) * asked.seeds},
-            "counts": bench.dataset.counts(),
-            "chance": mean_chance(sizes.tolist()),
-            "recipes": {net: recipe for net, recipe in asked.recipes.settings().items() if net in read},
-            "threads": torch.get_num_threads(),
-            "versions": {"torch": version("torch"), "numpy": version("numpy"), "python": platform.python_version()},
-        },
-        "rows": [cell.row | {"varied": _varied(arms[cell.model], asked)} for cell in done],
-        "tests": [asdict(test) for test in _tests(experiment, arms, benches, done)],
-        **({"slices": slices(bench, done)} if experiment.sliced else {}),
-    }
+    settings = RunSettings(
+        command=command_of(experiment.name, asked),
+        source=asked.source.scheme,
+        users=asked.users,
+        seeds=sorted({cell.seed for cell in done}),
+        cells=CellCount(len(done), len(arms) * asked.seeds),
+        counts=bench.dataset.counts(),
+        chance=mean_chance(sizes.tolist()),
+        hyperparameters={net: recipe for net, recipe in asked.recipes.settings().items() if net in read},
+        threads=torch.get_num_threads(),
+        versions=Versions(version("torch"), version("numpy"), platform.python_version()),
+    )
+    return Result(
+        experiment=experiment.name,
+        data=asked.name,
+        protocol=bench.record,
+        settings=settings,
+        rows=[cell.row(_varied(arms[cell.model], asked)) for cell in done],
+        tests=list(_tests(experiment, arms, benches, done)),
+        slices=slices(bench, done) if experiment.sliced else None,
+    )
 
 
 def command_of(name: str, asked: Asked) -> str:
@@ -128,9 +130,9 @@ def command_of(name: str, asked: Asked) -> str:
     return shlex.join(words if name == "tune" else [*words, "--seeds", str(asked.seeds)])
 
 
-def _varied(arm: Arm, asked: Asked) -> dict[str, Any]:
+def _varied(arm: Arm, asked: Asked) -> Settings:
     """What of an arm differs from what was asked for."""
-    found: dict[str, Any] = {
+    found: Settings = {
         name: value for name, value in asdict(arm.protocol).items() if value != getattr(asked.protocol, name)
     }
     usual = asked.recipes.settings()
@@ -139,7 +141,7 @@ def _varied(arm: Arm, asked: Asked) -> dict[str, Any]:
     return found | ({"exposures": "of another user, at test"} if arm.strangers else {})
 
 
-def _tests(experiment: Experiment, arms: dict[str, Arm], benches: Benches, done: list[Cell]) -> Iterator[Test]:
+def _tests(experiment: Experiment, arms: dict[str, Arm], benches: Benches, done: list[Cell]) -> Iterator[Difference]:
     for a, b in experiment.pairs:
         of = {name: {cell.seed: cell.ranks for cell in done if cell.model == name} for name in (a, b)}
         seeds = sorted(of[a].keys() & of[b].keys())

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from deploy.experiments.definitions.experiment import Asked, with_product
+from deploy.experiments.results.result import Trial, Tuning, TuningSettings
 from deploy.experiments.runner.runner import Benches, command_of
 from deploy.experiments.training.collaboration_rows import FEDERATED_ROW, PATCHED_ROW
 from deploy.experiments.training.composite_models import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
-from deploy.experiments.training.hyperparameters import WITH_PRODUCT
+from deploy.experiments.training.hyperparameters import WITH_PRODUCT, Changes
 from deploy.experiments.training.models import (
     CASER_ROW,
     DIN_ROW,
@@ -31,11 +31,11 @@ from deploy.experiments.training.models import (
 from deploy.experiments.training.trainer import Bench
 from replay.json_file import write_json
 
-TRIALS = [
+TRIALS: list[Changes] = [
     {"learning_rate": rate, "l2": l2, "power": power}
     for rate, l2, power in product((1e-3, 3e-3), (0.0, 1e-4), (0.0, 0.5))
 ]
-SEQUENTIAL = [
+SEQUENTIAL: list[Changes] = [
     {"learning_rate": rate, "dropout": dropout, "power": power}
     for rate, dropout, power in product((1e-3, 3e-3), (0.2, 0.4), (0.0, 0.5))
 ]
@@ -48,7 +48,7 @@ class Tuned:
     net: str
     row: Row
     fit: str
-    trials: tuple[dict[str, float], ...]
+    trials: tuple[Changes, ...]
     product: bool = False  # beside the heads of the nets of a release
 
 
@@ -75,41 +75,31 @@ _PLAIN = (
 TUNED = (*_PLAIN, *(replace(tuned, product=True) for tuned in _PLAIN if tuned.net in WITH_PRODUCT))
 
 
-def tune(asked: Asked, benches: Benches, out: Path, some: tuple[Tuned, ...] = TUNED) -> Iterator[dict[str, Any]]:
+def tune(asked: Asked, benches: Benches, out: Path, some: tuple[Tuned, ...] = TUNED) -> Iterator[Tuning]:
     """Try all recipes; what was tried so far is written to `out` and given after each trial. Fits are kept."""
     bench = benches.of(asked.protocol)
-    tried: list[dict[str, Any]] = []
+    tried: list[Trial] = []
     for tuned in some:
         for values in tuned.trials:
             tried.append(_trial(bench, asked, tuned, values))
-            document = {
-                "experiment": "tune",
-                "data": asked.name,
-                "protocol": bench.record,
-                "settings": {
-                    "command": command_of("tune", asked),
-                    "users": asked.users,
-                    "judged_on": "validation NDCG@10",
-                },
-                "trials": tried,
-            }
+            settings = TuningSettings(command_of("tune", asked), asked.users, "validation NDCG@10")
+            document = Tuning("tune", asked.name, bench.record, settings, tried)
             write_json(out / f"tuning_{asked.name}.json", document)
             yield document
 
 
-def best(document: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """What was chosen for each net: the trial with the best validation score."""
-    found: dict[str, dict[str, Any]] = {}
-    for trial in document["trials"]:
-        if trial["net"] not in found or trial["validation"] > found[trial["net"]]["validation"]:
-            found[trial["net"]] = trial
-    return {net: trial["tried"] for net, trial in found.items()}
+def best(tuning: Tuning) -> dict[str, dict[str, float]]:
+    """Return for each net the values of the trial with the best validation score; the earliest of equals."""
+    nets = dict.fromkeys(trial.net for trial in tuning.trials)
+    by_score = {net: [trial for trial in tuning.trials if trial.net == net] for net in nets}
+    return {net: max(trials, key=lambda trial: trial.validation).tried for net, trials in by_score.items()}
 
 
-def _trial(bench: Bench, asked: Asked, tuned: Tuned, values: dict[str, float]) -> dict[str, Any]:
+def _trial(bench: Bench, asked: Asked, tuned: Tuned, values: Changes) -> Trial:
     bench.spent.clear()
     usual = asked.recipes.with_product() if tuned.product else asked.recipes
     tuned.row.fit(bench, usual.varied((tuned.net,), **values), 1)
     curve = bench.spent.curves[tuned.fit]
     net = with_product(tuned.net) if tuned.product else tuned.net
-    return {"net": net, "tried": values, "validation": max(curve), "epochs": len(curve)}
+    tried = {name: value for name, value in values.items() if isinstance(value, float)}
+    return Trial(net, tried, max(curve), len(curve))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import TypedDict, Unpack
 
 from torch import Tensor
 
+from deploy.experiments.results.result import Settings
 from models.training.losses import bce, sampled_softmax
 
 _BEYOND = ("product", "history_layers", "min_gru", "symlog_priors", "bf16")
@@ -37,10 +38,33 @@ class Recipe:
     symlog_priors: bool = False  # of S2F: the device takes their symlog; beyond the paper
     bf16: bool = False  # forward and backward under autocast: docs/experiments.md says where that helps
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """The recipe as JSON: the loss by its name, and what is beyond the paper only where it is used."""
         values = asdict(self) | {"loss": called(self.loss)}
         return {name: value for name, value in values.items() if name not in _BEYOND or value}
+
+
+class Changes(TypedDict, total=False):
+    """Hyperparameters to replace: any fields of `Recipe`."""
+
+    dim: int
+    dropout: float
+    learning_rate: float
+    l2: float
+    batch: int
+    negatives: int
+    power: float
+    loss: Callable[..., Tensor]
+    corrected: bool
+    ahead: bool
+    block: int
+    epochs: int
+    patience: int
+    product: bool
+    history_layers: int
+    min_gru: bool
+    symlog_priors: bool
+    bf16: bool
 
 
 def called(loss: Callable[..., Tensor]) -> str:
@@ -56,7 +80,7 @@ POPULAR = replace(NEXT, power=0.5)  # negatives are rather popular items
 AHEAD = replace(POPULAR, ahead=False)  # of item2vec
 # of what is told something, and starts from what it was alone
 TOLD = Recipe(learning_rate=1e-3, l2=1e-4, negatives=8, ahead=False)
-WITH_PRODUCT: dict[str, dict[str, Any]] = {
+WITH_PRODUCT: dict[str, Changes] = {
     "din": {"learning_rate": 3e-3, "power": 0.5},
     "f2s": {"learning_rate": 3e-3, "power": 0.5},
     "fast": {"learning_rate": 3e-3, "l2": 1e-4, "power": 0.5},
@@ -95,7 +119,7 @@ class Recipes:
     federated: Recipe = Recipe(learning_rate=1e-3, power=0.5, batch=1, negatives=64, ahead=False, block=1, epochs=40)
     patch: Recipe = Recipe(l2=1e-4, power=0.5, ahead=False, epochs=40)
 
-    def settings(self) -> dict[str, dict[str, Any]]:
+    def settings(self) -> dict[str, Settings]:
         """All recipes as JSON."""
         return {f.name: getattr(self, f.name).settings() for f in fields(self)}
 
@@ -104,20 +128,20 @@ class Recipes:
         recipe: Recipe = getattr(self, net)
         return recipe
 
-    def varied(self, nets: Iterable[str], **values: Any) -> Recipes:
+    def varied(self, nets: Iterable[str], **values: Unpack[Changes]) -> Recipes:
         """The same with other values for some nets."""
         return replace(self, **{net: replace(self.of(net), **values) for net in nets})
 
     def with_product(self, nets: Iterable[str] = tuple(WITH_PRODUCT)) -> Recipes:
         """The same where some nets of a release have an inner product beside their heads."""
-        return replace(self, **{net: replace(self.of(net), product=True, **WITH_PRODUCT[net]) for net in nets})
+        return replace(self, **{net: replace(replace(self.of(net), product=True), **WITH_PRODUCT[net]) for net in nets})
 
     def as_published(self) -> Recipes:
         """What the paper states of its training (its section 5.1): the same for all nets, and no table taught ahead.
 
         It does not say how many negatives there are, nor how they are drawn.
         """
-        values = {"loss": bce, "learning_rate": 5e-4, "l2": 1e-4, "power": 0.0, "ahead": False, "epochs": 100}
+        values: Changes = {"loss": bce, "learning_rate": 5e-4, "l2": 1e-4, "power": 0.0, "ahead": False, "epochs": 100}
         return self.varied((f.name for f in fields(self)), **values)
 
     def capped(self, epochs: int) -> Recipes:

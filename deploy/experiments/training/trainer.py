@@ -19,6 +19,7 @@ from deploy.experiments.data.candidate_lists import Lists, Score
 from deploy.experiments.data.dataset import Dataset
 from deploy.experiments.data.known_history import Known
 from deploy.experiments.data.protocol import Phase, Protocol, served
+from deploy.experiments.results.result import Settings
 from deploy.experiments.training import minibatches
 from deploy.experiments.training.fit_cache import Clock, refusing
 from deploy.experiments.training.hyperparameters import AHEAD, Recipe
@@ -79,7 +80,7 @@ class Bench:
         self._lists: dict[Phase, Lists] = {}
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Settings:
         """The protocol for a result: what was left to the source is as it was found there."""
         return asdict(self.protocol) | {"exposures": self.dataset.policy, "positives": self.dataset.positives}
 
