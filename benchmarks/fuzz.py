@@ -90,7 +90,7 @@ class Thrower:
             if error is None:
                 self.thrown[topic.name, message.partition(), message.offset()] = zlib.crc32(value)
 
-        clients.produce_patiently(
+        clients.produce_waiting(
             self._producer,
             topic.full(self._settings),
             key=key,

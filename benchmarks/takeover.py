@@ -61,10 +61,11 @@ class Rows:
     def _run(self) -> None:
         while not self._stop.is_set():
             message = self._consumer.poll(0.1)
-            if message is None or message.error() or not message.value():
+            value = message.value() if message is not None and not message.error() else None
+            if message is None or not value:
                 continue
             p, now = message.partition(), time.monotonic()
-            epoch = read_fencing_epoch(message.value())
+            epoch = read_fencing_epoch(value)
             if epoch > self.epochs[p]:
                 self.epochs[p], self.since[p] = epoch, now
             self.gap[p] = max(self.gap[p], now - self.last[p])

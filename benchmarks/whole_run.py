@@ -23,7 +23,7 @@ from deploy.local.supervisor import die_with_parent
 from deploy.runs import find
 from streams.database.run_state import recorded
 from streams.database.schema import interactions, outcomes
-from streams.process.retry import away
+from streams.process.retry import is_outage
 
 SOURCE = "synthetic:users=60,items=150"
 ARGUMENTS = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
@@ -82,7 +82,7 @@ class Run:
                 row = recorded(connection, found.settings.run)
             found.engine.dispose()
         except (sa.exc.SQLAlchemyError, OSError) as error:
-            if away(error):
+            if is_outage(error):
                 return -1
             raise
         return row[0] if row else -1

@@ -47,9 +47,9 @@ def test_every_epoch_is_decided_once_and_in_order(world: World) -> None:
             world.propose("retrain", 1, retrained(nets, catalogue))
         world.act(coordinator)
     assert outcomes(world) == [(0, 0, "unchanged"), (1, 1, "retrain")]
-    assert not coordinator.over()
+    assert not coordinator.is_finished()
     world.record(1, over=True)
-    assert coordinator.over()
+    assert coordinator.is_finished()
 
 
 def test_a_learner_release_replaces_the_fast_part_only_and_publishes_no_row(world: World) -> None:
@@ -211,12 +211,12 @@ def test_releases_decisions_and_rollbacks_are_the_same_on_every_database(world: 
 def test_of_two_coordinators_one_acts_and_the_other_takes_over(world: World) -> None:
     now = 1_000
     first, second = (Lease(world.engine, world.settings.run, "coordinator", 100, lambda: now) for _ in range(2))
-    assert first.take()
-    assert not second.take()
+    assert first.acquire()
+    assert not second.acquire()
     now += 101
-    assert second.take()
+    assert second.acquire()
     with world.engine.begin() as connection, pytest.raises(LeaseLostError):
-        first.hold(connection)
+        first.renew(connection)
 
 
 def test_a_coordinator_that_slept_past_its_lease_writes_nothing(world: World) -> None:

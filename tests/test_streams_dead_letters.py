@@ -28,7 +28,7 @@ def test_a_dead_letter_says_where_the_record_stood_and_why_it_was_refused() -> N
 
 def test_a_record_without_key_or_value_has_a_dead_letter_too() -> None:
     bare = SimpleNamespace(key=lambda: None, value=lambda: None, partition=lambda: 3, offset=lambda: 14)
-    dead = Message.taken("outcomes", bare).refused("empty value", "recorder")
+    dead = Message.of_kafka("outcomes", bare).refused("empty value", "recorder")
     assert through(dead) == DeadLetter("outcomes", 3, 14, b"", b"", "empty value", "recorder")
 
 

@@ -48,19 +48,19 @@ def streams(draw: st.DrawFn) -> Stream:
 def run(stream: Stream, seed: int, crashes: bool) -> list[list[tuple[str, int]]]:
     """The examples of each epoch, with partitions read in any order, and restarts from the offsets."""
     chance = random.Random(seed)
-    intake, epochs = ExampleBuffer(PARTITIONS, -1), []
+    buffer, epochs = ExampleBuffer(PARTITIONS, -1), []
     places = [0] * PARTITIONS
-    while not intake.over():
-        if intake.ready():
-            epochs.append([(e.user, e.seq) for e in intake.close()])
+    while not buffer.log_ended():
+        if buffer.ready():
+            epochs.append([(e.user, e.seq) for e in buffer.close()])
             if crashes:
-                offsets, closed = intake.offsets(), intake.closed
-                intake = ExampleBuffer(PARTITIONS, closed)
-                intake.resume(offsets)
+                offsets, closed = buffer.offsets(), buffer.closed
+                buffer = ExampleBuffer(PARTITIONS, closed)
+                buffer.resume(offsets)
                 places = [offsets[p] for p in range(PARTITIONS)]
         else:
             p = chance.choice([p for p in range(PARTITIONS) if places[p] < len(stream[p])])
-            intake.put(p, places[p], stream[p][places[p]])
+            buffer.put(p, places[p], stream[p][places[p]])
             places[p] += 1
     return epochs
 
@@ -81,35 +81,35 @@ def test_an_epoch_has_the_same_examples_in_total_order_however_it_is_read(stream
 
 
 def test_nothing_is_over_before_every_partition_has_ended() -> None:
-    intake = ExampleBuffer(2, -1)
-    intake.put(0, 0, EpochEnd(0, 0))
-    intake.put(0, 1, EndOfLog(0, 0, 0))
-    assert not intake.ready()
-    intake.put(1, 0, EpochEnd(0, 0))
-    assert intake.ready()
-    intake.close()
-    assert not intake.over()
-    intake.put(1, 1, EndOfLog(0, 0, 0))
-    assert intake.over()
+    buffer = ExampleBuffer(2, -1)
+    buffer.put(0, 0, EpochEnd(0, 0))
+    buffer.put(0, 1, EndOfLog(0, 0, 0))
+    assert not buffer.ready()
+    buffer.put(1, 0, EpochEnd(0, 0))
+    assert buffer.ready()
+    buffer.close()
+    assert not buffer.log_ended()
+    buffer.put(1, 1, EndOfLog(0, 0, 0))
+    assert buffer.log_ended()
 
 
 def test_a_partition_that_runs_far_ahead_is_held_back_until_the_epoch_closes() -> None:
-    intake = ExampleBuffer(2, -1)
-    intake.put(0, 0, EpochEnd(0, 0))
+    buffer = ExampleBuffer(2, -1)
+    buffer.put(0, 0, EpochEnd(0, 0))
     for offset in range(HELD_MOST + 1):
-        assert not intake.full(0)
-        intake.put(0, 1 + offset, example("a", offset, 1))
-    assert intake.full(0)
-    intake.put(1, 0, EpochEnd(0, 0))
-    intake.close()
-    assert not intake.full(0)
+        assert not buffer.full(0)
+        buffer.put(0, 1 + offset, example("a", offset, 1))
+    assert buffer.full(0)
+    buffer.put(1, 0, EpochEnd(0, 0))
+    buffer.close()
+    assert not buffer.full(0)
 
 
 def test_a_repeat_of_a_closed_epoch_is_dropped() -> None:
-    intake = ExampleBuffer(1, 4)
-    intake.put(0, 0, example("a", 0, 4))
-    intake.put(0, 1, EpochEnd(5, 0))
-    assert intake.close() == []
+    buffer = ExampleBuffer(1, 4)
+    buffer.put(0, 0, example("a", 0, 4))
+    buffer.put(0, 1, EpochEnd(5, 0))
+    assert buffer.close() == []
 
 
 def test_examples_survive_as_bytes() -> None:

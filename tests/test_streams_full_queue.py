@@ -119,7 +119,7 @@ def test_a_real_producer_with_a_full_queue_is_waited_for() -> None:
     producer = Producer(nowhere | {"queue.buffering.max.messages": 1})
     reports: list[object] = []
     for _ in range(3):
-        clients.produce_patiently(
+        clients.produce_waiting(
             producer, "t", key=None, value=b"x", on_delivery=lambda error, _: reports.append(error.name())
         )
     assert len(reports) == 2

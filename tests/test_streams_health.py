@@ -28,7 +28,7 @@ def clock() -> Clock:
 
 def test_who_has_nothing_to_do_is_not_stuck(clock: Clock) -> None:
     health = Health(clock)
-    health.behind(0)
+    health.set_lag(0)
     clock.now += 10 * STUCK_AFTER_S
     assert health.stuck() == ""
 
@@ -36,9 +36,9 @@ def test_who_has_nothing_to_do_is_not_stuck(clock: Clock) -> None:
 def test_who_is_behind_and_does_nothing_is_stuck_until_something_is_done(clock: Clock) -> None:
     health = Health(clock)
     clock.now += 10 * STUCK_AFTER_S
-    health.behind(7)  # it came a moment ago
+    health.set_lag(7)  # it came a moment ago
     clock.now += STUCK_AFTER_S - 1
-    health.behind(9)  # more of it is no progress
+    health.set_lag(9)  # more of it is no progress
     assert health.stuck() == ""
     clock.now += 2
     assert health.stuck() == "9 records wait and nothing was done for 21 s"
@@ -48,7 +48,7 @@ def test_who_is_behind_and_does_nothing_is_stuck_until_something_is_done(clock: 
 
 def test_who_is_busy_with_something_long_is_not_stuck(clock: Clock) -> None:
     health = Health(clock)
-    health.behind(1)
+    health.set_lag(1)
     with health.busy():
         clock.now += 10 * STUCK_AFTER_S
         assert health.stuck() == ""
@@ -71,7 +71,7 @@ def test_ready_is_who_said_so_and_misses_nothing(clock: Clock) -> None:
 @pytest.mark.parametrize(("path", "status"), [("/healthz", "503"), ("/readyz", "503"), ("/metrics", "200")])
 def test_trouble_is_503_with_a_sentence(clock: Clock, path: str, status: str) -> None:
     health = Health(clock)
-    health.behind(3)
+    health.set_lag(3)
     clock.now += STUCK_AFTER_S + 1
     environ: dict[str, object] = {"PATH_INFO": path}
     setup_testing_defaults(environ)

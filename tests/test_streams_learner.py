@@ -65,7 +65,7 @@ def made(settings: Settings, user: int, epoch: int, versions: Versions) -> FastE
     )
 
 
-class Class:
+class TrainingRun:
     """A learner, fed by hand with the epochs of one log, and restarted where asked."""
 
     def __init__(self, world: World, per_epoch: int = 200) -> None:
@@ -89,14 +89,14 @@ class Class:
         """One epoch from its examples to its decision."""
         self.world.record(epoch)
         if self.learner.awaited is not None:
-            assert self.learner.look()
+            assert self.learner.check_decision()
         versions = versions or self.versions()
         for user in range(self.per_epoch):
             self._put(user % 2, made(self.world.settings, user, epoch, versions))
         for partition in range(2):
             self._put(partition, EpochEnd(epoch, epoch * 1000))
-        assert self.learner.intake.ready()
-        self.learner.teach()
+        assert self.learner.buffer.ready()
+        self.learner.train()
         if restart == "before":
             self.restart()
         nets, catalogue = some_nets(self.world.settings, ITEMS, seed=epoch)
@@ -112,7 +112,7 @@ class Class:
             return candidates.read(connection, self.world.settings.run, own)[0]
 
     def _put(self, partition: int, record: FastExample | EpochEnd) -> None:
-        self.learner.intake.put(partition, self.places[partition], record)
+        self.learner.buffer.put(partition, self.places[partition], record)
         self.places[partition] += 1
 
 
@@ -125,14 +125,14 @@ def fast_parts(world: World) -> list[str]:
 
 
 def test_before_there_is_a_catalogue_it_proposes_nothing(world: World) -> None:
-    proposal = Class(world).epoch(0)
+    proposal = TrainingRun(world).epoch(0)
     assert (proposal.status, proposal.quality["n"]) == ("empty", 0)
     assert world.decisions()[0].outcome == "retrain"
 
 
 def test_it_learns_and_each_accepted_release_is_better_on_what_it_has_not_seen(world: World) -> None:
-    lessons = Class(world, per_epoch=400)
-    found = [lessons.epoch(epoch) for epoch in range(5)]
+    training = TrainingRun(world, per_epoch=400)
+    found = [training.epoch(epoch) for epoch in range(5)]
     assert [d.outcome for d in world.decisions()] == ["retrain", *["learner"] * 4]
     for proposal in found[1:]:
         assert proposal.quality["candidate"] < proposal.quality["active"]
@@ -142,11 +142,11 @@ def test_it_learns_and_each_accepted_release_is_better_on_what_it_has_not_seen(w
 
 @pytest.mark.parametrize("restart", ["before", "after"])
 def test_restarted_around_a_decision_it_goes_on_bit_for_bit(world: World, restart: str) -> None:
-    straight = Class(world)
+    straight = TrainingRun(world)
     for epoch in range(8):
         straight.epoch(epoch)
     again = World(world.settings.model_copy(update={"run": "t-again"}), world.engine)
-    crashing = Class(again)
+    crashing = TrainingRun(again)
     for epoch in range(8):
         crashing.epoch(epoch, restart=restart)
     assert again.decisions() == world.decisions()
@@ -156,36 +156,36 @@ def test_restarted_around_a_decision_it_goes_on_bit_for_bit(world: World, restar
 
 def test_refused_it_forgets_the_lesson_and_yet_moves_on(world: World) -> None:
     world = World(world.settings.model_copy(update={"online_rate": 3.0}), world.engine)
-    lessons = Class(world)
-    lessons.epoch(0)
+    training = TrainingRun(world)
+    training.epoch(0)
     before = fast_parts(world)
-    refused = lessons.epoch(1)
+    refused = training.epoch(1)
     assert refused.status == "rejected"
     assert fast_parts(world) == before
-    again = lessons.epoch(2)
+    again = training.epoch(2)
     assert again.quality["active"] < refused.quality["candidate"], "it judges against the weights it went back to"
     assert again.offsets["fast-examples/0"] > refused.offsets["fast-examples/0"]
 
 
 def test_examples_made_under_another_encoder_are_dropped(world: World) -> None:
-    lessons = Class(world)
-    lessons.epoch(0)
-    assert lessons.epoch(1, versions=Versions(0, 0, 0, 0)).status == "empty"
-    assert lessons.epoch(2).status == "accepted"
+    training = TrainingRun(world)
+    training.epoch(0)
+    assert training.epoch(1, versions=Versions(0, 0, 0, 0)).status == "empty"
+    assert training.epoch(2).status == "accepted"
 
 
 def test_a_few_examples_are_kept_until_they_are_enough_also_over_a_restart(world: World) -> None:
-    lessons = Class(world, per_epoch=20)
-    found = [lessons.epoch(epoch, restart="after" if epoch == 2 else "") for epoch in range(4)]
+    training = TrainingRun(world, per_epoch=20)
+    found = [training.epoch(epoch, restart="after" if epoch == 2 else "") for epoch in range(4)]
     assert [proposal.status for proposal in found] == ["empty", "empty", "empty", "accepted"]
     assert found[3].quality["learnt"] + found[3].quality["n"] == 60
 
 
 def test_only_the_bytes_that_are_still_needed_are_kept(world: World) -> None:
     world = World(world.settings.model_copy(update={"retrain_every": 100}), world.engine)
-    lessons = Class(world, per_epoch=60)
+    training = TrainingRun(world, per_epoch=60)
     for epoch in range(12):
-        lessons.epoch(epoch)
+        training.epoch(epoch)
     t = schema.proposals.c
     with world.engine.connect() as connection:
         kept = candidates.read(connection, world.settings.run, t.data.is_not(None) & (t.kind == "learner"))

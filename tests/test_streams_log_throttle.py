@@ -1,4 +1,4 @@
-"""What a flood of bad records writes into a log."""
+"""The log lines that many bad records cause are limited."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from streams.cloud import batch as cloud_batch
 from streams.device import batch as device_batch
 from streams.faust_runtime import state_table
 from streams.kafka import dead_letters
-from streams.process.log_throttle import Bounded
+from streams.process.log_throttle import LogThrottle
 from streams.recorder import epoch_writer
 
 
-def test_a_flood_writes_few_lines_and_says_how_many_it_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_lines_are_dropped_and_their_number_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    log = logging.getLogger("a flood")
-    log.addFilter(Bounded(lines=3, seconds=60.0, clock=lambda: now))
+    log = logging.getLogger("repeated")
+    log.addFilter(LogThrottle(lines=3, seconds=60.0, clock=lambda: now))
     for offset in range(1000):
         log.warning("refused at %d", offset)
     log.warning("something else at %d", 0)
@@ -31,7 +31,7 @@ def test_a_flood_writes_few_lines_and_says_how_many_it_left_out(caplog: pytest.L
     log.warning("refused at %d", 1000)
     log.warning("refused at %d", 1001)
     assert [r.getMessage() for r in caplog.records] == [
-        "refused at 1000 (before it 997 like it were left out)",
+        "refused at 1000 (before this one, 997 similar lines were dropped)",
         "refused at 1001",
     ]
 
@@ -39,5 +39,5 @@ def test_a_flood_writes_few_lines_and_says_how_many_it_left_out(caplog: pytest.L
 @pytest.mark.parametrize(
     "module", [epoch_barrier, cloud_batch, dead_letters, device_batch, epoch_writer, progress, state_table]
 )
-def test_whoever_refuses_records_is_bounded(module: object) -> None:
-    assert any(isinstance(f, Bounded) for f in module.log.filters)  # type: ignore[attr-defined]
+def test_every_module_that_refuses_records_throttles_its_log(module: object) -> None:
+    assert any(isinstance(f, LogThrottle) for f in module.log.filters)  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def starter(settings: Settings, engine: sa.Engine) -> Callable[[], EpochWriter]:
 
 def test_a_run_is_recorded_whole(small: Settings, engine: sa.Engine) -> None:
     world = a_run(small)
-    ledger = deliver(world, starter(small, engine))
+    writer = deliver(world, starter(small, engine))
     rows = dump(engine, small.run)
     assert len(rows["interactions"]) == 5 * 3 * 14
     assert len(rows["negative_memories"]) == len(rows["click_uploads"]) == 5 * 3
@@ -57,7 +57,7 @@ def test_a_run_is_recorded_whole(small: Settings, engine: sa.Engine) -> None:
         progress = connection.execute(sa.select(schema.progress)).one()
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.dead_letters)).scalar_one() == 0
     assert (progress.epoch, progress.over) == (2, True)
-    assert ledger.positions() == {place: len(records) for place, records in world.logs.items()}
+    assert writer.positions() == {source: len(records) for source, records in world.logs.items()}
 
 
 def test_the_states_of_users_are_kept_as_of_each_epoch(small: Settings, engine: sa.Engine) -> None:
@@ -164,10 +164,10 @@ def test_what_can_not_be_read_is_in_dead_letters_with_the_reason(small: Settings
         (DEAD_LETTERS, user, b"not a dead letter", "schema"),
     ]
     for topic, name, data, _ in bad:
-        world.logs[_place(world, topic.name, name)].insert(
+        world.logs[_source(world, topic.name, name)].insert(
             -2 if topic is not DEAD_LETTERS else 0, (name.encode(), data)
         )
-    world.logs[_place(world, DEVICE_EVENTS.name, user)].insert(-2, (user.encode(), encode(good)))
+    world.logs[_source(world, DEVICE_EVENTS.name, user)].insert(-2, (user.encode(), encode(good)))
     elsewhere = DeadLetter("fast-examples", 1, 7, b"k", b"v\0", "a reason with \0", "learner")
     world.put(DEAD_LETTERS, "fast-examples", elsewhere)
     deliver(world, starter(small, engine))
@@ -183,8 +183,8 @@ def test_what_can_not_be_read_is_in_dead_letters_with_the_reason(small: Settings
     assert len(letters) == len(bad) + 1
     for topic, _, data, reason in bad:
         assert [x for x in letters if x.topic == topic.name and x.value == data and reason in x.reason], reason
-    [told] = [x for x in letters if x.role == "learner"]
-    assert (told.topic, told.partition, told.offset, told.key, told.value) == ("fast-examples", 1, 7, b"k", b"v\0")
+    [dead] = [x for x in letters if x.role == "learner"]
+    assert (dead.topic, dead.partition, dead.offset, dead.key, dead.value) == ("fast-examples", 1, 7, b"k", b"v\0")
 
 
 def test_two_recorders_of_a_run_do_not_both_write(small: Settings, engine: sa.Engine) -> None:
@@ -208,7 +208,7 @@ def test_a_transaction_that_fails_can_be_done_again_from_the_tables(small: Setti
 
     def fail(_: sa.Connection) -> None:
         if next(commits) in failing:
-            raise sa.exc.OperationalError("commit", {}, Exception("the database is away"))
+            raise sa.exc.OperationalError("commit", {}, Exception("the database is unavailable"))
 
     sa.event.listen(engine, "commit", fail)
     failed = 0
@@ -224,12 +224,12 @@ def test_a_transaction_that_fails_can_be_done_again_from_the_tables(small: Setti
 
 def test_long_epochs_are_written_early(small: Settings, engine: sa.Engine) -> None:
     world = a_run(small, epochs=1, events=40)
-    ledger = EpochWriter(small, engine, lambda: 0, early_rows=60)
+    writer = EpochWriter(small, engine, lambda: 0, early_rows=60)
     written = []
     for offset in range(len(world.logs[DEVICE_EVENTS.name, 0]) - 2):
-        ledger.take(world.received((DEVICE_EVENTS.name, 0), offset))
-        if ledger.full:
-            ledger.flush()
+        writer.add(world.message((DEVICE_EVENTS.name, 0), offset))
+        if writer.full:
+            writer.flush()
             with engine.connect() as connection:
                 written.append(
                     connection.execute(sa.select(sa.func.count()).select_from(schema.interactions)).scalar_one()
@@ -240,7 +240,7 @@ def test_long_epochs_are_written_early(small: Settings, engine: sa.Engine) -> No
     assert len(dump(engine, small.run)["interactions"]) == 5 * 40
 
 
-def _place(world: World, topic: str, user: str) -> tuple[str, int]:
+def _source(world: World, topic: str, user: str) -> tuple[str, int]:
     return topic, partition_of(user.encode(), 1 if topic == DEAD_LETTERS.name else world.settings.partitions)
 
 

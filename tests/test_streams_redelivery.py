@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from streams.codec import SCHEMA, encode
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
-from streams.recorder.recorder import Connected
+from streams.process.clock_and_signals import wall_ms
+from streams.recorder.epoch_writer import EpochWriter
+from streams.recorder.recorder import Recorder
 from streams.recorder.redelivery import Place, ResendError, letters, resend
 from streams.records import DeviceBatch, EpochBegin, Kind
 from streams.settings import Settings
@@ -50,12 +53,14 @@ def count(engine: sa.Engine, table: sa.Table) -> int:
 
 
 def record_until(settings: Settings, condition: Callable[[], bool]) -> None:
-    connected, until = Connected(settings), time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        connected.recorder.turn()
-        connected.recorder._ledger.flush()
-    connected.close()
+    engine, until = connect(settings.database.get_secret_value()), time.monotonic() + 60
+    writer = EpochWriter(settings, engine, wall_ms)
+    with closing(Recorder(settings, writer)) as recorder:
+        while not condition():
+            assert time.monotonic() < until
+            recorder.turn()
+            writer.flush()
+    engine.dispose()
 
 
 def command(*arguments: str) -> int:

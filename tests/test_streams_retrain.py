@@ -225,9 +225,9 @@ def test_free_running_the_newest_is_made_and_those_missed_are_not(world: World) 
     assert process.due() == 5
     process.make(5)
     assert process.due() is None
-    assert not process.over()
+    assert not process.is_finished()
     world.record(6, over=True)
-    assert process.over()
+    assert process.is_finished()
 
 
 def test_the_process_makes_what_is_due_and_ends_with_the_log(world: World) -> None:

@@ -9,14 +9,9 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import KafkaError, KafkaException
 
-from streams.process.retry import DATABASE_AWAY, away, patiently
+from streams.process.retry import DATABASE_UNAVAILABLE, is_outage, retrying
 
 GONE = sa.exc.OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly"))
-
-
-@pytest.fixture(autouse=True)
-def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.process.retry.AGAIN_S", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +27,7 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_is_away_is_waited_for(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_retried_until_it_ends(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     answers: Iterator[Exception | str] = iter([error, error, "back"])
     meanwhile: list[int] = []
 
@@ -43,9 +38,9 @@ def test_what_is_away_is_waited_for(error: Exception, caplog: pytest.LogCaptureF
         return answer
 
     with caplog.at_level(logging.WARNING):
-        assert patiently(60, lambda: meanwhile.append(1))(ask, "whom") == "back"
+        assert retrying(60, lambda: meanwhile.append(1), delay_s=0.01)(ask, "whom") == "back"
     assert len(meanwhile) == 2
-    assert "waiting, for at most 60 s" in caplog.text
+    assert "trying again for at most 60 s" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -59,7 +54,7 @@ def test_what_is_away_is_waited_for(error: Exception, caplog: pytest.LogCaptureF
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_is_wrong_is_not_waited_for(error: Exception) -> None:
+def test_another_error_is_raised_at_once(error: Exception) -> None:
     asked = []
 
     def ask() -> None:
@@ -67,13 +62,13 @@ def test_what_is_wrong_is_not_waited_for(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)):
-        patiently(60)(ask)
+        retrying(60)(ask)
     assert len(asked) == 1
-    assert not away(error)
-    assert not isinstance(error, DATABASE_AWAY)
+    assert not is_outage(error)
+    assert not isinstance(error, DATABASE_UNAVAILABLE)
 
 
-def test_the_wait_has_an_end() -> None:
+def test_the_last_error_is_raised_after_the_limit() -> None:
     asked = []
 
     def ask() -> None:
@@ -81,5 +76,5 @@ def test_the_wait_has_an_end() -> None:
         raise GONE
 
     with pytest.raises(sa.exc.OperationalError):
-        patiently(0.05)(ask)
+        retrying(0.05, delay_s=0.01)(ask)
     assert len(asked) > 1

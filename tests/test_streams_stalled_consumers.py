@@ -1,4 +1,4 @@
-"""Whoever reads the bus replaces a consumer that gets nothing although records wait for it: as seen of librdkafka."""
+"""Every reader of Kafka replaces a consumer that delivers nothing although records are pending."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from streams.topics import FAST_EXAMPLES
 from tests.support.recorder import a_run
 
 
-class Deaf:
-    """A consumer that is given nothing."""
+class Stalled:
+    """A consumer that delivers nothing."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
@@ -46,15 +46,15 @@ class Deaf:
 
 
 @pytest.fixture
-def deaf(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
-    """The consumers made, by role: the first of each is deaf, and it is noticed soon."""
+def consumers(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """The consumers made, by role: the first of each is stalled, and that is detected soon."""
     made: dict[str, list[Any]] = {}
     make = clients.consumer
 
     def consumer(settings: Settings, role: str, **extra: Any) -> Any:
         found = make(settings, role, **extra)
         made.setdefault(role, []).append(found)
-        return Deaf(found) if len(made[role]) == 1 else found
+        return Stalled(found) if len(made[role]) == 1 else found
 
     monkeypatch.setattr(clients, "consumer", consumer)
     monkeypatch.setattr(stall_detector, "SILENT_S", 0.5)
@@ -62,7 +62,7 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
 
 @pytest.fixture
-def on_bus(broker_settings: Settings) -> Settings:
+def on_kafka(broker_settings: Settings) -> Settings:
     settings = broker_settings.model_copy(update={"dim": 4, "partitions": 2})
     topic_admin.create(settings)
     return settings
@@ -70,18 +70,16 @@ def on_bus(broker_settings: Settings) -> Settings:
 
 @contextmanager
 def running(part: Any, settings: Settings) -> Iterator[None]:
-    """A processor in a thread, on an engine of its own where it takes one."""
-    stop = threading.Event()
-    arguments = (
-        (settings, stop) if part is recorder else (settings, connect(settings.database.get_secret_value()), stop)
-    )
-    thread = threading.Thread(target=part.run, args=arguments)
+    """A processor in a thread, with an engine of its own."""
+    stop, engine = threading.Event(), connect(settings.database.get_secret_value())
+    thread = threading.Thread(target=part.run, args=(settings, engine, stop))
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join(30)
+        engine.dispose()
     assert not thread.is_alive()
 
 
@@ -89,46 +87,46 @@ def producer(settings: Settings) -> Producer:
     return clients.producer(settings, "test")
 
 
-def test_the_barrier_and_the_reader_of_releases(on_bus: Settings, deaf: dict[str, list[Any]]) -> None:
-    reader = ReleaseReader(on_bus, "device", patience_s=0.1)
+def test_the_barrier_and_the_release_reader_replace_it(on_kafka: Settings, consumers: dict[str, list[Any]]) -> None:
+    reader = ReleaseReader(on_kafka, "device", patience_s=0.1)
     reader.start()
-    with running(coordinator, on_bus), lockstep(on_bus) as decide:
+    with running(coordinator, on_kafka), lockstep(on_kafka) as decide:
         assert decide(BEFORE_FIRST) == 0
         assert reader.get(0, 30).manifest.version == 0
-        wait_for(lambda: len(deaf["device-releases"]) > 1, "another consumer of releases")
+        wait_for(lambda: len(consumers["device-releases"]) > 1, "another consumer of releases")
     reader.close()
-    assert len(deaf["replay-barrier"]) > 1
+    assert len(consumers["replay-barrier"]) > 1
 
 
-def test_the_learner(on_bus: Settings, deaf: dict[str, list[Any]]) -> None:
-    sender, engine = producer(on_bus), connect(on_bus.database.get_secret_value())
+def test_the_learner_replaces_it(on_kafka: Settings, consumers: dict[str, list[Any]]) -> None:
+    sender, engine = producer(on_kafka), connect(on_kafka.database.get_secret_value())
     for partition in range(2):
-        sender.produce(FAST_EXAMPLES.full(on_bus), encode(EpochEnd(0, 0)), partition=partition)
-        sender.produce(FAST_EXAMPLES.full(on_bus), encode(EndOfLog(0, 0, 0)), partition=partition)
+        sender.produce(FAST_EXAMPLES.full(on_kafka), encode(EpochEnd(0, 0)), partition=partition)
+        sender.produce(FAST_EXAMPLES.full(on_kafka), encode(EndOfLog(0, 0, 0)), partition=partition)
     assert not sender.flush(30)
 
     def proposed() -> bool:
         with engine.connect() as connection:
-            return bool(candidates.read(connection, on_bus.run, schema.proposals.c.epoch == 0))
+            return bool(candidates.read(connection, on_kafka.run, schema.proposals.c.epoch == 0))
 
-    with running(coordinator, on_bus), running(learner, on_bus):
+    with running(coordinator, on_kafka), running(learner, on_kafka):
         wait_for(proposed, "what the learner proposes at the end of epoch 0")
-    assert len(deaf["learner"]) > 1
+    assert len(consumers["learner"]) > 1
     engine.dispose()
 
 
-def test_the_recorder(on_bus: Settings, deaf: dict[str, list[Any]]) -> None:
-    sender, engine = producer(on_bus), connect(on_bus.database.get_secret_value())
-    for (topic, partition), records in a_run(on_bus, epochs=1).logs.items():
+def test_the_recorder_replaces_it(on_kafka: Settings, consumers: dict[str, list[Any]]) -> None:
+    sender, engine = producer(on_kafka), connect(on_kafka.database.get_secret_value())
+    for (topic, partition), records in a_run(on_kafka, epochs=1).logs.items():
         for key, value in records:
-            sender.produce(f"{on_bus.run}-{topic}", value, key, partition)
+            sender.produce(f"{on_kafka.run}-{topic}", value, key, partition)
     assert not sender.flush(30)
 
     def recorded() -> bool:
         with engine.connect() as connection:
-            return run_state.recorded(connection, on_bus.run) == (0, True)
+            return run_state.recorded(connection, on_kafka.run) == (0, True)
 
-    with running(recorder, on_bus):
+    with running(recorder, on_kafka):
         wait_for(recorded, "the recorder to have the whole run")
-    assert len(deaf["recorder"]) > 1
+    assert len(consumers["recorder"]) > 1
     engine.dispose()

@@ -13,7 +13,7 @@ from models.mc2sf.checkpoint import CheckpointError, pack, pack_apart, unpack_ap
 from models.mc2sf.nets import APART, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import RecordError
-from streams.coordinator.withdrawal import KEPT, KEPT_EPOCHS, PartRetention
+from streams.coordinator.publisher import KEPT, KEPT_EPOCHS, PartRetention
 from streams.database.engine import connect
 from streams.model_config import net_config
 from streams.records import Manifest
@@ -125,10 +125,10 @@ def test_a_successor_does_not_take_them_over(world: World, kind: str) -> None:
 
 def test_they_stay_on_the_bus_as_long_as_their_release_is_in_force(world: World) -> None:
     begun(world)
-    withdrawal = PartRetention(world.settings.run)
+    retention = PartRetention(world.settings.run)
     with world.engine.connect() as connection:
-        assert withdrawal.due(connection, 0) == []
-        assert withdrawal.due(connection, KEPT + KEPT_EPOCHS + 1) == []
+        assert retention.expired(connection, 0) == []
+        assert retention.expired(connection, KEPT + KEPT_EPOCHS + 1) == []
 
 
 def test_a_frozen_run_waits_for_nobody_who_learns(world: World) -> None:

@@ -25,7 +25,7 @@ from replay.send.progress import ReplayError
 from streams.database.engine import connect
 from streams.kafka import topic_admin
 from streams.kafka.acl import ACCESS, grant
-from streams.process.retry import DATABASE_AWAY, patiently
+from streams.process.retry import DATABASE_UNAVAILABLE, retrying
 from streams.settings import Settings
 
 app = typer.Typer(
@@ -92,7 +92,7 @@ def topics_grant(
 def _part() -> Settings:
     """Return the settings of a part of a run: its topics are there, and it was begun with these settings."""
     settings = Settings()
-    patiently(settings.patience_s)(_check, settings)
+    retrying(settings.patience_s)(_check, settings)
     return settings
 
 
@@ -190,6 +190,6 @@ def main(arguments: list[str] | None = None) -> None:
     except KafkaException as error:
         console.print(f"[red]broker:[/red] {escape(error.args[0].str())}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except DATABASE_AWAY as error:
+    except DATABASE_UNAVAILABLE as error:
         console.print(f"[red]database:[/red] {escape(_of_database(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -26,7 +26,7 @@ from replay.prepare.prepare import prepare
 from streams.kafka import topic_admin
 from streams.process import telemetry
 from streams.process.health import HEALTH
-from streams.process.retry import patiently
+from streams.process.retry import retrying
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def replay(
     from replay.send.virtual_clock import VirtualClock  # noqa: PLC0415 - the same
 
     settings = Settings()
-    patiently(settings.patience_s)(topic_admin.require, settings)
+    retrying(settings.patience_s)(topic_admin.require, settings)
     options = asked.options(
         speed=speed,
         epoch=epoch,

@@ -34,7 +34,7 @@ from replay.sources import synthetic_optimum
 from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.kafka import topic_admin
-from streams.process.retry import patiently
+from streams.process.retry import retrying
 from streams.releases import registry
 from streams.rescoring import rescore
 from streams.settings import Settings
@@ -87,7 +87,7 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console,
         settings = job.settings.model_copy(update={"brokers": brokers})
         if job.brokers is None:
             await_broker(brokers)
-        begin = patiently(settings.patience_s, meanwhile=interrupts.check)
+        begin = retrying(settings.patience_s, meanwhile=interrupts.check)
         engine = begin(connect, settings.database.get_secret_value())
         agree(settings, engine, job.source, fresh=not job.resume)
         write_run_file(job.out, settings, job.source)
@@ -99,7 +99,7 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console,
         began = time.monotonic()
         replayer = _start(stack, job, settings, replay_arguments)
         with pause_on_space(replayer), Watch(console, engine, settings, stack, plan.events, plan.epochs) as watch:
-            patient = patiently(settings.patience_s, meanwhile=stack.watch)
+            patient = retrying(settings.patience_s, meanwhile=stack.watch)
             while not patient(_over, engine, settings):
                 interrupts.check()
                 stack.watch()
@@ -107,7 +107,7 @@ def execute(job: Job, plan: Plan, replay_arguments: list[str], console: Console,
                 time.sleep(0.1)
             seconds = time.monotonic() - began
             patient(watch.look, now=True)
-        return patiently(settings.patience_s)(_account, job, plan, engine, stack, settings, seconds, console)
+        return retrying(settings.patience_s)(_account, job, plan, engine, stack, settings, seconds, console)
 
 
 def _account(

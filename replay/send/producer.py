@@ -40,7 +40,7 @@ class Sender:
         self._send(partition, None, encode(marker), 0)
 
     def _send(self, partition: int, key: bytes | None, value: bytes, events: int) -> None:
-        clients.produce_patiently(
+        clients.produce_waiting(
             self._producer,
             self._topic,
             key=key,

@@ -11,20 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from replay.json_file import write_json
 from streams.codec import Reader, RecordError
 from streams.kafka import clients
-from streams.process.log_throttle import Bounded
-from streams.process.retry import patiently
+from streams.kafka.types import KafkaConsumer, OffsetPartition
+from streams.process.log_throttle import LogThrottle
+from streams.process.retry import retrying
 from streams.records import DeviceBatch, DeviceEvent, EpochBegin, Mark
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
 log = logging.getLogger(__name__)
-log.addFilter(Bounded())
+log.addFilter(LogThrottle())
 PROGRESS = "progress.json"
 
 
@@ -70,7 +71,7 @@ def load(folder: Path, plan: str) -> Progress | None:
 
 def save(folder: Path, progress: Progress, patience_s: float) -> None:
     """Save the progress in one step; if the disk is full, wait."""
-    patiently(patience_s)(write_json, folder / PROGRESS, msgspec.to_builtins(progress))
+    retrying(patience_s)(write_json, folder / PROGRESS, msgspec.to_builtins(progress))
 
 
 def read_back(
@@ -111,13 +112,13 @@ def _without_leader(error: BaseException) -> bool:
 
 
 @retry(retry=retry_if_exception(_without_leader), stop=stop_after_delay(15), wait=wait_fixed(0.1), reraise=True)
-def _end(consumer: Consumer, partition: TopicPartition) -> int:
+def _end(consumer: KafkaConsumer, partition: OffsetPartition) -> int:
     """Return the offset after the last record of a partition."""
-    return int(consumer.get_watermark_offsets(partition, timeout=15)[1])
+    return consumer.get_watermark_offsets(partition, timeout=15)[1]
 
 
 def _tail(
-    consumer: Consumer, name: str, progress: Progress, ends: list[int], hostile_users: frozenset[str]
+    consumer: KafkaConsumer, name: str, progress: Progress, ends: list[int], hostile_users: frozenset[str]
 ) -> SentRecords:
     offsets, events, batches = list(progress.offsets), list(progress.events), progress.batches
     sent = SentRecords(progress, markers=[set() for _ in ends])

@@ -14,7 +14,7 @@ from streams.faust_runtime.worker import Releases, Standings
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key
 from streams.process import telemetry
-from streams.process.log_throttle import Bounded
+from streams.process.log_throttle import LogThrottle
 from streams.records import ClickUpload, EndOfLog, EpochEnd, NegativeMemory, RankRequest, SlowPriors, Uplink
 from streams.releases.item_statistics import buckets_array
 from streams.settings import Settings
@@ -23,7 +23,7 @@ from streams.state.row_codec import decode_row
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS
 
 log = logging.getLogger(__name__)
-log.addFilter(Bounded())
+log.addFilter(LogThrottle())
 
 ROLE = "cloud"
 LARGEST = 4000  # candidates: what an answer of at most MAX_BYTES has room for, and more than any slate has

@@ -1,21 +1,22 @@
-"""Publishing a release: changed rows of E, then parts, then the manifest, each acknowledged before the next begins.
+"""Publication of a release: changed rows of E, then parts, then the manifest, each acknowledged before the next begins.
 
-Everything is read from the tables, so that a publication that was killed is simply made again, by whoever holds the
-lease; readers find the same bytes.
+All of it is read from the tables, so the next holder of the lease repeats an interrupted publication, and readers find
+the same bytes. Parts that no kept release names are withdrawn from Kafka; the tables keep all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from models.mc2sf.nets import APART, PARTS
 from streams.codec import Tensor, encode
-from streams.database.schema import item_embeddings
-from streams.kafka.clients import produce_patiently
+from streams.database.schema import item_embeddings, release_parts, releases
+from streams.kafka.clients import produce_waiting
+from streams.kafka.types import KafkaFailure, KafkaProducer
 from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest
 from streams.releases.cache import part_key
 from streams.releases.item_statistics import counts_key
@@ -24,6 +25,10 @@ from streams.settings import Settings
 from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
 
 CHUNK = 900_000  # bytes of a part in one record
+KEPT = 3  # releases
+KEPT_EPOCHS = 2  # releases of this many last epochs are kept too
+
+Part = tuple[str, int, int]  # part, version, bytes
 
 
 class PublicationError(RuntimeError):
@@ -32,7 +37,7 @@ class PublicationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Publication:
-    """What a release adds to the bus: its new rows, its new parts, its manifest."""
+    """The records that a release adds to Kafka: its new rows of E, its new parts, its manifest."""
 
     manifest: Manifest
     rows: list[EmbeddingRow]
@@ -40,7 +45,7 @@ class Publication:
 
 
 def read_publication(connection: Connection, run: str, version: int) -> Publication:
-    """Return what is to be published for release `version`. Raises ReleaseError where it is not in the tables."""
+    """Return what is to be published for release `version`. Raises ReleaseError if it is not in the tables."""
     manifest = read_manifest(connection, run, version)
     parts = read_parts(connection, run, manifest)
     t = item_embeddings.c
@@ -53,35 +58,37 @@ def read_publication(connection: Connection, run: str, version: int) -> Publicat
 
 
 class Publisher:
-    """Writes to the release topics. `producer` is a confluent-kafka Producer; `meanwhile` is called while it waits."""
+    """Writes to the release topics. `meanwhile` is called while it waits for the broker."""
 
-    def __init__(self, settings: Settings, producer: Any, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, settings: Settings, producer: KafkaProducer, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings, self._producer, self._meanwhile = settings, producer, meanwhile
         self._errors: list[str] = []
 
     def publish(self, publication: Publication) -> None:
-        """Publish a release; at return all of it is acknowledged. Raises PublicationError."""
+        """Publish a release; on return all of it is acknowledged. Raises PublicationError."""
         self._send(ITEM_EMBEDDINGS, ((b"%d" % row.item, encode(row)) for row in publication.rows))
         self._send(MODEL_WEIGHTS, _chunks(publication))
         manifest = encode(publication.manifest)
         self._send(MODEL_RELEASES, iter([(b"%d" % publication.manifest.version, manifest), (b"active", manifest)]))
 
     def decide(self, decision: EpochDecision, counts: Sequence[ItemCounts]) -> None:
-        """Publish what was counted in an epoch, and then its decision. Raises PublicationError."""
+        """Publish the item counts of an epoch, then its decision. Raises PublicationError."""
         self._send(MODEL_RELEASES, ((counts_key(each), encode(each)) for each in counts))
         self._send(MODEL_RELEASES, iter([(b"decision/%d" % decision.epoch, encode(decision))]))
 
-    def withdraw(self, parts: list[tuple[str, int, int]]) -> None:
-        """Write tombstones for (part, version, bytes that it had). Raises PublicationError."""
+    def withdraw(self, parts: list[Part]) -> None:
+        """Write tombstones for all chunks of the parts. Raises PublicationError."""
         keys = (part_key(part, v, i) for part, v, size in parts for i in range(max(1, -(-size // CHUNK))))
         self._send(MODEL_WEIGHTS, ((key, None) for key in keys))
 
     def _send(self, topic: Topic, records: Iterator[tuple[bytes, bytes | None]]) -> None:
-        """Send and wait for every acknowledgement. Raises PublicationError."""
+        """Send the records and wait for every acknowledgement. Raises PublicationError."""
         self._errors.clear()
         name = topic.full(self._settings)
         for key, value in records:
-            produce_patiently(
+            produce_waiting(
                 self._producer, name, key=key, value=value, meanwhile=self._meanwhile, on_delivery=self._delivered
             )
         while self._producer.flush(1.0):
@@ -89,9 +96,33 @@ class Publisher:
         if self._errors:
             raise PublicationError(f"{len(self._errors)} records of {name}: {self._errors[0]}")
 
-    def _delivered(self, error: Any, _: Any) -> None:
+    def _delivered(self, error: KafkaFailure | None, _message: object) -> None:
         if error is not None:
             self._errors.append(str(error))
+
+
+class PartRetention:
+    """Lists the parts in Kafka. After a restart it assumes that all of them are there, and withdraws again."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._published: dict[tuple[str, int], int] = {}  # (part, version) -> bytes
+        self._newest = -1
+
+    def expired(self, connection: Connection, epoch: int) -> list[Part]:
+        """Return the parts to withdraw once `epoch` is decided; from now on they count as withdrawn."""
+        p, t = release_parts.c, releases.c
+        new = (p.run == self._run) & (p.version > self._newest)
+        for part, version, size in connection.execute(sa.select(p.part, p.version, sa.func.length(p.data)).where(new)):
+            self._published[part, version] = size
+            self._newest = max(self._newest, version)
+        young = (t.epoch >= epoch - KEPT_EPOCHS) | (t.version > self._newest - KEPT)
+        named = sa.select(t.version, *(t[part] for part in PARTS)).where((t.run == self._run) & young)
+        rows = connection.execute(named).all()
+        kept = {(part, getattr(row, part)) for row in rows for part in PARTS}
+        kept |= {(net, row.encoder) for row in rows for net in APART}
+        expired = [key for key in self._published if key not in kept]
+        return [(*key, self._published.pop(key)) for key in expired]
 
 
 def _chunks(publication: Publication) -> Iterator[tuple[bytes, bytes | None]]:

@@ -1,7 +1,7 @@
-"""Judging the proposals of an epoch: which of them becomes a release, and what becomes of the others.
+"""Review of an epoch's release candidates: at most one becomes a release, the others are rejected or superseded.
 
-Order: a rollback that somebody asked for, a retrain, the learner's. At most one is accepted; those that were trained
-on an encoder that is not in force any more are superseded unseen.
+Order: a requested rollback, a retrain, the learner's candidate. A candidate whose encoder or slow part is no longer
+active is superseded without a look at its weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Outcome = Literal["unchanged", "retrain", "learner", "rejected", "rollback"]
 
 @dataclass(frozen=True)
 class Active:
-    """The release in force, as bytes."""
+    """The active release, as bytes."""
 
     manifest: Manifest
     parts: dict[str, bytes]
@@ -36,7 +36,7 @@ class Active:
 
     @classmethod
     def read(cls, connection: Connection, run: str, version: int, before: Active | None = None) -> Active:
-        """Read it from the tables; the item table of the one `before` is taken over where it is the same."""
+        """Read it from the tables; the item table of `before` is reused if it is the same."""
         manifest = read_manifest(connection, run, version)
         if before is not None and before.items.digest == manifest.embeddings:
             items = before.items
@@ -47,69 +47,69 @@ class Active:
 
 @dataclass
 class Review:
-    """What was decided: a draft where something was accepted, and the marks on the proposals: (status, reason)."""
+    """The result: a draft if a candidate was accepted, and for each candidate its status and reason."""
 
     draft: Draft | None = None
-    marks: list[tuple[ReleaseCandidate, str, str]] = field(default_factory=list)
+    statuses: list[tuple[ReleaseCandidate, str, str]] = field(default_factory=list)
 
     @property
     def outcome(self) -> Outcome:
-        """The outcome where nothing was accepted."""
-        return "rejected" if any(status == REJECTED for _, status, _ in self.marks) else "unchanged"
+        """The outcome if no candidate was accepted."""
+        return "rejected" if any(status == REJECTED for _, status, _ in self.statuses) else "unchanged"
 
     @property
     def reason(self) -> str:
-        """The reasons of all proposals."""
-        said = [f"{proposal.kind}: {reason}" for proposal, _, reason in self.marks if reason]
-        return "; ".join(said) or "nothing proposed"
+        """The reasons of all candidates."""
+        reasons = [f"{candidate.kind}: {reason}" for candidate, _, reason in self.statuses if reason]
+        return "; ".join(reasons) or "no release candidate"
 
     def explained(self) -> Draft:
-        """The draft, with the reasons of all proposals in its gate."""
+        """Return the draft with the reasons of all candidates in its gate."""
         assert self.draft is not None
         return replace(self.draft, gate=self.draft.gate | {"reason": self.reason})
 
 
 class RefusedError(ValueError):
-    """The gate does not let a proposal pass; the message says why."""
+    """A candidate does not pass the gate; the message says why."""
 
 
-def judge(
-    connection: Connection, settings: Settings, active: Active, epoch: int, found: list[ReleaseCandidate]
+def review(
+    connection: Connection, settings: Settings, active: Active, epoch: int, waiting: list[ReleaseCandidate]
 ) -> Review:
-    """Judge the proposals `found` that wait at the end of `epoch`."""
-    judgement = Review()
-    offsets = next((p.offsets for p in found if p.kind == "learner"), active.manifest.offsets)
-    for proposal in sorted(found, key=lambda p: (_ORDER.index(p.kind), -p.epoch)):
-        if proposal.status == EMPTY:
+    """Review the release candidates that wait at the end of `epoch`."""
+    result = Review()
+    offsets = next((c.offsets for c in waiting if c.kind == "learner"), active.manifest.offsets)
+    for candidate in sorted(waiting, key=lambda c: (_ORDER.index(c.kind), -c.epoch)):
+        if candidate.status == EMPTY:
             continue
-        if judgement.draft is not None:
-            judgement.marks.append((proposal, SUPERSEDED, f"superseded by a {judgement.draft.kind}"))
+        if result.draft is not None:
+            result.statuses.append((candidate, SUPERSEDED, f"superseded by a {result.draft.kind}"))
             continue
         try:
-            if _replaced(connection, settings.run, active, proposal):
-                mark = proposal, SUPERSEDED, f"trained on release {proposal.parent}, which was replaced"
+            if _is_outdated(connection, settings.run, active, candidate):
+                status = candidate, SUPERSEDED, f"trained on release {candidate.parent}, which was replaced"
             else:
-                judgement.draft = _EXAMINE[proposal.kind](connection, settings, active, epoch, proposal, offsets)
-                mark = proposal, ACCEPTED, str(judgement.draft.gate["reason"])
+                result.draft = _EXAMINE[candidate.kind](connection, settings, active, epoch, candidate, offsets)
+                status = candidate, ACCEPTED, str(result.draft.gate["reason"])
         except (RefusedError, CandidateError, CheckpointError, ReleaseError, KeyError, ValueError) as error:
-            mark = proposal, REJECTED, str(error)
-        judgement.marks.append(mark)
-    return judgement
+            status = candidate, REJECTED, str(error)
+        result.statuses.append(status)
+    return result
 
 
-def _replaced(connection: Connection, run: str, active: Active, proposal: ReleaseCandidate) -> bool:
-    """Whether the encoder or slow part that it was trained on is not in force any more."""
-    if proposal.kind == "rollback" or proposal.parent == active.manifest.version:
+def _is_outdated(connection: Connection, run: str, active: Active, candidate: ReleaseCandidate) -> bool:
+    """Return True if the encoder or slow part that the candidate was trained on is no longer active."""
+    if candidate.kind == "rollback" or candidate.parent == active.manifest.version:
         return False
-    trained, now = read_manifest(connection, run, proposal.parent).versions, active.manifest.versions
+    trained, now = read_manifest(connection, run, candidate.parent).versions, active.manifest.versions
     return (trained.encoder, trained.slow) != (now.encoder, now.slow)
 
 
-def _passed(settings: Settings, proposal: ReleaseCandidate) -> dict[str, float | str | None]:
-    """The gate's numbers. Raises RefusedError."""
-    if refused := gate.refuse_quality(proposal.quality, settings.gate_margin):
+def _passed(settings: Settings, candidate: ReleaseCandidate) -> dict[str, float | str | None]:
+    """Return the gate's numbers. Raises RefusedError."""
+    if refused := gate.refuse_quality(candidate.quality, settings.gate_margin):
         raise RefusedError(refused)
-    return proposal.quality | {"reason": gate.accepted_because(proposal.quality)}
+    return candidate.quality | {"reason": gate.accepted_because(candidate.quality)}
 
 
 def _rollback(
@@ -117,10 +117,10 @@ def _rollback(
     settings: Settings,
     active: Active,
     epoch: int,
-    proposal: ReleaseCandidate,
+    candidate: ReleaseCandidate,
     offsets: dict[str, int],
 ) -> Draft:
-    older = Active.read(connection, settings.run, int(proposal.quality["to"] or 0))
+    older = Active.read(connection, settings.run, int(candidate.quality["to"] or 0))
     return Draft(
         kind="rollback",
         parent=active.manifest,
@@ -129,15 +129,15 @@ def _rollback(
         items=older.items,
         trained_until=older.manifest.trained_until,
         offsets=offsets,
-        gate={"to": older.manifest.version, "reason": f"release {older.manifest.version} was asked for"},
+        gate={"to": older.manifest.version, "reason": f"release {older.manifest.version} was requested"},
     )
 
 
 def _retrain(
-    _: Connection, settings: Settings, active: Active, epoch: int, proposal: ReleaseCandidate, offsets: dict[str, int]
+    _: Connection, settings: Settings, active: Active, epoch: int, candidate: ReleaseCandidate, offsets: dict[str, int]
 ) -> Draft:
-    numbers = _passed(settings, proposal)
-    entries = candidates.unpack(proposal.data)
+    numbers = _passed(settings, candidate)
+    entries = candidates.unpack(candidate.data)
     parts = {part: entries[part] for part in PARTS}
     catalogue = Catalogue(np.frombuffer(entries["keys"], dtype="<i8"))
     items = ItemTable.of(catalogue, np.frombuffer(entries["E"], dtype="<f4").reshape(-1, settings.dim))
@@ -145,19 +145,19 @@ def _retrain(
         raise RefusedError(refused)
     known = len(active.items.keys)
     if not np.array_equal(items.keys[:known], active.items.keys):
-        raise RefusedError("items of the active release have other rows, or none")
-    return Draft("retrain", active.manifest, epoch, parts, items, proposal.trained_until, offsets, numbers)
+        raise RefusedError("items of the active release have other rows or are missing")
+    return Draft("retrain", active.manifest, epoch, parts, items, candidate.trained_until, offsets, numbers)
 
 
 def _learner(
-    _: Connection, settings: Settings, active: Active, epoch: int, proposal: ReleaseCandidate, offsets: dict[str, int]
+    _: Connection, settings: Settings, active: Active, epoch: int, candidate: ReleaseCandidate, offsets: dict[str, int]
 ) -> Draft:
-    numbers = _passed(settings, proposal)
-    fast = {"fast": candidates.unpack(proposal.data)["fast"]}
-    few = active.items.E[:FIRST_ROW]  # E stays as it is
+    numbers = _passed(settings, candidate)
+    fast = {"fast": candidates.unpack(candidate.data)["fast"]}
+    few = active.items.E[:FIRST_ROW]  # E does not change
     if refused := gate.refuse_weights(net_config(settings), active.parts | fast, few):
         raise RefusedError(refused)
-    return Draft("learner", active.manifest, epoch, fast, None, proposal.trained_until, offsets, numbers)
+    return Draft("learner", active.manifest, epoch, fast, None, candidate.trained_until, offsets, numbers)
 
 
 _ORDER = ("rollback", "retrain", "learner")

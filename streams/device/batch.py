@@ -19,14 +19,14 @@ from streams.faust_runtime.worker import Releases, Standings
 from streams.kafka.message import Message, check_batch
 from streams.model_config import view_spec
 from streams.process import telemetry
-from streams.process.log_throttle import Bounded
+from streams.process.log_throttle import LogThrottle
 from streams.records import ClickUpload, DeviceBatch, DeviceEvent, EndOfLog, EpochBegin, EpochEnd, Mark, SlowPriors
 from streams.settings import Settings
 from streams.state.device import Pending, keys_bytes, pending_key, user_key
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
 
 log = logging.getLogger(__name__)
-log.addFilter(Bounded())
+log.addFilter(LogThrottle())
 
 ROLE = "device"
 

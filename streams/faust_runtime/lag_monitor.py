@@ -45,10 +45,10 @@ class WorkerWatch:
         while not pause.wait(_LOOK_S):
             HEALTH.needs("release", "" if self._reader.newest() else "no release is whole yet")
             try:
-                HEALTH.behind(self.look())
+                HEALTH.set_lag(self.look())
             except KafkaException as error:  # without a broker nobody is stuck
                 log.info("lag is unknown: %s", error)
-                HEALTH.behind(0)
+                HEALTH.set_lag(0)
 
     def look(self) -> int:
         """Return how many records of this worker's partitions are not committed yet. Raises KafkaException."""

@@ -21,12 +21,12 @@ from streams.faust_runtime.outbox import KeyValue, Outbox
 from streams.faust_runtime.rocksdb_snapshot import LocalCopies
 from streams.kafka import topic_admin
 from streams.process.health import HEALTH
-from streams.process.log_throttle import Bounded
+from streams.process.log_throttle import LogThrottle
 from streams.settings import Settings
 from streams.state.row_codec import FencingEpochs, StateError, encode_row, read_fencing_epoch
 
 log = logging.getLogger(__name__)
-log.addFilter(Bounded())
+log.addFilter(LogThrottle())
 
 
 class StateTable(faust.Table):  # type: ignore[misc]

@@ -1,19 +1,21 @@
-"""confluent-kafka clients with this project's settings: one place for acks, partitioner, sizes and security."""
+"""confluent-kafka clients with this project's settings: acknowledgements, partitioner, sizes and security."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from confluent_kafka import Consumer, Producer
 
 from streams.codec import MAX_BYTES
+from streams.kafka.types import DeliveryReport, KafkaConsumer, KafkaProducer
 from streams.settings import Settings
 
+PARTITION_BY_KEY = -1  # librdkafka's RD_KAFKA_PARTITION_UA
 
-def access(settings: Settings) -> dict[str, Any]:
-    """Where the brokers are, and how they are spoken to."""
-    secured: dict[str, Any] = {"security.protocol": settings.kafka_security}
+
+def access(settings: Settings) -> dict[str, object]:
+    """Return librdkafka's options for the addresses and the security of the brokers."""
+    secured: dict[str, object] = {"security.protocol": settings.kafka_security}
     if settings.kafka_security.endswith("SSL") and settings.kafka_ca is not None:
         secured["ssl.ca.location"] = str(settings.kafka_ca)
     if settings.kafka_security.startswith("SASL"):
@@ -23,13 +25,13 @@ def access(settings: Settings) -> dict[str, Any]:
     return {"bootstrap.servers": settings.brokers, **secured}
 
 
-def _common(settings: Settings, role: str) -> dict[str, Any]:
+def _common(settings: Settings, role: str) -> dict[str, object]:
     return {**access(settings), "client.id": f"{settings.run}-{role}", "log_level": 3}
 
 
-def producer(settings: Settings, role: str, **extra: Any) -> Producer:
-    """An idempotent producer that partitions keys as Kafka's Java client does and waits for all replicas."""
-    return Producer(
+def producer(settings: Settings, role: str, **extra: object) -> KafkaProducer:
+    """Return an idempotent producer that waits for all replicas and partitions keys as Kafka's Java client does."""
+    made: KafkaProducer = Producer(
         _common(settings, role)
         | {
             "acks": "all",
@@ -41,24 +43,26 @@ def producer(settings: Settings, role: str, **extra: Any) -> Producer:
         }
         | extra
     )
+    return made
 
 
-def produce_patiently(
-    producer: Any,
+def produce_waiting(
+    producer: KafkaProducer,
     topic: str,
     *,
     key: bytes | None,
     value: bytes | None,
     meanwhile: Callable[[], object] = lambda: None,
-    **more: Any,
+    partition: int = PARTITION_BY_KEY,
+    on_delivery: DeliveryReport | None = None,
 ) -> None:
-    """Hand a record to a confluent-kafka Producer; while its queue is full, wait for the broker to take some of it.
+    """Put a record into the producer's queue; if the queue is full, wait until the broker has taken some records.
 
-    `meanwhile` is called while it waits, and may raise to give up; `more` goes to `Producer.produce`.
+    `topic` is the full name. `meanwhile` is called while this waits, and may raise to give up.
     """
     while True:
         try:
-            producer.produce(topic, key=key, value=value, **more)
+            producer.produce(topic, key=key, value=value, partition=partition, on_delivery=on_delivery)
         except BufferError:
             producer.poll(0.05)
             meanwhile()
@@ -66,9 +70,9 @@ def produce_patiently(
             return
 
 
-def consumer(settings: Settings, role: str, **extra: Any) -> Consumer:
-    """A consumer that commits nothing by itself and starts at the beginning: its offsets live beside its truth."""
-    return Consumer(
+def consumer(settings: Settings, role: str, **extra: object) -> KafkaConsumer:
+    """Return a consumer that commits nothing and starts at the beginning: the database keeps its offsets."""
+    made: KafkaConsumer = Consumer(
         _common(settings, role)
         | {
             "group.id": f"{settings.run}-{role}",
@@ -79,3 +83,4 @@ def consumer(settings: Settings, role: str, **extra: Any) -> Consumer:
         }
         | extra
     )
+    return made

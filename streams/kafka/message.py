@@ -1,46 +1,70 @@
-"""A record as a processor got it, and the refusal of one: what all do before they look inside."""
+"""A record as a processor receives it, the checks that all processors make first, and its dead letter."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from streams.codec import MAX_BYTES, RecordError
 from streams.kafka.partitioner import partition_of
+from streams.kafka.types import KafkaMessage, TopicPartition
 from streams.records import DeadLetter, DeviceBatch, Kind
 from streams.settings import Settings
 
 _LAST_KIND = max(Kind)
 _ENVELOPE = 20_000  # bytes of a dead letter left for everything but the value, the reason included
 _REASON = 1_000  # characters
-CUT = "(cut: the key had "  # in the reason of a letter that does not hold the whole record
-LATEST = 1 << 53  # event times and numbers from here up are refused: they'd not survive JSON
+CUT = "(cut: the key had "  # in the reason of a dead letter that does not hold the whole record
+LATEST = 1 << 53  # event times and numbers from here up are refused: JSON would round them
+
+
+class _FaustMessage(Protocol):
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class FaustEvent(Protocol):
+    """faust.Event, as far as it is used here."""
+
+    @property
+    def message(self) -> _FaustMessage:
+        """The record and its position."""
 
 
 class Message(NamedTuple):
-    """A record and where it stood; `topic` is without the run prefix."""
+    """A record with its position; `topic` is without the run prefix."""
 
     topic: str
     partition: int
     offset: int
-    key: bytes
-    value: bytes
+    key: bytes  # empty if there is none
+    value: bytes  # the same
+    tombstone: bool = False  # True if the record has no value
 
     @classmethod
-    def of(cls, event: Any, settings: Settings) -> Message:
-        """The record in a Faust event."""
-        message = event.message
-        topic = message.topic.removeprefix(f"{settings.run}-")
-        return cls(topic, message.partition, message.offset, message.key or b"", message.value or b"")
+    def of(cls, event: FaustEvent, settings: Settings) -> Message:
+        """Return the record in a Faust event."""
+        raw = event.message
+        topic = raw.topic.removeprefix(f"{settings.run}-")
+        return cls(topic, raw.partition, raw.offset, raw.key or b"", raw.value or b"", raw.value is None)
 
     @classmethod
-    def taken(cls, topic: str, message: Any) -> Message:
-        """The record in a confluent-kafka `message` of `topic` (without prefix)."""
-        return cls(topic, message.partition(), message.offset(), message.key() or b"", message.value() or b"")
+    def of_kafka(cls, topic: str, raw: KafkaMessage) -> Message:
+        """Return the record in confluent-kafka's message `raw` of `topic` (without the run prefix)."""
+        value = raw.value()
+        return cls(topic, raw.partition(), raw.offset(), raw.key() or b"", value or b"", value is None)
+
+    @property
+    def source(self) -> TopicPartition:
+        """The partition that the record was read from."""
+        return TopicPartition(self.topic, self.partition)
 
     def refused(self, reason: str, role: str) -> DeadLetter:
-        """The dead letter of this record, refused by `role`.
+        """Return the dead letter of this record, refused by `role`.
 
-        A value that would not fit into a record is cut; the reason then says how long it was.
+        Key and value are cut if they do not fit into a record; the reason then gives their lengths.
         """
         key, value = self.key, self.value
         if len(key) + len(value) > MAX_BYTES - _ENVELOPE:
@@ -50,7 +74,7 @@ class Message(NamedTuple):
         return DeadLetter(self.topic, self.partition, self.offset, key, value, reason[-_REASON:], role)
 
     def check_user(self, user: str, partitions: int) -> None:
-        """Raise RecordError where the record's key isn't its user, or its partition isn't the user's."""
+        """Raise RecordError unless the record's key is its user and its partition is the user's."""
         key = user.encode()
         if not user or "\0" in user:
             raise RecordError("user is empty or has a NUL in it")
@@ -61,7 +85,7 @@ class Message(NamedTuple):
 
 
 def check_batch(batch: DeviceBatch) -> None:
-    """Raise RecordError where the columns of a batch make no sense. Device and recorder refuse the same ones."""
+    """Raise RecordError if the columns of a batch are invalid. Device and recorder both call this."""
     n = len(batch.items)
     if not n or {len(batch.kinds), len(batch.times), len(batch.impressions)} != {n}:
         raise RecordError("columns are empty or of unequal length")

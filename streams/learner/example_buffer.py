@@ -1,7 +1,7 @@
-"""Collecting the examples of an epoch: held until every partition has marked its end. Pure.
+"""The buffer of an epoch's examples, held until every partition has delivered the marker of its end. Pure.
 
-What belongs to an epoch is said by the records, not by when they arrive: so the same log gives the same epochs, also
-when a partition runs ahead or a worker that was restarted sends something again.
+The records themselves name their epoch, not their arrival: the same log gives the same epochs, even if a partition runs
+ahead or a restarted worker sends something again.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ HELD_MOST = 10_000  # examples of a partition that is ahead, about 1 KB each
 
 
 class ExampleBuffer:
-    """Examples and marks of `partitions`; epochs up to `closed` are over for it."""
+    """Examples and epoch markers of `partitions` partitions; epochs up to `closed` were taken out."""
 
     def __init__(self, partitions: int, closed: int) -> None:
         self.closed = closed
         self._held: list[dict[int, FastExample]] = [{} for _ in range(partitions)]  # offset -> example
-        self._marks: list[dict[int, int]] = [{} for _ in range(partitions)]  # epoch -> offset of its first mark
+        self._markers: list[dict[int, int]] = [{} for _ in range(partitions)]  # epoch -> offset of its first marker
         self._ends: list[int | None] = [None] * partitions  # offset of the end of the log
         self._next = [0] * partitions
 
     def put(self, partition: int, offset: int, record: FastExample | EpochEnd | EndOfLog) -> None:
-        """Take in a record."""
+        """Add a record."""
         self._next[partition] = offset + 1
         if isinstance(record, FastExample):
             if record.epoch > self.closed:  # else it is a repeat
@@ -33,23 +33,23 @@ class ExampleBuffer:
         if isinstance(record, EndOfLog) and self._ends[partition] is None:
             self._ends[partition] = offset
         if record.epoch > self.closed:
-            self._marks[partition].setdefault(record.epoch, offset)
+            self._markers[partition].setdefault(record.epoch, offset)
 
     def skip(self, partition: int, offset: int) -> None:
-        """Pass over a record that was refused."""
+        """Skip a record that was refused."""
         self._next[partition] = offset + 1
 
     def full(self, partition: int) -> bool:
-        """Whether this partition is far ahead of the others: it has ended the epoch and goes on all the same."""
+        """Return True if this partition has ended the epoch and many examples of later epochs are held."""
         return len(self._held[partition]) > HELD_MOST and self._has_ended(partition, self.closed + 1)
 
     def ready(self) -> bool:
-        """Whether every partition has ended the next epoch."""
-        return all(self._has_ended(p, self.closed + 1) for p in range(len(self._marks)))
+        """Return True if every partition has ended the next epoch."""
+        return all(self._has_ended(p, self.closed + 1) for p in range(len(self._markers)))
 
-    def over(self) -> bool:
-        """Whether the log is over in every partition and no epoch is left."""
-        return None not in self._ends and not any(self._marks)
+    def log_ended(self) -> bool:
+        """Return True if the log has ended in every partition and no epoch is left."""
+        return None not in self._ends and not any(self._markers)
 
     def close(self) -> list[FastExample]:
         """End the next epoch; return its examples in total order (time, user, seq), each once."""
@@ -59,23 +59,24 @@ class ExampleBuffer:
             for offset in [offset for offset, example in held.items() if example.epoch <= self.closed]:
                 example = held.pop(offset)
                 examples.setdefault((example.time, example.user, example.seq), example)
-        for marks in self._marks:
-            for epoch in [epoch for epoch in marks if epoch <= self.closed]:
-                del marks[epoch]
+        for markers in self._markers:
+            for epoch in [epoch for epoch in markers if epoch <= self.closed]:
+                del markers[epoch]
         return [examples[key] for key in sorted(examples)]
 
     def offsets(self) -> dict[int, int]:
-        """Where to read on after a restart with the present `closed`, by partition."""
+        """Return for each partition the offset to start from after a restart with the present `closed`."""
         ends = [[] if end is None else [end] for end in self._ends]
-        held = zip(self._held, self._marks, ends, self._next, strict=True)
+        held = zip(self._held, self._markers, ends, self._next, strict=True)
         return {
-            p: min([*examples, *marks.values(), *end, after]) for p, (examples, marks, end, after) in enumerate(held)
+            p: min([*examples, *markers.values(), *end, after])
+            for p, (examples, markers, end, after) in enumerate(held)
         }
 
     def resume(self, offsets: Mapping[int, int]) -> None:
-        """Note where reading begins."""
+        """Note the offsets that are read first."""
         for partition, offset in offsets.items():
             self._next[partition] = offset
 
     def _has_ended(self, partition: int, epoch: int) -> bool:
-        return any(marked >= epoch for marked in self._marks[partition])
+        return any(marker >= epoch for marker in self._markers[partition])

@@ -1,4 +1,4 @@
-"""Online examples between the bus and the nets: checked, in rows of a catalogue, and as bytes to be carried over."""
+"""Conversions of online examples: check of a record, rows of a catalogue for the nets, bytes for the next epoch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _reader: Reader[FastExample] = Reader(FastExample)
 
 
 def check(example: FastExample, dim: int) -> None:
-    """Raise RecordError where the shapes of an example don't fit each other, or a prior is not finite."""
+    """Raise RecordError if the shapes of an example don't fit each other, or a prior is not finite."""
     n = len(example.items.expect("items", "<i8", (None,)))
     if n < 2:
-        raise RecordError(f"{n} items: a click and a negative at least are needed")
+        raise RecordError(f"{n} items: at least a click and a negative are needed")
     example.clicks.expect("clicks", "<i8", (None,))
     example.exposures.expect("exposures", "<i8", (None,))
     buckets_array(example.item_statistics, n)
@@ -31,7 +31,7 @@ def check(example: FastExample, dim: int) -> None:
 
 
 def in_rows(example: FastExample, catalogue: Catalogue) -> FastBatchExample:
-    """The example in rows of E, with exactly NEGATIVES negatives: fewer ones are repeated in turn."""
+    """Return the example in rows of E, with exactly NEGATIVES negatives: fewer ones are repeated in turn."""
     items = example.items.array()
     pick = np.where(_PICK == 0, 0, 1 + (_PICK - 1) % (len(items) - 1))
     return FastBatchExample(
@@ -45,10 +45,10 @@ def in_rows(example: FastExample, catalogue: Catalogue) -> FastBatchExample:
 
 
 def to_bytes(examples: list[FastExample]) -> bytes:
-    """Examples as bytes."""
+    """Return the examples as bytes."""
     return msgspec.msgpack.encode([encode(example) for example in examples])
 
 
 def from_bytes(data: bytes) -> list[FastExample]:
-    """What `to_bytes` was given."""
+    """Return the examples in the bytes of `to_bytes`."""
     return [_reader.decode(each) for each in msgspec.msgpack.decode(data, type=list[bytes])]

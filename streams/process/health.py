@@ -1,7 +1,7 @@
-"""Whether this process is alive and ready, for whoever looks after it: `/healthz` and `/readyz` beside `/metrics`.
+"""Liveness and readiness of this process, served at `/healthz` and `/readyz` next to `/metrics`.
 
-A worker can go silent without dying, and a busy one is not stuck: unhealthy is who has something to do and has not
-got on with it for `STUCK_AFTER_S`. Ready is who has its state and a whole release, and says so.
+Unhealthy: records are pending and there was no progress for `STUCK_AFTER_S`. Ready: the process has its state and a
+complete release, and has reported that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ STUCK_AFTER_S = 20.0
 
 
 class Health:
-    """What a process says of itself. Safe to use from several threads."""
+    """Liveness and readiness of a process. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -26,20 +26,20 @@ class Health:
         self._missing: dict[str, str] = {"start": "starting"}
 
     def progress(self) -> None:
-        """Something was got done."""
+        """Note that work was done."""
         with self._lock:
             self._moved = self._clock()
 
-    def behind(self, lag: int) -> None:
-        """So many records are known to wait for this process; 0: nothing is to be done."""
+    def set_lag(self, lag: int) -> None:
+        """Note how many records wait for this process; 0 if there is nothing to do."""
         with self._lock:
             if not (lag and self._lag):
-                self._moved = self._clock()  # nothing waited until now
+                self._moved = self._clock()  # nothing was pending until now
             self._lag = lag
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Around what may take long and must not count as stuck: a training, or waiting for another process."""
+        """Wrap long work that is not to count as stuck, such as a training or a wait for another process."""
         with self._lock:
             self._busy += 1
         try:
@@ -50,7 +50,7 @@ class Health:
                 self._moved = self._clock()
 
     def needs(self, what: str, reason: str = "") -> None:
-        """Say that `what` is still missing, and why; without a reason it is there."""
+        """Note the reason why `what` is missing and the process not ready; without a reason, that it is there."""
         with self._lock:
             self._missing.pop("start", None)
             if reason:
@@ -59,7 +59,7 @@ class Health:
                 self._missing.pop(what, None)
 
     def stuck(self) -> str:
-        """Why this process is unhealthy; empty where it is well."""
+        """Return why this process is unhealthy; empty if it is healthy."""
         with self._lock:
             still = self._clock() - self._moved
             if self._lag and not self._busy and still > STUCK_AFTER_S:
@@ -67,7 +67,7 @@ class Health:
             return ""
 
     def missing(self) -> str:
-        """What this process still waits for before it is ready; empty where it is ready."""
+        """Return what this process waits for before it is ready; empty if it is ready."""
         with self._lock:
             return "; ".join(self._missing.values())
 

@@ -1,4 +1,4 @@
-"""A flood of bad records must not fill a disk with lines about them: each is a dead letter and counted anyway."""
+"""A limit on repeated log lines: many bad records must not fill a disk, and each is a dead letter anyway."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ LINES = 100
 SECONDS = 60.0
 
 
-class Bounded(logging.Filter):
-    """Lets through `lines` of one message within `seconds`, of any arguments; the next says how many were not."""
+class LogThrottle(logging.Filter):
+    """Passes `lines` lines of one message per `seconds`, of any arguments; the next one gives the number dropped."""
 
     def __init__(
         self, lines: int = LINES, seconds: float = SECONDS, clock: Callable[[], float] = time.monotonic
@@ -20,19 +20,19 @@ class Bounded(logging.Filter):
         super().__init__()
         self._lines, self._seconds, self._clock = lines, seconds, clock
         self._began = clock()
-        self._seen: Counter[str] = Counter()
-        self._left_out: Counter[str] = Counter()
+        self._passed: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether `record` is written; it is changed where others like it were left out before."""
+        """Return True if `record` is to be written; after dropped lines its message is extended by their number."""
         if self._clock() - self._began >= self._seconds:
             self._began = self._clock()
-            self._seen.clear()
+            self._passed.clear()
         message = str(record.msg)
-        self._seen[message] += 1
-        if self._seen[message] > self._lines:
-            self._left_out[message] += 1
+        self._passed[message] += 1
+        if self._passed[message] > self._lines:
+            self._dropped[message] += 1
             return False
-        if left_out := self._left_out.pop(message, 0):
-            record.msg = f"{message} (before it {left_out} like it were left out)"
+        if dropped := self._dropped.pop(message, 0):
+            record.msg = f"{message} (before this one, {dropped} similar lines were dropped)"
         return True

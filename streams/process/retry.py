@@ -1,4 +1,4 @@
-"""Waiting out a broker, a database or a disk that is away: tried again until it is back, within a stated limit."""
+"""The retry policy: try again while a broker or database is unavailable or a disk full, up to a limit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 log = logging.getLogger(__name__)
 
-# COPY goes past SQLAlchemy, and so do its errors. A full disk is an OperationalError of both databases.
-DATABASE_AWAY = (
+# COPY bypasses SQLAlchemy, and so do its errors. Both databases report a full disk as an OperationalError.
+DATABASE_UNAVAILABLE = (
     sa.exc.OperationalError,
     sa.exc.InterfaceError,
     psycopg.OperationalError,
     psycopg.InterfaceError,
 )
-_BROKER_AWAY = {
+_BROKER_UNAVAILABLE = {
     KafkaError._TRANSPORT,  # noqa: SLF001 - how confluent-kafka names librdkafka's own codes
     KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - the same
     KafkaError._TIMED_OUT,  # noqa: SLF001 - the same
@@ -29,31 +29,33 @@ _BROKER_AWAY = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
 }
-AGAIN_S = 1.0
+RETRY_DELAY_S = 1.0
 
 
-def away(error: BaseException) -> bool:
-    """Whether an error says that a broker or a database is away, or a disk full, and not that something is wrong."""
+def is_outage(error: BaseException) -> bool:
+    """Return True if an error means that a broker or a database is unavailable or a disk full: worth a retry."""
     if isinstance(error, KafkaException):
-        return error.args[0].code() in _BROKER_AWAY
-    return isinstance(error, DATABASE_AWAY) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+        return error.args[0].code() in _BROKER_UNAVAILABLE
+    return isinstance(error, DATABASE_UNAVAILABLE) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
 
 
-def patiently(seconds: float, meanwhile: Callable[[], object] = lambda: None) -> Retrying:
-    """What calls a function again, for at most `seconds`, while what it needs is away; then its error is raised.
+def retrying(
+    seconds: float, meanwhile: Callable[[], object] = lambda: None, *, delay_s: float = RETRY_DELAY_S
+) -> Retrying:
+    """Return a caller of functions, `retrying(60)(function, argument)`, that retries through outages for `seconds`.
 
-    `meanwhile` is called between two tries.
+    Then it raises the function's error. `meanwhile` is called between two tries, which are `delay_s` apart.
     """
 
-    def tell(state: RetryCallState) -> None:
+    def log_and_wait(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        log.warning("waiting, for at most %.0f s: %s", seconds - (state.seconds_since_start or 0.0), error)
+        log.warning("trying again for at most %.0f s: %s", seconds - (state.seconds_since_start or 0.0), error)
         meanwhile()
 
     return Retrying(
-        retry=retry_if_exception(away),
+        retry=retry_if_exception(is_outage),
         stop=stop_after_delay(seconds),
-        wait=wait_fixed(AGAIN_S),
-        before_sleep=tell,
+        wait=wait_fixed(delay_s),
+        before_sleep=log_and_wait,
         reraise=True,
     )

@@ -1,4 +1,4 @@
-"""Every Prometheus metric of the project on one page, and the endpoint that serves them with the process's health.
+"""All Prometheus metrics of the project, and the HTTP endpoint that serves them with the process's health.
 
 One naming scheme: `mc2sf_<subject>_<unit>`, base units, `_total` for counters; labels are few and bounded (variant,
 topic, role, kind), never a user or an item.
@@ -7,9 +7,9 @@ topic, role, kind), never a user or an item.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
@@ -19,7 +19,7 @@ from streams.settings import Settings
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
-EVENTS_SENT = Counter("mc2sf_events_sent_total", "Events that the replayer had acknowledged by the broker")
+EVENTS_SENT = Counter("mc2sf_events_sent_total", "Events that the broker acknowledged to the replayer")
 EPOCH = Gauge("mc2sf_epoch", "Epoch that the process has reached", ["role"])
 EVENT_TIME = Gauge("mc2sf_event_time_seconds", "Event time that the process has reached, since 1970", ["role"])
 EVENTS_APPLIED = Counter("mc2sf_events_applied_total", "Events folded into device state")
@@ -27,54 +27,61 @@ EVENTS_DUPLICATE = Counter("mc2sf_events_duplicate_total", "Events skipped becau
 R2_UPLOADS = Counter("mc2sf_r2_uploads_total", "Negative memories sent to the cloud")
 CLICK_UPLOADS = Counter("mc2sf_click_uploads_total", "Click uploads sent to the cloud")
 RANK_REQUESTS = Counter("mc2sf_rank_requests_total", "Requests for priors, by side", ["side"])
-REQUESTS_WITHOUT_R2 = Counter("mc2sf_requests_without_r2_total", "Requests naming an r2 that the cloud lacks")
+REQUESTS_WITHOUT_R2 = Counter("mc2sf_requests_without_r2_total", "Requests that name an r2 that the cloud lacks")
 PENDING = Gauge("mc2sf_pending_requests", "Requests of this worker without an answer yet")
 OUTCOMES = Counter("mc2sf_outcomes_total", "Outcomes emitted by the device", ["kind"])
 FRESHNESS = Histogram("mc2sf_freshness_seconds", "Event sent until its state is durable", buckets=_SECONDS)
-BATCH_SECONDS = Histogram("mc2sf_batch_seconds", "Time to work off one batch", ["role"], buckets=_SECONDS)
+BATCH_SECONDS = Histogram("mc2sf_batch_seconds", "Time to process one batch", ["role"], buckets=_SECONDS)
 DEVICE_BYTES = Counter("mc2sf_device_traffic_bytes_total", "Bytes between device and cloud", ["direction"])
 DEAD_LETTERS = Counter("mc2sf_dead_letters_total", "Records refused", ["role", "topic"])
-RELEASE = Gauge("mc2sf_release_version", "Release in force", ["role"])
+RELEASE = Gauge("mc2sf_release_version", "Active release", ["role"])
 RELEASES = Counter("mc2sf_releases_total", "Decisions of the coordinator", ["outcome"])
 TRAINING_SECONDS = Histogram(
     "mc2sf_training_seconds", "Time of one training", ["kind"], buckets=(0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800)
 )
 TRAINING_LOSS = Gauge("mc2sf_training_loss", "Held-out loss of the last training", ["kind", "which"])
-EXAMPLES = Counter(
-    "mc2sf_fast_examples_total", "Online examples that the learner took in, by what became of them", ["fate"]
-)
+EXAMPLES = Counter("mc2sf_fast_examples_total", "Online examples that the learner received, by use", ["fate"])
 RECORDED_ROWS = Counter("mc2sf_recorded_rows_total", "Rows written by the recorder", ["table"])
 ONLINE = Gauge("mc2sf_online_quality", "Online ranking quality", ["metric", "variant", "subset", "form"])
-ONLINE_CHANCE = Gauge("mc2sf_online_chance", "What a constant scorer gets on the same candidates", ["metric", "subset"])
-DRIFTS = Counter("mc2sf_drifts_total", "Changes found by ADWIN in NDCG@10", ["variant"])
+ONLINE_CHANCE = Gauge(
+    "mc2sf_online_chance", "Quality of a constant scorer on the same candidates", ["metric", "subset"]
+)
+DRIFTS = Counter("mc2sf_drifts_total", "Drifts that ADWIN detected in NDCG@10", ["variant"])
 LAG = Gauge("mc2sf_consumer_lag_records", "Records not yet read", ["role", "topic"])
 
 
+def observe_losses(kind: str, quality: Mapping[str, float | None]) -> None:
+    """Set the held-out losses of a training, as far as they were measured."""
+    for which in ("active", "candidate"):
+        if (loss := quality[which]) is not None:
+            TRAINING_LOSS.labels(kind, which).set(loss)
+
+
 class _Handler(WSGIRequestHandler):
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_: object) -> None:
         """Log no requests: they come every second."""
 
 
-def endpoint(health: Health) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application: /metrics, and /healthz and /readyz with 200 or 503 and a sentence."""
-    metrics = make_wsgi_app()
+def endpoint(health: Health) -> WSGIApplication:
+    """Return the WSGI application: /metrics, and /healthz and /readyz with 200 or 503 and a reason."""
+    metrics: WSGIApplication = make_wsgi_app()
 
-    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/healthz":
-            trouble = health.stuck()
+            reason = health.stuck()
         elif path == "/readyz":
-            trouble = health.missing()
+            reason = health.missing()
         else:
-            return metrics(environ, start_response)  # type: ignore[no-any-return]
-        start_response("503 Service Unavailable" if trouble else "200 OK", [("Content-Type", "text/plain")])
-        return [f"{trouble or 'ok'}\n".encode()]
+            return metrics(environ, start_response)
+        start_response("503 Service Unavailable" if reason else "200 OK", [("Content-Type", "text/plain")])
+        return [f"{reason or 'ok'}\n".encode()]
 
     return answer
 
 
 def serve(settings: Settings, health: Health = HEALTH) -> None:
-    """Serve /metrics, /healthz and /readyz on `settings.host:metrics_port` from a thread; port 0: not at all."""
+    """Serve /metrics, /healthz and /readyz on `settings.host:metrics_port` in a thread; with port 0 do nothing."""
     if settings.metrics_port:
         server = make_server(settings.host, settings.metrics_port, endpoint(health), ThreadingWSGIServer, _Handler)
         threading.Thread(target=server.serve_forever, name="telemetry", daemon=True).start()

@@ -1,7 +1,7 @@
-"""How far the recorder has read each partition, and when an epoch is over in all of them. Pure.
+"""The position of the recorder in each partition, and the end of an epoch in all of them. Pure.
 
-A partition that has marked the end of the epoch has to wait until the others have. What is committed never passes a
-mark before the epoch that it ends is in the tables: after a crash the mark is read again.
+A partition that has delivered the marker of the epoch's end waits until the others have. The committed offset never
+passes a marker before the epoch that it ends is in the tables: after a crash the marker is read again.
 """
 
 from __future__ import annotations
@@ -9,73 +9,75 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from streams.kafka.types import TopicPartition
 from streams.records import EndOfLog, EpochEnd
-
-Place = tuple[str, int]  # topic without prefix, partition
 
 
 @dataclass
 class PartitionCursor:
-    """One partition. `next` is the next offset to read; `mark`, which stood at `marked`, closes the lane."""
+    """The position in one partition. A `marker`, which is at `marker_offset`, closes it until the epoch ends."""
 
-    next: int = 0
-    mark: EpochEnd | EndOfLog | None = None
-    marked: int = 0
+    next: int = 0  # offset to read next
+    marker: EpochEnd | EndOfLog | None = None
+    marker_offset: int = 0
 
     @property
-    def before_mark(self) -> int:
-        """The offset to go on from while the mark's epoch is not in the tables."""
-        return self.next if self.mark is None else self.marked
+    def committable(self) -> int:
+        """The offset to start from while the epoch of the marker is not in the tables."""
+        return self.next if self.marker is None else self.marker_offset
 
 
 class EpochBarrier:
-    """The lanes that bear marks; `epoch` is the one that is being read."""
+    """The cursors of the partitions that carry epoch markers; `epoch` is the one that is being read."""
 
-    def __init__(self, places: Iterable[Place], positions: Mapping[Place, int], epoch: int) -> None:
+    def __init__(self, partitions: Iterable[TopicPartition], offsets: Mapping[TopicPartition, int], epoch: int) -> None:
         self.epoch = epoch
-        self.lanes = {place: PartitionCursor(positions.get(place, 0)) for place in places}
+        self.cursors = {partition: PartitionCursor(offsets.get(partition, 0)) for partition in partitions}
 
-    def admits(self, place: Place, offset: int) -> bool:
-        """Whether this record is to be taken in now or, false, was before. Not to be asked of a closed lane."""
-        lane = self.lanes[place]
-        if offset < lane.next:
+    def is_new(self, partition: TopicPartition, offset: int) -> bool:
+        """Return True if the offset is new, and move the cursor past it. The cursor must be open."""
+        cursor = self.cursors[partition]
+        if offset < cursor.next:
             return False
-        lane.next = offset + 1
+        cursor.next = offset + 1
         return True
 
-    def close(self, place: Place, offset: int, mark: EpochEnd | EndOfLog) -> None:
-        """Take in a mark; one of an epoch that is over is a repeat."""
-        if mark.epoch >= self.epoch or isinstance(mark, EndOfLog):
-            self.lanes[place].mark, self.lanes[place].marked = mark, offset
+    def close(self, partition: TopicPartition, offset: int, marker: EpochEnd | EndOfLog) -> None:
+        """Close a cursor at its marker; the marker of an earlier epoch is a repeat and ignored."""
+        if marker.epoch >= self.epoch or isinstance(marker, EndOfLog):
+            self.cursors[partition].marker, self.cursors[partition].marker_offset = marker, offset
 
     @property
-    def whole(self) -> bool:
-        """Whether the epoch is over in every lane."""
-        return all(lane.mark is not None for lane in self.lanes.values())
+    def complete(self) -> bool:
+        """True if the epoch has ended in every partition."""
+        return all(cursor.marker is not None for cursor in self.cursors.values())
 
     @property
-    def over(self) -> bool:
-        """Whether the log is over in every lane."""
-        return all(isinstance(lane.mark, EndOfLog) for lane in self.lanes.values())
+    def log_ended(self) -> bool:
+        """True if the log has ended in every partition."""
+        return all(isinstance(cursor.marker, EndOfLog) for cursor in self.cursors.values())
 
     @property
     def time(self) -> int:
-        """The event time that the marks tell."""
-        return max((lane.mark.time for lane in self.lanes.values() if lane.mark is not None), default=0)
+        """The event time of the markers; 0 if there are none."""
+        return max((cursor.marker.time for cursor in self.cursors.values() if cursor.marker is not None), default=0)
 
-    def after(self) -> dict[Place, int]:
-        """The offsets to go on from once this epoch, which is whole, is in the tables."""
-        return {place: lane.next if self._passes(lane) else lane.marked for place, lane in self.lanes.items()}
+    def offsets_after(self) -> dict[TopicPartition, int]:
+        """Return the offsets to start from once this epoch, which is complete, is in the tables."""
+        return {
+            partition: cursor.next if self._is_settled(cursor) else cursor.marker_offset
+            for partition, cursor in self.cursors.items()
+        }
 
-    def advance(self) -> list[Place]:
-        """Begin the next epoch; return the lanes that are open again."""
-        opened = [place for place, lane in self.lanes.items() if self._passes(lane)]
-        if not self.over:
+    def advance(self) -> list[TopicPartition]:
+        """Begin the next epoch; return the partitions that are open again."""
+        opened = [partition for partition, cursor in self.cursors.items() if self._is_settled(cursor)]
+        if not self.log_ended:
             self.epoch += 1
-        for place in opened:
-            self.lanes[place].mark = None
+        for partition in opened:
+            self.cursors[partition].marker = None
         return opened
 
-    def _passes(self, lane: PartitionCursor) -> bool:
-        """Whether the lane's mark is done with when this epoch is."""
-        return self.over or (isinstance(lane.mark, EpochEnd) and lane.mark.epoch <= self.epoch)
+    def _is_settled(self, cursor: PartitionCursor) -> bool:
+        """Return True if the end of this epoch settles the cursor's marker."""
+        return self.log_ended or (isinstance(cursor.marker, EpochEnd) and cursor.marker.epoch <= self.epoch)

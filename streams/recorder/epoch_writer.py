@@ -1,8 +1,8 @@
-"""The recorder without Kafka: records in by the order of their partitions, transactions out.
+"""The recorder without Kafka: takes records in the order of their partitions and writes transactions.
 
-An epoch is written in one transaction with the offsets to go on from and the progress that others wait for: a crash
-before it leaves nothing, after it everything. Long epochs write their plain rows early. What is kept in memory is a
-function of the tables, so that starting, starting again, and a database that was away for a while are the same thing.
+An epoch is written in one transaction together with the offsets to start from and the progress that other processes
+wait for: a crash before it leaves nothing, after it everything. Long epochs write their plain rows early. The state in
+memory is a function of the tables, so a first start, a restart and an outage of the database are handled alike.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Table
@@ -19,11 +18,12 @@ from streams.codec import Reader, RecordError
 from streams.database import schema
 from streams.database.engine import copy_new, insert_new, upsert
 from streams.kafka.message import Message
+from streams.kafka.types import TopicPartition
 from streams.prequential.evaluator import Judged, Prequential, clicks_of
 from streams.process import telemetry
-from streams.process.log_throttle import Bounded
+from streams.process.log_throttle import LogThrottle
 from streams.recorder import state_snapshots
-from streams.recorder.epoch_barrier import EpochBarrier, Place
+from streams.recorder.epoch_barrier import EpochBarrier
 from streams.recorder.metric_rows import drift_rows, point_rows, show
 from streams.recorder.rows import ROLE, Buffer, Row, RowBuilder, outcome_row
 from streams.records import (
@@ -43,15 +43,16 @@ from streams.state.row_codec import FencingEpochs
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 
 log = logging.getLogger(__name__)
-log.addFilter(Bounded())
+log.addFilter(LogThrottle())
 
 EARLY_ROWS = 50_000  # from here on rows are written before their epoch is over
 CHANGELOGS = (DEVICE_STATE, CLOUD_STATE)
 MARKED = (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, *CHANGELOGS)
 _WHOLE = {topic.name for topic in (OUTCOMES, *CHANGELOGS)}  # written by whole epochs only
-_LETTERS: Place = (DEAD_LETTERS.name, 0)
+DEAD_LETTER_PARTITION = TopicPartition(DEAD_LETTERS.name, 0)
 
-_readers: dict[str, Reader[Any]] = {
+_Recorded = DeviceEvent | Uplink | OutcomeEvent | DeadLetter | state_snapshots.Changed | None
+_readers: dict[str, Reader[DeviceBatch] | Reader[NegativeMemory] | Reader[Outcome] | Reader[DeadLetter]] = {
     DEVICE_EVENTS.name: Reader(DeviceEvent),
     DEVICE_UPLINK.name: Reader(Uplink),
     OUTCOMES.name: Reader(OutcomeEvent),
@@ -60,11 +61,11 @@ _readers: dict[str, Reader[Any]] = {
 
 
 class OvertakenError(RuntimeError):
-    """Another recorder of the same run has written meanwhile: this one must stop."""
+    """Another recorder of the same run has written since: this one must stop."""
 
 
 class EpochWriter:
-    """What is recorded of a run. `clock` gives the wall time in ms."""
+    """Writes what the recorder reads. `clock` returns wall time in ms; from `early_rows` on rows are written early."""
 
     def __init__(
         self, settings: Settings, engine: Engine, clock: Callable[[], int], early_rows: int = EARLY_ROWS
@@ -72,113 +73,114 @@ class EpochWriter:
         self._early_rows = early_rows
         self._settings, self._run, self._engine, self._clock = settings, settings.run, engine, clock
         with engine.begin() as connection:
-            epoch, self._committed = self._standing(connection)
+            epoch, self._committed = self._progress(connection)
             self.prequential = Prequential.recorded(connection, settings, epoch)
             expected, names = _known(connection, self._run)
-        places = [(topic.name, p) for topic in MARKED for p in range(topic.partitions(settings))]
-        self.barrier = EpochBarrier(places, self._committed, epoch + 1)
-        self._letters = self._committed.get(_LETTERS, 0)
-        self._terms = {topic.name: FencingEpochs() for topic in CHANGELOGS}
-        self._held: defaultdict[Place, list[Message]] = defaultdict(list)
-        self._recording = RowBuilder(self._run, settings.dim, settings.partitions, expected, names)
+        partitions = [TopicPartition(topic.name, p) for topic in MARKED for p in range(topic.partitions(settings))]
+        self.barrier = EpochBarrier(partitions, self._committed, epoch + 1)
+        self._dead_letters = self._committed.get(DEAD_LETTER_PARTITION, 0)  # offset to read next
+        self._fencing_epochs = {topic.name: FencingEpochs() for topic in CHANGELOGS}
+        self._held: defaultdict[TopicPartition, list[Message]] = defaultdict(list)  # records behind a marker
+        self._rows = RowBuilder(self._run, settings.dim, settings.partitions, expected, names)
 
-    def positions(self) -> dict[Place, int]:
-        """Where to go on reading."""
-        return {place: lane.next for place, lane in self.barrier.lanes.items()} | {_LETTERS: self._letters}
+    def positions(self) -> dict[TopicPartition, int]:
+        """Return the offset to read next in each partition."""
+        next_offsets = {partition: cursor.next for partition, cursor in self.barrier.cursors.items()}
+        return next_offsets | {DEAD_LETTER_PARTITION: self._dead_letters}
 
-    def take(self, received: Message) -> None:
-        """Take in a record; what can't be read becomes a dead letter, what is behind a mark waits."""
-        place = received.topic, received.partition
-        if place == _LETTERS:
-            if received.offset < self._letters:
+    def add(self, message: Message) -> None:
+        """Add a record. An unreadable record becomes a dead letter, a record behind a marker is held."""
+        if message.source == DEAD_LETTER_PARTITION:
+            if message.offset < self._dead_letters:
                 return
-            self._letters = received.offset + 1
-        elif self.barrier.lanes[place].mark is not None:
-            self._held[place].append(received)
+            self._dead_letters = message.offset + 1
+        elif self.barrier.cursors[message.source].marker is not None:
+            self._held[message.source].append(message)
             return
-        elif not self.barrier.admits(place, received.offset):
+        elif not self.barrier.is_new(message.source, message.offset):
             return
         try:
-            if received.topic in state_snapshots.SIDES:
-                record: Any = state_snapshots.read(received, self._settings.partitions, self._terms[received.topic])
-            else:
-                record = _readers[received.topic].decode(received.value)
-            self._dispatch(record, received)
+            self._dispatch(self._decode(message), message)
         except RecordError as error:
-            telemetry.DEAD_LETTERS.labels(ROLE, received.topic).inc()
-            log.warning("%s/%d@%d refused: %s", *received[:3], error)
-            self._recording.letter(received.refused(str(error), ROLE), self._clock())
+            telemetry.DEAD_LETTERS.labels(ROLE, message.topic).inc()
+            log.warning("%s/%d@%d refused: %s", *message[:3], error)
+            self._rows.dead_letter(message.refused(str(error), ROLE), self._clock())
 
-    def _dispatch(self, record: Any, received: Message) -> None:
+    def _decode(self, message: Message) -> _Recorded:
+        if message.topic in state_snapshots.SIDES:
+            return state_snapshots.read(message, self._settings.partitions, self._fencing_epochs[message.topic])
+        return _readers[message.topic].decode(message.value)
+
+    def _dispatch(self, record: _Recorded, message: Message) -> None:
         if isinstance(record, DeviceBatch):
-            self._recording.batch(record, received, self.barrier.epoch, self._clock())
+            self._rows.batch(record, message, self.barrier.epoch, self._clock())
         elif isinstance(record, NegativeMemory):
-            self._recording.memory(record, received, self._clock())
+            self._rows.memory(record, message, self._clock())
         elif isinstance(record, ClickUpload):
-            self._recording.upload(record, received, self._clock())
+            self._rows.upload(record, message, self._clock())
         elif isinstance(record, Outcome):
-            self._recording.outcome(record, received)
+            self._rows.outcome(record, message)
         elif isinstance(record, DeadLetter):
-            self._recording.letter(record, self._clock())
+            self._rows.dead_letter(record, self._clock())
         elif isinstance(record, state_snapshots.Changed):
-            self._recording.state(record, (received.topic, received.partition))
+            self._rows.state(record, message.source)
         elif isinstance(record, EpochEnd | EndOfLog):
-            self.barrier.close((received.topic, received.partition), received.offset, record)
+            self.barrier.close(message.source, message.offset, record)
 
     @property
-    def ahead(self) -> set[Place]:
-        """The lanes in which records are waiting for the next epoch: not to be read on."""
-        return {place for place, held in self._held.items() if held}
+    def ahead(self) -> set[TopicPartition]:
+        """The partitions with records that wait for the next epoch: the recorder is not to read on there."""
+        return {partition for partition, held in self._held.items() if held}
 
     @property
     def full(self) -> bool:
-        """Whether rows should be written before the epoch is over."""
-        return self._recording.buffer.rows >= self._early_rows
+        """True if rows should be written before the epoch ends."""
+        return self._rows.buffer.rows >= self._early_rows
 
     @property
-    def letters_wait(self) -> bool:
-        """Whether there are dead letters that are not in the tables yet."""
-        return bool(self._recording.buffer.letters)
+    def has_dead_letters(self) -> bool:
+        """True if there are dead letters that are not in the tables yet."""
+        return bool(self._rows.buffer.dead_letters)
 
     def flush(self) -> None:
-        """Write the plain rows so far. Outcomes and states stay: they are read again after a crash."""
-        lanes = self.barrier.lanes.items()
-        offsets = {place: lane.before_mark for place, lane in lanes if place[0] not in _WHOLE}
+        """Write the plain rows so far. Outcomes and states stay in memory: after a crash they are read again."""
+        cursors = self.barrier.cursors.items()
+        offsets = {partition: cursor.committable for partition, cursor in cursors if partition.topic not in _WHOLE}
         with self._engine.begin() as connection:
             self._guard(connection)
-            written = self._write(connection, self._recording.buffer)
-            settled = self._settle(connection, offsets)
-        self._done(written, settled, self._recording.buffer.emptied())
+            written = self._write(connection, self._rows.buffer)
+            committed = self._commit_offsets(connection, offsets)
+        self._written(written, committed, self._rows.buffer.emptied())
 
     def close_epoch(self) -> None:
-        """Write the epoch that is whole, and begin the next with what waits for it."""
-        epoch, over = self.barrier.epoch, self.barrier.over
-        buffer = self._recording.buffer
+        """Write the epoch, which is complete, and begin the next one with the records that wait for it."""
+        epoch, log_ended = self.barrier.epoch, self.barrier.log_ended
+        buffer = self._rows.buffer
         with self._engine.begin() as connection:
             self._guard(connection)
             written = self._write(connection, buffer)
             clicks = clicks_of(connection, self._run, epoch)
             outcomes = self._unrecorded(connection, buffer)
-            if over and not clicks and not outcomes:
+            if log_ended and not clicks and not outcomes:
                 epoch -= 1  # the log ended with its last epoch: there is no further one
             else:
                 judged = list(self.prequential.epoch(clicks, outcomes))
-                written |= self._write_judged(connection, judged, epoch)
+                written |= self._write_outcomes(connection, judged, epoch)
             written |= self._write_states(connection, buffer)
-            settled = self._settle(connection, self.barrier.after())
+            committed = self._commit_offsets(connection, self.barrier.offsets_after())
             time = self.barrier.time
-            row = {"run": self._run, "role": ROLE, "epoch": epoch, "time": time, "over": over}
+            row = {"run": self._run, "role": ROLE, "epoch": epoch, "time": time, "over": log_ended}
             upsert(connection, schema.progress, [row])
-        self._done(written, settled, Buffer())
+        self._written(written, committed, Buffer())
         show(self.prequential.quality)
         telemetry.EPOCH.labels(ROLE).set(epoch)
         telemetry.EVENT_TIME.labels(ROLE).set(time / 1000)
-        for place in self.barrier.advance():
-            for received in self._held.pop(place, []):
-                self.take(received)
+        for partition in self.barrier.advance():
+            for message in self._held.pop(partition, []):
+                self.add(message)
 
     def _unrecorded(self, connection: Connection, buffer: Buffer) -> dict[tuple[str, int], Outcome]:
-        """The outcomes held that are no repeats of recorded ones."""
+        """Return the outcomes that are not in the tables yet."""
         o = schema.outcomes.c
         held = list(buffer.outcomes)
         repeats: set[tuple[str, int]] = set()
@@ -193,11 +195,11 @@ class EpochWriter:
             schema.items: buffer.items,
             schema.negative_memories: buffer.memories,
             schema.click_uploads: buffer.uploads,
-            schema.dead_letters: buffer.letters,
+            schema.dead_letters: buffer.dead_letters,
         }
         return {table: copy_new(connection, table, rows) for table, rows in plain.items()}
 
-    def _write_judged(self, connection: Connection, judged: list[Judged], epoch: int) -> dict[Table, int]:
+    def _write_outcomes(self, connection: Connection, judged: list[Judged], epoch: int) -> dict[Table, int]:
         wall = self._clock()
         rows = [outcome_row(self._run, outcome, epoch, ranks, wall) for outcome, ranks, _ in judged]
         points = point_rows(self._run, epoch, self.barrier.time, self.prequential.quality)
@@ -208,56 +210,56 @@ class EpochWriter:
         }
 
     def _write_states(self, connection: Connection, buffer: Buffer) -> dict[Table, int]:
-        """Write the users' states as of the epochs that their changelogs' marks name: later ones without lockstep."""
+        """Write the users' states as of the epochs of their changelogs' markers, later ones without lockstep."""
         rows = []
-        for place, states in buffer.states.items():
-            mark = self.barrier.lanes[place].mark
-            assert mark is not None
+        for partition, states in buffer.states.items():
+            marker = self.barrier.cursors[partition].marker
+            assert marker is not None
             rows += [
-                {"run": self._run, "side": each.side, "user": each.user, "epoch": mark.epoch, "state": each.state}
+                {"run": self._run, "side": each.side, "user": each.user, "epoch": marker.epoch, "state": each.state}
                 for each in states.values()
             ]
         upsert(connection, schema.user_snapshots, rows)
         return {schema.user_snapshots: len(rows)}
 
-    def _settle(self, connection: Connection, offsets: dict[Place, int]) -> dict[Place, int]:
-        """Write where to go on reading; return it."""
-        settled = self._committed | offsets | {_LETTERS: self._letters}
+    def _commit_offsets(self, connection: Connection, offsets: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Write the offsets to start from; return those of all partitions."""
+        committed = self._committed | offsets | {DEAD_LETTER_PARTITION: self._dead_letters}
         rows = [
             {"run": self._run, "consumer": ROLE, "topic": topic, "partition": partition, "offset": offset}
-            for (topic, partition), offset in settled.items()
+            for (topic, partition), offset in committed.items()
         ]
         upsert(connection, schema.consumer_offsets, rows)
-        return settled
+        return committed
 
-    def _done(self, written: dict[Table, int], settled: dict[Place, int], left: Buffer) -> None:
-        self._committed, self._recording.buffer = settled, left
+    def _written(self, written: dict[Table, int], committed: dict[TopicPartition, int], rest: Buffer) -> None:
+        self._committed, self._rows.buffer = committed, rest
         for table, rows in written.items():
             telemetry.RECORDED_ROWS.labels(table.name).inc(rows)
 
-    def _standing(self, connection: Connection) -> tuple[int, dict[Place, int]]:
-        """The last epoch that is recorded, -1: none, and the offsets to go on from."""
+    def _progress(self, connection: Connection) -> tuple[int, dict[TopicPartition, int]]:
+        """Return the last recorded epoch, -1 if there is none, and the offsets to start from."""
         first = {"run": self._run, "role": ROLE, "epoch": -1, "time": 0, "over": False}
         insert_new(connection, schema.progress, [first])
         p = schema.progress.c
         epoch = connection.execute(sa.select(p.epoch).where(p.run == self._run, p.role == ROLE)).scalar_one()
         return epoch, self._offsets(connection)
 
-    def _offsets(self, connection: Connection) -> dict[Place, int]:
+    def _offsets(self, connection: Connection) -> dict[TopicPartition, int]:
         c = schema.consumer_offsets.c
         query = sa.select(c.topic, c.partition, c.offset).where(c.run == self._run, c.consumer == ROLE)
-        return {(topic, partition): offset for topic, partition, offset in connection.execute(query)}
+        return {TopicPartition(topic, p): offset for topic, p, offset in connection.execute(query)}
 
     def _guard(self, connection: Connection) -> None:
-        """Begin to write: others wait. Raises OvertakenError where another recorder has written since."""
+        """Lock the run's progress for this transaction. Raises OvertakenError if another recorder has written since."""
         p = schema.progress.c
         connection.execute(sa.update(schema.progress).where(p.run == self._run, p.role == ROLE).values(role=ROLE))
         if self._offsets(connection) != self._committed:
-            raise OvertakenError(f"another recorder of run {self._run} is at work: one is enough")
+            raise OvertakenError(f"another recorder of run {self._run} is running: stop one of them")
 
 
 def _known(connection: Connection, run: str) -> tuple[dict[str, int], set[str]]:
-    """The next seq by user, and the names of items."""
+    """Return the next seq of each user, and the names of the known items."""
     i, names = schema.interactions.c, schema.items.c
     last = sa.select(i.user, sa.func.max(i.seq)).where(i.run == run).group_by(i.user)
     expected = {user: seq + 1 for user, seq in connection.execute(last)}

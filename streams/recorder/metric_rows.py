@@ -12,7 +12,7 @@ from streams.recorder.rows import Row
 
 
 def point_rows(run: str, epoch: int, time: int, quality: Quality) -> list[Row]:
-    """A row of metric_points for each series, as it is at the end of `epoch`."""
+    """Return the rows of metric_points, one per series, at the end of `epoch`."""
     return [
         (
             *(run, epoch, variant, subset, form, time, point.n),
@@ -24,7 +24,7 @@ def point_rows(run: str, epoch: int, time: int, quality: Quality) -> list[Row]:
 
 
 def drift_rows(run: str, epoch: int, judged: Iterable[Judged]) -> list[Row]:
-    """A row of drifts for each change found; Prometheus counts it."""
+    """Return the rows of drifts, one per detected drift, and count them for Prometheus."""
     rows: list[Row] = []
     for outcome, _, drifts in judged:
         for drift in drifts:
@@ -35,7 +35,7 @@ def drift_rows(run: str, epoch: int, judged: Iterable[Judged]) -> list[Row]:
 
 
 def show(quality: Quality) -> None:
-    """Set the gauges."""
+    """Set the Prometheus gauges."""
     for variant, subset, form, point in quality.points():
         for name, value in point.metrics.items():
             telemetry.ONLINE.labels(name, variant, subset, form).set(value)

@@ -87,7 +87,7 @@ def resend(settings: Settings, engine: sa.Engine, chosen: Sequence[Letter]) -> N
 
     try:
         for letter in chosen:
-            clients.produce_patiently(
+            clients.produce_waiting(
                 producer,
                 names[letter.place.topic],
                 key=letter.key,

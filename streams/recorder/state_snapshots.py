@@ -1,7 +1,7 @@
-"""The users' states as the recorder keeps them: read from the changelogs of the device's and the cloud's table.
+"""The users' states for the recorder, read from the changelogs of the device's and the cloud's table.
 
-A worker writes a partition's own row after the rows of its users, so the partition's row that bears an epoch's end is
-that epoch's mark in the changelog: what stands before it is the state as of that epoch.
+A worker writes a partition's own row after the rows of its users, so a partition row with an epoch's end is the marker
+of that epoch in the changelog: the rows before it are the state as of that epoch.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ _PARTITIONS: dict[str, type[device_state.PartitionState | cloud_state.PartitionS
     CLOUD_STATE.name: cloud_state.PartitionState,
 }
 
-Mark = EpochEnd | EndOfLog
+Marker = EpochEnd | EndOfLog
 
 
 @dataclass(frozen=True)
 class Changed:
-    """A user's row."""
+    """A user's new state."""
 
     side: str  # device or cloud
     user: str
     state: bytes
 
 
-def read(received: Message, partitions: int, epochs: FencingEpochs) -> Changed | Mark | None:
-    """What a changelog's record says: a user's state, or the mark that a partition's row bears; None: neither.
+def read(message: Message, partitions: int, fencing_epochs: FencingEpochs) -> Changed | Marker | None:
+    """Return the user's state or the marker in a changelog's record; None if it has neither.
 
-    A row of a worker that had lost the partition says nothing. Raises RecordError where a row is damaged, or stands in
-    another partition than its own.
+    A row of a worker that had lost the partition counts for nothing. Raises RecordError if a row is damaged or in a
+    partition that is not its own.
     """
-    topic, key = received.topic, received.key
-    if not key or locate(key, partitions) != received.partition:
-        raise RecordError(f"row {key[:100]!r} is in partition {received.partition}, not its own")
-    if SEPARATOR in key and not is_partition(key):  # a request without an answer: of no epoch's state
+    topic, key = message.topic, message.key
+    if not key or locate(key, partitions) != message.partition:
+        raise RecordError(f"row {key[:100]!r} is in partition {message.partition}, not its own")
+    if SEPARATOR in key and not is_partition(key):  # a request without an answer: it belongs to no epoch's state
         return None
     try:
-        if not epochs.admits(received.partition, read_fencing_epoch(received.value)):
+        if not fencing_epochs.admits(message.partition, read_fencing_epoch(message.value)):
             return None
         if is_partition(key):
-            row = decode_row(received.value, _PARTITIONS[topic])
+            row = decode_row(message.value, _PARTITIONS[topic])
             if row.over:
                 return EndOfLog(max(row.ended, 0), 0, 0)
             return EpochEnd(row.ended, 0) if row.ended >= 0 else None
-        state = encode_row(decode_row(received.value, _USERS[topic]))  # the same whichever worker wrote it
+        state = encode_row(decode_row(message.value, _USERS[topic]))  # the same whichever worker wrote it
         return Changed(SIDES[topic], key.decode(), state)
     except (StateError, UnicodeDecodeError) as error:
         raise RecordError(str(error)) from error

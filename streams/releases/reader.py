@@ -11,10 +11,10 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import closing
+from typing import TypeVar
 
 import sqlalchemy as sa
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from models.data.item_features import Standing
 from models.mc2sf.checkpoint import CheckpointError
@@ -24,14 +24,15 @@ from streams.database.engine import connect
 from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
 from streams.kafka.message import Message
-from streams.kafka.stall_detector import StallDetector
+from streams.kafka.partition_consumer import PartitionConsumer
+from streams.kafka.types import KafkaProducer, TopicPartition
 from streams.process import telemetry
 from streams.records import DeadLetter, EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.releases.cache import ReleaseCache
 from streams.releases.item_statistics import standing_after
 from streams.releases.release import Assembler, Release, ReleaseError, read_release, read_release_and_items
 from streams.settings import Settings
-from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
+from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS
 
 __all__ = ["Release", "ReleaseError", "ReleaseReader", "read_release"]
 
@@ -58,9 +59,9 @@ class ReleaseReader:
         self._thread = threading.Thread(target=self._run, name=f"{role}-releases", daemon=True)
         self._engine: sa.Engine | None = None
         self._assembler = Assembler()
-        self._producer: Any = None
+        self._producer: KafkaProducer | None = None
         self._rows: Reader[EmbeddingRow] = Reader(EmbeddingRow)
-        self._events: Reader[Any] = Reader(ReleaseEvent)
+        self._events: Reader[Manifest | EpochDecision | ItemCounts] = Reader(ReleaseEvent)
 
     def start(self) -> None:
         """Start reading. Returns at once."""
@@ -121,38 +122,25 @@ class ReleaseReader:
                 self._stop.wait(self._patience_s)
 
     def _read(self) -> None:
-        consumer = clients.consumer(self._settings, f"{self._role}-releases")
-        topics = {t.full(self._settings): t for t in (ITEM_EMBEDDINGS, MODEL_WEIGHTS, MODEL_RELEASES)}
-        try:
-            places = [TopicPartition(name, 0, OFFSET_BEGINNING) for name in topics]
-            consumer.assign(places)
-            silence = StallDetector(consumer, places)
+        start = {TopicPartition(topic.name, 0): 0 for topic in (ITEM_EMBEDDINGS, MODEL_WEIGHTS, MODEL_RELEASES)}
+        with closing(PartitionConsumer(self._settings, f"{self._role}-releases", start)) as consumer:
             while not self._stop.is_set():
-                first = consumer.poll(_POLL_S)
-                more = consumer.consume(_TAKE, 0) if first is not None else []
-                for message in ([first] if first is not None else []) + more:
-                    if message.error():
-                        log.warning("reading releases: %s", message.error())
-                    else:
-                        silence.heard(message)
-                        self._take(topics[message.topic()], message)
+                for message in consumer.read(_TAKE, _POLL_S):
+                    self._take(message)
                 self._stage()
-                silence.look()
-        finally:
-            consumer.close()
 
-    def _take(self, topic: Topic, message: Any) -> None:
+    def _take(self, message: Message) -> None:
         try:
-            if topic is MODEL_WEIGHTS:
-                self._shelf.take_part(message.key(), message.value())
-            elif message.value() is None:
+            if message.topic == MODEL_WEIGHTS.name:
+                self._shelf.take_part(message.key, None if message.tombstone else message.value)
+            elif message.tombstone:
                 pass  # a withdrawn item or release: what is staged stays
-            elif topic is ITEM_EMBEDDINGS:
-                self._shelf.take_row(self._rows.decode(message.value()))
+            elif message.topic == ITEM_EMBEDDINGS.name:
+                self._shelf.take_row(self._rows.decode(message.value))
             else:
-                self._take_event(self._events.decode(message.value()))
+                self._take_event(self._events.decode(message.value))
         except RecordError as error:
-            self._refuse(Message.taken(topic.name, message).refused(str(error), self._role))
+            self._refuse(message.refused(str(error), self._role))
 
     def _take_event(self, event: Manifest | EpochDecision | ItemCounts) -> None:
         if isinstance(event, Manifest):

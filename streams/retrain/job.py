@@ -1,9 +1,9 @@
-"""The retrain: a batch job on the tables that proposes a new encoder and slow part, and a fast part that fits them.
+"""The retrain: a batch job on the tables that trains a new encoder and slow part, and a fast part that fits them.
 
-In: interactions up to an epoch, the release in force (tables). Out: a proposal (tables). Warm start; items that
-appeared get rows of their own. It may run beside the stream for long: nothing waits for it but, in lockstep, the
-decision of the epoch at which it is due. Under torchrun several processes compute it together: rank 0 says what is due
-and from which release, all read the tables, rank 0 writes.
+In: interactions up to an epoch, the active release (tables). Out: a release candidate (tables). It starts from the
+active weights and gives new items rows of their own. The stream does not wait for it, except in lockstep for the
+decision of the epoch at which it is due. Under torchrun several processes share the work: rank 0 determines what is due
+and the release to start from, all ranks read the tables, rank 0 writes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 
 import numpy as np
 import sqlalchemy as sa
-import torch
 from sqlalchemy import Connection, Engine
 
 from models.mc2sf.checkpoint import pack
@@ -22,13 +21,11 @@ from models.training import retrain as training
 from models.training.distributed import ALONE, Ranks, joined
 from models.training.retrain import TrainResult
 from streams.database import run_state, schema
-from streams.database.engine import connect
 from streams.database.interaction_log import Interactions
 from streams.model_config import train_config, view_spec
 from streams.process import telemetry
 from streams.process.health import HEALTH
-from streams.process.retry import DATABASE_AWAY
-from streams.process.stopping import stop_on_signals
+from streams.process.service_loop import run_through_outages, service
 from streams.releases import candidates
 from streams.releases.candidates import WAITING, ReleaseCandidate
 from streams.releases.gate import number_or_none
@@ -49,9 +46,9 @@ class Retrain:
         self._interactions = Interactions(settings.run, settings.retrain_events)
 
     def due(self) -> int | None:
-        """Return the epoch at whose end a retrain is due and can begin.
+        """Return the epoch at whose end a retrain is due and can begin; None if there is none.
 
-        In lockstep every one in turn, as soon as the decision before it is there; free-running the newest.
+        In lockstep each scheduled epoch in turn, once the epoch before it is decided; free-running the newest.
         """
         with self._engine.connect() as connection:
             recorded = run_state.recorded(connection, self._run)
@@ -68,8 +65,8 @@ class Retrain:
             epoch = later
         return epoch
 
-    def now(self) -> int | None:
-        """Return the epoch up to which a retrain can be made at once: one that is due, or any where nothing waits."""
+    def possible_now(self) -> int | None:
+        """Return the epoch of a retrain that is due or, free-running, the last recorded one; None if there is none."""
         due = self.due()
         if due is not None or self._settings.lockstep:
             return due
@@ -77,14 +74,14 @@ class Retrain:
             recorded = run_state.recorded(connection, self._run)
         return recorded[0] if recorded else None
 
-    def over(self) -> bool:
-        """Whether no retrain will be due any more."""
+    def is_finished(self) -> bool:
+        """Return True if no retrain will be due any more."""
         with self._engine.connect() as connection:
             ended = run_state.all_recorded(connection, self._run)
         return ended and self.due() is None
 
     def make(self, epoch: int) -> ReleaseCandidate:
-        """Retrain on everything up to `epoch` and write the proposal; of several processes rank 0 does."""
+        """Retrain on everything up to `epoch`; rank 0 writes the release candidate."""
         began = time.monotonic()
         with self._engine.connect() as connection:
             self._interactions.load(connection, epoch)
@@ -103,15 +100,13 @@ class Retrain:
             since=since,
             ranks=self._ranks,
         )
-        proposal = _proposal(epoch, version, result)
+        candidate = _candidate(epoch, version, result)
         if self._ranks.rank:
-            return proposal
+            return candidate
         with self._engine.begin() as connection:
-            candidates.write(connection, self._run, proposal)
+            candidates.write(connection, self._run, candidate)
         telemetry.TRAINING_SECONDS.labels(ROLE).observe(time.monotonic() - began)
-        for which in ("active", "candidate"):
-            if (loss := proposal.quality[which]) is not None:
-                telemetry.TRAINING_LOSS.labels(ROLE, which).set(loss)
+        telemetry.observe_losses(ROLE, candidate.quality)
         log.info(
             "epoch %d: %d clicks, %d steps, held-out loss %.4f -> %.4f, %d items; %.1f s to load, %.1f s to train",
             epoch,
@@ -123,10 +118,10 @@ class Retrain:
             loaded - began,
             time.monotonic() - loaded,
         )
-        return proposal
+        return candidate
 
 
-def _proposal(epoch: int, parent: int, result: TrainResult) -> ReleaseCandidate:
+def _candidate(epoch: int, parent: int, result: TrainResult) -> ReleaseCandidate:
     E = result.nets.encoder.E.detach().numpy()
     entries = pack(result.nets) | {
         "E": np.ascontiguousarray(E, dtype="<f4").tobytes(),
@@ -144,10 +139,10 @@ def _proposal(epoch: int, parent: int, result: TrainResult) -> ReleaseCandidate:
 
 
 def _trained_until(connection: Connection, run: str, encoder: int) -> int | None:
-    """The time of the newest click that encoder version `encoder` was trained on; None for a seeded one.
+    """Return the time of the newest click that encoder version `encoder` was trained on; None for a seeded one.
 
-    The learner's releases say until when the fast part was trained, so it is the encoder's own release that counts; a
-    rollback's encoder is that of the release that it brought back.
+    The learner's releases give the time of the fast part, so the encoder's own release counts; the encoder of a
+    rollback is that of the release that it restored.
     """
     while True:
         manifest = read_manifest(connection, run, encoder)
@@ -159,43 +154,41 @@ def _trained_until(connection: Connection, run: str, encoder: int) -> int | None
 
 
 def main(settings: Settings, *, once: bool = False) -> None:
-    """Retrain whenever it is due until the log is over or SIGTERM; `once`: now, on what is recorded, and end."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    torch.set_num_threads(settings.retrain_threads)  # always as many: sums then come out the same, bit for bit
-    stop = stop_on_signals()
-    engine = connect(settings.database.get_secret_value())
-    with joined() as ranks:
+    """Retrain whenever it is due until the log ends or SIGTERM; with `once` retrain now and end."""
+    with (
+        service(settings, threads=settings.retrain_threads, serves_telemetry=False) as (engine, stop),
+        joined() as ranks,
+    ):
         if ranks.rank == 0:
             telemetry.serve(settings)
         run(settings, engine, stop, once=once, ranks=ranks)
-    engine.dispose()
 
 
 def run(settings: Settings, engine: Engine, stop: threading.Event, *, once: bool = False, ranks: Ranks = ALONE) -> None:
-    """Make the retrains that are due until the log is over or `stop` is set; with `once` a single one.
+    """Make the retrains that are due until the log ends or `stop` is set; with `once` a single one.
 
-    Raises OperationalError when the database is away and there are several `ranks`: the others can't wait for this one,
-    and torchrun starts all of them again. One alone tries again.
+    Raises OperationalError if the database is unavailable and there are several `ranks`: the others can't wait for this
+    one, and torchrun restarts all of them. A single process tries again.
     """
     retrain = Retrain(settings, engine, ranks)
-    HEALTH.behind(1)  # there is always something to do: to look for what is due
-    while not ranks.first(stop.is_set):
-        HEALTH.progress()
-        try:
-            epoch = ranks.first(retrain.now if once else retrain.due)
+    HEALTH.set_lag(1)  # there is always something to do: the search for due work
+
+    def work() -> None:
+        while not ranks.first(stop.is_set):
+            HEALTH.progress()
+            epoch = ranks.first(retrain.possible_now if once else retrain.due)
             HEALTH.needs("tables")
             if epoch is not None:
                 with HEALTH.busy():
                     retrain.make(epoch)
             elif once:
                 log.warning("no retrain is due: in lockstep they are made at the epochs of the schedule only")
-            if once or (epoch is None and ranks.first(retrain.over)):
+            if once or (epoch is None and ranks.first(retrain.is_finished)):
                 return
-        except DATABASE_AWAY as error:
-            if ranks.world > 1:
-                raise
-            log.warning("%s; trying again", error)
-            HEALTH.needs("tables", "the database was away")
-            epoch = None
-        if epoch is None:
-            stop.wait(POLL_S)
+            if epoch is None:
+                stop.wait(POLL_S)
+
+    if ranks.world > 1:
+        work()
+    else:
+        run_through_outages(work, stop)

@@ -1,4 +1,4 @@
-"""A small world for the recorder: the logs of all its topics, and a bus that delivers, repeats and crashes as told."""
+"""The logs of all topics that the recorder reads, and their delivery with repeats and crashes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streams.codec import Record, Tensor, encode
 from streams.database import schema
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key, partition_of
-from streams.recorder.epoch_barrier import Place
+from streams.kafka.types import TopicPartition
 from streams.recorder.epoch_writer import MARKED, EpochWriter
 from streams.records import (
     ClickUpload,
@@ -35,7 +35,7 @@ from streams.state import device as device_state
 from streams.state.row_codec import encode_row
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
 
-Logs = dict[Place, list[tuple[bytes, bytes]]]
+Logs = dict[TopicPartition, list[tuple[bytes, bytes]]]
 
 RECORDED = (
     "interactions",
@@ -52,7 +52,7 @@ ITEMS = [f"item {i}" for i in range(30)]
 
 @dataclass
 class World:
-    """The logs of a run, written as the other processes would write them."""
+    """The logs of a run, as the other processes write them."""
 
     settings: Settings
     logs: Logs = field(default_factory=dict)
@@ -60,37 +60,37 @@ class World:
     def __post_init__(self) -> None:
         """Keep the topics that the recorder reads, each with all its partitions."""
         read = {topic.name for topic in (*MARKED, DEAD_LETTERS)}
-        self.logs = {place: records for place, records in self.logs.items() if place[0] in read}
+        self.logs = {TopicPartition(*source): records for source, records in self.logs.items() if source[0] in read}
         for topic in (*MARKED, DEAD_LETTERS):
             for partition in range(topic.partitions(self.settings)):
-                self.logs.setdefault((topic.name, partition), [])
+                self.logs.setdefault(TopicPartition(topic.name, partition), [])
 
     def put(self, topic: Topic, user: str, record: Record | bytes) -> None:
         """Append a record of a user."""
-        place = topic.name, partition_of(user.encode(), topic.partitions(self.settings))
-        self.logs[place].append((user.encode(), record if isinstance(record, bytes) else encode(record)))
+        source = TopicPartition(topic.name, partition_of(user.encode(), topic.partitions(self.settings)))
+        self.logs[source].append((user.encode(), record if isinstance(record, bytes) else encode(record)))
 
     def mark(self, record: EpochBegin | EpochEnd | EndOfLog) -> None:
-        """Append a mark to every partition."""
+        """Append a marker to every partition."""
         topics = (DEVICE_EVENTS,) if isinstance(record, EpochBegin) else (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES)
         for partition in range(self.settings.partitions):
             for topic in topics:
-                self.logs[topic.name, partition].append((b"", encode(record)))
+                self.logs[TopicPartition(topic.name, partition)].append((b"", encode(record)))
             if isinstance(record, EpochBegin):
                 continue
             over, key = isinstance(record, EndOfLog), partition_key(partition)
             device = device_state.PartitionState(ended=record.epoch, over=over)
-            self.logs[DEVICE_STATE.name, partition].append((key, encode_row(device, 1)))
+            self.logs[TopicPartition(DEVICE_STATE.name, partition)].append((key, encode_row(device, 1)))
             cloud = cloud_state.PartitionState(ended=record.epoch, over=over)
-            self.logs[CLOUD_STATE.name, partition].append((key, encode_row(cloud, 1)))
+            self.logs[TopicPartition(CLOUD_STATE.name, partition)].append((key, encode_row(cloud, 1)))
 
-    def received(self, place: Place, offset: int) -> Message:
-        """The record at an offset."""
-        return Message(*place, offset, *self.logs[place][offset])
+    def message(self, source: TopicPartition, offset: int) -> Message:
+        """Return the record at an offset."""
+        return Message(*source, offset, *self.logs[source][offset])
 
 
 def a_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14, seed: int = 1) -> World:
-    """Users who are shown slates and click, every click ranked; memories and uploads beside."""
+    """Return the logs of users with slates and clicks; every click is ranked, with memories and uploads."""
     world, draw = World(settings), random.Random(seed)
     catalogue = np.array([item_key(name) for name in ITEMS])
     seqs, time, impression = dict.fromkeys((f"u{i}" for i in range(users)), 0), 1_000_000, 0
@@ -162,31 +162,31 @@ def deliver(
     crashes: float = 0.0,
     flushes: float = 0.0,
 ) -> EpochWriter:
-    """Play all logs to a recorder, partitions interleaved by `draw`; on the way it may crash or write early."""
+    """Deliver all logs to an epoch writer, partitions interleaved by `draw`, with crashes and early writes."""
     draw = draw or random.Random(0)
-    ledger = start()
-    at = ledger.positions()
+    writer = start()
+    offsets = writer.positions()
     while True:
-        waiting = [p for p, records in world.logs.items() if at.get(p, 0) < len(records) and p not in ledger.ahead]
-        if not waiting:
-            return ledger
-        place = draw.choice(waiting)
-        at[place] = at.get(place, 0)
+        unread = [p for p, records in world.logs.items() if offsets.get(p, 0) < len(records) and p not in writer.ahead]
+        if not unread:
+            return writer
+        source = draw.choice(unread)
+        offsets[source] = offsets.get(source, 0)
         for _ in range(draw.randint(1, 5)):
-            if at[place] < len(world.logs[place]):
-                ledger.take(world.received(place, at[place]))
-                at[place] += 1
-        while ledger.barrier.whole:
-            ledger.close_epoch()
+            if offsets[source] < len(world.logs[source]):
+                writer.add(world.message(source, offsets[source]))
+                offsets[source] += 1
+        while writer.barrier.complete:
+            writer.close_epoch()
         if draw.random() < flushes:
-            ledger.flush()
+            writer.flush()
         if draw.random() < crashes:
-            ledger = start()
-            at = ledger.positions()
+            writer = start()
+            offsets = writer.positions()
 
 
 def dump(engine: sa.Engine, run: str) -> dict[str, list[tuple[Any, ...]]]:
-    """All that the recorder wrote of a run, without wall clocks."""
+    """Return all rows that the recorder wrote for a run, without wall clocks."""
     with engine.connect() as connection:
         return {name: sorted(_rows(connection, schema.metadata.tables[name], run), key=repr) for name in RECORDED}
 

@@ -43,7 +43,9 @@ class FakeProducer:
     def __len__(self) -> int:
         return 0
 
-    def produce(self, topic: str, *, key: bytes, value: bytes | None, on_delivery: Callable[[Any, Any], None]) -> None:
+    def produce(
+        self, topic: str, *, value: bytes | None, key: bytes, on_delivery: Callable[[Any, Any], None], **_: object
+    ) -> None:
         if self.fatal is not None and len(self.sent) == self.fatal:
             raise Killed
         self.sent.append((topic.split("-", 2)[2], key, value))
@@ -86,7 +88,7 @@ class World:
         with self.engine.begin() as connection:
             connection.execute(sa.delete(schema.leases))
         lease = Lease(self.engine, self.settings.run, "coordinator")
-        assert lease.take()
+        assert lease.acquire()
         return Coordinator(self.settings, self.engine, lease, Publisher(self.settings, self.producer))
 
     def act(self, coordinator: Coordinator | None = None) -> None:

@@ -1,0 +1,97 @@
+"""A consumer of given partitions from given offsets: every processor that is no Faust worker reads Kafka through it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import cast
+
+from confluent_kafka import OFFSET_BEGINNING, KafkaException
+from confluent_kafka import TopicPartition as Assignment
+
+from streams.kafka import clients
+from streams.kafka.message import Message
+from streams.kafka.stall_detector import StallDetector
+from streams.kafka.types import KafkaConsumer, OffsetPartition, TopicPartition
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+_ANSWER_S = 10.0
+QUEUE_KB = 65_536  # librdkafka's default
+
+
+class PartitionConsumer:
+    """Reads the partitions of `start` from their offsets and commits nothing: the caller keeps the offsets.
+
+    `queue_kb` bounds what librdkafka fetches ahead. With `strict` an error that the consumer reports is raised as
+    KafkaException, else it is logged and reading goes on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        role: str,
+        start: Mapping[TopicPartition, int],
+        *,
+        strict: bool = False,
+        queue_kb: int = QUEUE_KB,
+    ) -> None:
+        self._prefix, self._role, self._strict = f"{settings.run}-", role, strict
+        self._consumer: KafkaConsumer = clients.consumer(settings, role, **{"queued.max.messages.kbytes": queue_kb})
+        self._next = dict(start)
+        assigned = [self._assignment(partition, offset or OFFSET_BEGINNING) for partition, offset in start.items()]
+        self._consumer.assign(assigned)
+        self._stall_detector = StallDetector(self._consumer, assigned)
+        self._paused: AbstractSet[TopicPartition] = frozenset()
+
+    def read(self, most: int, wait_s: float) -> list[Message]:
+        """Return up to `most` records, waiting at most `wait_s` seconds for the first one.
+
+        Raises StalledError if the broker has records that the consumer does not deliver: then make another consumer.
+        """
+        self._stall_detector.check({self._full(partition) for partition in self._paused})
+        first = self._consumer.poll(wait_s)
+        received = []
+        for raw in [] if first is None else [first, *self._consumer.consume(most, 0)]:
+            if (error := raw.error()) is not None:
+                if self._strict:
+                    raise KafkaException(error)
+                log.warning("%s: the consumer reports %s", self._role, error)
+                continue
+            self._stall_detector.received(raw)
+            message = Message.of_kafka(raw.topic().removeprefix(self._prefix), raw)
+            self._next[message.source] = message.offset + 1
+            received.append(message)
+        return received
+
+    def pause_only(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Read all partitions but `partitions`. Reading on after a pause takes librdkafka up to a second."""
+        if paused := partitions - self._paused:
+            self._consumer.pause([self._assignment(partition) for partition in paused])
+        if resumed := self._paused - partitions:
+            self._consumer.resume([self._assignment(partition) for partition in resumed])
+        self._paused = frozenset(partitions)
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Return for each partition how many records the broker is known to have that were not read."""
+        lag = {}
+        for partition, offset in self._next.items():
+            _, end = self._consumer.get_watermark_offsets(self._assignment(partition), cached=True)
+            lag[partition] = max(end - offset, 0)
+        return lag
+
+    def has_unread(self, partition: TopicPartition) -> bool:
+        """Ask the broker if the partition has records that were not read. Raises KafkaException."""
+        _, end = self._consumer.get_watermark_offsets(self._assignment(partition), timeout=_ANSWER_S)
+        return self._next[partition] < end
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()
+
+    def _full(self, partition: TopicPartition) -> TopicPartition:
+        return TopicPartition(self._prefix + partition.topic, partition.partition)
+
+    def _assignment(self, partition: TopicPartition, *offset: int) -> OffsetPartition:
+        return cast(OffsetPartition, Assignment(*self._full(partition), *offset))
