@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.device_records import Workload
 from benchmarks.device_stopwatch import Pace
-from models.data.item_features import Standing
+from models.data.item_statistics import ItemStatistics
 from models.mc2sf.tiled_scorer import Floats, Rows, Scorer
 from streams.codec import encode
 from streams.device.worker import Device
@@ -75,7 +75,7 @@ class InMemory:
         for received in self._takes:
             work = device(received, table, 0, 0)
             work.needs()
-            work.run(lambda _: release, lambda _: Standing.nothing())
+            work.run(lambda _: release, lambda _: ItemStatistics.empty())
             list(work.records())
             table.update((key, encode_row(row)) for key, row in work.rows() if row is not None)
 

@@ -28,12 +28,12 @@ from benchmarks.machine import described
 from deploy.experiments.results.plots import lines
 from deploy.experiments.results.result import Interval
 from models.data.catalogue import Catalogue
-from models.data.interaction_log import Ints, Log, fold
+from models.data.interaction_log import InteractionLog, Ints, click_states
 from models.data.ranges import Ranges
 from models.data.views import CLICK, ViewSpec
 from models.evaluation.metrics import gains
 from models.mc2sf.nets import Logits, NetConfig, Nets
-from models.training.minibatches import Source
+from models.training.minibatches import ClickSource
 from models.training.retrain import TrainConfig, retrain
 from replay.prepare.plan import Options, Plan
 from replay.prepare.prepare import prepare
@@ -46,14 +46,14 @@ SPEC = ViewSpec()
 BATCH = 256
 
 
-def logged(source: str) -> tuple[Plan, Log]:
+def logged(source: str) -> tuple[Plan, InteractionLog]:
     """The plan of `source`, and its log."""
     with TemporaryDirectory() as folder:
         plan = prepare(parse(source), Options(), Path(folder))
         return plan, read(plan)
 
 
-def read(plan: Plan) -> Log:
+def read(plan: Plan) -> InteractionLog:
     """The whole log, with the plan's epochs. Items are numbered, from 1 on."""
     table = pq.read_table(plan.path, columns=["user", "item", "kind", "time", "impression"])
     epochs = np.searchsorted(np.asarray(plan.ends), np.arange(len(table)), side="right")
@@ -61,25 +61,25 @@ def read(plan: Plan) -> Log:
     order = np.argsort(user, kind="stable")
     kinds, times, impressions = (table[c].to_numpy().astype(np.int64)[order] for c in ("kind", "time", "impression"))
     offsets = np.searchsorted(user[order], np.arange(int(user.max()) + 2))
-    return Log(offsets, item[order] + 1, kinds, times, impressions, epochs[order])
+    return InteractionLog(offsets, item[order] + 1, kinds, times, impressions, epochs[order])
 
 
-def until(log: Log, epoch: int) -> Log:
+def until(log: InteractionLog, epoch: int) -> InteractionLog:
     """What came before `epoch`."""
     kept = log.epochs < epoch
     offsets = np.concatenate([[0], np.cumsum(kept)])[log.offsets]
     keys, kinds, times = log.keys[kept], log.kinds[kept], log.times[kept]
-    return Log(offsets, keys, kinds, times, log.impressions[kept], log.epochs[kept])
+    return InteractionLog(offsets, keys, kinds, times, log.impressions[kept], log.epochs[kept])
 
 
 class Judge:
     """Ranks the clicks of some epochs, each among the same 99 others."""
 
-    def __init__(self, log: Log, catalogue: Catalogue, first: int, last: int, seed: int) -> None:
-        folded = fold(until(log, last), SPEC)
+    def __init__(self, log: InteractionLog, catalogue: Catalogue, first: int, last: int, seed: int) -> None:
+        folded = click_states(until(log, last), SPEC)
         self._clicks: Ints = np.flatnonzero(folded.log.epochs[folded.event] >= first)
         none = np.zeros(len(folded), np.int64)  # no slates: the 99 others come from the catalogue for every click
-        self._source = replace(Source.of(folded, catalogue), slate=Ranges(none, none))
+        self._source = replace(ClickSource.of(folded, catalogue), slate=Ranges(none, none))
         self._seed = seed
 
     def __len__(self) -> int:
@@ -100,7 +100,7 @@ class Judge:
 
 
 def measured(
-    log: Log, base: int, size: int, config: TrainConfig, seed: int, told: Callable[[dict[str, Any]], None]
+    log: InteractionLog, base: int, size: int, config: TrainConfig, seed: int, told: Callable[[dict[str, Any]], None]
 ) -> list[dict[str, Any]]:
     """A row for each point. `base` is the epoch that begins the increment, `size` how many epochs it has."""
     before, known = until(log, base), until(log, base + size)
@@ -109,7 +109,7 @@ def measured(
     rows: list[dict[str, Any]] = []
 
     def train(
-        how: str, nets: Nets, known: Log, since: int | None, most: int, pace: float = config.pace
+        how: str, nets: Nets, known: InteractionLog, since: int | None, most: int, pace: float = config.pace
     ) -> tuple[Nets, int]:
         limits = replace(config, most=most, table_most=2 * most, pace=pace)
         begun = time.process_time()
@@ -194,7 +194,7 @@ def draw(rows: list[dict[str, Any]]) -> str:
     return lines(title, note, {"clicks trained on": found}, levels, logarithmic=True)
 
 
-def _clicks(log: Log, first: int, last: int) -> int:
+def _clicks(log: InteractionLog, first: int, last: int) -> int:
     return int(((log.kinds == CLICK) & (log.epochs >= first) & (log.epochs < last)).sum())
 
 

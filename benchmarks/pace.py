@@ -20,7 +20,7 @@ import torch
 from benchmarks.increment import SPEC, Judge, logged, means, until
 from benchmarks.machine import described
 from models.data.catalogue import Catalogue
-from models.data.interaction_log import Log
+from models.data.interaction_log import InteractionLog
 from models.mc2sf.nets import NetConfig, Nets
 from models.training.retrain import TrainConfig, retrain
 
@@ -28,7 +28,7 @@ RESULT = Path(__file__).with_name("pace.json")
 PACES = (0.0, 1.0, 1.5, 2.0)
 
 
-def followed(log: Log, every: int, last: int, config: TrainConfig, seed: int) -> list[dict[str, Any]]:
+def followed(log: InteractionLog, every: int, last: int, config: TrainConfig, seed: int) -> list[dict[str, Any]]:
     """A row for each retrain, one in `every` epochs until `last`."""
     nets, catalogue, since = Nets.initial(NetConfig(), Catalogue([]).size, seed), Catalogue([]), None
     rows = []

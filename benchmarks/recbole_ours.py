@@ -24,7 +24,7 @@ from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.interaction_log import Ints
 from models.data.queries import recent
 from models.training.fit import FitConfig, fit
-from models.training.objectives import OfSequences, Sequences
+from models.training.objectives import SequenceBatch, SequenceObjective
 
 SEED = 1
 
@@ -46,7 +46,7 @@ class OverCatalogue(nn.Module):
         self.net = net
         self.all = torch.arange(FIRST_ROW, rows)
 
-    def forward(self, batch: Sequences) -> Tensor:
+    def forward(self, batch: SequenceBatch) -> Tensor:
         """One number, the mean over the places."""
         which, place = (batch.targets != ROW_PADDING).nonzero(as_tuple=True)
         states = self.net.states(batch.sequences)[which, place]
@@ -63,7 +63,7 @@ class Ours:
         self.name = name
         self._net, self._bench, self._recipe = net, bench, recipe
         self._keep = folder / f"{name}.safetensors"
-        self._objective = OverCatalogue(net, bench.rows) if whole else OfSequences(net, recipe.loss)
+        self._objective = OverCatalogue(net, bench.rows) if whole else SequenceObjective(net, recipe.loss)
         self._draw = minibatches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), net.length)
 
     def epoch(self, number: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from deploy.experiments.training import minibatches
 from deploy.experiments.training.hyperparameters import NEXT, Recipe
 from deploy.experiments.training.trainer import Bench
 from models.evaluation.metrics import metrics
-from models.training.objectives import Sequences
+from models.training.objectives import SequenceBatch
 from replay.sources.source import parse
 
 LENGTH = 50
@@ -127,7 +127,7 @@ def as_good(ours: Ours, spent: list[dict[str, Any]], rival: list[dict[str, Any]]
 def sequences_a_batch(bench: Bench, recipe: Recipe, clicks: int) -> int:
     """So many of our stretches have about `clicks` targets: as many steps an epoch as RecBole's."""
     draw = minibatches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), LENGTH)
-    drawn = [batch for batch in draw(0, np.random.default_rng(0)) if isinstance(batch, Sequences)]
+    drawn = [batch for batch in draw(0, np.random.default_rng(0)) if isinstance(batch, SequenceBatch)]
     return round(clicks * sum(len(batch.sequences) for batch in drawn) / sum(map(len, drawn)))
 
 

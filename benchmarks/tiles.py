@@ -66,7 +66,7 @@ class Requests:
             return nets.encoder.E.detach()[torch.from_numpy(rows)]
 
         unseen = torch.zeros(*self._candidates.shape, 3, dtype=torch.int64)
-        e = nets.encoder.stood(vectors(self._candidates), unseen)
+        e = nets.encoder.with_statistics(vectors(self._candidates), unseen)
         r_t, r_n = nets.priors(sequence(self._history), torch.from_numpy(self._r2), e)
         clicks, exposures = sequence(self._clicks), sequence(self._exposures)
         travelled = r_t.half().float(), r_n.half().float()

@@ -127,7 +127,7 @@ class RankRequest(Record, frozen=True, tag="request"):
     window: int  # number of the window whose r2 the answer must use; 0: none yet
     versions: Versions  # release in force on the device
     epoch: int = 0  # the answer uses the uploads of earlier epochs only, also if the request is repeated later
-    item_statistics: bytes = b""  # u1 [n, 3], item statistics of the candidates: see models/data/item_features.py
+    item_statistics: bytes = b""  # u1 [n, 3], item statistics of the candidates: see models/data/item_statistics.py
 
 
 # cloud-downlink -----------------------------------------------------------------------------------------------------
@@ -217,7 +217,9 @@ class Manifest(Record, frozen=True, tag="release"):
     trained_until: int  # event time of the newest event it was trained on, ms
     items: int  # rows of E, reserved ones included
     embeddings: str  # SHA-256 of the keys and of E, see streams/releases/embedding_table.py
-    parts: dict[str, str]  # part -> SHA-256 of its bytes: encoder, slow, fast, and the standalone nets of `nets.APART`
+    parts: dict[
+        str, str
+    ]  # part -> SHA-256 of its bytes: encoder, slow, fast, and the standalone nets of `nets.STANDALONE`
     offsets: dict[str, int]  # "topic/partition" -> next offset to be consumed by the learner
     gate: dict[str, float]  # figures that the gate decided by
 

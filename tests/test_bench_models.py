@@ -13,7 +13,7 @@ from benchmarks.river_models import Asked, models
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
 from models.data.catalogue import FIRST_ROW
-from models.training.objectives import Sequences
+from models.training.objectives import SequenceBatch
 from streams.prequential.river_baseline import RiverBaseline
 
 
@@ -65,7 +65,9 @@ def test_the_products_of_a_layer_and_of_attention_are_counted_forwards_and_backw
 def test_recboles_loss_is_the_cross_entropy_over_all_items(net: GRU4Rec | SASRec) -> None:
     sequences = torch.tensor([[0, 0, 5, 9, 11], [4, 20, 8, 7, 2]])
     targets = torch.tensor([[0, 0, 9, 11, 29], [0, 8, 7, 2, 3]])
-    batch = Sequences(sequences, targets, torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(2, 0).bool())
+    batch = SequenceBatch(
+        sequences, targets, torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(2, 0).bool()
+    )
     states, items = net.states(sequences), torch.arange(FIRST_ROW, 30)
     losses = [
         -torch.log_softmax(net.logits(states[i, j], items), 0)[targets[i, j] - FIRST_ROW]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import increment, pace
-from models.data.interaction_log import Log
+from models.data.interaction_log import InteractionLog
 from models.training.retrain import TrainConfig
 from replay.prepare.plan import Options
 from replay.prepare.prepare import prepare
@@ -17,12 +17,12 @@ CONFIG = TrainConfig(table_passes=1, passes=1)
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
+def log(tmp_path_factory: pytest.TempPathFactory) -> InteractionLog:
     folder: Path = tmp_path_factory.mktemp("plan")
     return increment.read(prepare(parse("synthetic:users=30,items=40,clicks=30"), Options(epoch="100"), folder))
 
 
-def test_a_row_is_judged_on_the_epochs_after_it_and_nothing_later_changes_it(log: Log) -> None:
+def test_a_row_is_judged_on_the_epochs_after_it_and_nothing_later_changes_it(log: InteractionLog) -> None:
     rows = pace.followed(log, 3, 10, CONFIG, 1)
     assert [row["epoch"] for row in rows] == [3, 6, 9]
     for row in rows:
@@ -31,7 +31,9 @@ def test_a_row_is_judged_on_the_epochs_after_it_and_nothing_later_changes_it(log
     assert pace.followed(increment.until(log, 9), 3, 9, CONFIG, 1) == rows[:2]
 
 
-def test_what_is_worse_on_the_held_out_clicks_is_not_released(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_worse_on_the_held_out_clicks_is_not_released(
+    log: InteractionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = pace.retrain
 
     def judged(*args: object, **named: object) -> object:

@@ -17,8 +17,8 @@ from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.evaluation.metrics import metrics
 from models.layers.mlp import PaddedVectors, symlog
 from models.mc2sf.nets import NetConfig, Nets
-from models.mc2sf.variants import F2S, MC2SF, FastAlone, introduce
-from models.training.objectives import Sequences
+from models.mc2sf.variants import F2S, MC2SF, FastAlone, start_from_fast_alone
+from models.training.objectives import SequenceBatch
 from tests.support.experiments import bench, dataset
 from tests.test_models_laws import ROWS, SIZES, USERS, some_queries
 
@@ -85,7 +85,7 @@ def test_devices_hold_a_stretch_of_one_user_each_and_all_of_them_take_part(tmp_p
     assert all(len(some) == 5 for some in rounds[:-1])
     alone = list(single(0, np.random.default_rng(1)))
     assert sum(map(len, rounds)) == len(alone)
-    assert all(isinstance(batch, Sequences) and len(batch.sequences) == 1 for batch in alone)
+    assert all(isinstance(batch, SequenceBatch) and len(batch.sequences) == 1 for batch in alone)
 
 
 def test_averaged_weights_learn_what_the_devices_know(tmp_path: Path) -> None:
@@ -130,13 +130,13 @@ def test_introduced_with_no_share_it_scores_as_it_does_alone() -> None:
     of_fast = nets(1)
     queries, items = some_queries()
     alone = FastAlone(of_fast)(queries, items)
-    introduce(of_fast.fast, share=0.0)
+    start_from_fast_alone(of_fast.fast, share=0.0)
     torch.testing.assert_close(MC2SF(of_fast, F2S(nets(2)))(queries, items), alone)
 
 
 def test_introduced_it_learns_from_the_priors_and_the_cloud_stays() -> None:
     of_fast, cloud = nets(1), F2S(nets(2))
-    introduce(of_fast.fast)
+    start_from_fast_alone(of_fast.fast)
     net = MC2SF(of_fast, cloud)
     queries, items = some_queries(16)
     net(queries, items).sum().backward()

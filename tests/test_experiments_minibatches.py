@@ -12,7 +12,7 @@ from deploy.experiments.training.minibatches import of_lists, of_sequences
 from models.data.catalogue import ROW_PADDING
 from models.data.views import CLICK
 from models.training import losses
-from models.training.objectives import Lists, Sequences
+from models.training.objectives import ListBatch, SequenceBatch
 from tests.support.experiments import QUICK, SMALL, dataset
 
 BOTH = (Phase.SLOW, Phase.FAST)
@@ -23,7 +23,7 @@ def test_an_epoch_holds_every_click_of_its_phases_once(tmp_path: Path) -> None:
     for some in (BOTH, (Phase.FAST,)):
         epoch = of_lists(data, SMALL, QUICK, some)
         targets = np.concatenate(
-            [b.items[:, 0].numpy() for b in epoch(0, np.random.default_rng(0)) if isinstance(b, Lists)]
+            [b.items[:, 0].numpy() for b in epoch(0, np.random.default_rng(0)) if isinstance(b, ListBatch)]
         )
         assert sorted(targets.tolist()) == sorted(data.log.keys[data.of(*some)].tolist())
 
@@ -32,7 +32,9 @@ def test_epochs_differ_and_the_same_generator_gives_the_same(tmp_path: Path) -> 
     epoch = of_lists(dataset(tmp_path), SMALL, QUICK, BOTH)
 
     def items(seed: int) -> list[list[int]]:
-        return [row for b in epoch(0, np.random.default_rng(seed)) if isinstance(b, Lists) for row in b.items.tolist()]
+        return [
+            row for b in epoch(0, np.random.default_rng(seed)) if isinstance(b, ListBatch) for row in b.items.tolist()
+        ]
 
     assert items(1) == items(1)
     assert items(1) != items(2)
@@ -44,7 +46,7 @@ def test_what_the_user_had_is_hidden_and_what_he_has_only_in_validation_or_test_
     first = {user: data.of(Phase.VALIDATION)[user] for user in range(len(data.users))}
     hits = 0
     for batch in of_lists(data, SMALL, QUICK, BOTH)(0, np.random.default_rng(0)):
-        assert isinstance(batch, Lists)
+        assert isinstance(batch, ListBatch)
         for user, items, hidden in zip(
             batch.queries.users.tolist(), batch.items.numpy(), batch.hidden.numpy(), strict=True
         ):
@@ -65,7 +67,7 @@ def test_log_q_is_how_often_an_item_is_drawn(tmp_path: Path) -> None:
     log_q = np.zeros(data.rows)
     rows = 0
     for batch in batches:
-        assert isinstance(batch, Lists)
+        assert isinstance(batch, ListBatch)
         drawn = batch.items[:, 1:].numpy()
         np.add.at(counts, drawn, 1)
         log_q[drawn] = batch.log_q[:, 1:].numpy()
@@ -78,7 +80,7 @@ def test_log_q_is_how_often_an_item_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", [replace(QUICK, corrected=False), replace(QUICK, loss=losses.bce)])
 def test_only_the_softmax_is_corrected_for_how_negatives_are_drawn(tmp_path: Path, recipe: Recipe) -> None:
     for batch in of_lists(dataset(tmp_path), SMALL, recipe, BOTH)(0, np.random.default_rng(0)):
-        assert isinstance(batch, Lists)
+        assert isinstance(batch, ListBatch)
         assert not batch.log_q.any()
 
 
@@ -87,13 +89,13 @@ def test_only_the_softmax_is_corrected_for_how_negatives_are_drawn(tmp_path: Pat
 
 def sequences(
     folder: Path, recipe: Recipe, some: tuple[Phase, ...], epochs: int = 1
-) -> tuple[list[Sequences], list[list[int]]]:
+) -> tuple[list[SequenceBatch], list[list[int]]]:
     data = dataset(folder)
     epoch = of_sequences(data, recipe, some, length=8)
     walks = [
         data.log.keys[(data.log.users == user) & (data.log.kinds == CLICK)].tolist() for user in range(len(data.users))
     ]
-    return [b for e in range(epochs) for b in epoch(e, np.random.default_rng(e)) if isinstance(b, Sequences)], walks
+    return [b for e in range(epochs) for b in epoch(e, np.random.default_rng(e)) if isinstance(b, SequenceBatch)], walks
 
 
 @pytest.mark.parametrize("block", [1, 4])

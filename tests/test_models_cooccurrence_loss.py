@@ -8,8 +8,8 @@ import torch
 
 from models.data.catalogue import FIRST_ROW
 from models.mc2sf.nets import NetConfig, Nets
-from models.training.cooccurrence_loss import affinity
-from models.training.minibatches import Batch, localised
+from models.training.cooccurrence_loss import cooccurrence_loss
+from models.training.minibatches import Batch, localise
 from models.training.retrain import TrainConfig, align
 
 ROWS = FIRST_ROW + 12
@@ -18,11 +18,11 @@ ROWS = FIRST_ROW + 12
 def batch(history: list[list[int]], clicks: list[list[int]], items: list[list[int]]) -> Batch:
     nothing = np.zeros((len(items), 2), np.int64)
     of = (np.array(history), nothing, np.array(clicks), nothing, np.array(items))
-    return localised(of, np.zeros((*of[-1].shape, 3), np.uint8), ROWS, np.random.default_rng(0), 0.0)
+    return localise(of, np.zeros((*of[-1].shape, 3), np.uint8), ROWS, np.random.default_rng(0), 0.0)
 
 
 def loss(given: Batch, E: torch.Tensor) -> float:
-    return float(affinity(E[given.rows], given))
+    return float(cooccurrence_loss(E[given.rows], given))
 
 
 @pytest.fixture

@@ -24,16 +24,16 @@ from models.baselines.mingru import MinGRU, MinGRUConfig
 from models.baselines.neumf import NeuMF, NeuMFConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
 from models.baselines.sequential import Sequential
-from models.baselines.two_stage import HINTS, HintedSequential, TwoStage
+from models.baselines.two_stage import HINTS, InformedSequential, TwoStage
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.queries import Queries, delayed, recent
 from models.evaluation.metrics import metrics, rank
 from models.layers.hstu_block import HSTUConfig
 from models.mc2sf.nets import NetConfig, Nets
-from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone, Form
+from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone, Variant
 from models.training import losses
 from models.training.fit import FitConfig, fit
-from models.training.objectives import Lists, OfLists, OfSequences, Sequences
+from models.training.objectives import ListBatch, ListObjective, SequenceBatch, SequenceObjective
 
 torch.set_num_threads(1)
 ITEMS, USERS, LENGTH = 30, 40, 12
@@ -45,7 +45,7 @@ PRODUCT, HSTUS, MIN_GRUS, BOTH = " with product", " with HSTU", " with minGRU", 
 SIZES = NetConfig(dim=8, history_long=LENGTH, history_short=5, threshold=4, attention=(8, 4), gate=(8, 4), head=(8, 4))
 
 
-def form(kind: type[Form], *, product: bool = False, **more: Any) -> Form:
+def form(kind: type[Variant], *, product: bool = False, **more: Any) -> Variant:
     sizes = replace(SIZES, slow_product=product, fast_product=product, **more)
     return kind(Nets.initial(sizes, ROWS, int(torch.randint(1 << 30, ()))))
 
@@ -78,7 +78,7 @@ NETS: dict[str, Build] = {
     "din+fm": lambda: TwoStage(form(DIN), FM(FMConfig(8, hints=HINTS), ROWS, USERS)),
     "din+neumf": lambda: TwoStage(form(DIN), NeuMF(NeuMFConfig(8, (8, 4), hints=HINTS), ROWS, USERS)),
     "din+gru4rec": lambda: TwoStage(
-        form(DIN), HintedSequential(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS))
+        form(DIN), InformedSequential(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS))
     ),
 }
 
@@ -297,7 +297,9 @@ def loss_and_gradients(name: str, *, bf16: bool) -> tuple[float, dict[str, Tenso
     net = built(name).eval()
     queries, items = some_queries(16)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        loss = OfLists(net, losses.sampled_softmax)(Lists(queries, items, torch.zeros(items.shape), items < 0))
+        loss = ListObjective(net, losses.sampled_softmax)(
+            ListBatch(queries, items, torch.zeros(items.shape), items < 0)
+        )
     loss.backward()
     return loss.item(), {key: p.grad for key, p in net.named_parameters() if p.grad is not None}
 
@@ -317,10 +319,10 @@ def test_it_computes_where_its_data_are(name: str) -> None:
     queries, items = some_queries()
     net, reference = built(name).eval(), built(name).eval()
     log_q, hidden = torch.zeros(items.shape), items < 0
-    expected = OfLists(reference, losses.sampled_softmax)(Lists(queries, items, log_q, hidden))
+    expected = ListObjective(reference, losses.sampled_softmax)(ListBatch(queries, items, log_q, hidden))
     expected.backward()
     with torch.device("meta"):
-        loss = OfLists(net, losses.sampled_softmax)(Lists(queries, items, log_q, hidden))
+        loss = ListObjective(net, losses.sampled_softmax)(ListBatch(queries, items, log_q, hidden))
         loss.backward()
     assert torch.equal(loss, expected)
     for a, b in zip(net.parameters(), reference.parameters(), strict=True):
@@ -371,21 +373,21 @@ def learnt(name: str, sequences: np.ndarray, users: np.ndarray, epochs: int) -> 
     """A net fitted to all but the last item of each user, and its NDCG@10 on that among the whole catalogue."""
     net = built(name)
 
-    def lists(_: int, generator: np.random.Generator) -> list[Lists]:
+    def lists(_: int, generator: np.random.Generator) -> list[ListBatch]:
         who = generator.permutation(np.repeat(users, LENGTH - 2))
         place = generator.integers(2, LENGTH, len(who))
         negatives = generator.integers(FIRST_ROW, ROWS, (len(who), 6))
         items = torch.from_numpy(np.concatenate([sequences[who, place][:, None], negatives], 1))
         hidden = items == items[:, :1]
         hidden[:, 0] = False
-        whole = Lists(before(sequences, who, place), items, torch.zeros(items.shape), hidden)
+        whole = ListBatch(before(sequences, who, place), items, torch.zeros(items.shape), hidden)
         return [whole.share(part, 8) for part in range(8)]
 
-    def walks(_: int, generator: np.random.Generator) -> list[Sequences]:
+    def walks(_: int, generator: np.random.Generator) -> list[SequenceBatch]:
         order = torch.from_numpy(generator.permutation(users))
         rows = torch.from_numpy(sequences)[order]
         negatives = torch.from_numpy(generator.integers(FIRST_ROW, ROWS, 16))
-        whole = Sequences(rows[:, :-2], rows[:, 1:-1], negatives, torch.zeros(16), torch.zeros(USERS, 16).bool())
+        whole = SequenceBatch(rows[:, :-2], rows[:, 1:-1], negatives, torch.zeros(16), torch.zeros(USERS, 16).bool())
         return [whole.share(part, 2) for part in range(2)]
 
     everything = torch.arange(FIRST_ROW, ROWS).expand(len(users), -1)
@@ -398,9 +400,9 @@ def learnt(name: str, sequences: np.ndarray, users: np.ndarray, epochs: int) -> 
     later = partial(next, count(0.0))  # the last epoch is the best
     config = FitConfig(learning_rate=0.01, epochs=epochs, patience=epochs)
     if isinstance(net, Sequential):
-        fit(OfSequences(net, losses.sampled_softmax), walks, later, config, seed=1)
+        fit(SequenceObjective(net, losses.sampled_softmax), walks, later, config, seed=1)
     else:
-        fit(OfLists(net, losses.sampled_softmax), lists, later, config, seed=1)
+        fit(ListObjective(net, losses.sampled_softmax), lists, later, config, seed=1)
     with torch.inference_mode():
         return net.eval(), score()
 

@@ -99,14 +99,14 @@ def test_gbce_needs_a_negative_and_more_than_the_catalogue_count_as_all_of_it() 
 
 
 def test_a_loss_that_asks_for_the_catalogue_s_size_is_told_it() -> None:
-    of_ten = losses.of_catalogue(partial(losses.gbce, calibration=0.5), 10)
+    of_ten = losses.bind_catalogue_size(partial(losses.gbce, calibration=0.5), 10)
     assert of_ten(LOGITS).item() == losses.gbce(LOGITS, 10, 0.5).item()
-    assert losses.of_catalogue(losses.bce, 10) is losses.bce
+    assert losses.bind_catalogue_size(losses.bce, 10) is losses.bce
 
 
 @pytest.mark.parametrize("negatives", [1, 16, 128])
 def test_what_is_known_of_no_item_rests_at_the_odds_of_a_click(negatives: int) -> None:
-    assert losses.resting(losses.bce, negatives) == pytest.approx(-math.log(negatives), abs=1e-3)
+    assert losses.prior_logit(losses.bce, negatives) == pytest.approx(-math.log(negatives), abs=1e-3)
     fully = partial(losses.gbce, items=1001, calibration=1.0)  # a click weighs what the sampling leaves of it
-    assert losses.resting(fully, negatives) == pytest.approx(-math.log(1000), abs=1e-3)
-    assert losses.resting(losses.bpr, negatives) == losses.resting(losses.sampled_softmax, negatives) == 0
+    assert losses.prior_logit(fully, negatives) == pytest.approx(-math.log(1000), abs=1e-3)
+    assert losses.prior_logit(losses.bpr, negatives) == losses.prior_logit(losses.sampled_softmax, negatives) == 0

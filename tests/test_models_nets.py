@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.data.catalogue import ROW_PADDING, ROW_UNKNOWN
 from models.layers.gru import Gru
-from models.layers.local_attention import activation
+from models.layers.local_attention import attention_weights
 from models.layers.min_gru import MinGruCell
 from models.layers.mlp import Mlp
 from models.mc2sf.nets import DEVIATION, Inputs, NetConfig, Nets, PaddedVectors
@@ -72,7 +72,7 @@ def test_all_four_scores_equal_the_equations_written_in_plain_loops(*, product: 
 def test_the_memory_of_a_window_is_gru_n_from_zero() -> None:
     nets, given = lively(), inputs()
     w = part({name: x.detach().numpy() for name, x in nets.named_parameters()}, "encoder.gru_n")
-    memory = nets.encoder.memory(given.exposures).detach().numpy()
+    memory = nets.encoder.r2(given.exposures).detach().numpy()
     for i in range(len(LENGTHS)):
         np.testing.assert_allclose(memory[i], gru(w, items(given.exposures, i), np.zeros(CONFIG.dim)), atol=1e-12)
 
@@ -131,7 +131,7 @@ def test_the_activation_unit_in_chunks_has_the_value_and_gradient_of_the_plain_o
     unit, mask = Mlp(12, (5, 3)).double(), torch.arange(6)[None] >= torch.tensor([[6], [3], [5]])
     history = torch.randn(3, 6, 4, dtype=torch.float64, requires_grad=True)
     e = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    wanted, found = naive_activation(unit, history, mask, e), activation(unit, history, mask, e)
+    wanted, found = naive_activation(unit, history, mask, e), attention_weights(unit, history, mask, e)
     torch.testing.assert_close(found, wanted)
     upstream = torch.randn(3, 6, 2, dtype=torch.float64)
     through = [history, e, *unit.parameters()]

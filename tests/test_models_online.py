@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.item_features import BUCKETS
+from models.data.item_statistics import BUCKETS
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
-from models.data.interaction_log import Log, fold
+from models.data.interaction_log import InteractionLog, click_states
 from models.data.views import CANDIDATE, CLICK, EXPOSURE, ViewSpec
 from models.evaluation.metrics import chance, metrics, rank
 from models.mc2sf.checkpoint import pack
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
-from models.training.minibatches import Source
+from models.training.minibatches import ClickSource
 from models.training.negative_sampling import draw_uniform
 from models.training.retrain import TrainConfig, TrainResult, retrain, train
 from models.training.row_adam import RowAdam
@@ -26,7 +26,7 @@ SPEC = ViewSpec(history_long=8, history_short=4, threshold=3)
 CONFIG = TrainConfig(batch=64, learning_rate=5e-3, older=1.0, held_out_most=200)
 
 
-def log_of(users: int, events: int, items: int, seed: int = 0, *, learnable: bool = True) -> Log:
+def log_of(users: int, events: int, items: int, seed: int = 0, *, learnable: bool = True) -> InteractionLog:
     """Each user clicks items of one of four groups; what is shown and not clicked is of the others."""
     rng = np.random.default_rng(seed)
     n = users * events
@@ -36,18 +36,20 @@ def log_of(users: int, events: int, items: int, seed: int = 0, *, learnable: boo
     keys = rng.integers(0, items // 4, n) * 4 + (of_group if learnable else rng.integers(0, 4, n))
     times = np.tile(np.arange(events) * 1000, users) + np.repeat(np.arange(users), events)
     zeros = np.zeros(n, np.int64)
-    return Log(np.arange(0, n + 1, events), keys + 100, kinds, times, zeros, np.tile(np.arange(events) // 10, users))
+    return InteractionLog(
+        np.arange(0, n + 1, events), keys + 100, kinds, times, zeros, np.tile(np.arange(events) // 10, users)
+    )
 
 
-def retrained(log: Log, **changes: object) -> TrainResult:
+def retrained(log: InteractionLog, **changes: object) -> TrainResult:
     nets, config = Nets.initial(SIZES, FIRST_ROW, 1), replace(CONFIG, **changes)  # type: ignore[arg-type]
     return retrain(nets, Catalogue([]), log, config=config, spec=SPEC, seed=1)
 
 
-def ndcg(result: TrainResult, log: Log) -> dict[str, float]:
+def ndcg(result: TrainResult, log: InteractionLog) -> dict[str, float]:
     """Of the four scores, on the last clicks of `log` against 20 negatives."""
-    scorer, catalogue, folded = Scorer(result.nets), result.catalogue, fold(log, SPEC)
-    standings = log.standings(catalogue)
+    scorer, catalogue, folded = Scorer(result.nets), result.catalogue, click_states(log, SPEC)
+    standings = log.item_statistics(catalogue)
     rng, ranks = np.random.default_rng(5), {name: [] for name in ("din", "f2s", "fast", "mc2sf")}  # type: ignore[var-annotated]
     for i in folded.order()[-300:]:
         seen = folded.view(i)
@@ -104,7 +106,7 @@ def test_rows_of_items_that_no_batch_holds_stay_equal_byte_for_byte() -> None:
     log, untouched = log_of(10, 20, 40), np.arange(900, 950)
     catalogue = Catalogue(untouched).extended(np.unique(log.keys))
     nets = Nets.initial(SIZES, catalogue.size, 1)
-    source = Source.of(fold(log, SPEC), catalogue)
+    source = ClickSource.of(click_states(log, SPEC), catalogue)
     some = np.arange(32)
     batch = source.batch(some, np.random.default_rng(1), n=4, unknown=0.2)
     before = nets.encoder.E.detach().clone()
@@ -121,7 +123,7 @@ def test_training_computes_where_the_weights_are() -> None:
     """What is made without a word of where lands on a device that has no data: mixing would fail."""
     log = log_of(10, 20, 40)
     catalogue = Catalogue([]).extended(np.unique(log.keys))
-    batch = Source.of(fold(log, SPEC), catalogue).batch(np.arange(32), np.random.default_rng(1), n=4)
+    batch = ClickSource.of(click_states(log, SPEC), catalogue).batch(np.arange(32), np.random.default_rng(1), n=4)
 
     def trained(made: str) -> list[torch.Tensor]:
         nets = Nets.initial(SIZES, catalogue.size, 1)
@@ -150,7 +152,7 @@ def test_row_adam_is_adam_on_the_batches_that_hold_a_row() -> None:
 
 def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
     log = log_of(20, 30, 40)
-    folded = fold(log, SPEC)
+    folded = click_states(log, SPEC)
     times = np.sort(folded.time)
     first = retrained(log, held_out=0.1)
     assert first.n == len(times) // 10
@@ -167,7 +169,7 @@ def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
 def test_a_retrain_moves_the_nets_less_the_less_of_the_log_it_looks_at() -> None:
     """Adam's first step moves a weight by the learning rate."""
     log, one = log_of(40, 30, 40), replace(CONFIG, batch=10_000, passes=1, table_passes=0)
-    times = np.sort(fold(log, SPEC).time)
+    times = np.sort(click_states(log, SPEC).time)
     nets = Nets.initial(SIZES, FIRST_ROW, 1)
 
     def moved(since: int | None) -> tuple[TrainResult, float]:
@@ -201,7 +203,7 @@ def test_training_lowers_the_held_out_loss() -> None:
 
 def test_a_log_without_a_click_trains_nothing_and_says_so() -> None:
     none = np.empty(0, np.int64)
-    result = retrained(Log(np.zeros(1, np.int64), none, none, none, none, none))
+    result = retrained(InteractionLog(np.zeros(1, np.int64), none, none, none, none, none))
     assert (result.n, result.steps, result.trained, len(result.catalogue)) == (0, 0, 0, 0)
     assert result.finite
 
@@ -247,7 +249,9 @@ def test_a_click_with_a_slate_gets_its_negatives_from_there_without_repetition()
     impressions = np.array([7] * 7 + [8] * 2 + [0])
     keys, zeros = np.arange(10, 20), np.zeros(10, np.int64)
     catalogue = Catalogue(np.arange(10, 60))
-    source = Source.of(fold(Log(np.array([0, 10]), keys, kinds, zeros, impressions, zeros), SPEC), catalogue)
+    source = ClickSource.of(
+        click_states(InteractionLog(np.array([0, 10]), keys, kinds, zeros, impressions, zeros), SPEC), catalogue
+    )
     batch = source.batch(np.arange(4), np.random.default_rng(0), n=4)
     chosen = {
         int(catalogue.keys[row[0] - FIRST_ROW]): catalogue.keys[row[1:] - FIRST_ROW].tolist()
@@ -263,7 +267,7 @@ def test_a_click_with_a_slate_gets_its_negatives_from_there_without_repetition()
 def test_replaced_items_are_replaced_everywhere_in_the_batch_and_about_as_often_as_asked() -> None:
     log = log_of(40, 40, 400)
     catalogue = Catalogue(np.unique(log.keys))
-    source, some = Source.of(fold(log, SPEC), catalogue), np.arange(500)
+    source, some = ClickSource.of(click_states(log, SPEC), catalogue), np.arange(500)
     whole = source.batch(some, np.random.default_rng(2), n=4)
     batch = source.batch(some, np.random.default_rng(2), n=4, unknown=0.2)
     pairs = set()
@@ -286,9 +290,9 @@ def test_only_slates_that_were_logged_give_their_losers_as_negatives(sign: int, 
     kinds = np.tile([CLICK, EXPOSURE], 200)
     keys = np.where(kinds == CLICK, 100 + np.arange(400) % 40, 7)  # item 7 is shown in each slate
     slate = sign * (np.arange(400) // 2 + 1)
-    log = Log(np.arange(0, 401, 20), keys, kinds, np.arange(400) * 1000, slate, np.zeros(400, np.int64))
+    log = InteractionLog(np.arange(0, 401, 20), keys, kinds, np.arange(400) * 1000, slate, np.zeros(400, np.int64))
     catalogue = Catalogue(np.unique(keys))
-    source = Source.of(fold(log, SPEC), catalogue)
+    source = ClickSource.of(click_states(log, SPEC), catalogue)
     batch = source.batch(np.arange(50), np.random.default_rng(1), n=4)
     drawn = set(batch.rows[batch.items[:, 1:]].flatten().tolist())
     assert bool(drawn - set(catalogue.rows(np.array([7])).tolist())) is other

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.data.interaction_log import Log, fold, fold_user, slates
+from models.data.interaction_log import InteractionLog, click_states, slates, user_views
 from models.data.views import CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec, view
 
 SPEC = ViewSpec(history_long=6, history_short=3, threshold=4)
@@ -56,7 +56,7 @@ class Device:
                 self.close()
 
 
-def replay(log: Log, user: int, spec: ViewSpec, *, rings: bool) -> dict[int, View]:
+def replay(log: InteractionLog, user: int, spec: ViewSpec, *, rings: bool) -> dict[int, View]:
     device, views = Device(spec), {}
     begin, end = int(log.offsets[user]), int(log.offsets[user + 1])
     i = begin
@@ -75,7 +75,7 @@ def replay(log: Log, user: int, spec: ViewSpec, *, rings: bool) -> dict[int, Vie
     return views
 
 
-def random_log(seed: int, users: int = 4, events: int = 80) -> Log:
+def random_log(seed: int, users: int = 4, events: int = 80) -> InteractionLog:
     rng = np.random.default_rng(seed)
     columns: list[list[np.ndarray]] = [[] for _ in range(5)]
     offsets = [0]
@@ -91,7 +91,7 @@ def random_log(seed: int, users: int = 4, events: int = 80) -> Log:
         ):
             column.append(values.astype(np.int64))
         offsets.append(offsets[-1] + n)
-    return Log(np.array(offsets), *(np.concatenate(column) for column in columns))
+    return InteractionLog(np.array(offsets), *(np.concatenate(column) for column in columns))
 
 
 def same(one: View, other: View) -> bool:
@@ -105,7 +105,7 @@ def test_counting_over_the_log_gives_what_a_device_replays(age: int | None, ring
     seen = windows = 0
     for seed in range(20):
         log = random_log(seed)
-        folded = fold(log, spec)
+        folded = click_states(log, spec)
         replayed = {at: v for user in range(4) for at, v in replay(log, user, spec, rings=rings).items()}
         assert sorted(replayed) == folded.event.tolist()
         for i, at in enumerate(folded.event.tolist()):
@@ -117,8 +117,10 @@ def test_counting_over_the_log_gives_what_a_device_replays(age: int | None, ring
 
 def test_a_short_window_closes_by_age_at_the_next_unit() -> None:
     spec = ViewSpec(history_long=6, history_short=3, threshold=4, window_age_ms=100)
-    log = Log(*(np.array(c) for c in ([0, 4], [1, 2, 3, 4], [0, 0, 1, 1], [0, 50, 100, 101], [0] * 4, [0] * 4)))
-    young, aged = (v for _, v in fold_user(log, spec))
+    log = InteractionLog(
+        *(np.array(c) for c in ([0, 4], [1, 2, 3, 4], [0, 0, 1, 1], [0, 50, 100, 101], [0] * 4, [0] * 4))
+    )
+    young, aged = (v for _, v in user_views(log, spec))
     assert (young.window, young.window_items.tolist()) == (0, [])
     assert (aged.window, aged.window_items.tolist()) == (1, [1, 2])
 
@@ -127,21 +129,21 @@ def test_a_short_window_closes_by_age_at_the_next_unit() -> None:
 @settings(max_examples=60, deadline=None)
 def test_no_event_from_the_clicks_unit_on_changes_its_view(seed: int, data: st.DataObject) -> None:
     log = random_log(seed, users=1)
-    folded = fold(log, SPEC)
+    folded = click_states(log, SPEC)
     if not len(folded):
         return
     i = data.draw(st.integers(0, len(folded) - 1))
-    cut = int(folded.unit[i])
+    cut = int(folded.group[i])
     rng, later = np.random.default_rng(seed), np.arange(len(log.keys)) >= cut
     keys = np.where(later, rng.integers(0, 1000, len(later)), log.keys)
     kinds = np.where(later & (np.arange(len(later)) != folded.event[i]), rng.choice(4, len(later)), log.kinds)
-    changed = fold(Log(log.offsets, keys, kinds, log.times, log.impressions, log.epochs), SPEC)
+    changed = click_states(InteractionLog(log.offsets, keys, kinds, log.times, log.impressions, log.epochs), SPEC)
     place = changed.event.tolist().index(int(folded.event[i]))
     assert same(folded.view(i), changed.view(place))
 
 
 def test_rows_for_training_are_the_views_left_padded() -> None:
-    folded = fold(random_log(3), SPEC)
+    folded = click_states(random_log(3), SPEC)
     some = np.arange(len(folded))
     history = folded.history.gather(folded.click_keys, some, SPEC.history_long, -1)
     window = folded.closed.gather(folded.exposure_keys, some, SPEC.threshold, -1)
@@ -152,13 +154,15 @@ def test_rows_for_training_are_the_views_left_padded() -> None:
 
 
 def test_a_slate_is_the_clicks_impression_and_nothing_else() -> None:
-    log = Log(*(np.array(c) for c in ([0, 5, 6], range(6), [0, 1, 2, 1, 1, 1], [0] * 6, [7, 7, 7, 0, 0, 7], [0] * 6)))
-    units = slates(fold(log, SPEC))
+    log = InteractionLog(
+        *(np.array(c) for c in ([0, 5, 6], range(6), [0, 1, 2, 1, 1, 1], [0] * 6, [7, 7, 7, 0, 0, 7], [0] * 6))
+    )
+    units = slates(click_states(log, SPEC))
     assert list(zip(units.start.tolist(), units.end.tolist(), strict=True)) == [(0, 3), (3, 4), (4, 5), (5, 6)]
 
 
 def test_clicks_stand_in_total_order() -> None:
-    folded = fold(random_log(5), SPEC)
+    folded = click_states(random_log(5), SPEC)
     listed = [(int(folded.time[i]), int(folded.user[i]), int(folded.event[i])) for i in folded.order()]
     assert listed == sorted(listed)
     assert len(listed) == len(folded)
@@ -166,16 +170,16 @@ def test_clicks_stand_in_total_order() -> None:
 
 def test_an_empty_log_has_no_click() -> None:
     none = np.empty(0, np.int64)
-    assert len(fold(Log(np.array([0, 0]), none, none, none, none, none), SPEC)) == 0
+    assert len(click_states(InteractionLog(np.array([0, 0]), none, none, none, none, none), SPEC)) == 0
 
 
 def test_columns_that_do_not_fit_are_refused() -> None:
     one, two = np.zeros(1, np.int64), np.zeros(2, np.int64)
     with pytest.raises(ValueError, match="differ in length"):
-        Log(np.array([0, 2]), two, two, one, two, two)
+        InteractionLog(np.array([0, 2]), two, two, one, two, two)
     for offsets in ([0, 1], [1, 2], [0, 2, 1, 2], []):
         with pytest.raises(ValueError, match="offsets"):
-            Log(np.array(offsets, np.int64), two, two, two, two, two)
+            InteractionLog(np.array(offsets, np.int64), two, two, two, two, two)
     with pytest.raises(ValueError, match="can't hold"):
         view(one, one, two, 1, 1, SPEC)
 
@@ -185,8 +189,8 @@ def test_a_million_events_fold_in_a_few_seconds() -> None:
     rng = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.sort(rng.integers(0, n, users - 1)), [n]])
     zeros = np.zeros(n, np.int64)
-    log = Log(offsets, rng.integers(0, 4000, n), rng.integers(0, 2, n), zeros, zeros, zeros)
+    log = InteractionLog(offsets, rng.integers(0, 4000, n), rng.integers(0, 2, n), zeros, zeros, zeros)
     started = time.perf_counter()
-    folded = fold(log, ViewSpec())
+    folded = click_states(log, ViewSpec())
     assert len(folded) > 400_000
     assert time.perf_counter() - started < 5

@@ -25,9 +25,9 @@ from deploy.experiments.training.models import DIN_ROW, F2S_SERVED_ROW, FAST_ROW
 from deploy.experiments.training.trainer import Bench
 from deploy.runs import UserError
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
-from models.data.interaction_log import Log, fold
+from models.data.interaction_log import InteractionLog, click_states
 from models.data.views import CANDIDATE, CLICK, ViewSpec
-from models.mc2sf.served_variant import Served
+from models.mc2sf.served_variant import ServedVariant
 from replay.errors import SourceError
 from replay.prepare.plan import Options
 from replay.prepare.prepare import prepare
@@ -55,9 +55,9 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
     epochs = (np.arange(len(user)) >= plan.ends[0]).astype(np.int64)[order]
     keys = np.array([row_of[item] for item in table["item"].to_pylist()])[order]
     offsets = np.searchsorted(user[order], [*bench.dataset.users, "\uffff"])
-    log = Log(offsets, keys, columns["kind"], columns["time"], columns["impression"], epochs)
+    log = InteractionLog(offsets, keys, columns["kind"], columns["time"], columns["impression"], epochs)
     protocol = bench.protocol
-    folded = fold(
+    folded = click_states(
         log, ViewSpec(history_long=protocol.history, history_short=protocol.short, threshold=protocol.threshold)
     )
     of_test = bench.lists(Phase.TEST)
@@ -117,9 +117,9 @@ def test_a_form_scores_the_same_as_it_is_served(tmp_path: Path, row: Row) -> Non
     of_test = bench.lists(Phase.TEST)
     queries, items = bench.known(fresh=row.fresh)(of_test.clicks), torch.from_numpy(of_test.items)
     with torch.inference_mode():
-        fitted, served = net(queries, items), Served(net)(queries, items)
+        fitted, served = net(queries, items), ServedVariant(net)(queries, items)
     torch.testing.assert_close(served, fitted, rtol=1e-4, atol=1e-4)
-    one = Served(net)(queries[:1], items[:1])
+    one = ServedVariant(net)(queries[:1], items[:1])
     assert torch.equal(one, served[:1]), "to the last bit, whatever stands beside it"
 
 

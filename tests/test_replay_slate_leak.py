@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from models.data.interaction_log import Folded, Log, fold, is_negative, slates
+from models.data.interaction_log import ClickStates, InteractionLog, click_states, is_negative, slates
 from models.data.views import ViewSpec
 from models.evaluation.metrics import mean_chance, metrics, rank
 from replay.prepare.plan import Options
@@ -22,7 +22,7 @@ USERS = 500
 
 
 @pytest.fixture(scope="module")
-def folded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Folded:
+def folded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> ClickStates:
     """The clicks of some users of EB-NeRD with the state before each one's impression."""
     plan = prepare(parse(f"ebnerd:{data}"), Options(users=USERS), tmp_path_factory.mktemp("ebnerd"))
     table = pq.read_table(plan.path).sort_by([("user", "ascending"), ("seq", "ascending")])
@@ -30,10 +30,10 @@ def folded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Folded:
     keys = np.array([item_key(name) for name in table["item"].to_pylist()])
     kinds, times, impressions = (table[name].to_numpy().astype(np.int64) for name in ("kind", "time", "impression"))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return fold(Log(offsets, keys, kinds, times, impressions, np.zeros_like(keys)), SPEC)
+    return click_states(InteractionLog(offsets, keys, kinds, times, impressions, np.zeros_like(keys)), SPEC)
 
 
-def quality(folded: Folded, views: Folded) -> tuple[dict[str, float], dict[str, float]]:
+def quality(folded: ClickStates, views: ClickStates) -> tuple[dict[str, float], dict[str, float]]:
     """What a scorer reaches that puts last what it knows of its own slate's losers from `views`; and chance.
 
     That is what its view has as shown, or in the last window, though no earlier unit of the user showed it. Candidates
@@ -59,12 +59,12 @@ def quality(folded: Folded, views: Folded) -> tuple[dict[str, float], dict[str, 
     return metrics(ranks), mean_chance(sizes)
 
 
-def test_a_click_does_not_know_its_own_slates_losers(folded: Folded) -> None:
+def test_a_click_does_not_know_its_own_slates_losers(folded: ClickStates) -> None:
     found, chance = quality(folded, folded)
     assert all(abs(found[name] - chance[name]) < 0.01 for name in ("hr@1", "ndcg@10", "mrr"))
 
 
-def test_events_seen_one_by_one_would_know_them_so_that_the_test_above_can_fail(folded: Folded) -> None:
-    one_by_one = fold(replace(folded.log, impressions=np.zeros_like(folded.log.impressions)), SPEC)
+def test_events_seen_one_by_one_would_know_them_so_that_the_test_above_can_fail(folded: ClickStates) -> None:
+    one_by_one = click_states(replace(folded.log, impressions=np.zeros_like(folded.log.impressions)), SPEC)
     found, chance = quality(folded, one_by_one)
     assert found["ndcg@10"] > chance["ndcg@10"] + 0.1

@@ -13,11 +13,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, Catalogue
-from models.data.interaction_log import Folded, Ints, Log, fold
+from models.data.interaction_log import ClickStates, InteractionLog, Ints, click_states
 from models.data.views import ViewSpec
 from models.evaluation.metrics import chance, metrics, rank
 from models.mc2sf.nets import NetConfig, Nets
-from models.training.minibatches import localised
+from models.training.minibatches import localise
 from models.training.retrain import TrainConfig, retrain
 from replay.errors import SourceError
 from replay.sources.synthetic import MOST, PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
@@ -141,17 +141,17 @@ def test_a_source_that_is_not_synthetic_has_no_known_optimum() -> None:
     assert of_source("synthetic:users=20,items=120") == optimum(Synthetic(users=20, items=120))
 
 
-def log_of(world: Synthetic) -> Log:
+def log_of(world: Synthetic) -> InteractionLog:
     """The log as the tables hold it, in epochs of two days."""
     user, item, kind, time = columns(world)
     order = np.lexsort((time, user))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=world.users + 1)[1:])])
     item, kind, time = item[order], kind[order].astype(np.int64), time[order]
-    return Log(offsets, item, kind, time, np.zeros_like(item), time // (2 * 86_400_000))
+    return InteractionLog(offsets, item, kind, time, np.zeros_like(item), time // (2 * 86_400_000))
 
 
 @torch.no_grad()
-def ndcg(nets: Nets, catalogue: Catalogue, folded: Folded, some: Ints) -> dict[str, float]:
+def ndcg(nets: Nets, catalogue: Catalogue, folded: ClickStates, some: Ints) -> dict[str, float]:
     """Of mc2sf and of the clicks so far, against all other items."""
     spec, draw = folded.spec, np.random.default_rng(0)
     size = len(catalogue)
@@ -165,9 +165,9 @@ def ndcg(nets: Nets, catalogue: Catalogue, folded: Folded, some: Ints) -> dict[s
         listed,
     )
     log = folded.log
-    standings = log.standings(catalogue)
+    standings = log.item_statistics(catalogue)
     stands = standings.of(listed, np.repeat(log.epochs[folded.event[some], None], size, 1))
-    batch = localised(of, stands, catalogue.size, draw, 0.0)
+    batch = localise(of, stands, catalogue.size, draw, 0.0)
     scores = nets(batch.inputs(nets, nets.encoder.E[batch.rows])).mc2sf.numpy()
     counts = np.bincount(catalogue.rows(folded.target[folded.time < folded.time[some].min()]), minlength=size + 2)
     place = np.argmax(listed == catalogue.rows(folded.target[some])[:, None], axis=1)
@@ -185,7 +185,7 @@ def learnt(world: Synthetic) -> dict[str, float]:
     config = TrainConfig(passes=4, held_out=0.1)
     log = log_of(world)
     result = retrain(Nets.initial(sizes, FIRST_ROW, 1), Catalogue([]), log, config=config, spec=spec, seed=1)
-    folded = fold(log, spec)
+    folded = click_states(log, spec)
     return ndcg(result.nets, result.catalogue, folded, folded.order()[-result.n :][:500])
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from models.data.item_features import Standing
+from models.data.item_statistics import ItemStatistics
 from streams.cloud.batch import CloudWork
 from streams.codec import Reader, Record, Tensor, encode
 from streams.device.worker import Device
@@ -89,7 +89,9 @@ class Worker:
         else:
             work = self.device(received, self.rows, 0, self.wall)
         work.needs()
-        work.run(lambda version: RELEASES[self.newest if version is None else version], lambda _: Standing.nothing())
+        work.run(
+            lambda version: RELEASES[self.newest if version is None else version], lambda _: ItemStatistics.empty()
+        )
         kinds = {DEVICE_UPLINK: Uplink, OUTCOMES: OutcomeEvent, DEAD_LETTERS: DeadLetter, CLOUD_DOWNLINK: SlowPriors}
         kinds[FAST_EXAMPLES] = ExampleEvent
         for topic, _, _, value in work.records():

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.data.catalogue import Catalogue
-from models.data.item_features import Standing
+from models.data.item_statistics import ItemStatistics
 from streams.device.deferred_gru import compute, value
 from streams.device.step import Context, Memory, SequenceGap, Step, User, step
 from streams.model_config import view_spec
@@ -28,7 +28,7 @@ EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = range(4)
 
 def context(settings: Settings = SMALL, version: int = 0, **changes: Any) -> Context:
     found = RELEASES[version]
-    usual = Context(settings, view_spec(settings), 0, found.manifest.versions, found.catalogue, Standing.nothing())
+    usual = Context(settings, view_spec(settings), 0, found.manifest.versions, found.catalogue, ItemStatistics.empty())
     return replace(usual, **changes)
 
 

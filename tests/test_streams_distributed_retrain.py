@@ -12,11 +12,11 @@ import torch
 from sqlalchemy import Engine
 
 from models.data.catalogue import FIRST_ROW
-from models.data.item_features import BUCKETS
+from models.data.item_statistics import BUCKETS
 from models.mc2sf.checkpoint import unpack as nets_of
 from models.mc2sf.nets import Logits, NetConfig, Nets
 from models.training.losses import sampled_softmax
-from models.training.minibatches import Batch, localised
+from models.training.minibatches import Batch, localise
 from models.training.retrain import joint_loss
 from streams.database import schema
 from streams.database.engine import connect
@@ -43,7 +43,7 @@ def batch_of(clicks: int) -> Batch:
     rng = np.random.default_rng(1)
     lengths = (SIZES.history_long, SIZES.threshold, SIZES.history_short, SIZES.history_short, 5)
     of = tuple(rng.integers(FIRST_ROW, ROWS, (clicks, n)) for n in lengths)
-    return localised(of, rng.integers(0, BUCKETS, (clicks, 5, 3), np.uint8), ROWS, rng, 0.1)
+    return localise(of, rng.integers(0, BUCKETS, (clicks, 5, 3), np.uint8), ROWS, rng, 0.1)
 
 
 @pytest.mark.parametrize("clicks", [1, 2, 7, 64])

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.data.item_features import BUCKETS, Standing, Standings
+from models.data.item_statistics import BUCKETS, ItemStatistics, ItemStatisticsByEpoch
 from streams.codec import RecordError, Tensor
 from streams.database import schema
 from streams.database.engine import connect
@@ -46,24 +46,27 @@ def recorded(events: Events) -> sa.Engine:
 @given(logs)
 def test_adding_epoch_by_epoch_and_counting_a_log_agree(events: Events) -> None:
     log = np.array(events, np.int64).reshape(-1, 3)
-    standings = Standings.count(log[:, 1], log[:, 0], log[:, 2], ITEMS + 1)
-    standing, items = Standing.nothing(), np.arange(ITEMS + 1)
+    standings = ItemStatisticsByEpoch.from_events(log[:, 1], log[:, 0], log[:, 2], ITEMS + 1)
+    standing, items = ItemStatistics.empty(), np.arange(ITEMS + 1)
     for epoch in range(int(log[:, 0].max(initial=0)) + 1):
         served = standing.of(items)
         np.testing.assert_array_equal(served, standings.of(items, np.full(len(items), epoch)))
         assert not served[ITEMS].any()  # never seen
-        standing = standing.after(*counted(events, epoch))
+        standing = standing.next_epoch(*counted(events, epoch))
 
 
 @given(logs, st.integers(0, EPOCHS))
 def test_the_standing_after_some_epochs_stands_for_their_events(events: Events, first: int) -> None:
     log, size = np.array(events, np.int64).reshape(-1, 3), ITEMS + 1
-    before = Standing.nothing()
+    before = ItemStatistics.empty()
     for epoch in range(first):
-        before = before.after(*counted(events, epoch))
+        before = before.next_epoch(*counted(events, epoch))
     later = log[log[:, 0] >= first]
     keys, epochs, clicks = (np.concatenate(pair) for pair in zip(before.as_events(), later.T[[1, 0, 2]], strict=True))
-    whole, rest = Standings.count(log[:, 1], log[:, 0], log[:, 2], size), Standings.count(keys, epochs, clicks, size)
+    whole, rest = (
+        ItemStatisticsByEpoch.from_events(log[:, 1], log[:, 0], log[:, 2], size),
+        ItemStatisticsByEpoch.from_events(keys, epochs, clicks, size),
+    )
     for epoch in range(first, int(log[:, 0].max(initial=0)) + 1):
         at = np.arange(size), np.full(size, epoch)
         np.testing.assert_array_equal(rest.of(*at), whole.of(*at))
@@ -76,12 +79,12 @@ def test_the_tables_and_the_certificate_count_the_same() -> None:
     ]
     items = np.arange(ITEMS + 1)
     with recorded(events).connect() as connection:
-        stood, standing = Stood(connection, "r"), Standing.nothing()
+        stood, standing = Stood(connection, "r"), ItemStatistics.empty()
         for epoch in range(EPOCHS):
             np.testing.assert_array_equal(stood.before(epoch, items.tolist()), standing.of(items))
             (counts,) = counts_of(connection, "r", epoch)
             assert counts == record(events, epoch)
-            standing = standing.after(*counted(events, epoch))
+            standing = standing.next_epoch(*counted(events, epoch))
             again = standing_after(connection, "r", epoch)
             for name in ("epoch", "keys", "clicks", "recent", "first"):
                 np.testing.assert_array_equal(getattr(again, name), getattr(standing, name))
@@ -90,7 +93,10 @@ def test_the_tables_and_the_certificate_count_the_same() -> None:
 
 def test_buckets_are_relative_so_that_they_mean_the_same_at_any_length_of_the_log() -> None:
     keys, clicks = np.arange(4), np.array([1, 1, 2, 12])
-    short, long = Standing.nothing().after(keys, clicks), Standing.nothing().after(keys, 1000 * clicks)
+    short, long = (
+        ItemStatistics.empty().next_epoch(keys, clicks),
+        ItemStatistics.empty().next_epoch(keys, 1000 * clicks),
+    )
     np.testing.assert_array_equal(short.of(keys), long.of(keys))
     assert (np.diff(short.of(keys)[:, 0].astype(int)) >= 0).all()
     assert short.of(keys)[3, 0] > short.of(keys)[2, 0]

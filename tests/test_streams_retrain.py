@@ -108,7 +108,7 @@ def test_later_epochs_are_left_out(world: World, database_url: str) -> None:
 
 def stood(log: Interactions) -> NDArray[np.uint8]:
     """How all items stood as the last epoch began."""
-    standings = log.log().standings(Catalogue(log.keys))
+    standings = log.log().item_statistics(Catalogue(log.keys))
     rows = Catalogue(log.keys).rows(log.keys)
     return standings.of(rows, np.full(len(rows), log.log().epochs.max()))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from models.data.catalogue import Catalogue
-from models.mc2sf.checkpoint import CheckpointError, pack, pack_apart, unpack_apart
-from models.mc2sf.nets import APART, Nets
+from models.mc2sf.checkpoint import CheckpointError, pack, pack_standalone, unpack_standalone
+from models.mc2sf.nets import STANDALONE, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import RecordError
 from streams.coordinator.publisher import KEPT, KEPT_EPOCHS, PartRetention
@@ -35,8 +35,8 @@ def world(settings: Settings) -> World:
 
 def drafted(settings: Settings) -> tuple[Draft, dict[str, Nets]]:
     """A release 0, and its nets: "" are those shared."""
-    nets = {form: some_nets(settings, ITEMS, seed)[0] for seed, form in enumerate(["", *APART], 1)}
-    parts = pack(nets[""]) | {form: pack_apart(nets[form], form) for form in APART}
+    nets = {form: some_nets(settings, ITEMS, seed)[0] for seed, form in enumerate(["", *STANDALONE], 1)}
+    parts = pack(nets[""]) | {form: pack_standalone(nets[form], form) for form in STANDALONE}
     items = ItemTable.of(some_nets(settings, ITEMS, 1)[1], nets[""].encoder.E.detach().numpy())
     return Draft("initial", None, -1, parts, items, 5, {}, {"reason": "fitted apart"}), nets
 
@@ -65,7 +65,7 @@ def as_given(scores: dict[str, np.ndarray], nets: dict[str, Nets]) -> None:
     """What each score must be: that of its own nets, told the priors of the shared ones."""
     shared = scored(Scorer(nets[""]))
     assert all(np.array_equal(scores[name], shared[name]) for name in ("r_t", "r_n", "r2", "f2s"))
-    for form in APART:
+    for form in STANDALONE:
         only = scored(Scorer(nets[""], {form: nets[form]}))
         assert np.array_equal(scores[form], only[form])
         assert not np.array_equal(scores[form], shared[form])
@@ -89,7 +89,7 @@ def test_each_form_is_scored_by_its_own_nets_from_the_tables_and_from_the_bus(wo
 
 def test_a_release_is_not_whole_before_its_nets_apart_are_there(world: World) -> None:
     begun(world)
-    for form in APART:
+    for form in STANDALONE:
         reader = ReleaseCache(dim=8)
         feed(reader, [record for record in world.producer.sent if not record[1].startswith(form.encode())])
         assert reader.assemble(0) is None
@@ -99,7 +99,7 @@ def test_a_manifest_that_names_other_parts_is_refused(world: World) -> None:
     begun(world)
     with world.engine.connect() as connection:
         good = read_manifest(connection, world.settings.run, 0)
-    for parts in (good.parts | {"other": ""}, {name: good.parts[name] for name in APART}):
+    for parts in (good.parts | {"other": ""}, {name: good.parts[name] for name in STANDALONE}):
         values = {name: getattr(good, name) for name in good.__struct_fields__} | {"parts": parts}
         with pytest.raises(RecordError, match="names parts"):
             ReleaseCache(dim=8).take_manifest(Manifest(**values))
@@ -143,9 +143,9 @@ def test_a_frozen_run_waits_for_nobody_who_learns(world: World) -> None:
 def test_bytes_of_another_form_of_other_rows_or_damaged_are_refused(settings: Settings) -> None:
     config = net_config(settings.model_copy(update={"dim": 8}))
     nets = Nets.initial(config, 9, 1)
-    data = pack_apart(nets, "din")
-    again = unpack_apart(config, "din", data, 9)
+    data = pack_standalone(nets, "din")
+    again = unpack_standalone(config, "din", data, 9)
     assert all(torch.equal(w, again.state_dict()[name]) for name, w in nets.state_dict().items())
     for form, some, rows in (("s2f", data, 9), ("din", data, 8), ("din", data[:-4], 9), ("din", b"", 9)):
         with pytest.raises(CheckpointError):
-            unpack_apart(config, form, some, rows)
+            unpack_standalone(config, form, some, rows)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.baselines.sequential import Reads, Sequential
+from models.baselines.sequential import SequenceReader, Sequential
 from models.data.queries import delayed
 
 
@@ -30,7 +30,7 @@ class Caser(Sequential):
     The paper's user vector is left out: with it a user without training data could not be scored.
     """
 
-    def __init__(self, config: CaserConfig, rows: int, reads: Reads = delayed) -> None:
+    def __init__(self, config: CaserConfig, rows: int, reads: SequenceReader = delayed) -> None:
         super().__init__(rows, config.dim, config.length, reads)
         self.window = config.window
         heights = range(1, config.window + 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.baselines.sequential import Reads, Sequential
+from models.baselines.sequential import SequenceReader, Sequential
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import recent
 
@@ -43,7 +43,7 @@ def right_aligned(states: Tensor, padding: Tensor) -> Tensor:
 class GRU4Rec(Sequential):
     """One GRU layer, brought back to the dimension of the items."""
 
-    def __init__(self, config: GRU4RecConfig, rows: int, reads: Reads = recent) -> None:
+    def __init__(self, config: GRU4RecConfig, rows: int, reads: SequenceReader = recent) -> None:
         super().__init__(rows, config.dim, config.length, reads)
         self.drop = nn.Dropout(config.dropout)
         self.gru = nn.GRU(config.dim, config.hidden, batch_first=True)

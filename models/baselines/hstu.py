@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.baselines.sequential import Reads, Sequential
+from models.baselines.sequential import SequenceReader, Sequential
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import delayed
 from models.layers.hstu_block import HSTUBlock, HSTUConfig, apply_blocks
@@ -13,7 +13,7 @@ from models.layers.hstu_block import HSTUBlock, HSTUConfig, apply_blocks
 class HSTU(Sequential):
     """Layers of HSTU over the clicks."""
 
-    def __init__(self, config: HSTUConfig, rows: int, reads: Reads = delayed) -> None:
+    def __init__(self, config: HSTUConfig, rows: int, reads: SequenceReader = delayed) -> None:
         super().__init__(rows, config.dim, config.length, reads)
         self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(HSTUBlock(config) for _ in range(config.layers))

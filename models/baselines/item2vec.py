@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from models.baselines.sequential import Reads, Sequential
+from models.baselines.sequential import SequenceReader, Sequential
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import recent
 
@@ -28,7 +28,7 @@ class Item2VecConfig:
 class Item2Vec(Sequential):
     """No weights but the item table and a bias an item."""
 
-    def __init__(self, config: Item2VecConfig, rows: int, reads: Reads = recent) -> None:
+    def __init__(self, config: Item2VecConfig, rows: int, reads: SequenceReader = recent) -> None:
         super().__init__(rows, config.dim, config.length, reads)
         self.span = config.span
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.baselines.sequential import Reads, Sequential
+from models.baselines.sequential import SequenceReader, Sequential
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import recent
 from models.layers.min_gru import scan
@@ -47,7 +47,7 @@ class MinGRUBlock(nn.Module):
 class MinGRU(Sequential):
     """Layers of minGRU over the clicks."""
 
-    def __init__(self, config: MinGRUConfig, rows: int, reads: Reads = recent) -> None:
+    def __init__(self, config: MinGRUConfig, rows: int, reads: SequenceReader = recent) -> None:
         super().__init__(rows, config.dim, config.length, reads)
         self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(MinGRUBlock(config) for _ in range(config.layers))

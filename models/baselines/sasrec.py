@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.baselines.sequential import Reads, Sequential
+from models.baselines.sequential import SequenceReader, Sequential
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import delayed
 from models.layers.causal_mask import causal_mask
@@ -57,7 +57,7 @@ class Block(nn.Module):
 class SASRec(Sequential):
     """Transformer over the clicks; positions are counted from the newest."""
 
-    def __init__(self, config: SASRecConfig, rows: int, reads: Reads = delayed) -> None:
+    def __init__(self, config: SASRecConfig, rows: int, reads: SequenceReader = delayed) -> None:
         super().__init__(rows, config.dim, config.length, reads)
         self.positions = nn.Parameter(torch.randn(config.length, config.dim) * 0.02)
         self.drop = nn.Dropout(config.dropout)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import Queries
 
-Reads = Callable[[Queries], tuple[Tensor, Tensor]]
+SequenceReader = Callable[[Queries], tuple[Tensor, Tensor]]
 
 
 class Sequential(nn.Module, ABC):
     """State after each item of a sequence, and its inner product with the embeddings of candidates."""
 
-    def __init__(self, rows: int, dim: int, length: int, reads: Reads) -> None:
+    def __init__(self, rows: int, dim: int, length: int, reads: SequenceReader) -> None:
         """`rows` of E, reserved ones included; at most the newest `length` items of what `reads` gives are used."""
         super().__init__()
         self.length = length

@@ -13,7 +13,7 @@ from models.data.queries import Queries
 HINTS = 2  # the slow net's logit and its sigmoid
 
 
-class Hinted(Protocol):
+class InformedNet(Protocol):
     """A fast net that takes features of candidates."""
 
     def __call__(self, queries: Queries, items: Tensor, hints: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ class Hinted(Protocol):
         ...
 
 
-class HintedSequential(nn.Module):
+class InformedSequential(nn.Module):
     """A sequential net (GRU4Rec) with features of the candidate added to its score."""
 
     def __init__(self, net: Sequential) -> None:
@@ -37,7 +37,7 @@ class HintedSequential(nn.Module):
 class TwoStage(nn.Module):
     """A fast net that is told the slow net's score. The score, not the rank: it is the same in lists of any length."""
 
-    def __init__(self, slow: nn.Module, fast: Hinted) -> None:
+    def __init__(self, slow: nn.Module, fast: InformedNet) -> None:
         super().__init__()
         self.slow = slow.requires_grad_(requires_grad=False)
         self.fast = fast

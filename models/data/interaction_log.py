@@ -1,6 +1,6 @@
 """The log of all users as plain arrays, and the state before each click, found by counting instead of replaying.
 
-Each user's click and exposure histories are stretches of one array, so the state before a unit is four numbers; a
+Each user's click and exposure histories are stretches of one array, so the state before a group is four numbers; a
 million events fold in a fraction of a second. It agrees with `views.view` on every prefix.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.data.catalogue import Catalogue
 from models.data.impression_groups import first_of_group
-from models.data.item_features import Standing, Standings
+from models.data.item_statistics import ItemStatistics, ItemStatisticsByEpoch
 from models.data.ranges import Ranges
 from models.data.views import CANDIDATE, CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec
 from models.data.windows import WindowCursor, closed_by_count
@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Log:
+class InteractionLog:
     """Events of all users, one user after the other, each user's in order of seq: columns of equal length [N]."""
 
     offsets: Ints  # [U + 1]: user u has events offsets[u] to offsets[u + 1]
@@ -33,7 +33,7 @@ class Log:
     times: Ints  # ms
     impressions: Ints  # 0 where there is none
     epochs: Ints  # never falling within a user
-    before: Standing = field(default_factory=Standing.nothing)  # of items, where earlier epochs were left out
+    before: ItemStatistics = field(default_factory=ItemStatistics.empty)  # of items, where earlier epochs were left out
 
     def __post_init__(self) -> None:
         """Refuse columns that don't fit each other."""
@@ -48,10 +48,10 @@ class Log:
         """The user's number of each event, [N]."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def standings(self, catalogue: Catalogue) -> Standings:
+    def item_statistics(self, catalogue: Catalogue) -> ItemStatisticsByEpoch:
         """How the items of `catalogue` stood at the beginning of every epoch."""
         keys, epochs, clicks = self.before.as_events()
-        return Standings.count(
+        return ItemStatisticsByEpoch.from_events(
             catalogue.rows(np.concatenate([keys, self.keys])),
             np.concatenate([epochs, self.epochs]),
             np.concatenate([clicks, is_click(self.kinds)]),
@@ -60,14 +60,14 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Folded:
+class ClickStates:
     """The clicks of a log with the state before each one's unit; stretches point into click_keys or exposure_keys."""
 
-    log: Log
+    log: InteractionLog
     spec: ViewSpec
     event: Ints  # [M] place of each click in the log
     user: Ints
-    unit: Ints  # [M] place of the first event of its unit
+    group: Ints  # [M] place of the first event of its unit
     time: Ints  # [M] of that first event
     click_keys: Ints
     exposure_keys: Ints
@@ -86,7 +86,7 @@ class Folded:
         return self.log.keys[self.event]
 
     def order(self) -> Ints:
-        """The clicks in total order: by time of the unit, then user, then place."""
+        """The clicks in total order: by time of the group, then user, then place."""
         return np.lexsort((self.event, self.user, self.time))
 
     def view(self, i: int) -> View:
@@ -106,16 +106,16 @@ class Folded:
         )
 
 
-def fold(log: Log, spec: ViewSpec) -> Folded:
+def click_states(log: InteractionLog, spec: ViewSpec) -> ClickStates:
     """The state before each click (kind 1) of `log`."""
     n = len(log.keys)
-    first = unit_starts(log)
+    first = group_starts(log)
     clicked = is_click(log.kinds)
     is_shown = log.kinds == EXPOSURE
     clicks_before = np.concatenate([[0], np.cumsum(clicked)])
     shown_before = np.concatenate([[0], np.cumsum(is_shown)])
     event = np.flatnonzero(log.kinds == CLICK)
-    unit = first[event]
+    group = first[event]
     user = log.users[event]
     begin = log.offsets[user]  # of the user's events
     # epochs never fall within a user: those before the click's epoch are a prefix, up to its epoch's first event
@@ -123,19 +123,19 @@ def fold(log: Log, spec: ViewSpec) -> Folded:
     fresh = np.ones(n, bool)
     fresh[1:] = (users[1:] != users[:-1]) | (log.epochs[1:] != log.epochs[:-1])
     epoch_start = np.maximum.accumulate(np.where(fresh, np.arange(n), 0)) if n else np.empty(0, np.int64)
-    clicks = Ranges(clicks_before[begin], clicks_before[unit])
-    exposures = Ranges(shown_before[begin], shown_before[unit])
-    closed, window = _windows(log, spec, first, unit, exposures, shown_before)
-    return Folded(
+    clicks = Ranges(clicks_before[begin], clicks_before[group])
+    exposures = Ranges(shown_before[begin], shown_before[group])
+    closed, window = _windows(log, spec, first, group, exposures, shown_before)
+    return ClickStates(
         log=log,
         spec=spec,
         event=event,
         user=user,
-        unit=unit,
-        time=log.times[unit],
+        group=group,
+        time=log.times[group],
         click_keys=log.keys[clicked],
         exposure_keys=log.keys[is_shown],
-        history=Ranges(clicks.start, clicks_before[epoch_start[unit]]),
+        history=Ranges(clicks.start, clicks_before[epoch_start[group]]),
         clicks=clicks,
         exposures=exposures,
         closed=closed,
@@ -143,24 +143,24 @@ def fold(log: Log, spec: ViewSpec) -> Folded:
     )
 
 
-def fold_user(log: Log, spec: ViewSpec) -> Iterator[tuple[int, View]]:
+def user_views(log: InteractionLog, spec: ViewSpec) -> Iterator[tuple[int, View]]:
     """For a log of one user: each click's place in it and its view."""
-    folded = fold(log, spec)
+    folded = click_states(log, spec)
     for i in range(len(folded)):
         yield int(folded.event[i]), folded.view(i)
 
 
-def unit_starts(log: Log) -> Ints:
-    """For each event the place of the first event of its unit, [N]."""
+def group_starts(log: InteractionLog) -> Ints:
+    """For each event the place of the first event of its group, [N]."""
     users = log.users
     return first_of_group(log.impressions, users[1:] == users[:-1])
 
 
-def slates(folded: Folded) -> Ranges:
-    """For each click, the events of its unit: [start, end) in the log."""
-    starts = unit_starts(folded.log)
-    ends = np.searchsorted(starts, folded.unit, side="right")
-    return Ranges(folded.unit, ends)
+def slates(folded: ClickStates) -> Ranges:
+    """For each click, the events of its group: [start, end) in the log."""
+    starts = group_starts(folded.log)
+    ends = np.searchsorted(starts, folded.group, side="right")
+    return Ranges(folded.group, ends)
 
 
 def is_click(kinds: Ints) -> NDArray[np.bool_]:
@@ -168,23 +168,23 @@ def is_click(kinds: Ints) -> NDArray[np.bool_]:
     return np.isin(kinds, (CLICK, PAST_CLICK))
 
 
-def is_negative(log: Log) -> NDArray[np.bool_]:
+def is_negative(log: InteractionLog) -> NDArray[np.bool_]:
     """Events that were on a slate and not clicked, [N]."""
     return np.isin(log.kinds, (EXPOSURE, CANDIDATE))
 
 
 def _windows(
-    log: Log, spec: ViewSpec, first: Ints, unit: Ints, exposures: Ranges, shown_before: Ints
+    log: InteractionLog, spec: ViewSpec, first: Ints, group: Ints, exposures: Ranges, shown_before: Ints
 ) -> tuple[Ranges, Ints]:
     """The last closed window before each click's impression group, and its number."""
     if spec.window_age_ms is None:  # by count alone: arithmetic
         start, end, number = closed_by_count(spec, exposures.end - exposures.start)
         return Ranges(exposures.start + start, exposures.start + end), number
     states = _aged_windows(log, spec, first, shown_before)
-    return Ranges(states[unit, 0], states[unit, 1]), states[unit, 2]
+    return Ranges(states[group, 0], states[group, 1]), states[group, 2]
 
 
-def _aged_windows(log: Log, spec: ViewSpec, first: Ints, shown_before: Ints) -> Ints:
+def _aged_windows(log: InteractionLog, spec: ViewSpec, first: Ints, shown_before: Ints) -> Ints:
     """Start, end and number of the last closed window at the first event of each group, 0 at other events: [N, 3]."""
     states = np.zeros((len(log.keys), 3), np.int64)
     kinds, times, firsts = log.kinds.tolist(), log.times.tolist(), first.tolist()

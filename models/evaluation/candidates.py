@@ -18,7 +18,7 @@ class Candidates(NamedTuple):
     """Item keys [m] in the order shown, the place of the target among them, and whether the list is out of rule."""
 
     keys: Keys
-    place: int
+    target_index: int
     cold: bool  # target outside the catalogue, or catalogue too small for the full number of negatives
 
 

@@ -20,7 +20,7 @@ class Rank(NamedTuple):
     not_finite: int
 
 
-def rank(scores: ArrayLike, place: int) -> Rank:
+def rank(scores: ArrayLike, target_index: int) -> Rank:
     """The rank of the item at `place`: 1 + better ones + equal ones at an earlier place.
 
     Lists are shuffled, so a constant scorer scores chance. A score that is not finite ranks last.
@@ -28,12 +28,12 @@ def rank(scores: ArrayLike, place: int) -> Rank:
     values: NDArray[np.floating] = np.asarray(scores)
     finite = np.isfinite(values)
     bad = len(values) - int(np.count_nonzero(finite))
-    if not finite[place]:
+    if not finite[target_index]:
         return Rank(len(values), bad)
-    own = values[place]
+    own = values[target_index]
     with np.errstate(invalid="ignore"):
         better = np.count_nonzero((values > own) & finite)
-    return Rank(1 + int(better) + int(np.count_nonzero(values[:place] == own)), bad)
+    return Rank(1 + int(better) + int(np.count_nonzero(values[:target_index] == own)), bad)
 
 
 def gains(ranks: ArrayLike) -> dict[str, NDArray[np.float64]]:

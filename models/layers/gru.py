@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers.mlp import by_hand
+from models.layers.mlp import apply_function
 
 aten = torch.ops.aten
 
 
-class Cell(Protocol):
+class RecurrentCell(Protocol):
     """A recurrence: `Gru`, or `mingru.MinGruCell`."""
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Gru(nn.Module):
         of_input = functional.linear(x, self.w_ih, self.b_ih)[:, padding:].permute(1, 2, 0).contiguous()  # [L, 3 d, B]
         real = mask[:, padding:].t().to(x.dtype).contiguous()  # [L, B]
         first = h.permute(2, 1, 0).contiguous()
-        last: Tensor = by_hand(_Encode, of_input, real, first, self.w_hh, self.b_hh)
+        last: Tensor = apply_function(_Encode, of_input, real, first, self.w_hh, self.b_hh)
         return last.permute(2, 1, 0)
 
 

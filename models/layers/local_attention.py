@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.layers.mlp import Mlp, by_hand
+from models.layers.mlp import Mlp, apply_function
 
 _PAIRS = 4096  # of (item of history, candidate), about: their hidden layers fit a core's cache
 STRIDE = 16  # histories are cut to multiples of it: over odd lengths some matrix products depend on the threads
 
 
-def activation(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
+def attention_weights(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
     """The weight of each item for each candidate, 0 on padding: [B, L, d], [B, L], [B, C, d] -> [B, L, C].
 
     `unit` is an MLP on 3 d inputs; `mask` is true on items.
@@ -32,7 +32,7 @@ def activation(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
     of_candidate = functional.linear(e, w_e, unit.first.bias)
     second, last = unit.second, unit.last
     layers = second.weight, second.bias, last.weight, last.bias
-    weights: Tensor = by_hand(_Activation, mask, history, e, of_candidate, w_h, w_x, *layers)
+    weights: Tensor = apply_function(_Activation, mask, history, e, of_candidate, w_h, w_x, *layers)
     return weights
 
 

@@ -16,7 +16,7 @@ class PaddedVectors(NamedTuple):
     mask: Tensor
 
 
-def by_hand(function: type[Function], *inputs: Tensor) -> Tensor:
+def apply_function(function: type[Function], *inputs: Tensor) -> Tensor:
     """Apply a function whose gradient is written out. Under autocast it computes with full precision all the same."""
     apply = function.apply
     if torch.compiler.is_compiling():  # it loops over data: nothing to trace

@@ -40,7 +40,7 @@ def pack_part(nets: Nets, part: str) -> bytes:
     return _saved(weights, part, nets.config)
 
 
-def pack_apart(nets: Nets, form: str) -> bytes:
+def pack_standalone(nets: Nets, form: str) -> bytes:
     """The bytes of nets that score one form of a release, E included."""
     return _saved(nets.state_dict(), form, nets.config)
 
@@ -91,7 +91,7 @@ def unpack_part(nets: Nets, part: str, data: bytes) -> None:
     _load(wanted, nets.config, part, data)
 
 
-def unpack_apart(config: NetConfig, form: str, data: bytes, rows: int) -> Nets:
+def unpack_standalone(config: NetConfig, form: str, data: bytes, rows: int) -> Nets:
     """The nets of one form, with `rows` rows of E. Raises CheckpointError where `data` holds no such nets."""
     nets = Nets(config, rows)
     _load(nets.state_dict(), config, form, data)

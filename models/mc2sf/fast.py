@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.layers.gru import Cell, Gru
+from models.layers.gru import Gru, RecurrentCell
 from models.layers.min_gru import MinGruCell
 from models.layers.mlp import Head, Mlp, PaddedVectors, symlog
 
 
-class Memories(NamedTuple):
+class GruStates(NamedTuple):
     """Last states of GRU_p over the clicks and GRU_n over the exposures, [B, C, d] each."""
 
     clicks: Tensor
@@ -56,23 +56,23 @@ class Fast(nn.Module):
         return torch.relu(self.w1(r_f)), torch.relu(self.w2(r_f))
 
     def memories(
-        self, gru_n: Cell, clicks: PaddedVectors, exposures: PaddedVectors, z_p: Tensor, z_n: Tensor
-    ) -> Memories:
+        self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors, z_p: Tensor, z_n: Tensor
+    ) -> GruStates:
         """Both histories encoded from C initial states each: r1, r2 of eq. (3), r_p, r~_n of eq. (7)."""
-        return Memories(self.gru_p.encode(*clicks, z_p), gru_n.encode(*exposures, z_n))
+        return GruStates(self.gru_p.encode(*clicks, z_p), gru_n.encode(*exposures, z_n))
 
-    def from_zero(self, gru_n: Cell, clicks: PaddedVectors, exposures: PaddedVectors) -> Memories:
+    def from_zero(self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors) -> GruStates:
         """Eq. (3), first line: r1 and r2, [B, 1, d] each, the same for all candidates."""
         zero = clicks.x.new_zeros(len(clicks.x), 1, clicks.x.shape[2])
         return self.memories(gru_n, clicks, exposures, zero, zero)
 
-    def score_fast(self, memories: Memories, e: Tensor) -> Tensor:
+    def score_fast(self, memories: GruStates, e: Tensor) -> Tensor:
         """Logit of eq. (4), from eq. (3): e [B, C, d] -> [B, C]."""
         r = self.fuse(memories.clicks.expand_as(e), memories.exposures.expand_as(e), e)
         return self.head_fast.score((r,), e, r)
 
     def score_s2f(
-        self, gru_n: Cell, clicks: PaddedVectors, exposures: PaddedVectors, e: Tensor, r_t: Tensor, r_n: Tensor
+        self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors, e: Tensor, r_t: Tensor, r_n: Tensor
     ) -> Tensor:
         """Logit of eq. (8), from eq. (7): [B, C]. r_t and r_n [B, C, d] are received data: gradients are cut here."""
         r_t, r_n = r_t.detach(), r_n.detach()

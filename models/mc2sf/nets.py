@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
-from models.data.item_features import BUCKETS, FEATURES
+from models.data.item_statistics import BUCKETS, FEATURES
 from models.layers.gru import Gru
 from models.layers.hstu_block import HSTUBlock, HSTUConfig
 from models.layers.min_gru import MinGruCell
@@ -23,9 +23,9 @@ from models.layers.mlp import PaddedVectors
 from models.mc2sf.fast import Fast
 from models.mc2sf.slow import Slow
 
-__all__ = ["APART", "PARTS", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "PaddedVectors", "travelled"]
+__all__ = ["PARTS", "STANDALONE", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "PaddedVectors", "as_received"]
 PARTS = ("encoder", "slow", "fast")
-APART = ("din", "alone", "s2f")  # forms that a release may hold nets of their own for: DIN, fast alone, S2F
+STANDALONE = ("din", "alone", "s2f")  # forms that a release may hold nets of their own for: DIN, fast alone, S2F
 DEVIATION = 0.3  # of new rows of E: at 0.05 products of two rows are too small to learn from
 
 
@@ -75,16 +75,16 @@ class Encoder(nn.Module):
         self.standing = nn.Parameter(torch.zeros(len(FEATURES), BUCKETS, dim))
         self.gru_n = MinGruCell(dim) if min_gru else Gru(dim)
 
-    def stood(self, e: Tensor, standing: Tensor) -> Tensor:
+    def with_statistics(self, e: Tensor, buckets: Tensor) -> Tensor:
         """Candidates [..., d] as they stand: e plus a vector for each bucket of `standing` [..., 3] (i8).
 
         Sums of rows and no product, so that a row's result depends on that row alone.
         """
         for feature, vectors in enumerate(self.standing):
-            e = e + functional.embedding(standing[..., feature], vectors)
+            e = e + functional.embedding(buckets[..., feature], vectors)
         return e
 
-    def memory(self, window: PaddedVectors) -> Tensor:
+    def r2(self, window: PaddedVectors) -> Tensor:
         """r2 of eq. (3): GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
         zero = window.x.new_zeros(window.x.shape[0], 1, window.x.shape[2])
         return self.gru_n.encode(window.x, window.mask, zero)[:, 0]
@@ -148,7 +148,7 @@ class Nets(nn.Module):
             din=self.slow.score_din(r_t, inputs.e),
             f2s=self.slow.score_f2s(r_n, r_t, inputs.e),
             fast=self.fast.score_fast(self.fast.from_zero(*short), inputs.e),
-            mc2sf=self.fast.score_s2f(*short, inputs.e, travelled(r_t), travelled(r_n)),
+            mc2sf=self.fast.score_s2f(*short, inputs.e, as_received(r_t), as_received(r_n)),
         )
 
     def priors(self, history: PaddedVectors, r2: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,6 +157,6 @@ class Nets(nn.Module):
         return r_t, self.slow.reaction(self.encoder.gru_n, r2.detach(), e)
 
 
-def travelled(prior: Tensor) -> Tensor:
+def as_received(prior: Tensor) -> Tensor:
     """What arrives of a prior: rounded to 16 bits, without gradient."""
     return prior.detach().half().to(prior.dtype)

@@ -12,14 +12,14 @@ from torch import Tensor
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import Queries
 from models.mc2sf.tiled_scorer import Floats, Rows, Scorer
-from models.mc2sf.variants import MC2SF, Form
+from models.mc2sf.variants import MC2SF, Variant
 
 
-class Served:
+class ServedVariant:
     """Scores queries by `form` through a `Scorer`; its weights must not change meanwhile."""
 
-    def __init__(self, form: Form) -> None:
-        self._variant = form.variant
+    def __init__(self, form: Variant) -> None:
+        self._variant = form.served_as
         if isinstance(form, MC2SF) and form.cloud is not None:
             self._scorer = Scorer(form.cloud.nets, {"s2f": form.nets})
         else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers.gru import Cell
+from models.layers.gru import RecurrentCell
 from models.layers.hstu_block import HSTUBlock, HSTUConfig, apply_blocks
-from models.layers.local_attention import activation
+from models.layers.local_attention import attention_weights
 from models.layers.mlp import Head, Mlp
 
 
@@ -26,7 +26,7 @@ class Din(nn.Module):
         """History [B, L, d], mask [B, L] (true on items), candidates e [B, C, d] -> r_t [B, C, d]."""
         if len(self.context):
             history = apply_blocks(self.context, history * mask[..., None], mask)
-        weights = activation(self.unit, history, mask, e)  # [B, L, C]
+        weights = attention_weights(self.unit, history, mask, e)  # [B, L, C]
         return torch.bmm(weights.transpose(1, 2), history)
 
 
@@ -52,7 +52,7 @@ class Slow(nn.Module):
         """Logit of eq. (2): r_t, e [B, C, d] -> [B, C]."""
         return self.head_din.score((r_t,), e, r_t)
 
-    def reaction(self, gru_n: Cell, r2: Tensor, e: Tensor) -> Tensor:
+    def reaction(self, gru_n: RecurrentCell, r2: Tensor, e: Tensor) -> Tensor:
         """Eq. (5): r_n, the presumed reaction to each candidate: r2 [B, d], e [B, C, d] -> [B, C, d]."""
         after = gru_n.step(e, r2.unsqueeze(1).expand_as(e))
         return after * torch.sigmoid(self.w_s(torch.cat([after, e], -1)))

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.catalogue import ROW_PADDING
-from models.data.item_features import FEATURES, Buckets
+from models.data.item_statistics import FEATURES, Buckets
 from models.data.ranges import left_padded
 from models.layers.local_attention import STRIDE
 from models.layers.mlp import PaddedVectors
-from models.mc2sf.nets import APART, Nets
+from models.mc2sf.nets import STANDALONE, Nets
 
 TILE = 64
 
@@ -59,7 +59,7 @@ class Scorer:
             raise ValueError(f"dim {nets.config.dim} is no multiple of 4: a row's result would depend on its place")
         self.config = nets.config
         self._nets = nets.eval()
-        self._din, self._alone, self._s2f = (apart.get(form, nets).eval() for form in APART)
+        self._din, self._alone, self._s2f = (apart.get(form, nets).eval() for form in STANDALONE)
 
     @torch.inference_mode()
     def step(self, states: Floats, rows: Rows) -> Floats:
@@ -160,7 +160,7 @@ def _candidates(nets: Nets, rows: Rows, stands: Rows) -> Tensor:
     """Candidates [<= TILE] with their standing [<= TILE, 3], padded at the end: [1, TILE, d]."""
     padded = np.zeros((TILE, stands.shape[1]), np.int64)
     padded[: len(stands)] = stands
-    return nets.encoder.stood(_vectors(nets, rows, TILE), torch.from_numpy(padded)).unsqueeze(0)
+    return nets.encoder.with_statistics(_vectors(nets, rows, TILE), torch.from_numpy(padded)).unsqueeze(0)
 
 
 def _stands(standing: Buckets | None, n: int) -> Rows:

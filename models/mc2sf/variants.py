@@ -8,15 +8,15 @@ from torch.nn import functional
 
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import Queries
-from models.layers.gru import Cell
+from models.layers.gru import RecurrentCell
 from models.mc2sf.fast import Fast
-from models.mc2sf.nets import Nets, PaddedVectors, travelled
+from models.mc2sf.nets import Nets, PaddedVectors, as_received
 
 
-class Form(nn.Module):
+class Variant(nn.Module):
     """One way of scoring with `Nets`; several forms may share the same nets."""
 
-    variant = ""  # its name where a release serves it
+    served_as = ""  # its name where a release serves it
 
     def __init__(self, nets: Nets) -> None:
         super().__init__()
@@ -53,20 +53,20 @@ class Form(nn.Module):
     def r_n(self, queries: Queries, e: Tensor) -> Tensor:
         """Eq. (5), from an r2 that is data: e [V, C, d] -> [V, C, d]."""
         with torch.no_grad():
-            r2 = self.nets.encoder.memory(self.sequence(queries.window, queries.window.shape[1]))
+            r2 = self.nets.encoder.r2(self.sequence(queries.window, queries.window.shape[1]))
         return self.nets.slow.reaction(self.nets.encoder.gru_n, r2, e)
 
-    def short(self, queries: Queries) -> tuple[Cell, PaddedVectors, PaddedVectors]:
+    def short(self, queries: Queries) -> tuple[RecurrentCell, PaddedVectors, PaddedVectors]:
         """What the fast part is called with: GRU_n, and the short histories of clicks and of exposures."""
         length = self.nets.config.history_short
         clicks, exposures = self.sequence(queries.clicks, length), self.sequence(queries.exposures, length)
         return self.nets.encoder.gru_n, clicks, exposures
 
 
-class DIN(Form):
+class DIN(Variant):
     """The slow part alone (eq. 1-2)."""
 
-    variant = "din"
+    served_as = "din"
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
@@ -74,10 +74,10 @@ class DIN(Form):
         return self.nets.slow.score_din(self.r_t(queries, items), e)
 
 
-class F2S(Form):
+class F2S(Variant):
     """The slow part helped by the device (eq. 5-6)."""
 
-    variant = "f2s"
+    served_as = "f2s"
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
@@ -85,10 +85,10 @@ class F2S(Form):
         return self.nets.slow.score_f2s(self.r_n(queries, e), self.r_t(queries, items), e)
 
 
-class FastAlone(Form):
+class FastAlone(Variant):
     """The fast part alone (eq. 3-4)."""
 
-    variant = "fast"
+    served_as = "fast"
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Scores [V, C] of `items` [V, C]."""
@@ -96,10 +96,10 @@ class FastAlone(Form):
         return self.nets.fast.score_fast(self.nets.fast.from_zero(*self.short(queries)), e)
 
 
-class MC2SF(Form):
+class MC2SF(Variant):
     """The fast part helped by the cloud, which was helped by the device (eq. 5-8)."""
 
-    variant = "mc2sf"
+    served_as = "mc2sf"
 
     def __init__(self, nets: Nets, cloud: F2S | None = None) -> None:
         """`cloud` gives the priors, and stays as it is; without one, it is the slow part of the same `nets`."""
@@ -110,14 +110,14 @@ class MC2SF(Form):
         """Scores [V, C] of `items` [V, C]. r_t and r_n arrive as data: no gradient reaches the slow part."""
         slow = self.cloud or self
         with torch.no_grad():
-            r_t = travelled(slow.r_t(queries, items))
-            r_n = travelled(slow.r_n(queries, slow.vectors(items)))
+            r_t = as_received(slow.r_t(queries, items))
+            r_n = as_received(slow.r_n(queries, slow.vectors(items)))
         e = self.vectors(items)
         return self.nets.fast.score_s2f(*self.short(queries), e, r_t, r_n)
 
 
 @torch.no_grad()
-def introduce(fast: Fast, share: float = 0.1) -> None:
+def start_from_fast_alone(fast: Fast, share: float = 0.1) -> None:
     """Let the fast part begin with the cloud's help nearly as it scores alone: eq. (8) starts from eq. (4).
 
     What takes in the priors keeps a `share` of its weights: at none at all the ReLU of eq. (7) would never open.

@@ -15,7 +15,7 @@ from torch.nn import functional
 from models.training.minibatches import Batch
 
 
-def affinity(table: Tensor, batch: Batch) -> Tensor:
+def cooccurrence_loss(table: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy of each click among itself and the negatives of the whole batch, given its user's clicks so far.
 
     `table` [R, d] = E[batch.rows]. Clicks of users without any before are left out; 0 where no other is there.

@@ -22,13 +22,13 @@ _NOTHING = -(1 << 62)
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """Process `rank` of the `world` that compute together."""
 
     rank: int = 0
     world: int = 1
 
-    def first(self, find: Callable[[], int | None]) -> int | None:
+    def from_first(self, find: Callable[[], int | None]) -> int | None:
         """The number that `find` returns on rank 0; the others wait for it and do not call theirs."""
         found = find() if self.rank == 0 else None
         if self.world == 1:
@@ -44,24 +44,24 @@ class Ranks:
             values /= self.world
         return values
 
-    def exchanging(self, net: nn.Module) -> nn.Module:
+    def data_parallel(self, net: nn.Module) -> nn.Module:
         """`net` with rank 0's weights, and with gradients that are averaged whenever they are computed."""
         return DistributedDataParallel(net) if self.world > 1 else net
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def process_group() -> Iterator[ProcessGroup]:
     """The processes that torchrun started beside this one; where it started none, this one alone."""
     if not distributed.is_torchelastic_launched():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:  # all are on this machine: nothing shall leave it
         os.environ.setdefault("GLOO_SOCKET_IFNAME", next(n for _, n in socket.if_nameindex() if n.startswith("lo")))
     distributed.init_process_group("gloo")
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
+        yield ProcessGroup(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()

@@ -51,12 +51,12 @@ def gbce(logits: Tensor, items: int, calibration: float = 0.75) -> Tensor:
     return (clicked.sum() + functional.softplus(logits[:, 1:]).sum()) / logits.numel()
 
 
-def of_catalogue(loss: Callable[..., Tensor], items: int) -> Loss:
+def bind_catalogue_size(loss: Callable[..., Tensor], items: int) -> Loss:
     """A loss that asks for the size of the catalogue, told it; any other as it is."""
     return partial(loss, items=items) if "items" in inspect.signature(loss).parameters else loss
 
 
-def resting(loss: Loss, negatives: int) -> float:
+def prior_logit(loss: Loss, negatives: int) -> float:
     """The logit of all items that a loss asks for where nothing is known: minus the log of the odds of a negative.
 
     0 where only differences count. A net that begins elsewhere and has no bias in common to all items first learns to

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
-from models.data.interaction_log import Folded, is_negative, slates
-from models.data.item_features import Buckets, Standings
+from models.data.interaction_log import ClickStates, is_negative, slates
+from models.data.item_statistics import Buckets, ItemStatisticsByEpoch
 from models.data.ranges import Ranges
 from models.layers.mlp import PaddedVectors
 from models.mc2sf.nets import Inputs, Nets
@@ -40,13 +40,13 @@ class Batch(NamedTuple):
     def inputs(self, nets: Nets, table: Tensor) -> Inputs:
         """The vectors, from `table` [R, d] = E[rows]. r2 is recomputed with the present GRU_n, as data."""
         with torch.no_grad():
-            r2 = nets.encoder.memory(_sequence(table, self.window))
+            r2 = nets.encoder.r2(_sequence(table, self.window))
         return Inputs(
             history=_sequence(table, self.history),
             r2=r2,
             clicks=_sequence(table, self.clicks),
             exposures=_sequence(table, self.exposures),
-            e=nets.encoder.stood(functional.embedding(self.items, table), self.standing),
+            e=nets.encoder.with_statistics(functional.embedding(self.items, table), self.standing),
         )
 
     def share(self, rank: int, world: int) -> tuple[Batch, float]:
@@ -64,20 +64,20 @@ def _sequence(table: Tensor, places: Tensor) -> PaddedVectors:
 
 
 @dataclass(frozen=True)
-class Source:
+class ClickSource:
     """The clicks of a log, ready to be drawn as batches in rows of one catalogue."""
 
-    folded: Folded
+    folded: ClickStates
     rows: int  # of E
     click_rows: Ints
     exposure_rows: Ints
     targets: Ints  # [M]
     losers: Ints  # rows of the non-clicked items of all slates that were logged
     slate: Ranges  # of each click in `losers`, empty where its slate has none
-    standings: Standings
+    standings: ItemStatisticsByEpoch
 
     @classmethod
-    def of(cls, folded: Folded, catalogue: Catalogue) -> Source:
+    def of(cls, folded: ClickStates, catalogue: Catalogue) -> ClickSource:
         """`catalogue` should hold every item of the log; others become the unknown row."""
         # a negative impression is the replayer's own: its exposures say what is popular, and not what was refused
         losing = is_negative(folded.log) & (folded.log.impressions > 0)
@@ -91,7 +91,7 @@ class Source:
             targets=catalogue.rows(folded.target),
             losers=catalogue.rows(folded.log.keys[losing]),
             slate=Ranges(before[units.start], before[units.end]),
-            standings=folded.log.standings(catalogue),
+            standings=folded.log.item_statistics(catalogue),
         )
 
     def batch(self, some: Ints, generator: np.random.Generator, *, n: int, unknown: float = 0.0) -> Batch:
@@ -120,10 +120,10 @@ class Source:
         )
         epochs = np.broadcast_to(folded.log.epochs[folded.event[some], None], items.shape)
         standing = self.standings.of(items, epochs)  # of the item itself, also where it is replaced by the unknown row
-        return localised(of, standing, self.rows, generator, unknown)
+        return localise(of, standing, self.rows, generator, unknown)
 
 
-def localised(
+def localise(
     of: tuple[Ints, ...], standing: Buckets, size: int, generator: np.random.Generator, unknown: float
 ) -> Batch:
     """A Batch of history, window, clicks, exposures and items as rows of an E of `size` rows, and as they stand."""

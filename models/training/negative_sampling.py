@@ -13,14 +13,14 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Proposal:
+class NegativeSampler:
     """A distribution over the rows of E: `log_q` f4 [rows], -inf on the reserved rows."""
 
     log_q: NDArray[np.float32]
     _edges: NDArray[np.float64]  # cumulative chances, [items]
 
     @classmethod
-    def of(cls, clicks: Ints, rows: int, power: float = 0.0) -> Proposal:
+    def from_clicks(cls, clicks: Ints, rows: int, power: float = 0.0) -> NegativeSampler:
         """Items in proportion to (1 + their clicks) ** power; power 0 is uniform. `clicks` are rows, any number."""
         counts = np.bincount(clicks, minlength=rows)[FIRST_ROW:rows].astype(np.float64)
         q = (1 + counts) ** power
@@ -34,7 +34,7 @@ class Proposal:
         return np.asarray(places, np.int64) + FIRST_ROW
 
 
-class Seen:
+class SeenItems:
     """Which items each user has had: those are no negatives of the user's."""
 
     def __init__(self, users: Ints, items: Ints, rows: int) -> None:

@@ -14,7 +14,7 @@ from models.training.losses import Loss, corrected
 
 
 @dataclass(frozen=True)
-class Lists:
+class ListBatch:
     """Queries, each with a clicked item (column 0) and negatives of its own."""
 
     queries: Queries
@@ -25,14 +25,14 @@ class Lists:
     def __len__(self) -> int:
         return len(self.items)
 
-    def share(self, rank: int, world: int) -> Lists:
+    def share(self, rank: int, world: int) -> ListBatch:
         """Every `world`-th query, from `rank` on."""
         some = slice(rank, None, world)
-        return Lists(self.queries[some], self.items[some], self.log_q[some], self.hidden[some])
+        return ListBatch(self.queries[some], self.items[some], self.log_q[some], self.hidden[some])
 
 
 @dataclass(frozen=True)
-class Sequences:
+class SequenceBatch:
     """Sequences whose places are all trained at once, with negatives shared by the whole batch."""
 
     sequences: Tensor  # [B, L]
@@ -44,13 +44,13 @@ class Sequences:
     def __len__(self) -> int:
         return int((self.targets != ROW_PADDING).sum())
 
-    def share(self, rank: int, world: int) -> Sequences:
+    def share(self, rank: int, world: int) -> SequenceBatch:
         """Every `world`-th sequence, from `rank` on."""
         some = slice(rank, None, world)
         return replace(self, sequences=self.sequences[some], targets=self.targets[some], hidden=self.hidden[some])
 
 
-class OfLists(nn.Module):
+class ListObjective(nn.Module):
     """The loss of a net that scores queries."""
 
     def __init__(self, net: nn.Module, loss: Loss) -> None:
@@ -58,13 +58,13 @@ class OfLists(nn.Module):
         self.net = net
         self.loss = loss
 
-    def forward(self, batch: Lists) -> Tensor:
+    def forward(self, batch: ListBatch) -> Tensor:
         """One number, the mean over the batch."""
         logits = corrected(self.net(batch.queries, batch.items), batch.log_q)
         return self.loss(logits.masked_fill(batch.hidden, -torch.inf))
 
 
-class OfSequences(nn.Module):
+class SequenceObjective(nn.Module):
     """The loss of a sequential net at all places of its sequences."""
 
     def __init__(self, net: Sequential, loss: Loss) -> None:
@@ -72,7 +72,7 @@ class OfSequences(nn.Module):
         self.net = net
         self.loss = loss
 
-    def forward(self, batch: Sequences) -> Tensor:
+    def forward(self, batch: SequenceBatch) -> Tensor:
         """One number, the mean over the places that have a target."""
         which, place = (batch.targets != ROW_PADDING).nonzero(as_tuple=True)
         states = self.net.states(batch.sequences)[which, place]  # [P, d]
@@ -84,4 +84,4 @@ class OfSequences(nn.Module):
 
 def objective(net: nn.Module, loss: Loss) -> nn.Module:
     """What is minimised for `net`: of sequences where it is a sequential one."""
-    return OfSequences(net, loss) if isinstance(net, Sequential) else OfLists(net, loss)
+    return SequenceObjective(net, loss) if isinstance(net, Sequential) else ListObjective(net, loss)

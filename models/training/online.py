@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.data.catalogue import ROW_PADDING
-from models.data.item_features import Buckets
+from models.data.item_statistics import Buckets
 from models.data.ranges import left_padded
 from models.layers.mlp import PaddedVectors
 from models.mc2sf.checkpoint import CheckpointError
@@ -114,7 +114,7 @@ class FastLearner:
             PaddedVectors(functional.embedding(exposures, E), exposures != ROW_PADDING),
         )
         standing = torch.from_numpy(np.stack([example.standing for example in examples]).astype(np.int64))
-        e = self.nets.encoder.stood(functional.embedding(items, E), standing)
+        e = self.nets.encoder.with_statistics(functional.embedding(items, E), standing)
         r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
         fast = self.nets.fast.score_fast(self.nets.fast.from_zero(*histories), e)
         mc2sf = self.nets.fast.score_s2f(*histories, e, r_t, r_n)

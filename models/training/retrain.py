@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.catalogue import ROW_UNKNOWN, Catalogue
-from models.data.interaction_log import Log, fold
+from models.data.interaction_log import InteractionLog, click_states
 from models.data.views import ViewSpec
 from models.mc2sf.nets import Logits, Nets
-from models.training.cooccurrence_loss import affinity
-from models.training.distributed import ALONE, Ranks
+from models.training.cooccurrence_loss import cooccurrence_loss
+from models.training.distributed import SINGLE_PROCESS, ProcessGroup
 from models.training.losses import Loss, sampled_softmax
-from models.training.minibatches import Batch, Source
+from models.training.minibatches import Batch, ClickSource
 from models.training.row_adam import RowAdam
 
 Ints = NDArray[np.int64]
@@ -44,7 +44,7 @@ class TrainConfig:
     most: int = 100_000  # clicks shown to the nets in one retrain, at most, the new ones first: so its cost is bounded
     table_passes: int = 8  # of the item table alone, ahead
     table_most: int = 200_000  # clicks shown to it, at most
-    affinity: float = 1.0  # weight of the item table's own loss beside the four nets'
+    cooccurrence: float = 1.0  # weight of the item table's own loss beside the four nets'
     negatives: int = 4
     unknown: float = 0.03  # share of a batch's items replaced by the unknown row
     older: float = 3.0  # clicks already trained on that are sampled again, per new one
@@ -70,13 +70,13 @@ class TrainResult(NamedTuple):
 def retrain(
     nets: Nets,
     catalogue: Catalogue,
-    log: Log,
+    log: InteractionLog,
     *,
     config: TrainConfig,
     spec: ViewSpec,
     seed: int,
     since: int | None = None,
-    ranks: Ranks = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
     progress: Callable[[int, int, float], None] = lambda _step, _steps, _loss: None,
 ) -> TrainResult:
     """Train a copy of `nets` on the clicks of `log`; `nets` themselves are left as they are.
@@ -84,14 +84,14 @@ def retrain(
     Clicks after `since` (ms; None: all) are new: the newest share of them is held out, the others are trained on
     together with a sample of older ones. The smaller the share of all those clicks that is looked at, the smaller
     the learning rate: at the whole rate the nets would lose what is not shown again. New items get rows appended.
-    `progress` is told (step, steps, loss). All of `ranks` must call it with the same arguments; the item table's own
-    passes, the cheap part, they all make in full.
+    `progress` is told (step, steps, loss). All of `processes` must call it with the same arguments;
+    the passes of the item table alone, the cheap part, are made in full by each of them.
     """
     generator = np.random.default_rng(seed)
     known = catalogue.extended(np.unique(log.keys))
     candidate = nets.grown(known.size, seed)
-    folded = fold(log, spec)
-    source = Source.of(folded, known)
+    folded = click_states(log, spec)
+    source = ClickSource.of(folded, known)
     order = folded.order()
     new = order[folded.time[order] > since] if since is not None else order
     out = min(int(len(new) * config.held_out), config.held_out_most)
@@ -107,7 +107,7 @@ def retrain(
         align(candidate, _batches(source, selected, config, generator, config.table_passes, config.table_most), paced)
         steps = _steps(len(selected), config.passes, config.most, config.batch)
         batches = _batches(source, selected, config, generator, config.passes, config.most)
-        for step, loss in enumerate(train(candidate, batches, paced, steps, ranks), 1):
+        for step, loss in enumerate(train(candidate, batches, paced, steps, processes), 1):
             progress(step, steps, loss)
     judged = [float(held_out_loss(each, source, held, config, seed)) for each in (nets, candidate)]
     finite = all(math.isfinite(x) for x in judged) or not len(held)
@@ -130,7 +130,7 @@ def _steps(clicks: int, passes: int, most: int, batch: int) -> int:
 
 
 def _batches(
-    source: Source, some: Ints, config: TrainConfig, generator: np.random.Generator, passes: int, most: int
+    source: ClickSource, some: Ints, config: TrainConfig, generator: np.random.Generator, passes: int, most: int
 ) -> Iterator[Batch]:
     left = _steps(len(some), passes, most, config.batch)
     while left:
@@ -149,18 +149,18 @@ def align(nets: Nets, batches: Iterable[Batch], config: TrainConfig) -> None:
         if not (batch.history.any() or batch.clicks.any()):
             continue
         table = E.detach()[batch.rows].requires_grad_()
-        affinity(table, batch).backward()  # type: ignore[no-untyped-call]  # torch ships it so
+        cooccurrence_loss(table, batch).backward()  # type: ignore[no-untyped-call]  # torch ships it so
         assert table.grad is not None
         rows.step(batch.rows, table.grad)
 
 
 def train(
-    nets: Nets, batches: Iterable[Batch], config: TrainConfig, steps: int, ranks: Ranks = ALONE
+    nets: Nets, batches: Iterable[Batch], config: TrainConfig, steps: int, processes: ProcessGroup = SINGLE_PROCESS
 ) -> Iterator[float]:
     """One optimiser step a batch, in place; yields each batch's loss, the sum over the four nets.
 
     The learning rate falls on a line that would end at nothing after `steps`: the last batches settle what the first
-    ones moved. Of several `ranks` each computes its share of a batch.
+    ones moved. Of several `processes` each computes its share of a batch.
     """
     E = nets.encoder.E.requires_grad_(False)  # the gradient is that of the rows gathered
     standing = nets.encoder.standing
@@ -170,20 +170,20 @@ def train(
     adam = torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, fused=True)
     rows = RowAdam(E, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
     nets.train()
-    exchanging = ranks.exchanging(nets)
+    data_parallel = processes.data_parallel(nets)
     for step, batch in enumerate(batches):
         rows.rate = config.learning_rate * (1 - step / steps)
         for group in adam.param_groups:
             group["lr"] = rows.rate
         table = E.detach()[batch.rows].requires_grad_()
-        part, share = batch.share(ranks.rank, ranks.world)
-        loss = joint_loss(exchanging(part.inputs(nets, table)), config.loss) * (share * ranks.world)
+        part, share = batch.share(processes.rank, processes.world)
+        loss = joint_loss(data_parallel(part.inputs(nets, table)), config.loss) * (share * processes.world)
         adam.zero_grad(set_to_none=True)
-        (loss + config.affinity * affinity(table, batch)).backward()  # type: ignore[no-untyped-call]  # torch ships it so
+        (loss + config.cooccurrence * cooccurrence_loss(table, batch)).backward()  # type: ignore[no-untyped-call]  # torch ships it so
         adam.step()
         assert table.grad is not None
-        rows.step(batch.rows, ranks.average(table.grad))
-        yield ranks.average(loss.detach()).item()
+        rows.step(batch.rows, processes.average(table.grad))
+        yield processes.average(loss.detach()).item()
     E.requires_grad_()
     nets.eval()
 
@@ -194,7 +194,7 @@ def joint_loss(logits: Logits, loss: Loss) -> Tensor:
 
 
 @torch.no_grad()
-def held_out_loss(nets: Nets, source: Source, some: Ints, config: TrainConfig, seed: int) -> float:
+def held_out_loss(nets: Nets, source: ClickSource, some: Ints, config: TrainConfig, seed: int) -> float:
     """The mean loss over the four nets on clicks `some`, with negatives drawn from `seed`; NaN where there are none.
 
     Rows that `nets` don't have yet are the unknown row to them.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from models.mc2sf.nets import APART, PARTS
+from models.mc2sf.nets import PARTS, STANDALONE
 from streams.codec import Tensor, encode
 from streams.database.schema import item_embeddings, release_parts, releases
 from streams.kafka.clients import produce_waiting
@@ -120,7 +120,7 @@ class PartRetention:
         named = sa.select(t.version, *(t[part] for part in PARTS)).where((t.run == self._run) & young)
         rows = connection.execute(named).all()
         kept = {(part, getattr(row, part)) for row in rows for part in PARTS}
-        kept |= {(net, row.encoder) for row in rows for net in APART}
+        kept |= {(net, row.encoder) for row in rows for net in STANDALONE}
         expired = [key for key in self._published if key not in kept]
         return [(*key, self._published.pop(key)) for key in expired]
 

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from models.data.interaction_log import Log, is_click
-from models.data.item_features import Standing
+from models.data.interaction_log import InteractionLog, is_click
+from models.data.item_statistics import ItemStatistics
 from streams.database.schema import interactions
 
 _CHUNK = 50_000
@@ -52,7 +52,7 @@ class Interactions:
         self._loaded = -1
         self._numbers: dict[str, int] = {}  # user -> number, in order of arrival
         self._epochs: deque[_Epoch] = deque()
-        self._before = Standing.nothing()  # of items, after the epochs that were dropped
+        self._before = ItemStatistics.empty()  # of items, after the epochs that were dropped
         self.keys: Ints = np.zeros(0, dtype=np.int64)  # items in order of their first appearance
 
     def load(self, connection: Connection, epoch: int | None = None) -> None:
@@ -65,7 +65,7 @@ class Interactions:
             self.keys = self._appended(read)
             self._epochs.append(read)
             while self._most is not None and len(self._epochs) > 1 and len(self) > self._most:
-                self._before = self._before.after(*_counts(self._epochs.popleft()))
+                self._before = self._before.next_epoch(*_counts(self._epochs.popleft()))
             self._loaded = number
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class Interactions:
             columns.append(np.array([row[1:] for row in chunk], dtype=np.int64).T)
         return _Epoch(np.concatenate(users), np.concatenate(columns, axis=1))
 
-    def log(self) -> Log:
+    def log(self) -> InteractionLog:
         """All users' events; users are numbered in the order of their names."""
         epochs = [_nothing(), *self._epochs]
         rank = self._rank(np.arange(len(self._numbers)))[np.concatenate([each.users for each in epochs])]
@@ -93,7 +93,7 @@ class Interactions:
         order = np.lexsort((columns[0], rank))
         _, item, kind, time, impression, epoch, _ = columns[:, order]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(rank, minlength=len(self._numbers)))])
-        return Log(offsets, item, kind, time, impression, epoch, self._before)
+        return InteractionLog(offsets, item, kind, time, impression, epoch, self._before)
 
     def users(self) -> list[str]:
         """The users as `log` numbers them."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.catalogue import Catalogue
-from models.data.item_features import Standing
+from models.data.item_statistics import ItemStatistics
 from models.data.views import ViewSpec, view
 from models.evaluation.candidates import Candidates, evaluated, sampled, slate
 from streams.codec import Tensor, encode
@@ -55,7 +55,7 @@ class Context:
     epoch: int
     versions: Versions
     catalogue: Catalogue
-    standing: Standing  # of items, as the epoch began
+    standing: ItemStatistics  # of items, as the epoch began
     asked_wall: int = 0
     again: bool = False  # send the last r2 again before the first request: the cloud may have moved past it
 
@@ -234,7 +234,7 @@ class _Walk:
                 epoch=context.epoch,
                 time=time,
                 target=self.keys[i],
-                place=chosen.place,
+                place=chosen.target_index,
                 candidates=keys_bytes(chosen.keys),
                 slate="logged" if kind else "sampled",
                 cold=chosen.cold,

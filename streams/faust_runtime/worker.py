@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from msgspec import Struct
 
-from models.data.item_features import Standing
+from models.data.item_statistics import ItemStatistics
 from streams.faust_runtime.app import PlatformApp, die, new_app
 from streams.faust_runtime.batches import subscribe, work_off
 from streams.faust_runtime.lag_monitor import WorkerWatch
@@ -34,7 +34,7 @@ _COLLECT_AFTER = 50_000  # objects: a batch makes as many and drops them, with h
 RELEASE_TIMEOUT_S = 600.0  # a release that a record names is published already
 
 Releases = Callable[[int | None], Release]
-Standings = Callable[[int | None], Standing]
+Standings = Callable[[int | None], ItemStatistics]
 
 
 class Work(Protocol):
@@ -132,7 +132,7 @@ class Worker:
             await asyncio.sleep(0.05)
         return newest
 
-    async def _standing(self, epoch: int | None) -> Standing:
+    async def _standing(self, epoch: int | None) -> ItemStatistics:
         if epoch is None:
             return self._reader.newest_standing()
         loop = asyncio.get_running_loop()

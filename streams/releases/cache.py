@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from models.mc2sf.checkpoint import CheckpointError
-from models.mc2sf.nets import APART, PARTS
+from models.mc2sf.nets import PARTS, STANDALONE
 from streams.codec import RecordError
 from streams.records import EmbeddingRow, Manifest
 from streams.releases import embedding_table
@@ -29,7 +29,7 @@ def part_key(part: str, version: int, chunk: int = 0) -> bytes:
 def read_part_key(key: bytes | None) -> tuple[str, int, int]:
     """Return part, version and chunk. Raises RecordError where `key` names none."""
     fields = (key or b"").decode(errors="replace").split("/")
-    if not 2 <= len(fields) <= 3 or fields[0] not in PARTS + APART or not all(f.isdecimal() for f in fields[1:]):
+    if not 2 <= len(fields) <= 3 or fields[0] not in PARTS + STANDALONE or not all(f.isdecimal() for f in fields[1:]):
         raise RecordError(f"key {key!r} names no part and version")
     return fields[0], int(fields[1]), int(fields[2]) if len(fields) == 3 else 0
 
@@ -68,7 +68,7 @@ class ReleaseCache:
 
     def take_manifest(self, manifest: Manifest) -> None:
         """Take in a manifest. Raises RecordError where it does not name all parts."""
-        if not set(PARTS) <= set(manifest.parts) <= set(PARTS + APART):
+        if not set(PARTS) <= set(manifest.parts) <= set(PARTS + STANDALONE):
             raise RecordError(f"the manifest of release {manifest.version} names parts {sorted(manifest.parts)}")
         self.manifests[manifest.version] = manifest
         for version in sorted(self.manifests)[:-_MANIFESTS]:

@@ -13,7 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from models.data.item_features import BUCKETS, FEATURES, Buckets, Ints, Standing
+from models.data.item_statistics import BUCKETS, FEATURES, Buckets, Ints, ItemStatistics
 from streams.codec import RecordError, Tensor
 from streams.database.schema import interactions
 from streams.records import ItemCounts, Kind
@@ -35,13 +35,13 @@ def counts_of(connection: Connection, run: str, epoch: int) -> list[ItemCounts]:
     ]
 
 
-def standing_after(connection: Connection, run: str, epoch: int) -> Standing:
+def standing_after(connection: Connection, run: str, epoch: int) -> ItemStatistics:
     """All items after `epoch`, counted in the tables."""
     i = interactions.c
     late = sa.func.sum(sa.case((_clicked() & (i.epoch == epoch), 1), else_=0))
     query = sa.select(i.item, _clicks(), late, sa.func.min(i.epoch)).where((i.run == run) & (i.epoch <= epoch))
     rows = connection.execute(query.group_by(i.item).order_by(i.item)).all()
-    return Standing(epoch, *np.array(rows, np.int64).reshape(-1, 4).T.copy())
+    return ItemStatistics(epoch, *np.array(rows, np.int64).reshape(-1, 4).T.copy())
 
 
 def _clicked() -> sa.ColumnElement[bool]:
@@ -75,7 +75,7 @@ class ItemStatisticsCache:
 
     def __init__(self) -> None:
         self._counts: dict[int, dict[int, ItemCounts]] = {}
-        self._made: OrderedDict[int, Standing] = OrderedDict({-1: Standing.nothing()})
+        self._made: OrderedDict[int, ItemStatistics] = OrderedDict({-1: ItemStatistics.empty()})
 
     def take(self, counts: ItemCounts) -> None:
         """Take in a record. Raises RecordError where it can't be counts."""
@@ -84,14 +84,14 @@ class ItemStatisticsCache:
         for epoch in sorted(self._counts)[:-KEPT_COUNTS]:
             del self._counts[epoch]
 
-    def put(self, standing: Standing) -> None:
+    def put(self, standing: ItemStatistics) -> None:
         """Take in a standing that was counted in the tables."""
         self._made[standing.epoch] = standing
         self._made.move_to_end(standing.epoch)
         while len(self._made) > KEPT:
             self._made.popitem(last=False)
 
-    def find(self, epoch: int) -> Standing | None:
+    def find(self, epoch: int) -> ItemStatistics | None:
         """Return the standing after `epoch` (-1: before the first), where it can be made."""
         before = [e for e in self._made if e <= epoch]
         if not before:
@@ -101,12 +101,12 @@ class ItemStatisticsCache:
             delta = self._whole(each)
             if delta is None:
                 return None
-            standing = standing.after(*delta)
+            standing = standing.next_epoch(*delta)
             self.put(standing)
         self._made.move_to_end(epoch)
         return standing
 
-    def newest(self) -> Standing:
+    def newest(self) -> ItemStatistics:
         """Return the newest standing that can be made."""
         last = max(self._made)
         while self.find(last + 1) is not None:

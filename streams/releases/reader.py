@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from models.data.item_features import Standing
+from models.data.item_statistics import ItemStatistics
 from models.mc2sf.checkpoint import CheckpointError
 from streams.codec import Reader, RecordError
 from streams.database import run_state, schema
@@ -82,7 +82,7 @@ class ReleaseReader:
         with self._changed:
             return self._shelf.newest()
 
-    def standing(self, epoch: int, timeout_s: float) -> Standing:
+    def standing(self, epoch: int, timeout_s: float) -> ItemStatistics:
         """Return how items stood after `epoch` (-1: before the first), waiting for it. Raises TimeoutError."""
         return self._await(
             self._wanted_standings,
@@ -92,7 +92,7 @@ class ReleaseReader:
             f"how items stood after epoch {epoch}",
         )
 
-    def newest_standing(self) -> Standing:
+    def newest_standing(self) -> ItemStatistics:
         """Return how items stand, as far as it is known."""
         with self._changed:
             return self._shelf.standings.newest()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.data.catalogue import FIRST_ROW, Catalogue
-from models.mc2sf.checkpoint import config_of, unpack, unpack_apart, unpack_part
-from models.mc2sf.nets import APART, Nets
+from models.mc2sf.checkpoint import config_of, unpack, unpack_part, unpack_standalone
+from models.mc2sf.nets import STANDALONE, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import Reader
 from streams.database.schema import item_embeddings, release_parts, releases
@@ -62,7 +62,7 @@ def checksum(data: bytes) -> str:
 
 def part_version(manifest: Manifest, part: str) -> int:
     """Return the version of a part; nets apart come and go with the encoder."""
-    return int(getattr(manifest.versions, "encoder" if part in APART else part))
+    return int(getattr(manifest.versions, "encoder" if part in STANDALONE else part))
 
 
 class Assembler:
@@ -89,7 +89,9 @@ class Assembler:
             nets = unpack(config, parts, items.E)
             catalogue = last.catalogue if last is not None and same_items else Catalogue(items.keys[FIRST_ROW:])
         rows = len(items.E)
-        apart = {form: unpack_apart(config, form, parts[form], rows) for form in APART if form in manifest.parts}
+        apart = {
+            form: unpack_standalone(config, form, parts[form], rows) for form in STANDALONE if form in manifest.parts
+        }
         self._last = Release(manifest, nets.eval(), Scorer(nets, apart), catalogue, apart)
         return self._last
 

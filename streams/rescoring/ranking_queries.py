@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.data.catalogue import Catalogue
-from models.data.interaction_log import Folded, fold, unit_starts
-from models.data.item_features import Buckets
+from models.data.interaction_log import ClickStates, click_states, group_starts
+from models.data.item_statistics import Buckets
 from models.data.views import EXPOSURE
 from models.data.windows import WindowCursor
 from streams.database.interaction_log import Interactions
@@ -70,9 +70,9 @@ class RankingQueries:
         log.load(connection)
         self._numbers = {user: number for number, user in enumerate(log.users())}
         self._log = log.log()
-        self._folded = fold(self._log, view_spec(settings))
+        self._folded = click_states(self._log, view_spec(settings))
         self._items = Catalogue(log.keys)
-        self._standings = self._log.standings(self._items)
+        self._standings = self._log.item_statistics(self._items)
         self._begins: Keys | None = None
         if settings.carry:
             self._begins = _carried_from(self._folded, _encoders(connection, settings.run, self._log.epochs))
@@ -107,7 +107,7 @@ class RankingQueries:
         view = self._folded.view(i)
         memory = view.window_items
         if self._begins is not None:
-            begin = self._begins[self._folded.unit[i]]
+            begin = self._begins[self._folded.group[i]]
             memory = self._folded.exposure_keys[begin : self._folded.closed.end[i]]
         candidates = np.frombuffer(row.candidates, "<i8")
         return Question(
@@ -126,7 +126,7 @@ class RankingQueries:
         )
 
 
-def _carried_from(folded: Folded, encoders: Keys) -> Keys:
+def _carried_from(folded: ClickStates, encoders: Keys) -> Keys:
     """Where the fold behind r2 begins if windows carry their state on: by event, a place in exposure_keys, [N].
 
     At a user's first event under another encoder the device folds its last closed window anew from zero; from there on
@@ -134,7 +134,7 @@ def _carried_from(folded: Folded, encoders: Keys) -> Keys:
     """
     log, spec = folded.log, folded.spec
     begins = np.zeros(len(log.keys), np.int64)
-    kinds, times, units, shown = log.kinds.tolist(), log.times.tolist(), unit_starts(log).tolist(), 0
+    kinds, times, units, shown = log.kinds.tolist(), log.times.tolist(), group_starts(log).tolist(), 0
     for first, after in itertools.pairwise(log.offsets.tolist()):
         windows = WindowCursor.at(spec, shown)
         begin = shown  # of the carried state

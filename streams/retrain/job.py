@@ -3,7 +3,7 @@
 In: interactions up to an epoch, the active release (tables). Out: a release candidate (tables). It starts from the
 active weights and gives new items rows of their own. The stream does not wait for it, except in lockstep for the
 decision of the epoch at which it is due. Under torchrun several processes share the work: rank 0 determines what is due
-and the release to start from, all ranks read the tables, rank 0 writes.
+and the release to start from, all processes read the tables, rank 0 writes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 
 from models.mc2sf.checkpoint import pack
 from models.training import retrain as training
-from models.training.distributed import ALONE, Ranks, joined
+from models.training.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from models.training.retrain import TrainResult
 from streams.database import run_state, schema
 from streams.database.interaction_log import Interactions
@@ -41,8 +41,8 @@ POLL_S = 0.02
 class Retrain:
     """Retrains of one run, one after the other."""
 
-    def __init__(self, settings: Settings, engine: Engine, ranks: Ranks = ALONE) -> None:
-        self._settings, self._run, self._engine, self._ranks = settings, settings.run, engine, ranks
+    def __init__(self, settings: Settings, engine: Engine, processes: ProcessGroup = SINGLE_PROCESS) -> None:
+        self._settings, self._run, self._engine, self._processes = settings, settings.run, engine, processes
         self._interactions = Interactions(settings.run, settings.retrain_events)
 
     def due(self) -> int | None:
@@ -85,7 +85,7 @@ class Retrain:
         began = time.monotonic()
         with self._engine.connect() as connection:
             self._interactions.load(connection, epoch)
-            version = self._ranks.first(lambda: run_state.active_release(connection, self._run))
+            version = self._processes.from_first(lambda: run_state.active_release(connection, self._run))
             assert version is not None
             release = read_release(connection, self._run, version)
             since = _trained_until(connection, self._run, release.manifest.versions.encoder)
@@ -98,10 +98,10 @@ class Retrain:
             spec=view_spec(self._settings),
             seed=self._settings.seed,
             since=since,
-            ranks=self._ranks,
+            processes=self._processes,
         )
         candidate = _candidate(epoch, version, result)
-        if self._ranks.rank:
+        if self._processes.rank:
             return candidate
         with self._engine.begin() as connection:
             candidates.write(connection, self._run, candidate)
@@ -157,38 +157,45 @@ def main(settings: Settings, *, once: bool = False) -> None:
     """Retrain whenever it is due until the log ends or SIGTERM; with `once` retrain now and end."""
     with (
         service(settings, threads=settings.retrain_threads, serves_telemetry=False) as (engine, stop),
-        joined() as ranks,
+        process_group() as processes,
     ):
-        if ranks.rank == 0:
+        if processes.rank == 0:
             telemetry.serve(settings)
-        run(settings, engine, stop, once=once, ranks=ranks)
+        run(settings, engine, stop, once=once, processes=processes)
 
 
-def run(settings: Settings, engine: Engine, stop: threading.Event, *, once: bool = False, ranks: Ranks = ALONE) -> None:
+def run(
+    settings: Settings,
+    engine: Engine,
+    stop: threading.Event,
+    *,
+    once: bool = False,
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> None:
     """Make the retrains that are due until the log ends or `stop` is set; with `once` a single one.
 
-    Raises OperationalError if the database is unavailable and there are several `ranks`: the others can't wait for this
-    one, and torchrun restarts all of them. A single process tries again.
+    Raises OperationalError if the database is unavailable and there are several `processes`: the others can't wait for
+    this one, and torchrun restarts all of them. A single process tries again.
     """
-    retrain = Retrain(settings, engine, ranks)
+    retrain = Retrain(settings, engine, processes)
     HEALTH.set_lag(1)  # there is always something to do: the search for due work
 
     def work() -> None:
-        while not ranks.first(stop.is_set):
+        while not processes.from_first(stop.is_set):
             HEALTH.progress()
-            epoch = ranks.first(retrain.possible_now if once else retrain.due)
+            epoch = processes.from_first(retrain.possible_now if once else retrain.due)
             HEALTH.needs("tables")
             if epoch is not None:
                 with HEALTH.busy():
                     retrain.make(epoch)
             elif once:
                 log.warning("no retrain is due: in lockstep they are made at the epochs of the schedule only")
-            if once or (epoch is None and ranks.first(retrain.is_finished)):
+            if once or (epoch is None and processes.from_first(retrain.is_finished)):
                 return
             if epoch is None:
                 stop.wait(POLL_S)
 
-    if ranks.world > 1:
+    if processes.world > 1:
         work()
     else:
         run_through_outages(work, stop)

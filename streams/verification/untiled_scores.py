@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.data.item_features import Buckets
-from models.layers.gru import Cell
+from models.data.item_statistics import Buckets
+from models.layers.gru import RecurrentCell
 from models.layers.mlp import PaddedVectors
-from models.mc2sf.nets import APART, Nets
+from models.mc2sf.nets import STANDALONE, Nets
 from models.mc2sf.tiled_scorer import SlowAnswer
 from streams.releases.release import Release
 
@@ -30,7 +30,7 @@ def scores(
 ) -> dict[str, NDArray[np.float32]]:
     """din, f2s, fast and mc2sf, f4 [n]; the fast nets get the 16-bit priors of `slow`, as they travelled."""
     nets = release.nets
-    din, alone, s2f = (release.apart.get(form, nets) for form in APART)
+    din, alone, s2f = (release.apart.get(form, nets) for form in STANDALONE)
 
     def vectors(of: Nets, rows: Rows) -> Tensor:
         return of.encoder.E.detach()[torch.from_numpy(rows)][None]
@@ -44,7 +44,7 @@ def scores(
             return PaddedVectors(torch.zeros(1, 1, nets.config.dim), torch.zeros(1, 1, dtype=torch.bool))
         return PaddedVectors(vectors(of, rows), torch.ones(1, len(rows), dtype=torch.bool))
 
-    def short(of: Nets) -> tuple[Cell, PaddedVectors, PaddedVectors]:
+    def short(of: Nets) -> tuple[RecurrentCell, PaddedVectors, PaddedVectors]:
         return of.encoder.gru_n, sequence(of, clicks), sequence(of, exposures)
 
     def travelled(prior: NDArray[np.float16]) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from models.data.item_features import Buckets
+from models.data.item_statistics import Buckets
 from models.mc2sf.tiled_scorer import FastAnswer, SlowAnswer
 from streams.database import schema
 from streams.releases.release import Assembler, Release, read_release

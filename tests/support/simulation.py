@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from models.data.catalogue import Catalogue
-from models.data.item_features import Standing
+from models.data.item_statistics import ItemStatistics
 from models.mc2sf.nets import Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.cloud.batch import CloudWork
@@ -116,21 +116,21 @@ class Topics:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._standings: dict[int, Standing] = {}
+        self._standings: dict[int, ItemStatistics] = {}
         self.logs: defaultdict[tuple[str, int], list[tuple[bytes, bytes]]] = defaultdict(list)
 
     def append(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
         self.logs[topic.removeprefix(f"{self.settings.run}-"), partition].append((key, value))
 
-    def standing(self, epoch: int | None) -> Standing:
+    def standing(self, epoch: int | None) -> ItemStatistics:
         """How items stood after `epoch`, by the log of device-events: asked for once it is over. None: as at first."""
         if epoch is None:
-            return Standing.nothing()
+            return ItemStatistics.empty()
         if epoch not in self._standings:
             self._standings[epoch] = self._counted(epoch)
         return self._standings[epoch]
 
-    def _counted(self, epoch: int) -> Standing:
+    def _counted(self, epoch: int) -> ItemStatistics:
         batches: defaultdict[int, list[DeviceBatch]] = defaultdict(list)
         for records in self.read(DEVICE_EVENTS, DeviceEvent):
             now = -1
@@ -139,7 +139,7 @@ class Topics:
                     now = record.epoch
                 elif isinstance(record, DeviceBatch):
                     batches[now].append(record)
-        found = Standing.nothing()
+        found = ItemStatistics.empty()
         for each in range(epoch + 1):
             counts = item_counts(each, batches[each])
             found = found.after(counts.items.array(), counts.clicks.array())

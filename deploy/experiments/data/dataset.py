@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from deploy.experiments.data.protocol import Phase, Protocol, phases
 from deploy.experiments.results.result import Counts
 from models.data.catalogue import FIRST_ROW
-from models.data.interaction_log import Ints, Log
+from models.data.interaction_log import InteractionLog, Ints
 from models.data.views import CLICK, EXPOSURE, PAST_CLICK
 from replay.errors import SourceError
 from replay.prepare.plan import Options
@@ -30,7 +30,7 @@ class Dataset:
     source: str
     policy: Exposures
     positives: str  # as the protocol says, or "logged" where clicks are clicks
-    log: Log
+    log: InteractionLog
     phase: Ints  # [N] of each click, -1 of other events
     interacted: np.ndarray  # bool [N]: events that bar an item from being a negative
     users: list[str]
@@ -96,7 +96,7 @@ def load(
     )
     some_users, user = np.unique(user, return_inverse=True)
     some_items, item = np.unique(item, return_inverse=True)
-    log = Log(
+    log = InteractionLog(
         offsets=np.searchsorted(user, np.arange(len(some_users) + 1)),
         keys=item + FIRST_ROW,
         kinds=kind,

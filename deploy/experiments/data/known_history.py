@@ -9,7 +9,7 @@ import torch
 
 from deploy.experiments.data.protocol import Protocol
 from models.data.catalogue import ROW_PADDING
-from models.data.interaction_log import Folded, Ints, Log, fold
+from models.data.interaction_log import ClickStates, InteractionLog, Ints, click_states
 from models.data.queries import Queries
 from models.data.ranges import Ranges
 from models.data.views import ViewSpec
@@ -24,15 +24,15 @@ class Known:
     `fresh`: r2 of the last L_F exposures, as the paper reads; else of the last closed window, as it is served.
     """
 
-    folded: Folded
+    folded: ClickStates
     protocol: Protocol
     fresh: bool = True
 
     @classmethod
-    def of(cls, log: Log, protocol: Protocol, *, fresh: bool = True) -> Known:
+    def of(cls, log: InteractionLog, protocol: Protocol, *, fresh: bool = True) -> Known:
         """Fold `log`, whose keys are rows of E."""
         spec = ViewSpec(history_long=protocol.history, history_short=protocol.short, threshold=protocol.threshold)
-        return cls(fold(log, spec), protocol, fresh)
+        return cls(click_states(log, spec), protocol, fresh)
 
     def blocks(self, clicks: Ints) -> Ints:
         """Numbers from 0: clicks of one user with one delayed history have the same."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from models.data.interaction_log import Ints, Log, unit_starts
+from models.data.interaction_log import InteractionLog, Ints, group_starts
 from models.data.views import CLICK
 
 Rule = Literal["uniform", "popularity", "full"]
@@ -74,7 +74,7 @@ LEAVE_ONE_OUT = Protocol(
 """How SASRec and its followers are evaluated: the last item, known everything before it, among 100 uniform ones."""
 
 
-def phases(log: Log, protocol: Protocol) -> Ints:
+def phases(log: InteractionLog, protocol: Protocol) -> Ints:
     """The phase of each event that is a click, -1 for others: [N]. Each user needs `protocol.least` clicks."""
     is_click = log.kinds == CLICK
     clicks = np.concatenate([[0], np.cumsum(is_click)])
@@ -87,9 +87,9 @@ def phases(log: Log, protocol: Protocol) -> Ints:
     return np.where(is_click, phase, -1)
 
 
-def served(log: Log, phase: Ints, protocol: Protocol) -> Log:
+def served(log: InteractionLog, phase: Ints, protocol: Protocol) -> InteractionLog:
     """The log with the epochs in which it is evaluated: one boundary where the slow phase ends; or one a unit."""
-    starts = unit_starts(log)
+    starts = group_starts(log)
     begins = np.zeros(len(log.keys), np.bool_)
     if protocol.delayed:
         late = np.flatnonzero(phase > Phase.SLOW)
@@ -100,7 +100,7 @@ def served(log: Log, phase: Ints, protocol: Protocol) -> Log:
     return _cut(log, begins)
 
 
-def trained(log: Log, phase: Ints, block: int, generator: np.random.Generator) -> Log:
+def trained(log: InteractionLog, phase: Ints, block: int, generator: np.random.Generator) -> InteractionLog:
     """The log with an epoch for every `block` clicks of the slow phase, each user's first one of random size.
 
     So a click's delayed history ends 0 to block - 1 clicks before it; the served one ends some clicks before the test.
@@ -110,9 +110,9 @@ def trained(log: Log, phase: Ints, block: int, generator: np.random.Generator) -
     number = np.arange(len(clicks)) - np.searchsorted(user, user)  # of the click among the user's
     shift = generator.integers(0, block, len(log.offsets) - 1)
     begins = np.zeros(len(log.keys), np.bool_)
-    begins[unit_starts(log)[clicks[(number + shift[user]) % block == 0]]] = True
+    begins[group_starts(log)[clicks[(number + shift[user]) % block == 0]]] = True
     return _cut(log, begins)
 
 
-def _cut(log: Log, begins: np.ndarray) -> Log:
-    return Log(log.offsets, log.keys, log.kinds, log.times, log.impressions, np.cumsum(begins))
+def _cut(log: InteractionLog, begins: np.ndarray) -> InteractionLog:
+    return InteractionLog(log.offsets, log.keys, log.kinds, log.times, log.impressions, np.cumsum(begins))

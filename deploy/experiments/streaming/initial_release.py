@@ -26,9 +26,9 @@ from deploy.runs import UserError
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, Catalogue
 from models.data.interaction_log import Ints
 from models.evaluation.metrics import metrics
-from models.mc2sf.checkpoint import pack, pack_apart
+from models.mc2sf.checkpoint import pack, pack_standalone
 from models.mc2sf.nets import Nets
-from models.mc2sf.variants import Form
+from models.mc2sf.variants import Variant
 from streams.database import schema
 from streams.records import item_key
 from streams.releases.registry import Draft
@@ -95,10 +95,10 @@ def given(text: str) -> Given:
     try:
         for row in ROWS:
             form = row.fit(bench, asked.recipes, seed)
-            assert isinstance(form, Form)
-            forms[form.variant] = form
+            assert isinstance(form, Variant)
+            forms[form.served_as] = form
             arm = Arm(row.name, row, asked.protocol, asked.recipes)
-            ranks[form.variant] = cell_of(arm, seed, bench, work / "cells").ranks
+            ranks[form.served_as] = cell_of(arm, seed, bench, work / "cells").ranks
     except FitMissing as missing:
         raise UserError(f"{missing} in {work}. Run this first:\n  {_command(streamed)}") from missing
     protocol, config = asked.protocol, forms["f2s"].nets.config
@@ -117,12 +117,12 @@ def given(text: str) -> Given:
     return Given(draft, settings, users, list(_lists(of_test, catalogue)), ranks)
 
 
-def _draft(forms: dict[str, Form], catalogue: Catalogue, reason: str, trained_until: int) -> Draft:
+def _draft(forms: dict[str, Variant], catalogue: Catalogue, reason: str, trained_until: int) -> Draft:
     cloud, device = forms["f2s"].nets, forms["mc2sf"].nets
     shared = Nets(cloud.config, len(cloud.encoder.E))
     shared.encoder, shared.slow, shared.fast = cloud.encoder, cloud.slow, device.fast
     apart = {"din": forms["din"].nets, "alone": forms["fast"].nets, "s2f": device}
-    parts = pack(shared) | {form: pack_apart(nets, form) for form, nets in apart.items()}
+    parts = pack(shared) | {form: pack_standalone(nets, form) for form, nets in apart.items()}
     items = ItemTable.of(catalogue, cloud.encoder.E.detach().numpy())
     return Draft("initial", None, -1, parts, items, trained_until, {}, {"reason": reason})
 

@@ -22,7 +22,7 @@ from deploy.experiments.data.protocol import Phase, Protocol
 from deploy.experiments.definitions.experiment import Asked
 from deploy.experiments.training.hyperparameters import Recipes
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
-from models.data.interaction_log import unit_starts
+from models.data.interaction_log import group_starts
 from models.data.views import CANDIDATE, EXPOSURE
 from replay.errors import SourceError
 from replay.parameters import parameters
@@ -84,7 +84,7 @@ def source(text: str) -> Source:
 
 def alone(dataset: Dataset, of_test: Lists) -> None:
     """Raise SourceError where the impression of a test click has another click: it can hold one list only."""
-    starts, clicked = unit_starts(dataset.log), dataset.phase >= Phase.SLOW
+    starts, clicked = group_starts(dataset.log), dataset.phase >= Phase.SLOW
     clicks = np.bincount(starts[clicked], minlength=len(starts))
     if shared := int((clicks[starts[of_test.clicks]] > 1).sum()):
         raise SourceError(
@@ -99,7 +99,7 @@ def _rows(dataset: Dataset, of_test: Lists) -> Iterator[Row]:
     What was shown with a test click comes behind its list, so that it is no part of it: nobody asks in between.
     """
     log, items = dataset.log, dataset.items
-    starts, span = unit_starts(log), int(np.ptp(log.times)) + 1
+    starts, span = group_starts(log), int(np.ptp(log.times)) + 1
     fast = np.flatnonzero(dataset.phase > Phase.SLOW)
     late = starts[
         fast[np.unique(log.users[fast], return_index=True)[1]]

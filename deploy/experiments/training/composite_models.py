@@ -11,7 +11,7 @@ from deploy.experiments.training.models import FAST, Row, fitted_din, fitted_fm,
 from deploy.experiments.training.trainer import Bench
 from models.baselines.fm import FM, FMConfig
 from models.baselines.neumf import NeuMF, NeuMFConfig
-from models.baselines.two_stage import HINTS, HintedSequential, TwoStage
+from models.baselines.two_stage import HINTS, InformedSequential, TwoStage
 from models.data.queries import Queries
 from models.evaluation.metrics import metrics
 
@@ -43,7 +43,7 @@ def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
 def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
     """DIN+GRU4Rec."""
     alone, after = fitted_gru4rec(bench, recipes, seed)
-    net, begun = _begun(HintedSequential(alone), bench, recipes, seed)
+    net, begun = _begun(InformedSequential(alone), bench, recipes, seed)
     bench.fit("DIN+GRU4Rec", net, recipes.din_gru4rec, seed, FAST, after=after + begun)
     return net
 
@@ -51,7 +51,7 @@ def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
 def gru4rec_tuned(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
     """The control of DIN+GRU4Rec: GRU4Rec gets the same second fit, told nothing."""
     alone, after = fitted_gru4rec(bench, recipes, seed)
-    net = TwoStage(Silent(), HintedSequential(alone))
+    net = TwoStage(Silent(), InformedSequential(alone))
     bench.fit("GRU4Rec tuned", net, recipes.din_gru4rec, seed, FAST, after=after)
     return net
 
@@ -74,7 +74,7 @@ def widen(alone: nn.Module, told: nn.Module) -> None:
             wider[name].zero_()[:, : weight.shape[1]] = weight
 
 
-def _begun(told: FM | NeuMF | HintedSequential, bench: Bench, recipes: Recipes, seed: int) -> tuple[TwoStage, str]:
+def _begun(told: FM | NeuMF | InformedSequential, bench: Bench, recipes: Recipes, seed: int) -> tuple[TwoStage, str]:
     """`told` beside a fitted DIN, before it is fitted on; and what names DIN's fit and its weight.
 
     DIN's logit begins with the weight that ranks the validation clicks best: in a fit on the fast phase a single number

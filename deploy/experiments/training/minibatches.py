@@ -16,12 +16,12 @@ from deploy.experiments.data.protocol import Phase, Protocol, served, trained
 from deploy.experiments.training.hyperparameters import Recipe
 from models.baselines.sequential import Sequential
 from models.data.catalogue import ROW_PADDING
-from models.data.interaction_log import Ints, unit_starts
+from models.data.interaction_log import Ints, group_starts
 from models.training.losses import sampled_softmax
-from models.training.negative_sampling import Proposal, Seen
-from models.training.objectives import Lists, Sequences
+from models.training.negative_sampling import NegativeSampler, SeenItems
+from models.training.objectives import ListBatch, SequenceBatch
 
-Epoch = Callable[[int, np.random.Generator], Iterator[Lists | Sequences]]
+Epoch = Callable[[int, np.random.Generator], Iterator[ListBatch | SequenceBatch]]
 Draw = Callable[[int, np.random.Generator], Iterator[Any]]
 
 
@@ -33,10 +33,10 @@ class Drawing:
         late = np.flatnonzero(dataset.phase >= Phase.VALIDATION)
         users, first = np.unique(log.users[late], return_index=True)
         end = log.offsets[1:].copy()
-        end[users] = unit_starts(log)[late[first]]
+        end[users] = group_starts(log)[late[first]]
         early = dataset.interacted & (np.arange(len(log.keys)) < end[log.users])
-        self.seen = Seen(log.users[early], log.keys[early], dataset.rows)
-        self.proposal = Proposal.of(log.keys[dataset.of(Phase.SLOW)], dataset.rows, recipe.power)
+        self.seen = SeenItems(log.users[early], log.keys[early], dataset.rows)
+        self.proposal = NegativeSampler.from_clicks(log.keys[dataset.of(Phase.SLOW)], dataset.rows, recipe.power)
 
     def log_q(self, items: Ints, recipe: Recipe) -> torch.Tensor:
         """Log of how often each item is drawn in expectation; zero where the recipe does not correct for it."""
@@ -65,7 +65,7 @@ def of_lists(
     targets = dataset.of(*some)
     as_served = Known.of(served(dataset.log, dataset.phase, protocol), protocol, fresh=fresh)
 
-    def epoch(_: int, generator: np.random.Generator) -> Iterator[Lists]:
+    def epoch(_: int, generator: np.random.Generator) -> Iterator[ListBatch]:
         known = as_served
         if Phase.SLOW in some:
             known = Known.of(trained(dataset.log, dataset.phase, recipe.block, generator), protocol, fresh=fresh)
@@ -81,7 +81,7 @@ def of_lists(
             hidden[:, 0] = False
             log_q = torch.zeros(items.shape)
             log_q[:, 1:] = drawing.log_q(drawn, recipe)
-            yield Lists(known(clicks), torch.from_numpy(items), log_q, torch.from_numpy(hidden))
+            yield ListBatch(known(clicks), torch.from_numpy(items), log_q, torch.from_numpy(hidden))
 
     return epoch
 
@@ -98,7 +98,7 @@ def of_sequences(dataset: Dataset, recipe: Recipe, some: tuple[Phase, ...], leng
     wanted = np.isin(dataset.phase[clicks], some)
     bounds = np.searchsorted(users, np.arange(len(dataset.users) + 1))
 
-    def epoch(_: int, generator: np.random.Generator) -> Iterator[Sequences]:
+    def epoch(_: int, generator: np.random.Generator) -> Iterator[SequenceBatch]:
         ends: list[int] = []  # of each stretch: one behind its last target
         for start, end in pairwise(bounds.tolist()):
             ends.extend(range(end - int(generator.integers(min(length, end - start))), start + 1, -length))
@@ -126,7 +126,7 @@ def of_sequences(dataset: Dataset, recipe: Recipe, some: tuple[Phase, ...], leng
             if not targets.any():
                 continue
             negatives = drawing.proposal.draw(generator, (recipe.negatives,))
-            yield Sequences(
+            yield SequenceBatch(
                 torch.from_numpy(rows[:, :-1]),
                 torch.from_numpy(targets),
                 torch.from_numpy(negatives),
@@ -140,7 +140,7 @@ def of_sequences(dataset: Dataset, recipe: Recipe, some: tuple[Phase, ...], leng
 def of_devices(draw: Epoch, devices: int) -> Draw:
     """Rounds of so many devices, one batch each: with batches of one stretch, a device's own clicks."""
 
-    def epoch(number: int, generator: np.random.Generator) -> Iterator[list[Lists | Sequences]]:
+    def epoch(number: int, generator: np.random.Generator) -> Iterator[list[ListBatch | SequenceBatch]]:
         each = draw(number, generator)
         while some := list(islice(each, devices)):
             yield some

@@ -26,7 +26,7 @@ from models.baselines.neumf import NeuMF, NeuMFConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
 from models.layers.hstu_block import HSTUConfig
 from models.mc2sf.nets import NetConfig, Nets
-from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone, introduce
+from models.mc2sf.variants import DIN, F2S, MC2SF, FastAlone, start_from_fast_alone
 
 SLOW = (Phase.SLOW,)
 FAST = (Phase.FAST,)
@@ -211,7 +211,7 @@ def fitted_mc2sf(bench: Bench, recipes: Recipes, seed: int, *, fresh: bool) -> M
     """The fast part as fitted alone is introduced to the priors of a fitted F2S, which stays as it is."""
     alone, after_fast = fitted_fast(bench, recipes, seed)
     cloud, after_slow = fitted_f2s(bench, recipes, seed, fresh=fresh)
-    introduce(alone.nets.fast)
+    start_from_fast_alone(alone.nets.fast)
     net = MC2SF(alone.nets, cloud)
     bench.fit("MC2-SF", net, recipes.s2f, seed, FAST, after=after_fast + after_slow, fresh=fresh)
     return net

@@ -31,10 +31,10 @@ from models.baselines.sequential import Sequential
 from models.data.interaction_log import Ints
 from models.data.queries import Queries, delayed, recent
 from models.evaluation.metrics import metrics
-from models.mc2sf.served_variant import Served
-from models.mc2sf.variants import Form
+from models.mc2sf.served_variant import ServedVariant
+from models.mc2sf.variants import Variant
 from models.training.fit import FitConfig, fit
-from models.training.losses import of_catalogue, resting
+from models.training.losses import bind_catalogue_size, prior_logit
 from models.training.objectives import objective
 
 Told = Callable[[str, int, float, float], None]  # fit, epoch, loss, validation NDCG@10
@@ -124,8 +124,8 @@ class Bench:
             return known.swapped(asked, of_phase.clicks[others[some]]) if strangers else asked
 
         others = self._others(of_phase) if strangers else np.empty(0, np.int64)
-        if isinstance(score, Form) and phase is Phase.TEST:
-            score = Served(score)
+        if isinstance(score, Variant) and phase is Phase.TEST:
+            score = ServedVariant(score)
         return lists.ranks(score, queries, of_phase)
 
     def _others(self, of_phase: Lists) -> Ints:
@@ -155,9 +155,9 @@ class Bench:
         `name` is the fit's, for all seeds; `after` is the identity of the fit whose weights `net` starts from.
         `devices`: the fit is federated, with that many devices a round.
         """
-        loss = of_catalogue(recipe.loss, len(self.dataset.items))
+        loss = bind_catalogue_size(recipe.loss, len(self.dataset.items))
         if isinstance(net, Sequential) and not after:
-            net.rest(resting(loss, recipe.negatives))
+            net.rest(prior_logit(loss, recipe.negatives))
         if recipe.ahead:
             after += self._taught(net, recipe, seed, some)
         draw: minibatches.Draw = minibatches.of_net(net, self.dataset, self.protocol, recipe, some, fresh=fresh)
@@ -195,7 +195,7 @@ class Bench:
         """Give the item tables of `net` what item2vec has learnt; the identity of its fit."""
         own = replace(AHEAD, dim=recipe.dim, epochs=min(recipe.epochs, AHEAD.epochs))
         teacher, digest = self.item2vec(own, seed, some)
-        assert isinstance(net, Sequential | FM | NeuMF | Form)
+        assert isinstance(net, Sequential | FM | NeuMF | Variant)
         with torch.no_grad():
             for table in net.item_tables:
                 table.copy_(teacher.items.weight)

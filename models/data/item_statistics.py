@@ -39,7 +39,7 @@ def _share(count: Ints, total: Ints, items: Ints) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ItemStatistics:
     """All items after one epoch, for what is served in the next. Arrays [n] in order of `keys`, which are sorted."""
 
     epoch: int
@@ -49,12 +49,12 @@ class Standing:
     first: Ints  # the epoch in which it was seen first
 
     @classmethod
-    def nothing(cls) -> Standing:
+    def empty(cls) -> ItemStatistics:
         """Before the first epoch."""
         none = np.zeros(0, np.int64)
         return cls(-1, none, none, none, none)
 
-    def after(self, keys: Ints, clicks: Ints) -> Standing:
+    def next_epoch(self, keys: Ints, clicks: Ints) -> ItemStatistics:
         """After one epoch more, in which `keys` (sorted, each once) were seen and clicked so often."""
         known = np.union1d(self.keys, keys)
         old, new = np.searchsorted(known, self.keys), np.searchsorted(known, keys)
@@ -66,7 +66,7 @@ class Standing:
         )
         total[old], first[old] = self.clicks, self.first
         recent[new] = clicks
-        return Standing(epoch, known, total + recent, recent, first)
+        return ItemStatistics(epoch, known, total + recent, recent, first)
 
     def of(self, keys: Ints) -> Buckets:
         """Buckets of items by key, in the epoch that comes next: [n] -> [n, 3]."""
@@ -96,7 +96,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Standings:
+class ItemStatisticsByEpoch:
     """All items at the beginning of every epoch of a log, by counting: `Standing` for any item and epoch at once."""
 
     span: int  # epochs, and one more
@@ -107,7 +107,7 @@ class Standings:
     items: Ints  # [span] items seen before each epoch
 
     @classmethod
-    def count(cls, rows: Ints, epochs: Ints, clicks: Ints, size: int) -> Standings:
+    def from_events(cls, rows: Ints, epochs: Ints, clicks: Ints, size: int) -> ItemStatisticsByEpoch:
         """From the events of a log [N]: the row of each (below `size`), its epoch, and how many clicks it is."""
         span = int(epochs.max(initial=0)) + 2
         first = np.full(size, span, np.int64)
