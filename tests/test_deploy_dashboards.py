@@ -23,8 +23,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.local.broker import free_port
 from deploy.local.supervisor import TARGETS, Child, Stack
-from deploy.monitoring.dashboards import FOLDER, Query, dashboards, panels, queries
 from streams.process import telemetry
+from tests.support.dashboards import FOLDER, Query, dashboards, panels, queries
 
 PROVISIONED = FOLDER.parent / "provisioning"
 OF_THE_CLIENT = {"process_resident_memory_bytes"}

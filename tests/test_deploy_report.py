@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from deploy.report import html
 from deploy.report.summary import METRICS, Quality
 from streams.database import schema
 from streams.database.engine import connect
-from tests.support.report import RUN, VARIANTS, fill, quality, summary
+from tests.support.report import EPOCHS, MONTH, RUN, START, VARIANTS, fill, quality, summary
 
 QUALITIES = ["all-hr_10", "all-ndcg_10", "collaborative-hr_10", "collaborative-ndcg_10"]
 
@@ -48,10 +50,12 @@ def test_names_from_the_log_are_escaped(page: Path) -> None:
     assert "ml-1m:&lt;b&gt;folder&lt;/b&gt;" in page.read_text()
 
 
-def test_a_fleet_s_faults_are_told_and_a_sound_one_s_are_not(engine: sa.Engine, page: Path, tmp_path: Path) -> None:
+def test_faults_of_the_devices_are_reported_only_if_there_were_any(
+    engine: sa.Engine, page: Path, tmp_path: Path
+) -> None:
     assert "Faults of the devices" not in page.read_text()
-    told = summary(faults={"offline": 1234, "late_clicks": 7}, settings={"faults": "offline=0.5"})
-    text = html.write(told, engine, RUN, tmp_path / "faulty.html").read_text()
+    faulty = summary(faults={"offline": 1234, "late_clicks": 7}, settings={"faults": "offline=0.5"})
+    text = html.write(faulty, engine, RUN, tmp_path / "faulty.html").read_text()
     assert "<code>offline=0.5</code>" in text
     assert "offline 1,234, late clicks 7." in text
 
@@ -131,9 +135,57 @@ def test_a_browser_shows_the_report_without_an_error(page: Path, browser: webdri
     assert [name for name in requests if not name.startswith(("data:", "file:"))] == []
 
 
-def test_the_page_fits_a_narrow_screen(page: Path, browser: webdriver.Chrome) -> None:
-    browser.set_window_size(500, 900)
+CLIPPED = """
+const wide = document.documentElement.clientWidth, bad = [];
+const outside = (inner, outer) => inner.left < outer.left - 0.5 || inner.right > outer.right + 0.5
+  || inner.top < outer.top - 0.5 || inner.bottom > outer.bottom + 0.5;
+for (const text of document.querySelectorAll("svg text")) {
+  const box = text.getBoundingClientRect(), picture = text.ownerSVGElement.getBoundingClientRect();
+  if (box.width && (outside(box, picture) || box.right > wide)) bad.push(text.textContent);
+}
+for (const each of document.querySelectorAll("h1, h2, h3, p, figcaption, .tile, .tile b, header *")) {
+  const block = getComputedStyle(each).display != "inline";
+  if (block && each.scrollWidth > each.clientWidth + 1) bad.push(each.textContent);
+}
+return bad;
+"""
+NAMES_OVERLAP = """
+const names = document.querySelector("figure svg").querySelectorAll("text.name");
+const boxes = [...names].map(name => name.getBoundingClientRect()).sort((a, b) => a.top - b.top);
+return boxes.some((box, i) => i && box.top + 0.25 * box.height < boxes[i - 1].bottom - 0.25 * box.height);
+"""
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_no_label_is_clipped_and_the_page_fits_the_screen(page: Path, browser: webdriver.Chrome, width: int) -> None:
+    screen = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     browser.get(page.as_uri())
-    wide = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    browser.set_window_size(1300, 1000)
-    assert wide <= 0
+    assert browser.execute_script("return document.documentElement.clientWidth") == pytest.approx(width, abs=20)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script(CLIPPED) == []
+    assert not browser.execute_script(NAMES_OVERLAP)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_axis_shows_the_first_and_the_last_event(page: Path, browser: webdriver.Chrome) -> None:
+    browser.get(page.as_uri())
+    ticks = [each.text for each in browser.find_elements(By.CSS_SELECTOR, "figure:first-of-type svg text.middle")]
+    ends = [datetime.fromtimestamp((START + n * MONTH) / 1000, UTC).strftime("%d %b %Y") for n in (0, EPOCHS - 1)]
+    assert [ticks[0], ticks[-1]] == ends
+
+
+def test_the_screenshot_in_the_readme_is_a_small_picture(browser: webdriver.Chrome) -> None:
+    """Write docs/report.png from the report of a run: REPORT_SCREENSHOT=runs/demo/report.html."""
+    picture = Path(__file__).parents[1] / "docs" / "report.png"
+    if report := os.environ.get("REPORT_SCREENSHOT"):
+        screen = {"width": 1200, "height": 1440, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+        browser.get(Path(report).resolve().as_uri())
+        assert browser.save_screenshot(str(picture))
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    data = picture.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert 10_000 < len(data) < 200_000
+    assert "docs/report.png" in (picture.parents[1] / "README.md").read_text()

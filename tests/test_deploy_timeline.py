@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from deploy.report import timeline
 from deploy.report.figures import ordered, quality_series
+from streams.database import schema
 from streams.database.engine import connect
-from tests.support.report import EPOCHS, RUN, fill
+from tests.support.report import EPOCHS, RUN, START, fill
 
 
 @pytest.fixture
@@ -43,8 +42,8 @@ def test_costs_of_an_epoch_are_those_of_its_outcomes(engine: sa.Engine) -> None:
 
 
 def test_chance_is_that_of_the_variant_with_the_most_ranks() -> None:
-    def points(n: int, chance: float) -> dict[int, Any]:
-        return {0: SimpleNamespace(n=n, hr_10=0.5, chance_hr_10=chance)}
+    def points(n: int, chance: float) -> dict[int, timeline.Point]:
+        return {0: timeline.Point(n, 0.5, 0.4, chance, 0.1)}
 
     series = quality_series({"mc2sf": points(5, 0.1), "random": points(9, 0.2)}, "hr_10", [timeline.Epoch(0, 0)])
     assert [(one.name, one.values) for one in series][-1] == ("chance", [0.2])
@@ -52,3 +51,14 @@ def test_chance_is_that_of_the_variant_with_the_most_ranks() -> None:
 
 def test_variants_keep_their_colours_and_unknown_ones_come_last() -> None:
     assert ordered({"zeta": 0, "random": 0, "alpha": 0, "mc2sf": 0}) == ["mc2sf", "random", "alpha", "zeta"]
+
+
+def test_the_axis_ends_at_the_last_event_also_if_its_impression_began_earlier(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        line = timeline.epochs(connection, RUN)
+        later = line[-1].time + 5_000
+        i = schema.interactions
+        connection.execute(sa.update(i).where(i.c.run == RUN, i.c.epoch == EPOCHS - 1).values(time=later))
+        axis = timeline.axis(connection, RUN, line)
+    assert (axis.first, axis.last) == (START, later)
+    assert list(axis.times) == [epoch.time for epoch in line]

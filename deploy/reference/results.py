@@ -12,15 +12,16 @@ from streams.database import schema
 
 
 def tables() -> Page:
-    """Return the page of tables."""
+    """Return the page of tables. A column's description is its `doc`, or else its comment."""
     page = Page.titled(
         "Tables",
         prose(schema) + " Types are those of PostgreSQL; * marks the columns of the primary key. The"
         " [tutorial](../tutorial.md) evaluates a run with queries of its own.",
     )
     for table in schema.metadata.sorted_tables:
-        page.section(table.name, table.info.get("doc", ""))
-        if "doc" not in table.info:
+        described = str(table.info.get("doc", ""))
+        page.section(table.name, sentence(described))
+        if not described:
             page.missing.append(table.name)
         page.table(("column", "type", "meaning"), (_column(column) for column in table.columns))
     return page
@@ -30,7 +31,7 @@ def _column(column: sa.Column[object]) -> tuple[str, str, str]:
     kind = column.type.compile(dialect=postgresql.dialect()).lower()  # type: ignore[no-untyped-call]
     null = ", null" if column.nullable else ""
     name = code(column.name) + ("*" if column.primary_key else "")
-    return name, kind + null, sentence(column.doc or "")
+    return name, kind + null, sentence(column.doc or column.comment or "")
 
 
 def summary() -> Page:

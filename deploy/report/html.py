@@ -1,7 +1,4 @@
-"""report.html: a run on one page that needs nothing but a browser.
-
-In: the run's summary and its tables. Out: one HTML file with its style, script and pictures inside.
-"""
+"""report.html: a run on one page, from its summary and its tables. Style, script and pictures are inside the file."""
 
 from __future__ import annotations
 
@@ -26,6 +23,7 @@ def write(summary: Summary, engine: sa.Engine, run: str, out: Path) -> Path:
         if row is None:
             raise LookupError(f"no run {run!r} in these tables")
         line = timeline.epochs(connection, run)
+        axis = timeline.axis(connection, run, line)
         context: dict[str, object] = {
             "summary": summary,
             "run": run,
@@ -33,7 +31,7 @@ def write(summary: Summary, engine: sa.Engine, run: str, out: Path) -> Path:
             "created": moment(row.created_wall),
             "settings": {**row.settings, **summary.settings},
             "versions": summary.versions,
-            "figures": figures(connection, run, line),
+            "figures": figures(connection, run, line, axis),
             "releases": timeline.releases(connection, run),
             "decisions": timeline.decisions(connection, run),
             "drifts": timeline.drifts(connection, run),
@@ -42,8 +40,8 @@ def write(summary: Summary, engine: sa.Engine, run: str, out: Path) -> Path:
             "interactions": timeline.count(connection, run, schema.interactions),
             "variants": ordered(summary.online),
             "metrics": METRICS,
-            "first": moment(line[0].time) if line else "",
-            "last": moment(line[-1].time) if line else "",
+            "first": moment(axis.first) if line else "",
+            "last": moment(axis.last) if line else "",
         }
     out.write_text(_environment().get_template("report.html.j2").render(context), encoding="utf-8")
     return out

@@ -1,7 +1,4 @@
-"""Line charts as inline SVG: no script, font or picture is loaded from anywhere, colours come from the page's style.
-
-A chart has one x axis for all its series: positions 0 ... n - 1 at even distances, with labels of their own.
-"""
+"""Line charts over event time as inline SVG. Colours come from the style of the page; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -13,17 +10,19 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
+from deploy.report.time_axis import TimeAxis
+
 WIDTH, HEIGHT = 720, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 96, 14, 40
+# margins and gap have room for the larger text of a narrow screen: see report.css
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 122, 18, 40
 _PLOT_W, _PLOT_H = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-_LABEL_GAP = 13  # between two labels at the ends of lines
-_LABELS = 5  # below the x axis there is room for one more than this
+_NAME_GAP = 18  # between two names at the ends of lines
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line. `colour` is the number of a colour of the page; None in `values` is a gap."""
+    """One line: a value per point of the axis, None for a gap. `colour` is the number of a colour of the page."""
 
     name: str
     values: Sequence[float | None]
@@ -34,7 +33,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened at position `at`: a line over the whole height with a label, or a small tick."""
+    """An occurrence at point number `at`: a line over the whole height with a label, or a small tick."""
 
     at: int
     label: str
@@ -43,28 +42,35 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart. `labels` name the positions; `show` formats a value."""
+    """A line chart. `show` formats a value, `tick` a value on the vertical axis."""
 
     title: str
     description: str
-    labels: Sequence[str]
+    axis: TimeAxis
     series: Sequence[Series]
     marks: Sequence[Mark] = field(default=())
     show: Callable[[float], str] = "{:.3f}".format
+    tick: Callable[[float], str] = "{:.3f}".format
     from_zero: bool = False
 
+    @property
+    def labels(self) -> list[str]:
+        """The event time of each point as text."""
+        return [self.axis.label(time) for time in self.axis.times]
+
     def svg(self) -> Markup:
-        """The picture, with its title and description inside for those who can't see it."""
+        """Return the picture, with title and description for screen readers."""
         return _svg(self)
 
     def points(self) -> str:
-        """Labels and shown values as JSON, for the page's script."""
+        """Return positions, labels and formatted values of all points as JSON, for the script of the page."""
         rows = {s.name: [None if v is None else self.show(v) for v in s.values] for s in self.series}
-        return json.dumps({"labels": list(self.labels), "left": _LEFT, "width": _PLOT_W, "series": rows})
+        at = [round(_x(self.axis.share(time)), 1) for time in self.axis.times]
+        return json.dumps({"labels": self.labels, "at": at, "series": rows})
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from below `low` to above `high`, about `about` of them."""
+    """Return about `about` round numbers, from below `low` to above `high`."""
     if high <= low:
         high = low + 1
     raw = (high - low) / about
@@ -75,7 +81,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """`wanted` moved apart to at least `gap`, in their order, between `low` and `high` where that is possible."""
+    """Return `wanted` with distances of at least `gap`, in the same order, within `low` and `high` if possible."""
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     placed = list(wanted)
     for before, here in itertools.pairwise(order):
@@ -88,15 +94,17 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return placed
 
 
+def _x(share: float) -> float:
+    return _LEFT + _PLOT_W * share
+
+
 def _svg(chart: Chart) -> Markup:
     seen = [v for s in chart.series for v in s.values if v is not None and math.isfinite(v)] or [0.0, 1.0]
-    low = 0.0 if chart.from_zero else min(seen)
-    grid = ticks(low, max(seen))
+    grid = ticks(0.0 if chart.from_zero else min(seen), max(seen))
     span = grid[-1] - grid[0]
-    count = max((len(s.values) for s in chart.series), default=1)
 
-    def x(position: int) -> float:
-        return _LEFT + _PLOT_W * (position / (count - 1) if count > 1 else 0.5)
+    def x(point: int) -> float:
+        return _x(chart.axis.share(chart.axis.times[point]))
 
     def y(value: float) -> float:
         return _TOP + _PLOT_H * (1 - (value - grid[0]) / span)
@@ -106,15 +114,18 @@ def _svg(chart: Chart) -> Markup:
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t{number} d{number}">',
         f'<title id="t{number}">{escape(chart.title)}</title><desc id="d{number}">{escape(chart.description)}</desc>',
     ]
-    out += [_grid_line(chart.show(value), y(value)) for value in grid]
-    out += _x_labels(chart.labels, x)
+    out += [_grid_line(chart.tick(value), y(value)) for value in grid]
+    out += [
+        f'<text class="tick middle" x="{_x(share):.1f}" y="{_TOP + _PLOT_H + 24}">{escape(label)}</text>'
+        for share, label in chart.axis.ticks()
+    ]
     out += [_mark(mark, x(mark.at)) for mark in chart.marks]
     ends = []
     for series in chart.series:
         out.append(_path(series, x, y))
         last = next((v for v in reversed(series.values) if v is not None), None)
         ends.append((series, _TOP if last is None else y(last)))
-    heights = spread([end for _, end in ends], _LABEL_GAP, _TOP + 4, _TOP + _PLOT_H)
+    heights = spread([end for _, end in ends], _NAME_GAP, _TOP + 4, _TOP + _PLOT_H)
     for (series, _), height in zip(ends, heights, strict=True):
         weight = " strong" if series.strong else ""
         out.append(
@@ -132,22 +143,16 @@ def _grid_line(label: str, y: float) -> str:
     )
 
 
-def _x_labels(labels: Sequence[str], x: Callable[[int], float]) -> list[str]:
-    step = max(1, math.ceil((len(labels) - 1) / _LABELS))
-    return [
-        f'<text class="tick middle" x="{x(place):.1f}" y="{_TOP + _PLOT_H + 20}">{escape(labels[place])}</text>'
-        for place in range(0, len(labels), step)
-    ]
-
-
 def _mark(mark: Mark, x: float) -> str:
     title = f"<title>{escape(mark.label)}</title>"
     bottom = _TOP + _PLOT_H
     if mark.small:
         return f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom - 5}" y2="{bottom}">{title}</line>'
+    left = x > _LEFT + 0.8 * _PLOT_W  # a label at the right end is written on the left of its line
     return (
         f'<line class="mark long" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}">{title}</line>'
-        f'<text class="mark" x="{x + 3:.1f}" y="{_TOP + 8}">{escape(mark.label)}</text>'
+        f'<text class="mark{" end" if left else ""}" x="{x + (-3 if left else 3):.1f}" y="{_TOP - 4}">'
+        f"{escape(mark.label)}</text>"
     )
 
 
@@ -160,7 +165,7 @@ def _path(series: Series, x: Callable[[int], float], y: Callable[[float], float]
         steps.append(f"{'L' if pen_down else 'M'}{x(position):.1f} {y(value):.1f}")
         pen_down = True
     look = (" dashed" if series.dashed else "") + (" strong" if series.strong else "")
-    alone = sum(step[0] == "M" for step in steps) == len(steps)  # nothing but single points: show them as dots
+    alone = sum(step[0] == "M" for step in steps) == len(steps)  # isolated points only: show them as dots
     shape = "".join(f"{step}h0.01" for step in steps) if alone else "".join(steps)
     dots = " dots" if alone else ""
     return f'<path class="line c{series.colour}{look}{dots}" d="{shape}"/>'

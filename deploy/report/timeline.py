@@ -1,68 +1,113 @@
-"""What the tables tell of a run over its event time, an epoch a point: the material of the report's charts."""
+"""A run over its event time, read from its tables, one point per epoch: the data of the report's charts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from deploy.report.summary import Value
+from deploy.report.time_axis import TimeAxis
 from streams.database import schema
-
-_DAY = 86_400_000
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch and the event time that it had reached, ms."""
+    """An epoch and the event time that it has reached, ms."""
 
     number: int
     time: int
 
 
+class Point(NamedTuple):
+    """Metrics of a variant at the end of an epoch, over `n` outcomes; None if they are not defined."""
+
+    n: int
+    hr_10: float | None
+    ndcg_10: float | None
+    chance_hr_10: float | None
+    chance_ndcg_10: float | None
+
+
+class Drift(NamedTuple):
+    """A change of the mean NDCG@10 of a variant, detected by ADWIN at event time `time`."""
+
+    variant: str
+    epoch: int
+    time: int
+    before: float
+    after: float
+
+
+class Decision(NamedTuple):
+    """A decision of the coordinator after an epoch."""
+
+    epoch: int
+    release: int
+    outcome: str
+    reason: str
+
+
+class ReleaseRow(NamedTuple):
+    """A release with the versions of its parts and the losses that the gate compared."""
+
+    version: int
+    parent: int
+    kind: str
+    encoder: int
+    slow: int
+    fast: int
+    epoch: int
+    trained_until: int
+    gate: dict[str, Value]
+
+
 def epochs(connection: sa.Connection, run: str) -> list[Epoch]:
-    """Return the epochs that hold an event, in order."""
+    """Return the epochs that contain an event, in order."""
     i = schema.interactions.c
     query = sa.select(i.epoch, sa.func.max(i.group_time)).where(i.run == run).group_by(i.epoch).order_by(i.epoch)
-    return [Epoch(int(number), int(time)) for number, time in connection.execute(query)]
+    rows = connection.execute(query).all()
+    reached = accumulate((int(time) for _, time in rows), max)  # late events do not turn time back
+    return [Epoch(int(number), time) for (number, _), time in zip(rows, reached, strict=True)]
 
 
-def labels(line: Sequence[Epoch]) -> list[str]:
-    """Name each epoch by the event time it reached, as finely as the whole span asks for."""
-    if not line:
-        return []
-    span = line[-1].time - line[0].time
-    form = "%d %b %Y" if span > 8 * _DAY else "%d %b %H:%M"
-    return [datetime.fromtimestamp(epoch.time / 1000, UTC).strftime(form) for epoch in line]
+def axis(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> TimeAxis:
+    """Return the time axis of the run, from its first to its last event, with a point per epoch."""
+    i = schema.interactions.c
+    first, last = connection.execute(sa.select(sa.func.min(i.time), sa.func.max(i.time)).where(i.run == run)).one()
+    times = [epoch.time for epoch in line]
+    return TimeAxis(times, min([int(first or 0), *times]), max([int(last or 0), *times]))
 
 
-def quality(connection: sa.Connection, run: str, subset: str, form: str) -> dict[str, dict[int, Any]]:
-    """Return per variant the metric points of its epochs."""
+def quality(connection: sa.Connection, run: str, subset: str, form: str) -> dict[str, dict[int, Point]]:
+    """Return the metrics of each variant by epoch."""
     p = schema.metric_points.c
-    query = sa.select(schema.metric_points).where(p.run == run, p.subset == subset, p.form == form).order_by(p.epoch)
-    result: dict[str, dict[int, Any]] = {}
-    for row in connection.execute(query):
-        result.setdefault(row.variant, {})[row.epoch] = row
+    wanted = p.variant, p.epoch, p.n, p.hr_10, p.ndcg_10, p.chance_hr_10, p.chance_ndcg_10
+    query = sa.select(*wanted).where(p.run == run, p.subset == subset, p.form == form).order_by(p.epoch)
+    result: dict[str, dict[int, Point]] = {}
+    for variant, epoch, *values in connection.execute(query):
+        result.setdefault(variant, {})[epoch] = Point(*values)
     return result
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What the outcomes of an epoch cost: sums of bytes, medians of ages; None where no outcome had one."""
+    """Costs of the outcomes of an epoch: sums of bytes, quantiles of ages; None if no outcome has a value."""
 
     outcomes: int
     bytes_up: int
     bytes_down: int
-    r2_age_s: float | None  # event time since the window closed whose r2 was used
+    r2_age_s: float | None  # event time since the window of the r2 closed
     answer_ms: tuple[float, float] | None  # wall clock from request to answer: median and 95 %
 
 
 def costs(connection: sa.Connection, run: str) -> dict[int, Costs]:
-    """Return per epoch what its outcomes cost."""
+    """Return the costs of each epoch with outcomes, by its number."""
     o = schema.outcomes.c
     wanted = o.epoch, o.bytes_up, o.bytes_down, o.window, o.r2_age, o.expired, o.asked_wall, o.answered_wall
     rows = np.array(connection.execute(sa.select(*wanted).where(o.run == run)).all(), dtype=np.int64).reshape(-1, 8)
@@ -85,10 +130,13 @@ def _costs(rows: NDArray[np.int64]) -> Costs:
 
 def uploads(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> list[int]:
     """Return how many negative memories (r2) were uploaded in each epoch of `line`, by event time."""
+    if not line:
+        return []
     m = schema.negative_memories.c
     times = connection.execute(sa.select(m.time).where(m.run == run)).scalars().all()
     places = np.searchsorted([epoch.time for epoch in line], np.array(times, dtype=np.int64))
-    return [int(n) for n in np.bincount(places, minlength=len(line))[: len(line)]]
+    inside = np.minimum(places, len(line) - 1)  # the last window may close after the last impression has begun
+    return [int(n) for n in np.bincount(inside, minlength=len(line))]
 
 
 def slates(connection: sa.Connection, run: str) -> dict[str, int]:
@@ -98,24 +146,25 @@ def slates(connection: sa.Connection, run: str) -> dict[str, int]:
     return {str(slate): int(n) for slate, n in connection.execute(query)}
 
 
-def drifts(connection: sa.Connection, run: str) -> list[Any]:
-    """Return the changes that ADWIN found, in order of event time."""
+def drifts(connection: sa.Connection, run: str) -> list[Drift]:
+    """Return the changes that ADWIN detected, in order of event time."""
     d = schema.drifts.c
-    return list(connection.execute(sa.select(schema.drifts).where(d.run == run).order_by(d.time, d.user, d.seq)))
+    query = sa.select(d.variant, d.epoch, d.time, d.before, d.after).where(d.run == run)
+    return [Drift(*row) for row in connection.execute(query.order_by(d.time, d.user, d.seq))]
 
 
-def decisions(connection: sa.Connection, run: str) -> list[Any]:
+def decisions(connection: sa.Connection, run: str) -> list[Decision]:
     """Return the coordinator's decisions that changed or refused something, in order."""
     d = schema.decisions.c
-    query = sa.select(schema.decisions).where(d.run == run, d.outcome != "unchanged").order_by(d.epoch)
-    return list(connection.execute(query))
+    query = sa.select(d.epoch, d.release, d.outcome, d.reason).where(d.run == run, d.outcome != "unchanged")
+    return [Decision(*row) for row in connection.execute(query.order_by(d.epoch))]
 
 
-def releases(connection: sa.Connection, run: str) -> list[Any]:
-    """Return the releases, oldest first, without their manifests."""
+def releases(connection: sa.Connection, run: str) -> list[ReleaseRow]:
+    """Return the releases, oldest first."""
     r = schema.releases.c
-    wanted = [column for column in r if column.name != "manifest"]
-    return list(connection.execute(sa.select(*wanted).where(r.run == run).order_by(r.version)))
+    query = sa.select(*(r[name] for name in ReleaseRow._fields)).where(r.run == run).order_by(r.version)
+    return [ReleaseRow(*row) for row in connection.execute(query)]
 
 
 def count(connection: sa.Connection, run: str, table: sa.Table) -> int:

@@ -1,6 +1,6 @@
-// Under the pointer: a vertical rule and the values of every series at that place.
+// Show a vertical rule and the values of all series at the point nearest to the pointer.
 for (const figure of document.querySelectorAll("figure[data-points]")) {
-  const { labels, left, width, series } = JSON.parse(figure.dataset.points);
+  const { labels, at, series } = JSON.parse(figure.dataset.points);
   const svg = figure.querySelector("svg");
   const rule = svg.querySelector(".rule");
   const tip = Object.assign(document.createElement("div"), { className: "tip", hidden: true });
@@ -10,17 +10,17 @@ for (const figure of document.querySelectorAll("figure[data-points]")) {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const scale = svg.viewBox.baseVal.width / box.width;
-    const last = labels.length - 1;
-    const at = Math.round((((event.clientX - box.left) * scale - left) / width) * last);
-    if (last < 1 || at < 0 || at > last) return hide();
-    const x = left + (width * at) / last;
+    const pointer = (event.clientX - box.left) * scale;
+    if (at.length < 2 || pointer < at[0] - 20 || pointer > at[at.length - 1] + 20) return hide();
+    const point = at.reduce((best, x, i) => (Math.abs(x - pointer) < Math.abs(at[best] - pointer) ? i : best), 0);
+    const x = at[point];
     rule.setAttribute("x1", x);
     rule.setAttribute("x2", x);
     rule.setAttribute("visibility", "visible");
-    const rows = Object.entries(series).filter(([, values]) => values[at] !== null);
-    tip.replaceChildren(labels[at]);
+    const rows = Object.entries(series).filter(([, values]) => values[point] !== null);
+    tip.replaceChildren(labels[point]);
     for (const [name, values] of rows) {
-      tip.append(document.createElement("br"), `${name} ${values[at]}`);
+      tip.append(document.createElement("br"), `${name} ${values[point]}`);
     }
     tip.hidden = false;
     const room = figure.clientWidth - tip.offsetWidth - 8;

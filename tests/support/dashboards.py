@@ -1,4 +1,4 @@
-"""The Grafana dashboards as data: which questions they put to Prometheus."""
+"""The Grafana dashboards and the PromQL queries of their panels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-FOLDER = Path(__file__).parents[1] / "grafana" / "dashboards"
+FOLDER = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboards"
 _METRIC = re.compile(r"(?<![\w:\"$@])(?:mc2sf|process)_[a-z0-9_]+")
 
 
@@ -24,7 +24,7 @@ class Query:
     expression: str
 
     def metrics(self) -> set[str]:
-        """The names of the metrics that it reads."""
+        """Return the names of the metrics that it reads."""
         return set(_METRIC.findall(self.expression))
 
 
@@ -35,14 +35,14 @@ def dashboards(folder: Path = FOLDER) -> Iterator[dict[str, Any]]:
 
 
 def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Go over the panels of a dashboard that ask something; rows are opened."""
+    """Return the panels of a dashboard that have queries, those inside of rows included."""
     for panel in dashboard["panels"]:
         yield from panels(panel) if panel["type"] == "row" else (panel,)
 
 
 def queries(folder: Path = FOLDER, rate_interval: str = "1m") -> list[Query]:
-    """Return every query of every panel, once for each choice of the variables of its dashboard."""
-    found: dict[Query, None] = {}  # the same question of two panels' choices is asked once
+    """Return the queries of all panels, one per choice of the variables of the dashboard."""
+    found: dict[Query, None] = {}  # without repetitions, in order
     for dashboard in dashboards(folder):
         variables = {v["name"]: [option["value"] for option in v["options"]] for v in dashboard["templating"]["list"]}
         for panel in panels(dashboard):

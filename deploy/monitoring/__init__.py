@@ -1,1 +1,0 @@
-"""Generates the Grafana dashboards."""
