@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,9 +100,19 @@ class Judge:
 
 
 def measured(
-    log: InteractionLog, base: int, size: int, config: TrainConfig, seed: int, told: Callable[[dict[str, Any]], None]
+    log: InteractionLog,
+    base: int,
+    size: int,
+    config: TrainConfig,
+    seed: int,
+    told: Callable[[dict[str, Any]], None],
+    warm: Sequence[int] = WARM,
+    scratch: Sequence[int] = SCRATCH,
 ) -> list[dict[str, Any]]:
-    """A row for each point. `base` is the epoch that begins the increment, `size` how many epochs it has."""
+    """A row for each point. `base` is the epoch that begins the increment, `size` how many epochs it has.
+
+    `warm` and `scratch` are the numbers of clicks shown, going on from the release in force and from scratch.
+    """
     before, known = until(log, base), until(log, base + size)
     catalogue = Catalogue(np.unique(known.keys))
     judge = Judge(log, catalogue, base + size, base + 2 * size, seed)
@@ -124,10 +134,10 @@ def measured(
         return Nets.initial(NetConfig(), catalogue.size, seed)
 
     nets, trained_until = train("base", new(), before, None, config.passes * len(before.keys))
-    for most in WARM:
+    for most in warm:
         train("warm", nets, known, trained_until, most)
         train("whole rate", nets, known, trained_until, most, pace=0.0)
-    for most in SCRATCH:
+    for most in scratch:
         train("scratch", new(), known, None, most)
     return rows
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,20 @@ from benchmarks.machine import described
 from models.data.catalogue import Catalogue
 from models.data.interaction_log import InteractionLog
 from models.mc2sf.nets import NetConfig, Nets
-from models.training.retrain import TrainConfig, retrain
+from models.training.retrain import TrainConfig, TrainResult, retrain
 
 RESULT = Path(__file__).with_name("pace.json")
 PACES = (0.0, 1.0, 1.5, 2.0)
 
 
-def followed(log: InteractionLog, every: int, last: int, config: TrainConfig, seed: int) -> list[dict[str, Any]]:
+def followed(
+    log: InteractionLog,
+    every: int,
+    last: int,
+    config: TrainConfig,
+    seed: int,
+    retrain: Callable[..., TrainResult] = retrain,
+) -> list[dict[str, Any]]:
     """A row for each retrain, one in `every` epochs until `last`."""
     nets, catalogue, since = Nets.initial(NetConfig(), Catalogue([]).size, seed), Catalogue([]), None
     rows = []

@@ -40,12 +40,10 @@ def test_it_judges_the_clicks_of_the_epochs_asked_for(plan: Any) -> None:
     assert 0 < len(judge) == int(asked.sum())
 
 
-def test_every_point_has_a_row_and_later_events_change_none(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(increment, "WARM", (64, 128))
-    monkeypatch.setattr(increment, "SCRATCH", (128,))
+def test_every_point_has_a_row_and_later_events_change_none(plan: Any) -> None:
     log = increment.read(plan)
     config = TrainConfig(table_passes=1)
-    rows = increment.measured(log, 4, 2, config, 1, lambda _row: None)
+    rows = increment.measured(log, 4, 2, config, 1, lambda _row: None, (64, 128), (128,))
     shown = {
         how: [row["clicks_shown"] for row in rows if row["how"] == how] for how in ("warm", "whole rate", "scratch")
     }
@@ -53,6 +51,6 @@ def test_every_point_has_a_row_and_later_events_change_none(plan: Any, monkeypat
     warm, whole = ([row["ndcg@10"] for row in rows if row["how"] == how] for how in ("warm", "whole rate"))
     assert warm != whole
     assert all(0 <= value <= 1 for row in rows for value in row["ndcg@10"].values())
-    without = increment.measured(increment.until(log, 8), 4, 2, config, 1, lambda _row: None)
+    without = increment.measured(increment.until(log, 8), 4, 2, config, 1, lambda _row: None, (64, 128), (128,))
     assert [row["ndcg@10"] for row in without] == [row["ndcg@10"] for row in rows]
     assert "<svg" in increment.draw(rows)

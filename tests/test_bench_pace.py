@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import increment, pace
 from models.data.interaction_log import InteractionLog
-from models.training.retrain import TrainConfig
+from models.training.retrain import TrainConfig, retrain
 from replay.prepare.plan import Options
 from replay.prepare.prepare import prepare
 from replay.sources.source import parse
@@ -31,17 +31,12 @@ def test_a_row_is_judged_on_the_epochs_after_it_and_nothing_later_changes_it(log
     assert pace.followed(increment.until(log, 9), 3, 9, CONFIG, 1) == rows[:2]
 
 
-def test_what_is_worse_on_the_held_out_clicks_is_not_released(
-    log: InteractionLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = pace.retrain
-
+def test_what_is_worse_on_the_held_out_clicks_is_not_released(log: InteractionLog) -> None:
     def judged(*args: object, **named: object) -> object:
-        result = real(*args, **named)  # type: ignore[arg-type]
+        result = retrain(*args, **named)  # type: ignore[arg-type]
         return result._replace(candidate=result.active + (1 if named["since"] is not None else 0))
 
-    monkeypatch.setattr(pace, "retrain", judged)
-    first, *later = pace.followed(log, 3, 10, CONFIG, 1)
+    first, *later = pace.followed(log, 3, 10, CONFIG, 1, judged)
     assert first["released"]  # as good as before is good enough
     assert not any(row["released"] for row in later)
 

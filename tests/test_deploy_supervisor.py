@@ -64,17 +64,15 @@ def test_a_process_that_has_done_its_work_is_left_alone(tmp_path: Path) -> None:
         assert one.deaths == 0
 
 
+@pytest.mark.parametrize(("after_s", "deaths"), [(600.0, 0), (0.0, 1)])
 def test_a_process_that_ended_well_before_the_run_is_started_again_after_a_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, after_s: float, deaths: int
 ) -> None:
-    with Stack(tmp_path) as stack:
+    with Stack(tmp_path, restart_after_s=after_s) as stack:
         one = stack._add(child(tmp_path, "pass"))
         until(lambda: not one.alive)
         stack.watch()
-        assert one.deaths == 0
-        monkeypatch.setattr("deploy.local.supervisor._LATER_S", 0.0)
-        stack.watch()
-        assert one.deaths == 1
+        assert one.deaths == deaths
 
 
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
@@ -128,9 +126,8 @@ def started_again(stack: Stack, one: Child) -> bool:
     return one.deaths == 1
 
 
-def test_a_process_that_stands_still_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.local.health_probes.SILENT_S", 1.0)
-    with Stack(tmp_path) as stack:
+def test_a_process_that_stands_still_is_started_again(tmp_path: Path) -> None:
+    with Stack(tmp_path, silent_s=1.0) as stack:
         one = stack._add(answering(tmp_path))
         until(lambda: one.metrics_port in stack._probes._well)
         assert one.process is not None
@@ -145,10 +142,9 @@ def test_a_process_that_stands_still_is_started_again(tmp_path: Path, monkeypatc
     assert "ended with code -9, started again" in one.log.read_text()
 
 
-def test_a_process_that_says_that_it_is_stuck_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.local.health_probes.SILENT_S", 1.0)
+def test_a_process_that_says_that_it_is_stuck_is_started_again(tmp_path: Path) -> None:
     gets_stuck = "time.sleep(2.5); HEALTH._clock = lambda: time.monotonic() + 1000; HEALTH._lag = 5"
-    with Stack(tmp_path) as stack:
+    with Stack(tmp_path, silent_s=1.0) as stack:
         one = stack._add(answering(tmp_path, f"import time; {gets_stuck}"))
         until(lambda: one.metrics_port in stack._probes._well)
         until(lambda: started_again(stack, one))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.data.catalogue import ROW_PADDING, ROW_UNKNOWN
 from models.layers.gru import Gru
-from models.layers.local_attention import attention_weights
+from models.layers.local_attention import _chunks, attention_weights
 from models.layers.min_gru import MinGruCell
 from models.layers.mlp import Mlp
 from models.mc2sf.nets import DEVIATION, Inputs, NetConfig, Nets, PaddedVectors
@@ -121,19 +121,21 @@ def naive_activation(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Ten
     return unit(torch.cat([h, c, h * c], -1)) * mask.unsqueeze(2)
 
 
-@pytest.mark.parametrize("pairs", [1, 40, 10_000])
+@pytest.mark.parametrize(
+    ("candidates", "chunks"), [(2, [(42, 32)]), (40, [(2, 32), (2, 16)]), (100, [(1, 32), (1, 16)])]
+)
 def test_the_activation_unit_in_chunks_has_the_value_and_gradient_of_the_plain_one(
-    monkeypatch: pytest.MonkeyPatch, pairs: int
+    candidates: int, chunks: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr("models.layers.local_attention._PAIRS", pairs)
-    monkeypatch.setattr("models.layers.local_attention.STRIDE", 2)
     torch.manual_seed(1)
-    unit, mask = Mlp(12, (5, 3)).double(), torch.arange(6)[None] >= torch.tensor([[6], [3], [5]])
-    history = torch.randn(3, 6, 4, dtype=torch.float64, requires_grad=True)
-    e = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    unit, mask = Mlp(12, (5, 3)).double(), torch.arange(48)[None] >= torch.tensor([[48], [17], [41]])
+    history = torch.randn(3, 48, 4, dtype=torch.float64, requires_grad=True)
+    e = torch.randn(3, candidates, 4, dtype=torch.float64, requires_grad=True)
+    cut = [(some.stop - some.start, real.stop - real.start) for some, real in _chunks(mask, e)]
+    assert cut == chunks  # clicks, and the end of their history; the first click has none
     wanted, found = naive_activation(unit, history, mask, e), attention_weights(unit, history, mask, e)
     torch.testing.assert_close(found, wanted)
-    upstream = torch.randn(3, 6, 2, dtype=torch.float64)
+    upstream = torch.randn(3, 48, candidates, dtype=torch.float64)
     through = [history, e, *unit.parameters()]
     for mine, its in zip(
         torch.autograd.grad((found * upstream).sum(), through),

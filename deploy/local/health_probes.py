@@ -20,8 +20,13 @@ _STARTING_S = 120.0  # until the first answer
 class Probes:
     """Asks the ports that `ports()` names. What it knows of a port is forgotten with `began`."""
 
-    def __init__(self, ports: Callable[[], list[int]], clock: Callable[[], float] = time.monotonic) -> None:
-        self._ports, self._clock = ports, clock
+    def __init__(
+        self,
+        ports: Callable[[], list[int]],
+        clock: Callable[[], float] = time.monotonic,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        self._ports, self._clock, self._silent_s = ports, clock, silent_s
         self._began: dict[int, float] = {}
         self._well: dict[int, float] = {}
         self._stop = threading.Event()
@@ -45,7 +50,7 @@ class Probes:
         now = self._clock()
         well = self._well.get(port)
         waited = now - self._began.get(port, now) if well is None else now - well
-        return waited if waited > (_STARTING_S if well is None else SILENT_S) else None
+        return waited if waited > (_STARTING_S if well is None else self._silent_s) else None
 
     def ask(self) -> None:
         """Ask each port once."""

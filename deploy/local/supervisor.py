@@ -25,7 +25,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.broker import broker_command, free_port
-from deploy.local.health_probes import Probes
+from deploy.local.health_probes import SILENT_S, Probes
 from replay.json_file import write_json
 from streams.settings import Settings
 
@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _DEATHS_IN_A_ROW = 5
 _HEALTHY_AFTER_S = 20.0
 _PATIENCE_S = 15.0  # with a child that was told to stop
-_LATER_S = 5.0  # who has ended well before the run has is started again so much later
+RESTART_AFTER_S = 5.0  # delay before restarting a child that exited with 0 before the end of the run
 _MEASURE_S = 1.0  # between two looks at memory, which cost a walk over all processes of the machine
 TARGETS = "targets.json"  # in the stack's folder: what a Prometheus reads to find the processes of the run
 
@@ -127,11 +127,11 @@ class Child:
 class Stack:
     """The children of a run. A context: everything is stopped at its end, the last started first."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, restart_after_s: float = RESTART_AFTER_S, silent_s: float = SILENT_S) -> None:
+        self.folder, self._restart_after_s = folder, restart_after_s
         self.children: dict[str, Child] = {}
         self._measured = 0.0
-        self._probes = Probes(lambda: [child.metrics_port for child in self.children.values() if child.metrics_port])
+        self._probes = Probes(self._ports, silent_s=silent_s)
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -186,6 +186,9 @@ class Stack:
             if child.metrics_port
         ]
 
+    def _ports(self) -> list[int]:
+        return [child.metrics_port for child in self.children.values() if child.metrics_port]
+
     def watch(self) -> None:
         """Look after every child once: restart the dead. Raises StackError where one would not stay alive."""
         measure = time.monotonic() - self._measured > _MEASURE_S
@@ -205,7 +208,7 @@ class Stack:
             code = child.process.returncode if child.process else 0
             if code == 0:
                 child.ended = min(child.ended, time.monotonic())
-                if not child.restart or time.monotonic() - child.ended < _LATER_S:
+                if not child.restart or time.monotonic() - child.ended < self._restart_after_s:
                     continue  # its work is done, or may be: then the run is over in a moment
             child.deaths += 1
             child.deaths_in_a_row += 1

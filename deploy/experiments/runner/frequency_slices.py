@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,9 +17,12 @@ from models.evaluation.metrics import metrics
 LEAST = (0, 1, 5, 20, 100)  # clicks of all users in the slow phase: the lower bound of each slice
 
 
-def slices(bench: Bench, cells: list[Cell]) -> list[FrequencySlice]:
-    """Return the slices that have test clicks, with NDCG@10 of each model (mean over seeds)."""
-    of = np.searchsorted(LEAST, clicks_in_slow_phase(bench), side="right") - 1
+def slices(bench: Bench, cells: list[Cell], least: Sequence[int] = LEAST) -> list[FrequencySlice]:
+    """Return the slices that have test clicks, with NDCG@10 of each model (mean over seeds).
+
+    `least` are the lower bounds of the slices, in clicks.
+    """
+    of = np.searchsorted(least, clicks_in_slow_phase(bench), side="right") - 1
     models = dict.fromkeys(cell.model for cell in cells)
     found = []
     for number in np.unique(of):
@@ -27,7 +31,7 @@ def slices(bench: Bench, cells: list[Cell]) -> list[FrequencySlice]:
             model: statistics.fmean(metrics(cell.ranks[some])["ndcg@10"] for cell in cells if cell.model == model)
             for model in models
         }
-        found.append(FrequencySlice(LEAST[number], int(some.sum()), ndcg))
+        found.append(FrequencySlice(least[number], int(some.sum()), ndcg))
     return found
 
 
