@@ -15,7 +15,7 @@ from models.data.views import View, view
 from streams.database import run_state, schema
 from streams.model_config import view_spec
 from streams.records import Kind
-from streams.releases.item_statistics import standing_after
+from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Release, ReleaseError, read_release
 
 
@@ -63,7 +63,7 @@ def recommend(
         rows = catalogue.rows(catalogue.keys)
         r2 = _memory(connection, run, user, whole, seen)
         recorded = run_state.recorded(connection, run)
-        stands = standing_after(connection, run, recorded[0] if recorded else -1).of(catalogue.keys)
+        stands = statistics_after(connection, run, recorded[0] if recorded else -1).of(catalogue.keys)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, stands)
         fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, stands)

@@ -11,7 +11,7 @@ from streams.codec import RecordError, Tensor
 from streams.database import schema
 from streams.database.engine import connect
 from streams.records import ItemCounts
-from streams.releases.item_statistics import ItemStatisticsCache, buckets_array, counts_key, counts_of, standing_after
+from streams.releases.item_statistics import ItemStatisticsCache, buckets_array, counts_key, counts_of, statistics_after
 from streams.verification.item_statistics import Stood
 
 EPOCHS, ITEMS = 6, 8
@@ -46,17 +46,17 @@ def recorded(events: Events) -> sa.Engine:
 @given(logs)
 def test_adding_epoch_by_epoch_and_counting_a_log_agree(events: Events) -> None:
     log = np.array(events, np.int64).reshape(-1, 3)
-    standings = ItemStatisticsByEpoch.from_events(log[:, 1], log[:, 0], log[:, 2], ITEMS + 1)
-    standing, items = ItemStatistics.empty(), np.arange(ITEMS + 1)
+    by_epoch = ItemStatisticsByEpoch.from_events(log[:, 1], log[:, 0], log[:, 2], ITEMS + 1)
+    statistics, items = ItemStatistics.empty(), np.arange(ITEMS + 1)
     for epoch in range(int(log[:, 0].max(initial=0)) + 1):
-        served = standing.of(items)
-        np.testing.assert_array_equal(served, standings.of(items, np.full(len(items), epoch)))
+        served = statistics.of(items)
+        np.testing.assert_array_equal(served, by_epoch.of(items, np.full(len(items), epoch)))
         assert not served[ITEMS].any()  # never seen
-        standing = standing.next_epoch(*counted(events, epoch))
+        statistics = statistics.next_epoch(*counted(events, epoch))
 
 
 @given(logs, st.integers(0, EPOCHS))
-def test_the_standing_after_some_epochs_stands_for_their_events(events: Events, first: int) -> None:
+def test_the_statistics_after_some_epochs_are_equivalent_to_their_events(events: Events, first: int) -> None:
     log, size = np.array(events, np.int64).reshape(-1, 3), ITEMS + 1
     before = ItemStatistics.empty()
     for epoch in range(first):
@@ -72,22 +72,22 @@ def test_the_standing_after_some_epochs_stands_for_their_events(events: Events, 
         np.testing.assert_array_equal(rest.of(*at), whole.of(*at))
 
 
-def test_the_tables_and_the_certificate_count_the_same() -> None:
+def test_the_tables_and_the_verification_count_the_same() -> None:
     rng = np.random.default_rng(1)
     events = [
         (int(e), int(i), bool(c)) for e, i, c in zip(*rng.integers(0, [[EPOCHS], [ITEMS], [2]], (3, 300)), strict=True)
     ]
     items = np.arange(ITEMS + 1)
     with recorded(events).connect() as connection:
-        stood, standing = Stood(connection, "r"), ItemStatistics.empty()
+        stood, statistics = Stood(connection, "r"), ItemStatistics.empty()
         for epoch in range(EPOCHS):
-            np.testing.assert_array_equal(stood.before(epoch, items.tolist()), standing.of(items))
+            np.testing.assert_array_equal(stood.before(epoch, items.tolist()), statistics.of(items))
             (counts,) = counts_of(connection, "r", epoch)
             assert counts == record(events, epoch)
-            standing = standing.next_epoch(*counted(events, epoch))
-            again = standing_after(connection, "r", epoch)
+            statistics = statistics.next_epoch(*counted(events, epoch))
+            again = statistics_after(connection, "r", epoch)
             for name in ("epoch", "keys", "clicks", "recent", "first"):
-                np.testing.assert_array_equal(getattr(again, name), getattr(standing, name))
+                np.testing.assert_array_equal(getattr(again, name), getattr(statistics, name))
         assert stood.before(EPOCHS, items.tolist()).any()
 
 
@@ -102,35 +102,35 @@ def test_buckets_are_relative_so_that_they_mean_the_same_at_any_length_of_the_lo
     assert short.of(keys)[3, 0] > short.of(keys)[2, 0]
 
 
-def test_a_reader_makes_standings_of_counts_in_any_order_and_none_of_a_torn_epoch() -> None:
+def test_a_reader_derives_statistics_from_counts_in_any_order_and_none_from_an_incomplete_epoch() -> None:
     events = [(epoch, item, item % 2 == 0) for epoch in range(3) for item in range(epoch + 3)]
-    shelf, items = ItemStatisticsCache(), np.arange(6)
+    cache, items = ItemStatisticsCache(), np.arange(6)
     for epoch in (2, 0):
-        shelf.take(record(events, epoch))
-    assert shelf.find(2) is None
-    assert shelf.newest().epoch == 0
+        cache.take(record(events, epoch))
+    assert cache.find(2) is None
+    assert cache.newest().epoch == 0
     keys, clicks = counted(events, 1)
     for chunk in (1, 1, 0):  # the second comes twice
-        assert shelf.find(1) is None
+        assert cache.find(1) is None
         part = slice(2 * chunk, 2 * chunk + 2)
-        shelf.take(ItemCounts(1, chunk, 2, Tensor.of(keys[part], "<i8"), Tensor.of(clicks[part], "<i8")))
+        cache.take(ItemCounts(1, chunk, 2, Tensor.of(keys[part], "<i8"), Tensor.of(clicks[part], "<i8")))
     with recorded(events).connect() as connection:
-        found = shelf.find(2)
+        found = cache.find(2)
         assert found is not None
-        np.testing.assert_array_equal(found.of(items), standing_after(connection, "r", 2).of(items))
-    assert shelf.newest().epoch == 2
+        np.testing.assert_array_equal(found.of(items), statistics_after(connection, "r", 2).of(items))
+    assert cache.newest().epoch == 2
 
 
-def test_what_is_forgotten_is_read_from_the_tables_and_goes_on_from_there() -> None:
+def test_statistics_that_were_dropped_are_read_from_the_tables_and_later_ones_derived_from_them() -> None:
     events = [(epoch, 1, True) for epoch in range(30)]
-    shelf = ItemStatisticsCache()
+    cache = ItemStatisticsCache()
     for epoch in range(20):
-        shelf.take(record(events, epoch))
-    assert shelf.newest().epoch == 19
-    assert shelf.find(3) is None
+        cache.take(record(events, epoch))
+    assert cache.newest().epoch == 19
+    assert cache.find(3) is None
     with recorded(events).connect() as connection:
-        shelf.put(standing_after(connection, "r", 3))
-    assert [shelf.find(epoch).epoch for epoch in (3, 4)] == [3, 4]  # type: ignore[union-attr]
+        cache.put(statistics_after(connection, "r", 3))
+    assert [cache.find(epoch).epoch for epoch in (3, 4)] == [3, 4]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -144,21 +144,21 @@ def test_what_is_forgotten_is_read_from_the_tables_and_goes_on_from_there() -> N
         ItemCounts(0, 0, 1, Tensor.of(np.arange(2), "<f4"), Tensor.of(np.arange(2), "<i8")),
     ],
 )
-def test_counts_that_can_not_be_are_refused(counts: ItemCounts) -> None:
+def test_impossible_counts_are_refused(counts: ItemCounts) -> None:
     with pytest.raises(RecordError):
         ItemStatisticsCache().take(counts)
 
 
-def test_buckets_travel_as_bytes_and_wrong_ones_are_refused() -> None:
+def test_buckets_are_sent_as_bytes_and_wrong_ones_are_refused() -> None:
     stands = np.array([[0, 3, BUCKETS - 1], [1, 2, 3]], np.uint8)
     np.testing.assert_array_equal(buckets_array(stands.tobytes(), 2), stands)
     assert not buckets_array(b"", 2).any()  # of a device that sends none yet
     for data, n in ((stands.tobytes(), 3), (bytes([BUCKETS] * 3), 1)):
-        with pytest.raises(RecordError, match="standing"):
+        with pytest.raises(RecordError, match="item statistics"):
             buckets_array(data, n)
 
 
-def test_counts_take_no_more_room_on_the_bus_than_so_many_epochs() -> None:
+def test_counts_on_the_topic_are_bounded() -> None:
     def key(epoch: int) -> bytes:
         return counts_key(record([], epoch))
 

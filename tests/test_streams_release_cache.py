@@ -8,8 +8,7 @@ import torch
 from streams.codec import RecordError
 from streams.coordinator.publisher import CHUNK
 from streams.database.engine import connect
-from streams.releases import cache as shelf
-from streams.releases.cache import ReleaseCache
+from streams.releases.cache import ReleaseCache, read_part_key
 from streams.settings import Settings
 from tests.support.releases import Sent, World, changed, feed, learnt, prefixes, retrained, some_nets
 
@@ -30,14 +29,14 @@ def world(settings: Settings) -> World:
     return world
 
 
-def take(shelf: ReleaseCache, version: int) -> bool:
-    release = shelf.assemble(version)
+def take(cache: ReleaseCache, version: int) -> bool:
+    release = cache.assemble(version)
     if release is not None:
-        shelf.put(release)
+        cache.put(release)
     return release is not None
 
 
-def test_at_every_moment_of_a_publication_one_whole_release_is_served(world: World) -> None:
+def test_at_every_moment_of_a_publication_one_complete_release_is_served(world: World) -> None:
     served = []
     for sent in prefixes(world.producer.sent):
         reader = ReleaseCache(dim=8)
@@ -45,7 +44,7 @@ def test_at_every_moment_of_a_publication_one_whole_release_is_served(world: Wor
         staged = [version for version in range(3) if take(reader, version)]
         served.append(max(staged, default=-1))
         for version in staged:
-            assert reader.staged[version].manifest.version == version
+            assert reader.releases[version].manifest.version == version
     assert served[0] == -1
     assert served[-1] == 2
     assert served == sorted(served)
@@ -54,12 +53,12 @@ def test_at_every_moment_of_a_publication_one_whole_release_is_served(world: Wor
         assert world.producer.sent[place - 1][:2] == ("model-releases", key), "served from its manifest on"
 
 
-def test_a_reader_that_follows_serves_the_same_as_one_that_comes_late(world: World) -> None:
+def test_a_reader_that_follows_serves_the_same_as_one_that_starts_late(world: World) -> None:
     follower = ReleaseCache(dim=8)
     for record in world.producer.sent:
         feed(follower, [record])
         for version in range(3):
-            if version not in follower.staged:
+            if version not in follower.releases:
                 take(follower, version)
     late = ReleaseCache(dim=8)
     feed(late, world.producer.sent)
@@ -78,7 +77,7 @@ def test_rows_of_a_later_version_do_not_disturb_an_earlier_one(world: World) -> 
     feed(reader, rows + others)
     assert take(reader, 1)
     assert take(reader, 2)
-    first, second = (reader.staged[version].nets.encoder.E for version in (1, 2))
+    first, second = (reader.releases[version].nets.encoder.E for version in (1, 2))
     assert torch.equal(first[[2, 4]], second[[2, 4]])
     assert not torch.equal(first[[3, 5]], second[[3, 5]])
 
@@ -96,7 +95,7 @@ def damaged(sent: list[Sent], topic: str, key: bytes) -> list[Sent]:
     ("topic", "key"),
     [("model-weights", b"slow/2"), ("model-weights", b"encoder/2"), ("item-embeddings", b"103")],
 )
-def test_a_set_with_a_wrong_checksum_is_never_served(world: World, topic: str, key: bytes) -> None:
+def test_a_part_with_a_wrong_checksum_is_never_served(world: World, topic: str, key: bytes) -> None:
     reader = ReleaseCache(dim=8)
     feed(reader, damaged(world.producer.sent, topic, key))
     assert take(reader, 1)
@@ -105,7 +104,7 @@ def test_a_set_with_a_wrong_checksum_is_never_served(world: World, topic: str, k
     assert take(reader, 2), "sent again it is whole"
 
 
-def test_a_part_larger_than_a_record_travels_in_chunks(settings: Settings) -> None:
+def test_a_part_larger_than_a_record_is_sent_in_chunks(settings: Settings) -> None:
     settings = settings.model_copy(update={"dim": 200})
     world = World(settings, connect(settings.database.get_secret_value()))
     world.act()
@@ -121,10 +120,10 @@ def test_a_part_larger_than_a_record_travels_in_chunks(settings: Settings) -> No
 @pytest.mark.parametrize("key", [None, b"", b"slow", b"slow/x", b"slow/1/2/3", b"head/1", b"slow/-1", b"\xff/1"])
 def test_a_key_that_names_no_part_is_refused(key: bytes | None) -> None:
     with pytest.raises(RecordError):
-        shelf.read_part_key(key)
+        read_part_key(key)
 
 
-def test_a_shelf_stays_bounded_over_many_releases(settings: Settings) -> None:
+def test_a_release_cache_stays_bounded_over_many_releases(settings: Settings) -> None:
     settings = settings.model_copy(update={"dim": 8, "retrain_every": 1000})
     world = World(settings, connect(settings.database.get_secret_value()))
     coordinator = world.coordinator()
@@ -138,6 +137,6 @@ def test_a_shelf_stays_bounded_over_many_releases(settings: Settings) -> None:
         feed(reader, [record])
         if record[1] == b"active":
             assert take(reader, max(reader.manifests))
-    assert sorted(reader.staged) == [77, 78, 79, 80]
+    assert sorted(reader.releases) == [77, 78, 79, 80]
     assert len(reader.manifests) <= 64
     assert len(reader._parts) <= 10

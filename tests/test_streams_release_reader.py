@@ -60,7 +60,7 @@ def decide(world: World, acting: Coordinator, epoch: int, **proposed: bytes) -> 
     world.act(acting)
 
 
-def test_releases_arrive_whole_by_number(world: World) -> None:
+def test_releases_arrive_complete_by_version(world: World) -> None:
     nets, catalogue = some_nets(world.settings, 30, seed=3)
     acting = world.coordinator()
     with reading(world) as reader:
@@ -81,7 +81,7 @@ def test_releases_arrive_whole_by_number(world: World) -> None:
         assert late.get(0, PATIENCE_S).manifest.kind == "initial"
 
 
-def test_what_is_not_on_the_bus_is_read_from_the_tables(world: World) -> None:
+def test_what_is_not_on_kafka_is_read_from_the_tables(world: World) -> None:
     world.producer = FakeProducer()  # nothing reaches the broker
     acting = world.coordinator()
     decide(world, acting, 0, learner=learnt(some_nets(world.settings, 0, seed=3)[0]))
@@ -89,14 +89,14 @@ def test_what_is_not_on_the_bus_is_read_from_the_tables(world: World) -> None:
         assert reader.get(1, PATIENCE_S).manifest.kind == "learner"
 
 
-def test_what_was_missed_and_then_came_by_the_bus_is_not_remembered(world: World) -> None:
+def test_what_was_missing_and_then_arrived_is_no_longer_waited_for(world: World) -> None:
     acting = world.coordinator()
     with reading(world, patience_s=PATIENCE_S) as reader:
-        waiting = threading.Thread(target=reader.standing, args=(0, PATIENCE_S))
+        waiting = threading.Thread(target=reader.item_statistics, args=(0, PATIENCE_S))
         waiting.start()
 
         def missed() -> None:
-            assert set(reader._missed) >= {("standing", 0)}
+            assert set(reader._missed) >= {("item statistics", 0)}
 
         def nothing_missed() -> None:
             assert not reader._missed

@@ -119,7 +119,7 @@ def test_a_successor_does_not_take_them_over(world: World, kind: str) -> None:
     with world.engine.connect() as connection:
         successor = read_release(connection, world.settings.run, 1)
     assert successor.manifest.kind == kind
-    assert successor.apart == {}
+    assert successor.standalone == {}
     assert np.array_equal(scored(successor.scorer)["s2f"], scored(Scorer(successor.nets))["s2f"])
 
 

@@ -4,8 +4,6 @@ SQLAlchemy Core metadata, the same on SQLite and PostgreSQL. `streams/database/m
 to it and, on PostgreSQL, divides `outcomes` by run into partitions. Every table is keyed by run. Users are the strings
 of the stream, items its 64-bit keys; the table `items` has their names. Times are in milliseconds since 1970 (UTC):
 event time unless the column's name ends in `wall`, which is wall-clock time. No blob is a pickle.
-
-The documentation of a table is `table.info["doc"]`, that of a column is `column.doc`.
 """
 
 from __future__ import annotations
@@ -55,6 +53,7 @@ def _recorded() -> Column[int]:
     return _value("recorded_wall", BIG, "wall clock of recording, ms")
 
 
+# Explanations are `info` and `doc`: comments would be part of the schema, and each change of words a migration.
 def _table(name: str, doc: str, *columns: SchemaItem) -> Table:
     return Table(name, metadata, _key("run", String(64), "name of the run"), *columns, info={"doc": doc})
 
@@ -66,7 +65,7 @@ runs = _table(
     _value("source", TEXT, "the log that is replayed, as KIND:PATH"),
     _value("settings", DOCUMENT, "the settings that decide results: Settings.semantic()"),
     _value("versions", DOCUMENT, "versions of the software: {name: version}"),
-    _value("status", WORD, "running, finished or failed"),
+    _value("status", WORD, "`running`, `finished` or `failed`"),
     _optional("summary", DOCUMENT, "contents of summary.json; null until the run is finished"),
 )
 items = _table(
@@ -115,7 +114,7 @@ releases = _table(
     "One row per release. A part's version is the release that changed it last.",
     _key("version", INTEGER, "version of the release, from 0"),
     _value("parent", INTEGER, "version of the release it was trained from"),
-    _value("kind", WORD, "what made it: initial, retrain, learner or rollback"),
+    _value("kind", WORD, "what made it: `initial`, `retrain`, `learner` or `rollback`"),
     _value("encoder", INTEGER, "version of its encoder"),
     _value("slow", INTEGER, "version of its slow nets"),
     _value("fast", INTEGER, "version of its fast nets"),
@@ -129,7 +128,7 @@ releases = _table(
 release_parts = _table(
     "release_parts",
     "Weights of the releases' parts.",
-    _key("part", WORD, "encoder, slow or fast; din, alone or s2f for standalone nets"),
+    _key("part", WORD, "`encoder`, `slow` or `fast`; `din`, `alone` or `s2f` for standalone nets"),
     _key("version", INTEGER, "version of the release that changed the part"),
     _value("data", BYTES, "weights, safetensors; those of the encoder without the item table E"),
 )
@@ -145,14 +144,18 @@ proposals = _table(
     "proposals",
     "Release candidates of learner and retrain, and requests for a rollback.",
     _key("epoch", INTEGER, "epoch after which it was made"),
-    _key("kind", WORD, "retrain, learner or rollback"),
-    _value("status", WORD, "waiting, accepted, rejected, superseded, or empty if nothing was trained"),
+    _key("kind", WORD, "`retrain`, `learner` or `rollback`"),
+    _value("status", WORD, "`waiting`, `accepted`, `rejected`, `superseded`, or `empty` if nothing was trained"),
     _value("parent", INTEGER, "version of the release it was trained from"),
     _optional(
         "data", BYTES, "safetensors of byte arrays: the parts, and the learner's optimiser; null once not needed"
     ),
     _value("offsets", DOCUMENT, '{"topic/partition": next offset to be consumed by the learner}'),
-    _value("quality", DOCUMENT, "held-out losses active and candidate, examples n, finite, counts; later the verdict"),
+    _value(
+        "quality",
+        DOCUMENT,
+        "{`active`, `candidate`: held-out losses, `n`: examples, `finite`: weights, ...; later `verdict`}",
+    ),
     _value("trained_until", BIG, "event time of the newest event it was trained on, ms"),
     _value("created_wall", BIG, "wall clock of writing, ms"),
 )
@@ -161,13 +164,13 @@ decisions = _table(
     "One row per epoch: which release applies from the next epoch on.",
     _key("epoch", INTEGER, "epoch that is over"),
     _value("release", INTEGER, "version of the release that applies from epoch + 1 on"),
-    _value("outcome", WORD, "unchanged, retrain, learner, rejected or rollback"),
+    _value("outcome", WORD, "`unchanged`, `retrain`, `learner`, `rejected` or `rollback`"),
     _value("reason", TEXT, "explanation in words"),
 )
 progress = _table(
     "progress",
     "How far the recorder has written the log.",
-    _key("role", WORD, "recorder"),
+    _key("role", WORD, "`recorder`"),
     _value("epoch", INTEGER, "last epoch that was written completely; -1 before the first"),
     _value("time", BIG, "event time reached, ms"),
     _value("over", BOOL, "true if the log is over and written to its end"),
@@ -183,7 +186,7 @@ outcomes = _table(
     _value("target", BIG, "key of the clicked item"),
     _value("target_index", INTEGER, "index of the target in `candidates`, from 0; equal scores rank in this order"),
     _value("candidates", BYTES, "item keys in the order shown, the target among them: numpy <i8 [n]"),
-    _value("slate", String(8), "sampled: drawn from the catalogue; logged: the items that were shown"),
+    _value("slate", String(8), "`sampled`: drawn from the catalogue; `logged`: the items that were shown"),
     _value("cold", BOOL, "the target is not in the catalogue, or the catalogue has too few negatives"),
     _value("expired", BOOL, "no answer of the cloud in time; false in lockstep"),
     _value("ranks", DOCUMENT, "{variant: rank of the target, from 1}"),
@@ -207,7 +210,7 @@ outcomes = _table(
 user_snapshots = _table(
     "user_snapshots",
     "The state of each user on device and cloud at the ends of epochs.",
-    _key("side", String(8), "device or cloud"),
+    _key("side", String(8), "`device` or `cloud`"),
     _key("user", TEXT, _USER),
     _key("epoch", INTEGER, "epoch whose end it is of; only epochs in which the state changed"),
     _value(
@@ -222,8 +225,12 @@ metric_points = _table(
     "Online metrics at the end of each epoch, per variant, subset and form of the mean.",
     _key("epoch", INTEGER, "epoch that is over"),
     _key("variant", NAME, "name of the ranking model"),
-    _key("subset", WORD, "all: not cold; collaborative: of these, with uploaded history and r2; cold"),
-    _key("form", WORD, "cumulative; sliding: over Settings.quality_span_s; fading: weight 0.998 per later outcome"),
+    _key("subset", WORD, "`all`: not cold; `collaborative`: of these, with uploaded history and r2; `cold`"),
+    _key(
+        "form",
+        WORD,
+        "`cumulative`; `sliding`: over the setting quality_span_s; `fading`: weight 0.998 per later outcome",
+    ),
     _value("time", BIG, "event time reached, ms"),
     _value("n", BIG, "outcomes in the mean"),
     *(

@@ -134,9 +134,9 @@ class Worker:
 
     async def _standing(self, epoch: int | None) -> ItemStatistics:
         if epoch is None:
-            return self._reader.newest_standing()
+            return self._reader.newest_item_statistics()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, self._reader.standing, epoch, RELEASE_TIMEOUT_S)
+        return await loop.run_in_executor(None, self._reader.item_statistics, epoch, RELEASE_TIMEOUT_S)
 
     async def _finish(self, work: Work) -> None:
         outbox = Outbox()

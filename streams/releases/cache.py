@@ -1,7 +1,7 @@
-"""The shelf: what a reader has heard of releases, and the few that it has put together.
+"""The release cache: the parts of releases that a reader has received, and the few releases that it has assembled.
 
-Pure: records go in, whole releases come out; a set that is torn or damaged never does. The thread that feeds it is in
-`releases.py`.
+Pure: records go in, complete releases come out; an incomplete or damaged one never does. The thread that feeds it is in
+`reader.py`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from streams.releases.embedding_table import ItemRows
 from streams.releases.item_statistics import ItemStatisticsCache
 from streams.releases.release import Assembler, ItemTable, Release, ReleaseError, checksum, part_version
 
-_MANIFESTS = 64  # remembered: more than any reader is behind in its partitions
-_HEADER = 1 << 20  # bytes of a part's header at the most: it names a few dozen tensors
+_MANIFESTS = 64  # kept: more than any reader is behind
+_HEADER = 1 << 20  # maximum bytes of a part's header: it names a few dozen tensors
 
 
 def part_key(part: str, version: int, chunk: int = 0) -> bytes:
-    """Return the key on model-weights. A part larger than a record travels in chunks: part/version, part/version/1.."""
+    """Return the key on model-weights. A part larger than a record is sent in chunks: part/version, part/version/1.."""
     return f"{part}/{version}/{chunk}".encode() if chunk else f"{part}/{version}".encode()
 
 
 def read_part_key(key: bytes | None) -> tuple[str, int, int]:
-    """Return part, version and chunk. Raises RecordError where `key` names none."""
+    """Return part, version and chunk. Raises RecordError if `key` is not a part's."""
     fields = (key or b"").decode(errors="replace").split("/")
     if not 2 <= len(fields) <= 3 or fields[0] not in PARTS + STANDALONE or not all(f.isdecimal() for f in fields[1:]):
         raise RecordError(f"key {key!r} names no part and version")
@@ -35,12 +35,12 @@ def read_part_key(key: bytes | None) -> tuple[str, int, int]:
 
 
 def _begins_safetensors(data: bytes) -> bool:
-    """Whether the length of a JSON header comes first, and then the header: garbage hides no good part that way."""
+    """Return True if the data begin with a JSON header and its length: garbage must not replace a good part."""
     return 2 <= int.from_bytes(data[:8], "little") <= _HEADER and data[8:9] == b"{"
 
 
 class ReleaseCache:
-    """Takes records in any order between topics; keeps the last `keep` releases that were asked for or came new."""
+    """Takes records in any order between topics; keeps the `keep` releases that are newest or were used last."""
 
     def __init__(self, dim: int, keep: int = 6) -> None:
         self._keep = keep
@@ -48,26 +48,26 @@ class ReleaseCache:
         self._items: ItemTable | None = None
         self._parts: dict[tuple[str, int], dict[int, bytes]] = {}
         self._assembler = Assembler()
-        self.standings = ItemStatisticsCache()
+        self.item_statistics = ItemStatisticsCache()
         self.manifests: dict[int, Manifest] = {}
-        self.staged: OrderedDict[int, Release] = OrderedDict()
+        self.releases: OrderedDict[int, Release] = OrderedDict()
 
     def take_row(self, row: EmbeddingRow) -> None:
-        """Take in a row of E. Raises RecordError where it can't be one."""
+        """Add a row of E. Raises RecordError if it cannot be one."""
         self._rows.put(row)
 
     def take_part(self, key: bytes | None, data: bytes | None) -> None:
-        """Take in a part or a chunk of one, or its tombstone. Raises RecordError where it can't be one."""
+        """Add a part or a chunk of one, or its tombstone. Raises RecordError if it cannot be one."""
         part, version, chunk = read_part_key(key)
         if data is None:
             self._parts.pop((part, version), None)
         elif chunk == 0 and not _begins_safetensors(data):
-            raise RecordError(f"{part} {version} does not begin as safetensors do")
+            raise RecordError(f"{part} {version} does not begin like a safetensors file")
         else:
             self._parts.setdefault((part, version), {})[chunk] = data
 
     def take_manifest(self, manifest: Manifest) -> None:
-        """Take in a manifest. Raises RecordError where it does not name all parts."""
+        """Add a manifest. Raises RecordError if it does not name all parts."""
         if not set(PARTS) <= set(manifest.parts) <= set(PARTS + STANDALONE):
             raise RecordError(f"the manifest of release {manifest.version} names parts {sorted(manifest.parts)}")
         self.manifests[manifest.version] = manifest
@@ -75,55 +75,55 @@ class ReleaseCache:
             del self.manifests[version]
 
     def assemble(self, version: int) -> Release | None:
-        """Put release `version` together where everything is there and every checksum matches; else None."""
+        """Return release `version` if all of it has arrived and every checksum matches, else None."""
         manifest = self.manifests.get(version)
-        parts = self._whole_parts(manifest) if manifest else None
-        items = self._whole_items(manifest) if manifest and parts else None
+        parts = self._complete_parts(manifest) if manifest else None
+        items = self._complete_items(manifest) if manifest and parts else None
         if manifest is None or parts is None or items is None:
             return None
         try:
             return self._assembler.build(manifest, parts, items)
         except (CheckpointError, ReleaseError):
-            return None  # damaged before its checksum was made: the gate should have refused it
+            return None  # damaged before its checksum was computed: the gate should have refused it
 
     def put(self, release: Release) -> None:
-        """Stage a whole release, and forget what is not needed any more."""
-        self.staged[release.manifest.version] = release
-        newest = max(self.staged)
-        for version in list(self.staged):
-            if len(self.staged) > self._keep and version != newest:
-                del self.staged[version]
-        kept = [m for v, m in self.manifests.items() if v in self.staged or v > newest]
+        """Keep a complete release, and drop what is no longer needed."""
+        self.releases[release.manifest.version] = release
+        newest = max(self.releases)
+        for version in list(self.releases):
+            if len(self.releases) > self._keep and version != newest:
+                del self.releases[version]
+        kept = [m for v, m in self.manifests.items() if v in self.releases or v > newest]
         needed = {(part, part_version(manifest, part)) for manifest in kept for part in manifest.parts}
         for key in [key for key in self._parts if key not in needed and key[1] < newest]:
             del self._parts[key]
-        self._rows.settle(min(release.manifest.versions.encoder for release in self.staged.values()))
+        self._rows.settle(min(release.manifest.versions.encoder for release in self.releases.values()))
 
     def put_items(self, encoder: int, items: ItemTable) -> None:
-        """Take in a whole item table that was read from the tables, over the rows that came by the bus."""
+        """Add an item table that was read from the database, over the rows that came by Kafka."""
         self._rows.replace(encoder, items.keys, items.E)
 
     def find(self, version: int) -> Release | None:
-        """Return a staged release; having been asked for, it is forgotten later than others."""
-        if version in self.staged:
-            self.staged.move_to_end(version)
-        return self.staged.get(version)
+        """Return release `version` if it is kept, and mark it as used."""
+        if version in self.releases:
+            self.releases.move_to_end(version)
+        return self.releases.get(version)
 
     def newest(self) -> Release | None:
-        """Return the staged release of the highest version."""
-        return self.staged[max(self.staged)] if self.staged else None
+        """Return the kept release of the highest version."""
+        return self.releases[max(self.releases)] if self.releases else None
 
-    def _whole_parts(self, manifest: Manifest) -> dict[str, bytes] | None:
-        whole = {}
+    def _complete_parts(self, manifest: Manifest) -> dict[str, bytes] | None:
+        complete = {}
         for part in manifest.parts:
             chunks = self._parts.get((part, part_version(manifest, part)), {})
             data = b"".join(chunks[i] for i in sorted(chunks))
             if not chunks or checksum(data) != manifest.parts[part]:
                 return None
-            whole[part] = data
-        return whole
+            complete[part] = data
+        return complete
 
-    def _whole_items(self, manifest: Manifest) -> ItemTable | None:
+    def _complete_items(self, manifest: Manifest) -> ItemTable | None:
         encoder = manifest.versions.encoder
         if self._items is None or self._items.digest != manifest.embeddings:
             found = self._rows.assemble(encoder, manifest.items)

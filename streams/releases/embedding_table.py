@@ -1,8 +1,8 @@
-"""The item table E as it travels: a row an item, each row with the encoder version that changed it last.
+"""The item table E in transit: one row per item, each with the encoder version that changed it last.
 
 E of encoder version v is, per item, the newest row with a version <= v. `ItemRows` holds what a reader needs for a
-few neighbouring versions: one base array, and the changed rows of each later version. Reserved rows (padding,
-unknown) travel like items, under negative keys.
+few successive versions: one base array, and the changed rows of each later version. Reserved rows (padding, unknown)
+are sent like items, under negative keys.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MISSING = -1
 
 
 def reserved_keys() -> NDArray[np.int64]:
-    """Return the keys under which the reserved rows travel, in row order."""
+    """Return the keys of the reserved rows, in row order."""
     return np.arange(FIRST_ROW, dtype=np.int64) - FIRST_ROW
 
 
@@ -45,7 +45,7 @@ class ItemRows:
         self._settled = -1
 
     def put(self, row: EmbeddingRow) -> None:
-        """Take in a row. Raises RecordError where it can't be one of this table."""
+        """Add a row. Raises RecordError if it cannot be one of this table."""
         if not 0 <= row.index < _MAX_ROWS or row.encoder < 0:
             raise RecordError(f"row {row.index} of encoder {row.encoder}: out of range")
         vector = row.vector.expect(f"row {row.index}", "<f4", (self._dim,))
@@ -61,7 +61,7 @@ class ItemRows:
             self._version[row.index] = row.encoder
 
     def replace(self, version: int, keys: NDArray[np.int64], E: NDArray[np.float32]) -> None:
-        """Take in a whole table of `version`, known to be right, over whatever rows are there."""
+        """Add a complete, verified table of `version` over all rows present."""
         self._grow(len(keys))
         self._keys[: len(keys)] = keys
         self._known[: len(keys)] = True
@@ -83,7 +83,7 @@ class ItemRows:
         return (self._keys[:rows].copy(), E) if present.all() else None
 
     def settle(self, version: int) -> None:
-        """Forget what tells versions up to `version` apart: nobody asks for an older one any more."""
+        """Merge all versions up to `version`: no reader needs an older one."""
         for encoder in sorted(self._deltas):
             if encoder <= version:
                 delta = self._deltas.pop(encoder)

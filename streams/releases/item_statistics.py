@@ -1,8 +1,8 @@
-"""Items' standing on its way: counts of an epoch from the tables to the bus, and a reader's standings from the counts.
+"""Item statistics in transit: the clicks per epoch from the tables to the topic, and a reader's statistics from them.
 
-The coordinator publishes the counts of an epoch before its decision, so whoever knows the decision can know them. A
-reader keeps the last few standings, and reads one that it can't make (it began late, a record was lost) from the
-tables.
+The coordinator publishes the counts of an epoch before its decision, so a process that has read the decision can have
+read the counts. A reader keeps the statistics of a few epochs. What it cannot derive from counts (it started late, or a
+record was lost) it reads from the tables.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from streams.codec import RecordError, Tensor
 from streams.database.schema import interactions
 from streams.records import ItemCounts, Kind
 
-CHUNK = 50_000  # items of one record
-KEPT = 8  # standings of a reader; lockstep needs two
-KEPT_COUNTS = 256  # epochs whose counts are on the bus
+CHUNK = 50_000  # items per record
+KEPT = 8  # epochs whose statistics a reader keeps; lockstep needs two
+KEPT_COUNTS = 256  # epochs whose counts are on the topic
 
 
 def counts_of(connection: Connection, run: str, epoch: int) -> list[ItemCounts]:
-    """What was seen and clicked in `epoch`, as it is published; one record at least."""
+    """Return the records that tell which items were seen in `epoch` and their clicks; at least one record."""
     i = interactions.c
     query = sa.select(i.item, _clicks()).where((i.run == run) & (i.epoch == epoch)).group_by(i.item).order_by(i.item)
     rows = np.array(connection.execute(query).all(), np.int64).reshape(-1, 2)
@@ -35,11 +35,11 @@ def counts_of(connection: Connection, run: str, epoch: int) -> list[ItemCounts]:
     ]
 
 
-def standing_after(connection: Connection, run: str, epoch: int) -> ItemStatistics:
-    """All items after `epoch`, counted in the tables."""
+def statistics_after(connection: Connection, run: str, epoch: int) -> ItemStatistics:
+    """Return the statistics of all items after `epoch`, counted in the tables."""
     i = interactions.c
-    late = sa.func.sum(sa.case((_clicked() & (i.epoch == epoch), 1), else_=0))
-    query = sa.select(i.item, _clicks(), late, sa.func.min(i.epoch)).where((i.run == run) & (i.epoch <= epoch))
+    recent = sa.func.sum(sa.case((_clicked() & (i.epoch == epoch), 1), else_=0))
+    query = sa.select(i.item, _clicks(), recent, sa.func.min(i.epoch)).where((i.run == run) & (i.epoch <= epoch))
     rows = connection.execute(query.group_by(i.item).order_by(i.item)).all()
     return ItemStatistics(epoch, *np.array(rows, np.int64).reshape(-1, 4).T.copy())
 
@@ -53,67 +53,67 @@ def _clicks() -> sa.ColumnElement[int]:
 
 
 def counts_key(counts: ItemCounts) -> bytes:
-    """The key on model-releases: the same again after KEPT_COUNTS epochs, so that the topic does not grow."""
+    """Return the key on model-releases. Keys repeat after KEPT_COUNTS epochs, so that the topic does not grow."""
     return b"counts/%d/%d" % (counts.epoch % KEPT_COUNTS, counts.chunk)
 
 
 def buckets_array(data: bytes, n: int) -> Buckets:
-    """The standing of `n` candidates as it travels: u1 [n, 3]; zeros where an older version sent none.
+    """Return the item statistics of `n` candidates in a record, u1 [n, 3]; zeros if an older version sent none.
 
-    Raises RecordError where it is none of so many.
+    Raises RecordError if the length or a bucket is wrong.
     """
     if not data:
         return np.zeros((n, len(FEATURES)), np.uint8)
     found: Buckets = np.frombuffer(data, np.uint8)
     if found.size != n * len(FEATURES) or int(found.max(initial=0)) >= BUCKETS:
-        raise RecordError(f"standing of {found.size} bytes, up to {found.max(initial=0)}, for {n} items")
+        raise RecordError(f"item statistics of {found.size} bytes, up to {found.max(initial=0)}, for {n} items")
     return found.reshape(n, len(FEATURES))
 
 
 class ItemStatisticsCache:
-    """Standings from counts, by epoch. Pure."""
+    """Item statistics of the last epochs, derived from counts. Pure."""
 
     def __init__(self) -> None:
         self._counts: dict[int, dict[int, ItemCounts]] = {}
-        self._made: OrderedDict[int, ItemStatistics] = OrderedDict({-1: ItemStatistics.empty()})
+        self._derived: OrderedDict[int, ItemStatistics] = OrderedDict({-1: ItemStatistics.empty()})
 
     def take(self, counts: ItemCounts) -> None:
-        """Take in a record. Raises RecordError where it can't be counts."""
+        """Add a record. Raises RecordError if its numbers are impossible."""
         _check(counts)
         self._counts.setdefault(counts.epoch, {})[counts.chunk] = counts
         for epoch in sorted(self._counts)[:-KEPT_COUNTS]:
             del self._counts[epoch]
 
-    def put(self, standing: ItemStatistics) -> None:
-        """Take in a standing that was counted in the tables."""
-        self._made[standing.epoch] = standing
-        self._made.move_to_end(standing.epoch)
-        while len(self._made) > KEPT:
-            self._made.popitem(last=False)
+    def put(self, statistics: ItemStatistics) -> None:
+        """Add statistics that were counted in the tables."""
+        self._derived[statistics.epoch] = statistics
+        self._derived.move_to_end(statistics.epoch)
+        while len(self._derived) > KEPT:
+            self._derived.popitem(last=False)
 
     def find(self, epoch: int) -> ItemStatistics | None:
-        """Return the standing after `epoch` (-1: before the first), where it can be made."""
-        before = [e for e in self._made if e <= epoch]
+        """Return the statistics after `epoch` (-1: before the first); None if counts are missing."""
+        before = [e for e in self._derived if e <= epoch]
         if not before:
             return None
-        standing = self._made[max(before)]
-        for each in range(standing.epoch + 1, epoch + 1):
-            delta = self._whole(each)
-            if delta is None:
+        statistics = self._derived[max(before)]
+        for each in range(statistics.epoch + 1, epoch + 1):
+            counts = self._complete(each)
+            if counts is None:
                 return None
-            standing = standing.next_epoch(*delta)
-            self.put(standing)
-        self._made.move_to_end(epoch)
-        return standing
+            statistics = statistics.next_epoch(*counts)
+            self.put(statistics)
+        self._derived.move_to_end(epoch)
+        return statistics
 
     def newest(self) -> ItemStatistics:
-        """Return the newest standing that can be made."""
-        last = max(self._made)
+        """Return the newest statistics that can be derived."""
+        last = max(self._derived)
         while self.find(last + 1) is not None:
             last += 1
-        return self._made[last]
+        return self._derived[last]
 
-    def _whole(self, epoch: int) -> tuple[Ints, Ints] | None:
+    def _complete(self, epoch: int) -> tuple[Ints, Ints] | None:
         chunks = self._counts.get(epoch, {})
         if not chunks or len(chunks) < chunks[min(chunks)].chunks:
             return None
@@ -127,4 +127,4 @@ def _check(counts: ItemCounts) -> None:
     items = counts.items.expect("items", "<i8", (None,))
     clicks = counts.clicks.expect("clicks", "<i8", items.shape)
     if (np.diff(items) <= 0).any() or (clicks < 0).any():
-        raise RecordError("counts of items that are not in order, or below zero")
+        raise RecordError("items are not in ascending order, or a count is negative")

@@ -1,7 +1,7 @@
-"""Reading releases from the bus, and how items stand: a background thread, one whole release at every moment.
+"""The release reader: a background thread that receives releases and item statistics from Kafka.
 
-In: item-embeddings, model-weights, model-releases, from their beginnings. Out: `get`, `newest`, `standing`. What does
-not come over the bus in time (compacted away, damaged, never sent because the publisher died) is read from the tables.
+In: item-embeddings, model-weights, model-releases, from their beginnings. Out: `get`, `newest`, `item_statistics`. What
+does not arrive in time (compacted away, damaged, never sent because the publisher died) is read from the tables.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from streams.kafka.types import KafkaProducer, TopicPartition
 from streams.process import telemetry
 from streams.records import DeadLetter, EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.releases.cache import ReleaseCache
-from streams.releases.item_statistics import standing_after
+from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Assembler, Release, ReleaseError, read_release, read_release_and_items
 from streams.settings import Settings
 from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS
@@ -37,7 +37,7 @@ from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS
 __all__ = ["Release", "ReleaseError", "ReleaseReader", "read_release"]
 
 log = logging.getLogger(__name__)
-_PATIENCE_S = 1.0  # how long something may be missing on the bus before the tables are asked, and asked again
+_PATIENCE_S = 1.0  # how long something may be missing on Kafka before the tables are read, and read again
 _POLL_S = 0.1
 _TAKE = 5000
 
@@ -45,16 +45,16 @@ T = TypeVar("T")
 
 
 class ReleaseReader:
-    """Whole releases and standings, by number. Safe to call from any thread."""
+    """Gives complete releases by version and item statistics by epoch. Safe to call from any thread."""
 
     def __init__(self, settings: Settings, role: str, *, keep: int = 6, patience_s: float = _PATIENCE_S) -> None:
         self._settings, self._role, self._patience_s = settings, role, patience_s
-        self._shelf = ReleaseCache(settings.dim, keep)
+        self._cache = ReleaseCache(settings.dim, keep)
         self._changed = threading.Condition()
-        self._wanted: dict[int, int] = {}  # version -> callers waiting
-        self._wanted_standings: dict[int, int] = {}
-        self._missed: dict[tuple[str, int], float] = {}  # (release or standing, number) -> since when
-        self._asked: dict[tuple[str, int], float] = {}  # when the tables were last asked for it
+        self._wanted_releases: dict[int, int] = {}  # version -> callers waiting
+        self._wanted_statistics: dict[int, int] = {}  # epoch -> callers waiting
+        self._missed: dict[tuple[str, int], float] = {}  # (release or item statistics, number) -> since when
+        self._read_last: dict[tuple[str, int], float] = {}  # when the tables were last read for it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{role}-releases", daemon=True)
         self._engine: sa.Engine | None = None
@@ -68,44 +68,46 @@ class ReleaseReader:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop reading; staged releases can still be had."""
+        """Stop reading. Releases that are cached can still be got."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def get(self, version: int, timeout_s: float) -> Release:
-        """Return release `version`, waiting until it is whole. Raises TimeoutError."""
-        return self._await(self._wanted, version, lambda: self._shelf.find(version), timeout_s, f"release {version}")
-
-    def newest(self) -> Release | None:
-        """Return the newest release that is whole."""
-        with self._changed:
-            return self._shelf.newest()
-
-    def standing(self, epoch: int, timeout_s: float) -> ItemStatistics:
-        """Return how items stood after `epoch` (-1: before the first), waiting for it. Raises TimeoutError."""
+        """Return release `version`; wait until it is complete. Raises TimeoutError."""
         return self._await(
-            self._wanted_standings,
-            epoch,
-            lambda: self._shelf.standings.find(epoch),
-            timeout_s,
-            f"how items stood after epoch {epoch}",
+            self._wanted_releases, version, lambda: self._cache.find(version), timeout_s, f"release {version}"
         )
 
-    def newest_standing(self) -> ItemStatistics:
-        """Return how items stand, as far as it is known."""
+    def newest(self) -> Release | None:
+        """Return the newest complete release."""
         with self._changed:
-            return self._shelf.standings.newest()
+            return self._cache.newest()
+
+    def item_statistics(self, epoch: int, timeout_s: float) -> ItemStatistics:
+        """Return the item statistics after `epoch` (-1: before the first); wait for them. Raises TimeoutError."""
+        return self._await(
+            self._wanted_statistics,
+            epoch,
+            lambda: self._cache.item_statistics.find(epoch),
+            timeout_s,
+            f"item statistics after epoch {epoch}",
+        )
+
+    def newest_item_statistics(self) -> ItemStatistics:
+        """Return the newest item statistics known."""
+        with self._changed:
+            return self._cache.item_statistics.newest()
 
     def _await(
-        self, wanted: dict[int, int], number: int, look: Callable[[], T | None], timeout_s: float, what: str
+        self, wanted: dict[int, int], number: int, find: Callable[[], T | None], timeout_s: float, what: str
     ) -> T:
         with self._changed:
             wanted[number] = wanted.get(number, 0) + 1
             try:
-                if not self._changed.wait_for(lambda: look() is not None, timeout_s):
-                    raise TimeoutError(f"{what} did not come within {timeout_s} s")
-                found = look()
+                if not self._changed.wait_for(lambda: find() is not None, timeout_s):
+                    raise TimeoutError(f"{what} did not arrive within {timeout_s} s")
+                found = find()
                 assert found is not None
                 return found
             finally:
@@ -117,8 +119,8 @@ class ReleaseReader:
         while not self._stop.is_set():
             try:
                 self._read()
-            except Exception:  # a processor without releases can't go on: begin again, whatever it was
-                log.exception("reading releases failed; beginning again")
+            except Exception:  # a processor needs releases: start again after any error
+                log.exception("reading releases failed; starting again")
                 self._stop.wait(self._patience_s)
 
     def _read(self) -> None:
@@ -132,11 +134,11 @@ class ReleaseReader:
     def _take(self, message: Message) -> None:
         try:
             if message.topic == MODEL_WEIGHTS.name:
-                self._shelf.take_part(message.key, None if message.tombstone else message.value)
+                self._cache.take_part(message.key, None if message.tombstone else message.value)
             elif message.tombstone:
-                pass  # a withdrawn item or release: what is staged stays
+                pass  # a withdrawn item or release: cached releases stay
             elif message.topic == ITEM_EMBEDDINGS.name:
-                self._shelf.take_row(self._rows.decode(message.value))
+                self._cache.take_row(self._rows.decode(message.value))
             else:
                 self._take_event(self._events.decode(message.value))
         except RecordError as error:
@@ -144,10 +146,10 @@ class ReleaseReader:
 
     def _take_event(self, event: Manifest | EpochDecision | ItemCounts) -> None:
         if isinstance(event, Manifest):
-            self._shelf.take_manifest(event)
+            self._cache.take_manifest(event)
         elif isinstance(event, ItemCounts):
             with self._changed:
-                self._shelf.standings.take(event)
+                self._cache.item_statistics.take(event)
                 self._changed.notify_all()
 
     def _refuse(self, dead: DeadLetter) -> None:
@@ -157,73 +159,73 @@ class ReleaseReader:
 
     def _stage(self) -> None:
         with self._changed:
-            newest = max(self._shelf.staged, default=-1)
-            versions = [v for v in self._wanted if v not in self._shelf.staged]
-            standings = [e for e in self._wanted_standings if self._shelf.standings.find(e) is None]
-        coming = sorted((v for v in self._shelf.manifests if v > newest), reverse=True)
-        missing = {("release", v) for v in versions + coming} | {("standing", e) for e in standings}
+            newest = max(self._cache.releases, default=-1)
+            versions = [v for v in self._wanted_releases if v not in self._cache.releases]
+            epochs = [e for e in self._wanted_statistics if self._cache.item_statistics.find(e) is None]
+        newer = sorted((v for v in self._cache.manifests if v > newest), reverse=True)
+        missing = {("release", v) for v in versions + newer} | {("item statistics", e) for e in epochs}
         for found in self._missed.keys() - missing:
             del self._missed[found]
-            self._asked.pop(found, None)
-        for version in dict.fromkeys(versions + coming):
-            release = self._shelf.assemble(version) or self._from_tables(version)
+            self._read_last.pop(found, None)
+        for version in dict.fromkeys(versions + newer):
+            release = self._cache.assemble(version) or self._from_tables(version)
             if release is not None:
                 self._put(release)
-            if version in coming and release is not None:
-                break  # older ones are of no use unless somebody asks
-        for epoch in standings:
-            self._standing_from_tables(epoch)
+            if version in newer and release is not None:
+                break  # older ones are not needed unless requested
+        for epoch in epochs:
+            self._statistics_from_tables(epoch)
 
     def _put(self, release: Release) -> None:
         with self._changed:
-            self._shelf.put(release)
-            telemetry.RELEASE.labels(self._role).set(max(self._shelf.staged))
+            self._cache.put(release)
+            telemetry.RELEASE.labels(self._role).set(max(self._cache.releases))
             self._changed.notify_all()
 
-    def _patient(self, what: str, number: int, *, sent: bool = False) -> bool:
-        """Whether to go on waiting for the bus: for a while, and after each look into the tables.
+    def _keep_waiting(self, what: str, number: int, *, sent: bool = False) -> bool:
+        """Return False if it is time to read the tables: after a while, and not again for a while.
 
-        What is known to have been `sent` before something that is here has come, or never will: no need to wait.
+        If something later has arrived, this was `sent` before it and will not arrive any more: do not wait for it.
         """
         now = time.monotonic()
         waited = now - self._missed.setdefault((what, number), now)
-        asked = now - self._asked.get((what, number), -math.inf)
-        if asked < self._patience_s or (waited < self._patience_s and not sent):
+        since_read = now - self._read_last.get((what, number), -math.inf)
+        if since_read < self._patience_s or (waited < self._patience_s and not sent):
             return True
-        self._asked[what, number] = now
+        self._read_last[what, number] = now
         return False
 
     def _from_tables(self, version: int) -> Release | None:
-        if self._patient("release", version, sent=version < max(self._shelf.staged, default=-1)):
+        if self._keep_waiting("release", version, sent=version < max(self._cache.releases, default=-1)):
             return None
         t = schema.releases.c
         this = (t.run == self._settings.run) & (t.version == version)
         try:
             with self._database().connect() as connection:
                 if not connection.execute(sa.select(t.published).where(this)).scalar():
-                    return None  # its publication is not over: it will be finished
+                    return None  # still being published
                 release, items = read_release_and_items(connection, self._settings.run, version, self._assembler)
         except (CheckpointError, ReleaseError, sa.exc.SQLAlchemyError) as error:
-            log.warning("release %d is whole neither on the bus nor in the tables: %s", version, error)
+            log.warning("release %d is incomplete both on Kafka and in the tables: %s", version, error)
             return None
-        log.info("release %d was read from the tables", version)
-        self._shelf.put_items(release.manifest.versions.encoder, items)
+        log.info("read release %d from the tables", version)
+        self._cache.put_items(release.manifest.versions.encoder, items)
         return release
 
-    def _standing_from_tables(self, epoch: int) -> None:
-        if self._patient("standing", epoch):
+    def _statistics_from_tables(self, epoch: int) -> None:
+        if self._keep_waiting("item statistics", epoch):
             return
         try:
             with self._database().connect() as connection:
                 recorded = run_state.recorded(connection, self._settings.run)
                 if recorded is None or recorded[0] < epoch:
                     return
-                standing = standing_after(connection, self._settings.run, epoch)
+                statistics = statistics_after(connection, self._settings.run, epoch)
         except sa.exc.SQLAlchemyError as error:
-            log.warning("how items stood after epoch %d can't be read: %s", epoch, error)
+            log.warning("item statistics after epoch %d can't be read: %s", epoch, error)
             return
         with self._changed:
-            self._shelf.standings.put(standing)
+            self._cache.item_statistics.put(statistics)
             self._changed.notify_all()
 
     def _database(self) -> sa.Engine:

@@ -1,4 +1,4 @@
-"""A release in memory, and how one is put together from its parts or read from the tables alone."""
+"""A release in memory: assembled from its parts, or read from the tables alone."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _manifests: Reader[Manifest] = Reader(Manifest)
 
 
 class ReleaseError(ValueError):
-    """A set of parts that is not the release that its manifest names, or a release that is not there."""
+    """The parts do not match the manifest, or there is no such release."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """A whole release, ready to serve. Nobody changes its nets."""
+    """A complete release, ready to serve. Its nets are never changed."""
 
     manifest: Manifest
     nets: Nets
     scorer: Scorer
     catalogue: Catalogue
-    apart: Mapping[str, Nets] = field(default_factory=dict)  # of forms that have nets of their own
+    standalone: Mapping[str, Nets] = field(default_factory=dict)  # standalone nets by name
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,29 @@ class ItemTable:
 
     @classmethod
     def of(cls, catalogue: Catalogue, E: NDArray[np.float32]) -> ItemTable:
-        """The item table of `catalogue` with E [catalogue.size, d]."""
+        """Return the item table of `catalogue` with E [catalogue.size, d]."""
         keys = np.concatenate([embedding_table.reserved_keys(), catalogue.keys])
         return cls(keys, E, embedding_table.digest(keys, E))
 
 
 def checksum(data: bytes) -> str:
-    """Return the SHA-256 of a part, as in a manifest."""
+    """Return the SHA-256 of a part, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def part_version(manifest: Manifest, part: str) -> int:
-    """Return the version of a part; nets apart come and go with the encoder."""
+    """Return the version of a part; standalone nets have the encoder's."""
     return int(getattr(manifest.versions, "encoder" if part in STANDALONE else part))
 
 
 class Assembler:
-    """Puts releases together. Most change the fast part only: the others are then shared with the release before."""
+    """Assembles releases. Most change the fast nets only and share the rest with the release assembled before."""
 
     def __init__(self) -> None:
         self._last: Release | None = None
 
     def build(self, manifest: Manifest, parts: Mapping[str, bytes], items: ItemTable) -> Release:
-        """Build the release of `manifest`. Raises ReleaseError or CheckpointError where anything is not as it says."""
+        """Return the release of `manifest`. Raises ReleaseError or CheckpointError if anything differs from it."""
         for part in manifest.parts:
             if checksum(parts[part]) != manifest.parts[part]:
                 raise ReleaseError(f"part {part} of release {manifest.version} has another checksum than its manifest")
@@ -89,15 +89,15 @@ class Assembler:
             nets = unpack(config, parts, items.E)
             catalogue = last.catalogue if last is not None and same_items else Catalogue(items.keys[FIRST_ROW:])
         rows = len(items.E)
-        apart = {
-            form: unpack_standalone(config, form, parts[form], rows) for form in STANDALONE if form in manifest.parts
+        standalone = {
+            name: unpack_standalone(config, name, parts[name], rows) for name in STANDALONE if name in manifest.parts
         }
-        self._last = Release(manifest, nets.eval(), Scorer(nets, apart), catalogue, apart)
+        self._last = Release(manifest, nets.eval(), Scorer(nets, standalone), catalogue, standalone)
         return self._last
 
 
 def read_manifest(connection: Connection, run: str, version: int) -> Manifest:
-    """Return the manifest of a release from the tables. Raises ReleaseError where there is none."""
+    """Return the manifest of a release from the tables. Raises ReleaseError if there is none."""
     wanted = (releases.c.run == run) & (releases.c.version == version)
     data = connection.execute(sa.select(releases.c.manifest).where(wanted)).scalar_one_or_none()
     if data is None:
@@ -106,7 +106,7 @@ def read_manifest(connection: Connection, run: str, version: int) -> Manifest:
 
 
 def read_parts(connection: Connection, run: str, manifest: Manifest) -> dict[str, bytes]:
-    """Return the bytes of the parts that `manifest` names. Raises ReleaseError where one is missing."""
+    """Return the bytes of the parts that `manifest` names. Raises ReleaseError if one is missing."""
     parts: dict[str, bytes] = {}
     for part in manifest.parts:
         version = part_version(manifest, part)
@@ -136,15 +136,15 @@ def read_items(connection: Connection, run: str, encoder: int, rows: int) -> Ite
 def read_release_and_items(
     connection: Connection, run: str, version: int, assembler: Assembler
 ) -> tuple[Release, ItemTable]:
-    """Return release `version` and its item table from the tables alone. Raises ReleaseError where it is not whole."""
+    """Return release `version` and its item table from the tables alone. Raises ReleaseError if it is incomplete."""
     manifest = read_manifest(connection, run, version)
     items = read_items(connection, run, manifest.versions.encoder, manifest.items)
     return assembler.build(manifest, read_parts(connection, run, manifest), items), items
 
 
 def read_release(connection: Connection, run: str, version: int, assembler: Assembler | None = None) -> Release:
-    """Return release `version` from the tables alone. Raises ReleaseError where it is not whole.
+    """Return release `version` from the tables alone. Raises ReleaseError if it is incomplete.
 
-    Whoever reads many gives an assembler of its own, which keeps what neighbours share.
+    A caller that reads many releases passes an assembler, which keeps what successive releases share.
     """
     return read_release_and_items(connection, run, version, assembler or Assembler())[0]

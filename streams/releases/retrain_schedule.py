@@ -1,4 +1,4 @@
-"""When a retrain is due: a function of settings and epoch only, so that every process agrees without asking."""
+"""The schedule of retrains: a function of settings and epoch alone, so that all processes agree on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from streams.settings import Settings
 
 
 def retrain_due(settings: Settings, epoch: int) -> bool:
-    """Whether a retrain from the rows up to and including `epoch` is due once that epoch is over."""
+    """Return True if a retrain on the rows up to and including `epoch` is due at the end of that epoch."""
     return not settings.frozen and (epoch + 1) % settings.retrain_every == 0
 
 

@@ -30,7 +30,7 @@ def scores(
 ) -> dict[str, NDArray[np.float32]]:
     """din, f2s, fast and mc2sf, f4 [n]; the fast nets get the 16-bit priors of `slow`, as they travelled."""
     nets = release.nets
-    din, alone, s2f = (release.apart.get(form, nets) for form in STANDALONE)
+    din, alone, s2f = (release.standalone.get(form, nets) for form in STANDALONE)
 
     def vectors(of: Nets, rows: Rows) -> Tensor:
         return of.encoder.E.detach()[torch.from_numpy(rows)][None]

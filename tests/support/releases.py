@@ -58,21 +58,21 @@ class FakeProducer:
         return 0
 
 
-def feed(shelf: ReleaseCache, sent: list[Sent]) -> None:
-    """Give a shelf what was sent."""
+def feed(cache: ReleaseCache, sent: list[Sent]) -> None:
+    """Give a release cache what was sent."""
     rows: Reader[EmbeddingRow] = Reader(EmbeddingRow)
     events: Reader[Any] = Reader(ReleaseEvent)
     for topic, key, value in sent:
         if topic == "model-weights":
-            shelf.take_part(key, value)
+            cache.take_part(key, value)
         elif value is None:
             continue
         elif topic == "item-embeddings":
-            shelf.take_row(rows.decode(value))
+            cache.take_row(rows.decode(value))
         elif isinstance(event := events.decode(value), Manifest):
-            shelf.take_manifest(event)
+            cache.take_manifest(event)
         elif isinstance(event, ItemCounts):
-            shelf.standings.take(event)
+            cache.item_statistics.take(event)
 
 
 @dataclass
