@@ -28,9 +28,10 @@ from benchmarks.machine import described
 from deploy.experiments.results.plots import lines
 from deploy.experiments.results.result import Interval
 from models.data.catalogue import Catalogue
+from models.data.event_kinds import CLICK
 from models.data.interaction_log import InteractionLog, Ints, click_states
 from models.data.ranges import Ranges
-from models.data.views import CLICK, ViewSpec
+from models.data.views import ViewSpec
 from models.evaluation.metrics import gains
 from models.mc2sf.nets import Logits, NetConfig, Nets
 from models.training.minibatches import ClickSource

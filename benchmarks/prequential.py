@@ -29,13 +29,13 @@ from models.evaluation.metrics import metrics
 from models.training.online import FastBatchExample, FastLearner
 from streams.model_config import learner_config
 from streams.prequential.evaluator import recorded_outcomes
+from streams.records import EXAMPLE_NEGATIVES
 from streams.releases.release import Release, read_release
 from streams.rescoring.net_scorer import Rescorer
 from streams.rescoring.ranking_queries import Question, RankingQueries
 
 QUARTERS = 4
 _LISTS = 256  # that the nets' cost is taken from
-_NEGATIVES = 4  # of a click that the fast part learns
 
 
 class Spent:
@@ -122,10 +122,10 @@ def nets_cost(found: Found, connection: sa.Connection) -> dict[str, float]:
 def _example(release: Release, asked: Question) -> FastBatchExample:
     """The click and the first others, with the priors of the cloud."""
     rows = release.catalogue.rows
-    others = np.delete(asked.candidates, asked.target_index)[:_NEGATIVES]
+    others = np.delete(asked.candidates, asked.target_index)[:EXAMPLE_NEGATIVES]
     items = rows(np.concatenate([asked.candidates[[asked.target_index]], others]))
     stands = np.concatenate(
-        [asked.standing[[asked.target_index]], np.delete(asked.standing, asked.target_index, 0)[:_NEGATIVES]]
+        [asked.standing[[asked.target_index]], np.delete(asked.standing, asked.target_index, 0)[:EXAMPLE_NEGATIVES]]
     )
     priors = release.scorer.slow(rows(asked.history), np.zeros(release.nets.config.dim, np.float32), items, stands)
     return FastBatchExample(rows(asked.clicks), rows(asked.exposures), items, priors.r_t, priors.r_n, stands)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from deploy.cli.options import By
 from deploy.report.measurements import online
 from deploy.runs import Found, UserError
+from models.data.event_kinds import CLICK_KINDS, EXPOSURE
 from models.data.views import View, view
 from streams.database import run_state, schema
 from streams.model_config import view_spec
-from streams.records import Kind
 from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Release, ReleaseError, read_release
 
@@ -55,8 +55,8 @@ def recommend(
         sizes = {row.window: row.size for row in connection.execute(windows)}
         if not len(catalogue):
             raise UserError(f"release {release} knows no item yet: it was made before the first retrain")
-        clicks = np.array([e.item for e in events if e.kind in (Kind.CLICK, Kind.PAST_CLICK)], np.int64)
-        shown = np.array([e.item for e in events if e.kind == Kind.EXPOSURE], np.int64)
+        clicks = np.array([e.item for e in events if e.kind in CLICK_KINDS], np.int64)
+        shown = np.array([e.item for e in events if e.kind == EXPOSURE], np.int64)
         window = max(sizes, default=0)
         open_count = len(shown) - sum(sizes.values())
         seen = view(clicks, clicks, shown, open_count, window, view_spec(settings), closed_count=sizes.get(window))

@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from models.data import event_kinds
 from streams.codec import Record, Tensor
 
 _HASHED = 1 << 62  # keys from here up are hashes of names, below they are the numbers themselves
@@ -27,10 +28,10 @@ class Kind(IntEnum):
     its own order: whoever made it has shuffled it.
     """
 
-    EXPOSURE = 0  # shown, not clicked
-    CLICK = 1  # clicked: ranked if drawn for evaluation, and learnt from
-    CANDIDATE = 2  # on the slate of an impression for ranking only: enters no history and no window
-    PAST_CLICK = 3  # clicked before the span under evaluation: enters histories, is never ranked
+    EXPOSURE = event_kinds.EXPOSURE  # shown, not clicked
+    CLICK = event_kinds.CLICK  # clicked: ranked if drawn for evaluation, and learnt from
+    CANDIDATE = event_kinds.CANDIDATE  # on the slate of an impression for ranking only: enters no history and no window
+    PAST_CLICK = event_kinds.PAST_CLICK  # clicked before the span under evaluation: enters histories, is never ranked
 
 
 @functools.lru_cache(maxsize=1 << 18)
@@ -176,6 +177,9 @@ class Outcome(Record, frozen=True, tag="outcome"):
 
 
 # fast-examples ------------------------------------------------------------------------------------------------------
+
+
+EXAMPLE_NEGATIVES = 4
 
 
 class FastExample(Record, frozen=True, tag="example"):

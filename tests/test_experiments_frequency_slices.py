@@ -9,7 +9,7 @@ import pytest
 from deploy.experiments.data.protocol import Phase
 from deploy.experiments.runner import frequency_slices
 from deploy.experiments.runner.cells import Cell
-from models.data.views import CLICK
+from models.data.event_kinds import CLICK
 from models.evaluation.metrics import metrics
 from tests.support.experiments import bench
 

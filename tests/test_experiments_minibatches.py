@@ -10,7 +10,7 @@ from deploy.experiments.data.protocol import Phase
 from deploy.experiments.training.hyperparameters import Recipe
 from deploy.experiments.training.minibatches import of_lists, of_sequences
 from models.data.catalogue import ROW_PADDING
-from models.data.views import CLICK
+from models.data.event_kinds import CLICK
 from models.training import losses
 from models.training.objectives import ListBatch, SequenceBatch
 from tests.support.experiments import QUICK, SMALL, dataset

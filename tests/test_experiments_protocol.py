@@ -13,8 +13,8 @@ from deploy.experiments.data.dataset import load
 from deploy.experiments.data.known_history import Known
 from deploy.experiments.data.protocol import Phase, Positives, Protocol, served, trained
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.event_kinds import CLICK, EXPOSURE
 from models.data.queries import Queries
-from models.data.views import CLICK, EXPOSURE
 from models.evaluation.metrics import metrics
 from replay.errors import SourceError
 from replay.sources.source import parse

@@ -22,8 +22,8 @@ from deploy.experiments.training.hyperparameters import Recipe, Recipes
 from deploy.experiments.training.models import F2S_SERVED_ROW, FM_ROW, fitted_fast, nets
 from deploy.experiments.training.trainer import Bench
 from models.data.catalogue import ROW_PADDING
+from models.data.event_kinds import CLICK
 from models.data.interaction_log import Ints
-from models.data.views import CLICK
 from models.training import losses
 from replay.sources.source import parse
 from tests.support.experiments import QUICK, RECIPES, SMALL, bench, dataset, written

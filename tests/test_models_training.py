@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
+from models.data.event_kinds import CANDIDATE, CLICK, EXPOSURE
 from models.data.interaction_log import InteractionLog, click_states
-from models.data.views import CANDIDATE, CLICK, EXPOSURE, ViewSpec
+from models.data.views import ViewSpec
 from models.evaluation.metrics import chance, metrics, rank
 from models.mc2sf.checkpoint import pack
 from models.mc2sf.nets import NetConfig, Nets

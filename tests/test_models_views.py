@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.data.event_kinds import CLICK, EXPOSURE, PAST_CLICK
 from models.data.interaction_log import InteractionLog, click_states, slates, user_views
-from models.data.views import CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec, view
+from models.data.views import View, ViewSpec, view
 
 SPEC = ViewSpec(history_long=6, history_short=3, threshold=4)
 

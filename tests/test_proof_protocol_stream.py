@@ -25,8 +25,9 @@ from deploy.experiments.training.models import DIN_ROW, F2S_SERVED_ROW, FAST_ROW
 from deploy.experiments.training.trainer import Bench
 from deploy.runs import UserError
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.event_kinds import CANDIDATE, CLICK
 from models.data.interaction_log import InteractionLog, click_states
-from models.data.views import CANDIDATE, CLICK, ViewSpec
+from models.data.views import ViewSpec
 from models.mc2sf.served_variant import ServedVariant
 from replay.errors import SourceError
 from replay.prepare.plan import Options

@@ -108,7 +108,7 @@ def test_a_publication_beyond_the_queue_waits_and_keeps_its_lease_meanwhile(sett
 def test_the_replay_waits_for_a_broker_that_is_slower(settings: Settings, narrow: Narrow) -> None:
     sender = Sender(settings, [0], [0], 0)
     narrow.produce("another's", key=None, value=b"before")
-    sender.mark(0, EpochEnd(0, 0))
+    sender.marker(0, EpochEnd(0, 0))
     sender.flush()
     assert len(narrow.taken) == 2
     assert sender.offsets == [3]

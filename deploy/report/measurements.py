@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from deploy.report.summary import Bytes, Experiment, Freshness, Qualities, Quality, ReleaseEntry, Summary, by_variant
+from models.data.event_kinds import CLICK_KINDS
 from streams.database import schema
 from streams.prequential import metrics
 from streams.prequential.metrics import Ranked, subsets
-from streams.records import Kind
 from streams.rescoring.run_digest import digest
 from streams.settings import Settings
 from streams.state.device import DeviceState
@@ -66,7 +66,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         faults=measured.faults,
         users=int(users),
         items=int(items),
-        clicks=rows(schema.interactions, i.kind.in_([Kind.CLICK, Kind.PAST_CLICK])),
+        clicks=rows(schema.interactions, i.kind.in_(CLICK_KINDS)),
         r2_uploads=rows(schema.negative_memories),
         rank_requests=int(total(samples, 'mc2sf_rank_requests_total{side="device"}')),
         outcomes=outcomes,

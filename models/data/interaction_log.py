@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.catalogue import Catalogue
+from models.data.event_kinds import CANDIDATE, CLICK, CLICK_KINDS, EXPOSURE
 from models.data.impression_groups import first_of_group
 from models.data.item_statistics import ItemStatistics, ItemStatisticsByEpoch
 from models.data.ranges import Ranges
-from models.data.views import CANDIDATE, CLICK, EXPOSURE, PAST_CLICK, View, ViewSpec
+from models.data.views import View, ViewSpec
 from models.data.windows import WindowCursor, closed_by_count
 
 Ints = NDArray[np.int64]
@@ -165,7 +166,7 @@ def slates(folded: ClickStates) -> Ranges:
 
 def is_click(kinds: Ints) -> NDArray[np.bool_]:
     """Clicks, past ones too, [N]."""
-    return np.isin(kinds, (CLICK, PAST_CLICK))
+    return np.isin(kinds, CLICK_KINDS)
 
 
 def is_negative(log: InteractionLog) -> NDArray[np.bool_]:

@@ -19,8 +19,6 @@ from models.data.windows import WindowRule, split_windows
 
 Keys = NDArray[np.int64]
 
-EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = range(4)  # as on device-events: see `models.data.interaction_log`
-
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec(WindowRule):

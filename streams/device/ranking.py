@@ -11,12 +11,10 @@ from models.data.catalogue import Catalogue
 from models.evaluation.metrics import rank
 from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import RecordError, Tensor
-from streams.records import FastExample, Outcome, SlowPriors
+from streams.records import EXAMPLE_NEGATIVES, FastExample, Outcome, SlowPriors
 from streams.releases.item_statistics import buckets_array
 from streams.settings import Settings
 from streams.state.device import Pending, keys_array
-
-NEGATIVES = 4  # of an example
 
 
 def answers(priors: SlowPriors, pending: Pending) -> bool:
@@ -61,7 +59,7 @@ def answered(
         ranks[name], bad = rank(values, pending.place)
         not_finite += bad
     outcome = _outcome(pending, ranks, not_finite, priors.window, priors.history, bytes_down, wall, expired=False)
-    if pending.cold or len(keys) <= NEGATIVES:
+    if pending.cold or len(keys) <= EXAMPLE_NEGATIVES:
         return outcome, None
     chosen = _drawn(seed, pending, len(keys))
     example = FastExample(
@@ -98,7 +96,7 @@ def _drawn(seed: int, pending: Pending, n: int) -> NDArray[np.int64]:
     """The target's place, then those of the negatives: the first by a hash of (seed, user, seq)."""
     message = f"example\0{seed}\0{pending.user}\0{pending.seq}".encode()
     order = np.argsort(np.frombuffer(hashlib.shake_128(message).digest(8 * n), dtype="<u8"), kind="stable")
-    others = order[order != pending.place][:NEGATIVES]
+    others = order[order != pending.place][:EXAMPLE_NEGATIVES]
     return np.concatenate([[pending.place], others]).astype(np.int64)
 
 

@@ -15,18 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.catalogue import Catalogue
+from models.data.event_kinds import CANDIDATE, CLICK, EXPOSURE, PAST_CLICK
 from models.data.item_statistics import ItemStatistics
 from models.data.views import ViewSpec, view
 from models.evaluation.candidates import Candidates, evaluated, sampled, slate
 from streams.codec import Tensor, encode
 from streams.device.deferred_gru import Fold, value
-from streams.records import DeviceBatch, Kind, RankRequest, Versions, item_key
+from streams.records import DeviceBatch, RankRequest, Versions, item_key
 from streams.settings import Settings
 from streams.state.device import DeviceState, Pending, keys_bytes
 
-EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = (  # comparing enums is slow
-    int(kind) for kind in (Kind.EXPOSURE, Kind.CLICK, Kind.CANDIDATE, Kind.PAST_CLICK)
-)
 NONE = np.empty(0, dtype=np.int64)  # uploaded clicks: the cloud's to know
 
 

@@ -8,11 +8,10 @@ import numpy as np
 from models.data.catalogue import Catalogue
 from models.training.online import FastBatchExample
 from streams.codec import Reader, RecordError, encode
-from streams.records import FastExample
+from streams.records import EXAMPLE_NEGATIVES, FastExample
 from streams.releases.item_statistics import buckets_array
 
-NEGATIVES = 4
-_PICK = np.arange(1 + NEGATIVES)
+_PICK = np.arange(1 + EXAMPLE_NEGATIVES)
 
 _reader: Reader[FastExample] = Reader(FastExample)
 
@@ -31,7 +30,7 @@ def check(example: FastExample, dim: int) -> None:
 
 
 def in_rows(example: FastExample, catalogue: Catalogue) -> FastBatchExample:
-    """Return the example in rows of E, with exactly NEGATIVES negatives: fewer ones are repeated in turn."""
+    """Return the example in rows of E, with exactly EXAMPLE_NEGATIVES negatives: fewer ones are repeated in turn."""
     items = example.items.array()
     pick = np.where(_PICK == 0, 0, 1 + (_PICK - 1) % (len(items) - 1))
     return FastBatchExample(

@@ -15,16 +15,15 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from models.data.event_kinds import CLICK_KINDS
 from streams.database.schema import interactions, outcomes
 from streams.prequential.drift import Drift, Drifts
 from streams.prequential.metrics import Quality, Ranked, subsets
 from streams.prequential.popularity_baseline import Click, Popularity, units
 from streams.prequential.river_baseline import RiverBaseline
 from streams.recorder.rows import ranked
-from streams.records import Kind, Outcome
+from streams.records import Outcome
 from streams.settings import Settings
-
-_CLICKS = (Kind.CLICK, Kind.PAST_CLICK)
 
 
 class Judged(NamedTuple):
@@ -78,7 +77,7 @@ class Prequential:
 def click_counts(connection: Connection, run: str, epoch: int) -> dict[int, int]:
     """The clicks of each item in epochs up to `epoch`."""
     i = interactions.c
-    some = (i.run == run) & i.kind.in_(_CLICKS) & (i.epoch <= epoch)
+    some = (i.run == run) & i.kind.in_(CLICK_KINDS) & (i.epoch <= epoch)
     query = sa.select(i.item, sa.func.count()).where(some).group_by(i.item)
     return {item: count for item, count in connection.execute(query)}  # noqa: C416 - rows are no pairs to mypy
 
@@ -86,7 +85,7 @@ def click_counts(connection: Connection, run: str, epoch: int) -> dict[int, int]
 def clicks_of(connection: Connection, run: str, epoch: int) -> list[Click]:
     """The clicks recorded in `epoch`."""
     i = interactions.c
-    some = (i.run == run) & (i.epoch == epoch) & i.kind.in_(_CLICKS)
+    some = (i.run == run) & (i.epoch == epoch) & i.kind.in_(CLICK_KINDS)
     query = sa.select(i.group_time, i.user, i.seq, i.item, i.impression).where(some)
     return [Click(*row) for row in connection.execute(query)]
 

@@ -13,10 +13,11 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from models.data.event_kinds import CLICK_KINDS
 from models.data.item_statistics import BUCKETS, FEATURES, Buckets, Ints, ItemStatistics
 from streams.codec import RecordError, Tensor
 from streams.database.schema import interactions
-from streams.records import ItemCounts, Kind
+from streams.records import ItemCounts
 
 CHUNK = 50_000  # items per record
 KEPT = 8  # epochs whose statistics a reader keeps; lockstep needs two
@@ -45,7 +46,7 @@ def statistics_after(connection: Connection, run: str, epoch: int) -> ItemStatis
 
 
 def _clicked() -> sa.ColumnElement[bool]:
-    return interactions.c.kind.in_((Kind.CLICK, Kind.PAST_CLICK))
+    return interactions.c.kind.in_(CLICK_KINDS)
 
 
 def _clicks() -> sa.ColumnElement[int]:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.data.catalogue import Catalogue
+from models.data.event_kinds import EXPOSURE
 from models.data.interaction_log import ClickStates, click_states, group_starts
 from models.data.item_statistics import Buckets
-from models.data.views import EXPOSURE
 from models.data.windows import WindowCursor
 from streams.database.interaction_log import Interactions
 from streams.database.schema import decisions, outcomes, releases

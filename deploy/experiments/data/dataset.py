@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from deploy.experiments.data.protocol import Phase, Protocol, phases
 from deploy.experiments.results.result import Counts
 from models.data.catalogue import FIRST_ROW
+from models.data.event_kinds import CLICK, EXPOSURE, PAST_CLICK
 from models.data.interaction_log import InteractionLog, Ints
-from models.data.views import CLICK, EXPOSURE, PAST_CLICK
 from replay.errors import SourceError
 from replay.prepare.plan import Options
 from replay.prepare.prepare import prepare

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from models.data.event_kinds import CLICK
 from models.data.interaction_log import InteractionLog, Ints, group_starts
-from models.data.views import CLICK
 
 Rule = Literal["uniform", "popularity", "full"]
 Positives = Literal["rated", "all"]

@@ -28,8 +28,8 @@ from deploy.experiments.training.models import (
     SASREC_ROW,
 )
 from deploy.experiments.training.trainer import Bench
+from models.data.event_kinds import EXPOSURE
 from models.data.interaction_log import Ints
-from models.data.views import EXPOSURE
 from models.training.losses import bce, bpr, gbce
 from streams.codec import Tensor, encode
 from streams.records import NegativeMemory, SlowPriors, Versions

@@ -22,8 +22,8 @@ from deploy.experiments.data.protocol import Phase, Protocol
 from deploy.experiments.definitions.experiment import Asked
 from deploy.experiments.training.hyperparameters import Recipes
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
+from models.data.event_kinds import CANDIDATE, EXPOSURE
 from models.data.interaction_log import group_starts
-from models.data.views import CANDIDATE, EXPOSURE
 from replay.errors import SourceError
 from replay.parameters import parameters
 from replay.sources.schema import Row, batches
