@@ -74,10 +74,10 @@ class InMemory:
         device, table = Device(self._settings), dict[bytes, bytes]()
         for received in self._takes:
             work = device(received, table, 0, 0)
-            work.needs()
-            work.run(lambda _: release, lambda _: ItemStatistics.empty())
-            list(work.records())
-            table.update((key, encode_row(row)) for key, row in work.rows() if row is not None)
+            work.required_releases()
+            writes = work.process(lambda _: release, lambda _: ItemStatistics.empty())
+            list(writes.records())
+            table.update((key, encode_row(row)) for key, row in writes.rows() if row is not None)
 
 
 def _takes(settings: Settings, workload: Workload, per_record: int) -> Iterator[list[Message]]:

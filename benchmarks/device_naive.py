@@ -46,15 +46,15 @@ class NaiveDevice:
             state.uploads_epoch = 0
             return None
         state.exposures = [*state.exposures, key][-2 * settings.threshold :]
-        state.memory = self._step(state.memory, self._rows[key])
-        state.opened = state.opened if state.open else time
-        state.open += 1
-        if state.open < settings.threshold:
+        state.gru_state = self._step(state.gru_state, self._rows[key])
+        state.opened = state.opened if state.open_count else time
+        state.open_count += 1
+        if state.open_count < settings.threshold:
             return None
-        state.r2, state.memory = state.memory, b""
-        state.window, state.size, state.closed, state.open = state.window + 1, state.open, time, 0
+        state.r2, state.gru_state = state.gru_state, b""
+        state.window, state.closed_count, state.closed, state.open_count = state.window + 1, state.open_count, time, 0
         r2 = Tensor("<f4", (settings.dim,), state.r2)
-        return NegativeMemory(batch.user, state.window, r2, state.encoder, state.size, time)
+        return NegativeMemory(batch.user, state.window, r2, state.encoder, state.closed_count, time)
 
     @torch.inference_mode()
     def _step(self, memory: bytes, row: int) -> bytes:

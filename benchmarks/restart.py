@@ -53,7 +53,7 @@ def fill(settings: Settings, users: int, versions: int) -> int:
             vector = chance.normal(size=settings.dim).astype("<f4").tobytes()
             items = chance.integers(1 << 62, size=3 * settings.threshold).tolist()
             state = DeviceState(
-                seq=version, memory=vector, r2=vector, clicks=items[:10], exposures=items[10:], uploads=items[:10]
+                seq=version, gru_state=vector, r2=vector, clicks=items[:10], exposures=items[10:], uploads=items[:10]
             )
             key, row = user_key(f"user-{number}"), encode_row(state, 1)
             size = len(row)

@@ -93,7 +93,7 @@ class EndOfLog(Record, frozen=True, tag="eol"):
     events: int  # events sent to this partition in the whole run
 
 
-Mark = EpochBegin | EpochEnd | EndOfLog
+EpochMarker = EpochBegin | EpochEnd | EndOfLog
 
 # device-uplink ------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ uploads = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=7), max_siz
 
 
 def upload(state: CloudState, epoch: int, clicks: list[int]) -> CloudState:
-    return state.uploaded(epoch, tuple(clicks), LONG)
+    return state.with_upload(epoch, tuple(clicks), LONG)
 
 
 @given(uploads)
@@ -25,7 +25,7 @@ def test_a_request_sees_the_clicks_of_earlier_epochs_and_no_others(epochs: list[
         state = upload(state, epoch, clicks)
         assert state.history(epoch, LONG).tolist() == earlier[-LONG:]  # asked again after the upload
         earlier += clicks
-        assert len(state.before) + len(state.last) <= 2 * LONG
+        assert len(state.earlier_clicks) + len(state.last_clicks) <= 2 * LONG
 
 
 @given(uploads)
@@ -41,8 +41,8 @@ def test_an_upload_that_comes_again_changes_nothing(epochs: list[list[int]]) -> 
 def test_the_last_r2s_to_come_are_kept_once_each_and_the_newest(came: list[tuple[int, int]]) -> None:
     state = CloudState()
     for window, encoder in came:
-        state = state.remembering(R2(window, encoder, bytes([window, encoder])))
-    kept = [(r2.window, r2.encoder) for r2 in state.memories]
+        state = state.with_r2(R2(window, encoder, bytes([window, encoder])))
+    kept = [(r2.window, r2.encoder) for r2 in state.r2s]
     last = list(dict.fromkeys(reversed(came)))[:KEPT_R2][::-1]
     assert kept == (last if not came or max(came) in last else [max(came), *last])
     for window, encoder in kept:
@@ -54,19 +54,19 @@ def test_an_r2_sent_again_with_all_that_follows_it_leaves_the_state_as_it_was() 
     sent = [R2(window, 0, b"") for window in range(1, 6)]
     state = CloudState()
     for r2 in sent:
-        state = state.remembering(r2)
+        state = state.with_r2(r2)
     for first in range(len(sent)):
         again = state
         for r2 in sent[first:]:
-            again = again.remembering(r2)
+            again = again.with_r2(r2)
             assert again.r2(r2.window, 0) is not None
         assert again == state
 
 
 def test_a_request_whose_r2_is_past_was_answered_before() -> None:
-    state = CloudState().remembering(R2(2, 0, b"")).remembering(R2(3, 0, b""))
-    assert state.moved_past(1, 0)
-    assert state.moved_past(2, 0)
-    assert not state.moved_past(3, 0)
-    assert not state.moved_past(3, 1)  # under a new encoder, on its way
-    assert [a.window < b.window for a, b in pairwise(state.memories)] == [True]
+    state = CloudState().with_r2(R2(2, 0, b"")).with_r2(R2(3, 0, b""))
+    assert state.has_later_r2(1, 0)
+    assert state.has_later_r2(2, 0)
+    assert not state.has_later_r2(3, 0)
+    assert not state.has_later_r2(3, 1)  # under a new encoder, on its way
+    assert [a.window < b.window for a, b in pairwise(state.r2s)] == [True]

@@ -1,4 +1,4 @@
-"""What the workers do with records that are wrong, missing, late or hostile."""
+"""Device and cloud on records that are wrong, missing, late or hostile."""
 
 from __future__ import annotations
 
@@ -50,16 +50,22 @@ RELEASES = {0: release(SMALL, 0, 12), 1: release(SMALL, 1, 12)}
 FREE = SMALL.model_copy(update={"lockstep": False, "request_timeout_s": 30.0})
 
 
-def place(user: str) -> int:
+def partition(user: str) -> int:
     return partition_of(user.encode(), SMALL.partitions)
 
 
 def at(
-    topic: Topic, record: Record | bytes, *, user: str = "u", key: bytes | None = None, part: int = -1, offset: int = 0
+    topic: Topic,
+    record: Record | bytes,
+    *,
+    user: str = "u",
+    key: bytes | None = None,
+    number: int = -1,
+    offset: int = 0,
 ) -> Message:
     data = record if isinstance(record, bytes) else encode(record)
-    part = place(user) if part < 0 else part
-    return Message(topic.name, part, offset, user.encode() if key is None else key, data)
+    number = partition(user) if number < 0 else number
+    return Message(topic.name, number, offset, user.encode() if key is None else key, data)
 
 
 def batch(*items: int, seq: int = 0, kind: int = 1, user: str = "u", **columns: Any) -> DeviceBatch:
@@ -71,7 +77,7 @@ def batch(*items: int, seq: int = 0, kind: int = 1, user: str = "u", **columns: 
 
 @dataclass
 class Worker:
-    """A worker over a table in memory; what it sent, by topic."""
+    """A worker with its table in memory, and the records that it sent per topic."""
 
     settings: Settings = SMALL
     cloud: bool = False
@@ -88,17 +94,17 @@ class Worker:
             work: Any = CloudWork(self.settings, received, self.rows, 0, self.wall)
         else:
             work = self.device(received, self.rows, 0, self.wall)
-        work.needs()
-        work.run(
+        work.required_releases()
+        writes = work.process(
             lambda version: RELEASES[self.newest if version is None else version], lambda _: ItemStatistics.empty()
         )
         kinds = {DEVICE_UPLINK: Uplink, OUTCOMES: OutcomeEvent, DEAD_LETTERS: DeadLetter, CLOUD_DOWNLINK: SlowPriors}
         kinds[FAST_EXAMPLES] = ExampleEvent
-        for topic, _, _, value in work.records():
+        for topic, _, _, value in writes.records():
             for known, kind in kinds.items():
                 if topic == known.full(self.settings):
                     self.sent.setdefault(known.name, []).append(Reader[Any](kind).decode(value))
-        for key, row in work.rows():
+        for key, row in writes.rows():
             if row is None:
                 del self.rows[key]
             else:
@@ -130,7 +136,7 @@ WRONG = {
     "no user": (at(DEVICE_EVENTS, batch(1, user=""), user=""), "user is empty"),
     "a NUL in the user": (at(DEVICE_EVENTS, batch(1, user="a\0b"), user="a\0b"), "NUL"),
     "another's key": (at(DEVICE_EVENTS, batch(1), key=b"someone"), "under the key"),
-    "another partition": (at(DEVICE_EVENTS, batch(1), part=1 - place("u")), "belongs to partition"),
+    "another partition": (at(DEVICE_EVENTS, batch(1), number=1 - partition("u")), "belongs to partition"),
     "an answer that is none": (at(CLOUD_DOWNLINK, b"\x01\x02"), "array"),
 }
 
@@ -225,13 +231,13 @@ def test_what_was_lost_on_the_way_is_applied_when_it_is_delivered_again() -> Non
 
 
 @given(st.integers(1, 2**52), st.sampled_from(["u", "v"]))
-def test_no_device_can_end_a_worker_by_a_hole(ahead: int, hostile: str) -> None:
+def test_no_device_can_end_a_worker_by_a_gap(ahead: int, hostile: str) -> None:
     worker = Worker()
     log = [batch(1), batch(9, seq=ahead + 1, user=hostile), batch(2, seq=1), batch(8, user="w")]
     offsets: dict[int, int] = {}
     for each in log:
-        part = place(each.user)
-        offset = offsets[part] = offsets.get(part, -1) + 1
+        number = partition(each.user)
+        offset = offsets[number] = offsets.get(number, -1) + 1
         assert not worker.work(at(DEVICE_EVENTS, each, user=each.user, offset=offset)).fatal
     assert ["behind a missing or refused record" in dead.reason for dead in worker.dead] == [True]
     assert worker.state().clicks == [1, 2]
@@ -249,7 +255,7 @@ def test_behind_a_refused_record_all_of_the_user_is_refused_until_it_is_repaired
     assert len(worker.dead) == 2
 
 
-def asked(worker: Worker, *items: int, seq: int = 0) -> list[RankRequest]:
+def requests_of(worker: Worker, *items: int, seq: int = 0) -> list[RankRequest]:
     before = len(worker.sent.get(DEVICE_UPLINK.name, []))
     worker.work(at(DEVICE_EVENTS, batch(*items, seq=seq)))
     return [r for r in worker.sent[DEVICE_UPLINK.name][before:] if isinstance(r, RankRequest)]
@@ -273,7 +279,7 @@ def priors(request: RankRequest, **changes: Any) -> SlowPriors:
 
 def test_an_answer_makes_one_outcome_and_its_repeat_none() -> None:
     worker = Worker()
-    (request,) = asked(worker, 3)
+    (request,) = requests_of(worker, 3)
     answer = at(CLOUD_DOWNLINK, priors(request))
     worker.work(answer, answer)
     worker.work(answer)
@@ -302,7 +308,7 @@ def test_an_answer_makes_one_outcome_and_its_repeat_none() -> None:
 )
 def test_an_answer_that_does_not_fit_is_refused_and_the_right_one_is_still_taken(changes: dict[str, Any]) -> None:
     worker = Worker()
-    (request,) = asked(worker, 3)
+    (request,) = requests_of(worker, 3)
     worker.work(at(CLOUD_DOWNLINK, priors(request, **changes)))
     assert len(worker.dead) == 1
     assert OUTCOMES.name not in worker.sent
@@ -310,19 +316,19 @@ def test_an_answer_that_does_not_fit_is_refused_and_the_right_one_is_still_taken
     assert len(worker.sent[OUTCOMES.name]) == 1
 
 
-def outdated() -> float:
-    return REGISTRY.get_sample_value("mc2sf_outcomes_total", {"kind": "outdated"}) or 0.0
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-def test_an_answer_to_an_earlier_asking_under_another_release_is_counted_and_the_right_one_taken() -> None:
+def test_an_answer_to_an_earlier_request_under_another_release_is_counted_and_the_right_one_taken() -> None:
     killed = Worker(FREE)
-    (before,) = asked(killed, 3)  # sent; the worker died before its rows were written
+    (before,) = requests_of(killed, 3)  # sent; the worker died before its rows were written
     worker = Worker(FREE, newest=1)
-    (request,) = asked(worker, 3)
+    (request,) = requests_of(worker, 3)
     assert (before.seq, before.versions.encoder, request.versions.encoder) == (request.seq, 0, 1)
-    counted = outdated()
+    counted = metric("mc2sf_outcomes_total", kind="outdated")
     worker.work(at(CLOUD_DOWNLINK, priors(before)))
-    assert outdated() == counted + 1
+    assert metric("mc2sf_outcomes_total", kind="outdated") == counted + 1
     assert not worker.dead
     assert OUTCOMES.name not in worker.sent
     worker.work(at(CLOUD_DOWNLINK, priors(request)))
@@ -330,9 +336,9 @@ def test_an_answer_to_an_earlier_asking_under_another_release_is_counted_and_the
     assert outcome.versions == example.versions == request.versions
 
 
-def test_a_request_that_only_an_earlier_asking_was_answered_of_expires() -> None:
+def test_a_request_expires_if_only_an_earlier_one_for_the_same_click_was_answered() -> None:
     killed, worker = Worker(FREE), Worker(FREE, newest=1)
-    (before,), _ = asked(killed, 3), asked(worker, 3)
+    (before,), _ = requests_of(killed, 3), requests_of(worker, 3)
     worker.work(at(CLOUD_DOWNLINK, priors(before)))
     worker.wall = 30_001
     worker.work()
@@ -342,7 +348,7 @@ def test_a_request_that_only_an_earlier_asking_was_answered_of_expires() -> None
 
 def test_scores_that_are_not_finite_rank_last_and_are_counted() -> None:
     worker = Worker()
-    (request,) = asked(worker, 3)
+    (request,) = requests_of(worker, 3)
     worker.work(at(CLOUD_DOWNLINK, priors(request, din=Tensor.of(np.full(10, np.nan), "<f4"))))
     (outcome,) = worker.sent[OUTCOMES.name]
     assert outcome.ranks["din"] == 10
@@ -351,42 +357,42 @@ def test_scores_that_are_not_finite_rank_last_and_are_counted() -> None:
 
 def test_an_overdue_request_is_scored_by_the_fast_part_alone_and_its_late_answer_dropped() -> None:
     worker = Worker(FREE)
-    (request,) = asked(worker, 3)
+    (request,) = requests_of(worker, 3)
     worker.work(at(DEVICE_EVENTS, EpochEnd(0, 9)))
     worker.wall = 30_000
     worker.work()
     assert OUTCOMES.name not in worker.sent
     worker.wall = 30_001
     worker.work()
-    outcome, mark = worker.sent[OUTCOMES.name]
+    outcome, marker = worker.sent[OUTCOMES.name]
     assert outcome.expired
     assert set(outcome.ranks) == {"random", "fast"}
-    assert mark == EpochEnd(0, 9)
+    assert marker == EpochEnd(0, 9)
     worker.work(at(CLOUD_DOWNLINK, priors(request)))
     assert len(worker.sent[OUTCOMES.name]) == 2
 
 
 def test_in_lockstep_no_request_expires() -> None:
     worker = Worker()
-    asked(worker, 3)
+    requests_of(worker, 3)
     worker.wall = 10**9
     worker.work()
     assert OUTCOMES.name not in worker.sent
 
 
-def test_marks_that_come_again_do_nothing() -> None:
+def test_markers_that_come_again_do_nothing() -> None:
     worker = Worker(SMALL.model_copy(update={"evaluate": 0.0}))
-    marks = [at(DEVICE_EVENTS, EpochBegin(0, 0, 0)), at(DEVICE_EVENTS, batch(1)), at(DEVICE_EVENTS, EpochEnd(0, 9))]
-    worker.work(*marks)
+    markers = [at(DEVICE_EVENTS, EpochBegin(0, 0, 0)), at(DEVICE_EVENTS, batch(1)), at(DEVICE_EVENTS, EpochEnd(0, 9))]
+    worker.work(*markers)
     sent = {topic: list(records) for topic, records in worker.sent.items()}
     rows = dict(worker.rows)
-    worker.work(*marks)
+    worker.work(*markers)
     assert worker.sent == sent
     assert worker.rows == rows
     assert [type(r) for r in sent[DEVICE_UPLINK.name]] == [ClickUpload, EpochEnd]
 
 
-def test_clicks_of_a_later_epoch_are_not_uploaded_by_an_earlier_mark_that_comes_again() -> None:
+def test_clicks_of_a_later_epoch_are_not_uploaded_by_an_earlier_marker_that_comes_again() -> None:
     worker = Worker(SMALL.model_copy(update={"evaluate": 0.0}))
     worker.work(at(DEVICE_EVENTS, EpochBegin(1, 0, 0)), at(DEVICE_EVENTS, batch(1)))
     worker.work(at(DEVICE_EVENTS, EpochEnd(0, 5)))
@@ -394,6 +400,17 @@ def test_clicks_of_a_later_epoch_are_not_uploaded_by_an_earlier_mark_that_comes_
     worker.work(at(DEVICE_EVENTS, EpochEnd(1, 9)))
     (upload,) = [r for r in worker.sent[DEVICE_UPLINK.name] if isinstance(r, ClickUpload)]
     assert upload.items.array().tolist() == [1]
+
+
+def test_the_metrics_count_what_was_sent() -> None:
+    names = "mc2sf_r2_uploads_total", "mc2sf_click_uploads_total"
+    before = [metric(name) for name in names]
+    worker = Worker(SMALL.model_copy(update={"evaluate": 0.0}))
+    events = [at(DEVICE_EVENTS, batch(*range(1, 7), kind=0)), at(DEVICE_EVENTS, batch(7, seq=6))]
+    worker.work(*events, at(DEVICE_EVENTS, EpochEnd(0, 9)))
+    sent = [type(record) for record in worker.sent[DEVICE_UPLINK.name]]
+    assert sent == [NegativeMemory, NegativeMemory, ClickUpload, EpochEnd]
+    assert [metric(name) for name in names] == [before[0] + 2, before[1] + 1]
 
 
 def test_a_step_that_fails_refuses_the_record_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from streams.kafka.partitioner import locate, partition_key, partition_of
 from streams.records import Versions
 from streams.state.cloud import CloudState
-from streams.state.device import DeviceState, PartitionState, Pending, kind_of, pending_key, user_key
+from streams.state.device import DevicePartitionState, DeviceState, PendingRequest, kind_of, request_key, user_key
 from streams.state.row_codec import StateError, decode_row, encode_row
 
 numbers = st.integers(0, 2**53)
@@ -20,8 +20,8 @@ states = st.builds(
     seq=numbers,
     time=numbers,
     encoder=st.integers(-1, 10**6),
-    memory=st.binary(max_size=128),
-    open=numbers,
+    gru_state=st.binary(max_size=128),
+    open_count=numbers,
     r2=st.binary(max_size=128),
     window=numbers,
     clicks=keys,
@@ -46,13 +46,13 @@ def test_a_damaged_row_is_noticed(state: DeviceState, data: st.DataObject) -> No
 
 def test_a_row_of_another_kind_is_no_state() -> None:
     with pytest.raises(StateError):
-        decode_row(encode_row(PartitionState(1, 2, 3, over=True, waiting=[b"mark"])), Pending)
+        decode_row(encode_row(DevicePartitionState(1, 2, 3, over=True, waiting=(b"marker",))), PendingRequest)
 
 
 def test_a_full_state_is_about_a_kilobyte() -> None:
     full = DeviceState(
         seq=10**6,
-        memory=bytes(range(128)),
+        gru_state=bytes(range(128)),
         r2=bytes(range(128)),
         clicks=[2**62] * 10,
         exposures=[2**62] * 20,
@@ -64,21 +64,21 @@ def test_a_full_state_is_about_a_kilobyte() -> None:
 @given(users, numbers, st.integers(1, 64))
 def test_every_row_of_a_user_stands_in_the_user_s_partition(user: str, seq: int, partitions: int) -> None:
     mine = partition_of(user.encode(), partitions)
-    assert locate(user_key(user), partitions) == locate(pending_key(user, seq), partitions) == mine
+    assert locate(user_key(user), partitions) == locate(request_key(user, seq), partitions) == mine
     assert kind_of(user_key(user)) is DeviceState
-    assert kind_of(pending_key(user, seq)) is Pending
+    assert kind_of(request_key(user, seq)) is PendingRequest
 
 
 @given(st.integers(0, 255))
 def test_a_partition_s_row_stands_in_it(partition: int) -> None:
     assert locate(partition_key(partition), 256) == partition
-    assert kind_of(partition_key(partition)) is PartitionState
+    assert kind_of(partition_key(partition)) is DevicePartitionState
 
 
 def test_pending_requests_of_one_user_have_rows_of_their_own() -> None:
-    pending = Pending("u", 7, 1, 2, 3, 4, b"", "logged", True, b"", b"", 0, 0, Versions(1, 2, 3, 4), 5, 6)
-    assert decode_row(encode_row(pending), Pending) == pending
-    assert pending_key("u", 7) != pending_key("u", 8)
+    pending = PendingRequest("u", 7, 1, 2, 3, 4, b"", "logged", True, b"", b"", 0, 0, Versions(1, 2, 3, 4), 5, 6)
+    assert decode_row(encode_row(pending), PendingRequest) == pending
+    assert request_key("u", 7) != request_key("u", 8)
 
 
 clicks = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50).map(tuple)
@@ -86,7 +86,7 @@ clicks = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50).map(tuple)
 
 @given(clicks, clicks, st.integers(-1, 10**6))
 def test_a_cloud_state_comes_back_as_it_was(before: tuple[int, ...], last: tuple[int, ...], epoch: int) -> None:
-    state = CloudState(before=before, last=last, epoch=epoch)
+    state = CloudState(earlier_clicks=before, last_clicks=last, epoch=epoch)
     assert decode_row(encode_row(state), CloudState) == state
     damaged = bytearray(encode_row(state))
     damaged[-1] ^= 1

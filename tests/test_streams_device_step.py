@@ -1,4 +1,4 @@
-"""One user's batches: predict before learning, units, windows, encoders, repeats and holes."""
+"""One user's batches: predict before learning, impression groups, windows, encoders, repeats and gaps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from models.data.catalogue import Catalogue
 from models.data.item_statistics import ItemStatistics
-from streams.device.deferred_gru import compute, value
-from streams.device.step import Context, Memory, SequenceGap, Step, User, step
+from streams.device.deferred_gru import compute, computed
+from streams.device.step import Context, DeferredNegativeMemory, SequenceGap, Step, User, step
 from streams.model_config import view_spec
 from streams.records import DeviceBatch, RankRequest
 from streams.settings import Settings
@@ -44,15 +44,15 @@ def batch(*events: tuple[int, int] | tuple[int, int, int], seq: int = 0, time: i
     )
 
 
-def settled(*steps: Step) -> DeviceState:
+def resolved(*steps: Step) -> DeviceState:
     last = steps[-1].user
-    sent = [record.r2 for made in steps for record in made.uplink if isinstance(record, Memory)]
-    compute([last.memory, last.r2, *sent], lambda version: (RELEASES[version].scorer, RELEASES[version].catalogue))
-    return last.settled()
+    sent = [record.r2 for made in steps for record in made.uplink if isinstance(record, DeferredNegativeMemory)]
+    compute([last.gru_state, last.r2, *sent], lambda version: (RELEASES[version].scorer, RELEASES[version].catalogue))
+    return last.resolve()
 
 
-def folded(items: list[int], start: bytes = b"", version: int = 0) -> bytes:
-    """GRU_n over items, an item at a time."""
+def encoded(items: list[int], start: bytes = b"", version: int = 0) -> bytes:
+    """Return the state of GRU_n after `items`, one step per item."""
     scorer, catalogue = RELEASES[version].scorer, RELEASES[version].catalogue
     state = np.zeros((1, SMALL.dim), "<f4") if not start else np.frombuffer(start, "<f4")[None].copy()
     for item in items:
@@ -65,33 +65,33 @@ NEW = User.of(DeviceState())
 
 def test_the_clicks_of_an_impression_are_seen_with_the_state_before_its_first_event() -> None:
     first = step(NEW, batch((EXPOSURE, 1), (CLICK, 2)), context())
-    unit = batch((EXPOSURE, 3, 9), (CLICK, 4, 9), (EXPOSURE, 5, 9), (CLICK, 6, 9), seq=2, time=10)
-    made = step(first.user, unit, context())
-    assert [keys_array(p.clicks).tolist() for p in made.pending] == [[2], [2]]
-    assert [keys_array(p.exposures).tolist() for p in made.pending] == [[1], [1]]
-    assert {p.time for p in made.pending} == {10}
+    group = batch((EXPOSURE, 3, 9), (CLICK, 4, 9), (EXPOSURE, 5, 9), (CLICK, 6, 9), seq=2, time=10)
+    made = step(first.user, group, context())
+    assert [keys_array(p.clicks).tolist() for p in made.requests] == [[2], [2]]
+    assert [keys_array(p.exposures).tolist() for p in made.requests] == [[1], [1]]
+    assert {p.time for p in made.requests} == {10}
     assert made.user.state.clicks == [2, 4, 6]
     assert made.user.state.exposures == [1, 3, 5]
 
 
 def test_a_click_is_ranked_against_its_slate_less_its_other_clicks() -> None:
-    unit = batch((EXPOSURE, 3, 9), (CLICK, 4, 9), (CANDIDATE, 5, 9), (CLICK, 6, 9), (EXPOSURE, 3, 9))
-    made = step(NEW, unit, context())
-    slates = [sorted(keys_array(p.candidates).tolist()) for p in made.pending]
+    group = batch((EXPOSURE, 3, 9), (CLICK, 4, 9), (CANDIDATE, 5, 9), (CLICK, 6, 9), (EXPOSURE, 3, 9))
+    made = step(NEW, group, context())
+    slates = [sorted(keys_array(p.candidates).tolist()) for p in made.requests]
     assert slates == [[3, 4, 5], [3, 5, 6]]
-    assert [keys_array(p.candidates)[p.place] for p in made.pending] == [4, 6]
-    assert {p.slate for p in made.pending} == {"logged"}
+    assert [keys_array(p.candidates)[p.target_index] for p in made.requests] == [4, 6]
+    assert {p.slate for p in made.requests} == {"logged"}
     assert made.user.state.exposures == [3, 3]  # a candidate that was not shown enters nothing
 
 
 def test_a_list_made_for_ranking_is_taken_in_its_own_order() -> None:
-    unit = batch((CANDIDATE, 9, 7), (CANDIDATE, 3, 7), (CLICK, 4, 7), (CANDIDATE, 8, 7), (CANDIDATE, 5, 7))
-    (pending,) = step(NEW, unit, context()).pending
+    group = batch((CANDIDATE, 9, 7), (CANDIDATE, 3, 7), (CLICK, 4, 7), (CANDIDATE, 8, 7), (CANDIDATE, 5, 7))
+    (pending,) = step(NEW, group, context()).requests
     assert keys_array(pending.candidates).tolist() == [9, 3, 4, 8, 5]
-    assert (pending.place, pending.slate) == (2, "logged")
+    assert (pending.target_index, pending.slate) == (2, "logged")
     shown = batch((CANDIDATE, 9, 7), (CANDIDATE, 3, 7), (CLICK, 4, 7), (CANDIDATE, 8, 7), (EXPOSURE, 5, 7))
     orders = {
-        keys_array(step(NEW, shown, context(SMALL.model_copy(update={"seed": s}))).pending[0].candidates).tobytes()
+        keys_array(step(NEW, shown, context(SMALL.model_copy(update={"seed": s}))).requests[0].candidates).tobytes()
         for s in range(5)
     }
     assert len(orders) > 1, "a slate that was shown is shuffled: its order may tell the click"
@@ -100,62 +100,65 @@ def test_a_list_made_for_ranking_is_taken_in_its_own_order() -> None:
 @pytest.mark.parametrize("events", [[(CLICK, 4)], [(CLICK, 4, 9), (CLICK, 5, 9)]])
 def test_a_click_without_a_slate_is_ranked_against_the_catalogue(events: list[Any]) -> None:
     made = step(NEW, batch(*events), context())
-    for pending in made.pending:
+    for pending in made.requests:
         assert pending.slate == "sampled"
         assert len(keys_array(pending.candidates)) == SMALL.negatives + 1
         assert not pending.cold
 
 
 def test_a_target_outside_the_catalogue_and_an_empty_catalogue_are_cold() -> None:
-    (unknown,) = step(NEW, batch((CLICK, 99)), context()).pending
+    (unknown,) = step(NEW, batch((CLICK, 99)), context()).requests
     assert unknown.cold
-    (empty,) = step(NEW, batch((CLICK, 4)), context(catalogue=Catalogue([]))).pending
+    (empty,) = step(NEW, batch((CLICK, 4)), context(catalogue=Catalogue([]))).requests
     assert empty.cold
     assert keys_array(empty.candidates).tolist() == [4]
-    (slate,) = step(NEW, batch((CLICK, 99, 9), (EXPOSURE, 4, 9)), context()).pending
+    (slate,) = step(NEW, batch((CLICK, 99, 9), (EXPOSURE, 4, 9)), context()).requests
     assert slate.cold
     assert slate.slate == "logged"
 
 
-def test_only_the_share_of_clicks_that_is_asked_for_is_ranked() -> None:
+def test_only_the_share_of_clicks_that_is_drawn_is_ranked() -> None:
     clicks = batch(*[(CLICK, i % 12 + 1) for i in range(400)])
     some = step(NEW, clicks, context(SMALL.model_copy(update={"evaluate": 0.25})))
-    assert 60 < len(some.pending) < 140
-    assert step(NEW, clicks, context(SMALL.model_copy(update={"evaluate": 0.0}))).pending == []
+    assert 60 < len(some.requests) < 140
+    assert step(NEW, clicks, context(SMALL.model_copy(update={"evaluate": 0.0}))).requests == []
 
 
 def test_past_clicks_enter_histories_and_are_never_ranked() -> None:
     made = step(NEW, batch((PAST_CLICK, 1), (PAST_CLICK, 2)), context())
-    assert made.pending == []
+    assert made.requests == []
     assert made.user.state.clicks == made.user.state.uploads == [1, 2]
 
 
 def test_a_window_that_is_full_goes_up_and_the_state_begins_at_zero() -> None:
     made = step(NEW, batch(*[(EXPOSURE, i) for i in range(1, 8)]), context())
-    state = settled(made)
-    memories = [record for record in made.uplink if isinstance(record, Memory)]
+    state = resolved(made)
+    memories = [record for record in made.uplink if isinstance(record, DeferredNegativeMemory)]
     assert [(m.window, m.size, m.time) for m in memories] == [(1, 3, 2), (2, 3, 5)]
-    assert [value(m.r2) for m in memories] == [folded([1, 2, 3]), folded([4, 5, 6])]
-    assert (state.memory, state.open, state.window) == (folded([7]), 1, 2)
-    assert state.r2 == folded([4, 5, 6])
+    assert [computed(m.r2) for m in memories] == [encoded([1, 2, 3]), encoded([4, 5, 6])]
+    assert (state.gru_state, state.open_count, state.window) == (encoded([7]), 1, 2)
+    assert state.r2 == encoded([4, 5, 6])
 
 
 def test_a_carried_state_goes_on_over_windows() -> None:
     made = step(NEW, batch(*[(EXPOSURE, i) for i in range(1, 8)]), context(SMALL.model_copy(update={"carry": True})))
-    state = settled(made)
-    assert [value(r.r2) for r in made.uplink if isinstance(r, Memory)] == [folded([1, 2, 3]), folded(list(range(1, 7)))]
-    assert state.memory == folded(list(range(1, 8)))
+    state = resolved(made)
+    assert [computed(r.r2) for r in made.uplink if isinstance(r, DeferredNegativeMemory)] == [
+        encoded([1, 2, 3]),
+        encoded(list(range(1, 7))),
+    ]
+    assert state.gru_state == encoded(list(range(1, 8)))
 
 
-def test_an_old_window_closes_before_the_next_unit_is_seen() -> None:
+def test_an_old_window_closes_before_the_next_impression_group_is_ranked() -> None:
     aged = context(SMALL.model_copy(update={"window_age_s": 1.0}))
     first = step(NEW, batch((EXPOSURE, 1), (EXPOSURE, 2)), aged)
     second = step(first.user, batch((CLICK, 3), (EXPOSURE, 4), seq=2, time=1001), aged)
     memory, request = second.uplink
-    assert isinstance(memory, Memory)
+    assert isinstance(memory, DeferredNegativeMemory)
     assert isinstance(request, RankRequest)
     assert (memory.window, memory.size, memory.time, request.window) == (1, 2, 1001, 1)
-    assert settled(first, second).r2 == folded([1, 2])
+    assert resolved(first, second).r2 == encoded([1, 2])
     young = step(first.user, batch((CLICK, 3), seq=2, time=1000), aged)
     assert [type(record) for record in young.uplink] == [RankRequest]
 
@@ -163,29 +166,29 @@ def test_an_old_window_closes_before_the_next_unit_is_seen() -> None:
 def test_a_clock_that_goes_back_makes_no_r2_from_the_future() -> None:
     first = step(NEW, batch(*[(EXPOSURE, i) for i in range(1, SMALL.threshold + 1)], time=1000), context())
     made = step(first.user, batch((CLICK, 9), seq=SMALL.threshold, time=5), context())
-    assert [(p.window, p.r2_age) for p in made.pending] == [(1, 0)]
+    assert [(p.window, p.r2_age) for p in made.requests] == [(1, 0)]
 
 
-def test_a_new_encoder_folds_both_windows_again_and_sends_the_closed_one_first() -> None:
+def test_a_new_encoder_encodes_both_windows_again_and_sends_the_closed_one_first() -> None:
     first = step(NEW, batch(*[(EXPOSURE, i) for i in range(1, 6)]), context())
-    user = User.of(settled(first))
+    user = User.of(resolved(first))
     made = step(user, batch((CLICK, 7), seq=5, time=50), context(version=1))
     memory, request = made.uplink
-    state = settled(made)
-    assert isinstance(memory, Memory)
+    state = resolved(made)
+    assert isinstance(memory, DeferredNegativeMemory)
     assert isinstance(request, RankRequest)
     assert (memory.window, memory.encoder, memory.time) == (1, 1, 2)
-    assert value(memory.r2) == state.r2 == folded([1, 2, 3], version=1)
-    assert state.memory == folded([4, 5], version=1)
+    assert computed(memory.r2) == state.r2 == encoded([1, 2, 3], version=1)
+    assert state.gru_state == encoded([4, 5], version=1)
     assert request.versions.encoder == 1
 
 
 def test_a_user_whose_cloud_may_have_moved_on_sends_the_last_r2_before_the_first_request() -> None:
-    user = User.of(settled(step(NEW, batch(*[(EXPOSURE, i) for i in range(1, 5)]), context())))
-    asked = batch((CLICK, 7), (CLICK, 8), seq=4)
-    assert [type(r) for r in step(user, asked, context()).uplink] == [RankRequest, RankRequest]
-    again = step(user, asked, context(again=True)).uplink
-    assert [type(r) for r in again] == [Memory, RankRequest, RankRequest]
+    user = User.of(resolved(step(NEW, batch(*[(EXPOSURE, i) for i in range(1, 5)]), context())))
+    clicks = batch((CLICK, 7), (CLICK, 8), seq=4)
+    assert [type(r) for r in step(user, clicks, context()).uplink] == [RankRequest, RankRequest]
+    again = step(user, clicks, context(resend_r2=True)).uplink
+    assert [type(r) for r in again] == [DeferredNegativeMemory, RankRequest, RankRequest]
 
 
 @given(st.integers(0, 2**32))
@@ -206,24 +209,24 @@ def test_any_cutting_into_batches_gives_the_same(seed: int) -> None:
         steps.append(step(user, batch(*events[start:end], seq=start, time=start), context()))
         user = steps[-1].user
         if chance.random() < 0.3:  # written and read again between two batches
-            user = User.of(settled(*steps))
+            user = User.of(resolved(*steps))
         start = end
-    assert encode_row(settled(whole)) == encode_row(settled(*steps))
-    assert [p for made in steps for p in made.pending] == whole.pending
+    assert encode_row(resolved(whole)) == encode_row(resolved(*steps))
+    assert [p for made in steps for p in made.requests] == whole.requests
     cut = [record for made in steps for record in made.uplink]
-    assert [_plain(r) for r in cut] == [_plain(r) for r in whole.uplink]
+    assert [_resolved(r) for r in cut] == [_resolved(r) for r in whole.uplink]
 
 
-def _plain(record: Memory | RankRequest) -> Any:
-    return record if isinstance(record, RankRequest) else replace(record, r2=value(record.r2))
+def _resolved(record: DeferredNegativeMemory | RankRequest) -> Any:
+    return record if isinstance(record, RankRequest) else replace(record, r2=computed(record.r2))
 
 
 def test_a_step_changes_nothing_of_what_it_was_given() -> None:
     before = step(NEW, batch((EXPOSURE, 1), (CLICK, 2)), context()).user
-    kept = encode_row(before.state), list(before.memory.keys) if not isinstance(before.memory, bytes) else []
+    kept = encode_row(before.state), list(before.gru_state.keys) if not isinstance(before.gru_state, bytes) else []
     for _ in range(2):
         step(before, batch(*[(EXPOSURE, i) for i in range(3, 9)], seq=2), context())
-        assert kept == (encode_row(before.state), before.memory.keys)  # type: ignore[union-attr]
+        assert kept == (encode_row(before.state), before.gru_state.keys)  # type: ignore[union-attr]
 
 
 def test_events_that_were_applied_before_are_skipped() -> None:
@@ -236,6 +239,6 @@ def test_events_that_were_applied_before_are_skipped() -> None:
     assert overlap.user.state.clicks == [2, 3]
 
 
-def test_a_hole_is_never_stepped_over() -> None:
+def test_a_gap_is_never_stepped_over() -> None:
     with pytest.raises(SequenceGap, match="seq 1 behind a missing or refused record: 0 is expected"):
         step(NEW, batch((CLICK, 1), seq=1), context())

@@ -12,7 +12,7 @@ from streams.codec import encode
 from streams.kafka import clients
 from streams.kafka.partitioner import partition_of
 from streams.process import telemetry
-from streams.records import Mark
+from streams.records import EpochMarker
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
@@ -35,7 +35,7 @@ class Sender:
         key = user.encode()
         self._send(partition_of(key, len(self.events)), key, value, events)
 
-    def marker(self, partition: int, marker: Mark) -> None:
+    def marker(self, partition: int, marker: EpochMarker) -> None:
         """Send an epoch marker to one partition."""
         self._send(partition, None, encode(marker), 0)
 

@@ -20,7 +20,7 @@ from streams.kafka import clients
 from streams.kafka.types import KafkaConsumer, OffsetPartition
 from streams.process.log_throttle import LogThrottle
 from streams.process.retry import retrying
-from streams.records import DeviceBatch, DeviceEvent, EpochBegin, Mark
+from streams.records import DeviceBatch, DeviceEvent, EpochBegin, EpochMarker
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
@@ -122,7 +122,7 @@ def _tail(
 ) -> SentRecords:
     offsets, events, batches = list(progress.offsets), list(progress.events), progress.batches
     sent = SentRecords(progress, markers=[set() for _ in ends])
-    reader: Reader[DeviceBatch | Mark] = Reader(DeviceEvent)
+    reader: Reader[DeviceBatch | EpochMarker] = Reader(DeviceEvent)
     unfinished = {p for p, end in enumerate(ends) if offsets[p] < end}
     consumer.assign([TopicPartition(name, p, offsets[p]) for p in sorted(unfinished)])
     while unfinished:

@@ -19,7 +19,7 @@ from replay.send.progress import Progress, ReplayError
 from replay.send.sorted_log import LogSlice, SortedLog
 from replay.send.virtual_clock import VirtualClock
 from streams.process import telemetry
-from streams.records import EndOfLog, EpochBegin, EpochEnd, Mark
+from streams.records import EndOfLog, EpochBegin, EpochEnd, EpochMarker
 from streams.settings import Settings
 
 TICK_EVENTS = 1000  # the most events that are sent between two reads of the clock
@@ -159,7 +159,7 @@ class _Replay:
         self._sender.poll()
         self._report("paused" if self._clock.paused else "sending")
 
-    def _send_marker(self, marker: Mark) -> None:
+    def _send_marker(self, marker: EpochMarker) -> None:
         for partition, sent in enumerate(self._sent.markers):
             if (type(marker).__name__, marker.epoch) not in sent:
                 self._sender.marker(partition, marker)

@@ -1,16 +1,15 @@
-"""A batch of the cloud worker, from what was received to what is to be sent and written: everything but Kafka."""
+"""One batch of the cloud worker, from received messages to pending writes, without Kafka."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from msgspec import Struct
 
-from streams.codec import Reader, RecordError, Tensor, encode
-from streams.faust_runtime.worker import Releases, Standings
+from streams.codec import Reader, RecordError, Tensor
+from streams.faust_runtime.worker import Releases, StatisticsByEpoch
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key
 from streams.process import telemetry
@@ -18,103 +17,118 @@ from streams.process.log_throttle import LogThrottle
 from streams.records import ClickUpload, EndOfLog, EpochEnd, NegativeMemory, RankRequest, SlowPriors, Uplink
 from streams.releases.item_statistics import buckets_array
 from streams.settings import Settings
-from streams.state.cloud import R2, CloudState, PartitionState
+from streams.state.cloud import R2, CloudPartitionState, CloudState
+from streams.state.pending_writes import PendingRows, PendingWrites
 from streams.state.row_codec import decode_row
-from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS
+from streams.topics import CLOUD_DOWNLINK
 
 log = logging.getLogger(__name__)
 log.addFilter(LogThrottle())
 
 ROLE = "cloud"
-LARGEST = 4000  # candidates: what an answer of at most MAX_BYTES has room for, and more than any slate has
+MAX_CANDIDATES = 4000  # more than any slate has, and so many fit into an answer of at most MAX_BYTES
 
 _uplink: Reader[Uplink] = Reader(Uplink)
 
 
-def check(record: NegativeMemory | ClickUpload | RankRequest, settings: Settings) -> None:
-    """Raise RecordError where the arrays of a record are not as they should be."""
+def check_arrays(record: NegativeMemory | ClickUpload | RankRequest, settings: Settings) -> None:
+    """Raise RecordError if the arrays of a record have a wrong type or shape."""
     if isinstance(record, NegativeMemory):
         record.r2.expect("r2", "<f4", (settings.dim,))
     elif isinstance(record, ClickUpload):
         record.items.expect("items", "<i8", (None,))
     else:
         n = len(record.candidates.expect("candidates", "<i8", (None,)))
-        if not 0 < n <= LARGEST:
-            raise RecordError(f"{n} candidates: between 1 and {LARGEST} are allowed")
+        if not 0 < n <= MAX_CANDIDATES:
+            raise RecordError(f"{n} candidates: between 1 and {MAX_CANDIDATES} are allowed")
         buckets_array(record.item_statistics, n)
 
 
 class CloudWork:
-    """One batch; see `worker.Work`."""
+    """One batch: decoded at construction, processed once its releases are there."""
+
+    fatal = ""
 
     def __init__(
-        self, settings: Settings, received: Sequence[Message], rows: Mapping[bytes, bytes], _assigned: int, _wall: int
+        self,
+        settings: Settings,
+        received: Sequence[Message],
+        table: Mapping[bytes, bytes],
+        _assignment: int,
+        _wall: int,
     ) -> None:
-        self._settings, self._table = settings, rows
-        self.fatal = ""
-        self.outputs: list[tuple[str, int, bytes, bytes]] = []
-        self.counts: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
-        self.marks: list[EpochEnd | EndOfLog] = []
-        self._partitions: dict[int, PartitionState] = {}
-        self._users: dict[str, CloudState] = {}
-        self._read = [r for r in map(self._decoded, received) if r is not None]
+        self._settings = settings
+        self._users = PendingRows(table, _read_user)
+        self._partitions = PendingRows(table, _read_partition)
+        self._writes = PendingWrites(settings, ROLE, self._users, self._partitions)
+        self._counts: Counter[str] = Counter()
+        self._markers: list[EpochEnd | EndOfLog] = []
+        self._received = [(message, self._decode(message)) for message in received]
 
-    def _decoded(self, received: Message) -> tuple[Message, Uplink] | None:
+    def _decode(self, message: Message) -> Uplink | RecordError:
         try:
-            record: Uplink = _uplink.decode(received.value)
+            record: Uplink = _uplink.decode(message.value)
             if isinstance(record, NegativeMemory | ClickUpload | RankRequest):
-                received.check_user(record.user, self._settings.partitions)
-                check(record, self._settings)
+                message.check_user(record.user, self._settings.partitions)
+                check_arrays(record, self._settings)
         except RecordError as error:
-            self._refuse(received, str(error))
-            return None
-        return received, record
+            return error
+        return record
 
-    def needs(self) -> set[int | None]:
-        """The releases that the requests name."""
-        return {record.versions.release for _, record in self._read if isinstance(record, RankRequest)}
+    def required_releases(self) -> set[int | None]:
+        """Return the releases that the requests name."""
+        return {record.versions.release for _, record in self._received if isinstance(record, RankRequest)}
 
-    def standings(self) -> tuple[()]:
-        """None: a request says how its candidates stand."""
+    def required_item_statistics(self) -> tuple[()]:
+        """Return none: a request brings those of its candidates."""
         return ()
 
-    def run(self, releases: Releases, _standings: Standings) -> None:
-        """Learn what came up, answer what was asked, in the order received."""
-        for received, record in self._read:
-            if isinstance(record, NegativeMemory):
-                r2 = R2(record.window, record.encoder, record.r2.data)
-                self._users[record.user] = self._user(record.user).remembering(r2)
-            elif isinstance(record, ClickUpload):
-                clicks = tuple(record.items.array().tolist())
-                state = self._user(record.user).uploaded(record.epoch, clicks, self._settings.history_long)
-                self._users[record.user] = state
-            elif isinstance(record, RankRequest):
-                try:
-                    self._answer(received, record, releases)
-                except Exception as error:
-                    log.exception("user %r, seq %d", record.user, record.seq)
-                    self._refuse(received, f"could not be answered: {error!r}")
-            else:
-                self._mark(received.partition, record)
+    def process(self, releases: Releases, _item_statistics: StatisticsByEpoch) -> PendingWrites:
+        """Process the batch in the order received; return its writes."""
+        for message, record in self._received:
+            try:
+                if isinstance(record, RecordError):
+                    raise record
+                if isinstance(record, NegativeMemory):
+                    user = self._users.get(message.key)
+                    self._users.put(message.key, user.with_r2(R2(record.window, record.encoder, record.r2.data)))
+                elif isinstance(record, ClickUpload):
+                    user, clicks = self._users.get(message.key), tuple(record.items.array().tolist())
+                    user = user.with_upload(record.epoch, clicks, self._settings.history_long)
+                    self._users.put(message.key, user)
+                elif isinstance(record, RankRequest):
+                    self._answer(message, record, releases)
+                else:
+                    self._apply_marker(message.partition, record)
+            except RecordError as error:
+                self._writes.refuse(message, str(error))
+        return self._writes
 
-    def _answer(self, received: Message, request: RankRequest, releases: Releases) -> None:
-        release = releases(request.versions.release)
-        state, dim = self._user(request.user), self._settings.dim
-        history = state.history(request.epoch, self._settings.history_long)
+    def _answer(self, message: Message, request: RankRequest, releases: Releases) -> None:
+        state = self._users.get(message.key)
         r2 = state.r2(request.window, request.versions.encoder) if request.window else None
         if request.window and r2 is None:
-            if state.moved_past(request.window, request.versions.encoder):
-                self.counts["repeated"] += 1  # delivered again to this worker; who asks again sends its r2 again
-                return
-            self.counts["without r2"] += 1
+            if state.has_later_r2(request.window, request.versions.encoder):
+                return  # a repeat: the device sends its r2 again before it repeats a request that has no answer
+            self._counts["without r2"] += 1
+        try:
+            priors = self._priors(request, state, r2, releases)
+        except Exception as error:
+            log.exception("user %r, seq %d", request.user, request.seq)
+            raise RecordError(f"could not be answered: {error!r}") from error
+        self._counts["answered"] += 1
+        self._writes.send(CLOUD_DOWNLINK, message.partition, message.key, priors)
+
+    def _priors(self, request: RankRequest, state: CloudState, r2: bytes | None, releases: Releases) -> SlowPriors:
+        release, candidates = releases(request.versions.release), request.candidates.array()
+        history = state.history(request.epoch, self._settings.history_long)
         answer = release.scorer.slow(
             release.catalogue.rows(history),
-            np.zeros(dim, np.float32) if r2 is None else np.frombuffer(r2, dtype="<f4"),
-            release.catalogue.rows(request.candidates.array()),
-            buckets_array(request.item_statistics, len(request.candidates.array())),
+            np.zeros(self._settings.dim, np.float32) if r2 is None else np.frombuffer(r2, dtype="<f4"),
+            release.catalogue.rows(candidates),
+            buckets_array(request.item_statistics, len(candidates)),
         )
-        priors = SlowPriors(
+        return SlowPriors(
             user=request.user,
             seq=request.seq,
             r_t=Tensor.of(answer.r_t, "<f2"),
@@ -125,46 +139,26 @@ class CloudWork:
             window=0 if r2 is None else request.window,
             versions=request.versions,
         )
-        self.counts["answered"] += 1
-        topic = CLOUD_DOWNLINK.full(self._settings)
-        self.outputs.append((topic, received.partition, received.key, encode(priors)))
 
-    def _mark(self, part: int, mark: EpochEnd | EndOfLog) -> None:
-        self.marks.append(mark)
-        if (partition := self._partitions.get(part)) is None:
-            data = self._table.get(partition_key(part))
-            partition = PartitionState() if data is None else decode_row(data, PartitionState)
-        self._partitions[part] = partition.passing(mark.epoch, over=isinstance(mark, EndOfLog))
-
-    def _user(self, name: str) -> CloudState:
-        if name not in self._users:
-            data = self._table.get(name.encode())
-            return CloudState() if data is None else decode_row(data, CloudState)
-        return self._users[name]
-
-    def _refuse(self, received: Message, reason: str) -> None:
-        log.warning("%s/%d@%d refused: %s", received.topic, received.partition, received.offset, reason)
-        self.refused[received.topic] += 1
-        dead = encode(received.refused(reason, ROLE))
-        self.outputs.append((DEAD_LETTERS.full(self._settings), 0, received.topic.encode(), dead))
-
-    def records(self) -> Iterable[tuple[str, int, bytes, bytes]]:
-        """What is to be sent."""
-        return self.outputs
-
-    def rows(self) -> Iterable[tuple[bytes, Struct | None]]:
-        """What is to be written."""
-        for name, state in self._users.items():
-            yield name.encode(), state
-        for part, partition in self._partitions.items():
-            yield partition_key(part), partition
+    def _apply_marker(self, number: int, marker: EpochEnd | EndOfLog) -> None:
+        self._markers.append(marker)
+        key = partition_key(number)
+        partition = self._partitions.get(key).with_marker(marker.epoch, over=isinstance(marker, EndOfLog))
+        self._partitions.put(key, partition)
 
     def count(self, _now_ms: int) -> None:
-        """Tell the metrics what was done."""
-        telemetry.RANK_REQUESTS.labels(ROLE).inc(self.counts["answered"])
-        telemetry.REQUESTS_WITHOUT_R2.inc(self.counts["without r2"])
-        for topic, letters in self.refused.items():
-            telemetry.DEAD_LETTERS.labels(ROLE, topic).inc(letters)
-        for mark in self.marks:
-            telemetry.EPOCH.labels(ROLE).set(mark.epoch)
-            telemetry.EVENT_TIME.labels(ROLE).set(mark.time / 1000)
+        """Add the batch to the metrics."""
+        telemetry.RANK_REQUESTS.labels(ROLE).inc(self._counts["answered"])
+        telemetry.REQUESTS_WITHOUT_R2.inc(self._counts["without r2"])
+        self._writes.count_refused()
+        for marker in self._markers:
+            telemetry.EPOCH.labels(ROLE).set(marker.epoch)
+            telemetry.EVENT_TIME.labels(ROLE).set(marker.time / 1000)
+
+
+def _read_user(value: bytes | None) -> CloudState:
+    return CloudState() if value is None else decode_row(value, CloudState)
+
+
+def _read_partition(value: bytes | None) -> CloudPartitionState:
+    return CloudPartitionState() if value is None else decode_row(value, CloudPartitionState)

@@ -1,7 +1,8 @@
-"""The cloud: every user's long, delayed history and last negative memories, as a Faust worker.
+"""The cloud worker: every user's delayed click history and newest r2s, as a Faust worker.
 
 In: device-uplink. Out: cloud-downlink, dead-letters. Start it with `mc2sf worker cloud` or
-`faust -A streams.cloud worker`; workers of one run share the partitions. What a batch does is in `cloud_batch`.
+`faust -A streams.cloud worker`; the workers of one run share the partitions. `batch` processes a batch,
+`faust_runtime.worker` makes it durable.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from streams.topics import DEVICE_UPLINK
 
 
 def build(settings: Settings) -> PlatformApp:
-    """The cloud's Faust app."""
-    place = functools.partial(locate, partitions=settings.partitions)
+    """Return the cloud's Faust app."""
+    partition_for_key = functools.partial(locate, partitions=settings.partitions)
     start = functools.partial(CloudWork, settings)
-    return Worker(settings, ROLE, (DEVICE_UPLINK,), place, start, ReleaseReader(settings, ROLE)).app
+    return Worker(settings, ROLE, (DEVICE_UPLINK,), partition_for_key, start, ReleaseReader(settings, ROLE)).app
 
 
 @functools.cache
@@ -31,5 +32,5 @@ def app() -> PlatformApp:
 
 
 def main() -> None:
-    """Run a cloud worker on the environment's settings until it is told to stop."""
+    """Run a cloud worker on the environment's settings until a signal stops it."""
     run_worker(app())

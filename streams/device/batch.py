@@ -1,29 +1,49 @@
-"""A batch of the device worker, from what was received to what is to be sent and written: everything but Kafka.
+"""One batch of the device worker, from received messages to pending writes, without Kafka.
 
-`DeviceWork` reads a mapping with the table's rows and changes neither it nor anything else; see `worker.Work` for
-what is done with it.
+`DeviceWork` reads the table's rows and changes none of them; see `faust_runtime.worker` for what is done with it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
-from streams.codec import Reader, RecordError, Tensor, encode
+from msgspec.structs import replace
+
+from streams.codec import Reader, RecordError
+from streams.device.deferred_gru import GruState, compute
+from streams.device.epoch_markers import EpochMarkers
 from streams.device.index import DeviceIndex
-from streams.device.pending_writes import DeviceChanges
-from streams.device.ranking import answered, answers, check, expired
-from streams.device.step import Context, SequenceGap, Step, User, step
-from streams.faust_runtime.worker import Releases, Standings
+from streams.device.ranking import (
+    answers_request,
+    check_priors,
+    rank_with_priors,
+    rank_without_priors,
+    training_example,
+)
+from streams.device.rows import DeviceRows
+from streams.device.step import Context, DeferredNegativeMemory, SequenceGap, Step, User, step
+from streams.faust_runtime.worker import Releases, StatisticsByEpoch
 from streams.kafka.message import Message, check_batch
 from streams.model_config import view_spec
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
-from streams.records import ClickUpload, DeviceBatch, DeviceEvent, EndOfLog, EpochBegin, EpochEnd, Mark, SlowPriors
+from streams.records import (
+    ClickUpload,
+    DeviceBatch,
+    DeviceEvent,
+    EpochBegin,
+    EpochMarker,
+    NegativeMemory,
+    RankRequest,
+    SlowPriors,
+)
 from streams.settings import Settings
-from streams.state.device import Pending, keys_bytes, pending_key, user_key
-from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
+from streams.state.device import PendingRequest, request_key, user_key
+from streams.state.pending_writes import PendingWrites
+from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
 
 log = logging.getLogger(__name__)
 log.addFilter(LogThrottle())
@@ -35,251 +55,219 @@ _priors: Reader[SlowPriors] = Reader(SlowPriors)
 
 
 class DeviceWork:
-    """One batch. Made from what was received; `needs` says which releases `run` must be given."""
+    """One batch: decoded at construction, processed once its releases and item statistics are there."""
 
     def __init__(
         self,
         settings: Settings,
         received: Iterable[Message],
-        rows: Mapping[bytes, bytes],
+        table: Mapping[bytes, bytes],
         index: DeviceIndex,
         wall: int,
     ) -> None:
         self._settings, self._wall, self._spec = settings, wall, view_spec(settings)
-        self._changes = DeviceChanges(settings, rows, index)
-        self.records, self.rows = self._changes.records, self._changes.rows
-        self.fatal = ""  # records were passed over: the process must end without acknowledging this batch
+        self._rows = DeviceRows(table, index)
+        self._writes = PendingWrites(settings, ROLE, *self._rows.write_order())
+        self.fatal = ""
         self._sent_wall: list[int] = []  # of each record applied
         self._counts: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
-        self._marks: list[Mark] = []
+        self._epoch_markers = EpochMarkers(self._rows, self._writes)
+        self._applied_markers: list[EpochMarker] = []
+        self._deferred: list[GruState] = []  # of r2s that are sent
         self._contexts: dict[tuple[int, bool], Context] = {}
-        self._late = [] if settings.lockstep else list(self._overdue())
-        self._read = [(r, self._decoded(r)) for r in received]
+        self._overdue = [] if settings.lockstep else list(self._overdue_requests())
+        self._received = [(message, self._decode(message)) for message in received]
 
-    def _decoded(self, received: Message) -> DeviceEvent | SlowPriors | RecordError:
+    def _decode(self, message: Message) -> DeviceEvent | SlowPriors | RecordError:
         try:
-            if received.topic == CLOUD_DOWNLINK.name:
-                priors = _priors.decode(received.value)
-                received.check_user(priors.user, self._settings.partitions)
+            if message.topic == CLOUD_DOWNLINK.name:
+                priors = _priors.decode(message.value)
+                message.check_user(priors.user, self._settings.partitions)
                 return priors
-            event = _events.decode(received.value)
+            event = _events.decode(message.value)
             if isinstance(event, DeviceBatch):
-                received.check_user(event.user, self._settings.partitions)
+                message.check_user(event.user, self._settings.partitions)
                 check_batch(event)
         except RecordError as error:
             return error
         return event
 
-    def _overdue(self) -> Iterable[tuple[int, bytes, Pending]]:
+    def _overdue_requests(self) -> Iterator[tuple[int, bytes, PendingRequest]]:
         limit = self._wall - int(self._settings.request_timeout_s * 1000)
-        for part, asked in self._changes.index.pending.items():
-            for key, when in asked.items():
-                if when < limit and (pending := self._changes.asked(part, key)) is not None:
-                    yield part, key, pending
+        for partition, requests in self._rows.index.requests.items():
+            for key, asked_wall in requests.items():
+                if asked_wall < limit and (request := self._rows.request(key)) is not None:
+                    yield partition, key, request
 
-    def needs(self) -> set[int | None]:
-        """The releases that this batch is worked off with; None stands for the newest."""
-        wanted: set[int | None] = {pending.versions.release for _, _, pending in self._late}
-        for received, record in self._read:
+    def required_releases(self) -> set[int | None]:
+        """Return the releases that `process` asks for; None is the newest."""
+        required: set[int | None] = {request.versions.release for _, _, request in self._overdue}
+        for message, record in self._received:
             if isinstance(record, SlowPriors):
-                pending = self._changes.asked(received.partition, pending_key(record.user, record.seq))
-                if pending is not None:
-                    wanted.add(pending.versions.release)
+                request = self._rows.request(request_key(record.user, record.seq))
+                if request is not None:
+                    required.add(request.versions.release)
             elif isinstance(record, EpochBegin):
-                wanted.add(record.release)
+                required.add(record.release)
             elif isinstance(record, DeviceBatch):
-                wanted.add(self._changes.partition(received.partition).release)
-        return wanted
+                required.add(self._rows.partition(message.partition).release)
+        return required
 
-    def standings(self) -> set[int | None]:
-        """The epochs after which this batch asks how items stood; None stands for the newest that is known."""
-        wanted: set[int | None] = set()
-        for received, record in self._read:
+    def required_item_statistics(self) -> set[int | None]:
+        """Return the epochs as of whose end `process` asks for item statistics; None is the newest known."""
+        required: set[int | None] = set()
+        for message, record in self._received:
             if isinstance(record, EpochBegin):
-                wanted.add(self._before(record.epoch))
+                required.add(self._epoch_before(record.epoch))
             elif isinstance(record, DeviceBatch):
-                wanted.add(self._before(self._changes.partition(received.partition).begun))
-        return wanted
+                required.add(self._epoch_before(self._rows.partition(message.partition).begun))
+        return required
 
-    def _before(self, epoch: int) -> int | None:
-        """The epoch before this one, or none where the newest counts."""
+    def _epoch_before(self, epoch: int) -> int | None:
         return max(epoch, 0) - 1 if self._settings.lockstep else None
 
-    def run(self, releases: Releases, standings: Standings) -> None:
-        """Work off the batch; stops where records were passed over."""
-        self._standings = standings
-        for received, record in self._read:
-            if received.topic == DEVICE_EVENTS.name and not self._follows(received):
+    def process(self, releases: Releases, item_statistics: StatisticsByEpoch) -> PendingWrites:
+        """Process the batch, or what precedes a gap in the offsets (then `fatal` is set); return its writes."""
+        for message, record in self._received:
+            if message.topic == DEVICE_EVENTS.name and not self._advance_offset(message):
                 break
             try:
                 if isinstance(record, RecordError):
                     raise record
                 if isinstance(record, DeviceBatch):
-                    self._apply(received, record, releases)
+                    self._apply(message, record, releases, item_statistics)
                 elif isinstance(record, SlowPriors):
-                    self._answer(received, record, releases)
+                    self._answer(message, record, releases)
                 else:
-                    self._mark(received.partition, record)
+                    self._contexts.clear()
+                    self._applied_markers.append(record)
+                    self._epoch_markers.apply(message.partition, record)
             except RecordError as error:
-                self._refuse(received, str(error))
+                self._writes.refuse(message, str(error))
         self._expire(releases)
-        self._changes.settle(releases)
+        self._compute_deferred(releases)
+        return self._writes
 
-    def _follows(self, received: Message) -> bool:
-        """Whether a device's record is the next of its partition, or a repeat; else the process must end.
+    def _advance_offset(self, message: Message) -> bool:
+        """Return True if a device's record is the next of its partition, or a repeat.
 
-        Once: where the same offset comes again, the log itself lacks what is between, and the worker goes on.
+        After a gap the process ends and reads again. If the same offset follows again, the log itself has the gap, and
+        the worker goes on.
         """
-        partition = self._changes.partition(received.partition)
-        if received.offset > partition.next:
-            where = f"{received.topic}/{received.partition}: got offset {received.offset}, expected {partition.next}"
+        partition = self._rows.partition(message.partition)
+        if message.offset > partition.next:
+            gap = f"{message.topic}/{message.partition}: got offset {message.offset}, expected {partition.next}"
             if partition.gap != partition.next:
-                partition.gap, self.fatal = partition.next, where
+                self._rows.put_partition(message.partition, replace(partition, gap=partition.next))
+                self.fatal = gap
                 return False
-            log.error("%s: the log itself lacks what is between", where)
-        partition.next = max(partition.next, received.offset + 1)
+            log.error("%s: the log itself has no records between", gap)
+        if message.offset >= partition.next:
+            self._rows.put_partition(message.partition, replace(partition, next=message.offset + 1))
         return True
 
-    def _apply(self, received: Message, batch: DeviceBatch, releases: Releases) -> None:
-        changes, user = self._changes, self._changes.user(batch.user)
-        made = self._stepped(received.partition, user, batch, releases)
+    def _apply(
+        self, message: Message, batch: DeviceBatch, releases: Releases, item_statistics: StatisticsByEpoch
+    ) -> None:
+        user = self._rows.user(batch.user)
+        resend_r2 = batch.user not in self._rows.index.r2_sent
+        made = self._step(user, batch, self._context(message.partition, releases, item_statistics, resend_r2=resend_r2))
         if made.user is not user:
-            changes.put_user(batch.user, made.user)
+            self._rows.put_user(batch.user, made.user)
         for record in made.uplink:
-            changes.send(DEVICE_UPLINK, received.partition, received.key, record)
-            changes.meet(batch.user)
-        for pending in made.pending:
-            changes.put_pending(received.partition, pending_key(pending.user, pending.seq), pending)
+            self._writes.send(DEVICE_UPLINK, message.partition, message.key, record)
+            self._rows.index.r2_sent.add(batch.user)
+            if isinstance(record, DeferredNegativeMemory):
+                self._deferred.append(record.r2)
+        for request in made.requests:
+            self._rows.put_request(request_key(request.user, request.seq), request)
         self._counts["repeated"] += made.repeated
         if made.applied:
             self._counts["applied"] += made.applied
             if batch.sent_wall:
                 self._sent_wall.append(batch.sent_wall)
 
-    def _stepped(self, part: int, user: User, batch: DeviceBatch, releases: Releases) -> Step:
-        context = self._context(part, releases, again=not self._changes.met(batch.user))
+    def _step(self, user: User, batch: DeviceBatch, context: Context) -> Step:
         try:
             return step(user, batch, context)
-        except SequenceGap as hole:
-            raise RecordError(str(hole)) from hole
+        except SequenceGap as gap:
+            raise RecordError(str(gap)) from gap
         except Exception as error:
             log.exception("user %r, seq %d", batch.user, batch.seq)
             raise RecordError(f"could not be applied: {error!r}") from error
 
-    def _context(self, part: int, releases: Releases, *, again: bool) -> Context:
-        """What a partition's records are applied under, until its next mark."""
-        if (known := self._contexts.get((part, again))) is not None:
+    def _context(
+        self, number: int, releases: Releases, item_statistics: StatisticsByEpoch, *, resend_r2: bool
+    ) -> Context:
+        """Return the conditions under which a partition's batches are applied until its next marker."""
+        if (known := self._contexts.get((number, resend_r2))) is not None:
             return known
-        partition = self._changes.partition(part)
+        partition = self._rows.partition(number)
         release = releases(partition.release)
-        context = self._contexts[part, again] = Context(
+        context = self._contexts[number, resend_r2] = Context(
             settings=self._settings,
             spec=self._spec,
             epoch=max(partition.begun, 0),
             versions=release.manifest.versions,
             catalogue=release.catalogue,
-            standing=self._standings(self._before(partition.begun)),
+            item_statistics=item_statistics(self._epoch_before(partition.begun)),
             asked_wall=self._wall,
-            again=again,
+            resend_r2=resend_r2,
         )
         return context
 
-    def _answer(self, received: Message, priors: SlowPriors, releases: Releases) -> None:
-        key = pending_key(priors.user, priors.seq)
-        pending = self._changes.asked(received.partition, key)
-        if pending is None:  # answered before, or its event is not applied yet and will ask again
+    def _answer(self, message: Message, priors: SlowPriors, releases: Releases) -> None:
+        key = request_key(priors.user, priors.seq)
+        request = self._rows.request(key)
+        if request is None:  # answered before, or its event is not applied yet and will make another request
             self._counts["unasked"] += 1
             return
-        if not answers(priors, pending):  # asked again since, under another release: that answer is still to come
+        if not answers_request(priors, request):
             self._counts["outdated"] += 1
             return
-        check(priors, pending, self._settings)
-        release = releases(pending.versions.release)
-        outcome, example = answered(
-            pending, priors, release.scorer, release.catalogue, self._settings.seed, len(received.value), self._wall
-        )
-        self._changes.send(OUTCOMES, received.partition, received.key, outcome)
-        if example is not None:
-            self._changes.send(FAST_EXAMPLES, received.partition, received.key, example)
-        self._changes.put_pending(received.partition, key, None)
+        check_priors(priors, request, self._settings)
+        release, size = releases(request.versions.release), len(message.value)
+        outcome = rank_with_priors(request, priors, release.scorer, release.catalogue, size, self._wall)
+        self._writes.send(OUTCOMES, message.partition, message.key, outcome)
+        if (example := training_example(request, priors, self._settings.seed)) is not None:
+            self._writes.send(FAST_EXAMPLES, message.partition, message.key, example)
+        self._rows.put_request(key, None)
         self._counts["answered"] += 1
-        self._counts["bytes down"] += len(received.value)
-        self._forward(received.partition)
+        self._counts["bytes down"] += size
+        self._epoch_markers.forward(message.partition)
 
     def _expire(self, releases: Releases) -> None:
-        """Score requests that are older than the settings allow by the fast part alone; never in lockstep."""
-        for part, key, pending in self._late:
-            if self._changes.asked(part, key) is None:
+        """Rank overdue requests by the fast net alone; there are none in lockstep."""
+        for partition, key, request in self._overdue:
+            if self._rows.request(key) is None:
                 continue  # answered in this batch
-            release = releases(pending.versions.release)
-            outcome = expired(pending, release.scorer, release.catalogue, self._wall)
-            self._changes.send(OUTCOMES, part, user_key(pending.user), outcome)
-            self._changes.put_pending(part, key, None)
+            release = releases(request.versions.release)
+            outcome = rank_without_priors(request, release.scorer, release.catalogue, self._wall)
+            self._writes.send(OUTCOMES, partition, user_key(request.user), outcome)
+            self._rows.put_request(key, None)
             self._counts["expired"] += 1
-            self._forward(part)
+            self._epoch_markers.forward(partition)
 
-    def _mark(self, part: int, mark: Mark) -> None:
-        partition = self._changes.partition(part)
-        self._contexts.clear()
-        self._marks.append(mark)
-        if isinstance(mark, EpochBegin):
-            if mark.epoch > partition.begun:
-                partition.begun, partition.release, partition.over = mark.epoch, mark.release, False
-        elif isinstance(mark, EpochEnd):
-            if mark.epoch > partition.ended:
-                self._upload(part, mark)
-                partition.ended = mark.epoch
-                self._pass(part, mark)
-        elif not partition.over:
-            partition.over = True
-            self._pass(part, mark)
-
-    def _pass(self, part: int, mark: EpochEnd | EndOfLog) -> None:
-        """Send a mark up at once, and on as soon as nothing before it waits for an answer."""
-        self._changes.send(DEVICE_UPLINK, part, b"", mark)
-        self._changes.partition(part).waiting.append(encode(mark))
-        self._forward(part)
-
-    def _forward(self, part: int) -> None:
-        partition = self._changes.partition(part)
-        if partition.waiting and not self._changes.waiting(part):
-            for data in partition.waiting:
-                for topic in (OUTCOMES, FAST_EXAMPLES):
-                    self._changes.send(topic, part, b"", data)
-            partition.waiting = []
-
-    def _upload(self, part: int, mark: EpochEnd) -> None:
-        """Send the clicks of the epoch's users, in the order of their names."""
-        for name in self._changes.uploaders(part):
-            user = self._changes.user(name)
-            if user.state.uploads and user.state.uploads_epoch <= mark.epoch:
-                items = Tensor("<i8", (len(user.state.uploads),), keys_bytes(user.state.uploads))
-                self._changes.send(DEVICE_UPLINK, part, user_key(name), ClickUpload(name, mark.epoch, items, mark.time))
-                self._changes.put_user(name, user.uploaded())
-
-    def _refuse(self, received: Message, reason: str) -> None:
-        self._changes.send(DEAD_LETTERS, 0, received.topic.encode(), received.refused(reason, ROLE))
-        self._refused[received.topic] += 1
-        log.warning("%s/%d@%d refused: %s", received.topic, received.partition, received.offset, reason)
+    def _compute_deferred(self, releases: Releases) -> None:
+        users = ((user.gru_state, user.r2) for user in self._rows.changed_users())
+        wanted = chain(self._deferred, chain.from_iterable(users))
+        compute(wanted, lambda version: ((release := releases(version)).scorer, release.catalogue))
 
     def count(self, now_ms: int) -> None:
-        """Tell the metrics what was done; `now_ms` is when it was durable."""
+        """Add the batch to the metrics; `now_ms` is when it was durable."""
         for sent in self._sent_wall:
             telemetry.FRESHNESS.observe(max(now_ms - sent, 0) / 1000)
         telemetry.EVENTS_APPLIED.inc(self._counts["applied"])
         telemetry.EVENTS_DUPLICATE.inc(self._counts["repeated"])
-        telemetry.PENDING.set(sum(map(len, self._changes.index.pending.values())))
+        telemetry.PENDING.set(sum(map(len, self._rows.index.requests.values())))
         for kind in ("answered", "expired", "unasked", "outdated"):
             telemetry.OUTCOMES.labels(kind).inc(self._counts[kind])
-        sent_kinds = self._changes.sent()
-        telemetry.RANK_REQUESTS.labels(ROLE).inc(sent_kinds["RankRequest"])
-        telemetry.R2_UPLOADS.inc(sent_kinds["Memory"])
-        telemetry.CLICK_UPLOADS.inc(sent_kinds["ClickUpload"])
-        telemetry.DEVICE_BYTES.labels("up").inc(self._changes.bytes_up)
+        telemetry.RANK_REQUESTS.labels(ROLE).inc(self._writes.sent[RankRequest])
+        telemetry.R2_UPLOADS.inc(self._writes.sent[NegativeMemory])
+        telemetry.CLICK_UPLOADS.inc(self._writes.sent[ClickUpload])
+        telemetry.DEVICE_BYTES.labels("up").inc(self._writes.sent_bytes[DEVICE_UPLINK])
         telemetry.DEVICE_BYTES.labels("down").inc(self._counts["bytes down"])
-        for topic, letters in self._refused.items():
-            telemetry.DEAD_LETTERS.labels(ROLE, topic).inc(letters)
-        for mark in self._marks:
-            telemetry.EPOCH.labels(ROLE).set(mark.epoch)
-            telemetry.EVENT_TIME.labels(ROLE).set(mark.time / 1000)
+        self._writes.count_refused()
+        for marker in self._applied_markers:
+            telemetry.EPOCH.labels(ROLE).set(marker.epoch)
+            telemetry.EVENT_TIME.labels(ROLE).set(marker.time / 1000)

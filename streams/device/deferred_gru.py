@@ -1,7 +1,7 @@
-"""The device's arithmetic: GRU_n over exposures, put off until those of a whole batch of users can be done together.
+"""GRU_n over exposures, put off until the exposures of a whole batch of users can be computed together.
 
-`Scorer.encode_exposures` works on tiles of one shape, so a state depends neither on the other users of the batch nor
-on how the events were cut into batches.
+The scorer works on tiles of one shape, so a GRU state depends neither on its neighbours nor on how the events were cut
+into batches.
 """
 
 from __future__ import annotations
@@ -15,52 +15,53 @@ from models.data.catalogue import Catalogue
 from models.mc2sf.tiled_scorer import Scorer
 
 
-class Fold:
-    """GRU_n over `keys` from `start` on (bytes of f4 [d], empty for zero), under a release; `value` once computed."""
+class DeferredGru:
+    """The state of GRU_n after the items `keys`, begun from `start`, with the nets of a release."""
 
     __slots__ = ("keys", "release", "start", "value")
 
-    def __init__(self, start: Fold | bytes, keys: list[int], release: int) -> None:
+    def __init__(self, start: DeferredGru | bytes, keys: list[int], release: int) -> None:
         self.start, self.keys, self.release = start, keys, release
-        self.value: bytes | None = None
+        self.value: bytes | None = None  # f4 [d] once computed
 
 
-def value(memory: Fold | bytes) -> bytes:
-    """The bytes of a memory whose folds are computed."""
-    if isinstance(memory, bytes):
-        return memory
-    assert memory.value is not None
-    return memory.value
+GruState = DeferredGru | bytes  # f4 [d], empty for zero
 
 
-def compute(wanted: Iterable[Fold | bytes], nets: Callable[[int], tuple[Scorer, Catalogue]]) -> None:
-    """Give each wanted fold, and those that it starts from, its value. `nets` are those of a release."""
-    left: dict[int, Fold] = {}
-    for memory in wanted:
-        fold = memory
-        while isinstance(fold, Fold) and fold.value is None and id(fold) not in left:
-            left[id(fold)] = fold
-            fold = fold.start
+def computed(state: GruState) -> bytes:
+    """Return the bytes of a GRU state that has been computed."""
+    if isinstance(state, bytes):
+        return state
+    assert state.value is not None
+    return state.value
+
+
+def compute(wanted: Iterable[GruState], nets: Callable[[int], tuple[Scorer, Catalogue]]) -> None:
+    """Compute the wanted states and those that they begin from. `nets` returns those of a release."""
+    left: dict[int, DeferredGru] = {}
+    for state in wanted:
+        while isinstance(state, DeferredGru) and state.value is None and id(state) not in left:
+            left[id(state)] = state
+            state = state.start  # noqa: PLW2901 - follows the chain
     while left:
-        ready: defaultdict[int, list[Fold]] = defaultdict(list)
-        for fold in left.values():
-            if isinstance(fold.start, bytes) or fold.start.value is not None:
-                ready[fold.release].append(fold)
+        ready: defaultdict[int, list[DeferredGru]] = defaultdict(list)
+        for deferred in left.values():
+            if isinstance(deferred.start, bytes) or deferred.start.value is not None:
+                ready[deferred.release].append(deferred)
         for release, some in ready.items():
-            _wave(some, *nets(release))
-            for fold in some:
-                del left[id(fold)]
+            _compute_ready(some, *nets(release))
+            for deferred in some:
+                del left[id(deferred)]
 
 
-def _wave(folds: list[Fold], scorer: Scorer, catalogue: Catalogue) -> None:
-    ends = np.cumsum([len(fold.keys) for fold in folds])
-    dim = scorer.config.dim
-    states = np.zeros((len(folds), dim), dtype="<f4")
-    for state, fold in zip(states, folds, strict=True):
-        if start := value(fold.start):
-            state[:] = np.frombuffer(start, dtype="<f4")
-    rows = catalogue.rows([key for fold in folds for key in fold.keys])
-    after = scorer.encode_exposures(states, np.split(rows, ends[:-1])).astype("<f4")
+def _compute_ready(states: list[DeferredGru], scorer: Scorer, catalogue: Catalogue) -> None:
+    ends, dim = np.cumsum([len(state.keys) for state in states]), scorer.config.dim
+    starts = np.zeros((len(states), dim), dtype="<f4")
+    for row, state in zip(starts, states, strict=True):
+        if start := computed(state.start):
+            row[:] = np.frombuffer(start, dtype="<f4")
+    rows = catalogue.rows([key for state in states for key in state.keys])
+    after = scorer.encode_exposures(starts, np.split(rows, ends[:-1])).astype("<f4")
     data, width = after.tobytes(), 4 * dim
-    for i, fold in enumerate(folds):
-        fold.value = data[i * width : (i + 1) * width]
+    for i, state in enumerate(states):
+        state.value = data[i * width : (i + 1) * width]

@@ -1,9 +1,8 @@
-"""One batch of one user's events applied to the state: predict, then learn, a unit at a time.
+"""One batch of one user's events applied to the user's state: predict, then learn, one impression group at a time.
 
-Pure and plain: `step(state, batch, context) -> Step`. The arithmetic is symbolic: a `Fold` stands for the GRU state
-after some exposures, so that the folds of many users are computed together afterwards, on tiles (`device_batch`).
-A unit is an impression, or a single event without one. The clicks of a unit are ranked as the state stood before its
-first event; only then do its events enter rings and windows.
+Pure: `step(user, batch, context) -> Step`. The clicks of an impression group are ranked with the state before its first
+event; only then do its events enter histories and windows. GRU states are deferred, so that those of many users are
+computed together afterwards, on tiles.
 """
 
 from __future__ import annotations
@@ -16,225 +15,226 @@ from numpy.typing import NDArray
 
 from models.data.catalogue import Catalogue
 from models.data.event_kinds import CANDIDATE, CLICK, EXPOSURE, PAST_CLICK
+from models.data.impression_groups import group_ranges
 from models.data.item_statistics import ItemStatistics
 from models.data.views import ViewSpec, view
+from models.data.windows import split_windows
 from models.evaluation.candidates import Candidates, evaluated, sampled, slate
 from streams.codec import Tensor, encode
-from streams.device.deferred_gru import Fold, value
-from streams.records import DeviceBatch, RankRequest, Versions, item_key
+from streams.device.deferred_gru import DeferredGru, GruState, computed
+from streams.records import DeviceBatch, NegativeMemory, RankRequest, Versions, item_key
 from streams.settings import Settings
-from streams.state.device import DeviceState, Pending, keys_bytes
+from streams.state.device import DeviceState, PendingRequest, keys_bytes
 
-NONE = np.empty(0, dtype=np.int64)  # uploaded clicks: the cloud's to know
+_NO_UPLOADS = np.empty(0, dtype=np.int64)  # only the cloud knows the uploaded clicks
 
 
-class SequenceGap(Exception):  # noqa: N818 - a hole in a user's events, not a fault of this process
-    """A batch starts behind the next expected event: what is between was refused, or never sent."""
+class SequenceGap(Exception):  # noqa: N818 - a gap in a user's events, not a fault of this process
+    """A batch starts behind the next expected event: the events between were refused, or never sent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """A NegativeMemory whose r2 may still be a fold."""
+class DeferredNegativeMemory:
+    """A NegativeMemory whose r2 may still have to be computed."""
 
     user: str
     window: int
-    r2: Fold | bytes
+    r2: GruState
     encoder: int
     size: int
     time: int
 
+    def resolve(self) -> NegativeMemory:
+        """Return the record, once r2 is computed."""
+        r2 = computed(self.r2)
+        tensor = Tensor("<f4", (len(r2) // 4,), r2)
+        return NegativeMemory(self.user, self.window, tensor, self.encoder, self.size, self.time)
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a batch is applied under: the settings, and what the partition's marks said."""
+    """The conditions under which a batch is applied: the settings and what the partition's epoch markers said."""
 
     settings: Settings
     spec: ViewSpec
     epoch: int
     versions: Versions
     catalogue: Catalogue
-    standing: ItemStatistics  # of items, as the epoch began
+    item_statistics: ItemStatistics  # as of the begin of the epoch
     asked_wall: int = 0
-    again: bool = False  # send the last r2 again before the first request: the cloud may have moved past it
+    resend_r2: bool = False  # before the first request: the cloud may hold a later r2 than the user's last one
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user's state with its memories, which may still be folds (those in `state` are then out of date)."""
+    """A user's state; `gru_state` and `r2` count, those inside `state` are out of date."""
 
     state: DeviceState
-    memory: Fold | bytes
-    r2: Fold | bytes
+    gru_state: GruState
+    r2: GruState
 
     @classmethod
     def of(cls, state: DeviceState) -> User:
-        """The user as the table has it."""
-        return cls(state, state.memory, state.r2)
+        """Return the user with a state from the table."""
+        return cls(state, state.gru_state, state.r2)
 
-    def uploaded(self) -> User:
-        """The user whose clicks went up."""
+    def without_uploads(self) -> User:
+        """Return the user after the clicks were uploaded."""
         return replace(self, state=msgspec.structs.replace(self.state, uploads=[]))
 
-    def settled(self) -> DeviceState:
-        """The state, once the folds are computed."""
-        return msgspec.structs.replace(self.state, memory=value(self.memory), r2=value(self.r2))
+    def resolve(self) -> DeviceState:
+        """Return the state, once the GRU states are computed."""
+        return msgspec.structs.replace(self.state, gru_state=computed(self.gru_state), r2=computed(self.r2))
 
 
 @dataclass(slots=True)
 class Step:
-    """What a batch led to: the user after it, what goes up in this order, requests to keep, and counts of events."""
+    """The result of a batch: the user after it, records to send up in this order, requests to keep, event counts."""
 
     user: User
-    uplink: list[Memory | RankRequest] = field(default_factory=list)
-    pending: list[Pending] = field(default_factory=list)
+    uplink: list[DeferredNegativeMemory | RankRequest] = field(default_factory=list)
+    requests: list[PendingRequest] = field(default_factory=list)
     applied: int = 0
     repeated: int = 0
 
 
 def step(before: User, batch: DeviceBatch, context: Context) -> Step:
-    """Apply `batch`. Events applied before are skipped. Raises SequenceGap where events are missing before it."""
+    """Apply `batch`; skip events that were applied before. Raises SequenceGap if events before it are missing."""
     n = len(batch.items)
     skip = before.state.seq - batch.seq
     if skip < 0:
         raise SequenceGap(f"seq {batch.seq} behind a missing or refused record: {before.state.seq} is expected")
     if skip >= n:
         return Step(before, repeated=n)
-    walk = _Walk(before, batch, context)
-    walk.run(skip)
-    return Step(
-        User(walk.state, walk.memory, walk.r2),
-        walk.uplink,
-        walk.pending,
-        applied=n - skip,
-        repeated=skip,
-    )
+    made = _BatchStep(before, batch, context)
+    made.apply_from(skip)
+    user = User(made.state, made.gru_state, made.r2)
+    return Step(user, made.uplink, made.requests, applied=n - skip, repeated=skip)
 
 
-class _Walk:
-    """Walks over the units of a batch with a copy of the state."""
+class _BatchStep:
+    """A copy of the state, changed by one impression group after the other."""
 
     def __init__(self, before: User, batch: DeviceBatch, context: Context) -> None:
         old = before.state
         self.state = msgspec.structs.replace(
             old, clicks=old.clicks[:], exposures=old.exposures[:], uploads=old.uploads[:]
         )
-        self.memory, self.r2 = before.memory, before.r2
+        self.gru_state, self.r2 = before.gru_state, before.r2
         self.batch, self.context, self.settings = batch, context, context.settings
         self.keys = [item_key(item) for item in batch.items]
         self.spec = context.spec
-        self.again = context.again
-        self.uplink: list[Memory | RankRequest] = []
-        self.pending: list[Pending] = []
-        self.own: Fold | None = None  # made in this walk: only such a fold may still grow
+        self.resend_r2 = context.resend_r2
+        self.uplink: list[DeferredNegativeMemory | RankRequest] = []
+        self.requests: list[PendingRequest] = []
+        self.growing: DeferredGru | None = None  # created in this step: only this one may be changed
 
-    def run(self, start: int) -> None:
+    def apply_from(self, start: int) -> None:
+        """Apply the events from `start` on."""
         if self.state.encoder != self.context.versions.encoder:
-            self.rebuild()
-        impressions, n = self.batch.impressions, len(self.keys)
-        while start < n:
-            end = start + 1
-            if impressions[start]:
-                while end < n and impressions[end] == impressions[start]:
-                    end += 1
-            self.unit(start, end)
-            start = end
-        self.state.seq = self.batch.seq + n
+            self.change_encoder()
+        for first, end in group_ranges(self.batch.impressions, start):
+            self.apply_group(first, end)
+        self.state.seq = self.batch.seq + len(self.keys)
         self.state.time = self.batch.times[-1]
 
-    def rebuild(self) -> None:
-        """Fold the closed and the open window again from the ring under the new encoder; send the closed one's r2."""
-        state, ring = self.state, self.state.exposures
+    def change_encoder(self) -> None:
+        """Recompute closed and open window under the new encoder; send the r2 of the closed one."""
+        state, release = self.state, self.context.versions.release
         state.encoder = self.context.versions.encoder
-        shown = len(ring) - state.open
-        release = self.context.versions.release
+        closed, still_open = split_windows(state.exposures, state.open_count, state.closed_count)
         self.r2 = b""
         if state.window:
-            self.r2 = Fold(b"", ring[shown - state.size : shown], release)
-            self.send_memory()
-        carried = self.r2 if self.settings.carry else b""
-        self.memory = Fold(carried, ring[shown:], release) if state.open else carried
+            self.r2 = DeferredGru(b"", closed, release)
+            self.send_r2()
+        start = self.r2 if self.settings.carry else b""
+        self.gru_state = DeferredGru(start, still_open, release) if state.open_count else start
 
-    def unit(self, start: int, end: int) -> None:
-        time = self.batch.times[start]
-        state = self.state
-        if self.spec.closes_by_age(state.open, state.opened, time):
-            self.close(time)
+    def apply_group(self, start: int, end: int) -> None:
+        """Rank the clicks of the impression group [start, end), then learn from its events."""
+        time, state = self.batch.times[start], self.state
+        if self.spec.closes_by_age(state.open_count, state.opened, time):
+            self.close_window(time)
         kinds, settings, user, seq = self.batch.kinds, self.settings, self.batch.user, self.batch.seq
         for i in range(start, end):
             if kinds[i] == CLICK and evaluated(settings.seed, user, seq + i, settings.evaluate):
                 self.request(i, start, end)
         for i in range(start, end):
-            self.apply(i)
+            self.learn(i)
 
-    def apply(self, i: int) -> None:
-        """Learn from event i."""
+    def learn(self, i: int) -> None:
+        """Add event i to histories and windows."""
         kind, key, state, settings = self.batch.kinds[i], self.keys[i], self.state, self.settings
         if kind == EXPOSURE:
-            _push(state.exposures, key, 2 * settings.threshold)
-            if not state.open:
+            _append(state.exposures, key, 2 * settings.threshold)
+            if not state.open_count:
                 state.opened = self.batch.times[i]
-            state.open += 1
-            self.grow(key)
-            if self.spec.closes_by_count(state.open):
-                self.close(self.batch.times[i])
+            state.open_count += 1
+            self.add_exposure(key)
+            if self.spec.closes_by_count(state.open_count):
+                self.close_window(self.batch.times[i])
         elif kind in (CLICK, PAST_CLICK):
-            _push(state.clicks, key, settings.history_short)
-            _push(state.uploads, key, settings.history_long)
+            _append(state.clicks, key, settings.history_short)
+            _append(state.uploads, key, settings.history_long)
             state.uploads_epoch = self.context.epoch
 
-    def grow(self, key: int) -> None:
-        """Add an exposure to the open window's fold; one that an earlier step left open is copied, not changed."""
-        memory, release = self.memory, self.context.versions.release
-        if self.own is None or memory is not self.own:
-            if isinstance(memory, Fold) and memory is not self.r2 and memory.release == release:
-                self.own = Fold(memory.start, memory.keys[:], release)
+    def add_exposure(self, key: int) -> None:
+        """Add an exposure to the open window's GRU state; one from an earlier step is copied, not changed."""
+        before, release = self.gru_state, self.context.versions.release
+        if self.growing is None or before is not self.growing:
+            if isinstance(before, DeferredGru) and before is not self.r2 and before.release == release:
+                self.growing = DeferredGru(before.start, before.keys[:], release)
             else:
-                self.own = Fold(memory, [], release)
-            self.memory = self.own
-        self.own.keys.append(key)
+                self.growing = DeferredGru(before, [], release)
+            self.gru_state = self.growing
+        self.growing.keys.append(key)
 
-    def close(self, time: int) -> None:
-        """End the open window: its r2 goes up, and the state starts again at zero, or goes on where it is carried."""
+    def close_window(self, time: int) -> None:
+        """Close the open window and send its r2; the next begins at zero, or at r2 if the state is carried over."""
         state = self.state
-        state.window, state.size, state.closed, state.open = state.window + 1, state.open, time, 0
-        self.r2, self.own = self.memory, None
-        self.send_memory()
-        self.memory = self.r2 if self.settings.carry else b""
+        state.window, state.closed_count, state.closed, state.open_count = state.window + 1, state.open_count, time, 0
+        self.r2, self.growing = self.gru_state, None
+        self.send_r2()
+        self.gru_state = self.r2 if self.settings.carry else b""
 
-    def send_memory(self) -> None:
-        state = self.state
-        self.uplink.append(Memory(self.batch.user, state.window, self.r2, state.encoder, state.size, state.closed))
-        self.again = False
+    def send_r2(self) -> None:
+        """Send the r2 of the last closed window."""
+        state, user = self.state, self.batch.user
+        memory = DeferredNegativeMemory(user, state.window, self.r2, state.encoder, state.closed_count, state.closed)
+        self.uplink.append(memory)
+        self.resend_r2 = False
 
     def request(self, i: int, start: int, end: int) -> None:
-        """Ask for the priors of click i of the unit [start, end), and keep its view."""
+        """Send a request for click i of the impression group [start, end), and keep what the nets may see of it."""
         batch, state, context = self.batch, self.state, self.context
-        chosen, kind = self.candidates(i, start, end)
-        if self.again and state.window:
-            self.send_memory()
+        chosen, logged = self.candidates(i, start, end)
+        if self.resend_r2 and state.window:
+            self.send_r2()
         seq, time = batch.seq + i, batch.times[start]
         seen = view(
-            NONE,
+            _NO_UPLOADS,
             _array(state.clicks),
             _array(state.exposures),
-            state.open,
+            state.open_count,
             state.window,
             self.spec,
-            closed_count=state.size,
+            closed_count=state.closed_count,
         )
-        listed, stands = Tensor.of(chosen.keys, "<i8"), context.standing.of(chosen.keys).tobytes()
-        request = RankRequest(batch.user, seq, listed, time, state.window, context.versions, context.epoch, stands)
+        candidates, statistics = Tensor.of(chosen.keys, "<i8"), context.item_statistics.of(chosen.keys).tobytes()
+        request = RankRequest(
+            batch.user, seq, candidates, time, state.window, context.versions, context.epoch, statistics
+        )
         self.uplink.append(request)
-        self.pending.append(
-            Pending(
+        self.requests.append(
+            PendingRequest(
                 user=batch.user,
                 seq=seq,
                 epoch=context.epoch,
                 time=time,
                 target=self.keys[i],
-                place=chosen.target_index,
+                target_index=chosen.target_index,
                 candidates=keys_bytes(chosen.keys),
-                slate="logged" if kind else "sampled",
+                slate="logged" if logged else "sampled",
                 cold=chosen.cold,
                 clicks=keys_bytes(seen.clicks),
                 exposures=keys_bytes(seen.exposures),
@@ -243,31 +243,31 @@ class _Walk:
                 versions=context.versions,
                 bytes_up=len(encode(request)),
                 asked_wall=context.asked_wall,
-                standing=stands,
+                item_statistics=statistics,
             )
         )
 
     def candidates(self, i: int, start: int, end: int) -> tuple[Candidates, bool]:
-        """The list that click i is ranked in, and whether it is the logged slate."""
+        """Return the list in which click i is ranked, and True if it is the logged slate."""
         settings, user, seq, target = self.settings, self.batch.user, self.batch.seq + i, self.keys[i]
         catalogue, kinds = self.context.catalogue, self.batch.kinds
         if settings.exposures == "logged" and self.batch.impressions[i]:
             clicked = {self.keys[j] for j in range(start, end) if kinds[j] == CLICK}
-            beside = [j for j in range(start, end) if self.keys[j] not in clicked]
-            shown = [self.keys[j] for j in beside]
-            if shown:
+            others = [j for j in range(start, end) if self.keys[j] not in clicked]
+            shown = _array([self.keys[j] for j in others])
+            if others:
                 cold = not len(catalogue) or bool((catalogue.rows([target]) == 1).all())
-                if all(kinds[j] == CANDIDATE for j in beside):
-                    place = sum(j < i for j in beside)
-                    return Candidates(np.insert(_array(shown), place, target), place, cold), True
-                return slate(settings.seed, user, seq, _array(shown), target, cold=cold), True
+                if all(kinds[j] == CANDIDATE for j in others):  # a list made for ranking: its order is kept
+                    index = sum(j < i for j in others)
+                    return Candidates(np.insert(shown, index, target), index, cold), True
+                return slate(settings.seed, user, seq, shown, target, cold=cold), True
         return sampled(settings.seed, user, seq, catalogue.keys, target, settings.negatives), False
 
 
-def _push(ring: list[int], key: int, size: int) -> None:
-    ring.append(key)
-    if len(ring) > size:
-        del ring[: len(ring) - size]
+def _append(history: list[int], key: int, longest: int) -> None:
+    history.append(key)
+    if len(history) > longest:
+        del history[: len(history) - longest]
 
 
 def _array(keys: list[int]) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
-"""The device: every user's short histories, windows and requests, as a Faust worker.
+"""The device worker: every user's short histories, windows and requests, as a Faust worker.
 
 In: device-events and cloud-downlink, read by one agent, so that a user's row has one writer. Out: device-uplink,
-outcomes, fast-examples, dead-letters. Start it with `mc2sf worker device` or `faust -A streams.device worker`; workers
-of one run share the partitions. What a batch does is in `device_batch`, how it becomes durable in `worker`.
+outcomes, fast-examples, dead-letters. Start it with `mc2sf worker device` or `faust -A streams.device worker`; the
+workers of one run share the partitions. `batch` processes a batch, `faust_runtime.worker` makes it durable.
 """
 
 from __future__ import annotations
@@ -20,33 +20,32 @@ from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS
 
-_EXPIRY_S = 1.0  # how often overdue requests are looked for where nothing else happens
+_EXPIRY_S = 1.0  # interval between checks for overdue requests if no records come
 
 
 class Device:
-    """Begins the device's batches; keeps the index of its rows, made again when they were assigned anew."""
+    """Begins the batches; keeps the index of the rows and builds it again after every assignment."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._index, self._assigned = DeviceIndex(settings.partitions), -1
+        self._index, self._assignment = DeviceIndex(settings.partitions), -1
 
     def __call__(
-        self, received: Sequence[Message], rows: Mapping[bytes, bytes], assigned: int, wall: int
+        self, received: Sequence[Message], table: Mapping[bytes, bytes], assignment: int, wall: int
     ) -> DeviceWork:
-        """Return a batch's work."""
-        if assigned != self._assigned:
-            self._index, self._assigned = DeviceIndex.of(rows, self._settings.partitions), assigned
-        return DeviceWork(self._settings, received, rows, self._index, wall)
+        """Return the work on a batch."""
+        if assignment != self._assignment:
+            self._index, self._assignment = DeviceIndex.of(table, self._settings.partitions), assignment
+        return DeviceWork(self._settings, received, table, self._index, wall)
 
 
 def build(settings: Settings) -> PlatformApp:
-    """The device's Faust app."""
-    place = functools.partial(locate, partitions=settings.partitions)
+    """Return the device's Faust app."""
+    partition_for_key = functools.partial(locate, partitions=settings.partitions)
     reader = ReleaseReader(settings, ROLE)
-    worker = Worker(settings, ROLE, (DEVICE_EVENTS, CLOUD_DOWNLINK), place, Device(settings), reader)
+    worker = Worker(settings, ROLE, (DEVICE_EVENTS, CLOUD_DOWNLINK), partition_for_key, Device(settings), reader)
     if not settings.lockstep:
-        worker.app.timer(interval=_EXPIRY_S)(worker.idle)
-
+        worker.app.timer(interval=_EXPIRY_S)(worker.process_idle)
     return worker.app
 
 
@@ -57,5 +56,5 @@ def app() -> PlatformApp:
 
 
 def main() -> None:
-    """Run a device worker on the environment's settings until it is told to stop."""
+    """Run a device worker on the environment's settings until a signal stops it."""
     run_worker(app())

@@ -43,14 +43,14 @@ class IdempotentProducer(driver.Producer):  # type: ignore[misc]
 
 
 class PlatformApp(faust.App):  # type: ignore[misc]
-    """A Faust app on the consumer and the producer above; `before` is called once, before it connects."""
+    """A Faust app on the consumer and the producer above; `before_connect` is called once."""
 
-    before: Callable[[], None] = staticmethod(lambda: None)
+    before_connect: Callable[[], None] = staticmethod(lambda: None)
 
     async def on_first_start(self) -> None:
-        """Begin what runs beside the app."""
+        """Call `before_connect`."""
         await super().on_first_start()
-        self.before()
+        self.before_connect()
 
     def _new_transport(self) -> Any:
         transport = super()._new_transport()

@@ -31,7 +31,7 @@ def subscribe(app: PlatformApp, settings: Settings, topics: Sequence[Topic], wor
 
     async def agent(stream: Any) -> None:
         async for events in batches(app, stream, settings.take_max, settings.take_within_s):
-            await work_off(work, events)
+            await finish_work(work, events)
             for event in events:
                 event.ack()
 
@@ -71,7 +71,7 @@ def _mine(app: PlatformApp, event: Any) -> list[Any]:
     return [event]
 
 
-async def work_off(work: WorkOn, events: Sequence[Any]) -> None:
+async def finish_work(work: WorkOn, events: Sequence[Any]) -> None:
     """Do `work` on a batch to its end, also when the worker is being stopped meanwhile; where it fails, `die`."""
     task = asyncio.ensure_future(work(events))
     try:

@@ -26,7 +26,7 @@ _LOOK_S = 2.0
 _PATIENCE_S = 5.0
 
 
-class WorkerWatch:
+class LagMonitor:
     """Tells `health.HEALTH` and the lag metric every two seconds; `role` is also the group's name."""
 
     def __init__(

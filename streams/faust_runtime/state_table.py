@@ -33,9 +33,9 @@ class StateTable(faust.Table):  # type: ignore[misc]
     """A table of bytes whose changelog is collected and sent by `durable`, and whose keys know their partition.
 
     `locate(key)` is the partition of a key. Rows of partitions that went to another worker are forgotten at once, so
-    that none is stale when the partition comes back. `assigned` counts the assignments that were restored: who keeps an
-    index of the rows builds it again when the number changes. With `copies`, a partition's rows are first what its copy
-    on this disk says, and the changelog is read from there on.
+    that none is stale when the partition comes back. `assignment` counts the restored assignments: an index of the rows
+    must be built again when it changes. With `copies`, the rows of a partition are read from its copy on this disk
+    first, and the changelog is read from there on.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class StateTable(faust.Table):  # type: ignore[misc]
     ) -> None:
         self.locate = locate
         self.copies = copies
-        self.assigned = 0
+        self.assignment = 0
         self._mine: set[int] = set()
         self._seen, self._epochs = FencingEpochs(), dict[int, int]()
         self._changes = Outbox(last_alone=True)
@@ -119,7 +119,7 @@ class StateTable(faust.Table):  # type: ignore[misc]
         await super().on_recovery_completed(*args, **kwargs)
         generation = self.app.consumer_generation_id
         self._epochs = {p: self._seen.after_assignment(p, generation) for p in range(self.partitions)}
-        self.assigned += 1
+        self.assignment += 1
         HEALTH.needs("state")
 
     def apply_changelog_batch(self, batch: Any) -> None:

@@ -1,7 +1,7 @@
-"""What both Faust workers do with a batch: have its releases, work it off, make it durable.
+"""What both Faust workers do with a batch: get its releases, process it, make it durable.
 
-In this order: outputs sent and acknowledged, state written and its changelog acknowledged, then (by returning) the
-offset. A worker is a function from what was received, and the table's rows, to a `Work`.
+The order: outputs sent and acknowledged, rows written and their changelog acknowledged, then (by returning) the offset.
+A worker is a function from received messages and the table's rows to a `Work`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from msgspec import Struct
 
 from models.data.item_statistics import ItemStatistics
 from streams.faust_runtime.app import PlatformApp, die, new_app
-from streams.faust_runtime.batches import subscribe, work_off
-from streams.faust_runtime.lag_monitor import WorkerWatch
+from streams.faust_runtime.batches import finish_work, subscribe
+from streams.faust_runtime.lag_monitor import LagMonitor
 from streams.faust_runtime.outbox import Outbox
 from streams.faust_runtime.state_table import StateTable, state_table
 from streams.kafka.message import Message
@@ -28,44 +27,41 @@ from streams.process.health import HEALTH
 from streams.releases.reader import ReleaseReader
 from streams.releases.release import Release
 from streams.settings import Settings
+from streams.state.pending_writes import PendingWrites
 from streams.topics import Topic
 
-_COLLECT_AFTER = 50_000  # objects: a batch makes as many and drops them, with hardly a cycle among them
+_COLLECT_AFTER = 50_000  # objects: a batch creates as many and drops them, with hardly a cycle among them
 RELEASE_TIMEOUT_S = 600.0  # a release that a record names is published already
 
 Releases = Callable[[int | None], Release]
-Standings = Callable[[int | None], ItemStatistics]
+StatisticsByEpoch = Callable[[int | None], ItemStatistics]
 
 
 class Work(Protocol):
-    """A batch: worked off by `run`; then `records` are to be sent, `rows` to be written, in this order."""
+    """The work on one batch."""
 
-    fatal: str  # why the process must end after this batch without acknowledging it; empty where all is well
+    fatal: str  # the reason why the process must end without acknowledging this batch; empty if there is none
 
-    def needs(self) -> Iterable[int | None]:
-        """The releases that `run` asks for; None stands for the newest."""
+    def required_releases(self) -> Iterable[int | None]:
+        """Return the releases that `process` asks for; None is the newest."""
 
-    def standings(self) -> Iterable[int | None]:
-        """The epochs after which `run` asks how items stood; None stands for the newest that is known."""
+    def required_item_statistics(self) -> Iterable[int | None]:
+        """Return the epochs as of whose end `process` asks for item statistics; None is the newest known."""
 
-    def run(self, releases: Releases, standings: Standings) -> None:
-        """Work the batch off."""
-
-    def records(self) -> Iterable[tuple[str, int, bytes, bytes]]:
-        """What is to be sent: topic, partition, key, value."""
-
-    def rows(self) -> Iterable[tuple[bytes, Struct | None]]:
-        """What is to be written; None deletes."""
+    def process(self, releases: Releases, item_statistics: StatisticsByEpoch) -> PendingWrites:
+        """Process the batch; return what is to be sent and written."""
 
     def count(self, now_ms: int) -> None:
-        """Tell the metrics what was done; `now_ms` is when it was durable."""
+        """Add the batch to the metrics; `now_ms` is when it was durable."""
 
 
 class Start(Protocol):
-    """Begins a batch: what was received, the table's rows, how often they were assigned anew, the wall clock."""
+    """Begins a batch, given the table's rows, the number of the table's assignment and the wall clock."""
 
-    def __call__(self, received: Sequence[Message], rows: Mapping[bytes, bytes], assigned: int, wall: int) -> Work:
-        """Return the batch's work."""
+    def __call__(
+        self, received: Sequence[Message], table: Mapping[bytes, bytes], assignment: int, wall: int, /
+    ) -> Work:
+        """Return the work on the batch."""
 
 
 class Worker:
@@ -76,55 +72,54 @@ class Worker:
         settings: Settings,
         role: str,
         sources: Sequence[Topic],
-        locate: Callable[[bytes], int],
+        partition_for_key: Callable[[bytes], int],
         start: Start,
         reader: ReleaseReader,
         clock: Callable[[], int] = wall_ms,
     ) -> None:
         self._settings, self._role, self._start, self._reader, self._clock = settings, role, start, reader, clock
         self.app: PlatformApp = new_app(settings, role)
-        self.table: StateTable = state_table(self.app, settings, "state", locate)
+        self.table: StateTable = state_table(self.app, settings, "state", partition_for_key)
         self._one_at_a_time = asyncio.Lock()
         self._sources = sources
-        subscribe(self.app, settings, sources, self._take)
-        self.app.before = self._before
+        subscribe(self.app, settings, sources, self._process_events)
+        self.app.before_connect = self._before_connect
 
-    def _before(self) -> None:
+    def _before_connect(self) -> None:
         torch.set_num_threads(1)
-        gc.freeze()  # what is loaded stays: a collection need not look at it
+        gc.freeze()  # objects loaded so far stay: a collection need not visit them
         gc.set_threshold(_COLLECT_AFTER, 20, 100)
         telemetry.serve(self._settings)
         self._reader.start()
-        WorkerWatch(self._settings, self._role, self.app, self._reader, self._sources).start()
+        LagMonitor(self._settings, self._role, self.app, self._reader, self._sources).start()
 
-    async def _take(self, events: Sequence[Any]) -> None:
-        await self.work([Message.of(event, self._settings) for event in events])
+    async def _process_events(self, events: Sequence[Any]) -> None:
+        await self.process([Message.of(event, self._settings) for event in events])
 
-    async def idle(self) -> None:
-        """Work off a batch of nothing, for what time alone brings; never while the table is being restored."""
+    async def process_idle(self) -> None:
+        """Process an empty batch, for what the passing of time requires; never while the table is being restored."""
         if not self.app.rebalancing:
-            await work_off(self.work, [])
+            await finish_work(self.process, [])
 
-    async def work(self, received: Sequence[Message]) -> None:
-        """Work off what was received; at return it is durable."""
+    async def process(self, received: Sequence[Message]) -> None:
+        """Process received messages; at return the results are durable."""
         async with self._one_at_a_time:
             began = time.perf_counter()
-            work = self._start(received, self.table.data, self.table.assigned, self._clock())
-            with HEALTH.busy():  # waiting for the coordinator is not being stuck
-                releases = {version: await self._release(version) for version in work.needs()}
-                standings = {epoch: await self._standing(epoch) for epoch in work.standings()}
+            work = self._start(received, self.table.data, self.table.assignment, self._clock())
+            with HEALTH.busy():  # waiting for the coordinator does not count as stuck
+                releases = {version: await self._release(version) for version in work.required_releases()}
+                statistics = {epoch: await self._item_statistics(epoch) for epoch in work.required_item_statistics()}
             newest = releases.get(None)
             if newest is not None:
                 releases.setdefault(newest.manifest.version, newest)
-            work.run(releases.__getitem__, standings.__getitem__)
-            await self._finish(work)
+            await self._make_durable(work.process(releases.__getitem__, statistics.__getitem__))
             if work.fatal:
                 die(work.fatal)
             work.count(self._clock())
             telemetry.BATCH_SECONDS.labels(self._role).observe(time.perf_counter() - began)
 
     async def _release(self, version: int | None) -> Release:
-        """A release; heartbeats go on while it is waited for. None: the newest, as it is now."""
+        """Return a release (None: the newest); heartbeats go on while the worker waits for it."""
         if version is not None:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(None, self._reader.get, version, RELEASE_TIMEOUT_S)
@@ -132,17 +127,17 @@ class Worker:
             await asyncio.sleep(0.05)
         return newest
 
-    async def _standing(self, epoch: int | None) -> ItemStatistics:
+    async def _item_statistics(self, epoch: int | None) -> ItemStatistics:
         if epoch is None:
             return self._reader.newest_item_statistics()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, self._reader.item_statistics, epoch, RELEASE_TIMEOUT_S)
 
-    async def _finish(self, work: Work) -> None:
+    async def _make_durable(self, writes: PendingWrites) -> None:
         outbox = Outbox()
-        for topic, partition, key, value in work.records():
+        for topic, partition, key, value in writes.records():
             outbox.put(topic, partition, key, value)
         await outbox.deliver(self.app)
-        for key, row in work.rows():
+        for key, row in writes.rows():
             self.table.write(key, row)
         await self.table.durable()

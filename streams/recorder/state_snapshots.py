@@ -21,9 +21,9 @@ from streams.topics import CLOUD_STATE, DEVICE_STATE
 
 SIDES = {DEVICE_STATE.name: "device", CLOUD_STATE.name: "cloud"}
 _USERS: dict[str, type[DeviceState | CloudState]] = {DEVICE_STATE.name: DeviceState, CLOUD_STATE.name: CloudState}
-_PARTITIONS: dict[str, type[device_state.PartitionState | cloud_state.PartitionState]] = {
-    DEVICE_STATE.name: device_state.PartitionState,
-    CLOUD_STATE.name: cloud_state.PartitionState,
+_PARTITIONS: dict[str, type[device_state.DevicePartitionState | cloud_state.CloudPartitionState]] = {
+    DEVICE_STATE.name: device_state.DevicePartitionState,
+    CLOUD_STATE.name: cloud_state.CloudPartitionState,
 }
 
 Marker = EpochEnd | EndOfLog

@@ -173,11 +173,11 @@ class _Check:
             "seq": account.events,
             "time": account.time,
             "encoder": account.encoder,
-            "memory": self._fold(open_items, version),
-            "open": len(account.open),
+            "gru_state": self._fold(open_items, version),
+            "open_count": len(account.open),
             "r2": self._fold(account.r2_items, version),
             "window": account.window,
-            "size": len(account.closed),
+            "closed_count": len(account.closed),
             "closed": account.closed_at,
             "clicks": account.clicks[-s.history_short :],
             "exposures": account.exposures[-2 * s.threshold :],
@@ -195,9 +195,9 @@ class _Check:
         came = [(m.window, m.versions.encoder) for m in account.memories]
         kept = came[-2:] if not came or max(came) in came[-2:] else [max(came), *came[-2:]]
         for name, recorded, value in (
-            ("history", [*state.before, *state.last][-longest:], clicks[-longest:]),
+            ("history", [*state.earlier_clicks, *state.last_clicks][-longest:], clicks[-longest:]),
             ("epoch", state.epoch, max(account.uploads, default=-1)),
-            ("memories", [(r2.window, r2.encoder) for r2 in state.memories], kept),
+            ("r2s", [(r2.window, r2.encoder) for r2 in state.r2s], kept),
         ):
             same(account.user, "final cloud state", name, recorded, value)
 

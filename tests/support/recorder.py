@@ -79,9 +79,9 @@ class World:
             if isinstance(record, EpochBegin):
                 continue
             over, key = isinstance(record, EndOfLog), partition_key(partition)
-            device = device_state.PartitionState(ended=record.epoch, over=over)
+            device = device_state.DevicePartitionState(ended=record.epoch, over=over)
             self.logs[TopicPartition(DEVICE_STATE.name, partition)].append((key, encode_row(device, 1)))
-            cloud = cloud_state.PartitionState(ended=record.epoch, over=over)
+            cloud = cloud_state.CloudPartitionState(ended=record.epoch, over=over)
             self.logs[TopicPartition(CLOUD_STATE.name, partition)].append((key, encode_row(cloud, 1)))
 
     def message(self, source: TopicPartition, offset: int) -> Message:

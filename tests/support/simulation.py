@@ -39,7 +39,7 @@ from streams.records import (
 )
 from streams.releases.release import Release
 from streams.settings import Settings
-from streams.state.device import PartitionState
+from streams.state.device import DevicePartitionState
 from streams.state.row_codec import decode_row, encode_row
 from streams.topics import CLOUD_DOWNLINK, CLOUD_STATE, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
 
@@ -89,15 +89,15 @@ class Worker:
     def work(self, received: Sequence[Message], topics: Topics, *, cut: int | None = None) -> Any:
         """Work a batch off; with `cut`, be killed after the outputs and that many writes."""
         work = self.start(received, self.rows, self.assigned, 1_000)
-        work.needs()
-        work.standings()
-        work.run(
+        work.required_releases()
+        work.required_item_statistics()
+        writes = work.process(
             lambda version: self.releases[max(self.releases) if version is None else version],
             topics.standing,
         )
-        for topic, partition, key, value in list(work.records()):
+        for topic, partition, key, value in list(writes.records()):
             topics.append(topic, partition, key, value)
-        for written, (key, row) in enumerate(list(work.rows())):
+        for written, (key, row) in enumerate(list(writes.rows())):
             if cut is not None and written >= cut:
                 break
             value = b""
@@ -238,7 +238,7 @@ def decoded(rows: dict[bytes, bytes]) -> dict[bytes, list[Any]]:
 
 def without_offsets(rows: dict[bytes, bytes]) -> dict[bytes, Any]:
     """Return the device's rows as arrays, without the next expected offset of device-events."""
-    partitions = {key: decode_row(row, PartitionState) for key, row in rows.items() if is_partition(key)}
+    partitions = {key: decode_row(row, DevicePartitionState) for key, row in rows.items() if is_partition(key)}
     return decoded(rows) | {key: msgspec.structs.replace(row, next=0) for key, row in partitions.items()}
 
 

@@ -1,0 +1,60 @@
+"""Epoch markers on the device: what they change in a partition, and when they are sent on."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from streams.codec import Tensor, encode
+from streams.device.rows import DeviceRows
+from streams.records import ClickUpload, EpochBegin, EpochEnd, EpochMarker
+from streams.state.device import keys_bytes, user_key
+from streams.state.pending_writes import PendingWrites
+from streams.topics import DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
+
+
+class EpochMarkers:
+    """Applies the markers of a batch. A marker that was applied before changes nothing."""
+
+    def __init__(self, rows: DeviceRows, writes: PendingWrites) -> None:
+        self._rows, self._writes = rows, writes
+
+    def apply(self, number: int, marker: EpochMarker) -> None:
+        """Apply a marker of partition `number`; send an end up to the cloud at once."""
+        partition = self._rows.partition(number)
+        if isinstance(marker, EpochBegin):
+            if marker.epoch > partition.begun:
+                begun = replace(partition, begun=marker.epoch, release=marker.release, over=False)
+                self._rows.put_partition(number, begun)
+            return
+        if isinstance(marker, EpochEnd):
+            if marker.epoch <= partition.ended:
+                return
+            self._upload_clicks(number, marker)
+            partition = replace(partition, ended=marker.epoch)
+        elif partition.over:
+            return
+        else:
+            partition = replace(partition, over=True)
+        self._writes.send(DEVICE_UPLINK, number, b"", marker)
+        self._rows.put_partition(number, replace(partition, waiting=(*partition.waiting, encode(marker))))
+        self.forward(number)
+
+    def forward(self, number: int) -> None:
+        """Send the waiting markers of a partition on, unless a request before them still has no answer."""
+        partition = self._rows.partition(number)
+        if partition.waiting and not self._rows.index.requests[number]:
+            for marker in partition.waiting:
+                for topic in (OUTCOMES, FAST_EXAMPLES):
+                    self._writes.send(topic, number, b"", marker)
+            self._rows.put_partition(number, replace(partition, waiting=()))
+
+    def _upload_clicks(self, number: int, marker: EpochEnd) -> None:
+        """Send the clicks of the epoch, user by user in the order of names."""
+        for name in sorted(self._rows.index.uploads[number]):
+            user = self._rows.user(name)
+            clicks = user.state.uploads
+            if user.state.uploads_epoch <= marker.epoch:
+                items = Tensor("<i8", (len(clicks),), keys_bytes(clicks))
+                upload = ClickUpload(name, marker.epoch, items, marker.time)
+                self._writes.send(DEVICE_UPLINK, number, user_key(name), upload)
+                self._rows.put_user(name, user.without_uploads())

@@ -1,0 +1,73 @@
+"""The device's rows during a batch: read from the table, changed on top of it, indexed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from streams.device.index import DeviceIndex
+from streams.device.step import User
+from streams.kafka.partitioner import partition_key
+from streams.state.device import DevicePartitionState, DeviceState, PendingRequest, user_key
+from streams.state.pending_writes import ChangedRows, PendingRows
+from streams.state.row_codec import decode_row
+
+
+class DeviceRows:
+    """The rows as the batch has left them so far; the index follows every change."""
+
+    def __init__(self, table: Mapping[bytes, bytes], index: DeviceIndex) -> None:
+        self.index = index
+        self._users = PendingRows(table, _read_user)
+        self._requests = PendingRows(table, _read_request)
+        self._partitions = PendingRows(table, _read_partition)
+
+    def write_order(self) -> tuple[ChangedRows, ...]:
+        """Return the kinds of rows in an order that a crash may cut short anywhere.
+
+        A pending request precedes its user's row, which says that the request was sent. A partition's row, which says
+        that an epoch is over, comes last.
+        """
+        return self._requests, self._users, self._partitions
+
+    def user(self, name: str) -> User:
+        """Return a user."""
+        return self._users.get(user_key(name))
+
+    def put_user(self, name: str, user: User) -> None:
+        """Change a user."""
+        key = user_key(name)
+        self._users.put(key, user)
+        self.index.update(key, user.state)
+
+    def changed_users(self) -> Iterator[User]:
+        """Yield the users that the batch changed."""
+        return (user for _, user in self._users.changed())
+
+    def request(self, key: bytes) -> PendingRequest | None:
+        """Return a request, or None if it has been answered or never was sent."""
+        return self._requests.get(key)
+
+    def put_request(self, key: bytes, request: PendingRequest | None) -> None:
+        """Keep a request until it is answered; None: it is answered."""
+        self._requests.put(key, request)
+        self.index.update(key, request)
+
+    def partition(self, number: int) -> DevicePartitionState:
+        """Return a partition's progress."""
+        return self._partitions.get(partition_key(number))
+
+    def put_partition(self, number: int, state: DevicePartitionState) -> None:
+        """Change a partition's progress."""
+        self._partitions.put(partition_key(number), state)
+
+
+def _read_user(value: bytes | None) -> User:
+    return User.of(DeviceState() if value is None else decode_row(value, DeviceState))
+
+
+def _read_request(value: bytes | None) -> PendingRequest | None:
+    return None if value is None else decode_row(value, PendingRequest)
+
+
+def _read_partition(value: bytes | None) -> DevicePartitionState:
+    return DevicePartitionState() if value is None else decode_row(value, DevicePartitionState)
