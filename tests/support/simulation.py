@@ -142,7 +142,7 @@ class Topics:
         found = ItemStatistics.empty()
         for each in range(epoch + 1):
             counts = item_counts(each, batches[each])
-            found = found.after(counts.items.array(), counts.clicks.array())
+            found = found.next_epoch(counts.items.array(), counts.clicks.array())
         return found
 
     def read(self, topic: Topic, kinds: Any) -> list[list[Any]]:
