@@ -22,7 +22,7 @@ from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.worker import Process
 from benchmarks.whole_run import kafka_home
 from streams.kafka import clients, topic_admin
-from streams.kafka.partitioner import locate
+from streams.kafka.partitioner import partition_of_row
 from streams.settings import Settings
 from streams.state.device import DeviceState, user_key
 from streams.state.row_codec import encode_row
@@ -57,7 +57,7 @@ def fill(settings: Settings, users: int, versions: int) -> int:
             )
             key, row = user_key(f"user-{number}"), encode_row(state, 1)
             size = len(row)
-            producer.produce(topic, row, key, locate(key, settings.partitions))
+            producer.produce(topic, row, key, partition_of_row(key, settings.partitions))
             producer.poll(0)
     if left := producer.flush(120):
         raise RuntimeError(f"{left} rows were not taken")

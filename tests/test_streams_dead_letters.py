@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from streams.codec import MAX_BYTES, Reader, encode
 from streams.kafka.message import Message
-from streams.recorder.redelivery import Letter, Place, ResendError, resend
+from streams.kafka.types import RecordPosition
+from streams.recorder.redelivery import RefusedRecord, ResendError, resend
 from streams.records import DeadLetter
 from streams.settings import Settings
 
@@ -41,9 +42,10 @@ def test_a_record_as_large_as_the_broker_takes_is_cut_and_says_so() -> None:
 
 def test_a_record_that_was_cut_is_not_sent_again(settings: Settings) -> None:
     dead = refused(b"k", b"v" * MAX_BYTES, "too large" * 1_000)
-    letter = Letter(Place(dead.topic, dead.partition, dead.offset), dead.role, dead.key, dead.value, dead.reason, None)
+    at = RecordPosition(dead.topic, dead.partition, dead.offset)
+    record = RefusedRecord(at, dead.role, dead.key, dead.value, dead.reason, None)
     with pytest.raises(ResendError, match="too large to be kept whole"):
-        resend(settings, sa.create_engine("sqlite://"), [letter])
+        resend(settings, sa.create_engine("sqlite://"), [record])
 
 
 def test_a_long_reason_does_not_make_the_letter_too_large() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka.partitioner import locate, partition_key, partition_of
+from streams.kafka.partitioner import partition_key, partition_of, partition_of_row
 from streams.records import Versions
 from streams.state.cloud import CloudState
 from streams.state.device import DevicePartitionState, DeviceState, PendingRequest, kind_of, request_key, user_key
@@ -64,14 +64,14 @@ def test_a_full_state_is_about_a_kilobyte() -> None:
 @given(users, numbers, st.integers(1, 64))
 def test_every_row_of_a_user_stands_in_the_user_s_partition(user: str, seq: int, partitions: int) -> None:
     mine = partition_of(user.encode(), partitions)
-    assert locate(user_key(user), partitions) == locate(request_key(user, seq), partitions) == mine
+    assert partition_of_row(user_key(user), partitions) == partition_of_row(request_key(user, seq), partitions) == mine
     assert kind_of(user_key(user)) is DeviceState
     assert kind_of(request_key(user, seq)) is PendingRequest
 
 
 @given(st.integers(0, 255))
 def test_a_partition_s_row_stands_in_it(partition: int) -> None:
-    assert locate(partition_key(partition), 256) == partition
+    assert partition_of_row(partition_key(partition), 256) == partition
     assert kind_of(partition_key(partition)) is DevicePartitionState
 
 

@@ -15,7 +15,8 @@ from streams.coordinator.publisher import Publisher
 from streams.database.engine import connect
 from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
-from streams.recorder.redelivery import Letter, Place, ResendError, resend
+from streams.kafka.types import RecordPosition
+from streams.recorder.redelivery import RefusedRecord, ResendError, resend
 from streams.records import DeadLetter, EpochDecision, EpochEnd, ItemCounts
 from streams.settings import Settings
 
@@ -63,8 +64,8 @@ class RawMessage:
         self.partition, self.offset = lambda: partition, lambda: offset
 
 
-def letter(offset: int) -> Letter:
-    return Letter(Place("outcomes", 0, offset), "recorder", b"u", b"%d" % offset, "", None)
+def refused(offset: int) -> RefusedRecord:
+    return RefusedRecord(RecordPosition("outcomes", 0, offset), "recorder", b"u", b"%d" % offset, "", None)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_dead_letters_beyond_the_queue_wait_and_none_is_lost(settings: Settings)
 
 def test_letters_beyond_the_queue_are_sent_again(settings: Settings, narrow: Narrow) -> None:
     engine = connect(settings.database.get_secret_value())
-    resend(settings, engine, [letter(n) for n in range(5)])
+    resend(settings, engine, [refused(n) for n in range(5)])
     engine.dispose()
     assert narrow.taken == [(b"u", b"%d" % n) for n in range(5)]
 
@@ -94,7 +95,7 @@ def test_letters_that_a_broker_which_is_away_does_not_take_are_given_up(
 ) -> None:
     monkeypatch.setattr(clients, "producer", lambda *_, **__: Narrow(away=True))
     with pytest.raises(ResendError, match="no answer"):
-        resend(settings, sa.create_engine("sqlite://"), [letter(n) for n in range(5)])
+        resend(settings, sa.create_engine("sqlite://"), [refused(n) for n in range(5)])
 
 
 def test_a_publication_beyond_the_queue_waits_and_keeps_its_lease_meanwhile(settings: Settings) -> None:

@@ -16,10 +16,11 @@ from streams.codec import SCHEMA, encode
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
+from streams.kafka.types import RecordPosition
 from streams.process.clock_and_signals import wall_ms
 from streams.recorder.epoch_writer import EpochWriter
 from streams.recorder.recorder import Recorder
-from streams.recorder.redelivery import Place, ResendError, letters, resend
+from streams.recorder.redelivery import ResendError, position, refused_records, resend
 from streams.records import DeviceBatch, EpochBegin, Kind
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
@@ -86,8 +87,8 @@ def test_a_refused_record_is_mended_and_sent_again_and_what_waited_behind_it_too
     assert "1 records sent again" in capsys.readouterr().out
     record_until(run, lambda: count(engine, schema.interactions) == 4)
     with engine.connect() as connection:
-        assert all(letter.resent_wall for letter in letters(connection, run.run))
-        resend(run, engine, [letters(connection, run.run)[1]])  # once more: a repeat
+        assert all(record.resent_wall for record in refused_records(connection, run.run))
+        resend(run, engine, [refused_records(connection, run.run)[1]])  # once more: a repeat
     marker = clients.producer(run, "test")
     marker.produce(DEVICE_EVENTS.full(run), key=b"u", value=encode(batch(4)), partition=0)
     assert not marker.flush(30)
@@ -105,14 +106,15 @@ def test_what_can_not_be_sent_again_is_refused_with_the_reason(run: Settings, tm
     assert command("replay", out, "nothing") == 2
     assert command("replay", out, "--value", str(tmp_path / "out" / "run.json")) == 2
     with engine.connect() as connection:
-        first, *_ = letters(connection, run.run)
+        first, *_ = refused_records(connection, run.run)
     with pytest.raises(ResendError, match="too large to be kept whole"):
         resend(run, engine, [first._replace(reason="x (cut: the key had 1 bytes, the value 2000000)")])
     engine.dispose()
 
 
-def test_a_place_is_read_as_it_is_written() -> None:
-    place = Place("device-events", 1, 35)
-    assert Place.of(str(place)) == place
-    with pytest.raises(ResendError, match="is no place"):
-        Place.of("no-topic/1@35")
+def test_a_position_is_read_as_it_is_written() -> None:
+    at = RecordPosition("device-events", 1, 35)
+    assert position(str(at)) == at
+    for text in ("no-topic/1@35", "device-events/1"):
+        with pytest.raises(ResendError, match="is no position"):
+            position(text)

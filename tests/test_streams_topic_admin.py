@@ -20,5 +20,5 @@ def test_a_topic_with_other_partitions_stops_a_worker_with_what_to_run(broker_se
     client = topic_admin.admin(broker_settings)
     client.create_topics([NewTopic(name, 3, 1)])[name].result(30)
     topic_admin.create(broker_settings)
-    with pytest.raises(topic_admin.BusError, match=f"{name} has 3 partitions, not 4.*mc2sf topics create"):
+    with pytest.raises(topic_admin.TopicsError, match=f"{name} has 3 partitions, not 4.*mc2sf topics create"):
         topic_admin.require(broker_settings)

@@ -12,26 +12,26 @@ from rich.table import Table
 
 from deploy.cli.inspect import RunName, stamp
 from deploy.runs import Found, UserError, find
-from streams.recorder.redelivery import Letter, Place, ResendError, letters, resend
+from streams.recorder.redelivery import RefusedRecord, ResendError, position, refused_records, resend
 
 letters_app = typer.Typer(no_args_is_help=True, help="Records that were refused, why, and sending them again.")
 console = Console()
 PlaceName = Annotated[str, typer.Argument(metavar="PLACE", help="where it stood, as `list` writes it: topic/0@35")]
 
 
-def _all(found: Found) -> list[Letter]:
+def _all(found: Found) -> list[RefusedRecord]:
     with found.engine.connect() as connection:
-        return letters(connection, found.settings.run)
+        return refused_records(connection, found.settings.run)
 
 
-def _at(found: Found, places: list[str]) -> list[Letter]:
-    """The letters at `places`, in the order in which the records stood."""
+def _at(found: Found, positions: list[str]) -> list[RefusedRecord]:
+    """Return the refused records at `positions`, in their original order."""
     try:
-        wanted = {Place.of(place) for place in places}
+        wanted = {position(text) for text in positions}
     except ResendError as error:
         raise UserError(str(error)) from error
-    chosen = [letter for letter in _all(found) if letter.place in wanted]
-    if missing := wanted - {letter.place for letter in chosen}:
+    chosen = [record for record in _all(found) if record.position in wanted]
+    if missing := wanted - {record.position for record in chosen}:
         raise UserError(f"no dead letter at {', '.join(sorted(map(str, missing)))}")
     return chosen
 
@@ -40,11 +40,11 @@ def _at(found: Found, places: list[str]) -> list[Letter]:
 def list_letters(run: RunName) -> None:
     """List the refused records of a run, in the order in which they stood."""
     table = Table("place", "refused by", "key", "bytes", "sent again", "reason")
-    for letter in _all(find(run)):
-        again = stamp(letter.resent_wall) if letter.resent_wall else ""
-        key = escape(letter.key[:40].decode(errors="backslashreplace"))
-        size = f"{len(letter.value):,}"
-        table.add_row(str(letter.place), letter.roles, key, size, again, escape(letter.reason))
+    for record in _all(find(run)):
+        again = stamp(record.resent_wall) if record.resent_wall else ""
+        key = escape(record.key[:40].decode(errors="backslashreplace"))
+        size = f"{len(record.value):,}"
+        table.add_row(str(record.position), record.roles, key, size, again, escape(record.reason))
     console.print(table)
 
 
@@ -55,18 +55,18 @@ def show_letter(
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="write the record's bytes there")] = None,
 ) -> None:
     """Show one refused record: reason, key and the first bytes; with --save all of them."""
-    (letter,) = _at(find(run), [place])
-    table = Table(title=str(letter.place), show_header=False)
-    table.add_row("refused by", letter.roles)
-    table.add_row("reason", escape(letter.reason))
-    table.add_row("sent again", stamp(letter.resent_wall) if letter.resent_wall else "no")
-    table.add_row("key", escape(repr(letter.key)))
-    table.add_row("bytes", f"{len(letter.value):,}")
-    table.add_row("begins", letter.value[:64].hex(" "))
+    (record,) = _at(find(run), [place])
+    table = Table(title=str(record.position), show_header=False)
+    table.add_row("refused by", record.roles)
+    table.add_row("reason", escape(record.reason))
+    table.add_row("sent again", stamp(record.resent_wall) if record.resent_wall else "no")
+    table.add_row("key", escape(repr(record.key)))
+    table.add_row("bytes", f"{len(record.value):,}")
+    table.add_row("begins", record.value[:64].hex(" "))
     console.print(table)
     if save is not None:
-        save.write_bytes(letter.value)
-        console.print(f"{len(letter.value):,} bytes written to {save}")
+        save.write_bytes(record.value)
+        console.print(f"{len(record.value):,} bytes written to {save}")
 
 
 @letters_app.command("replay")
@@ -80,7 +80,7 @@ def replay_letters(
     A record that was applied before is dropped as a repeat. One that is refused again becomes a new dead letter.
     """
     found = find(run)
-    chosen = _at(found, places) if places else [letter for letter in _all(found) if letter.resent_wall is None]
+    chosen = _at(found, places) if places else [record for record in _all(found) if record.resent_wall is None]
     if value is not None:
         if len(chosen) != 1 or not places:
             raise UserError("--value mends one record: name its PLACE")

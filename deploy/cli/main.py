@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     except RunFailed as error:
         console.print(f"[red]the run failed:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except (topic_admin.BusError, UserError, SourceError, StackError, ReplayError) as error:
+    except (topic_admin.TopicsError, UserError, SourceError, StackError, ReplayError) as error:
         console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KafkaException as error:

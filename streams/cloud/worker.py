@@ -12,7 +12,7 @@ import functools
 from streams.cloud.batch import ROLE, CloudWork
 from streams.faust_runtime.app import PlatformApp, run_worker
 from streams.faust_runtime.worker import Worker
-from streams.kafka.partitioner import locate
+from streams.kafka.partitioner import partition_of_row
 from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
 from streams.topics import DEVICE_UPLINK
@@ -20,7 +20,7 @@ from streams.topics import DEVICE_UPLINK
 
 def build(settings: Settings) -> PlatformApp:
     """Return the cloud's Faust app."""
-    partition_for_key = functools.partial(locate, partitions=settings.partitions)
+    partition_for_key = functools.partial(partition_of_row, partitions=settings.partitions)
     start = functools.partial(CloudWork, settings)
     return Worker(settings, ROLE, (DEVICE_UPLINK,), partition_for_key, start, ReleaseReader(settings, ROLE)).app
 

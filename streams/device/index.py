@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from streams.kafka.partitioner import locate
+from streams.kafka.partitioner import partition_of_row
 from streams.state.device import DeviceState, PendingRequest, kind_of
 from streams.state.row_codec import decode_row
 
@@ -33,7 +33,7 @@ class DeviceIndex:
 
     def update(self, key: bytes, row: DeviceState | PendingRequest | None) -> None:
         """Take in the row that is now under `key`; None: the request was answered."""
-        partition = locate(key, self._partitions)
+        partition = partition_of_row(key, self._partitions)
         if isinstance(row, PendingRequest):
             self.requests[partition][key] = row.asked_wall
         elif row is None:

@@ -15,7 +15,7 @@ from streams.device.index import DeviceIndex
 from streams.faust_runtime.app import PlatformApp, run_worker
 from streams.faust_runtime.worker import Worker
 from streams.kafka.message import Message
-from streams.kafka.partitioner import locate
+from streams.kafka.partitioner import partition_of_row
 from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS
@@ -41,7 +41,7 @@ class Device:
 
 def build(settings: Settings) -> PlatformApp:
     """Return the device's Faust app."""
-    partition_for_key = functools.partial(locate, partitions=settings.partitions)
+    partition_for_key = functools.partial(partition_of_row, partitions=settings.partitions)
     reader = ReleaseReader(settings, ROLE)
     worker = Worker(settings, ROLE, (DEVICE_EVENTS, CLOUD_DOWNLINK), partition_for_key, Device(settings), reader)
     if not settings.lockstep:

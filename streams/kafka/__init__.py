@@ -1,1 +1,1 @@
-"""Kafka clients, topic administration, partitioning, received messages and dead letters."""
+"""Kafka clients, topic administration, partitioning, consumed records and dead letters."""

@@ -1,13 +1,12 @@
-"""Who may do what on the bus: the least that each processor needs, as Kafka's access control lists.
+"""The least rights that each processor needs in Kafka, as access control lists.
 
-Written down once, for `mc2sf topics grant` and for the test that tries what is not in it. A device worker can't
-publish a release, and nobody but the replayer can write a device's events.
+Used by `mc2sf topics grant` and by the test that tries what is not granted. A device worker can't publish a release,
+and only the replayer can write a device's events.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 
@@ -34,7 +33,7 @@ _RELEASE = (ITEM_EMBEDDINGS, MODEL_WEIGHTS, MODEL_RELEASES)
 
 @dataclass(frozen=True)
 class Access:
-    """What a processor reads and writes. `group`: it is a member of a consumer group of its name."""
+    """The topics that a processor reads and writes. `group`: it is a member of a consumer group of its name."""
 
     read: tuple[Topic, ...] = ()
     write: tuple[Topic, ...] = ()
@@ -42,7 +41,7 @@ class Access:
 
 
 ACCESS: dict[str, Access] = {
-    "replay": Access((MODEL_RELEASES, DEVICE_EVENTS), (DEVICE_EVENTS,)),  # its own: where it goes on
+    "replay": Access((MODEL_RELEASES, DEVICE_EVENTS), (DEVICE_EVENTS,)),  # its own topic: to resume
     "device": Access(
         (DEVICE_EVENTS, CLOUD_DOWNLINK, DEVICE_STATE, *_RELEASE),
         (DEVICE_UPLINK, OUTCOMES, FAST_EXAMPLES, DEVICE_STATE, DEAD_LETTERS),
@@ -52,34 +51,39 @@ ACCESS: dict[str, Access] = {
     "recorder": Access((DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, DEVICE_STATE, CLOUD_STATE, DEAD_LETTERS)),
     "learner": Access((FAST_EXAMPLES,), (DEAD_LETTERS,)),
     "coordinator": Access((), _RELEASE),
-    "retrain": Access(),  # meets the others in the database alone
+    "retrain": Access(),  # it meets the others only in the database
 }
 
 
-def bindings(settings: Settings, role: str, principal: str) -> list[Any]:
-    """The access control list of `role` for `principal` ("User:device"), every topic of the run describable."""
+def bindings(settings: Settings, role: str, principal: str) -> list[AclBinding]:
+    """Return the access control list of `role` for `principal` ("User:device"), who may describe every topic."""
     access = ACCESS[role]
 
-    def allow(kind: Any, name: str, operation: Any, pattern: Any = ResourcePatternType.LITERAL) -> Any:
+    def allow(
+        kind: ResourceType,
+        name: str,
+        operation: AclOperation,
+        pattern: ResourcePatternType = ResourcePatternType.LITERAL,
+    ) -> AclBinding:
         return AclBinding(kind, name, pattern, principal, "*", operation, AclPermissionType.ALLOW)
 
-    told = [
+    entries = [
         allow(ResourceType.TOPIC, topic.full(settings), operation)
         for topic in TOPICS
         for operation in (AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS)
     ]
-    told += [allow(ResourceType.TOPIC, topic.full(settings), AclOperation.READ) for topic in access.read]
-    told += [allow(ResourceType.TOPIC, topic.full(settings), AclOperation.WRITE) for topic in access.write]
+    entries += [allow(ResourceType.TOPIC, topic.full(settings), AclOperation.READ) for topic in access.read]
+    entries += [allow(ResourceType.TOPIC, topic.full(settings), AclOperation.WRITE) for topic in access.write]
     group = f"{settings.run}-{role}"
-    # plain consumers name a group too, though they commit nothing; a release reader's begins with its role
-    told.append(allow(ResourceType.GROUP, group, AclOperation.READ, ResourcePatternType.PREFIXED))
-    return told
+    # plain consumers have a group too, though they commit nothing; a release reader's begins with its role
+    entries.append(allow(ResourceType.GROUP, group, AclOperation.READ, ResourcePatternType.PREFIXED))
+    return entries
 
 
 def grant(settings: Settings, role: str, principal: str) -> int:
-    """Give `principal` what `role` needs on the topics of the run; how many entries. Raises KafkaException."""
+    """Grant `principal` what `role` needs; return the number of entries. Raises KafkaException."""
     entries = bindings(settings, role, principal)
-    client = topic_admin.admin(settings)  # kept: what it was asked for ends with it
+    client = topic_admin.admin(settings)  # keep a reference: its requests end with it
     for future in client.create_acls(entries, request_timeout=topic_admin.ANSWER_S).values():
         future.result()
     return len(entries)

@@ -1,8 +1,6 @@
-"""Making and checking the topics of a run on a broker. Nobody else creates a topic."""
+"""Creation and check of a run's topics on the broker. Nothing else creates a topic."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
@@ -12,20 +10,20 @@ from streams.kafka import clients
 from streams.settings import Settings
 from streams.topics import TOPICS
 
-ANSWER_S = 15.0  # for one answer: librdkafka's error says that there was none, which whoever calls may wait out
+ANSWER_S = 15.0  # for one answer; librdkafka then raises an error that the caller may retry
 
 
-class BusError(RuntimeError):
-    """The topics on the broker are not as they should be; the message says what to run."""
+class TopicsError(RuntimeError):
+    """The topics on the broker differ from the settings; the message says what to run."""
 
 
-def admin(settings: Settings) -> Any:
+def admin(settings: Settings) -> AdminClient:
     """Return an admin client for the settings' brokers."""
     return AdminClient({**clients.access(settings), "log_level": 3})
 
 
 def create(settings: Settings) -> list[str]:
-    """Create the topics that are missing; return their full names. Raises KafkaException where the broker refuses."""
+    """Create the topics that are missing; return their full names. Raises KafkaException if the broker refuses."""
     client = admin(settings)
     present = client.list_topics(timeout=ANSWER_S).topics
     new = [
@@ -37,51 +35,51 @@ def create(settings: Settings) -> list[str]:
         try:
             future.result()
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process was faster
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process created it first
                 raise
     _await(client, {topic.full(settings) for topic in TOPICS})
     return [topic.topic for topic in new]
 
 
 @retry(retry=retry_if_not_result(bool), stop=stop_after_delay(30), wait=wait_fixed(0.05))
-def _await(client: Any, names: set[str]) -> bool:
-    """Wait until the broker tells of the topics: one that was made a moment ago may be unknown yet."""
+def _await(client: AdminClient, names: set[str]) -> bool:
+    """Wait until the broker lists the topics: a new one may be missing for a moment."""
     return names.issubset(client.list_topics(timeout=ANSWER_S).topics)
 
 
 def topic_id(settings: Settings, topic: str) -> str | None:
-    """The id that a topic has from its making until it is deleted; None where the broker has none for it."""
+    """Return the id that a topic has from its creation to its deletion; None if the broker gives it none."""
     client = admin(settings)
     described = client.describe_topics(TopicCollection([topic]), request_timeout=ANSWER_S)[topic].result()
     return None if described.topic_id is None or str(described.topic_id) == str(Uuid(0, 0)) else str(described.topic_id)
 
 
 def deviations(settings: Settings) -> list[str]:
-    """Return what is wrong with the topics on the broker, a sentence each; an empty list where all is well."""
+    """Return how the topics on the broker differ from the settings, one sentence each."""
     client = admin(settings)
     present = client.list_topics(timeout=ANSWER_S).topics
-    wrong = []
+    found = []
     wanted = {topic.full(settings): topic for topic in TOPICS}
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in wanted if name in present]
-    asked = client.describe_configs(resources, request_timeout=ANSWER_S) if resources else {}
-    configs = {resource.name: future for resource, future in asked.items()}
+    described = client.describe_configs(resources, request_timeout=ANSWER_S) if resources else {}
+    configs = {resource.name: future for resource, future in described.items()}
     for name, topic in wanted.items():
         if name not in present:
-            wrong.append(f"topic {name} is missing")
+            found.append(f"topic {name} is missing")
             continue
         partitions = len(present[name].partitions)
         if partitions != topic.partitions(settings):
-            wrong.append(f"topic {name} has {partitions} partitions, not {topic.partitions(settings)}")
+            found.append(f"topic {name} has {partitions} partitions, not {topic.partitions(settings)}")
         entries = configs[name].result()
         policy = entries["cleanup.policy"].value if "cleanup.policy" in entries else "delete"
         if policy != topic.config()["cleanup.policy"]:
-            wrong.append(f"topic {name} has cleanup.policy {policy}, not {topic.config()['cleanup.policy']}")
-    return wrong
+            found.append(f"topic {name} has cleanup.policy {policy}, not {topic.config()['cleanup.policy']}")
+    return found
 
 
 def require(settings: Settings) -> None:
-    """Raise BusError where the topics are not as they should be."""
-    if wrong := deviations(settings):
-        raise BusError(
-            "; ".join(wrong) + ". Run `mc2sf topics create` with the same settings, or choose another run id"
+    """Raise TopicsError if the topics differ from the settings."""
+    if found := deviations(settings):
+        raise TopicsError(
+            "; ".join(found) + ". Run `mc2sf topics create` with the same settings, or choose another run id"
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from streams.codec import RecordError
 from streams.kafka.message import Message
-from streams.kafka.partitioner import SEPARATOR, is_partition, locate
+from streams.kafka.partitioner import SEPARATOR, is_partition_key, partition_of_row
 from streams.records import EndOfLog, EpochEnd
 from streams.state import cloud as cloud_state
 from streams.state import device as device_state
@@ -45,14 +45,14 @@ def read(message: Message, partitions: int, fencing_epochs: FencingEpochs) -> Ch
     partition that is not its own.
     """
     topic, key = message.topic, message.key
-    if not key or locate(key, partitions) != message.partition:
+    if not key or partition_of_row(key, partitions) != message.partition:
         raise RecordError(f"row {key[:100]!r} is in partition {message.partition}, not its own")
-    if SEPARATOR in key and not is_partition(key):  # a request without an answer: it belongs to no epoch's state
+    if SEPARATOR in key and not is_partition_key(key):  # a request without an answer: it belongs to no epoch's state
         return None
     try:
         if not fencing_epochs.admits(message.partition, read_fencing_epoch(message.value)):
             return None
-        if is_partition(key):
+        if is_partition_key(key):
             row = decode_row(message.value, _PARTITIONS[topic])
             if row.over:
                 return EndOfLog(max(row.ended, 0), 0, 0)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.kafka.partitioner import SEPARATOR, is_partition
+from streams.kafka.partitioner import SEPARATOR, is_partition_key
 from streams.records import Versions
 
 NO_ENCODER = -1
@@ -82,7 +82,7 @@ def request_key(user: str, seq: int) -> bytes:
 
 def kind_of(key: bytes) -> type[DeviceState | PendingRequest | DevicePartitionState]:
     """Return the type of the row under `key`."""
-    if is_partition(key):
+    if is_partition_key(key):
         return DevicePartitionState
     return PendingRequest if SEPARATOR in key else DeviceState
 

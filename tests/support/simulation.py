@@ -21,7 +21,7 @@ from streams.cloud.batch import CloudWork
 from streams.codec import Reader, Tensor, encode
 from streams.device.worker import Device
 from streams.kafka.message import Message
-from streams.kafka.partitioner import is_partition, locate, partition_of
+from streams.kafka.partitioner import is_partition_key, partition_of, partition_of_row
 from streams.model_config import net_config
 from streams.records import (
     DeviceBatch,
@@ -105,7 +105,7 @@ class Worker:
                 self.rows.pop(key, None)
             else:
                 value = self.rows[key] = encode_row(row, FENCING_EPOCH)
-            topics.append(self.changelog.name, locate(key, topics.settings.partitions), key, value)
+            topics.append(self.changelog.name, partition_of_row(key, topics.settings.partitions), key, value)
         if cut is not None:
             raise Crash
         return work
@@ -238,7 +238,7 @@ def decoded(rows: dict[bytes, bytes]) -> dict[bytes, list[Any]]:
 
 def without_offsets(rows: dict[bytes, bytes]) -> dict[bytes, Any]:
     """Return the device's rows as arrays, without the next expected offset of device-events."""
-    partitions = {key: decode_row(row, DevicePartitionState) for key, row in rows.items() if is_partition(key)}
+    partitions = {key: decode_row(row, DevicePartitionState) for key, row in rows.items() if is_partition_key(key)}
     return decoded(rows) | {key: msgspec.structs.replace(row, next=0) for key, row in partitions.items()}
 
 
