@@ -1,7 +1,7 @@
-"""The catalogue: which item has which row of the item table E.
+"""The catalogue: which row of the item table E each item has.
 
-Rows are handed out once and never move, so that a vector published for a row stays that item's for good. Two rows are
-reserved: padding (always zero) and the row of items without one.
+An item keeps its row for good, so that a published vector always belongs to the same item. Two rows are reserved:
+padding (always zero) and the row of all unknown items.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ FIRST_ROW = 2
 
 
 class Catalogue:
-    """Item keys in row order: the item at place i has row `FIRST_ROW + i`."""
+    """Item keys in row order: the item at index i has row `FIRST_ROW + i`."""
 
     def __init__(self, keys: ArrayLike) -> None:
-        """`keys` is i8 [items]. Raises ValueError where a key stands twice."""
+        """Take item keys, i8 [items]. Raises ValueError if a key occurs twice."""
         self.keys: NDArray[np.int64] = np.array(keys, dtype=np.int64).reshape(-1)
         self.keys.flags.writeable = False
         self._order = np.argsort(self.keys, kind="stable")
         self._sorted = self.keys[self._order]
         if len(self) and bool((self._sorted[1:] == self._sorted[:-1]).any()):
-            raise ValueError("an item stands twice in the catalogue")
+            raise ValueError("an item occurs twice in the catalogue")
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @property
     def size(self) -> int:
-        """Rows of E, the reserved ones included."""
+        """Number of rows of E, reserved ones included."""
         return FIRST_ROW + len(self)
 
     def rows(self, keys: ArrayLike) -> NDArray[np.int64]:
-        """The rows of `keys`, of the same shape; ROW_UNKNOWN for items without one."""
+        """Return the rows of `keys`, of the same shape; ROW_UNKNOWN for items that are not in the catalogue."""
         wanted: NDArray[np.int64] = np.asarray(keys, dtype=np.int64)
         if not len(self):
             return np.full(wanted.shape, ROW_UNKNOWN, dtype=np.int64)
-        place = np.minimum(np.searchsorted(self._sorted, wanted), len(self) - 1)
-        found = self._sorted[place] == wanted
-        rows: NDArray[np.int64] = np.where(found, self._order[place] + FIRST_ROW, ROW_UNKNOWN)
+        index = np.minimum(np.searchsorted(self._sorted, wanted), len(self) - 1)
+        found = self._sorted[index] == wanted
+        rows: NDArray[np.int64] = np.where(found, self._order[index] + FIRST_ROW, ROW_UNKNOWN)
         return rows
 
     def extended(self, new_keys: ArrayLike) -> Catalogue:
-        """A catalogue with those of `new_keys` that this one lacks appended, in their order of first appearance."""
+        """Return a catalogue with the missing ones of `new_keys` appended in order of their first occurrence."""
         wanted: NDArray[np.int64] = np.asarray(new_keys, dtype=np.int64).reshape(-1)
         _, first = np.unique(wanted, return_index=True)
         unique = wanted[np.sort(first)]

@@ -1,7 +1,7 @@
-"""The log of all users as plain arrays, and the state before each click, found by counting instead of replaying.
+"""The log of all users as plain arrays, and the state before each click, by counting instead of replaying events.
 
-Each user's click and exposure histories are stretches of one array, so the state before a group is four numbers; a
-million events fold in a fraction of a second. It agrees with `views.view` on every prefix.
+Each user's click and exposure histories are ranges of one array, so the state before an impression group is a few
+numbers; a million events take a fraction of a second. The result equals `views.view` on every prefix of the log.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class InteractionLog:
     """Events of all users, one user after the other, each user's in order of seq: columns of equal length [N]."""
 
     offsets: Ints  # [U + 1]: user u has events offsets[u] to offsets[u + 1]
-    keys: Ints
+    keys: Ints  # of the items
     kinds: Ints  # 0 exposure, 1 click, 2 candidate only, 3 past click
     times: Ints  # ms
-    impressions: Ints  # 0 where there is none
-    epochs: Ints  # never falling within a user
-    before: ItemStatistics = field(default_factory=ItemStatistics.empty)  # of items, where earlier epochs were left out
+    impressions: Ints  # 0: the event belongs to no impression
+    epochs: Ints  # non-decreasing within a user
+    before: ItemStatistics = field(default_factory=ItemStatistics.empty)  # of the epochs that the log leaves out
 
     def __post_init__(self) -> None:
-        """Refuse columns that don't fit each other."""
+        """Raise ValueError if the columns do not fit each other."""
         n = len(self.keys)
         if any(len(c) != n for c in (self.kinds, self.times, self.impressions, self.epochs)):
             raise ValueError("the columns of a log differ in length")
@@ -46,11 +46,11 @@ class InteractionLog:
 
     @property
     def users(self) -> Ints:
-        """The user's number of each event, [N]."""
+        """Number of each event's user, [N]."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def item_statistics(self, catalogue: Catalogue) -> ItemStatisticsByEpoch:
-        """How the items of `catalogue` stood at the beginning of every epoch."""
+        """Return the statistics of the items of `catalogue` at the beginning of every epoch."""
         keys, epochs, clicks = self.before.as_events()
         return ItemStatisticsByEpoch.from_events(
             catalogue.rows(np.concatenate([keys, self.keys])),
@@ -62,17 +62,20 @@ class InteractionLog:
 
 @dataclass(frozen=True)
 class ClickStates:
-    """The clicks of a log with the state before each one's unit; stretches point into click_keys or exposure_keys."""
+    """The clicks (kind 1) of a log with the state before each one's impression group: M clicks.
+
+    Ranges are of `click_keys` or `exposure_keys`.
+    """
 
     log: InteractionLog
     spec: ViewSpec
-    event: Ints  # [M] place of each click in the log
-    user: Ints
-    group: Ints  # [M] place of the first event of its unit
-    time: Ints  # [M] of that first event
+    event: Ints  # [M] index of each click in the log
+    user: Ints  # [M]
+    group: Ints  # [M] index of the first event of its group in the log
+    time: Ints  # [M] time of that first event, ms
     click_keys: Ints
     exposure_keys: Ints
-    history: Ranges
+    history: Ranges  # clicks of earlier epochs
     clicks: Ranges
     exposures: Ranges
     closed: Ranges  # the last closed window
@@ -83,19 +86,19 @@ class ClickStates:
 
     @property
     def target(self) -> Ints:
-        """The clicked items' keys, [M]."""
+        """Keys of the clicked items, [M]."""
         return self.log.keys[self.event]
 
     def order(self) -> Ints:
-        """The clicks in total order: by time of the group, then user, then place."""
+        """Return the clicks in total order: by time of the group, then user, then index in the log."""
         return np.lexsort((self.event, self.user, self.time))
 
     def view(self, i: int) -> View:
-        """The view of click `i`."""
+        """Return the view of click `i`."""
         long, short = self.spec.history_long, self.spec.history_short
 
-        def last(keys: Ints, stretch: Ranges, n: int) -> Ints:
-            start, end = int(stretch.start[i]), int(stretch.end[i])
+        def last(keys: Ints, ranges: Ranges, n: int) -> Ints:
+            start, end = int(ranges.start[i]), int(ranges.end[i])
             return keys[max(start, end - n) : end]
 
         return View(
@@ -108,8 +111,8 @@ class ClickStates:
 
 
 def click_states(log: InteractionLog, spec: ViewSpec) -> ClickStates:
-    """The state before each click (kind 1) of `log`."""
-    n = len(log.keys)
+    """Return the clicks of `log` with the state before each."""
+    n, users = len(log.keys), log.users
     first = group_starts(log)
     clicked = is_click(log.kinds)
     is_shown = log.kinds == EXPOSURE
@@ -117,13 +120,11 @@ def click_states(log: InteractionLog, spec: ViewSpec) -> ClickStates:
     shown_before = np.concatenate([[0], np.cumsum(is_shown)])
     event = np.flatnonzero(log.kinds == CLICK)
     group = first[event]
-    user = log.users[event]
-    begin = log.offsets[user]  # of the user's events
-    # epochs never fall within a user: those before the click's epoch are a prefix, up to its epoch's first event
-    users = log.users
-    fresh = np.ones(n, bool)
-    fresh[1:] = (users[1:] != users[:-1]) | (log.epochs[1:] != log.epochs[:-1])
-    epoch_start = np.maximum.accumulate(np.where(fresh, np.arange(n), 0)) if n else np.empty(0, np.int64)
+    begin = log.offsets[users[event]]  # first event of the click's user
+    # epochs never decrease within a user, so the events of earlier epochs are those before the epoch's first event
+    new_epoch = np.ones(n, bool)
+    new_epoch[1:] = (users[1:] != users[:-1]) | (log.epochs[1:] != log.epochs[:-1])
+    epoch_start = np.maximum.accumulate(np.where(new_epoch, np.arange(n), 0))
     clicks = Ranges(clicks_before[begin], clicks_before[group])
     exposures = Ranges(shown_before[begin], shown_before[group])
     closed, window = _windows(log, spec, first, group, exposures, shown_before)
@@ -131,7 +132,7 @@ def click_states(log: InteractionLog, spec: ViewSpec) -> ClickStates:
         log=log,
         spec=spec,
         event=event,
-        user=user,
+        user=users[event],
         group=group,
         time=log.times[group],
         click_keys=log.keys[clicked],
@@ -145,39 +146,38 @@ def click_states(log: InteractionLog, spec: ViewSpec) -> ClickStates:
 
 
 def user_views(log: InteractionLog, spec: ViewSpec) -> Iterator[tuple[int, View]]:
-    """For a log of one user: each click's place in it and its view."""
-    folded = click_states(log, spec)
-    for i in range(len(folded)):
-        yield int(folded.event[i]), folded.view(i)
+    """Yield the index of each click and its view, for the log of one user."""
+    states = click_states(log, spec)
+    for i in range(len(states)):
+        yield int(states.event[i]), states.view(i)
 
 
 def group_starts(log: InteractionLog) -> Ints:
-    """For each event the place of the first event of its group, [N]."""
+    """Return the index of the first event of each event's impression group, [N]."""
     users = log.users
     return first_of_group(log.impressions, users[1:] == users[:-1])
 
 
-def slates(folded: ClickStates) -> Ranges:
-    """For each click, the events of its group: [start, end) in the log."""
-    starts = group_starts(folded.log)
-    ends = np.searchsorted(starts, folded.group, side="right")
-    return Ranges(folded.group, ends)
+def slates(states: ClickStates) -> Ranges:
+    """Return the events of each click's impression group, as ranges of the log."""
+    ends = np.searchsorted(group_starts(states.log), states.group, side="right")
+    return Ranges(states.group, ends)
 
 
 def is_click(kinds: Ints) -> NDArray[np.bool_]:
-    """Clicks, past ones too, [N]."""
+    """Return True for clicks, past clicks included: [N] -> [N]."""
     return np.isin(kinds, CLICK_KINDS)
 
 
 def is_negative(log: InteractionLog) -> NDArray[np.bool_]:
-    """Events that were on a slate and not clicked, [N]."""
+    """Return True for events of items that were on a slate and not clicked, [N]."""
     return np.isin(log.kinds, (EXPOSURE, CANDIDATE))
 
 
 def _windows(
     log: InteractionLog, spec: ViewSpec, first: Ints, group: Ints, exposures: Ranges, shown_before: Ints
 ) -> tuple[Ranges, Ints]:
-    """The last closed window before each click's impression group, and its number."""
+    """Return the last closed window before each click's impression group, and its number [M]."""
     if spec.window_age_ms is None:  # by count alone: arithmetic
         start, end, number = closed_by_count(spec, exposures.end - exposures.start)
         return Ranges(exposures.start + start, exposures.start + end), number
@@ -186,7 +186,7 @@ def _windows(
 
 
 def _aged_windows(log: InteractionLog, spec: ViewSpec, first: Ints, shown_before: Ints) -> Ints:
-    """Start, end and number of the last closed window at the first event of each group, 0 at other events: [N, 3]."""
+    """Return start, end and number of the last closed window at the first event of each group, else 0: [N, 3]."""
     states = np.zeros((len(log.keys), 3), np.int64)
     kinds, times, firsts = log.kinds.tolist(), log.times.tolist(), first.tolist()
     for begin, finish in itertools.pairwise(log.offsets.tolist()):

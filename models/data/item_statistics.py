@@ -1,9 +1,9 @@
-"""How an item stands when an epoch begins: its share of all clicks, its share of late, its age. Beside its row of E.
+"""Item statistics at the beginning of an epoch: share of all clicks, share of the last epoch's clicks, and age.
 
-A row of E knows an item as of the last retrain, and the row of unknown items knows nothing of any. What is counted in
-the stream knows every item that was seen, and is an epoch old at most. Everything is relative, to the mean item and to
-the epoch, so that a bucket means the same at any length of the log. Bucket 0: never clicked, not clicked in the last
-epoch, never seen.
+A row of E knows an item as of the last retrain, and all unknown items share one row. Statistics are counted in the
+stream for every item seen so far and are at most one epoch old. They are relative to the mean item and to the epoch,
+so that a bucket means the same at any length of the log. Bucket 0: never clicked, not clicked in the last epoch,
+never seen.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Ints = NDArray[np.int64]
 Buckets = NDArray[np.uint8]
 
 FEATURES = ("clicks", "recent", "age")
-BUCKETS = 24  # of each; two to an octave
-_MEAN = 9  # the bucket of an item that is clicked as often as the mean item
+BUCKETS = 24  # per feature, two per octave
+_MEAN = 9  # bucket of an item that is clicked as often as the mean item
 
 
 def buckets(clicks: Ints, recent: Ints, age: Ints, totals: tuple[Ints, Ints, Ints]) -> Buckets:
-    """Counts of items [...] as buckets [..., 3]. `age` is in epochs, 0 where an item was not seen before.
+    """Return counts of items [...] as buckets [..., 3]. `age` is in epochs, 0 if an item was not seen before.
 
-    `totals` are the clicks of all items, those of the last epoch, and the items seen so far.
+    `totals` are the clicks of all items, those of the last epoch, and the number of items seen so far.
     """
     all_clicks, all_recent, items = totals
     aged = np.where(age > 0, 1 + np.floor(2 * np.log2(np.maximum(age, 1))), 0)
@@ -34,28 +34,29 @@ def buckets(clicks: Ints, recent: Ints, age: Ints, totals: tuple[Ints, Ints, Int
 
 
 def _share(count: Ints, total: Ints, items: Ints) -> NDArray[np.float64]:
+    """Return the bucket of each count relative to the mean item's count, `total / items`."""
     lift = np.maximum(count, 1) * np.maximum(items, 1) / np.maximum(total, 1)
     return np.where(count > 0, np.clip(_MEAN + np.floor(2 * np.log2(lift)), 1, BUCKETS - 1), 0)
 
 
 @dataclass(frozen=True)
 class ItemStatistics:
-    """All items after one epoch, for what is served in the next. Arrays [n] in order of `keys`, which are sorted."""
+    """Statistics of all items after one epoch, for use in the next. Arrays [n] in order of `keys`, which are sorted."""
 
     epoch: int
     keys: Ints
     clicks: Ints
     recent: Ints  # clicks in `epoch`
-    first: Ints  # the epoch in which it was seen first
+    first: Ints  # epoch in which the item was first seen
 
     @classmethod
     def empty(cls) -> ItemStatistics:
-        """Before the first epoch."""
+        """Return the statistics before the first epoch."""
         none = np.zeros(0, np.int64)
         return cls(-1, none, none, none, none)
 
     def next_epoch(self, keys: Ints, clicks: Ints) -> ItemStatistics:
-        """After one epoch more, in which `keys` (sorted, each once) were seen and clicked so often."""
+        """Return the statistics after the next epoch, in which `keys` [n] (sorted, distinct) got `clicks` [n]."""
         known = np.union1d(self.keys, keys)
         old, new = np.searchsorted(known, self.keys), np.searchsorted(known, keys)
         epoch = self.epoch + 1
@@ -69,19 +70,19 @@ class ItemStatistics:
         return ItemStatistics(epoch, known, total + recent, recent, first)
 
     def of(self, keys: Ints) -> Buckets:
-        """Buckets of items by key, in the epoch that comes next: [n] -> [n, 3]."""
-        place = np.searchsorted(self.keys, keys)
-        place[place == len(self.keys)] = 0
-        known = self.keys[place] == keys if len(self.keys) else np.zeros(len(keys), bool)
+        """Return the buckets of items by key, in the next epoch: [n] -> [n, 3]."""
+        index = np.searchsorted(self.keys, keys)
+        index[index == len(self.keys)] = 0
+        known = self.keys[index] == keys if len(self.keys) else np.zeros(len(keys), bool)
 
-        def column(values: Ints) -> Ints:
-            return np.where(known, values[place], 0) if len(values) else np.zeros(len(keys), np.int64)
+        def column(values: Ints) -> Ints:  # 0 for items never seen
+            return np.where(known, values[index], 0) if len(values) else np.zeros(len(keys), np.int64)
 
         age = np.where(known, self.epoch + 1 - column(self.first), 0)
         return buckets(column(self.clicks), column(self.recent), age, self._totals)
 
     def as_events(self) -> tuple[Ints, Ints, Ints]:
-        """Events that make this standing of all later epochs: the key, epoch and clicks of each, [2 n]."""
+        """Return events that lead to these statistics: key, epoch and clicks of each, [2 n]."""
         last = np.full_like(self.first, self.epoch)
         return (
             np.concatenate([self.keys, self.keys]),
@@ -91,45 +92,45 @@ class ItemStatistics:
 
     @cached_property
     def _totals(self) -> tuple[Ints, Ints, Ints]:
-        """Of all items; asked for at every request of an epoch."""
+        """Totals over all items; cached, as every request of an epoch needs them."""
         return np.asarray(self.clicks.sum()), np.asarray(self.recent.sum()), np.asarray(len(self.keys))
 
 
 @dataclass(frozen=True)
 class ItemStatisticsByEpoch:
-    """All items at the beginning of every epoch of a log, by counting: `Standing` for any item and epoch at once."""
+    """Statistics of all items at the beginning of every epoch of a log, by counting: any item and epoch at once."""
 
-    span: int  # epochs, and one more
-    places: Ints  # sorted: row * span + epoch of whatever has clicks
-    before: Ints  # [len(places) + 1] clicks before each place
-    first: Ints  # [rows] the epoch in which it was seen first; span: never
+    span: int  # number of epochs plus one
+    codes: Ints  # sorted: row * span + epoch of each event with clicks
+    before: Ints  # [len(codes) + 1] clicks before each code
+    first: Ints  # [rows] epoch in which the item was first seen; span: never
     clicks: Ints  # [span] clicks of all items before each epoch
     items: Ints  # [span] items seen before each epoch
 
     @classmethod
     def from_events(cls, rows: Ints, epochs: Ints, clicks: Ints, size: int) -> ItemStatisticsByEpoch:
-        """From the events of a log [N]: the row of each (below `size`), its epoch, and how many clicks it is."""
+        """Count the events of a log [N], given by row (below `size`), epoch and number of clicks."""
         span = int(epochs.max(initial=0)) + 2
         first = np.full(size, span, np.int64)
         np.minimum.at(first, rows, epochs)
         some = np.flatnonzero(clicks)
-        places = rows[some] * span + epochs[some]
-        order = np.argsort(places, kind="stable")
+        codes = rows[some] * span + epochs[some]
+        order = np.argsort(codes, kind="stable")
         by_epoch = np.zeros(span - 1, np.int64)
         np.add.at(by_epoch, epochs, clicks)
         items = np.searchsorted(np.sort(first), np.arange(span))
-        return cls(span, places[order], _sums(clicks[some][order]), first, _sums(by_epoch), items)
+        return cls(span, codes[order], _sums(clicks[some][order]), first, _sums(by_epoch), items)
 
     def of(self, rows: Ints, epochs: Ints) -> Buckets:
-        """Buckets of items `rows` [...] in `epochs` [...]: [..., 3]."""
+        """Return the buckets of items `rows` [...] in `epochs` [...]: [..., 3]."""
         before = np.maximum(epochs - 1, 0)
-        start, late, now = (
-            self.before[np.searchsorted(self.places, rows * self.span + at)] for at in (0 * epochs, before, epochs)
+        start, previous, now = (
+            self.before[np.searchsorted(self.codes, rows * self.span + at)] for at in (0 * epochs, before, epochs)
         )
         totals = self.clicks[epochs], self.clicks[epochs] - self.clicks[before], self.items[epochs]
-        return buckets(now - start, now - late, np.maximum(epochs - self.first[rows], 0), totals)
+        return buckets(now - start, now - previous, np.maximum(epochs - self.first[rows], 0), totals)
 
 
 def _sums(values: Ints) -> Ints:
-    """The sums of what is before each place and of all: [n] -> [n + 1]."""
+    """Return the cumulative sums, from 0 to the total: [n] -> [n + 1]."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(values)])

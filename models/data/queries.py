@@ -1,7 +1,7 @@
-"""What both sides know when clicks are to be predicted: the one input of every net that ranks candidates.
+"""Queries: what device and cloud know when clicks are to be predicted, as one input for every net that ranks.
 
-A query is one moment of one user. Several queries of a user may share a delayed history, which is then held and
-encoded once. Sequences are right-aligned: the newest item stands last, padding (row 0) stands on the left.
+A query is one moment of one user. Several queries of a user may share a delayed history, which is then stored and
+encoded once. Sequences are left-padded with row 0: the newest item is in the last column.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from torch import Tensor
 class Queries:
     """V queries over U distinct delayed histories, as rows of E (i8)."""
 
-    users: Tensor  # [V] row of the user, from 0
+    users: Tensor  # [V] number of the user, from 0
     history: Tensor  # [U, L_S] the cloud's clicks
-    of: Tensor  # [V] which history a query has
+    of: Tensor  # [V] index into `history` for each query
     clicks: Tensor  # [V, L] the device's clicks before the target
     exposures: Tensor  # [V, L_F] the device's exposures before the target
-    window: Tensor  # [V, W] the exposures that the uploaded r2 stands for
+    window: Tensor  # [V, W] the exposures from which the uploaded r2 is computed
 
     def __len__(self) -> int:
-        """The number V of queries."""
         return len(self.users)
 
     def __getitem__(self, which: Tensor | slice) -> Queries:
-        """The queries `which`, with the histories that they need and no other."""
+        """Return the queries `which`, with only the histories that they use."""
         used, of = torch.unique(self.of[which], return_inverse=True)
         return Queries(
             self.users[which],
@@ -40,15 +39,15 @@ class Queries:
         )
 
     def to(self, device: torch.device) -> Queries:
-        """The same queries on `device`."""
+        """Return the same queries on `device`."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def delayed(queries: Queries) -> tuple[Tensor, Tensor]:
-    """What a slow net reads: (distinct sequences [U, L_S], the one of each query [V])."""
+    """Return a slow net's input: distinct sequences [U, L_S], and the index of each query's sequence [V]."""
     return queries.history, queries.of
 
 
 def recent(queries: Queries) -> tuple[Tensor, Tensor]:
-    """What a fast net reads: (sequences [V, L], the one of each query [V])."""
+    """Return a fast net's input: sequences [V, L], and the index of each query's sequence [V]."""
     return queries.clicks, torch.arange(len(queries), device=queries.of.device)

@@ -1,10 +1,9 @@
-"""The one place that says what a click's nets may see: serving, retraining, learning and evaluation all build it here.
+"""Views: the data that the nets may use to predict a click. Serving, training and evaluation all build them here.
 
-A *unit* is an impression, or a single event without one. A click is seen with the state before the first event of its
-unit:
-- history: the last L_S clicks *uploaded*, that is, of earlier epochs;
-- window: the exposures of the last closed window, whose r2 the cloud holds;
-- clicks, exposures: the last L_F of each on the device, closed and open windows alike.
+A click is predicted with the state before the first event of its impression group (see `impression_groups`):
+- history: the last L_S *uploaded* clicks, that is, those of earlier epochs;
+- window: the exposures of the last closed window (see `windows`), from which the cloud's r2 is computed;
+- clicks, exposures: the last L_F of each on the device, from closed and open windows alike.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ def view(
     *,
     closed_count: int | None = None,
 ) -> View:
-    """The view from a state: each array is the whole prefix or a ring's suffix of it, oldest first.
+    """Return the view for a state; each array, oldest first, is the full history or its last part from a ring buffer.
 
-    The last `open_count` of `exposure_keys` belong to the open window, the `closed_count` (default: the threshold)
-    before them to window number `window`, the last closed one (0: there is none).
+    The last `open_count` of `exposure_keys` are the open window, the `closed_count` before them (default: the
+    threshold) are window number `window`, the last closed one (0: none). Raises ValueError if there are fewer.
     """
     size = (spec.threshold if closed_count is None else closed_count) if window else 0
     closed, _ = split_windows(exposure_keys, open_count, size)

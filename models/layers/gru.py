@@ -1,27 +1,27 @@
-"""A GRU that encodes one history from many initial states at once, with its gradient written out.
+"""A GRU that encodes one history from many initial states at once, with a hand-written gradient.
 
-Eq. (7) starts both GRUs of the fast part anew for each candidate. The inputs' share of the gates is the same for all
-of them: it is projected once a history. The states of a batch lie as [d, C, B] (contiguous blocks a gate, inputs
-broadcast over C), and the backward pass is by hand: together half the time of autograd over `torch.gru_cell`. Gate
-order, formula and names are those of `torch.nn.GRU`; h' = (1 - z) n + z h is written h + (1 - z) (n - h), so that a
-padded step (1 - z taken as 0) leaves a state as it is, to the last bit.
+Eq. (7) starts both GRUs of the fast part from a different state for each candidate. The inputs' part of the gates is
+the same for all candidates and is projected once per history. The states of a batch are laid out as [d, C, B]
+(contiguous blocks per gate, inputs broadcast over C). With the hand-written backward pass this takes half the time of
+autograd over `torch.gru_cell`. Gate order, formula and names are those of `torch.nn.GRU`; h' = (1 - z) n + z h is
+computed as h + (1 - z) (n - h), so that a padded step (1 - z taken as 0) leaves a state unchanged to the last bit.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers.mlp import apply_function
+from models.layers.custom_gradient import GradientContext, apply_function
 
 aten = torch.ops.aten
 
 
 class RecurrentCell(Protocol):
-    """A recurrence: `Gru`, or `mingru.MinGruCell`."""
+    """A recurrent cell: `Gru` or `min_gru.MinGruCell`."""
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         """See `Gru.step`."""
@@ -43,16 +43,16 @@ class Gru(nn.Module):
         self.b_hh = nn.Parameter(torch.empty(3 * dim))
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        """One step: input [..., d], state [..., d] -> state [..., d]."""
+        """Apply one step: input [..., d], state [..., d] -> state [..., d]."""
         flat = x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1])
         return torch.gru_cell(*flat, self.w_ih, self.w_hh, self.b_ih, self.b_hh).view_as(h)
 
     def encode(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
-        """The last state from each of C initial states of B histories.
+        """Return the state after each of B histories, from each of C initial states `h` [B, C, d]: [B, C, d].
 
-        `x` [B, L, d] is left-padded, `mask` [B, L] is true on items, `h` [B, C, d] -> [B, C, d].
+        `x` [B, L, d] is left-padded, `mask` [B, L] is true on items.
         """
-        padding = x.shape[1] - int(mask.sum(1).max())  # before the longest history: those steps change nothing
+        padding = x.shape[1] - int(mask.sum(1).max())  # columns before the longest history change no state
         of_input = functional.linear(x, self.w_ih, self.b_ih)[:, padding:].permute(1, 2, 0).contiguous()  # [L, 3 d, B]
         real = mask[:, padding:].t().to(x.dtype).contiguous()  # [L, B]
         first = h.permute(2, 1, 0).contiguous()
@@ -61,10 +61,10 @@ class Gru(nn.Module):
 
 
 class _Encode(torch.autograd.Function):
-    """States [d, C, B] after L steps. Intermediate values are kept for all steps: 7 L d C B floats."""
+    """States [d, C, B] after L steps. The values saved for the backward pass are 7 L d C B floats."""
 
     @staticmethod
-    def forward(ctx: Any, of_input: Tensor, real: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor) -> Tensor:
+    def forward(ctx: GradientContext, of_input: Tensor, real: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor) -> Tensor:
         d, kept = len(h), []
         for given, mask in zip(of_input.unsqueeze(2), real, strict=True):
             a = torch.addmm(b_hh.unsqueeze(1), w_hh, h.view(d, -1)).view(3 * d, *h.shape[1:])
@@ -79,7 +79,7 @@ class _Encode(torch.autograd.Function):
         return h
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
+    def backward(ctx: GradientContext, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
         real, w_hh, *kept = ctx.saved_tensors
         dh = gradients[0].contiguous()
         d, states = len(dh), dh[0].numel()
@@ -88,14 +88,14 @@ class _Encode(torch.autograd.Function):
         for t in range(len(real) - 1, -1, -1):
             h, a, n, moved, back = kept[5 * t : 5 * t + 5]
             r, z, of_state = a.chunk(3)
-            d_a = torch.empty_like(a)  # at the gates, before their nonlinearity
+            d_a = torch.empty_like(a)  # gradient of the gates before their nonlinearity
             d_r, d_z, d_new = d_a.chunk(3)
             d_n = dh * moved
             aten.tanh_backward.grad_input(d_n, n, grad_input=d_new)
             aten.sigmoid_backward.grad_input(d_new * of_state, r, grad_input=d_r)
             torch.mul(d_n * back, z, out=d_z)  # dh back mask, times z (1 - z) for the sigmoid: (1 - z) mask is moved
             torch.sum(d_a, 1, out=d_input[t])
-            d_new.mul_(r)  # from here on at of_state
+            d_new.mul_(r)  # from here on the gradient of of_state
             flat = d_a.view(3 * d, states)
             d_w.addmm_(flat, h.view(d, states).t())
             d_b += flat.sum(1)

@@ -13,7 +13,7 @@ from models.layers.causal_mask import causal_mask
 
 @dataclass(frozen=True)
 class HSTUConfig:
-    """Sizes of HSTU."""
+    """Sizes of HSTU blocks."""
 
     dim: int = 32
     length: int = 50
@@ -23,7 +23,7 @@ class HSTUConfig:
 
 
 class HSTUBlock(nn.Module):
-    """Y = W2(norm(SiLU(QK' + distance) V) * U), with U, V, Q, K = SiLU(W1 norm(x)), and a residual."""
+    """One block: x + W2(norm(SiLU(QK' + distance) V) * U), with U, V, Q, K = SiLU(W1 norm(x))."""
 
     def __init__(self, config: HSTUConfig) -> None:
         super().__init__()
@@ -36,28 +36,29 @@ class HSTUBlock(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def reset(self) -> None:
-        """Norms and distances as they begin; the matrices stay as they are."""
+        """Initialise norms and distance weights; the matrices are left unchanged."""
         self.norm.reset_parameters()
         self.mixed_norm.reset_parameters()
         nn.init.zeros_(self.distance)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Inputs x [B, L, d], weights [B, L, L] (zero where a place may not look) -> [B, L, d]."""
+        """Apply the block to x [B, L, d]; weights [B, L, L] are zero for positions not attended to -> [B, L, d]."""
         batch, length, dim = x.shape
         u, v, q, k = (
             functional.silu(self.project(self.norm(x))).view(batch, length, 4, self.heads, -1).permute(2, 0, 3, 1, 4)
         )
-        places = torch.arange(length, device=x.device)
-        # [heads, L, L]; padding may make a sequence longer than there are distances: nobody sees that far
-        near = self.distance[:, (places[:, None] - places).clamp(0, self.distance.shape[1] - 1)]
+        positions = torch.arange(length, device=x.device)
+        # [heads, L, L]; padding may make a sequence longer than the table of distances: no position attends that far
+        near = self.distance[:, (positions[:, None] - positions).clamp(0, self.distance.shape[1] - 1)]
         attention = functional.silu(q @ k.transpose(-1, -2) + near) * weights[:, None]
         mixed = (attention @ v).transpose(1, 2).reshape(batch, length, dim)
         gate = u.transpose(1, 2).reshape(batch, length, dim)
-        return x + self.drop(self.out(self.mixed_norm(mixed) * gate))  # type: ignore[no-any-return]
+        change: Tensor = self.drop(self.out(self.mixed_norm(mixed) * gate))
+        return x + change
 
 
 def apply_blocks(layers: nn.ModuleList, x: Tensor, real: Tensor) -> Tensor:
-    """Inputs x [B, L, d], real bool [B, L] through layers; sums are divided by how many items a place sees."""
+    """Apply blocks to x [B, L, d], real bool [B, L] (true on items); sums are divided by the items attended to."""
     mask = causal_mask(real)
     weights = mask / mask.sum(-1, keepdim=True)
     for layer in layers:

@@ -1,32 +1,31 @@
-"""DIN's activation unit, a few clicks at a time, with its gradient written out.
+"""DIN's activation unit (local attention), computed for a few clicks at a time, with a hand-written gradient.
 
-For 256 clicks, 5 candidates and 50 items of history the unit runs 64,000 times: its hidden layers don't fit a cache
-and autograd keeps them all. Here they are made for a few clicks, used while they are in the cache, and made again in
-the backward pass: half the time. Where all histories of these few clicks are short, the padding before them is left
-out; so clicks that come in order of their history's length are cheapest.
+For 256 clicks, 5 candidates and 50 history items the unit runs 64,000 times: its hidden layers do not fit a cache, and
+autograd would keep them all. Here they are computed for a few clicks, used while they are in the cache, and computed
+again in the backward pass, which takes half the time. If all histories of these clicks are short, the padding before
+them is skipped; clicks in order of the length of their history are therefore cheapest.
 
-The first layer is factored: W [h; e; h*e] + b = (W_h + W_x diag(e)) h + (W_e e + b), so that an item of history is
-multiplied once for each candidate by a matrix of its own, and no [B, C, L, 3 d] tensor is made.
+The first layer is factored: W [h; e; h*e] + b = (W_h + W_x diag(e)) h + (W_e e + b), so that each history item is
+multiplied by one matrix per candidate, and no [B, C, L, 3 d] tensor is built.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.layers.mlp import Mlp, apply_function
+from models.layers.custom_gradient import GradientContext, apply_function
+from models.layers.mlp import Mlp
 
-_PAIRS = 4096  # of (item of history, candidate), about: their hidden layers fit a core's cache
-STRIDE = 16  # histories are cut to multiples of it: over odd lengths some matrix products depend on the threads
+_PAIRS = 4096  # about so many pairs of (history item, candidate) at a time: their hidden layers fit a core's cache
+STRIDE = 16  # lengths are multiples of it: for odd lengths some matrix products depend on the number of threads
 
 
 def attention_weights(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
-    """The weight of each item for each candidate, 0 on padding: [B, L, d], [B, L], [B, C, d] -> [B, L, C].
+    """Return the weight of each history item for each candidate, 0 on padding: [B, L, C].
 
-    `unit` is an MLP on 3 d inputs; `mask` is true on items.
+    `unit` is an MLP with 3 d inputs, `history` [B, L, d], `mask` [B, L] (true on items), `e` [B, C, d].
     """
     w_h, w_e, w_x = unit.first.weight.chunk(3, dim=1)
     of_candidate = functional.linear(e, w_e, unit.first.bias)
@@ -37,10 +36,10 @@ def attention_weights(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Te
 
 
 class _Activation(torch.autograd.Function):
-    """Mask, history, e, of_candidate [B, C, H], w_h, w_x [H, d], then the unit's other two layers."""
+    """Inputs: mask, history, e, of_candidate [B, C, H], w_h, w_x [H, d], then the unit's other two layers."""
 
     @staticmethod
-    def forward(ctx: Any, mask: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: GradientContext, mask: Tensor, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(mask, *inputs)
         history, e, of_candidate, w_h, w_x, w2, b2, w3, b3 = inputs
         out = history.new_zeros(*history.shape[:2], e.shape[1])
@@ -51,7 +50,7 @@ class _Activation(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: GradientContext, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         mask, history, e, of_candidate, w_h, w_x, w2, b2, w3, b3 = ctx.saved_tensors
         of_inputs = [torch.zeros_like(x) for x in (history, e, of_candidate)]
         of_weights = [torch.zeros_like(x) for x in (w_h, w_x, w2, b2, w3, b3)]
@@ -77,7 +76,7 @@ class _Activation(torch.autograd.Function):
 def _hidden(
     history: Tensor, e: Tensor, of_candidate: Tensor, w_h: Tensor, w_x: Tensor, w2: Tensor, b2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Both hidden layers, [b L C, hidden] each, and the matrices of the candidates [b, C H, d]."""
+    """Return both hidden layers, [b L C, hidden] each, and the matrices of the candidates [b, C H, d]."""
     maps = torch.addcmul(w_h, w_x, e.unsqueeze(2)).view(len(e), -1, w_h.shape[1])
     first = torch.bmm(history, maps.transpose(1, 2)).add_(of_candidate.view(len(e), 1, -1)).relu_()
     first = first.view(-1, len(w_h))
@@ -85,7 +84,7 @@ def _hidden(
 
 
 def _chunks(mask: Tensor, e: Tensor) -> list[tuple[slice, slice]]:
-    """Slices over clicks with about _PAIRS pairs each, and over the places where any of these clicks has an item."""
+    """Return slices of clicks with about _PAIRS pairs each, and of the columns in which any of them has an item."""
     b, length = mask.shape
     size = max(1, _PAIRS // (length * e.shape[1]))
     lengths = mask.sum(1).tolist()

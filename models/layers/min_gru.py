@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def scan(keep: Tensor, new: Tensor) -> Tensor:
-    """h_t = keep_t h_{t-1} + new_t from h = 0, for all t: [B, L, h] in ceil(log2 L) parallel steps."""
+    """Return h_t = keep_t h_{t-1} + new_t from h = 0, for all t: [B, L, h], in ceil(log2 L) parallel steps."""
     step = 1
     while step < keep.shape[1]:
         earlier_new = functional.pad(new[:, :-step], (0, 0, step, 0))
@@ -19,7 +19,7 @@ def scan(keep: Tensor, new: Tensor) -> Tensor:
 
 
 class MinGruCell(nn.Module):
-    """The recurrence alone, with inputs and state [d]: what `gru.Gru` is, for nets that have this one in its place."""
+    """The recurrence without norm and residual, inputs and state [d]: a drop-in replacement for `gru.Gru`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -27,20 +27,21 @@ class MinGruCell(nn.Module):
         self.b_ih = nn.Parameter(torch.empty(2 * dim))
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        """One step: input [..., d], state [..., d] -> state [..., d]."""
+        """Apply one step: input [..., d], state [..., d] -> state [..., d]."""
         z, new = self._gates(x)
         return h + z * (new - h)
 
     def encode(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
-        """The last state from each of C initial states of B histories.
+        """Return the state after each of B histories, from each of C initial states `h` [B, C, d]: [B, C, d].
 
-        `x` [B, L, d] is left-padded, `mask` [B, L] is true on items, `h` [B, C, d] -> [B, C, d]. The gates don't look
-        at the state: what is left of an initial one is the same share for all C.
+        `x` [B, L, d] is left-padded, `mask` [B, L] is true on items. The gates do not depend on the state, so the
+        share of the initial state that remains is the same for all C.
         """
         z, new = self._gates(x)
         z = z * mask[..., None]
         return (1 - z).prod(1, keepdim=True) * h + scan(1 - z, z * new)[:, -1:]
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the update gate and the new state for inputs [..., d]."""
         gate, new = functional.linear(x, self.w_ih, self.b_ih).chunk(2, -1)
         return torch.sigmoid(gate), torch.tanh(new)

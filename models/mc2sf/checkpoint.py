@@ -1,7 +1,7 @@
-"""Nets as bytes: one safetensors file a part, the sizes in its metadata; never pickle.
+"""Nets as bytes: one safetensors file per part, with the sizes in its metadata; never pickle.
 
-E is not in the encoder's file: it travels row by row, so that only changed rows are published. Nets that belong to one
-form alone ("apart") are one file with all of it.
+E is not in the encoder's file: it is published by rows, so that only changed rows are sent. Standalone nets, which
+make one score of a release, are one file that includes E.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,32 +20,33 @@ from torch import Tensor
 from models.mc2sf.nets import PARTS, NetConfig, Nets
 
 _TABLE = "E"
-# fields that are named only where they are used: files from before are as now
+# fields that are written only if they differ from the default, so that files from before they existed are unchanged
 _LATER = ("history_layers", "min_gru", "symlog_priors")
 
 
 class CheckpointError(ValueError):
-    """Bytes that aren't the weights asked for: damaged, of another part, or of other sizes."""
+    """Bytes are not the expected weights: damaged, of another part, or of other sizes."""
 
 
 def pack(nets: Nets) -> dict[str, bytes]:
-    """The bytes of each part. The same weights give the same bytes."""
+    """Return the bytes of each part. The same weights give the same bytes."""
     return {part: pack_part(nets, part) for part in PARTS}
 
 
 def pack_part(nets: Nets, part: str) -> bytes:
-    """The bytes of one part, without E."""
+    """Return the bytes of one part, without E."""
     weights = {name: weight for name, weight in nets.get_submodule(part).state_dict().items() if name != _TABLE}
     return _saved(weights, part, nets.config)
 
 
-def pack_standalone(nets: Nets, form: str) -> bytes:
-    """The bytes of nets that score one form of a release, E included."""
-    return _saved(nets.state_dict(), form, nets.config)
+def pack_standalone(nets: Nets, name: str) -> bytes:
+    """Return the bytes of standalone nets, one of `nets.STANDALONE`, E included."""
+    return _saved(nets.state_dict(), name, nets.config)
 
 
 def _saved(weights: Mapping[str, Tensor], part: str, config: NetConfig) -> bytes:
-    # one key of metadata: with several, their order in the file is arbitrary
+    """Return weights as a safetensors file that names the part and the sizes."""
+    # one key of metadata: the order of several in the file would be arbitrary
     sizes = asdict(config)
     for name in _LATER:
         if sizes[name] == getattr(NetConfig, name):
@@ -56,22 +56,24 @@ def _saved(weights: Mapping[str, Tensor], part: str, config: NetConfig) -> bytes
 
 
 def config_of(data: bytes) -> tuple[str, NetConfig]:
-    """Which part `data` holds, and the sizes of its nets."""
+    """Return which part `data` holds, and the sizes of its nets. Raises CheckpointError if there is no such header."""
     try:
         length = int.from_bytes(data[:8], "little")
-        note: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["mc2sf"])
-        part = note.pop("part")
-        known = {field.name for field in fields(NetConfig)}
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items() if k in known}
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        note = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["mc2sf"])
+        part = str(note.pop("part"))
+        note.setdefault("fast_product", False)  # files from before the field existed do not name it
+        for name, value in note.items():
+            if isinstance(value, list):
+                note[name] = tuple(value)
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError("no weights of these nets: the header can't be read") from error
-    return part, NetConfig(**{"fast_product": False} | values)  # weights from before there was one don't name it
+    return part, NetConfig(**{field.name: note[field.name] for field in fields(NetConfig) if field.name in note})
 
 
 def unpack(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]) -> Nets:
-    """The nets of three parts and an item table [rows, d].
+    """Return the nets made of three parts and an item table [rows, d].
 
-    Raises CheckpointError where a part is missing, damaged, of other sizes, or E is not [rows, config.dim].
+    Raises CheckpointError if a part is missing, damaged or of other sizes, or E is not [rows, config.dim].
     """
     if E.ndim != 2 or E.shape[1] != config.dim:
         raise CheckpointError(f"E has shape {E.shape}, the nets want [rows, {config.dim}]")
@@ -86,20 +88,20 @@ def unpack(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]
 
 
 def unpack_part(nets: Nets, part: str, data: bytes) -> None:
-    """Load `data` into one part of `nets`, in place. Raises CheckpointError; then nothing has changed."""
+    """Load `data` into one part of `nets`, in place. Raises CheckpointError and then changes nothing."""
     wanted = {k: v for k, v in nets.get_submodule(part).state_dict().items() if k != _TABLE}
     _load(wanted, nets.config, part, data)
 
 
-def unpack_standalone(config: NetConfig, form: str, data: bytes, rows: int) -> Nets:
-    """The nets of one form, with `rows` rows of E. Raises CheckpointError where `data` holds no such nets."""
+def unpack_standalone(config: NetConfig, name: str, data: bytes, rows: int) -> Nets:
+    """Return standalone nets with `rows` rows of E. Raises CheckpointError if `data` does not hold them."""
     nets = Nets(config, rows)
-    _load(nets.state_dict(), config, form, data)
+    _load(nets.state_dict(), config, name, data)
     return nets
 
 
 def _load(wanted: Mapping[str, Tensor], config: NetConfig, part: str, data: bytes) -> None:
-    """Copy the weights in `data` into those that are wanted. Raises CheckpointError; then nothing has changed."""
+    """Copy the weights in `data` into `wanted`. Raises CheckpointError and then changes nothing."""
     named, sizes = config_of(data)
     if named != part:
         raise CheckpointError(f"these are the weights of {named}, not of {part}")

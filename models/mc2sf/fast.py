@@ -1,4 +1,4 @@
-"""The fast part: two GRUs over the short histories, alone (eq. 3-4) and started from the cloud's priors (eq. 7-8)."""
+"""The fast part: two GRUs over the short histories, from zero (eq. 3-4) or from the cloud's priors (eq. 7-8)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from models.layers.mlp import Head, Mlp, PaddedVectors, symlog
 
 
 class GruStates(NamedTuple):
-    """Last states of GRU_p over the clicks and GRU_n over the exposures, [B, C, d] each."""
+    """Last states of GRU_p over the clicks and of GRU_n over the exposures, [B, C, d] each."""
 
     clicks: Tensor
     exposures: Tensor
 
 
 class Fast(nn.Module):
-    """GRU_p, the gates, W0..W2 and the heads of both forms. All scores are logits."""
+    """GRU_p, the gates, W0..W2 and the heads of fast alone and S2F. All scores are logits."""
 
     def __init__(
         self,
@@ -44,39 +44,39 @@ class Fast(nn.Module):
         self.head_s2f = Head(3, dim, head, product=product)
 
     def fuse(self, of_clicks: Tensor, of_exposures: Tensor, e: Tensor) -> Tensor:
-        """Eq. (3), second line: both memories weighted by a softmax of their gates: [B, C, d] each -> [B, C, d]."""
+        """Return both states weighted by a softmax of their gates (eq. 3, second line): [B, C, d] each -> [B, C, d]."""
         gates = torch.stack([self.gate_p(torch.cat([of_clicks, e], -1)), self.gate_n(torch.cat([of_exposures, e], -1))])
         w = torch.softmax(gates, 0).unsqueeze(-1)  # [2, B, C, 1]
         return w[0] * of_clicks + w[1] * of_exposures
 
-    def starts(self, r_n: Tensor, r_t: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. (7), first half: the initial states z_p and z_n, one a candidate: [B, C, d] each."""
+    def initial_states(self, r_n: Tensor, r_t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the initial states z_p and z_n for each candidate (eq. 7, first half): [B, C, d] each."""
         alpha = torch.sigmoid(self.w0(torch.cat([r_n, r_t], -1)))
         r_f = alpha * r_n + (1 - alpha) * r_t
         return torch.relu(self.w1(r_f)), torch.relu(self.w2(r_f))
 
-    def memories(
+    def gru_states(
         self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors, z_p: Tensor, z_n: Tensor
     ) -> GruStates:
-        """Both histories encoded from C initial states each: r1, r2 of eq. (3), r_p, r~_n of eq. (7)."""
+        """Encode both histories from C initial states each: r1, r2 of eq. (3), or r_p, r~_n of eq. (7)."""
         return GruStates(self.gru_p.encode(*clicks, z_p), gru_n.encode(*exposures, z_n))
 
     def from_zero(self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors) -> GruStates:
-        """Eq. (3), first line: r1 and r2, [B, 1, d] each, the same for all candidates."""
+        """Return r1 and r2 (eq. 3, first line), [B, 1, d] each, the same for all candidates."""
         zero = clicks.x.new_zeros(len(clicks.x), 1, clicks.x.shape[2])
-        return self.memories(gru_n, clicks, exposures, zero, zero)
+        return self.gru_states(gru_n, clicks, exposures, zero, zero)
 
-    def score_fast(self, memories: GruStates, e: Tensor) -> Tensor:
-        """Logit of eq. (4), from eq. (3): e [B, C, d] -> [B, C]."""
-        r = self.fuse(memories.clicks.expand_as(e), memories.exposures.expand_as(e), e)
+    def score_fast(self, states: GruStates, e: Tensor) -> Tensor:
+        """Return the logits of fast alone (eq. 3-4): e [B, C, d] -> [B, C]."""
+        r = self.fuse(states.clicks.expand_as(e), states.exposures.expand_as(e), e)
         return self.head_fast.score((r,), e, r)
 
     def score_s2f(
         self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors, e: Tensor, r_t: Tensor, r_n: Tensor
     ) -> Tensor:
-        """Logit of eq. (8), from eq. (7): [B, C]. r_t and r_n [B, C, d] are received data: gradients are cut here."""
+        """Return the logits of S2F (eq. 7-8): [B, C]. r_t and r_n [B, C, d] are data: gradients are cut here."""
         r_t, r_n = r_t.detach(), r_n.detach()
         if self._symlog_priors:
             r_t, r_n = symlog(r_t), symlog(r_n)
-        r = self.fuse(*self.memories(gru_n, clicks, exposures, *self.starts(r_n, r_t)), e)
+        r = self.fuse(*self.gru_states(gru_n, clicks, exposures, *self.initial_states(r_n, r_t)), e)
         return self.head_s2f.score((r, r_t), e, r)

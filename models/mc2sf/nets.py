@@ -1,7 +1,7 @@
-"""The nets of a release: encoder, slow and fast, which are versioned and published apart.
+"""The nets of a release: encoder, slow part and fast part, each with its own version.
 
-Everything is written on vectors, not on rows of E: serving, retraining (which gathers the rows of a batch once) and
-online learning all call the same equations.
+All equations take vectors, not rows of E, so that serving, retraining (which gathers the rows of a batch once) and
+online learning use the same code.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from models.mc2sf.slow import Slow
 
 __all__ = ["PARTS", "STANDALONE", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "PaddedVectors", "as_received"]
 PARTS = ("encoder", "slow", "fast")
-STANDALONE = ("din", "alone", "s2f")  # forms that a release may hold nets of their own for: DIN, fast alone, S2F
-DEVIATION = 0.3  # of new rows of E: at 0.05 products of two rows are too small to learn from
+STANDALONE = ("din", "alone", "s2f")  # scores that may have nets of their own in a release: DIN, fast alone, S2F
+DEVIATION = 0.3  # standard deviation of new rows of E: at 0.05 products of two rows are too small to learn from
 
 
 @dataclass(frozen=True)
 class NetConfig:
-    """Sizes of the nets. They are fixed for a run: a release of other sizes is refused."""
+    """Sizes of the nets, fixed for a run: a release with other sizes is refused."""
 
     dim: int = 32
     history_long: int = 50  # L_S
     history_short: int = 10  # L_F
-    threshold: int = 10  # exposures in a window, at most
+    threshold: int = 10  # largest number of exposures in a window
     attention: tuple[int, int] = (32, 16)  # hidden layers of DIN's activation unit
     gate: tuple[int, int] = (32, 16)
     head: tuple[int, int] = (64, 32)
-    slow_product: bool = False  # beside the perceptrons of the heads: see layers.Head
+    slow_product: bool = False  # inner product in the heads of the slow part: see `mlp.Head`
     fast_product: bool = True
-    history_layers: int = 0  # of HSTU, over the long history before a candidate attends to it; beyond the paper
-    min_gru: bool = False  # GRU_p and GRU_n are minGRUs; beyond the paper
-    symlog_priors: bool = False  # the device takes the symlog of r_t and r_n: a sum over 50 clicks is large; beyond too
+    # not in the paper:
+    history_layers: int = 0  # HSTU blocks over the long history before candidates attend to it
+    min_gru: bool = False  # GRU_p and GRU_n are minGRUs
+    symlog_priors: bool = False  # the fast part takes the symlog of r_t and r_n, which as sums over 50 clicks are large
 
 
 class Logits(NamedTuple):
@@ -57,7 +58,7 @@ class Logits(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a click's nets see: histories as vectors, r2 [B, d], candidates e [B, C, d]."""
+    """Inputs of all four nets for B clicks: histories as vectors, r2 [B, d], candidates e [B, C, d]."""
 
     history: PaddedVectors
     r2: Tensor
@@ -67,25 +68,26 @@ class Inputs(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """The item table E [rows, d] (row 0 is padding, row 1 unknown), standings of candidates, GRU_n over exposures."""
+    """The item table E [rows, d] (row 0 padding, row 1 unknown), vectors of item statistics, GRU_n over exposures."""
 
     def __init__(self, dim: int, rows: int, *, min_gru: bool = False) -> None:
         super().__init__()
         self.E = nn.Parameter(torch.zeros(rows, dim))
+        # vectors of item statistics, under the name that checkpoints have
         self.standing = nn.Parameter(torch.zeros(len(FEATURES), BUCKETS, dim))
         self.gru_n = MinGruCell(dim) if min_gru else Gru(dim)
 
     def with_statistics(self, e: Tensor, buckets: Tensor) -> Tensor:
-        """Candidates [..., d] as they stand: e plus a vector for each bucket of `standing` [..., 3] (i8).
+        """Return candidates e [..., d] plus one vector per bucket of their item statistics [..., 3] (i8).
 
-        Sums of rows and no product, so that a row's result depends on that row alone.
+        A sum of rows and no matrix product, so that a row's result depends on that row only.
         """
         for feature, vectors in enumerate(self.standing):
             e = e + functional.embedding(buckets[..., feature], vectors)
         return e
 
     def r2(self, window: PaddedVectors) -> Tensor:
-        """r2 of eq. (3): GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
+        """Return r2 of eq. (3), GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
         zero = window.x.new_zeros(window.x.shape[0], 1, window.x.shape[2])
         return self.gru_n.encode(window.x, window.mask, zero)[:, 0]
 
@@ -94,7 +96,7 @@ class Nets(nn.Module):
     """DIN, F2S, fast alone and S2F over one encoder."""
 
     def __init__(self, config: NetConfig, rows: int) -> None:
-        """Weights are not initialised: see `initial` and `checkpoint.unpack`."""
+        """Build the nets with `rows` rows of E; weights are not initialised: see `initial` and `checkpoint.unpack`."""
         super().__init__()
         self.config = config
         context = HSTUConfig(config.dim, config.history_long, config.history_layers, dropout=0.0)
@@ -111,12 +113,12 @@ class Nets(nn.Module):
 
     @classmethod
     def initial(cls, config: NetConfig, rows: int, seed: int) -> Nets:
-        """Nets drawn from `seed`: uniform in +-1/sqrt(fan in), E normal with DEVIATION, padding zero."""
+        """Return nets drawn from `seed`: uniform in +-1/sqrt(fan in), E normal with DEVIATION, padding zero."""
         nets = cls(config, rows)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, weight in nets.named_parameters():
-                if name in ("encoder.E", "encoder.standing"):  # what stands says nothing before it is learnt
+                if name in ("encoder.E", "encoder.standing"):  # E follows; item statistics start at zero
                     continue
                 bound = 1 / math.sqrt(weight.shape[-1] if weight.dim() > 1 else config.dim)
                 weight.uniform_(-bound, bound, generator=generator)
@@ -128,7 +130,10 @@ class Nets(nn.Module):
         return nets
 
     def grown(self, rows: int, seed: int) -> Nets:
-        """A copy with `rows` rows of E: old rows as they are, new ones near the unknown row."""
+        """Return a copy with `rows` rows of E: old rows unchanged, new ones near the unknown row.
+
+        Raises ValueError if `rows` is smaller than the present number.
+        """
         old = len(self.encoder.E)
         if rows < old or old < FIRST_ROW:
             raise ValueError(f"E of {old} rows can't become one of {rows}")
@@ -141,7 +146,7 @@ class Nets(nn.Module):
         return nets
 
     def forward(self, inputs: Inputs) -> Logits:
-        """All four scores. `inputs.r2` is data for the slow part; r_t and r_n are data for the fast part."""
+        """Return all four scores. r2 is data for the slow part, r_t and r_n are data for the fast part."""
         r_t, r_n = self.priors(inputs.history, inputs.r2, inputs.e)
         short = (self.encoder.gru_n, inputs.clicks, inputs.exposures)
         return Logits(
@@ -152,11 +157,11 @@ class Nets(nn.Module):
         )
 
     def priors(self, history: PaddedVectors, r2: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """r_t of eq. (1) and r_n of eq. (5): [B, C, d] each."""
+        """Return r_t of eq. (1) and r_n of eq. (5): [B, C, d] each."""
         r_t = self.slow.din(history.x, history.mask, e)
         return r_t, self.slow.reaction(self.encoder.gru_n, r2.detach(), e)
 
 
 def as_received(prior: Tensor) -> Tensor:
-    """What arrives of a prior: rounded to 16 bits, without gradient."""
+    """Return a prior as the device receives it: rounded to 16 bits, without gradient."""
     return prior.detach().half().to(prior.dtype)

@@ -1,6 +1,6 @@
-"""A fitted form as a release would serve it: the same scores, made by the scorer of the stream on its tiles.
+"""A fitted variant as a release serves it: the same scores, computed by the stream's scorer on its tiles.
 
-Fitting scores many queries at once, and may differ from this in the last bit; what is reported must not.
+Fitting scores many queries at once, which may differ from serving in the last bit; reported results must not differ.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from models.mc2sf.variants import MC2SF, Variant
 
 
 class ServedVariant:
-    """Scores queries by `form` through a `Scorer`; its weights must not change meanwhile."""
+    """Scores queries by a variant through a `Scorer`; the weights must not change while it is in use."""
 
-    def __init__(self, form: Variant) -> None:
-        self._variant = form.served_as
-        if isinstance(form, MC2SF) and form.cloud is not None:
-            self._scorer = Scorer(form.cloud.nets, {"s2f": form.nets})
+    def __init__(self, variant: Variant) -> None:
+        self._name = variant.served_as
+        if isinstance(variant, MC2SF) and variant.cloud is not None:
+            self._scorer = Scorer(variant.cloud.nets, {"s2f": variant.nets})
         else:
-            self._scorer = Scorer(form.nets)
+            self._scorer = Scorer(variant.nets)
 
     def __call__(self, queries: Queries, items: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C]; 0 on padding."""
+        """Return scores [V, C] of `items` [V, C]; 0 on padding."""
         scores = torch.zeros(items.shape)
         history, of = queries.history.numpy(), queries.of.numpy()
         clicks, exposures = queries.clicks.numpy(), queries.exposures.numpy()
-        for i, (listed, r2) in enumerate(zip(items.numpy(), self._memories(queries.window.numpy()), strict=True)):
+        for i, (listed, r2) in enumerate(zip(items.numpy(), self._r2(queries.window.numpy()), strict=True)):
             candidates = _real(listed)
             slow = self._scorer.slow(_real(history[of[i]]), r2, candidates)
-            if self._variant in ("din", "f2s"):
-                found = getattr(slow, self._variant)
+            if self._name in ("din", "f2s"):
+                found = getattr(slow, self._name)
             else:
                 fast = self._scorer.fast(_real(clicks[i]), _real(exposures[i]), candidates, slow.r_t, slow.r_n)
-                found = getattr(fast, self._variant)
+                found = getattr(fast, self._name)
             scores[i, torch.from_numpy(listed != ROW_PADDING)] = torch.from_numpy(found)
         return scores
 
-    def _memories(self, window: Rows) -> Floats:
-        """r2 of each query, folded as on the device: rows [V, W], left-padded -> [V, d]."""
+    def _r2(self, window: Rows) -> Floats:
+        """Return r2 of each query, as the device computes it: rows [V, W], left-padded -> [V, d]."""
         zero = np.zeros((len(window), self._scorer.config.dim), np.float32)
         return self._scorer.encode_exposures(zero, [_real(rows) for rows in window])
 
 
 def _real(rows: Rows) -> Rows:
-    """Without padding."""
+    """Return rows without padding."""
     some: Rows = rows[rows != ROW_PADDING]
     return some

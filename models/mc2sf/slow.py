@@ -1,4 +1,4 @@
-"""The slow part: DIN over the long, delayed clicks (eq. 1-2) and F2S, which adds the negative memory (eq. 5-6)."""
+"""The slow part: DIN over the long, delayed history (eq. 1-2) and F2S, which adds the device's r2 (eq. 5-6)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from models.layers.mlp import Head, Mlp
 
 
 class Din(nn.Module):
-    """Eq. (1): r_t, the history summed with weights from an activation unit on (h, e, h * e), without softmax.
+    """Eq. (1): r_t, the sum of the history with weights from an activation unit on (h, e, h * e), without softmax.
 
-    The history passes the layers of `context` first, so that each click knows those before it; the paper has none.
+    HSTU blocks (`context`) are applied to the history first, so that each click depends on those before it; the paper
+    has none, and by default there are none.
     """
 
     def __init__(self, dim: int, hidden: tuple[int, int], context: HSTUConfig) -> None:
@@ -23,7 +24,7 @@ class Din(nn.Module):
         self.context = nn.ModuleList(HSTUBlock(context) for _ in range(context.layers))
 
     def forward(self, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
-        """History [B, L, d], mask [B, L] (true on items), candidates e [B, C, d] -> r_t [B, C, d]."""
+        """Return r_t [B, C, d] for history [B, L, d], mask [B, L] (true on items) and candidates e [B, C, d]."""
         if len(self.context):
             history = apply_blocks(self.context, history * mask[..., None], mask)
         weights = attention_weights(self.unit, history, mask, e)  # [B, L, C]
@@ -31,7 +32,7 @@ class Din(nn.Module):
 
 
 class Slow(nn.Module):
-    """Heads of DIN and F2S over one shared r_t. All scores are logits: the paper's y is their sigmoid."""
+    """DIN's attention and the heads of DIN and F2S over one r_t. Scores are logits: the paper's y is their sigmoid."""
 
     def __init__(
         self,
@@ -49,14 +50,14 @@ class Slow(nn.Module):
         self.head_f2s = Head(3, dim, head, product=product)
 
     def score_din(self, r_t: Tensor, e: Tensor) -> Tensor:
-        """Logit of eq. (2): r_t, e [B, C, d] -> [B, C]."""
+        """Return the logits of DIN (eq. 2): r_t, e [B, C, d] -> [B, C]."""
         return self.head_din.score((r_t,), e, r_t)
 
     def reaction(self, gru_n: RecurrentCell, r2: Tensor, e: Tensor) -> Tensor:
-        """Eq. (5): r_n, the presumed reaction to each candidate: r2 [B, d], e [B, C, d] -> [B, C, d]."""
+        """Return r_n, the presumed reaction to each candidate (eq. 5): r2 [B, d], e [B, C, d] -> [B, C, d]."""
         after = gru_n.step(e, r2.unsqueeze(1).expand_as(e))
         return after * torch.sigmoid(self.w_s(torch.cat([after, e], -1)))
 
     def score_f2s(self, r_n: Tensor, r_t: Tensor, e: Tensor) -> Tensor:
-        """Logit of eq. (6): [B, C, d] each -> [B, C]."""
+        """Return the logits of F2S (eq. 6): [B, C, d] each -> [B, C]."""
         return self.head_f2s.score((r_n, r_t), e, r_t)

@@ -1,8 +1,8 @@
-"""Serving: every call of a net on tiles of one shape, so that a row's result depends on that row alone, bit for bit.
+"""Serving: every call of a net uses tiles of one shape, so that a row's result depends on that row only, bit for bit.
 
-A matrix product over another number of rows may take another kernel and differ in the last bit. Here all calls have
-64 rows (zero-padded), whatever is asked for; so the stream, at any batch size, and scoring again offline agree
-exactly. Scores are logits.
+A matrix product over another number of rows may use another kernel and differ in the last bit. Here every call has
+64 rows, zero-padded, so that the stream with any batch size and offline rescoring agree exactly. Callers pass ragged
+histories (rows of E, oldest first); padding happens here. Scores are logits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Halves = NDArray[np.float16]
 
 
 class SlowAnswer(NamedTuple):
-    """r_t and r_n (f2 [n, d]) and the slow nets' scores (f4 [n])."""
+    """r_t and r_n (f2 [n, d]) and the scores of the slow part (f4 [n])."""
 
     r_t: Halves
     r_n: Halves
@@ -40,30 +40,30 @@ class SlowAnswer(NamedTuple):
 
 
 class FastAnswer(NamedTuple):
-    """Scores of fast alone and of S2F, f4 [n]."""
+    """Scores of fast alone and of S2F (f4 [n])."""
 
     fast: Floats
     mc2sf: Floats
 
 
 class Scorer:
-    """The nets of one release, numpy in, numpy out. The weights must not change while it is in use.
+    """Scores by the nets of one release, numpy in, numpy out. The weights must not change while it is in use."""
 
-    `apart` holds nets of their own, with the same rows, for forms that were not fitted together with the others: see
-    `nets.APART`. r2 and the priors are always those of `nets`.
-    Raises ValueError where `dim` is not a multiple of 4, for which rows are not independent to the last bit.
-    """
+    def __init__(self, nets: Nets, standalone: Mapping[str, Nets] = MappingProxyType({})) -> None:
+        """Take the nets and, by `nets.STANDALONE`, those with the same rows that make single scores instead.
 
-    def __init__(self, nets: Nets, apart: Mapping[str, Nets] = MappingProxyType({})) -> None:
+        r2 and the priors are always those of `nets`. Raises ValueError if `dim` is not a multiple of 4: rows would not
+        be independent to the last bit.
+        """
         if nets.config.dim % 4:
-            raise ValueError(f"dim {nets.config.dim} is no multiple of 4: a row's result would depend on its place")
+            raise ValueError(f"dim {nets.config.dim} is no multiple of 4: a row's result would depend on its position")
         self.config = nets.config
         self._nets = nets.eval()
-        self._din, self._alone, self._s2f = (apart.get(form, nets).eval() for form in STANDALONE)
+        self._din, self._alone, self._s2f = (standalone.get(name, nets).eval() for name in STANDALONE)
 
     @torch.inference_mode()
     def step(self, states: Floats, rows: Rows) -> Floats:
-        """One step of GRU_n a row: states [B, d], rows [B] -> states [B, d]."""
+        """Apply one step of GRU_n per row: states [B, d], rows [B] -> states [B, d]."""
         padded = -(-len(rows) // TILE) * TILE
         x, h = _vectors(self._nets, rows, padded), _padded(states, padded)
         gru_n = self._nets.encoder.gru_n
@@ -89,13 +89,13 @@ class Scorer:
         return out
 
     @torch.inference_mode()
-    def slow(self, history: Rows, r2: Floats, candidates: Rows, standing: Buckets | None = None) -> SlowAnswer:
-        """The cloud's answer to one request: history rows [<= L_S] oldest first, r2 [d], candidates rows [n].
+    def slow(self, history: Rows, r2: Floats, candidates: Rows, item_statistics: Buckets | None = None) -> SlowAnswer:
+        """Return the cloud's answer to one request: history rows of any length, r2 [d], candidates rows [n].
 
-        `standing` is that of the candidates, [n, 3]; none: that of items never seen.
+        `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen.
         """
         n, d = len(candidates), self.config.dim
-        stands = _stands(standing, n)
+        buckets = _buckets(item_statistics, n)
         answer = SlowAnswer(
             np.empty((n, d), np.float16), np.empty((n, d), np.float16), np.empty(n, np.float32), np.empty(n, np.float32)
         )
@@ -105,13 +105,13 @@ class Scorer:
         state = torch.from_numpy(np.array(r2, np.float32)).view(1, d)
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
-            e = _candidates(nets, candidates[some], stands[some])
+            e = _candidates(nets, candidates[some], buckets[some])
             r_t, r_n = nets.priors(sequence, state, e)
             real = some.stop - start
             answer.r_t[some], answer.r_n[some] = r_t[0, :real].half().numpy(), r_n[0, :real].half().numpy()
             answer.f2s[some] = nets.slow.score_f2s(r_n, r_t, e)[0, :real].numpy()
             if din is not nets:
-                e = _candidates(din, candidates[some], stands[some])
+                e = _candidates(din, candidates[some], buckets[some])
                 r_t = din.slow.din(of_din.x, of_din.mask, e)
             answer.din[some] = din.slow.score_din(r_t, e)[0, :real].numpy()
         return answer
@@ -124,51 +124,54 @@ class Scorer:
         candidates: Rows,
         r_t: Halves,
         r_n: Halves,
-        standing: Buckets | None = None,
+        item_statistics: Buckets | None = None,
     ) -> FastAnswer:
-        """The device's scores: clicks and exposures rows [<= L_F] oldest first, candidates rows [n], priors [n, d].
+        """Return the device's scores: clicks and exposures rows of any length, candidates rows [n], priors [n, d].
 
-        `standing` is that of the candidates, [n, 3]; none: that of items never seen.
+        `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen.
         """
         n = len(candidates)
-        stands = _stands(standing, n)
+        buckets = _buckets(item_statistics, n)
         answer = FastAnswer(np.empty(n, np.float32), np.empty(n, np.float32))
         alone, s2f, short = self._alone, self._s2f, self.config.history_short
         of_alone = _sequence(alone, clicks, short), _sequence(alone, exposures, short)
         of_s2f = of_alone if s2f is alone else (_sequence(s2f, clicks, short), _sequence(s2f, exposures, short))
-        memories = alone.fast.from_zero(alone.encoder.gru_n, *of_alone)
+        from_zero = alone.fast.from_zero(alone.encoder.gru_n, *of_alone)
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
             real = some.stop - start
-            e = _candidates(alone, candidates[some], stands[some])
-            answer.fast[some] = alone.fast.score_fast(memories, e)[0, :real].numpy()
+            e = _candidates(alone, candidates[some], buckets[some])
+            answer.fast[some] = alone.fast.score_fast(from_zero, e)[0, :real].numpy()
             if s2f is not alone:
-                e = _candidates(s2f, candidates[some], stands[some])
+                e = _candidates(s2f, candidates[some], buckets[some])
             priors = _padded(r_t[some], TILE).unsqueeze(0), _padded(r_n[some], TILE).unsqueeze(0)
             answer.mc2sf[some] = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)[0, :real].numpy()
         return answer
 
 
 def _vectors(nets: Nets, rows: Rows, length: int) -> Tensor:
-    """Rows [<= length] of E, padded at the end: [length, d]."""
+    """Return the vectors of rows [<= length], zero-padded at the end: [length, d]."""
     padded = np.full(length, ROW_PADDING, np.int64)
     padded[: len(rows)] = rows
     return nets.encoder.E.detach()[torch.from_numpy(padded)]
 
 
-def _candidates(nets: Nets, rows: Rows, stands: Rows) -> Tensor:
-    """Candidates [<= TILE] with their standing [<= TILE, 3], padded at the end: [1, TILE, d]."""
-    padded = np.zeros((TILE, stands.shape[1]), np.int64)
-    padded[: len(stands)] = stands
+def _candidates(nets: Nets, rows: Rows, buckets: Rows) -> Tensor:
+    """Return candidates [<= TILE] with their item statistics [<= TILE, 3], padded at the end: [1, TILE, d]."""
+    padded = np.zeros((TILE, buckets.shape[1]), np.int64)
+    padded[: len(buckets)] = buckets
     return nets.encoder.with_statistics(_vectors(nets, rows, TILE), torch.from_numpy(padded)).unsqueeze(0)
 
 
-def _stands(standing: Buckets | None, n: int) -> Rows:
-    return np.zeros((n, len(FEATURES)), np.int64) if standing is None else standing.astype(np.int64)
+def _buckets(item_statistics: Buckets | None, n: int) -> Rows:
+    """Return item statistics as indices [n, 3]."""
+    if item_statistics is None:
+        return np.zeros((n, len(FEATURES)), np.int64)
+    return item_statistics.astype(np.int64)
 
 
 def _sequence(nets: Nets, rows: Rows, most: int) -> PaddedVectors:
-    """The last `most` rows as left-padded vectors [1, L, d] and their mask; L is a multiple of STRIDE."""
+    """Return the last `most` rows as left-padded vectors [1, L, d] with their mask; L is a multiple of STRIDE."""
     last = rows[max(0, len(rows) - most) :]
     length = -(-most // STRIDE) * STRIDE
     x = nets.encoder.E.detach()[torch.from_numpy(left_padded([last], length))]
@@ -176,7 +179,7 @@ def _sequence(nets: Nets, rows: Rows, most: int) -> PaddedVectors:
 
 
 def _padded(values: NDArray[np.floating], length: int) -> Tensor:
-    """[<= length, d] as f4 [length, d], padded with zeros."""
+    """Return values [<= length, d] as f4 [length, d], zero-padded at the end."""
     padded = np.zeros((length, values.shape[1]), np.float32)
     padded[: len(values)] = values
     return torch.from_numpy(padded)

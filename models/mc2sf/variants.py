@@ -1,4 +1,4 @@
-"""The four nets of a release as rows of a table: each scores queries by itself, computing only what it needs."""
+"""The variants of a release: DIN, F2S, fast alone and MC²-SF, each scoring queries with only the parts it needs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from models.mc2sf.nets import Nets, PaddedVectors, as_received
 
 
 class Variant(nn.Module):
-    """One way of scoring with `Nets`; several forms may share the same nets."""
+    """One way of scoring with `Nets`; several variants may share the same nets."""
 
-    served_as = ""  # its name where a release serves it
+    served_as = ""  # name of its scores in a `SlowAnswer` or `FastAnswer`
 
     def __init__(self, nets: Nets) -> None:
         super().__init__()
@@ -24,90 +24,90 @@ class Variant(nn.Module):
 
     @property
     def item_tables(self) -> tuple[Tensor, ...]:
-        """The tables [rows, d] that have a vector for each item."""
+        """The tables [rows, d] with one vector per item."""
         return (self.nets.encoder.E,)
 
     def vectors(self, rows: Tensor) -> Tensor:
-        """Rows [...] of E -> [..., d]."""
+        """Return the vectors of rows [...]: [..., d]."""
         return functional.embedding(rows, self.nets.encoder.E, padding_idx=ROW_PADDING)
 
     def sequence(self, rows: Tensor, length: int) -> PaddedVectors:
-        """The newest `length` of rows [B, L] as vectors and mask."""
+        """Return the newest `length` of rows [B, L] as vectors and mask."""
         some = rows[:, -length:]
         return PaddedVectors(self.vectors(some), some != ROW_PADDING)
 
     def r_t(self, queries: Queries, items: Tensor) -> Tensor:
-        """Eq. (1) for items [V, C] -> [V, C, d]. Each distinct pair of a history and an item is attended to once."""
+        """Return r_t (eq. 1) of items [V, C]: [V, C, d]. Each distinct pair of history and item is computed once."""
         history = self.sequence(queries.history, self.nets.config.history_long)
         rows = len(self.nets.encoder.E)
         pairs, inverse = torch.unique(queries.of[:, None] * rows + items, return_inverse=True)  # history by history
         of, item = pairs // rows, pairs % rows
         counts = torch.bincount(of, minlength=len(queries.history))
-        place = torch.arange(len(pairs), device=of.device) - (counts.cumsum(0) - counts)[of]
+        column = torch.arange(len(pairs), device=of.device) - (counts.cumsum(0) - counts)[of]
         width = int(counts.max())
         listed = items.new_zeros(len(counts), width)  # ROW_PADDING
-        listed[of, place] = item
+        listed[of, column] = item
         r_t = self.nets.slow.din(history.x, history.mask, self.vectors(listed)).flatten(0, 1)  # [U width, d]
-        return functional.embedding((of * width + place)[inverse], r_t)
+        return functional.embedding((of * width + column)[inverse], r_t)
 
     def r_n(self, queries: Queries, e: Tensor) -> Tensor:
-        """Eq. (5), from an r2 that is data: e [V, C, d] -> [V, C, d]."""
+        """Return r_n (eq. 5) of candidates e [V, C, d], with r2 as data: [V, C, d]."""
         with torch.no_grad():
             r2 = self.nets.encoder.r2(self.sequence(queries.window, queries.window.shape[1]))
         return self.nets.slow.reaction(self.nets.encoder.gru_n, r2, e)
 
     def short(self, queries: Queries) -> tuple[RecurrentCell, PaddedVectors, PaddedVectors]:
-        """What the fast part is called with: GRU_n, and the short histories of clicks and of exposures."""
+        """Return the arguments of the fast part: GRU_n, and the short histories of clicks and of exposures."""
         length = self.nets.config.history_short
         clicks, exposures = self.sequence(queries.clicks, length), self.sequence(queries.exposures, length)
         return self.nets.encoder.gru_n, clicks, exposures
 
 
 class DIN(Variant):
-    """The slow part alone (eq. 1-2)."""
+    """The slow part without r2 (eq. 1-2)."""
 
     served_as = "din"
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C]."""
+        """Return scores [V, C] of `items` [V, C]."""
         e = self.vectors(items)
         return self.nets.slow.score_din(self.r_t(queries, items), e)
 
 
 class F2S(Variant):
-    """The slow part helped by the device (eq. 5-6)."""
+    """The slow part with the device's r2 (eq. 5-6)."""
 
     served_as = "f2s"
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C]."""
+        """Return scores [V, C] of `items` [V, C]."""
         e = self.vectors(items)
         return self.nets.slow.score_f2s(self.r_n(queries, e), self.r_t(queries, items), e)
 
 
 class FastAlone(Variant):
-    """The fast part alone (eq. 3-4)."""
+    """The fast part without priors (eq. 3-4)."""
 
     served_as = "fast"
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C]."""
+        """Return scores [V, C] of `items` [V, C]."""
         e = self.vectors(items)
         return self.nets.fast.score_fast(self.nets.fast.from_zero(*self.short(queries)), e)
 
 
 class MC2SF(Variant):
-    """The fast part helped by the cloud, which was helped by the device (eq. 5-8)."""
+    """The fast part with the cloud's priors, which use the device's r2 (eq. 5-8)."""
 
     served_as = "mc2sf"
 
     def __init__(self, nets: Nets, cloud: F2S | None = None) -> None:
-        """`cloud` gives the priors, and stays as it is; without one, it is the slow part of the same `nets`."""
+        """Take the priors from `cloud`, which is frozen; by default from the slow part of the same `nets`."""
         super().__init__(nets)
         self.cloud = None if cloud is None else cloud.requires_grad_(requires_grad=False)
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C]. r_t and r_n arrive as data: no gradient reaches the slow part."""
+        """Return scores [V, C] of `items` [V, C]. r_t and r_n are data: no gradient reaches the slow part."""
         slow = self.cloud or self
         with torch.no_grad():
             r_t = as_received(slow.r_t(queries, items))
@@ -118,17 +118,17 @@ class MC2SF(Variant):
 
 @torch.no_grad()
 def start_from_fast_alone(fast: Fast, share: float = 0.1) -> None:
-    """Let the fast part begin with the cloud's help nearly as it scores alone: eq. (8) starts from eq. (4).
+    """Initialise S2F from fast alone: eq. (8) starts from the weights of eq. (4).
 
-    What takes in the priors keeps a `share` of its weights: at none at all the ReLU of eq. (7) would never open.
+    The layers that take in the priors keep a `share` of their weights: with none the ReLU of eq. (7) would never open.
     """
     for layer in (fast.w1, fast.w2):
         layer.weight.mul_(share)
         layer.bias.zero_()
-    alone, helped = fast.head_fast, fast.head_s2f
+    alone, s2f = fast.head_fast, fast.head_s2f
     of_r, of_e = alone.first.weight.chunk(2, 1)
-    _, of_prior, _ = helped.first.weight.chunk(3, 1)
-    helped.first.weight.copy_(torch.cat([of_r, share * of_prior, of_e], 1))
-    helped.first.bias.copy_(alone.first.bias)
-    helped.second.load_state_dict(alone.second.state_dict())
-    helped.last.load_state_dict(alone.last.state_dict())
+    _, of_prior, _ = s2f.first.weight.chunk(3, 1)
+    s2f.first.weight.copy_(torch.cat([of_r, share * of_prior, of_e], 1))
+    s2f.first.bias.copy_(alone.first.bias)
+    s2f.second.load_state_dict(alone.second.state_dict())
+    s2f.last.load_state_dict(alone.last.state_dict())
