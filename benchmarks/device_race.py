@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import device_stopwatch
 from benchmarks.device_stopwatch import WARM_UP, Pace
-from deploy.local.supervisor import Child
+from deploy.local.child_process import Child
 from streams.settings import Settings
 
 _LOOK_S = 0.1

@@ -19,7 +19,7 @@ from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import Postgres
 from benchmarks.whole_run import Run
 from deploy.local.broker import free_port
-from deploy.local.supervisor import die_with_parent
+from deploy.local.child_process import die_with_parent
 
 _NAP_S = 7.0  # past the session (6 s) and the poll interval below, but before the stack kills what is silent
 _SHORT_POLL = {"MC2SF_POLL_INTERVAL_S": "3"}

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from rich.progress import Progress
 
 from benchmarks.servers.kafka import Cluster
-from deploy.local.supervisor import die_with_parent
+from deploy.local.child_process import die_with_parent
 from deploy.runs import find
 from streams.database.run_state import recorded
 from streams.database.schema import interactions, outcomes

@@ -1,4 +1,4 @@
-"""What `mc2sf doctor` looks at: what is reachable, topics as they should be, lag, versions."""
+"""The checks of `mc2sf doctor`: broker, topics, database, progress, lag, versions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
-    what: str
-    fine: bool
-    says: str
+    subject: str
+    ok: bool
+    text: str
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at broker, topics, database, progress and versions; never raises for what is merely unreachable."""
+    """Check broker, topics, database, progress and versions; what is unreachable is a finding, not an error."""
     return [*_broker(settings), *_database(settings), _software()]
 
 
@@ -54,32 +54,32 @@ def _database(settings: Settings) -> list[Finding]:
             if missing:
                 return [Finding("database", False, f"{shown}: tables missing: {', '.join(sorted(missing))}")]
             o = schema.consumer_offsets.c
-            held = connection.execute(sa.select(o.topic, o.partition, o.offset).where(o.run == settings.run)).all()
+            recorded = connection.execute(sa.select(o.topic, o.partition, o.offset).where(o.run == settings.run)).all()
             p = schema.progress.c
             progress = connection.execute(sa.select(p.role, p.epoch, p.over).where(p.run == settings.run)).all()
     except sa.exc.SQLAlchemyError as error:
         return [Finding("database", False, f"{shown}: {str(error).splitlines()[0]}")]
     findings = [Finding("database", True, shown)]
     findings += [
-        Finding(f"progress of {role}", True, f"epoch {epoch}" + (", the log is over" if over else ""))
+        Finding(f"progress of {role}", True, f"epoch {epoch}" + (", the log has ended" if over else ""))
         for role, epoch, over in progress
     ]
-    return findings + _lag(settings, {(topic, partition): offset for topic, partition, offset in held})
+    return findings + _lag(settings, {(topic, partition): offset for topic, partition, offset in recorded})
 
 
-def _lag(settings: Settings, held: dict[tuple[str, int], int]) -> list[Finding]:
+def _lag(settings: Settings, offsets: dict[tuple[str, int], int]) -> list[Finding]:
+    """Return the number of records that the recorder has not read, per topic."""
     client = consumer(settings, "doctor")
     findings = []
     try:
         for topic in (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES):
-            behind = 0
+            lag = 0
             for partition in range(topic.partitions(settings)):
-                where = TopicPartition(topic.full(settings), partition)
-                _, high = client.get_watermark_offsets(where, timeout=5)
-                behind += high - held.get((topic.name, partition), 0)
-            findings.append(Finding(f"recorder on {topic.name}", True, f"{behind:,} records behind"))
+                _, end = client.get_watermark_offsets(TopicPartition(topic.full(settings), partition), timeout=5)
+                lag += end - offsets.get((topic.name, partition), 0)
+            findings.append(Finding(f"recorder on {topic.name}", True, f"{lag:,} records behind"))
     except KafkaException as error:
-        findings.append(Finding("recorder's lag", False, error.args[0].str()))
+        findings.append(Finding("lag of the recorder", False, error.args[0].str()))
     finally:
         client.close()
     return findings

@@ -1,16 +1,16 @@
-"""What a release would show a user next: the whole catalogue as the device ranks it, by the better of its scores."""
+"""Recommendations for a user: the whole catalogue, ranked as the device does, by the better of its scores."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from deploy.cli.options import By
 from deploy.report.measurements import online
-from deploy.runs import Found, UserError
+from deploy.runs import Found
+from deploy.user_error import UserError
 from models.data.event_kinds import CLICK_KINDS, EXPOSURE
 from models.data.views import View, view
 from streams.database import run_state, schema
@@ -18,9 +18,11 @@ from streams.model_config import view_spec
 from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Release, ReleaseError, read_release
 
+By = Literal["mc2sf", "fast"]  # the scores of the device: eq. (8), and the fast part alone
+
 
 class Suggestion(NamedTuple):
-    """An item by its name, and its logit."""
+    """The name of an item, and its logit."""
 
     item: str
     score: float
@@ -29,10 +31,10 @@ class Suggestion(NamedTuple):
 def recommend(
     found: Found, user: str, k: int, release: int | None = None, by: By | None = None
 ) -> tuple[By, list[Suggestion]]:
-    """Return the score that is used, and by it the k best items for `user`, items clicked before left out.
+    """Return the score that is used, and the k best items for `user` by it, without items clicked before.
 
-    Under `release` (default: the newest), `by` a score (default: the better one so far in the run).
-    Raises UserError where the user or the release is unknown, or the release is not whole.
+    `release` defaults to the newest one, `by` to the score that ranked better in the run so far.
+    Raises UserError if the user or the release is unknown, or the release is incomplete.
     """
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
@@ -54,7 +56,7 @@ def recommend(
         windows = sa.select(m.window, m.size).where(m.run == run, m.user == user).distinct()
         sizes = {row.window: row.size for row in connection.execute(windows)}
         if not len(catalogue):
-            raise UserError(f"release {release} knows no item yet: it was made before the first retrain")
+            raise UserError(f"release {release} has no items yet: it is older than the first retrain")
         clicks = np.array([e.item for e in events if e.kind in CLICK_KINDS], np.int64)
         shown = np.array([e.item for e in events if e.kind == EXPOSURE], np.int64)
         window = max(sizes, default=0)
@@ -77,19 +79,19 @@ def recommend(
 
 
 def better_online(connection: sa.Connection, run: str) -> By:
-    """The score with the higher NDCG@10 over all lists ranked in the run so far; mc2sf where they are equal.
+    """Return the score with the higher NDCG@10 over all lists of the run so far; mc2sf if they are equal.
 
-    What the cloud says of a candidate helps where it keeps (films), and harms where it is stale by then (news).
+    The priors of the cloud help if tastes are stable (films), and harm if they are stale on arrival (news).
     """
     found = online(connection, run)
     return max(get_args(By), key=lambda by: (found[by].ndcg_10 or 0.0) if by in found else 0.0)
 
 
 def _memory(connection: sa.Connection, run: str, user: str, release: Release, seen: View) -> NDArray[np.float32]:
-    """The device's r2 of the last closed window, [d]: as it is recorded under the release's encoder.
+    """Return the r2 of the last closed window of the device, [d], recorded with the encoder of the release.
 
-    Where it is not, the device has yet to meet that encoder. It folds the closed window anew from zero then, also where
-    windows carry their state on, and so does this.
+    If there is none, the device has not used that encoder yet: then, like the device, encode the closed window from a
+    zero state, also if windows carry their state over.
     """
     m = schema.negative_memories.c
     here = (m.run == run) & (m.user == user) & (m.window == seen.window)

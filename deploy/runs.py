@@ -1,4 +1,4 @@
-"""Finding a run again, by its id or by its --out folder, and making room in that folder for the next one."""
+"""Runs on disk and in the database: find one by its id or its --out folder, agree on its settings, clear its folder."""
 
 from __future__ import annotations
 
@@ -8,40 +8,38 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
+from deploy.user_error import UserError
 from replay.json_file import write_json
 from replay.prepare.plan import LOG, PLAN
 from streams.database import schema
 from streams.database.engine import connect, insert_new
+from streams.kafka import topic_admin
+from streams.process.retry import retrying
 from streams.settings import Settings
 
 RUN_FILE = "run.json"
 
 
-class UserError(ValueError):
-    """Something that the user asked for can't be done; the message says why and what would help."""
-
-
 class RunFailed(RuntimeError):  # noqa: N818 - the end of a run, not an error in the program
-    """The run came to an end, but what was sent is not accounted for; the message says what differs."""
+    """The run has ended, but a check of its result failed; the message says which."""
 
 
 class RunFile(msgspec.Struct, frozen=True):
-    """What a run leaves in its --out folder so that it can be found again. It holds no secret."""
+    """The file by which a run is found from its --out folder. It holds no secret."""
 
     run: str
-    database: str
-    brokers: str
-    source: str
+    database: str  # SQLAlchemy URL, without the password
+    brokers: str  # HOST:PORT, separated by commas
+    source: str  # as the user wrote it
 
 
 @dataclass(frozen=True)
 class Found:
-    """A run that was found: settings with which it ran, and the engine of its database."""
+    """A run that was found: its settings, and the engine of its database."""
 
     settings: Settings
     engine: sa.Engine
@@ -50,36 +48,36 @@ class Found:
 
 
 def write_run_file(folder: Path, settings: Settings, source: str) -> None:
-    """Leave RUN_FILE in `folder`; the database's password stays out of it."""
+    """Write RUN_FILE into `folder`, without the password of the database."""
     shown = sa.make_url(settings.database.get_secret_value()).set(password=None)
     record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source)
     write_json(folder / RUN_FILE, record)
 
 
 def read_run_file(folder: Path) -> RunFile:
-    """Return what RUN_FILE in `folder` says. Raises UserError where it is damaged."""
+    """Read RUN_FILE in `folder`. Raises UserError if it is damaged."""
     path = folder / RUN_FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=RunFile)
     except msgspec.DecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): move {folder} away, or write the file again") from error
+        raise UserError(f"{path} is damaged ({error}): move {folder} elsewhere, or write the file again") from error
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise UserError where `folder` holds something, and neither a run nor what one that never began left there."""
+    """Raise UserError if `folder` is not empty and contains no run, and no remains of one that did not start."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     if (folder / RUN_FILE).is_file():
         read_run_file(folder)
         return
-    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    of_a_run = {name for name in held if name in {PLAN, LOG, "state", "logs"} or name.startswith("mc2sf.db")}
-    if held and (PLAN not in held or held != of_a_run):
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    of_a_run = {name for name in present if name in {PLAN, LOG, "state", "logs"} or name.startswith("mc2sf.db")}
+    if present and (PLAN not in present or present != of_a_run):
         raise UserError(f"{folder} is not empty and holds no run (no {RUN_FILE}): name another folder, or a new one")
 
 
-def give_way(folder: Path) -> None:
-    """Delete the state, the logs and the SQLite database of the run in `folder`; nothing where there is none."""
+def clear(folder: Path) -> None:
+    """Delete state, logs and SQLite database of the run in `folder`; does nothing if it contains no run."""
     if not (folder / RUN_FILE).is_file():
         return
     shutil.rmtree(folder / "state", ignore_errors=True)
@@ -89,9 +87,9 @@ def give_way(folder: Path) -> None:
 
 
 def find(name: str) -> Found:
-    """Find the run called `name`: an --out folder, or an id under ./runs or in the database of the environment.
+    """Find the run `name`: an --out folder, or an id under ./runs or in the database of the environment.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     environment = Settings()
     given = sa.make_url(environment.database.get_secret_value())
@@ -122,15 +120,13 @@ def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Se
 
 
 def agree(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = False) -> None:
-    """Write the run's row where there is none yet; raise UserError where it was begun with other settings.
-
-    `fresh`: raise it also where the run is there already.
-    """
-    row: dict[str, Any] = {
+    """Insert the row of the run. Raises UserError if it exists with other settings, or exists at all and is `fresh`."""
+    semantic = settings.semantic()
+    row: dict[str, object] = {
         "run": settings.run,
         "created_wall": int(time.time() * 1000),
         "source": source,
-        "settings": settings.semantic(),
+        "settings": semantic,
         "versions": software(),
         "status": "running",
         "summary": None,
@@ -142,12 +138,36 @@ def agree(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = F
         begun = connection.execute(query).scalar_one()
     if fresh:
         raise UserError(f"run {settings.run} is in the database already: continue it with --resume")
-    if changed := sorted(name for name, value in row["settings"].items() if begun.get(name) != value):
+    if changed := sorted(name for name, value in semantic.items() if begun.get(name) != value):
         raise UserError(f"run {settings.run} was begun with other settings: {', '.join(changed)}")
 
 
+def joined_run() -> Settings:
+    """Return the settings of a process of a run, after a check of its topics and of its agreement with the run.
+
+    Waits for the broker and the database. Raises TopicsError or UserError.
+    """
+    settings = Settings()
+    retrying(settings.patience_s)(_check, settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    topic_admin.require(settings)
+    engine = connect(settings.database.get_secret_value())
+    agree(settings, engine, "parts")
+    engine.dispose()
+
+
+@sa.event.listens_for(sa.Engine, "handle_error")
+def _name_database(context: sa.engine.ExceptionContext) -> None:
+    """Add the URL of the database, without its password, to its errors."""
+    if context.sqlalchemy_exception is not None and context.engine is not None:
+        context.sqlalchemy_exception.add_note(context.engine.url.render_as_string())
+
+
 def software() -> dict[str, str]:
-    """Return the versions on which a digest depends, and the CPU that it holds for."""
+    """Return the versions and the CPU on which a digest depends."""
     packages = ("mc2sf", "torch", "numpy", "faust-streaming", "confluent-kafka", "river", "sqlalchemy", "msgspec")
     return {"python": platform.python_version(), "cpu": _cpu()} | {name: version(name) for name in packages}
 

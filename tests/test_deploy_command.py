@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from deploy.cli import options
 from deploy.cli.main import main
-from deploy.runs import UserError, write_run_file
+from deploy.runs import write_run_file
+from deploy.user_error import UserError
 from streams.database.engine import connect
 from streams.settings import Settings
 from tests.support.command import Command
@@ -205,4 +206,4 @@ def test_a_moment_is_read_from_seconds_and_from_iso(seconds: int) -> None:
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "fast", ""])
 def test_a_pace_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--speed"):
-        options.pace(text)
+        options.speed_factor(text)

@@ -22,7 +22,8 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.local.broker import free_port
-from deploy.local.supervisor import TARGETS, Child, Stack
+from deploy.local.child_process import Child
+from deploy.local.supervisor import TARGETS, Supervisor
 from streams.process import telemetry
 from tests.support.dashboards import FOLDER, Query, dashboards, panels, queries
 
@@ -184,7 +185,7 @@ def busy(tmp_path: Path) -> Iterator[Path]:
     environment = {"MC2SF_METRICS_PORT": str(port), "PATH": ""}
     process = subprocess.Popen([sys.executable, "-c", BUSY], env=environment, stdin=subprocess.PIPE)
     assert process.stdin is not None
-    stack = Stack(tmp_path / "logs")
+    stack = Supervisor(tmp_path / "logs")
     stack.children["device-1"] = Child("device-1", [], {}, tmp_path / "log", port)
     targets = tmp_path / "targets.json"
     targets.write_text(json.dumps(stack.targets()))

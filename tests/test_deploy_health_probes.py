@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from deploy.local.health_probes import SILENT_S, Probes
+from deploy.local.health_probes import SILENT_S, HealthProbes
 
 pytestmark = pytest.mark.process
 
@@ -34,12 +34,12 @@ def answering(status: int, before: threading.Barrier | None = None) -> Iterator[
 def test_a_port_that_gives_no_good_answer_for_a_while_is_silent() -> None:
     now = 0.0
     with answering(200) as well, answering(503) as stuck:
-        probes = Probes(lambda: [well, stuck], lambda: now)
+        probes = HealthProbes(lambda: [well, stuck], lambda: now)
         for port in (well, stuck):
             probes.began(port)
-        probes.ask()
+        probes.probe()
         now = 2 * SILENT_S
-        probes.ask()
+        probes.probe()
         assert probes.silent(well) is None
         assert probes.silent(stuck) is None  # it may still be starting
         now = 1_000.0
@@ -52,9 +52,9 @@ def test_processes_that_are_slow_together_are_asked_at_once() -> None:
     together = threading.Barrier(5, timeout=10)
     with ExitStack() as stack:
         ports = [stack.enter_context(answering(200, together)) for _ in range(5)]
-        probes = Probes(lambda: ports)
+        probes = HealthProbes(lambda: ports)
         stack.callback(probes.close)
-        probes.ask()
+        probes.probe()
         assert together.n_waiting == 0
         assert not together.broken
-        assert len({port for port in ports if port in probes._well}) == 5
+        assert len({port for port in ports if port in probes._healthy}) == 5

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.servers.worker import wait_for
+from deploy.local.child_process import Child
 from deploy.local.pause_key import pause_on_space
-from deploy.local.supervisor import Child
 
+pytestmark = pytest.mark.process
 COUNTS = """
 import signal, sys, time
 presses = 0

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from deploy.runs import UserError, agree, find, give_way, refuse_foreign, write_run_file
+from deploy.runs import agree, clear, find, refuse_foreign, write_run_file
+from deploy.user_error import UserError
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
@@ -53,13 +54,13 @@ def test_a_run_gives_way_to_the_next_in_its_folder_and_nothing_else_does(tmp_pat
     for path in (state, log, database, tmp_path / "summary.json"):
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    give_way(tmp_path)
+    clear(tmp_path)
     assert state.exists()
     assert log.exists()
     assert database.exists()
     write_run_file(tmp_path, settings, "synthetic")
     refuse_foreign(tmp_path)
-    give_way(tmp_path)
+    clear(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "run.json"}
 
 

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from deploy.local.broker import free_port
-from deploy.local.supervisor import Child, Stack, StackError
+from deploy.local.child_process import Child, ChildError
+from deploy.local.supervisor import Supervisor
 
 pytestmark = pytest.mark.process
 
@@ -28,13 +29,13 @@ def child(folder: Path, code: str, *, restart: bool = True) -> Child:
 
 
 def test_a_dead_process_is_started_again(tmp_path: Path) -> None:
-    with Stack(tmp_path) as stack:
-        one = stack._add(child(tmp_path, "import time; time.sleep(600)"))
+    with Supervisor(tmp_path) as supervisor:
+        one = supervisor._add(child(tmp_path, "import time; time.sleep(600)"))
         assert one.process is not None
         first = one.process.pid
         one.process.kill()
         one.process.wait()
-        stack.watch()
+        supervisor.check()
         assert one.alive
         assert one.process.pid != first
         assert one.deaths == 1
@@ -43,24 +44,24 @@ def test_a_dead_process_is_started_again(tmp_path: Path) -> None:
 
 
 def test_a_process_that_keeps_dying_ends_the_stack_with_the_end_of_its_log(tmp_path: Path) -> None:
-    with Stack(tmp_path) as stack:
-        one = stack._add(child(tmp_path, "import sys; sys.exit('no such table: clicks')"))
+    with Supervisor(tmp_path) as supervisor:
+        one = supervisor._add(child(tmp_path, "import sys; sys.exit('no such table: clicks')"))
 
         def look_until_refused() -> None:
             while True:
                 until(lambda: not one.alive)
-                stack.watch()
+                supervisor.check()
 
-        with pytest.raises(StackError, match="no such table: clicks"):
+        with pytest.raises(ChildError, match="no such table: clicks"):
             look_until_refused()
         assert one.deaths == 5
 
 
 def test_a_process_that_has_done_its_work_is_left_alone(tmp_path: Path) -> None:
-    with Stack(tmp_path) as stack:
-        one = stack._add(child(tmp_path, "pass", restart=False))
+    with Supervisor(tmp_path) as supervisor:
+        one = supervisor._add(child(tmp_path, "pass", restart=False))
         until(lambda: not one.alive)
-        stack.watch()
+        supervisor.check()
         assert one.deaths == 0
 
 
@@ -68,10 +69,10 @@ def test_a_process_that_has_done_its_work_is_left_alone(tmp_path: Path) -> None:
 def test_a_process_that_ended_well_before_the_run_is_started_again_after_a_moment(
     tmp_path: Path, after_s: float, deaths: int
 ) -> None:
-    with Stack(tmp_path, restart_after_s=after_s) as stack:
-        one = stack._add(child(tmp_path, "pass"))
+    with Supervisor(tmp_path, restart_after_s=after_s) as supervisor:
+        one = supervisor._add(child(tmp_path, "pass"))
         until(lambda: not one.alive)
-        stack.watch()
+        supervisor.check()
         assert one.deaths == deaths
 
 
@@ -79,18 +80,19 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     code = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     )
-    with Stack(tmp_path) as stack:
-        one = stack._add(child(tmp_path, code))
+    with Supervisor(tmp_path) as supervisor:
+        one = supervisor._add(child(tmp_path, code))
         until(lambda: "up" in one.log.read_text())
-        stack.stop(one, patience_s=0.2)
+        one.stop(0.2)
         assert not one.alive
 
 
-def test_children_do_not_outlive_a_killed_stack(tmp_path: Path) -> None:
+def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from deploy.local.supervisor import Stack, Child\n"
-        f"folder = Path({str(tmp_path)!r}); stack = Stack(folder)\n"
-        "c = stack._add(Child('c', [sys.executable, '-c', 'import time; time.sleep(600)'], os.environ, folder / 'c'))\n"
+        "import os, sys, time; from pathlib import Path; from deploy.local.child_process import Child\n"
+        "from deploy.local.supervisor import Supervisor\n"
+        f"folder = Path({str(tmp_path)!r}); s = Supervisor(folder)\n"
+        "c = s._add(Child('c', [sys.executable, '-c', 'import time; time.sleep(600)'], os.environ, folder / 'c'))\n"
         "print(c.process.pid, flush=True); time.sleep(600)"
     )
     parent = child(tmp_path, code)
@@ -121,38 +123,38 @@ def answering(folder: Path, rest: str = "") -> Child:
     return Child("c", command, os.environ, folder / "c.log", port)
 
 
-def started_again(stack: Stack, one: Child) -> bool:
-    stack.watch()
+def started_again(supervisor: Supervisor, one: Child) -> bool:
+    supervisor.check()
     return one.deaths == 1
 
 
 def test_a_process_that_stands_still_is_started_again(tmp_path: Path) -> None:
-    with Stack(tmp_path, silent_s=1.0) as stack:
-        one = stack._add(answering(tmp_path))
-        until(lambda: one.metrics_port in stack._probes._well)
+    with Supervisor(tmp_path, silent_s=1.0) as supervisor:
+        one = supervisor._add(answering(tmp_path))
+        until(lambda: one.metrics_port in supervisor._probes._healthy)
         assert one.process is not None
-        stack.watch()
+        supervisor.check()
         assert one.deaths == 0
         one.process.send_signal(signal.SIGSTOP)
-        until(lambda: started_again(stack, one))
-        until(lambda: one.metrics_port in stack._probes._well)
-        stack.watch()
+        until(lambda: started_again(supervisor, one))
+        until(lambda: one.metrics_port in supervisor._probes._healthy)
+        supervisor.check()
         assert one.deaths == 1
-    assert "killed: no good answer on /healthz" in one.log.read_text()
-    assert "ended with code -9, started again" in one.log.read_text()
+    assert "killed: /healthz failed for" in one.log.read_text()
+    assert "ended with code -9, restarted" in one.log.read_text()
 
 
 def test_a_process_that_says_that_it_is_stuck_is_started_again(tmp_path: Path) -> None:
     gets_stuck = "time.sleep(2.5); HEALTH._clock = lambda: time.monotonic() + 1000; HEALTH._lag = 5"
-    with Stack(tmp_path, silent_s=1.0) as stack:
-        one = stack._add(answering(tmp_path, f"import time; {gets_stuck}"))
-        until(lambda: one.metrics_port in stack._probes._well)
-        until(lambda: started_again(stack, one))
+    with Supervisor(tmp_path, silent_s=1.0) as supervisor:
+        one = supervisor._add(answering(tmp_path, f"import time; {gets_stuck}"))
+        until(lambda: one.metrics_port in supervisor._probes._healthy)
+        until(lambda: started_again(supervisor, one))
 
 
 def test_a_killed_process_that_has_an_end_of_its_own_is_started_again(tmp_path: Path) -> None:
-    with Stack(tmp_path) as stack:
-        one = stack._add(child(tmp_path, "import time; time.sleep(600)", restart=False))
+    with Supervisor(tmp_path) as supervisor:
+        one = supervisor._add(child(tmp_path, "import time; time.sleep(600)", restart=False))
         one.kill()
-        stack.watch()
+        supervisor.check()
         assert one.alive

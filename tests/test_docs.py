@@ -53,8 +53,8 @@ def test_commands_in_the_table_of_processes_exist() -> None:
         command = typer.main.get_command(app)
         for word in row[0].strip("`").split()[1:]:
             if isinstance(command, typer.core.TyperGroup):
-                assert word in command.commands, row[0]
-                command = command.commands[word]
+                command = command.get_command(typer.Context(command), word)
+                assert command is not None, row[0]
             elif word.startswith("--"):
                 assert word in [option for parameter in command.params for option in parameter.opts], row[0]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.cli.sources import parse
+from deploy.cli.options import parse_source
 from deploy.experiments.runner.runner import Benches
 from deploy.experiments.streaming.initial_release import ROWS, Given, given
 from deploy.experiments.streaming.source import Streamed
@@ -49,7 +49,7 @@ def released(expected: Given, settings: Settings) -> Release:
 
 def ranked(text: str, settings: Settings, release: Release, folder: Path) -> dict[str, list[Outcome]]:
     """The outcomes of each user, in order, of the stream on simulated topics."""
-    plan = prepare(parse(text), Options(), folder / "plan")
+    plan = prepare(parse_source(text), Options(), folder / "plan")
     log = SortedLog(plan.path, plan.contents.rows, 1, plan.shift)
     simulation = Simulation(settings, {0: release}, random.Random(1), crashes=0.05)
     for epoch, (first, end) in enumerate([(0, plan.ends[0]), (plan.ends[0], plan.ends[1])]):

@@ -10,7 +10,8 @@ import pytest
 
 from deploy.experiments.training.fit_cache import Clock
 from deploy.local.broker import free_port
-from deploy.local.supervisor import TARGETS, Child, Stack
+from deploy.local.child_process import Child
+from deploy.local.supervisor import TARGETS, Supervisor
 from deploy.runs import RUN_FILE, write_run_file
 from models.atomic_file import atomically, write_atomically
 from replay.json_file import write_json
@@ -44,7 +45,7 @@ def a_run_file(folder: Path) -> tuple[Path, Callable[[int], object]]:
 
 
 def targets(folder: Path) -> tuple[Path, Callable[[int], object]]:
-    stack = Stack(folder)
+    stack = Supervisor(folder)
 
     def write(n: int) -> None:
         child = stack._add(Child(f"c{n}", ["true"], os.environ, folder / "log", free_port()))

@@ -17,13 +17,13 @@ import sqlalchemy as sa
 import torch
 from numpy.typing import NDArray
 
-from deploy.cli.sources import parse
+from deploy.cli.options import parse_source
 from deploy.experiments.data.protocol import Phase, Protocol
 from deploy.experiments.streaming.initial_release import Given, given
 from deploy.experiments.streaming.source import Streamed
 from deploy.experiments.training.models import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW, Row
 from deploy.experiments.training.trainer import Bench
-from deploy.runs import UserError
+from deploy.user_error import UserError
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.event_kinds import CANDIDATE, CLICK
 from models.data.interaction_log import InteractionLog, click_states
@@ -44,7 +44,7 @@ SYNTHETIC = "synthetic:users=30,items=150"
 @pytest.mark.parametrize("source", [rated, logged, shown])
 def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Path, source: Any) -> None:
     text = f"protocol:work={tmp_path},{source(tmp_path)}"
-    plan = prepare(parse(text), Options(), tmp_path / "plan")
+    plan = prepare(parse_source(text), Options(), tmp_path / "plan")
     table = pq.read_table(plan.path)
     assert len(plan.ends) == 2
     user = table["user"].to_numpy(zero_copy_only=False)
@@ -90,7 +90,7 @@ def test_two_clicks_of_one_impression_are_refused(tmp_path: Path) -> None:
     lines += [f"v,{30 + i},{i + 1},click," for i in range(30)]
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(SourceError, match="2 test clicks stand in an impression with another click"):
-        parse(f"protocol:work={tmp_path},log:{tmp_path / 'log.csv'}")
+        parse_source(f"protocol:work={tmp_path},log:{tmp_path / 'log.csv'}")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_two_clicks_of_one_impression_are_refused(tmp_path: Path) -> None:
 )
 def test_what_names_no_experiment_is_refused(text: str, why: str) -> None:
     with pytest.raises(SourceError, match=why):
-        parse(text)
+        parse_source(text)
 
 
 # nets ---------------------------------------------------------------------------------------------------------------

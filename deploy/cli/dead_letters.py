@@ -1,4 +1,4 @@
-"""`mc2sf dead-letters`: what was refused and why, and sending it again once the reason is gone."""
+"""`mc2sf dead-letters`: refused records and the reasons, and sending them again after a repair."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deploy.cli.inspect import RunName, stamp
-from deploy.runs import Found, UserError, find
+from deploy.cli.options import RunArgument
+from deploy.cli.timestamps import utc
+from deploy.runs import Found, find
+from deploy.user_error import UserError
 from streams.recorder.redelivery import RefusedRecord, ResendError, position, refused_records, resend
 
-letters_app = typer.Typer(no_args_is_help=True, help="Records that were refused, why, and sending them again.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Refused records: list them, show one, send them again.",
+)
 console = Console()
-PlaceName = Annotated[str, typer.Argument(metavar="PLACE", help="where it stood, as `list` writes it: topic/0@35")]
+Position = Annotated[
+    str, typer.Argument(metavar="POSITION", help="Topic, partition and offset, as `list` prints them: topic/0@35.")
+]
 
 
 def _all(found: Found) -> list[RefusedRecord]:
@@ -36,30 +45,30 @@ def _at(found: Found, positions: list[str]) -> list[RefusedRecord]:
     return chosen
 
 
-@letters_app.command("list")
-def list_letters(run: RunName) -> None:
-    """List the refused records of a run, in the order in which they stood."""
-    table = Table("place", "refused by", "key", "bytes", "sent again", "reason")
+@app.command("list")
+def list_letters(run: RunArgument) -> None:
+    """List the refused records of a run, in their order in the topics."""
+    table = Table("position", "refused by", "key", "bytes", "sent again", "reason")
     for record in _all(find(run)):
-        again = stamp(record.resent_wall) if record.resent_wall else ""
+        again = utc(record.resent_wall) if record.resent_wall else ""
         key = escape(record.key[:40].decode(errors="backslashreplace"))
         size = f"{len(record.value):,}"
         table.add_row(str(record.position), record.roles, key, size, again, escape(record.reason))
     console.print(table)
 
 
-@letters_app.command("show")
+@app.command("show")
 def show_letter(
-    run: RunName,
-    place: PlaceName,
-    save: Annotated[Path | None, typer.Option(metavar="FILE", help="write the record's bytes there")] = None,
+    run: RunArgument,
+    text: Position,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the bytes of the record to FILE.")] = None,
 ) -> None:
-    """Show one refused record: reason, key and the first bytes; with --save all of them."""
-    (record,) = _at(find(run), [place])
+    """Show one refused record: reason, key and the first bytes; --save writes all of them."""
+    (record,) = _at(find(run), [text])
     table = Table(title=str(record.position), show_header=False)
     table.add_row("refused by", record.roles)
     table.add_row("reason", escape(record.reason))
-    table.add_row("sent again", stamp(record.resent_wall) if record.resent_wall else "no")
+    table.add_row("sent again", utc(record.resent_wall) if record.resent_wall else "no")
     table.add_row("key", escape(repr(record.key)))
     table.add_row("bytes", f"{len(record.value):,}")
     table.add_row("begins", record.value[:64].hex(" "))
@@ -69,21 +78,26 @@ def show_letter(
         console.print(f"{len(record.value):,} bytes written to {save}")
 
 
-@letters_app.command("replay")
+@app.command("replay")
 def replay_letters(
-    run: RunName,
-    places: Annotated[list[str] | None, typer.Argument(metavar="[PLACE...]", help="which [default: all]")] = None,
-    value: Annotated[Path | None, typer.Option(metavar="FILE", help="send these bytes instead, for one PLACE")] = None,
+    run: RunArgument,
+    positions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[POSITION...]", help="Records to send.  [default: all that were not sent again]"),
+    ] = None,
+    value: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Send these bytes instead, for one POSITION.")
+    ] = None,
 ) -> None:
-    """Send refused records again, to where they stood: after an upgrade, a repair, or when what was missing came.
+    """Send refused records again, to the same topic and partition: after an upgrade, or a repair.
 
     A record that was applied before is dropped as a repeat. One that is refused again becomes a new dead letter.
     """
     found = find(run)
-    chosen = _at(found, places) if places else [record for record in _all(found) if record.resent_wall is None]
+    chosen = _at(found, positions) if positions else [record for record in _all(found) if record.resent_wall is None]
     if value is not None:
-        if len(chosen) != 1 or not places:
-            raise UserError("--value mends one record: name its PLACE")
+        if len(chosen) != 1 or not positions:
+            raise UserError("--value repositions one record: name its POSITION")
         chosen = [chosen[0]._replace(value=value.read_bytes(), reason="")]
     try:
         resend(found.settings, found.engine, chosen)

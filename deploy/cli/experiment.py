@@ -72,17 +72,18 @@ def experiment(
         Path | None, typer.Option(metavar="DIR", help="cells: ranks of all test clicks [default: WORK/cells]")
     ] = None,
 ) -> None:
-    """Run an experiment of the paper on SOURCE; every cell is kept, so a run that was cut goes on where it was.
+    """Run an experiment of the paper on SOURCE.
 
-    The result is written anew after each cell: `DIR/NAME_DATA.json`, and a page `DIR/README.md` of all results in DIR.
-    Epochs and recipes are chosen on validation clicks. `--users N` samples users by a hash of their names.
+    Every cell is kept, so an interrupted experiment continues. After each cell the result `DIR/NAME_DATA.json` and the
+    page `DIR/README.md` of all results in DIR are written again. Epochs and hyperparameters are chosen on validation
+    clicks. `--users N` samples users by a hash of their names.
     """
-    import torch  # noqa: PLC0415 - only this command pays for its imports
+    import torch
 
-    from deploy.experiments.definitions.catalogue import EXPERIMENTS  # noqa: PLC0415 - the same
-    from deploy.experiments.definitions.experiment import Asked  # noqa: PLC0415 - the same
-    from deploy.experiments.results import page  # noqa: PLC0415 - the same
-    from deploy.experiments.runner import runner, tuning  # noqa: PLC0415 - the same
+    from deploy.experiments.definitions.catalogue import EXPERIMENTS
+    from deploy.experiments.definitions.experiment import Asked
+    from deploy.experiments.results import page
+    from deploy.experiments.runner import runner, tuning
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,90 +1,154 @@
-"""What the user asked of a source, as options shared by `run` and `replay`, and how spans of time are written."""
+"""The options that commands share: which part of a source is replayed, how, and how spans of time are written.
+
+The options of `run` and `replay` are one object, `ReplayOptions`; `flattened` gives Typer a parameter per field of it.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from deploy.runs import UserError
+from deploy.user_error import UserError
 from replay.errors import OnError
 from replay.faults import Faults
 from replay.prepare.plan import Options, Plan
 from replay.times import milliseconds, span
 from streams.settings import Exposures
 
-RETRAINS = 10  # a source, where nothing else is asked
-By = Literal["mc2sf", "fast"]  # the device's scores: under eq. (8), and of the fast part alone
+if TYPE_CHECKING:
+    from replay.sources.source import Source
 
+RETRAINS = 10  # retrains per source, if --retrain-every is not given
+PROTOCOL = "protocol:"
 
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or its --out folder.")]
 SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
         help="synthetic[:users=1000,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE, log:FILE; "
-        "or protocol:SOURCE, what `mc2sf experiment` ranks of it as a stream",
+        "or protocol:SOURCE, the stream of what `mc2sf experiment` ranks.",
     ),
 ]
-SpeedOption = Annotated[str, typer.Option(help="event time over wall time, or max")]
-EpochOption = Annotated[
-    str | None, typer.Option(help="a span of event time (6h) or a number of events (5000) [default: 200 epochs]")
-]
-PolicyOption = Annotated[Exposures | None, typer.Option(help="[default: the source's own]")]
-FromOption = Annotated[str | None, typer.Option("--from", help="event time, ISO 8601 or epoch seconds")]
-ToOption = Annotated[str | None, typer.Option("--to", help="event time before which to end")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="events at the most")]
-UsersOption = Annotated[int | None, typer.Option(min=1, help="users at the most, chosen by a hash of their name")]
-LoopsOption = Annotated[int, typer.Option(min=1, help="replay the log that often, each time later by its span")]
-OnErrorOption = Annotated[OnError, typer.Option(help="a bad row stops the run, or is skipped, counted and listed")]
-SeedOption = Annotated[int, typer.Option(min=0)]
-FaultsOption = Annotated[
-    str,
-    typer.Option(
-        metavar="FAULT=SHARE,...",
-        help="of the devices: offline, reordered, skew, lost, duplicates, old (shares), hostile (a number)",
-        show_default=False,
-    ),
+UsersOption = Annotated[int | None, typer.Option(min=1, help="Number of users, chosen by a hash of their names.")]
+PolicyOption = Annotated[
+    Exposures | None, typer.Option(help="Where exposures come from.  [default: the first policy of the source]")
 ]
 
 
-def options(
-    *,
-    speed: str,
-    epoch: str | None,
-    exposures: Exposures | None,
-    start: str | None,
-    end: str | None,
-    limit: int | None,
-    users: int | None,
-    loops: int,
-    on_error: OnError,
-    seed: int,
-    faults: str = "",
-) -> Options:
-    """Return the replayer's options. Raises UserError where one can't be read."""
-    try:
-        found = Faults.parse(faults)
-    except ValueError as error:
-        raise UserError(f"--faults {error}") from error
-    return Options(
-        exposures=exposures,
-        on_error=on_error,
-        start=moment(start),
-        end=moment(end),
-        limit=limit,
-        users=users,
-        seed=seed,
-        epoch=epoch,
-        loops=loops,
-        speed=pace(speed),
-        faults=found,
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions:
+    """The part of a source that is read."""
+
+    exposures: PolicyOption = None
+    start: Annotated[str | None, typer.Option("--from", help="First event time: ISO 8601 or seconds since 1970.")] = (
+        None
     )
+    end: Annotated[str | None, typer.Option("--to", help="Event time before which to end, as for --from.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Largest number of events.")] = None
+    users: UsersOption = None
+
+    def selected(self, on_error: OnError) -> Options:
+        """Return the options of the replayer. Raises UserError for a time that can't be parsed."""
+        return Options(
+            exposures=self.exposures,
+            on_error=on_error,
+            start=moment(self.start),
+            end=moment(self.end),
+            limit=self.limit,
+            users=self.users,
+        )
 
 
-def pace(text: str) -> float | None:
-    """Return event time over wall time; None is as fast as possible."""
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(SelectionOptions):
+    """Which part of a source is replayed, and how."""
+
+    speed: Annotated[str, typer.Option(help="Event time over wall time: 3600 replays an hour per second; or max.")] = (
+        "max"
+    )
+    epoch: Annotated[
+        str | None,
+        typer.Option(help="Span of event time (6h) or number of events (5000) per epoch.  [default: 200 epochs]"),
+    ] = None
+    loops: Annotated[int, typer.Option(min=1, help="Replays of the log, each later by its span.")] = 1
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 1
+    on_error: Annotated[
+        OnError, typer.Option(help="A bad row stops the command, or is skipped, counted and listed.")
+    ] = "stop"
+
+    def parsed(self, faults: str = "") -> Options:
+        """Return the options of the replayer. Raises UserError if one of them can't be parsed."""
+        selected = self.selected(self.on_error)
+        try:
+            of_devices = Faults.parse(faults)
+        except ValueError as error:
+            raise UserError(f"--faults {error}") from error
+        return Options(
+            exposures=selected.exposures,
+            on_error=self.on_error,
+            start=selected.start,
+            end=selected.end,
+            limit=self.limit,
+            users=self.users,
+            seed=self.seed,
+            epoch=self.epoch,
+            loops=self.loops,
+            speed=speed_factor(self.speed),
+            faults=of_devices,
+        )
+
+
+def flattened(command: Callable[..., None]) -> Callable[..., None]:
+    """Return `command` with a parameter per field of its parameter `options`, which is one of the classes above."""
+    signature = inspect.signature(command, eval_str=True)
+    kind = signature.parameters["options"].annotation
+    hints = get_type_hints(kind, include_extras=True)
+    names = [field.name for field in fields(kind)]
+
+    @functools.wraps(command)
+    def flat(**values: object) -> None:
+        options = kind(**{name: values.pop(name) for name in names})
+        command(**values, options=options)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.name == "options":
+            parameters += [
+                inspect.Parameter(
+                    field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+                )
+                for field in fields(kind)
+            ]
+        else:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+    flat.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by Typer
+    return flat
+
+
+def is_protocol(text: str) -> bool:
+    """Return True if `text` names the stream of an experiment."""
+    return text.startswith(PROTOCOL)
+
+
+def parse_source(text: str) -> Source:
+    """Return the source that `text` names. Raises SourceError; only a `protocol:` source is read at once."""
+    from replay.sources import source
+
+    if not is_protocol(text):
+        return source.parse(text)
+    from deploy.experiments.streaming import source as experiment_stream
+
+    return experiment_stream.source(text)
+
+
+def speed_factor(text: str) -> float | None:
+    """Parse --speed: event time over wall time; None for max. Raises UserError."""
     if text == "max":
         return None
     try:
@@ -97,7 +161,7 @@ def pace(text: str) -> float | None:
 
 
 def moment(text: str | None) -> int | None:
-    """Return an event time in ms."""
+    """Parse an event time into ms. Raises UserError."""
     if text is None:
         return None
     try:
@@ -107,7 +171,7 @@ def moment(text: str | None) -> int | None:
 
 
 def epochs_between_retrains(text: str | None, plan: Plan) -> int:
-    """Return after how many epochs a retrain is due, from `1d`, `100000` events, or ten a source."""
+    """Return the number of epochs between two retrains, from `1d`, `100000` events, or RETRAINS. Raises UserError."""
     epochs = len(plan.ends)
     if text is None:
         return max(1, epochs // RETRAINS)
@@ -119,14 +183,3 @@ def epochs_between_retrains(text: str | None, plan: Plan) -> int:
         except ValueError as error:
             raise UserError(f"--retrain-every {text!r}: write a span (1d, 6h) or a number of events") from error
     return max(1, round(share * epochs))
-
-
-def tell_refused(plan: Plan, console: Console) -> None:
-    """Say how many rows were skipped, for which reasons, and where the first ones stand."""
-    if not plan.refused:
-        return
-    total, first = sum(plan.refused.values()), plan.refused_first
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.refused.items())
-    more = "" if total == len(first) else f"; the first {len(first)}"
-    lines = [f"{total:,} rows refused: {reasons}{more}:", *(f"  {text}" for text in first)]
-    console.print(escape("\n".join(lines)), highlight=False, soft_wrap=True)

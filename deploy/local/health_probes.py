@@ -1,24 +1,25 @@
-"""Asking the processes of a stack whether they are well: `/healthz` of each, once a second, from threads.
+"""Health probes of the processes of a run: `/healthz` of each, once per second.
 
-All are asked at once: one after the other, a few that are slow would make the next ones look silent.
+All are probed in parallel: in sequence, a few slow ones would delay the probes of the others.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-_EVERY_S = 1.0
-_PATIENCE_S = 1.0  # of one question
-SILENT_S = 8.0  # without a good answer: a stopped process, or one that says that it is stuck
-_STARTING_S = 120.0  # until the first answer
+from deploy.local import loopback
+
+_INTERVAL_S = 1.0
+_TIMEOUT_S = 1.0  # of one probe
+SILENT_S = 8.0  # without a good answer: the process is stopped, or reports that it is stuck
+_STARTING_S = 120.0  # until the first good answer
 
 
-class Probes:
-    """Asks the ports that `ports()` names. What it knows of a port is forgotten with `began`."""
+class HealthProbes:
+    """Probes of the ports that `ports()` returns; `began` resets the history of a port."""
 
     def __init__(
         self,
@@ -28,45 +29,45 @@ class Probes:
     ) -> None:
         self._ports, self._clock, self._silent_s = ports, clock, silent_s
         self._began: dict[int, float] = {}
-        self._well: dict[int, float] = {}
+        self._healthy: dict[int, float] = {}  # time of the last good answer
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
 
     def start(self) -> None:
-        """Ask on until `close`."""
+        """Probe from a thread until `close`."""
         self._thread.start()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop probing."""
         self._stop.set()
 
     def began(self, port: int) -> None:
-        """Note that the process at `port` was started a moment ago."""
+        """Record that the process at `port` has just been started."""
         self._began[port] = self._clock()
-        self._well.pop(port, None)
+        self._healthy.pop(port, None)
 
     def silent(self, port: int) -> float | None:
-        """Return for how many seconds too long the process at `port` gave no good answer; None where it is well."""
+        """Return the seconds without a good answer if they are too many; None if the process is healthy."""
         now = self._clock()
-        well = self._well.get(port)
-        waited = now - self._began.get(port, now) if well is None else now - well
-        return waited if waited > (_STARTING_S if well is None else self._silent_s) else None
+        healthy = self._healthy.get(port)
+        waited = now - self._began.get(port, now) if healthy is None else now - healthy
+        return waited if waited > (_STARTING_S if healthy is None else self._silent_s) else None
 
-    def ask(self) -> None:
-        """Ask each port once."""
+    def probe(self) -> None:
+        """Probe each port once."""
         ports = self._ports()
         with ThreadPoolExecutor(max(len(ports), 1), "probe") as pool:
-            list(pool.map(self._ask, ports))
+            list(pool.map(self._probe, ports))
 
-    def _ask(self, port: int) -> None:
+    def _probe(self, port: int) -> None:
         began = self._began.get(port)
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_PATIENCE_S):
-                if self._began.get(port) == began:  # else the answer was its predecessor's
-                    self._well[port] = self._clock()
+            loopback.get(port, "/healthz", _TIMEOUT_S)
         except OSError:  # refused, too late, or 503
-            pass
+            return
+        if self._began.get(port) == began:  # otherwise its predecessor has answered
+            self._healthy[port] = self._clock()
 
     def _run(self) -> None:
-        while not self._stop.wait(_EVERY_S):
-            self.ask()
+        while not self._stop.wait(_INTERVAL_S):
+            self.probe()

@@ -1,4 +1,4 @@
-"""The keyboard of a run: the space bar pauses and resumes the replay, as SIGUSR1 to it does."""
+"""The space bar of a run pauses and resumes the replay, as SIGUSR1 to its process does."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deploy.local.supervisor import Child
+from deploy.local.child_process import Child
 
 _STANDARD_INPUT = 0
-_AT_ONCE = 1024  # bytes
+_READ_BYTES = 1024
 
 
 @contextmanager
 def pause_on_space(child: Child, keyboard: int = _STANDARD_INPUT) -> Iterator[None]:
-    """Send SIGUSR1 to `child` when the space bar is pressed; presses that come at once in pairs undo each other.
+    """Send SIGUSR1 to `child` when the space bar is pressed; two presses that are read together cancel out.
 
-    `keyboard` is a file descriptor. Does nothing where it is no terminal.
+    `keyboard` is a file descriptor. Does nothing if it is no terminal.
     """
     if not os.isatty(keyboard):
         yield
@@ -35,12 +35,12 @@ def pause_on_space(child: Child, keyboard: int = _STANDARD_INPUT) -> Iterator[No
             if not ready:
                 continue
             try:
-                pressed = os.read(keyboard, _AT_ONCE)  # what sys.stdin would keep in a buffer, select can't see
+                pressed = os.read(keyboard, _READ_BYTES)  # not sys.stdin: select can't see what it buffers
             except OSError:
                 return  # the terminal is gone
             if not pressed:
                 return
-            # a signal that is pending already is not sent twice: two for two presses could be one, or two
+            # a pending signal is not queued twice: two signals may arrive as one
             if pressed.count(b" ") % 2 and child.alive and child.process:
                 os.kill(child.process.pid, signal.SIGUSR1)
 

@@ -1,4 +1,4 @@
-"""Live progress of a run: events, epochs, release in force, and the quality so far."""
+"""Live progress of a run: events, epochs, releases, and the quality so far."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from deploy.local.supervisor import Stack
+from deploy.local.supervisor import Supervisor
 from deploy.report import measurements
+from replay.prepare.plan import Plan
 from streams.database import run_state, schema
 from streams.settings import Settings
 
-_LOOK_S = 1.0
+_REFRESH_S = 1.0
 _SHOWN = ("popularity", "din", "fast", "mc2sf")
 
 
-class Watch:
-    """A context with two bars and the quality so far; without a terminal, a line for every tenth of the events."""
+class ProgressDisplay:
+    """A context with two bars and the quality so far; without a terminal, one line per tenth of the events."""
 
     def __init__(
-        self, console: Console, engine: sa.Engine, settings: Settings, stack: Stack, events: int, epochs: int
+        self, console: Console, engine: sa.Engine, settings: Settings, supervisor: Supervisor, plan: Plan
     ) -> None:
-        self._engine, self._run, self._stack = engine, settings.run, stack
+        self._engine, self._run, self._supervisor = engine, settings.run, supervisor
         self._console = console
         self._bars = Progress(
             SpinnerColumn(),
@@ -35,9 +36,9 @@ class Watch:
             TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self._events = self._bars.add_task("events", total=events, note="")
-        self._epochs = self._bars.add_task("epochs", total=epochs, note="")
-        self._looked = 0.0
+        self._events = self._bars.add_task("events", total=plan.events, note="")
+        self._epochs = self._bars.add_task("epochs", total=plan.epochs, note="")
+        self._refreshed = 0.0
         self._tenth = -1
 
     def __enter__(self) -> Self:
@@ -48,15 +49,17 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def look(self, *, now: bool = False) -> None:
-        """Read the tables and the processes, at most once a second unless `now`, and show what is new."""
-        if not now and time.monotonic() - self._looked < _LOOK_S:
+    def refresh(self, *, now: bool = False) -> None:
+        """Read the tables and the metrics, at most once per second unless `now`, and show them."""
+        if not now and time.monotonic() - self._refreshed < _REFRESH_S:
             return
-        self._looked = time.monotonic()
-        for child in self._stack.children.values():
+        self._refreshed = time.monotonic()
+        for child in self._supervisor.children.values():
             if child.metrics_port and child.alive:
                 child.scrape()
-        applied = measurements.total((c.samples for c in self._stack.children.values()), "mc2sf_events_applied_total")
+        applied = measurements.total(
+            (c.samples for c in self._supervisor.children.values()), "mc2sf_events_applied_total"
+        )
         r = schema.releases.c
         with self._engine.connect() as connection:
             recorded = run_state.recorded(connection, self._run)
@@ -70,9 +73,9 @@ class Watch:
         self._bars.update(self._events, completed=applied, note=f"NDCG@10  {shown}" if shown else "")
         self._bars.update(self._epochs, completed=recorded[0] + 1 if recorded else 0, note=f"releases: {note}")
         if not self._console.is_terminal:
-            self._say(applied, shown, note)
+            self._print(applied, shown, note)
 
-    def _say(self, applied: float, shown: str, note: str) -> None:
+    def _print(self, applied: float, shown: str, note: str) -> None:
         total = self._bars.tasks[0].total or 1
         if (tenth := int(10 * applied / total)) > self._tenth:
             self._tenth = tenth

@@ -1,31 +1,30 @@
-"""Ctrl-C and SIGTERM to a run, heard whenever they come.
+"""Ctrl-C and SIGTERM to a run, which are never lost.
 
-Python drops an exception that a signal's handler raises while a process is being started (in the hooks around fork), so
-it is noted as well.
+Python drops an exception that a signal handler raises while a process is being started (in the hooks around fork), so
+the signal is remembered as well.
 """
 
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 
 class Interrupts:
-    """Raises KeyboardInterrupt at a signal, and again at the next `check` where that was dropped."""
+    """Raises KeyboardInterrupt at a signal, and again at the next `check` in case the first one was dropped."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._received = False
 
     def install(self) -> None:
-        """Begin to listen, also where they are ignored, as in a shell's background jobs."""
-        for which in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(which, self._hear)
+        """Handle both signals from now on, even if they were ignored, as in background jobs of a shell."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where a signal came."""
-        if self._asked:
+        """Raise KeyboardInterrupt if a signal was received."""
+        if self._received:
             raise KeyboardInterrupt
 
-    def _hear(self, *_: Any) -> None:
-        self._asked = True
+    def _handle(self, *_: object) -> None:
+        self._received = True
         raise KeyboardInterrupt

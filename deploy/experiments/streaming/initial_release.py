@@ -22,7 +22,7 @@ from deploy.experiments.streaming.source import Streamed
 from deploy.experiments.training.fit_cache import FitMissing
 from deploy.experiments.training.models import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW
 from deploy.experiments.training.trainer import Bench
-from deploy.runs import UserError
+from deploy.user_error import UserError
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, Catalogue
 from models.data.interaction_log import Ints
 from models.evaluation.metrics import metrics

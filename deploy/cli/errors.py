@@ -1,0 +1,49 @@
+"""Errors that a user can fix, as a sentence and an exit code. Imported when there is an error to explain."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from confluent_kafka import KafkaException
+from pydantic import ValidationError
+
+from deploy.local.child_process import ChildError
+from deploy.runs import RunFailed
+from deploy.user_error import UserError
+from replay.errors import SourceError
+from replay.send.progress import ReplayError
+from streams.kafka.topic_admin import TopicsError
+from streams.process.retry import DATABASE_UNAVAILABLE
+
+
+class Explained(NamedTuple):
+    """An error for the user: what failed, the sentence about it, and the exit code."""
+
+    subject: str
+    sentence: str
+    code: int = 2
+
+
+def explain(error: Exception) -> Explained | None:
+    """Return a sentence about an error that a user can fix; None for any other, which deserves its traceback."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return Explained("settings", f"{field + ': ' if field else ''}{first['msg']}")
+    if isinstance(error, RunFailed):
+        return Explained("the run failed", str(error), 1)
+    if isinstance(error, TopicsError | UserError | SourceError | ChildError | ReplayError):
+        return Explained("error", str(error))
+    if isinstance(error, KafkaException):
+        return Explained("broker", error.args[0].str())
+    if isinstance(error, DATABASE_UNAVAILABLE):
+        return Explained("database", _of_database(error))
+    return None
+
+
+def _of_database(error: Exception) -> str:
+    """Return what is wrong with which database, in one line."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else None
+    reason = " ".join(str(cause or error).split())
+    return " ".join([*dict.fromkeys(getattr(error, "__notes__", ())), reason])

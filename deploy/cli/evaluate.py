@@ -1,0 +1,96 @@
+"""`mc2sf evaluate` and `verify`: score a run again, and recompute it with independent code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from deploy.cli.options import RunArgument, moment
+from deploy.user_error import UserError
+
+console = Console()
+
+
+def evaluate(
+    run: RunArgument,
+    as_of: Annotated[
+        str | None, typer.Option(help="Use only events before this time: ISO 8601 or seconds since 1970.")
+    ] = None,
+    release: Annotated[int | None, typer.Option(help="Score the same clicks with this release instead.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score every outcome of a run again, from its tables alone.
+
+    Exit code 1 if a rank differs from the one computed online.
+    """
+    import msgspec
+
+    from deploy.report.summary import by_variant
+    from deploy.report.terminal import quality
+    from deploy.runs import find
+    from streams.releases.release import ReleaseError
+    from streams.rescoring import rescore
+
+    found = find(run)
+    try:
+        with console.status("scoring again") as status:
+            result = rescore.rescore(
+                found.engine,
+                found.settings.run,
+                as_of=moment(as_of),
+                release=release,
+                progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
+            )
+    except ReleaseError as error:
+        raise UserError(str(error)) from error
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result.metrics)) + b"\n")
+    else:
+        console.print(quality(by_variant(result.metrics), f"offline, run {found.settings.run}"))
+    if release is None:
+        console.print(f"{len(result.differences)} ranks differ from those given online")
+        raise typer.Exit(1 if result.differences else 0)
+    console.print(f"release {release} on the same clicks" + (" (hindsight)" if result.hindsight else ""))
+
+
+def verify(
+    run: RunArgument,
+    sample: Annotated[int, typer.Option(min=1, help="Compute one outcome in this many without tiles as well.")] = 50,
+) -> None:
+    """Verify a run: recompute it from its log with independent code.
+
+    Compares every outcome, r2, state and metric. Reads the tables alone, in one thread, without Kafka. Names the first
+    difference (user, event, field) and exits with 1 if there is one.
+    """
+    import torch
+
+    from deploy.runs import find
+    from streams.verification.differences import DifferenceFound
+    from streams.verification.verify import certify
+
+    found = find(run)
+    if not found.settings.lockstep:
+        raise UserError(f"run {found.settings.run} was free-running: only a run in lockstep can be certified")
+    torch.set_num_threads(1)  # as every worker does
+    try:
+        with console.status("recomputing the run") as status:
+            verified = certify(
+                found.engine,
+                found.settings,
+                sample=sample,
+                progress=lambda done, of: status.update(f"recomputing the run: {done:,} of {of:,} users"),
+            )
+    except DifferenceFound as difference:
+        console.print(f"[red]not as the log says:[/red] {escape(str(difference.args[0]))}", highlight=False)
+        raise typer.Exit(1) from None
+    console.print(
+        f"run {found.settings.run} is as its log says: {verified.events:,} events of {verified.users:,} users, "
+        f"{verified.outcomes:,} outcomes, {verified.memories:,} r2, {verified.uploads:,} uploads, both states of every "
+        f"user, the metrics. Without tiles {verified.untiled:,} outcomes differ by at most "
+        f"{verified.untiled_difference:.1e}.",
+        highlight=False,
+    )

@@ -1,0 +1,131 @@
+"""The processes of a run, each as a command, and the topics that they need. Settings come from the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+topics_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="The topics of a run on the broker."
+)
+worker_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="A Faust worker; several share the partitions.",
+)
+console = Console(stderr=True)
+
+
+@topics_app.command("create")
+def topics_create() -> None:
+    """Create the topics that are missing, with their partitions and policies."""
+    from streams.kafka import topic_admin
+    from streams.settings import Settings
+
+    settings = Settings()
+    created = topic_admin.create(settings)
+    console.print(f"{len(created)} topics created on {settings.brokers}" + "".join(f"\n  {name}" for name in created))
+
+
+@topics_app.command("check")
+def topics_check() -> None:
+    """List what is wrong with the topics; exit code 1 if anything is."""
+    from rich.table import Table
+
+    from streams.kafka import topic_admin
+    from streams.settings import Settings
+
+    settings = Settings()
+    wrong = topic_admin.deviations(settings)
+    table = Table("topics of run " + settings.run)
+    for sentence in wrong or ["all as they should be"]:
+        table.add_row(sentence)
+    console.print(table)
+    raise typer.Exit(1 if wrong else 0)
+
+
+@topics_app.command("grant")
+def topics_grant(
+    role: Annotated[str, typer.Argument(help="Name of a process, such as recorder; see SECURITY.md.")],
+    principal: Annotated[str, typer.Argument(help="User as Kafka names it, such as User:device.")],
+) -> None:
+    """Give a user on the broker the least that a process needs on the topics of the run; see SECURITY.md."""
+    from streams.kafka.acl import ACCESS, grant
+    from streams.settings import Settings
+
+    if role not in ACCESS:
+        raise typer.BadParameter(f"{role!r} is none of {', '.join(ACCESS)}", param_hint="ROLE")
+    settings = Settings()
+    entries = grant(settings, role, principal)
+    console.print(f"{principal} may do what {role} does on run {settings.run}: {entries} entries")
+
+
+@worker_app.command("device")
+def worker_device() -> None:
+    """Keep the state of devices, request priors from the cloud, rank, and upload negative memories."""
+    from deploy.runs import joined_run
+
+    joined_run()
+    from streams.device import worker  # creates its Faust app at import, from the settings
+
+    worker.main()
+
+
+@worker_app.command("cloud")
+def worker_cloud() -> None:
+    """Keep delayed histories, and answer requests with priors."""
+    from deploy.runs import joined_run
+
+    joined_run()
+    from streams.cloud import worker  # creates its Faust app at import, from the settings
+
+    worker.main()
+
+
+def recorder() -> None:
+    """Write every topic into the tables exactly once.
+
+    Computes the online quality of every variant as well.
+    """
+    from deploy.runs import joined_run
+    from streams.recorder import recorder
+
+    recorder.main(joined_run())
+
+
+def learner() -> None:
+    """Train the fast part online: one small release per epoch."""
+    from deploy.runs import joined_run
+    from streams.learner import learner
+
+    learner.main(joined_run())
+
+
+def coordinator() -> None:
+    """Review and publish releases; decide each epoch.
+
+    One coordinator is active at a time: it holds a lease in the database.
+    """
+    from deploy.runs import joined_run
+    from streams.coordinator import coordinator
+
+    coordinator.main(joined_run())
+
+
+def retrain(
+    once: Annotated[bool, typer.Option("--once", help="Retrain once from what is recorded, then end.")] = False,
+    every: Annotated[bool, typer.Option("--every", help="Retrain whenever the schedule asks, until stopped.")] = False,
+) -> None:
+    """Retrain the encoder and the slow part from the tables.
+
+    A batch job; on several machines it runs under torchrun.
+    """
+    from deploy.runs import joined_run
+    from streams.retrain import job
+
+    if once == every:
+        raise typer.BadParameter("choose --once or --every")
+    job.main(joined_run(), once=once)

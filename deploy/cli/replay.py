@@ -1,0 +1,75 @@
+"""`mc2sf replay`: the process that sends a log to the topics of a run."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deploy.cli.options import ReplayOptions, flattened
+from deploy.user_error import UserError
+from replay.prepare.plan import Plan, read_plan
+from streams.settings import Settings
+
+console = Console()
+
+
+@flattened
+def replay(
+    *,
+    source: Annotated[
+        str | None, typer.Argument(metavar="[SOURCE]", help="As for `mc2sf run`; needed without --prepared.")
+    ] = None,
+    prepared: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Send the plan that `mc2sf run --out DIR` prepared, with its options."),
+    ] = None,
+    options: ReplayOptions,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the sorted log.  [default: MC2SF_STATE_DIR]"),
+    ] = None,
+) -> None:
+    """Send SOURCE to the topics of the run in the environment.
+
+    Continues where it was stopped. SIGUSR1 pauses and resumes.
+    """
+    from replay.send.epoch_barrier import free, lockstep
+    from replay.send.replayer import send
+    from replay.send.virtual_clock import VirtualClock
+    from streams.kafka import topic_admin
+    from streams.process import telemetry
+    from streams.process.health import HEALTH
+    from streams.process.retry import retrying
+
+    settings = Settings()
+    retrying(settings.patience_s)(topic_admin.require, settings)
+    plan = _plan(source, prepared, options, folder, settings)
+    telemetry.serve(settings)
+    HEALTH.needs("log")
+    clock = VirtualClock(plan.speed)
+    signal.signal(signal.SIGUSR1, clock.toggle)
+    with lockstep(settings) if settings.lockstep else nullcontext(free) as decide:
+        result = send(settings, plan, decide=decide, clock=clock)
+    console.print(f"{result.events_sent:,} events sent in {plan.epochs} epochs")
+
+
+def _plan(
+    source: str | None, prepared: Path | None, options: ReplayOptions, folder: Path | None, settings: Settings
+) -> Plan:
+    """Return the prepared plan, or prepare SOURCE. Raises UserError if it is not clear which of them is asked for."""
+    if prepared is not None:
+        if source is not None or folder is not None or options != ReplayOptions():
+            raise UserError("--prepared: the plan decides source and options; leave out SOURCE and the other options")
+        return read_plan(prepared)
+    if source is None:
+        raise UserError("name a SOURCE, or the folder of a plan with --prepared")
+    from deploy.cli import preparation
+
+    plan = preparation.prepared(source, options.parsed(settings.faults), folder or settings.state_dir, console)
+    preparation.print_refused(plan, console)
+    return plan

@@ -1,0 +1,129 @@
+"""A child process of a local run: start, stop, memory, metrics and log."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from deploy.local import loopback
+
+STOP_S = 15.0  # from SIGTERM to SIGKILL
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+_SCRAPE_S = 2.0  # the longest wait for /metrics
+
+
+class ChildError(RuntimeError):
+    """A child process died and is not restarted again; the message holds the end of its log."""
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to stop this child when its parent is killed: no orphan holds a port or a database."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass
+class Child:
+    """A process: its command, its log, and its measurements."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    log: Path
+    metrics_port: int = 0
+    restart: bool = True  # False: it is not restarted after it has exited by itself, only after it was killed
+    must_live: bool = False  # its death ends the run
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    deaths: int = 0
+    deaths_in_a_row: int = 0
+    peak_memory: int = 0
+    samples: dict[str, float] = field(default_factory=dict)
+    ended: float = math.inf  # time at which its exit with code 0 was first seen
+
+    @property
+    def alive(self) -> bool:
+        """True while the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        """Start the process, appending to its log."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                self.command,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C must not reach the children: the supervisor stops them in order
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
+            )
+        self.started, self.ended = time.monotonic(), math.inf
+
+    def terminate(self) -> None:
+        """Send SIGTERM, without waiting."""
+        if self.process is not None and self.alive:
+            self.process.terminate()
+
+    def stop(self, seconds: float = STOP_S) -> None:
+        """Stop the process: SIGTERM, then SIGKILL after `seconds`."""
+        if self.process is not None and self.alive:
+            self.process.terminate()
+            self.wait(seconds)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the process has ended; after `seconds` kill it."""
+        assert self.process is not None
+        try:
+            self.process.wait(max(seconds, 0.01))
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """Send SIGKILL and wait for the end."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def note(self, sentence: str) -> None:
+        """Append to the log of the process what the supervisor did to it."""
+        with suppress(OSError), self.log.open("a") as log:  # the disk may be full
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} supervisor: {sentence}\n")
+
+    def measure(self) -> None:
+        """Update the peak of the resident memory of the process and its children, bytes."""
+        try:
+            process = psutil.Process(self.process.pid if self.process else 0)
+            family = [process, *process.children(recursive=True)]
+            self.peak_memory = max(self.peak_memory, sum(member.memory_info().rss for member in family))
+        except psutil.Error:
+            pass  # it has just ended
+
+    def tail(self, lines: int = 15) -> str:
+        """Return the last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def scrape(self) -> bool:
+        """Read /metrics into `samples`; return False, and keep the older samples, if the process does not answer."""
+        try:
+            text = loopback.get(self.metrics_port, "/metrics", _SCRAPE_S)
+        except OSError:
+            return False
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+                self.samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return True
