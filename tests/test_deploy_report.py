@@ -179,7 +179,7 @@ def test_the_screenshot_in_the_readme_is_a_small_picture(browser: webdriver.Chro
     """Write docs/report.png from the report of a run: REPORT_SCREENSHOT=runs/demo/report.html."""
     picture = Path(__file__).parents[1] / "docs" / "report.png"
     if report := os.environ.get("REPORT_SCREENSHOT"):
-        screen = {"width": 1200, "height": 1440, "deviceScaleFactor": 1, "mobile": False}
+        screen = {"width": 1200, "height": 1330, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
         browser.get(Path(report).resolve().as_uri())
