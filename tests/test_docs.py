@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 import typer
 import yaml
+from typer.core import TyperCommand, TyperGroup
 
 from deploy.cli.main import app
 from deploy.reference.pages import generate
@@ -19,9 +21,9 @@ from deploy.report.summary import METRICS
 from models.evaluation import metrics
 from streams.codec import Record
 from streams.topics import TOPICS
+from tests.support.docs import PAGES, ROOT, Command, commands, mc2sf, parse
 from tests.support.report import summary
 
-ROOT = Path(__file__).parents[1]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 SCHEMA = json.loads((ROOT / "docs" / "summary.schema.json").read_text())
 
@@ -46,6 +48,64 @@ def test_the_variables_of_the_compose_file_are_documented() -> None:
     for name, default in documented.items():
         if default != "none":
             assert Path(default).name == Path(asked[name]).name, name
+
+
+PROGRAMS = {"cd", "docker", "export", "git", "pip", "torchrun", "apt-get"}  # others' commands: not checked further
+
+
+@pytest.mark.parametrize("command", [each for page in PAGES for each in commands(page)], ids=lambda c: c.text)
+def test_every_command_of_the_documents_would_be_accepted(command: Command) -> None:
+    for arguments in mc2sf(command.text):
+        parse(arguments)
+    words = [word for word in command.text.split() if not re.match(r"[A-Z_]+=", word)]
+    program = Path(words[0]).name if words else "export"
+    if program == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words[1]
+    elif program.startswith("python") and "-m" in words:
+        name = words[words.index("-m") + 1]
+        assert importlib.util.find_spec(name), name
+    else:
+        assert mc2sf(command.text) or program in PROGRAMS
+
+
+def test_commands_named_in_the_text_exist() -> None:
+    for page in PAGES:
+        for span in re.findall(r"`mc2sf ([a-z][^`]*)`", page.read_text()):
+            command: object = typer.main.get_command(app)
+            for word in span.split():
+                if isinstance(command, TyperGroup):
+                    assert word in command.commands or "|" in word or word in {"...", "COMMAND"}, (page.name, span)
+                    command = command.commands.get(word)
+                elif isinstance(command, TyperCommand) and word.startswith("--"):
+                    options = [name for each in command.params for name in (*each.opts, *each.secondary_opts)]
+                    assert word.split("=")[0] in options, (page.name, span)
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", page.read_text()):
+            path = (page.parent / target).resolve() if target else page
+            assert path.exists(), (page.name, target)
+            if anchor and path.suffix == ".md":
+                titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, anchor
+
+
+def test_files_named_in_the_documents_exist() -> None:
+    for page in PAGES:
+        for path in re.findall(
+            r"`((?:models|streams|replay|deploy|tests|benchmarks|docs)/[\w./-]*)`", page.read_text()
+        ):
+            assert (ROOT / path).exists(), (page.name, path)
+
+
+def test_the_readme_is_short_and_its_paragraphs_are_not_full_of_numbers() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 160
+    prose = re.sub(r"```.*?```|<!--.*?-->|^\|.*$", "", text, flags=re.DOTALL | re.MULTILINE)
+    for paragraph in prose.split("\n\n"):
+        plain = re.sub(r"`[^`]*`|\[[^]]*\]\([^)]*\)", "", paragraph)
+        assert len(re.findall(r"(?<![\w.@])[\d.,]*\d(?![\w@])", plain)) <= 3, paragraph
 
 
 def test_commands_in_the_table_of_processes_exist() -> None:

@@ -1,0 +1,94 @@
+"""The queries of the tutorial give the metrics of summary.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from streams.database import schema
+from streams.database.engine import connect
+from streams.prequential.metrics import Ranked, subsets, summary
+from tests.support.docs import ROOT, blocks, commands, mc2sf
+from tests.support.report import put
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+METRICS = {"hr_10": "hr@10", "ndcg_10": "ndcg@10", "mrr": "mrr", "n": "n"}
+Figures = Mapping[str, Mapping[str, float]]
+
+
+def by_sql(engine: sa.Engine) -> Figures:
+    query = blocks(TUTORIAL, "sql")[engine.dialect.name == "postgresql"]
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text(query.replace("::", r"\:\:"))).mappings().all()
+    return {row["variant"]: {name: float(row[name]) for name in METRICS} for row in rows}
+
+
+def by_polars(folder: Path) -> Figures:
+    program = blocks(TUTORIAL, "python")[1] + "\nmetrics.write_json('metrics.json')\n"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, timeout=60, capture_output=True)
+    return {row.pop("variant"): row for row in json.loads((folder / "metrics.json").read_text())}
+
+
+def assert_equal(found: Figures, expected: Mapping[str, Mapping[str, float | None]]) -> None:
+    assert set(found) == set(expected)
+    for variant, figures in found.items():
+        for name, value in figures.items():
+            assert value == pytest.approx(expected[variant][METRICS[name]], abs=1e-12), (variant, name)
+
+
+def outcomes(run: str, count: int) -> tuple[list[dict[str, Any]], list[Ranked]]:
+    """Random outcomes, some of them cold, as rows of the table and as ranked clicks."""
+    draw = random.Random(1)
+    rows, ranked = [], []
+    for seq in range(count):
+        cold, ranks = draw.random() < 0.2, {name: draw.randint(1, 100) for name in ("mc2sf", "din", "random")}
+        if draw.random() < 0.1:
+            del ranks["din"]  # expired
+        rows.append({"run": run, "user": "u", "seq": seq, "cold": cold, "ranks": ranks, "slate": "sampled"})
+        ranked.append(Ranked(seq, 100, subsets(cold=cold, history=1, window=1), ranks))
+    return rows, ranked
+
+
+def test_the_queries_give_the_metrics_of_the_summary(database_url: str) -> None:
+    rows, ranked = outcomes("a", 300)
+    engine = connect(database_url)
+    with engine.begin() as connection:
+        put(connection, schema.outcomes, rows)
+    assert_equal(by_sql(engine), summary(ranked))
+
+
+def test_the_program_with_polars_gives_them_too(tmp_path: Path) -> None:
+    database = tmp_path / "runs" / "tutorial" / "mc2sf.db"
+    database.parent.mkdir(parents=True)
+    rows, ranked = outcomes("a", 300)
+    with connect(f"sqlite:///{database}").begin() as connection:
+        put(connection, schema.outcomes, rows)
+    assert_equal(by_polars(tmp_path), summary(ranked))
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_tutorial_works_from_the_csv_to_the_evaluation(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", blocks(TUTORIAL, "python")[0]], cwd=tmp_path, check=True, timeout=60)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for command in commands(TUTORIAL):
+        for arguments in mc2sf(command.text):
+            program = [sys.executable, "-m", "deploy.cli", *arguments]
+            done = subprocess.run(
+                program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False
+            )
+            assert done.returncode == 0, (command.text, done.stdout + done.stderr)
+    folder = tmp_path / "runs" / "tutorial"
+    online = json.loads((folder / "summary.json").read_text())["online"]
+    assert online
+    assert_equal(by_sql(connect(f"sqlite:///{folder / 'mc2sf.db'}")), online)
+    assert_equal(by_polars(tmp_path), online)
