@@ -7,17 +7,21 @@ of the current epoch is read back from the topic, because the topic can't disagr
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import TopicPartition as Assignment
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from replay.json_file import write_json
 from streams.codec import Reader, RecordError
 from streams.kafka import clients
-from streams.kafka.types import KafkaConsumer, OffsetPartition
+from streams.kafka.partition_consumer import PartitionConsumer
+from streams.kafka.stall_detector import StalledError
+from streams.kafka.types import KafkaConsumer, OffsetPartition, TopicPartition
 from streams.process.log_throttle import LogThrottle
 from streams.process.retry import retrying
 from streams.records import DeviceBatch, DeviceEvent, EpochBegin, EpochMarker
@@ -27,6 +31,8 @@ from streams.topics import DEVICE_EVENTS
 log = logging.getLogger(__name__)
 log.addFilter(LogThrottle())
 PROGRESS = "progress.json"
+_TAKE = 1000
+_WAIT_S = 0.2
 
 
 class ReplayError(RuntimeError):
@@ -88,7 +94,7 @@ def read_back(
         metadata = consumer.list_topics(name, timeout=15).topics[name]
         if metadata.error is not None or len(metadata.partitions) != n:
             raise ReplayError(f"topic {name} should have {n} partitions and has {len(metadata.partitions)}")
-        ends = [_end(consumer, TopicPartition(name, p)) for p in range(n)]
+        ends = [_end(consumer, Assignment(name, p)) for p in range(n)]
         if progress is None:
             if any(ends):
                 raise ReplayError(f"topic {name} has records, but there is no progress file: choose another run id")
@@ -96,7 +102,9 @@ def read_back(
         short = [p for p in range(n) if ends[p] < progress.offsets[p]]
         if short:
             raise ReplayError(f"topic {name} has lost records of partitions {short}: this run can't be continued")
-        return _tail(consumer, name, progress, ends, hostile_users)
+        return _tail(settings, progress, ends, hostile_users)
+    except StalledError as error:
+        raise ReplayError(f"brokers {settings.brokers}: {error}") from error
     except KafkaException as error:
         raise ReplayError(f"brokers {settings.brokers}: {error.args[0].str()}") from error
     finally:
@@ -117,37 +125,34 @@ def _end(consumer: KafkaConsumer, partition: OffsetPartition) -> int:
     return consumer.get_watermark_offsets(partition, timeout=15)[1]
 
 
-def _tail(
-    consumer: KafkaConsumer, name: str, progress: Progress, ends: list[int], hostile_users: frozenset[str]
-) -> SentRecords:
+def _tail(settings: Settings, progress: Progress, ends: list[int], hostile_users: frozenset[str]) -> SentRecords:
     offsets, events, batches = list(progress.offsets), list(progress.events), progress.batches
     sent = SentRecords(progress, markers=[set() for _ in ends])
     reader: Reader[DeviceBatch | EpochMarker] = Reader(DeviceEvent)
     unfinished = {p for p, end in enumerate(ends) if offsets[p] < end}
-    consumer.assign([TopicPartition(name, p, offsets[p]) for p in sorted(unfinished)])
-    while unfinished:
-        for message in consumer.consume(1000, 0.2):
-            if message.error():
-                raise ReplayError(f"reading {name} back: {message.error()}")
-            p = message.partition()
-            offsets[p] = message.offset() + 1
-            if offsets[p] >= ends[p]:
-                unfinished.discard(p)
-            try:
-                record = reader.decode(message.value())
-            except RecordError as error:  # not from this replay: the devices refuse it
-                log.warning("%s/%d@%d is skipped: %s", name, p, message.offset(), error)
-                continue
-            if isinstance(record, DeviceBatch):
-                foreign = record.user in hostile_users or message.key() != record.user.encode()
-                if foreign or record.seq < sent.users.get(record.user, 0):
+    start = {TopicPartition(DEVICE_EVENTS.name, p): offsets[p] for p in sorted(unfinished)}
+    with closing(PartitionConsumer(settings, "replay-resume", start, strict=True)) as consumer:
+        while unfinished:
+            for message in consumer.read(_TAKE, _WAIT_S):
+                p = message.partition
+                offsets[p] = message.offset + 1
+                if offsets[p] >= ends[p]:
+                    unfinished.discard(p)
+                try:
+                    record = reader.decode(message.value)
+                except RecordError as error:  # not from this replay: the devices refuse it
+                    log.warning("%s/%d@%d is skipped: %s", message.topic, p, message.offset, error)
                     continue
-                sent.users[record.user] = record.seq + len(record.items)
-                events[p] += len(record.items)
-                batches += 1
-            else:
-                sent.markers[p].add((type(record).__name__, record.epoch))
-                if isinstance(record, EpochBegin):
-                    sent.releases[record.epoch] = record.release
+                if isinstance(record, DeviceBatch):
+                    foreign = record.user in hostile_users or not record.user or message.key != record.user.encode()
+                    if foreign or record.seq < sent.users.get(record.user, 0):
+                        continue
+                    sent.users[record.user] = record.seq + len(record.items)
+                    events[p] += len(record.items)
+                    batches += 1
+                else:
+                    sent.markers[p].add((type(record).__name__, record.epoch))
+                    if isinstance(record, EpochBegin):
+                        sent.releases[record.epoch] = record.release
     sent.progress = Progress(progress.log, progress.epoch, progress.time, offsets, events, batches)
     return sent

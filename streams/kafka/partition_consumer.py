@@ -25,7 +25,7 @@ class PartitionConsumer:
     """Reads the partitions of `start` from their offsets and commits nothing: the caller keeps the offsets.
 
     `queue_kb` bounds what librdkafka fetches ahead. With `strict` an error that the consumer reports is raised as
-    KafkaException, else it is logged and reading goes on.
+    KafkaException, else it is logged and reading goes on. Without a `consumer` this makes one.
     """
 
     def __init__(
@@ -36,9 +36,11 @@ class PartitionConsumer:
         *,
         strict: bool = False,
         queue_kb: int = QUEUE_KB,
+        consumer: KafkaConsumer | None = None,
     ) -> None:
         self._prefix, self._role, self._strict = f"{settings.run}-", role, strict
-        self._consumer: KafkaConsumer = clients.consumer(settings, role, **{"queued.max.messages.kbytes": queue_kb})
+        options = {"queued.max.messages.kbytes": queue_kb}
+        self._consumer = clients.consumer(settings, role, **options) if consumer is None else consumer
         self._next = dict(start)
         assigned = [self._assignment(partition, offset or OFFSET_BEGINNING) for partition, offset in start.items()]
         self._consumer.assign(assigned)
@@ -46,14 +48,14 @@ class PartitionConsumer:
         self._paused: AbstractSet[TopicPartition] = frozenset()
 
     def read(self, most: int, wait_s: float) -> list[Message]:
-        """Return up to `most` records, waiting at most `wait_s` seconds for the first one.
+        """Return up to `most` (two or more) records, waiting at most `wait_s` seconds for the first one.
 
         Raises StalledError if the broker has records that the consumer does not deliver: then make another consumer.
         """
         self._stall_detector.check({self._full(partition) for partition in self._paused})
         first = self._consumer.poll(wait_s)
         received = []
-        for raw in [] if first is None else [first, *self._consumer.consume(most, 0)]:
+        for raw in [] if first is None else [first, *self._consumer.consume(most - 1, 0)]:
             if (error := raw.error()) is not None:
                 if self._strict:
                     raise KafkaException(error)
