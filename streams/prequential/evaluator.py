@@ -21,7 +21,6 @@ from streams.prequential.drift import Drift, Drifts
 from streams.prequential.metrics import Quality, Ranked, subsets
 from streams.prequential.popularity_baseline import Click, Popularity, units
 from streams.prequential.river_baseline import RiverBaseline
-from streams.recorder.rows import ranked
 from streams.records import Outcome
 from streams.settings import Settings
 
@@ -72,6 +71,12 @@ class Prequential:
     def _measure(self, outcome: Ranked) -> list[Drift]:
         self.quality.update(outcome)
         return list(self._drifts.update(outcome))
+
+
+def ranked(outcome: Outcome, ranks: dict[str, int]) -> Ranked:
+    """Return the input of the metrics."""
+    where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
+    return Ranked(outcome.time, outcome.candidates.shape[0], where, ranks)
 
 
 def click_counts(connection: Connection, run: str, epoch: int) -> dict[int, int]:

@@ -10,10 +10,10 @@ from itertools import count, repeat
 
 import msgspec
 
+from models.data.impression_groups import same_group
 from streams.codec import RecordError
 from streams.kafka.message import LATEST, Message, check_batch
 from streams.kafka.types import TopicPartition
-from streams.prequential.metrics import Ranked, subsets
 from streams.recorder.state_snapshots import Changed
 from streams.records import ClickUpload, DeadLetter, DeviceBatch, NegativeMemory, Outcome, Versions, item_key
 
@@ -74,7 +74,7 @@ class RowBuilder:
             map(item_key, record.items),
             record.kinds,
             record.times,
-            unit_times(record),
+            group_times(record),
             record.impressions,
             repeat(epoch),
             repeat(wall),
@@ -127,12 +127,11 @@ class RowBuilder:
         self.buffer.dead_letters.append((self._run, *source, dead.key, dead.value, reason, wall, None))
 
 
-def unit_times(batch: DeviceBatch) -> list[int]:
+def group_times(batch: DeviceBatch) -> list[int]:
     """Return for each event the time of the first event of its impression group."""
     times = batch.times[:]
-    impressions = batch.impressions
     for i in range(1, len(times)):
-        if impressions[i] and impressions[i] == impressions[i - 1]:
+        if same_group(batch.impressions[i - 1], batch.impressions[i]):
             times[i] = times[i - 1]
     return times
 
@@ -147,12 +146,6 @@ def check_numbers(record: msgspec.Struct) -> None:
             limit = (1 << 63) if name == "target" else LATEST if name in _LARGE else _INT32
             if not 0 <= value < limit:
                 raise RecordError(f"{name} is {value}: negative or too large")
-
-
-def ranked(outcome: Outcome, ranks: dict[str, int]) -> Ranked:
-    """Return the input of the metrics."""
-    where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
-    return Ranked(outcome.time, outcome.candidates.shape[0], where, ranks)
 
 
 def outcome_row(run: str, o: Outcome, recorded_epoch: int, ranks: dict[str, int], wall: int) -> Row:
