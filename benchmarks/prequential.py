@@ -31,8 +31,8 @@ from streams.model_config import learner_config
 from streams.prequential.evaluator import recorded_outcomes
 from streams.records import EXAMPLE_NEGATIVES
 from streams.releases.release import Release, read_release
-from streams.rescoring.net_scorer import Rescorer
-from streams.rescoring.ranking_queries import Question, RankingQueries
+from streams.rescoring.net_scorer import NetScorer
+from streams.rescoring.ranking_queries import RankingQueries, RankingQuery
 
 QUARTERS = 4
 _LISTS = 256  # that the nets' cost is taken from
@@ -98,34 +98,37 @@ def compared(found: Found) -> dict[str, Any]:
 def _clicks(found: Found, connection: sa.Connection) -> Iterator[tuple[tuple[str, int], Ints]]:
     """The device's last clicks before each ranked one."""
     for _, chunk in RankingQueries(connection, found.settings).by_release(_LISTS):
-        for _, question in chunk:
-            yield (question.user, question.seq), question.clicks
+        for _, query in chunk:
+            yield (query.user, query.seq), query.clicks
 
 
 def nets_cost(found: Found, connection: sa.Connection) -> dict[str, float]:
     """The four nets at once on a list, and a click learnt by the fast part, in microseconds; by the last release."""
     settings = found.settings
     version, chunk = list(RankingQueries(connection, settings).by_release(_LISTS))[-1]
-    questions = [question for _, question in chunk]
-    rescorer = Rescorer(found.engine, settings.run)
-    rescorer.score(version, questions[:1])  # reads the release
+    queries = [query for _, query in chunk]
+    scorer = NetScorer(found.engine, settings.run)
+    scorer.ranks(version, queries[:1])  # reads the release
     asking, learning = Spent(), Spent()
-    asking(lambda: rescorer.score(version, questions), counts=len(questions))
+    asking(lambda: scorer.ranks(version, queries), counts=len(queries))
     release = read_release(connection, settings.run, version)
     learner = FastLearner(release.nets, learner_config(settings), settings.seed)
-    examples = [_example(release, question) for question in questions]
+    examples = [_example(release, query) for query in queries]
     learner.learn(examples)  # Adam's state is there
     learning(lambda: learner.learn(examples), counts=len(examples))
     return {"µs a list, four nets": asking.each, "µs a click learnt, fast part": learning.each}
 
 
-def _example(release: Release, asked: Question) -> FastBatchExample:
+def _example(release: Release, asked: RankingQuery) -> FastBatchExample:
     """The click and the first others, with the priors of the cloud."""
     rows = release.catalogue.rows
     others = np.delete(asked.candidates, asked.target_index)[:EXAMPLE_NEGATIVES]
     items = rows(np.concatenate([asked.candidates[[asked.target_index]], others]))
     stands = np.concatenate(
-        [asked.standing[[asked.target_index]], np.delete(asked.standing, asked.target_index, 0)[:EXAMPLE_NEGATIVES]]
+        [
+            asked.item_statistics[[asked.target_index]],
+            np.delete(asked.item_statistics, asked.target_index, 0)[:EXAMPLE_NEGATIVES],
+        ]
     )
     priors = release.scorer.slow(rows(asked.history), np.zeros(release.nets.config.dim, np.float32), items, stands)
     return FastBatchExample(rows(asked.clicks), rows(asked.exposures), items, priors.r_t, priors.r_n, stands)

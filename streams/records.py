@@ -221,7 +221,7 @@ class Manifest(Record, frozen=True, tag="release"):
     trained_until: int  # event time of the newest event it was trained on, ms
     items: int  # rows of E, reserved ones included
     embeddings: str  # SHA-256 of the keys and of E, see streams/releases/embedding_table.py
-    parts: dict[str, str]  # part -> SHA-256 of its bytes: encoder, slow, fast, and those of `nets.STANDALONE`
+    parts: dict[str, str]  # part (encoder, slow, fast and any of `nets.STANDALONE`) -> SHA-256 of its bytes
     offsets: dict[str, int]  # "topic/partition" -> next offset to be consumed by the learner
     gate: dict[str, float]  # figures that the gate decided by
 

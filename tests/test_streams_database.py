@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from streams.database import schema
 from streams.database.engine import connect, copy_new, insert_new, migrate, schema_version, upsert
 from streams.database.interaction_log import Interactions
-from streams.rescoring.baseline_scorer import replayed
+from streams.rescoring.baseline_scorer import baseline_ranks
 from streams.rescoring.ranking_queries import RankingQueries
 from streams.settings import Settings
 from tests.conftest import database_on
@@ -170,7 +170,7 @@ def test_what_is_read_as_of_a_time_and_of_an_epoch_is_found_by_an_index(
             engine, "before_cursor_execute", lambda _c, _k, statement, values, *_: asked.append((statement, values))
         )
         Interactions("r3").load(connection, 2)
-        assert replayed(connection, Settings(run="r3"), 900) == {}
+        assert baseline_ranks(connection, Settings(run="r3"), 900) == {}
         assert RankingQueries(connection, Settings(run="r3"), 1030).count() == 31
     reads = [(q, v) for q, v in asked if "FROM interactions" in q or "FROM outcomes" in q]
     assert len(reads) > 5

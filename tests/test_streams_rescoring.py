@@ -198,6 +198,7 @@ def test_another_release_is_scored_on_the_same_clicks_and_its_hindsight_told(eng
     assert mine != online(engine, "all")["mc2sf"]
 
 
+@pytest.mark.process
 def test_several_processes_find_what_one_finds(engine: sa.Engine) -> None:
     a_recorded_run(engine, SMALL)
     told: list[tuple[int, int]] = []

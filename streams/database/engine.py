@@ -1,4 +1,4 @@
-"""The database: engine, schema, and the bulk writes that SQLite and PostgreSQL do differently."""
+"""The database engine, migrations of the schema, and bulk writes, which SQLite and PostgreSQL do differently."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -15,24 +14,25 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_MIGRATION_LOCK = 0x6D633273  # any number: of PostgreSQL's advisory lock, held while the schema changes
+_MIGRATION_LOCK = 0x6D633273  # any number: PostgreSQL's advisory lock that is held during a migration
 _BUSY_MS = 60_000
-_AT_ONCE = 200
-# of PostgreSQL's client: a server that is gone without a word is an error after seconds, not silence for ever
-_PROMPT = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 10, "keepalives_interval": 10}
+_AT_ONCE = 200  # rows per INSERT
+# options of PostgreSQL's client: an unreachable server is an error after seconds, not an endless wait
+_TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 10, "keepalives_interval": 10}
 _one_thread = threading.Lock()  # Alembic keeps its state in globals
 
 
 def connect(url: str) -> Engine:
-    """An engine on `url`, its schema up to date. SQLite waits for other writers and keeps a write-ahead log."""
-    prompt = _PROMPT if url.startswith("postgresql") else {}
-    engine = create_engine(url, pool_pre_ping=True, connect_args=prompt)
+    """Return an engine on `url` with the newest schema. SQLite waits for other writers and uses a write-ahead log."""
+    timeouts = _TIMEOUTS if url.startswith("postgresql") else {}
+    engine = create_engine(url, pool_pre_ping=True, connect_args=timeouts)
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
-        def _pragmas(connection: Any, _: Any) -> None:
+        def _pragmas(connection: DBAPIConnection, _: object) -> None:
             cursor = connection.cursor()
             for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL"):
                 cursor.execute(f"PRAGMA {pragma}")
@@ -43,7 +43,7 @@ def connect(url: str) -> Engine:
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema up, or down, to `revision` ("base": no tables). Of several processes one does it."""
+    """Migrate the schema up or down to `revision` ("base": no tables). Processes take turns."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     if revision == "head":
@@ -59,13 +59,13 @@ def migrate(engine: Engine, revision: str = "head") -> None:
 
 
 def schema_version(connection: Connection) -> str | None:
-    """The revision that the schema is at; None for an empty database."""
+    """Return the revision of the schema; None for an empty database."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
-    """A transaction that no other process migrates in; the change is there whole or not at all."""
+    """Open a transaction that excludes other migrations; it is committed at the end."""
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -75,19 +75,19 @@ def _alone(engine: Engine) -> Iterator[Connection]:
         connection.commit()
 
 
-def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert `rows`, skipping those whose primary key is there already. Returns how many were new."""
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> int:
+    """Insert `rows` except those whose primary key exists. Return the number of inserted rows."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     new = 0
-    for start in range(0, len(rows), _AT_ONCE):  # one statement each: only then every driver says how many were new
+    for start in range(0, len(rows), _AT_ONCE):  # one statement each: only then every driver tells the number of rows
         some = list(rows[start : start + _AT_ONCE])
         statement = dialect.insert(table).values(some).on_conflict_do_nothing()
         new += connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
     return new
 
 
-def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert `rows`, overwriting those whose primary key is there already."""
+def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
+    """Insert `rows`; replace those whose primary key exists."""
     if not rows:
         return
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
@@ -97,10 +97,10 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
     connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), list(rows))
 
 
-def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> int:
-    """As `insert_new`, for many rows: tuples in the order of the table's columns. Returns how many were new.
+def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> int:
+    """Insert like `insert_new`, for many rows: tuples in the order of the table's columns.
 
-    PostgreSQL gets them by COPY into a table of its own for the transaction, SQLite by one prepared statement.
+    PostgreSQL gets them by COPY into a temporary table, SQLite by one prepared statement.
     """
     if not rows:
         return 0
@@ -111,10 +111,13 @@ def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...
         holes = ", ".join("?" * len(table.columns))
         insert = f"INSERT INTO {name} ({columns}) VALUES ({holes}) ON CONFLICT DO NOTHING"  # noqa: S608 - our own names
         return max(connection.exec_driver_sql(insert, list(rows)).rowcount, 0)
+    import psycopg  # noqa: PLC0415 - not needed on SQLite
+
     incoming = quote(f"incoming_{table.name}")
     connection.exec_driver_sql(f"CREATE TEMP TABLE {incoming} (LIKE {name}) ON COMMIT DROP")
-    psycopg: Any = connection.connection
-    with psycopg.cursor() as cursor, cursor.copy(f"COPY {incoming} ({columns}) FROM STDIN") as copy:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    with driver.cursor() as cursor, cursor.copy(f"COPY {incoming} ({columns}) FROM STDIN") as copy:
         for row in rows:
             copy.write_row(row)
     insert = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {incoming} ON CONFLICT DO NOTHING"  # noqa: S608 - our own names
@@ -123,8 +126,8 @@ def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...
     return new
 
 
-def _with_json_as_text(table: Table, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-    places = [i for i, column in enumerate(table.columns) if isinstance(column.type, JSON)]
-    if not places:
+def _with_json_as_text(table: Table, rows: Sequence[tuple[object, ...]]) -> Sequence[tuple[object, ...]]:
+    documents = {i for i, column in enumerate(table.columns) if isinstance(column.type, JSON)}
+    if not documents:
         return rows
-    return [tuple(json.dumps(v) if i in places else v for i, v in enumerate(row)) for row in rows]
+    return [tuple(json.dumps(v) if i in documents else v for i, v in enumerate(row)) for row in rows]

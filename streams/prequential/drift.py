@@ -1,4 +1,4 @@
-"""Changes in quality: river's ADWIN on the NDCG@10 of each variant, outcome by outcome in total order."""
+"""Drift detection: river's ADWIN on the NDCG@10 of each variant, outcome by outcome in total order."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from streams.prequential.metrics import Ranked, ndcg_10
 
 
 class Drift(NamedTuple):
-    """ADWIN dropped the older part of its window: mean NDCG@10 before, and of what it kept."""
+    """A change found by ADWIN: the mean NDCG@10 of its window before, and of the part that it kept."""
 
     variant: str
     before: float
     after: float
 
 
-class Drifts:
-    """One detector a variant; cold outcomes are left out."""
+class DriftDetectors:
+    """One detector per variant; cold outcomes are left out."""
 
     def __init__(self) -> None:
         self._detectors: dict[str, ADWIN] = {}
 
     def update(self, outcome: Ranked) -> Iterator[Drift]:
-        """Take in an outcome; yield what it revealed. To be read to its end."""
+        """Add an outcome; yield the drifts that it raises. The iterator must be exhausted."""
         if "all" not in outcome.subsets:
             return
         for variant in sorted(outcome.ranks):

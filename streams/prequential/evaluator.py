@@ -1,7 +1,8 @@
-"""Predict, score, learn, at each outcome's place in total order: popularity, river, quality, drift.
+"""Prequential evaluation: predict, score, learn, outcome by outcome in total order.
 
-Everything here is a function of what was judged before. At a start it is made again from the tables, and goes on as
-if it had never stopped.
+Computes the baselines popularity and river, the online metrics of all variants, and drift detection. All of it is a
+function of the outcomes before. At a start it is computed again from the tables, and continues as if it had never
+stopped.
 """
 
 from __future__ import annotations
@@ -13,54 +14,75 @@ from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.data.event_kinds import CLICK_KINDS
 from streams.database.schema import interactions, outcomes
-from streams.prequential.drift import Drift, Drifts
+from streams.prequential.drift import Drift, DriftDetectors
 from streams.prequential.metrics import Quality, Ranked, subsets
-from streams.prequential.popularity_baseline import Click, Popularity, units
+from streams.prequential.popularity_baseline import Click, Popularity, impression_groups
 from streams.prequential.river_baseline import RiverBaseline
 from streams.records import Outcome
 from streams.settings import Settings
 
 
-class Judged(NamedTuple):
-    """An outcome, the ranks of all variants, and the changes that it revealed."""
+class EvaluatedOutcome(NamedTuple):
+    """An outcome, the ranks of all variants, and the drifts that it raised."""
 
     outcome: Outcome
     ranks: dict[str, int]
     drifts: list[Drift]
 
 
-class Prequential:
-    """The variants that need no nets, and the measures of all."""
+class OutcomeRow(NamedTuple):
+    """Columns of `outcomes` from which the evaluator's state is computed again."""
+
+    recorded_epoch: int
+    epoch: int
+    time: int
+    user: str
+    seq: int
+    target_index: int
+    candidates: bytes
+    ranks: dict[str, int]
+    cold: bool
+    history: int
+    window: int
+
+    def keys(self) -> NDArray[np.int64]:
+        """Return the candidates' item keys, i8 [n]."""
+        return np.frombuffer(self.candidates, "<i8")
+
+
+class PrequentialEvaluator:
+    """The baselines, and the measures of all variants."""
 
     def __init__(self, settings: Settings, popularity: Popularity | None = None) -> None:
         self._popularity = popularity or Popularity()
         self._river = RiverBaseline(settings.seed)
-        self._drifts = Drifts()
+        self._drifts = DriftDetectors()
         self.quality = Quality(int(settings.quality_span_s * 1000))
 
     @classmethod
-    def recorded(cls, connection: Connection, settings: Settings, epoch: int) -> Prequential:
-        """As it was when `epoch` had been recorded."""
+    def recorded(cls, connection: Connection, settings: Settings, epoch: int) -> PrequentialEvaluator:
+        """Return the evaluator as it was when `epoch` had been recorded."""
         self = cls(settings, Popularity(click_counts(connection, settings.run, epoch)))
         for row in recorded_outcomes(connection, settings.run):
-            candidates = np.frombuffer(row.candidates, "<i8")
+            candidates = row.keys()
             self._river.learn(row.user, candidates, row.target_index)
             where = subsets(cold=row.cold, history=row.history, window=row.window)
             self._measure(Ranked(row.time, len(candidates), where, row.ranks))
         return self
 
-    def epoch(self, clicks: Iterable[Click], judged: dict[tuple[str, int], Outcome]) -> Iterator[Judged]:
-        """Judge an epoch's outcomes among its clicks."""
-        for unit in units(clicks, judged):
-            ranks = [self._predict(outcome) for outcome in unit.judged]
-            for outcome, all_ranks in zip(unit.judged, ranks, strict=True):
-                yield Judged(outcome, all_ranks, self._measure(ranked(outcome, all_ranks)))
+    def epoch(self, clicks: Iterable[Click], outcomes: dict[tuple[str, int], Outcome]) -> Iterator[EvaluatedOutcome]:
+        """Evaluate the outcomes of an epoch, given its clicks."""
+        for group in impression_groups(clicks, outcomes):
+            ranks = [self._predict(outcome) for outcome in group.outcomes]
+            for outcome, all_ranks in zip(group.outcomes, ranks, strict=True):
+                yield EvaluatedOutcome(outcome, all_ranks, self._measure(_ranked(outcome, all_ranks)))
                 self._river.learn(outcome.user, outcome.candidates.array(), outcome.target_index)
-            self._popularity.learn(unit.clicked)
+            self._popularity.learn(group.clicked)
 
     def _predict(self, outcome: Outcome) -> dict[str, int]:
         candidates = outcome.candidates.array()
@@ -68,9 +90,14 @@ class Prequential:
         river = self._river.rank(outcome.user, candidates, outcome.target_index).rank
         return {**outcome.ranks, "popularity": popularity, "river": river}
 
-    def _measure(self, outcome: Ranked) -> list[Drift]:
-        self.quality.update(outcome)
-        return list(self._drifts.update(outcome))
+    def _measure(self, ranked: Ranked) -> list[Drift]:
+        self.quality.update(ranked)
+        return list(self._drifts.update(ranked))
+
+
+def _ranked(outcome: Outcome, ranks: dict[str, int]) -> Ranked:
+    where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
+    return Ranked(outcome.time, outcome.candidates.shape[0], where, ranks)
 
 
 def ranked(outcome: Outcome, ranks: dict[str, int]) -> Ranked:
@@ -80,41 +107,29 @@ def ranked(outcome: Outcome, ranks: dict[str, int]) -> Ranked:
 
 
 def click_counts(connection: Connection, run: str, epoch: int) -> dict[int, int]:
-    """The clicks of each item in epochs up to `epoch`."""
+    """Return the clicks of each item in epochs up to `epoch`."""
     i = interactions.c
-    some = (i.run == run) & i.kind.in_(CLICK_KINDS) & (i.epoch <= epoch)
-    query = sa.select(i.item, sa.func.count()).where(some).group_by(i.item)
+    clicked = (i.run == run) & i.kind.in_(CLICK_KINDS) & (i.epoch <= epoch)
+    query = sa.select(i.item, sa.func.count()).where(clicked).group_by(i.item)
     return {item: count for item, count in connection.execute(query)}  # noqa: C416 - rows are no pairs to mypy
 
 
 def clicks_of(connection: Connection, run: str, epoch: int) -> list[Click]:
-    """The clicks recorded in `epoch`."""
+    """Return the clicks recorded in `epoch`."""
     i = interactions.c
-    some = (i.run == run) & (i.epoch == epoch) & i.kind.in_(CLICK_KINDS)
-    query = sa.select(i.group_time, i.user, i.seq, i.item, i.impression).where(some)
+    clicked = (i.run == run) & (i.epoch == epoch) & i.kind.in_(CLICK_KINDS)
+    query = sa.select(i.group_time, i.user, i.seq, i.item, i.impression).where(clicked)
     return [Click(*row) for row in connection.execute(query)]
 
 
-def recorded_outcomes(connection: Connection, run: str) -> Iterator[sa.Row]:  # type: ignore[type-arg]  # of the columns below
-    """The recorded outcomes in the order in which they were judged."""
+def recorded_outcomes(connection: Connection, run: str) -> Iterator[OutcomeRow]:
+    """Yield the recorded outcomes in the order of their evaluation."""
     o = outcomes.c
-    columns = (
-        o.recorded_epoch,
-        o.epoch,
-        o.time,
-        o.user,
-        o.seq,
-        o.target_index,
-        o.candidates,
-        o.ranks,
-        o.cold,
-        o.history,
-        o.window,
-    )
-    query = sa.select(*columns).where(o.run == run).order_by(o.recorded_epoch)
-    for judged, group in groupby(
-        connection.execution_options(yield_per=1000).execute(query), attrgetter("recorded_epoch")
-    ):
-        rows = list(group)
-        yield from sorted((row for row in rows if row.epoch == judged), key=attrgetter("time", "user", "seq"))
-        yield from sorted((row for row in rows if row.epoch != judged), key=attrgetter("user", "seq"))
+    query = sa.select(*(o[name] for name in OutcomeRow._fields)).where(o.run == run).order_by(o.recorded_epoch)
+    rows = (OutcomeRow(*row) for row in connection.execution_options(yield_per=1000).execute(query))
+    for recorded_epoch, group in groupby(rows, attrgetter("recorded_epoch")):
+        of_epoch = list(group)
+        in_time = [row for row in of_epoch if row.epoch == recorded_epoch]
+        late = [row for row in of_epoch if row.epoch != recorded_epoch]
+        yield from sorted(in_time, key=attrgetter("time", "user", "seq"))
+        yield from sorted(late, key=attrgetter("user", "seq"))

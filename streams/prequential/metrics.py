@@ -1,8 +1,8 @@
-"""Online quality: what each variant's ranks are worth so far, lately by event time, and fading.
+"""Online metrics: means of HR, NDCG and MRR per variant, over the whole run, over a sliding span, and fading.
 
-Sums are kept as whole numbers of so small a unit that every metric of every rank is one. So a mean is the same to the
-last digit in whatever order, process or batch the ranks came; scoring again from the tables must give it exactly.
-Beside each mean stands what a constant scorer would have got on the same lists.
+Sums are whole numbers of a unit so small that every metric of every rank is a multiple of it. So a mean is the same to
+the last digit for any order, process or batch of the ranks; the rescoring must give it exactly. Each mean has a chance
+value: that of a constant scorer on the same lists.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from models.evaluation.metrics import METRICS, chance, gains
 
 SUBSETS = ("all", "collaborative", "cold")
 FORMS = ("cumulative", "sliding", "fading")
-FADING = 0.998  # weight that an outcome keeps when the next one comes: the last 500 count for most of it
-BUCKETS = 24  # a sliding mean forgets in steps of this part of its span
+FADING = 0.998  # factor on an outcome's weight per later outcome: the last 500 have most of the weight
+BUCKETS = 24  # a sliding mean drops old outcomes in steps of its span / BUCKETS
 
 _UNIT_BITS = 128  # a double between 2**-75 and 1 is a whole number of 2**-128
 _FIELD_BITS = 192  # of one sum: room for 2**64 outcomes
@@ -45,30 +45,30 @@ class Point(NamedTuple):
 
 
 def subsets(*, cold: bool, history: int, window: int) -> tuple[str, ...]:
-    """Where an outcome belongs: `cold` apart from all others; `collaborative` saw uploaded clicks and a valid r2."""
+    """Return the subsets of an outcome: `cold` or `all`, and `collaborative` if the nets had uploaded clicks and r2."""
     if cold:
         return ("cold",)
     return ("all", "collaborative") if history and window else ("all",)
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _worth(rank: int, n: int) -> tuple[NDArray[np.float64], int]:
-    """What a rank among n is worth, and what chance is, by metric: f8 [_WIDTH]; and the same as one packed number."""
+def _values(rank: int, n: int) -> tuple[NDArray[np.float64], int]:
+    """Return metrics and chance values of a rank among n, f8 [_WIDTH], and the same packed into one number."""
     gained, expected = gains([rank]), chance(n)
     values = [float(gained[m][0]) for m in METRICS] + [expected[m] for m in METRICS]
-    return np.array(values), sum(_units(value) << place * _FIELD_BITS for place, value in enumerate(values))
+    return np.array(values), sum(_units(value) << field * _FIELD_BITS for field, value in enumerate(values))
 
 
 def _units(value: float) -> int:
     numerator, denominator = value.as_integer_ratio()
     units, rest = divmod(numerator << _UNIT_BITS, denominator)
     if rest:
-        raise ValueError(f"{value} is no whole number of units: the list is too long")
+        raise ValueError(f"{value} is not a whole number of units: the list is too long")
     return units
 
 
 class Sums:
-    """Exact sums over ranks of one variant, packed into one number, so that a rank is one addition."""
+    """Exact sums over ranks of one variant, packed into one number, so that adding a rank is one addition."""
 
     __slots__ = ("n", "packed")
 
@@ -78,7 +78,7 @@ class Sums:
     def add(self, rank: int, n: int) -> None:
         """Add a rank among n."""
         self.n += 1
-        self.packed += _worth(rank, n)[1]
+        self.packed += _values(rank, n)[1]
 
     def plus(self, other: Sums) -> None:
         """Add another's sums."""
@@ -86,11 +86,11 @@ class Sums:
         self.packed += other.packed
 
     def point(self) -> Point:
-        """The means: equal to `models.evaluation.metrics.metrics` and `mean_chance` of the same ranks, bit for bit."""
+        """Return the means: those of `metrics` and `mean_chance` in `models.evaluation.metrics`, bit for bit."""
         if not self.n:
             return Point(0, {}, {})
-        field, unit = (1 << _FIELD_BITS) - 1, 1 << _UNIT_BITS
-        sums = [(self.packed >> place * _FIELD_BITS & field) / unit for place in range(_WIDTH)]
+        mask, unit = (1 << _FIELD_BITS) - 1, 1 << _UNIT_BITS
+        sums = [(self.packed >> field * _FIELD_BITS & mask) / unit for field in range(_WIDTH)]
         return _point(self.n, [total / self.n for total in sums])
 
 
@@ -99,8 +99,8 @@ def _point(n: int, values: Sequence[float]) -> Point:
     return Point(n, dict(zip(METRICS, values[:k], strict=True)), dict(zip(METRICS, values[k:], strict=True)))
 
 
-class _Faded:
-    """Means in which an outcome's weight falls by FADING with each later one: depends on the order."""
+class _FadingMean:
+    """Means in which an outcome's weight is multiplied by FADING per later outcome: depends on the order."""
 
     __slots__ = ("n", "sums", "weight")
 
@@ -112,7 +112,7 @@ class _Faded:
         self.n += 1
         self.weight = self.weight * FADING + 1
         self.sums *= FADING
-        self.sums += _worth(rank, n)[0]
+        self.sums += _values(rank, n)[0]
 
     def point(self) -> Point:
         return _point(self.n, [float(total) for total in self.sums / self.weight])
@@ -127,12 +127,12 @@ class Quality:
     def __init__(self, span_ms: int) -> None:
         self._bucket_ms = max(span_ms // BUCKETS, 1)
         self._total: defaultdict[Series, Sums] = defaultdict(Sums)
-        self._faded: defaultdict[Series, _Faded] = defaultdict(_Faded)
+        self._fading: defaultdict[Series, _FadingMean] = defaultdict(_FadingMean)
         self._buckets: dict[int, defaultdict[Series, Sums]] = {}
         self._newest = 0
 
     def update(self, outcome: Ranked) -> None:
-        """Take in an outcome; in total order."""
+        """Add an outcome, in total order."""
         bucket = outcome.time // self._bucket_ms
         if bucket > self._newest or not self._buckets:
             self._newest = max(bucket, self._newest)
@@ -145,12 +145,12 @@ class Quality:
             for variant, rank in outcome.ranks.items():
                 series = variant, subset
                 self._total[series].add(rank, outcome.n)
-                self._faded[series].add(rank, outcome.n)
+                self._fading[series].add(rank, outcome.n)
                 if recent is not None:
                     recent[series].add(rank, outcome.n)
 
     def points(self) -> Iterator[tuple[str, str, str, Point]]:
-        """Every series that has outcomes: variant, subset, form, means."""
+        """Yield each series that has outcomes: variant, subset, form of the mean, means."""
         for (variant, subset), sums in sorted(self._total.items()):
             sliding = Sums()
             for bucket in self._buckets.values():
@@ -158,17 +158,17 @@ class Quality:
                     sliding.plus(bucket[variant, subset])
             yield variant, subset, "cumulative", sums.point()
             yield variant, subset, "sliding", sliding.point()
-            yield variant, subset, "fading", self._faded[variant, subset].point()
+            yield variant, subset, "fading", self._fading[variant, subset].point()
 
 
 @functools.lru_cache(maxsize=1 << 12)
 def ndcg_10(rank: int) -> float:
-    """NDCG@10 of one rank."""
+    """Return the NDCG@10 of one rank."""
     return float(gains([rank])["ndcg@10"][0])
 
 
 def summary(outcomes: Iterable[Ranked], subset: str = "all") -> dict[str, dict[str, float]]:
-    """The cumulative means in the form of summary.json: {variant: {hr@1, ..., mrr, n, chance_hr@10}}."""
+    """Return the cumulative means as in summary.json: {variant: {hr@1, ..., mrr, n, chance_hr@10}}."""
     sums: defaultdict[str, Sums] = defaultdict(Sums)
     for outcome in outcomes:
         if subset in outcome.subsets:

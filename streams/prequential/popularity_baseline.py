@@ -1,7 +1,7 @@
-"""Units in total order, and the variant `popularity`: candidates by their clicks so far.
+"""The variant `popularity`: candidates ranked by their clicks so far; and the walk over an epoch in total order.
 
-A *unit* is an impression, or a single event without one. All outcomes of a unit are judged before any of its clicks
-counts. The recorder and scoring again offline walk the same way.
+All outcomes of an impression group are ranked before any of its clicks counts. The recorder and the rescoring both walk
+by `impression_groups`.
 """
 
 from __future__ import annotations
@@ -13,61 +13,63 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from models.data.impression_groups import same_group
 from models.evaluation.metrics import Rank, rank
 
 T = TypeVar("T")
 
 
 class Click(NamedTuple):
-    """A click, sorted by its place in total order within an epoch."""
+    """A click. Within an epoch, clicks sort in total order."""
 
-    group_time: int
+    group_time: int  # event time of the first event of its impression group, ms
     user: str
     seq: int
     item: int
     impression: int
 
 
-class Unit(NamedTuple, Generic[T]):
-    """Items clicked, and what is to be judged before they count, by seq."""
+class ImpressionGroup(NamedTuple, Generic[T]):
+    """The items clicked in an impression group, and the outcomes to rank before these clicks count, by seq."""
 
     clicked: list[int]
-    judged: list[T]
+    outcomes: list[T]
 
 
-def units(clicks: Iterable[Click], judged: Mapping[tuple[str, int], T]) -> Iterator[Unit[T]]:
-    """One epoch's units that hold a click, in total order. `judged` is by (user, seq) of the click.
+def impression_groups(clicks: Iterable[Click], outcomes: Mapping[tuple[str, int], T]) -> Iterator[ImpressionGroup[T]]:
+    """Yield an epoch's impression groups that hold a click, in total order. `outcomes` is by (user, seq) of the click.
 
-    What belongs to no click of this epoch comes last, in order of (user, seq): without lockstep an outcome may be read
-    before the click that it is of.
+    Outcomes without a click in this epoch come last, in order of (user, seq): in free-running runs an outcome may be
+    read before its click.
     """
-    left = dict(judged)
-    unit: Unit[T] | None = None
-    place: tuple[str, int] | None = None  # user and impression of `unit`; None: a single event
+    left = dict(outcomes)
+    group: ImpressionGroup[T] | None = None
+    previous: Click | None = None
     for click in sorted(clicks):
-        if unit is None or place is None or place != (click.user, click.impression):
-            if unit is not None:
-                yield unit
-            unit = Unit([], [])
-            place = (click.user, click.impression) if click.impression else None
-        unit.clicked.append(click.item)
+        joined = previous is not None and previous.user == click.user
+        if group is None or previous is None or not (joined and same_group(previous.impression, click.impression)):
+            if group is not None:
+                yield group
+            group = ImpressionGroup([], [])
+        previous = click
+        group.clicked.append(click.item)
         if (found := left.pop((click.user, click.seq), None)) is not None:
-            unit.judged.append(found)
-    if unit is not None:
-        yield unit
+            group.outcomes.append(found)
+    if group is not None:
+        yield group
     for key in sorted(left):
-        yield Unit([], [left[key]])
+        yield ImpressionGroup([], [left[key]])
 
 
 class Popularity:
-    """Clicks so far by item."""
+    """Counts clicks per item."""
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self._counts = Counter(counts or {})
 
-    def rank(self, candidates: NDArray[np.int64], place: int) -> Rank:
-        """The rank of the candidate at `place`; equal counts are ordered by place."""
-        return rank([self._counts[key] for key in candidates.tolist()], place)
+    def rank(self, candidates: NDArray[np.int64], target_index: int) -> Rank:
+        """Return the rank of the candidate at `target_index`; equal counts rank in the order of the list."""
+        return rank([self._counts[key] for key in candidates.tolist()], target_index)
 
     def learn(self, clicked: Iterable[int]) -> None:
         """Count clicks."""

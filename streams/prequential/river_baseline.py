@@ -1,8 +1,8 @@
 """The variant `river`: river's biased matrix factorisation, learnt online on the candidates that all variants rank.
 
-Its first latent vectors are a hash of (seed, user or item) rather than drawn when first needed. So its state depends
-on what it has learnt only, not on what it was asked: to continue after a restart it learns again from the recorded
-outcomes, without predicting a second time.
+Its initial latent vectors are a hash of (seed, user or item), not drawn at first use. So its state depends only on what
+it has learnt, not on what it has predicted: after a restart it learns again from the recorded outcomes, without
+predicting a second time.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from river.reco import BiasedMF
 from models.evaluation.metrics import Rank, rank
 
 FACTORS = 10
-NEGATIVES = 4  # of each outcome, learnt as 0 beside the click as 1
+NEGATIVES = 4  # per outcome, learnt as 0; the click is learnt as 1
 RATE = 0.025
 SIGMA = 0.1
 
 
 class _Latents(dict[Hashable, NDArray[np.float64]]):
-    """Latent vectors: one that is missing is a hash of its key, with standard deviation SIGMA."""
+    """Latent vectors; a missing one is computed as a hash of its key, with standard deviation SIGMA."""
 
     def __init__(self, seed: int, side: str) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _Latents(dict[Hashable, NDArray[np.float64]]):
 
 
 class RiverBaseline:
-    """Predict, score, learn: on each outcome in this order."""
+    """river's BiasedMF. Rank the candidates of an outcome first, then learn it."""
 
     def __init__(self, seed: int) -> None:
         sgd = optim.SGD(RATE)
@@ -47,15 +47,15 @@ class RiverBaseline:
         self._model.u_latents = _Latents(seed, "user")
         self._model.i_latents = _Latents(seed, "item")
 
-    def rank(self, user: str, candidates: NDArray[np.int64], place: int) -> Rank:
-        """The rank of the candidate at `place`."""
+    def rank(self, user: str, candidates: NDArray[np.int64], target_index: int) -> Rank:
+        """Return the rank of the candidate at `target_index`."""
         predict = self._model.predict_one
-        return rank([predict(user, key) for key in candidates.tolist()], place)
+        return rank([predict(user, key) for key in candidates.tolist()], target_index)
 
-    def learn(self, user: str, candidates: NDArray[np.int64], place: int) -> None:
-        """Learn the candidate at `place` as 1 and the first others as 0: the list is shuffled by a hash."""
+    def learn(self, user: str, candidates: NDArray[np.int64], target_index: int) -> None:
+        """Learn the candidate at `target_index` as 1 and the first others as 0: the list is shuffled by a hash."""
         keys = candidates.tolist()
-        target = keys.pop(place)
+        target = keys.pop(target_index)
         self._model.learn_one(user, target, 1.0)
         for key in keys[:NEGATIVES]:
             self._model.learn_one(user, key, 0.0)

@@ -19,7 +19,7 @@ from streams.database import schema
 from streams.database.engine import copy_new, insert_new, upsert
 from streams.kafka.message import Message
 from streams.kafka.types import TopicPartition
-from streams.prequential.evaluator import Judged, Prequential, clicks_of
+from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator, clicks_of
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
 from streams.recorder import state_snapshots
@@ -74,7 +74,7 @@ class EpochWriter:
         self._settings, self._run, self._engine, self._clock = settings, settings.run, engine, clock
         with engine.begin() as connection:
             epoch, self._committed = self._progress(connection)
-            self.prequential = Prequential.recorded(connection, settings, epoch)
+            self.prequential = PrequentialEvaluator.recorded(connection, settings, epoch)
             expected, names = _known(connection, self._run)
         partitions = [TopicPartition(topic.name, p) for topic in MARKED for p in range(topic.partitions(settings))]
         self.barrier = EpochBarrier(partitions, self._committed, epoch + 1)
@@ -164,8 +164,8 @@ class EpochWriter:
             if log_ended and not clicks and not outcomes:
                 epoch -= 1  # the log ended with its last epoch: there is no further one
             else:
-                judged = list(self.prequential.epoch(clicks, outcomes))
-                written |= self._write_outcomes(connection, judged, epoch)
+                evaluated = list(self.prequential.epoch(clicks, outcomes))
+                written |= self._write_outcomes(connection, evaluated, epoch)
             written |= self._write_states(connection, buffer)
             committed = self._commit_offsets(connection, self.barrier.offsets_after())
             time = self.barrier.time
@@ -199,14 +199,16 @@ class EpochWriter:
         }
         return {table: copy_new(connection, table, rows) for table, rows in plain.items()}
 
-    def _write_outcomes(self, connection: Connection, judged: list[Judged], epoch: int) -> dict[Table, int]:
+    def _write_outcomes(
+        self, connection: Connection, evaluated: list[EvaluatedOutcome], epoch: int
+    ) -> dict[Table, int]:
         wall = self._clock()
-        rows = [outcome_row(self._run, outcome, epoch, ranks, wall) for outcome, ranks, _ in judged]
+        rows = [outcome_row(self._run, outcome, epoch, ranks, wall) for outcome, ranks, _ in evaluated]
         points = point_rows(self._run, epoch, self.barrier.time, self.prequential.quality)
         return {
             schema.outcomes: copy_new(connection, schema.outcomes, rows),
             schema.metric_points: copy_new(connection, schema.metric_points, points),
-            schema.drifts: copy_new(connection, schema.drifts, drift_rows(self._run, epoch, judged)),
+            schema.drifts: copy_new(connection, schema.drifts, drift_rows(self._run, epoch, evaluated)),
         }
 
     def _write_states(self, connection: Connection, buffer: Buffer) -> dict[Table, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from models.evaluation.metrics import METRICS
-from streams.prequential.evaluator import Judged
+from streams.prequential.evaluator import EvaluatedOutcome
 from streams.prequential.metrics import Quality
 from streams.process import telemetry
 from streams.recorder.rows import Row
@@ -23,10 +23,10 @@ def point_rows(run: str, epoch: int, time: int, quality: Quality) -> list[Row]:
     ]
 
 
-def drift_rows(run: str, epoch: int, judged: Iterable[Judged]) -> list[Row]:
+def drift_rows(run: str, epoch: int, evaluated: Iterable[EvaluatedOutcome]) -> list[Row]:
     """Return the rows of drifts, one per detected drift, and count them for Prometheus."""
     rows: list[Row] = []
-    for outcome, _, drifts in judged:
+    for outcome, _, drifts in evaluated:
         for drift in drifts:
             telemetry.DRIFTS.labels(drift.variant).inc()
             what = (drift.variant, outcome.user, outcome.seq, epoch, outcome.time, drift.before, drift.after)

@@ -1,1 +1,1 @@
-"""Offline evaluation: scores every recorded outcome again from the tables alone."""
+"""Rescoring: offline evaluation that ranks every recorded click again from the tables alone."""

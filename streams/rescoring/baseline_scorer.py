@@ -1,48 +1,57 @@
-"""Popularity and river once more over the recorded log: their ranks, from the tables alone."""
+"""Ranks of the baselines popularity and river, computed again from the tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from streams.database.schema import interactions, outcomes
 from streams.prequential.evaluator import clicks_of
-from streams.prequential.popularity_baseline import Click, Popularity, units
+from streams.prequential.popularity_baseline import Click, Popularity, impression_groups
 from streams.prequential.river_baseline import RiverBaseline
 from streams.settings import Settings
 
 Key = tuple[str, int]  # user, seq
 
 
-def replayed(connection: Connection, settings: Settings, until: int | None = None) -> dict[Key, dict[str, int]]:
-    """The two variants' ranks of each recorded click, up to event time `until`, learnt in total order."""
+class _Candidates(NamedTuple):
+    """The candidates of a recorded outcome."""
+
+    user: str
+    seq: int
+    target_index: int
+    keys: NDArray[np.int64]
+
+
+def baseline_ranks(connection: Connection, settings: Settings, until: int | None = None) -> dict[Key, dict[str, int]]:
+    """Return the baselines' ranks of each recorded click up to event time `until`; they learn in total order."""
     popularity, river = Popularity(), RiverBaseline(settings.seed)
-    found: dict[Key, dict[str, int]] = {}
-    for clicks, judged in _epochs(connection, settings.run, until):
-        for unit in units(clicks, judged):
-            asked = [(row, np.frombuffer(row.candidates, "<i8")) for row in unit.judged]
-            for row, candidates in asked:
-                ranks = (
-                    popularity.rank(candidates, row.target_index),
-                    river.rank(row.user, candidates, row.target_index),
-                )
-                found[row.user, row.seq] = {"popularity": ranks[0].rank, "river": ranks[1].rank}
-            for row, candidates in asked:
-                river.learn(row.user, candidates, row.target_index)
-            popularity.learn(unit.clicked)
-    return found
+    ranks: dict[Key, dict[str, int]] = {}
+    for clicks, recorded in _epochs(connection, settings.run, until):
+        for group in impression_groups(clicks, recorded):
+            for user, seq, target_index, keys in group.outcomes:
+                by_popularity, by_river = popularity.rank(keys, target_index), river.rank(user, keys, target_index)
+                ranks[user, seq] = {"popularity": by_popularity.rank, "river": by_river.rank}
+            for user, _, target_index, keys in group.outcomes:
+                river.learn(user, keys, target_index)
+            popularity.learn(group.clicked)
+    return ranks
 
 
-def _epochs(connection: Connection, run: str, until: int | None) -> Iterator[tuple[list[Click], dict[Key, sa.Row]]]:  # type: ignore[type-arg]  # of the columns below
-    """Each epoch's clicks, and the outcomes that were judged with them."""
+def _epochs(
+    connection: Connection, run: str, until: int | None
+) -> Iterator[tuple[list[Click], dict[Key, _Candidates]]]:
+    """Yield each epoch's clicks, and the outcomes recorded with it."""
     o, i = outcomes.c, interactions.c
     last = connection.execute(sa.select(sa.func.max(i.epoch)).where(i.run == run)).scalar_one()
-    some = (o.run == run) if until is None else (o.run == run) & (o.time <= until)
+    wanted = (o.run == run) if until is None else (o.run == run) & (o.time <= until)
     for epoch in range(-1 if last is None else last + 1):
-        query = sa.select(o.recorded_epoch, o.user, o.seq, o.target_index, o.candidates).where(
-            some & (o.recorded_epoch == epoch)
-        )
-        yield clicks_of(connection, run, epoch), {(row.user, row.seq): row for row in connection.execute(query)}
+        query = sa.select(o.user, o.seq, o.target_index, o.candidates).where(wanted & (o.recorded_epoch == epoch))
+        rows = connection.execute(query)
+        found = [_Candidates(user, seq, index, np.frombuffer(data, "<i8")) for user, seq, index, data in rows]
+        yield clicks_of(connection, run, epoch), {(each.user, each.seq): each for each in found}

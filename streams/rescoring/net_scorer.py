@@ -1,4 +1,4 @@
-"""The nets' ranks of questions, in this process or in one of several: the same call gives the same ranks anywhere."""
+"""The nets' ranks of ranking queries, in this process or in one of several: the ranks are the same anywhere."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from sqlalchemy import Engine, create_engine
 
 from models.evaluation.metrics import rank
 from streams.releases.release import Assembler, Release, read_release
-from streams.rescoring.ranking_queries import Question
+from streams.rescoring.ranking_queries import RankingQuery
 
 Floats = NDArray[np.float32]
 
 
-class Rescorer:
-    """Ranks questions of a run by its releases; keeps the last one."""
+class NetScorer:
+    """Ranks queries of a run by its releases; keeps the last release."""
 
     def __init__(self, engine: Engine, run: str) -> None:
         self._engine, self._run = engine, run
         self._assembler = Assembler()
         self._release: Release | None = None
 
-    def score(self, version: int, questions: list[Question], *, late: bool = False) -> list[dict[str, int]]:
-        """The ranks by release `version`. `late`: also by what the cloud's answer was too late for."""
+    def ranks(self, version: int, queries: list[RankingQuery], *, late: bool = False) -> list[dict[str, int]]:
+        """Return each query's ranks by release `version`. `late`: also those whose answer came too late online."""
         release = self._read(version)
-        memories = self._fold(release, [question.memory for question in questions])
-        return [self._rank(release, q, r2, late=late) for q, r2 in zip(questions, memories, strict=True)]
+        r2 = self._r2(release, [query.r2_items for query in queries])
+        return [self._rank(release, query, each, late=late) for query, each in zip(queries, r2, strict=True)]
 
     def _read(self, version: int) -> Release:
         if self._release is None or self._release.manifest.version != version:
@@ -37,38 +37,37 @@ class Rescorer:
         return self._release
 
     @staticmethod
-    def _fold(release: Release, memories: list[NDArray[np.int64]]) -> Floats:
-        """r2 of each: the fold of its exposures, zero where there are none. [n, d]."""
-        zero = np.zeros((len(memories), release.scorer.config.dim), np.float32)
-        return release.scorer.encode_exposures(zero, [release.catalogue.rows(keys) for keys in memories])
+    def _r2(release: Release, exposures: list[NDArray[np.int64]]) -> Floats:
+        """Return r2 per query, [n, d]: the GRU state over its exposures, zero if there are none."""
+        zero = np.zeros((len(exposures), release.scorer.config.dim), np.float32)
+        return release.scorer.encode_exposures(zero, [release.catalogue.rows(keys) for keys in exposures])
 
     @staticmethod
-    def _rank(release: Release, asked: Question, r2: Floats, *, late: bool) -> dict[str, int]:
+    def _rank(release: Release, query: RankingQuery, r2: Floats, *, late: bool) -> dict[str, int]:
         scorer, rows = release.scorer, release.catalogue.rows
-        candidates = rows(asked.candidates)
-        slow = scorer.slow(rows(asked.history), r2, candidates, asked.standing)
-        clicks, exposures = rows(asked.clicks), rows(asked.exposures)
-        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n, asked.standing)
+        candidates = rows(query.candidates)
+        slow = scorer.slow(rows(query.history), r2, candidates, query.item_statistics)
+        clicks, exposures = rows(query.clicks), rows(query.exposures)
+        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n, query.item_statistics)
         scores = {"fast": fast.fast}
-        if asked.priors or late:
+        if query.answered or late:
             scores |= {"din": slow.din, "f2s": slow.f2s, "mc2sf": fast.mc2sf}
-        return {"random": asked.target_index + 1} | {
-            name: rank(s, asked.target_index).rank for name, s in scores.items()
-        }
+        ranks = {name: rank(values, query.target_index).rank for name, values in scores.items()}
+        return {"random": query.target_index + 1} | ranks
 
 
 @functools.cache
-def _own() -> dict[str, Rescorer]:
-    """The rescorer of a process that was started for it."""
+def _of_process() -> dict[str, NetScorer]:
+    """Return the scorer of a process started by `rescore`, under the key "own"."""
     return {}
 
 
 def start_process(url: str, run: str) -> None:
-    """Make this process ready. The schema is as it should be: the caller has connected."""
+    """Prepare this process. The schema is up to date: the parent process has connected."""
     torch.set_num_threads(1)
-    _own()["own"] = Rescorer(create_engine(url), run)
+    _of_process()["own"] = NetScorer(create_engine(url), run)
 
 
-def score_in_process(version: int, questions: list[Question], late: bool) -> list[dict[str, int]]:
-    """`Rescorer.score` in a process that was made ready."""
-    return _own()["own"].score(version, questions, late=late)
+def ranks_in_process(version: int, queries: list[RankingQuery], late: bool) -> list[dict[str, int]]:
+    """Return `NetScorer.ranks` in a prepared process."""
+    return _of_process()["own"].ranks(version, queries, late=late)

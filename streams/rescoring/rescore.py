@@ -1,8 +1,8 @@
-"""Scoring again, from the tables alone: every click ranked once more by the release that it names, or by another.
+"""Rescoring: every recorded click is ranked again from the tables alone, by the release in force or by another.
 
-Views are rebuilt from `interactions`, nets and embeddings come from the tables of releases, r2 is folded again from
-item ids, popularity and river learn the log once more. Nothing is averaged that was ranked online: the ranks must come
-out the same, and with them the metrics, to the last digit.
+Views are rebuilt from `interactions`, nets and embeddings come from the tables of releases, r2 is computed again from
+item keys, popularity and river learn the log again. The ranks must be those that were recorded, and with them the
+metrics, to the last digit.
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 import torch
 from sqlalchemy import Engine
 
 from streams.database.schema import runs
-from streams.prequential.metrics import Ranked, subsets, summary
+from streams.prequential.metrics import SUBSETS, Ranked, subsets, summary
 from streams.releases.release import read_manifest
-from streams.rescoring.baseline_scorer import replayed
-from streams.rescoring.net_scorer import Rescorer, score_in_process, start_process
-from streams.rescoring.ranking_queries import Question, RankingQueries, Recorded
+from streams.rescoring.baseline_scorer import baseline_ranks
+from streams.rescoring.net_scorer import NetScorer, ranks_in_process, start_process
+from streams.rescoring.ranking_queries import RankingQueries, RankingQuery, RecordedOutcome
 from streams.settings import Settings
 
-_CHUNK = 256  # clicks a call
+_CHUNK = 256  # clicks per call
 _FEW = 2000  # clicks below which starting processes does not pay
-_AHEAD = 8  # chunks handed out and not yet taken back
+_AHEAD = 8  # chunks submitted and not yet consumed
 
 Ranks = dict[str, int]
 Progress = Callable[[int, int], None]
+Submit = Callable[[int, list[RankingQuery], bool], Future[list[Ranks]]]  # version, queries, late
 
 
 class Difference(NamedTuple):
-    """A rank that came out otherwise; 0 stands for none."""
+    """A rank that differs from the recorded one; 0: there is none."""
 
     user: str
     seq: int
@@ -47,9 +48,10 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class OfflineResult:
-    """Metrics by variant in the form of summary.json, for each subset; and which ranks differ from those online.
+    """Metrics by variant as in summary.json, for each subset, and the ranks that differ from the recorded ones.
 
-    `hindsight`: clicks that the release given had been trained on or after. Differences are told where none was given.
+    `hindsight` counts the clicks that are not later than the training data of the release given. `differences` is empty
+    if a release was given.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -70,29 +72,29 @@ def rescore(
 ) -> OfflineResult:
     """Rank every recorded click of `run` again; `as_of`: those up to this event time, ms.
 
-    `release`: by that release instead of the one in force. Raises LookupError where the run is not in the tables, and
-    ReleaseError where a release is not whole.
+    `release`: by that release instead of the one in force. Raises LookupError if the run is not in the tables, and
+    ReleaseError if a release is incomplete.
     """
     with engine.connect() as connection:
         settings = _settings(connection, run)
         trained_until = -1 if release is None else read_manifest(connection, run, release).trained_until
-        others = replayed(connection, settings, as_of)
-        questions = RankingQueries(connection, settings, as_of)
-        total, done, hindsight = questions.count(), 0, 0
-        found: list[Ranked] = []
+        baselines = baseline_ranks(connection, settings, as_of)
+        queries = RankingQueries(connection, settings, as_of)
+        total, done, hindsight = queries.count(), 0, 0
+        ranked: list[Ranked] = []
         differences: list[Difference] = []
-        for recorded, nets in _ranked(engine, run, questions, total, release, processes):
+        for recorded, nets in _net_ranks(engine, run, queries, total, release, processes):
             for outcome, by_nets in zip(recorded, nets, strict=True):
-                ranks = by_nets | others.pop((outcome.user, outcome.seq))
+                ranks = by_nets | baselines.pop((outcome.user, outcome.seq))
                 where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
-                found.append(Ranked(outcome.time, outcome.n, where, ranks))
+                ranked.append(Ranked(outcome.time, outcome.n, where, ranks))
                 hindsight += outcome.time <= trained_until
                 if release is None:
                     differences += _differences(outcome, ranks)
             done += len(recorded)
             if progress is not None:
                 progress(done, total)
-    by_subset = {subset: summary(found, subset) for subset in ("all", "collaborative", "cold")}
+    by_subset = {subset: summary(ranked, subset) for subset in SUBSETS}
     return OfflineResult(by_subset["all"], by_subset, total, hindsight, differences)
 
 
@@ -103,24 +105,24 @@ def _settings(connection: sa.Connection, run: str) -> Settings:
     return Settings.model_validate(row | {"run": run})
 
 
-def _differences(outcome: Recorded, ranks: Ranks) -> Iterator[Difference]:
+def _differences(outcome: RecordedOutcome, ranks: Ranks) -> Iterator[Difference]:
     for variant in sorted(outcome.ranks.keys() | ranks):
         online, offline = outcome.ranks.get(variant, 0), ranks.get(variant, 0)
         if online != offline:
             yield Difference(outcome.user, outcome.seq, variant, online, offline)
 
 
-def _ranked(
-    engine: Engine, run: str, questions: RankingQueries, total: int, release: int | None, processes: int | None
-) -> Iterator[tuple[list[Recorded], list[Ranks]]]:
-    """The nets' ranks, chunk by chunk in order."""
+def _net_ranks(
+    engine: Engine, run: str, queries: RankingQueries, total: int, release: int | None, processes: int | None
+) -> Iterator[tuple[list[RecordedOutcome], list[Ranks]]]:
+    """Yield the nets' ranks, chunk by chunk in order."""
     with (
-        closing(questions.by_release(_CHUNK)) as chunks,  # also where scoring fails: the cursor is the server's
+        closing(queries.by_release(_CHUNK)) as chunks,  # on errors too: the server holds the cursor
         _scoring(engine, run, total, processes) as submit,
     ):
-        waiting: list[tuple[list[Recorded], Future[list[Ranks]]]] = []
+        waiting: list[tuple[list[RecordedOutcome], Future[list[Ranks]]]] = []
         for version, chunk in chunks:
-            recorded, asked = [r for r, _ in chunk], [q for _, q in chunk]
+            recorded, asked = [outcome for outcome, _ in chunk], [query for _, query in chunk]
             waiting.append((recorded, submit(version if release is None else release, asked, release is not None)))
             if len(waiting) >= _AHEAD:
                 first, future = waiting.pop(0)
@@ -130,28 +132,26 @@ def _ranked(
 
 
 @contextmanager
-def _scoring(
-    engine: Engine, run: str, total: int, processes: int | None
-) -> Iterator[Callable[[int, list[Question], bool], Future[list[Ranks]]]]:
-    """A function that has questions scored: in several processes where there are many."""
+def _scoring(engine: Engine, run: str, total: int, processes: int | None) -> Iterator[Submit]:
+    """Yield a function that ranks queries: in several processes if there are many."""
     if processes is None:
         processes = min(os.cpu_count() or 1, 2) if total > _FEW else 1
     if processes == 1:
-        rescorer = Rescorer(engine, run)
+        scorer = NetScorer(engine, run)
 
-        def at_once(version: int, asked: list[Question], hindsight: bool) -> Future[list[Ranks]]:
+        def at_once(version: int, queries: list[RankingQuery], late: bool) -> Future[list[Ranks]]:
             future: Future[list[Ranks]] = Future()
-            future.set_result(rescorer.score(version, asked, late=hindsight))
+            future.set_result(scorer.ranks(version, queries, late=late))
             return future
 
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as every worker does; two on a busy machine mostly wait for each other
+        torch.set_num_threads(1)  # as every worker does; two threads on a busy machine mostly wait for each other
         try:
             yield at_once
         finally:
             torch.set_num_threads(threads)
         return
-    url: Any = engine.url.render_as_string(hide_password=False)
+    url = engine.url.render_as_string(hide_password=False)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, start_process, (url, run)) as pool:
-        yield lambda version, asked, late: pool.submit(score_in_process, version, asked, late)
+        yield lambda version, queries, late: pool.submit(ranks_in_process, version, queries, late)

@@ -1,14 +1,13 @@
-"""The digest of a run: SHA-256 over what it came to. Equal digests mean equal outcomes, states and releases.
+"""The digest of a run: SHA-256 over its results. Equal digests mean equal outcomes, states and releases.
 
-It covers the outcomes in total order, the newest device and cloud state of each user, and the releases; nothing of
-wall-clock time, run ids or the order in which records arrived. It holds for one CPU family and torch version.
+It covers the outcomes in total order, the newest device and cloud state of each user, and the releases; no wall-clock
+times, names of runs or orders of arrival. It is comparable on one CPU family and torch version.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -35,15 +34,15 @@ def digest(connection: Connection, run: str) -> str:
     return total.hexdigest()
 
 
-def _outcomes(connection: Connection, run: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the outcomes in total order; sorted here, as databases disagree on the order of text."""
+def _outcomes(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:
+    """Yield the outcomes in total order; sorted here because databases disagree on the order of text."""
     o = schema.outcomes.c
     names = sorted(column.name for column in o if column.name not in _WALL)
     found = connection.execute(sa.select(*(o[name] for name in names)).where(o.run == run)).all()
     yield from (tuple(row) for row in sorted(found, key=lambda row: (row.time, row.user, row.seq)))
 
 
-def _states(connection: Connection, run: str) -> Iterator[tuple[Any, ...]]:
+def _states(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:
     u = schema.user_snapshots.c
     newest: dict[tuple[str, str], tuple[int, bytes]] = {}
     for row in connection.execute(sa.select(u.side, u.user, u.epoch, u.state).where(u.run == run).order_by(u.epoch)):
@@ -52,7 +51,7 @@ def _states(connection: Connection, run: str) -> Iterator[tuple[Any, ...]]:
         yield side, user, newest[side, user][1]
 
 
-def _releases(connection: Connection, run: str) -> Iterator[tuple[Any, ...]]:
+def _releases(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:
     r = schema.releases.c
     query = sa.select(r.manifest).where(r.run == run).order_by(r.version)
     for data in connection.execute(query).scalars():
