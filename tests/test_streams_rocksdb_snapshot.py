@@ -32,8 +32,8 @@ def test_a_copy_comes_back_with_its_rows_its_offset_and_its_fencing_epoch(tmp_pa
     one = copies(tmp_path)
     assert one.load(0) == (0, {})
     assert one.offset(0) is None
-    one.written(0, [(b"a", row(1)), (b"b", row(1)), (b"\0\0\0\0\0", row(7))], 2, 1)
-    one.written(0, [(b"a", row(2, 4)), (b"b", None)], 4, 4)
+    one.add_written(0, [(b"a", row(1)), (b"b", row(1)), (b"\0\0\0\0\0", row(7))], 2, 1)
+    one.add_written(0, [(b"a", row(2, 4)), (b"b", None)], 4, 4)
     one.close(0)
     again = copies(tmp_path)
     assert again.load(0) == (4, {b"a": row(2, 4), b"\0\0\0\0\0": row(7)})
@@ -44,11 +44,11 @@ def test_a_copy_comes_back_with_its_rows_its_offset_and_its_fencing_epoch(tmp_pa
 def test_it_is_given_up_where_another_worker_wrote_in_between(tmp_path: Path) -> None:
     one = copies(tmp_path)
     one.load(0)
-    one.written(0, [(b"a", row(1))], 0, 1)
-    one.written(0, [(b"a", row(3))], 2, 1)  # offset 1 is somebody else's
+    one.add_written(0, [(b"a", row(1))], 0, 1)
+    one.add_written(0, [(b"a", row(3))], 2, 1)  # offset 1 is somebody else's
     assert one.offset(0) is None
-    one.written(0, [(b"a", row(4))], 3, 1)
-    one.read(0, [(b"a", row(4))], 3, 1)
+    one.add_written(0, [(b"a", row(4))], 3, 1)
+    one.add_read(0, [(b"a", row(4))], 3, 1)
     assert one.offset(0) is None
     one.close(0)
     assert copies(tmp_path).load(0) == (0, {})
@@ -57,18 +57,18 @@ def test_it_is_given_up_where_another_worker_wrote_in_between(tmp_path: Path) ->
 def test_what_is_read_may_leave_out_offsets_that_compaction_took(tmp_path: Path) -> None:
     one = copies(tmp_path)
     one.load(0)
-    one.read(0, [(b"a", row(1))], 9, 1)
-    one.written(0, [(b"a", row(2))], 10, 1)
+    one.add_read(0, [(b"a", row(1))], 9, 1)
+    one.add_written(0, [(b"a", row(2))], 10, 1)
     assert one.offset(0) == 10
 
 
 def test_there_is_none_where_another_worker_has_it_and_none_of_another_topic(tmp_path: Path) -> None:
     one = copies(tmp_path)
     one.load(0)
-    one.written(0, [(b"a", row(1))], 0, 1)
+    one.add_written(0, [(b"a", row(1))], 0, 1)
     other = copies(tmp_path)
     assert other.load(0) == (0, {})  # it is locked
-    other.written(0, [(b"b", row(1))], 0, 1)
+    other.add_written(0, [(b"b", row(1))], 0, 1)
     assert other.offset(0) is None
     assert copies(tmp_path, "life-2").load(0) == (0, {})
     assert copies(tmp_path, None).load(0) == (0, {})
@@ -79,7 +79,7 @@ def test_there_is_none_where_another_worker_has_it_and_none_of_another_topic(tmp
 def test_a_damaged_copy_is_given_up(tmp_path: Path) -> None:
     one = copies(tmp_path)
     one.load(0)
-    one.written(0, [(b"a", row(1)[:-1] + b"?"), (b"b", row(1))], 1, 1)
+    one.add_written(0, [(b"a", row(1)[:-1] + b"?"), (b"b", row(1))], 1, 1)
     one.close(0)
     for _ in range(2):
         again = copies(tmp_path)

@@ -1,7 +1,7 @@
-"""The Faust app of a worker: settings under which it can be trusted, and a hard end where it can't.
+"""The Faust app of a worker: settings under which it can be trusted, and an immediate exit if it cannot.
 
-Faust 0.15 can commit past work that isn't durable, and pass over records. The cures are here and in `faust_consumer`,
-`faust_batches`, `state_table` and `outbox`; they lean on private parts of Faust, which nothing else does.
+Faust 0.15 can commit offsets of work that is not durable, and pass over records. The cures are here and in `consumer`,
+`batches`, `outbox` and `state_table`. They rely on private parts of Faust; nothing outside this package does.
 """
 
 from __future__ import annotations
@@ -12,38 +12,39 @@ import ssl
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import faust
 from faust.transport.drivers import aiokafka as driver
 
 from streams.faust_runtime.consumer import HeldConsumer
+from streams.faust_runtime.types import Transport
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_BATCH_BYTES = 256_000  # of one produce request and partition
+_BATCH_BYTES = 256_000  # of one produce request per partition
 EXIT_CODE = 70  # EX_SOFTWARE
 
 
-def die(reason: str) -> NoReturn:
-    """End this process at once, without acknowledging anything: what it was working on is delivered again."""
+def exit_without_commit(reason: str) -> NoReturn:
+    """End this process at once without acknowledging anything: its batch will be delivered again."""
     log.critical("%s: ending without committing, the batch will be delivered again", reason)
     logging.shutdown()
-    with suppress(OSError):  # a log on a full disk must not keep it alive
+    with suppress(OSError):  # a log on a full disk must not keep the process alive
         sys.stderr.flush()
     os._exit(EXIT_CODE)
 
 
-class IdempotentProducer(driver.Producer):  # type: ignore[misc]
-    """Faust's producer with idempotence: a retry neither doubles nor reorders."""
+class IdempotentProducer(driver.Producer):  # type: ignore[misc] # Faust is not typed
+    """Faust's producer with idempotence: without it a retry can write a record twice or out of order."""
 
-    def _settings_extra(self) -> dict[str, Any]:
+    def _settings_extra(self) -> dict[str, object]:
         return {"acks": "all", "enable_idempotence": True}
 
 
-class PlatformApp(faust.App):  # type: ignore[misc]
-    """A Faust app on the consumer and the producer above; `before_connect` is called once."""
+class PlatformApp(faust.App):  # type: ignore[misc] # Faust is not typed
+    """A Faust app on `HeldConsumer` and `IdempotentProducer`; `before_connect` is called once."""
 
     before_connect: Callable[[], None] = staticmethod(lambda: None)
 
@@ -52,19 +53,19 @@ class PlatformApp(faust.App):  # type: ignore[misc]
         await super().on_first_start()
         self.before_connect()
 
-    def _new_transport(self) -> Any:
-        transport = super()._new_transport()
+    def _new_transport(self) -> Transport:
+        transport: Transport = super()._new_transport()
         transport.Consumer = HeldConsumer
         return transport
 
-    def _new_producer_transport(self) -> Any:
-        transport = super()._new_producer_transport()
+    def _new_producer_transport(self) -> Transport:
+        transport: Transport = super()._new_producer_transport()
         transport.Producer = IdempotentProducer
         return transport
 
 
-def _credentials(settings: Settings) -> Any:
-    """What Faust needs to know of `kafka.access`; None for a plain connection."""
+def _credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """Return Faust's form of the connection's security (see `streams/kafka/clients.py`), None for plain text."""
     context = None
     if settings.kafka_security.endswith("SSL"):
         context = ssl.create_default_context(cafile=settings.kafka_ca)
@@ -77,7 +78,7 @@ def _credentials(settings: Settings) -> Any:
 
 
 def new_app(settings: Settings, role: str) -> PlatformApp:
-    """The Faust app of a role of a run, with timeouts that make joins and rebalances take seconds."""
+    """Return the Faust app of a role of a run, with timeouts that make joins and rebalances take seconds."""
     data = settings.state_dir / f"faust-{role}"
     data.mkdir(parents=True, exist_ok=True)
     return PlatformApp(
@@ -89,14 +90,14 @@ def new_app(settings: Settings, role: str) -> PlatformApp:
         topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication,
         topic_disable_leader=True,
-        topic_allow_declare=False,  # the topics of a run are there already, and a worker need not be allowed to
+        topic_allow_declare=False,  # the topics of a run exist already, and a worker may have no right to create them
         broker_session_timeout=6,
         broker_heartbeat_interval=1,
         broker_rebalance_timeout=8,
         broker_max_poll_interval=settings.poll_interval_s,
         producer_request_timeout=settings.patience_s,
         broker_commit_interval=1,
-        stream_wait_empty=True,  # partitions are given away when the batch in work is done, not in the middle of it
+        stream_wait_empty=True,  # a rebalance waits for the end of the batch in progress
         stream_buffer_maxsize=2 * settings.take_max,
         stream_recovery_delay=0,
         producer_max_batch_size=_BATCH_BYTES,
@@ -110,5 +111,5 @@ def run_worker(app: PlatformApp) -> None:
     """Run the app as `faust -A MODULE worker` does, until a signal stops it."""
     app.finalize()
     worker = app.Worker(loglevel="WARN")
-    worker.spinner = None  # it would turn to every log record, and have all of DEBUG made for that
+    worker.spinner = None  # it turns with every log record, and would have all DEBUG records created
     worker.execute_from_commandline()

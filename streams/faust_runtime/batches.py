@@ -1,8 +1,9 @@
-"""Batches of records for a Faust agent, acknowledged when they are worked off and never before.
+"""Batches of records for a Faust agent, acknowledged after they are processed and never before.
 
-Faust's `take_events` acknowledges a batch in a `finally`, also where its handler failed, and counts what it skips
-during a rebalance as acknowledged. Here the agent takes records from its channel itself: a record is acknowledged
-after the work on it returned, what is skipped is not acknowledged and is read again, and a failure ends the process.
+Faust's `take_events` acknowledges a batch in a `finally`, even if its handler failed, and counts records that it skips
+during a rebalance as acknowledged: both are lost. Here the agent takes records from its channel itself. A record is
+acknowledged after the work on it returned, a skipped record is not acknowledged and is read again, and a failure ends
+the process.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
 
-from streams.faust_runtime.app import PlatformApp, die
+import faust
+
+from streams.faust_runtime.app import PlatformApp, exit_without_commit
+from streams.faust_runtime.types import FaustEvent, Stream
 from streams.settings import Settings
 from streams.topics import Topic
 
@@ -20,37 +23,41 @@ log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.001  # for the fetcher to bring more
 
-WorkOn = Callable[[Sequence[Any]], Awaitable[None]]
 
-
-def subscribe(app: PlatformApp, settings: Settings, topics: Sequence[Topic], work: WorkOn) -> Any:
-    """Make the one agent of `app`: it hands batches of events of all `topics` to `work`, one batch at a time."""
+def subscribe(
+    app: PlatformApp,
+    settings: Settings,
+    topics: Sequence[Topic],
+    process: Callable[[list[FaustEvent]], Awaitable[None]],
+) -> faust.Agent:
+    """Create the one agent of `app`: it calls `process` with batches of all `topics`, one batch at a time."""
     names = [topic.full(settings) for topic in topics]
+    # raw bytes: with any other type Faust would decode, and end the agent at a value that it cannot decode
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
-    source = app.topic(*names, **raw, allow_empty=True)  # anything else would decode, and end the agent at garbage
+    source = app.topic(*names, **raw, allow_empty=True)
 
-    async def agent(stream: Any) -> None:
+    async def agent(stream: Stream) -> None:
         async for events in batches(app, stream, settings.take_max, settings.take_within_s):
-            await finish_work(work, events)
+            await finish_or_exit(process(events), len(events))
             for event in events:
                 event.ack()
 
     return app.agent(source, concurrency=1, name="agent")(agent)
 
 
-async def batches(app: PlatformApp, stream: Any, most: int, within_s: float) -> AsyncIterator[list[Any]]:
-    """Lists of at most `most` events, of what comes within `within_s` of the first; all of this assignment."""
+async def batches(app: PlatformApp, stream: Stream, most: int, within_s: float) -> AsyncIterator[list[FaustEvent]]:
+    """Yield batches of at most `most` events that come within `within_s` of the first, all of this assignment."""
     loop = asyncio.get_running_loop()
     queue = aiter(stream.channel).queue
     while not stream.should_stop:
         try:
-            events = _mine(app, await queue.get())
-        except StopAsyncIteration:  # how Faust tells a channel's reader to stop
+            events = _tracked(app, await queue.get())
+        except StopAsyncIteration:  # raised by Faust to stop a channel's reader
             return
         until = loop.time() + within_s
         while len(events) < most:
             if not queue.empty():
-                events += _mine(app, queue.get_nowait())
+                events += _tracked(app, queue.get_nowait())
             elif loop.time() < until:
                 await asyncio.sleep(_PAUSE_S)
             else:
@@ -61,8 +68,8 @@ async def batches(app: PlatformApp, stream: Any, most: int, within_s: float) -> 
             yield events
 
 
-def _mine(app: PlatformApp, event: Any) -> list[Any]:
-    """The event, now waited for at a rebalance; or nothing, where it was fetched under an older assignment."""
+def _tracked(app: PlatformApp, event: FaustEvent) -> list[FaustEvent]:
+    """Return the event, for which a rebalance waits from now on; none if it was fetched under an older assignment."""
     message = event.message
     if message.generation_id != app.consumer_generation_id or not app.flow_control.is_active():
         return []
@@ -71,16 +78,16 @@ def _mine(app: PlatformApp, event: Any) -> list[Any]:
     return [event]
 
 
-async def finish_work(work: WorkOn, events: Sequence[Any]) -> None:
-    """Do `work` on a batch to its end, also when the worker is being stopped meanwhile; where it fails, `die`."""
-    task = asyncio.ensure_future(work(events))
+async def finish_or_exit(work: Awaitable[None], records: int) -> None:
+    """Await `work` to its end, even if the worker is being stopped; end the process if it fails."""
+    task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if task.cancelled() or task.exception() is not None:
-            die(f"batch of {len(events)} records not worked off at stop")
+            exit_without_commit(f"batch of {records} records not processed at stop")
         raise
     except Exception as error:
-        log.exception("batch of %d records failed", len(events))
-        die(f"{type(error).__name__}: {error}")
+        log.exception("batch of %d records failed", records)
+        exit_without_commit(f"{type(error).__name__}: {error}")

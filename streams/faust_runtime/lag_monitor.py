@@ -1,7 +1,6 @@
-"""Looks at a Faust worker from the outside: how much waits for it at the broker, and whether it has what it needs.
+"""A monitor of a Faust worker's lag that asks the broker with a client of its own, in a thread of its own.
 
-Faust's own view of lag stands still when its consumer does, and a silent consumer is what is to be found out. So the
-ends of the topics and the group's commits are asked for by another client, in a thread of its own.
+Faust's own figures of lag stop changing when its consumer stalls, and a stalled consumer is what has to be noticed.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from streams.settings import Settings
 from streams.topics import Topic
 
 log = logging.getLogger(__name__)
-_LOOK_S = 2.0
-_PATIENCE_S = 5.0
+_INTERVAL_S = 2.0
+_TIMEOUT_S = 5.0
 
 
 class LagMonitor:
-    """Tells `health.HEALTH` and the lag metric every two seconds; `role` is also the group's name."""
+    """Updates `HEALTH` and the lag metric every two seconds; `role` is also the name of the consumer group."""
 
     def __init__(
         self, settings: Settings, role: str, app: PlatformApp, reader: ReleaseReader, sources: Sequence[Topic]
@@ -37,30 +36,30 @@ class LagMonitor:
         self._consumer = clients.consumer(settings, role)  # never joins the group: it only asks for its commits
 
     def start(self) -> None:
-        """Look on until the process ends."""
-        threading.Thread(target=self._run, name="worker-watch", daemon=True).start()
+        """Monitor the worker until the process ends."""
+        threading.Thread(target=self._run, name="lag-monitor", daemon=True).start()
 
     def _run(self) -> None:
         pause = threading.Event()
-        while not pause.wait(_LOOK_S):
+        while not pause.wait(_INTERVAL_S):
             HEALTH.needs("release", "" if self._reader.newest() else "no release is whole yet")
             try:
-                HEALTH.set_lag(self.look())
-            except KafkaException as error:  # without a broker nobody is stuck
+                HEALTH.set_lag(self.lag())
+            except KafkaException as error:  # without a broker the worker has nothing to do: it is not stuck
                 log.info("lag is unknown: %s", error)
                 HEALTH.set_lag(0)
 
-    def look(self) -> int:
+    def lag(self) -> int:
         """Return how many records of this worker's partitions are not committed yet. Raises KafkaException."""
         try:
             assigned = [tp for tp in self._app.consumer.assignment() if tp.topic in self._names]
         except NotReady:
             return 0
         lags = dict.fromkeys(self._names.values(), 0)
-        asked = [TopicPartition(tp.topic, tp.partition) for tp in assigned]
-        for place in self._consumer.committed(asked, timeout=_PATIENCE_S) if asked else ():
-            low, high = self._consumer.get_watermark_offsets(place, timeout=_PATIENCE_S)
-            lags[self._names[place.topic]] += max(high - max(place.offset, low), 0)
+        partitions = [TopicPartition(tp.topic, tp.partition) for tp in assigned]
+        for committed in self._consumer.committed(partitions, timeout=_TIMEOUT_S) if partitions else ():
+            low, high = self._consumer.get_watermark_offsets(committed, timeout=_TIMEOUT_S)
+            lags[self._names[committed.topic]] += max(high - max(committed.offset, low), 0)
         for name, lag in lags.items():
             telemetry.LAG.labels(self._role, name).set(lag)
         return sum(lags.values())

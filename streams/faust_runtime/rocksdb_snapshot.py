@@ -1,10 +1,10 @@
-"""A copy on this disk of what a changelog says: a worker that starts again reads only what has come since.
+"""Local copies of the changelog in RocksDB: a worker that starts again reads only what has come since.
 
-Faust's own RocksDB table takes a row when it is set, before the changelog has it. Killed in between it is ahead for
-good: the event comes again and is passed over as a repeat, the changelog never gets the row, and whoever takes the
-partition over finds a hole. Here rows are served from memory, and RocksDB gets them when the changelog has them: it is
-the changelog up to an offset that stands in the same write, never ahead of it. A partition's copy is given up where
-another worker's rows come in between.
+Faust's own RocksDB table writes a row when it is set, before the changelog has it. A worker that is killed in between
+is ahead of the changelog for good: the event comes again and is skipped as a repeat, the changelog never gets the row,
+and the next owner of the partition finds a gap. Here rows are served from memory, and RocksDB gets them after the
+changelog has acknowledged them, in one write with their offset. So a copy equals the changelog up to that offset and is
+never ahead of it. A partition's copy is deleted if rows of another worker come in between.
 """
 
 from __future__ import annotations
@@ -14,106 +14,109 @@ import shutil
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from streams.faust_runtime.outbox import KeyValue
 from streams.kafka.partitioner import SEPARATOR
 from streams.settings import SettingsError
 from streams.state.row_codec import StateError, read_fencing_epoch
 
+if TYPE_CHECKING:
+    from rocksdict import Rdict
+
 log = logging.getLogger(__name__)
 
 _HEAD = SEPARATOR + b"offset"  # longer than a partition's own key, and no user begins so
-_HEAD_FORMAT = struct.Struct(">QI")  # offset, newest term
+_HEAD_FORMAT = struct.Struct(">QI")  # offset, newest fencing epoch
 
 
 class LocalCopies:
-    """The copies of the partitions that this worker has."""
+    """The copies of the partitions that this worker owns."""
 
-    def __init__(self, folder: Path, changelog: Callable[[], str | None]) -> None:
-        """`changelog()` names one life of the topic: another, made under the same name, is no continuation of it.
+    def __init__(self, folder: Path, topic_id: Callable[[], str | None]) -> None:
+        """`topic_id` identifies the changelog: a topic that was deleted and created again is not continued.
 
-        Raises SettingsError where RocksDB is not installed.
+        Raises SettingsError if RocksDB is not installed.
         """
         try:
             import rocksdict  # noqa: PLC0415 - of an optional extra
         except ImportError as missing:
             raise SettingsError("local_copy needs RocksDB: pip install 'mc2sf[rocksdb]'") from missing
-        self._rocksdb: Any = rocksdict
-        self._folder, self._changelog = folder, changelog
-        self._of: Path | None = None
-        self._open: dict[int, Any] = {}
-        self._at: dict[int, int] = {}  # offset of the last row in each copy; -1: none yet
+        self._rocksdb = rocksdict
+        self._folder, self._topic_id = folder, topic_id
+        self._topic_folder: Path | None = None
+        self._open: dict[int, Rdict] = {}
+        self._last: dict[int, int] = {}  # offset of the last row in each copy; -1: none yet
 
     def load(self, partition: int) -> tuple[int, dict[bytes, bytes]]:
-        """Open a partition's copy: its newest term and its rows. Where it can't be had there are none."""
-        if self._of is None:
-            if (life := self._changelog()) is None:
+        """Open a partition's copy; return its newest fencing epoch and its rows, none if it cannot be used."""
+        if self._topic_folder is None:
+            if (topic_id := self._topic_id()) is None:
                 return 0, {}
-            self._of = self._folder / life
-        path = self._of / str(partition)
+            self._topic_folder = self._folder / topic_id
+        path = self._topic_folder / str(partition)
         path.mkdir(parents=True, exist_ok=True)
         options = self._rocksdb.Options(raw_mode=True)
         options.create_if_missing(True)
         try:
             copy = self._rocksdb.Rdict(str(path), options)
-        except Exception as error:  # noqa: BLE001 - RocksDB raises nothing more special
-            log.warning("no copy of partition %d: %s", partition, error)  # e.g. another worker on this disk has it
+        except Exception as error:  # noqa: BLE001 - RocksDB raises nothing more specific
+            log.warning("no copy of partition %d: %s", partition, error)  # e.g. locked by another worker on this disk
             return 0, {}
-        self._open[partition], self._at[partition] = copy, -1
+        self._open[partition], self._last[partition] = copy, -1
         head = copy.get(_HEAD)
         if head is None:
             return 0, {}
+        rows: dict[bytes, bytes] = {k: v for k, v in copy.items() if isinstance(k, bytes) and k != _HEAD}
         try:
-            rows = {key: value for key, value in copy.items() if key != _HEAD}
             for value in rows.values():
                 read_fencing_epoch(value)
         except StateError as error:
             log.warning("the copy of partition %d is damaged: %s", partition, error)
-            self.give_up(partition)
+            self.delete(partition)
             return 0, {}
-        self._at[partition], term = _HEAD_FORMAT.unpack(head)
-        return term, rows
+        self._last[partition], epoch = _HEAD_FORMAT.unpack(head)
+        return epoch, rows
 
     def offset(self, partition: int) -> int | None:
-        """The offset up to which a partition's copy says what the changelog says; None: there is no copy."""
-        at = self._at.get(partition, -1)
-        return None if at < 0 else at
+        """Return the changelog's offset up to which a copy equals it, or None without a copy."""
+        last = self._last.get(partition, -1)
+        return None if last < 0 else last
 
-    def read(self, partition: int, rows: Iterable[KeyValue], last: int, term: int) -> None:
-        """Take in rows that were read from the changelog, up to offset `last`."""
+    def add_read(self, partition: int, rows: Iterable[KeyValue], last: int, epoch: int) -> None:
+        """Add rows that were read from the changelog, up to offset `last`."""
         if partition in self._open:
-            self._write(partition, rows, last, term)
+            self._write(partition, rows, last, epoch)
 
-    def written(self, partition: int, rows: list[KeyValue], last: int, term: int) -> None:
-        """Take in rows that this worker wrote, acknowledged up to offset `last`."""
+    def add_written(self, partition: int, rows: list[KeyValue], last: int, epoch: int) -> None:
+        """Add rows that this worker wrote and the changelog acknowledged up to offset `last`."""
         if partition not in self._open:
             return
-        if last - len(rows) != self._at[partition]:
-            log.warning("another worker wrote to the changelog of partition %d: its copy is given up", partition)
-            self.give_up(partition)
+        if last - len(rows) != self._last[partition]:
+            log.warning("another worker wrote to the changelog of partition %d: its copy is deleted", partition)
+            self.delete(partition)
             return
-        self._write(partition, rows, last, term)
+        self._write(partition, rows, last, epoch)
 
-    def _write(self, partition: int, rows: Iterable[KeyValue], last: int, term: int) -> None:
+    def _write(self, partition: int, rows: Iterable[KeyValue], last: int, epoch: int) -> None:
         batch = self._rocksdb.WriteBatch(raw_mode=True)
         for key, value in rows:
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        batch.put(_HEAD, _HEAD_FORMAT.pack(last, term))
+        batch.put(_HEAD, _HEAD_FORMAT.pack(last, epoch))
         self._open[partition].write(batch)
-        self._at[partition] = last
+        self._last[partition] = last
 
     def close(self, partition: int) -> None:
-        """Let go of a copy, which stays on the disk for whoever has the partition next."""
-        self._at.pop(partition, None)
+        """Close a copy; it stays on the disk for the next owner of the partition."""
+        self._last.pop(partition, None)
         if copy := self._open.pop(partition, None):
             copy.close()
 
-    def give_up(self, partition: int) -> None:
-        """Delete a partition's copy; it has none until it is assigned anew."""
+    def delete(self, partition: int) -> None:
+        """Delete a partition's copy; it has none until it is assigned again."""
         self.close(partition)
-        assert self._of is not None
-        shutil.rmtree(self._of / str(partition), ignore_errors=True)
+        assert self._topic_folder is not None
+        shutil.rmtree(self._topic_folder / str(partition), ignore_errors=True)

@@ -10,16 +10,17 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from models.data.item_statistics import ItemStatistics
-from streams.faust_runtime.app import PlatformApp, die, new_app
-from streams.faust_runtime.batches import finish_work, subscribe
+from streams.faust_runtime.app import PlatformApp, exit_without_commit, new_app
+from streams.faust_runtime.batches import finish_or_exit, subscribe
 from streams.faust_runtime.lag_monitor import LagMonitor
 from streams.faust_runtime.outbox import Outbox
 from streams.faust_runtime.state_table import StateTable, state_table
+from streams.faust_runtime.types import FaustEvent
 from streams.kafka.message import Message
 from streams.process import telemetry
 from streams.process.clock_and_signals import wall_ms
@@ -93,13 +94,13 @@ class Worker:
         self._reader.start()
         LagMonitor(self._settings, self._role, self.app, self._reader, self._sources).start()
 
-    async def _process_events(self, events: Sequence[Any]) -> None:
+    async def _process_events(self, events: Sequence[FaustEvent]) -> None:
         await self.process([Message.of(event, self._settings) for event in events])
 
     async def process_idle(self) -> None:
         """Process an empty batch, for what the passing of time requires; never while the table is being restored."""
         if not self.app.rebalancing:
-            await finish_work(self.process, [])
+            await finish_or_exit(self.process([]), 0)
 
     async def process(self, received: Sequence[Message]) -> None:
         """Process received messages; at return the results are durable."""
@@ -114,7 +115,7 @@ class Worker:
                 releases.setdefault(newest.manifest.version, newest)
             await self._make_durable(work.process(releases.__getitem__, statistics.__getitem__))
             if work.fatal:
-                die(work.fatal)
+                exit_without_commit(work.fatal)
             work.count(self._clock())
             telemetry.BATCH_SECONDS.labels(self._role).observe(time.perf_counter() - began)
 
