@@ -23,7 +23,7 @@ from torch import nn
 from deploy.experiments.data.dataset import Dataset, load
 from deploy.experiments.data.protocol import Phase, Protocol
 from deploy.experiments.training import minibatches
-from deploy.experiments.training.hyperparameters import Recipe, Recipes
+from deploy.experiments.training.hyperparameters import Hyperparameters, HyperparameterSet
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
 from models.mc2sf.nets import NetConfig, Nets
@@ -37,28 +37,28 @@ SLOW = (Phase.SLOW,)
 def main(source: str, most: int) -> None:
     """Time every net on `source`."""
     torch.set_num_threads(1)
-    protocol, recipes = Protocol(), Recipes()
+    protocol, hyperparameters = Protocol(), HyperparameterSet()
     with TemporaryDirectory() as folder:
         dataset = load(parse(source), protocol, Path(folder))
 
     def nets() -> Nets:
         return Nets.initial(NetConfig(), dataset.rows, 1)
 
-    rows: list[tuple[str, nn.Module, Recipe]] = [
-        ("DIN", DIN(nets()), recipes.din),
-        ("DIN w/ F2S", F2S(nets()), recipes.f2s),
-        ("fast alone", FastAlone(nets()), recipes.fast),
-        ("MC2-SF", MC2SF(nets()), recipes.s2f),
-        ("GRU4Rec", GRU4Rec(GRU4RecConfig(length=protocol.recent), dataset.rows), recipes.gru4rec),
-        ("SASRec", SASRec(SASRecConfig(length=protocol.history), dataset.rows), recipes.sasrec),
+    rows: list[tuple[str, nn.Module, Hyperparameters]] = [
+        ("DIN", DIN(nets()), hyperparameters.din),
+        ("DIN w/ F2S", F2S(nets()), hyperparameters.f2s),
+        ("fast alone", FastAlone(nets()), hyperparameters.fast),
+        ("MC2-SF", MC2SF(nets()), hyperparameters.s2f),
+        ("GRU4Rec", GRU4Rec(GRU4RecConfig(length=protocol.recent), dataset.rows), hyperparameters.gru4rec),
+        ("SASRec", SASRec(SASRecConfig(length=protocol.history), dataset.rows), hyperparameters.sasrec),
     ]
-    for name, net, recipe in rows:
-        print(json.dumps({"net": name, "negatives": recipe.negatives, **timed(dataset, protocol, net, recipe, most)}))
+    for name, net, params in rows:
+        print(json.dumps({"net": name, "negatives": params.negatives, **timed(dataset, protocol, net, params, most)}))
 
 
-def timed(dataset: Dataset, protocol: Protocol, net: nn.Module, recipe: Recipe, most: int) -> dict[str, float]:
-    """Seconds of an epoch: drawing batches, forward, backward, optimiser."""
-    draw, minimised = minibatches.of_net(net, dataset, protocol, recipe, SLOW), objective(net, recipe.loss)
+def timed(dataset: Dataset, protocol: Protocol, net: nn.Module, params: Hyperparameters, most: int) -> dict[str, float]:
+    """Seconds of an epoch: sampler batches, forward, backward, optimiser."""
+    draw, minimised = minibatches.of_net(net, dataset, protocol, params, SLOW), objective(net, params.loss)
     optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], fused=True)
     spent: dict[str, float] = defaultdict(float)
 
@@ -83,10 +83,10 @@ def timed(dataset: Dataset, protocol: Protocol, net: nn.Module, recipe: Recipe, 
             loss.backward()
         with part("optimiser"):
             optimiser.step()
-        with part("drawing"):
+        with part("sampler"):
             batch = next(epoch, None)
     folding = spent.pop("folding")
-    scale = len(dataset.of(*SLOW)) / max(clicks, 1)
+    scale = len(dataset.clicks(*SLOW)) / max(clicks, 1)
     parts = {name: round(seconds * scale, 1) for name, seconds in spent.items()}
     return {
         "clicks": clicks,

@@ -23,17 +23,17 @@ from torch import nn
 
 from benchmarks.machine import described
 from deploy.experiments.data.protocol import Protocol
-from deploy.experiments.definitions.experiment import Asked
-from deploy.experiments.runner.runner import Benches
+from deploy.experiments.definitions.experiment import Request
+from deploy.experiments.runner.runner import Trainers
 from deploy.experiments.training import minibatches, models
-from deploy.experiments.training.hyperparameters import Recipe, Recipes
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.training.hyperparameters import Hyperparameters, HyperparameterSet
+from deploy.experiments.training.trainer import Trainer
 from models.mc2sf.variants import DIN, F2S, FastAlone
 from models.training.objectives import objective
 from replay.json_file import write_json
 from replay.sources.source import parse
 
-Build = Callable[[Recipes], nn.Module]
+Build = Callable[[HyperparameterSet], nn.Module]
 MODES = ("float32", "bf16", "compiled")
 WIDTHS = (32, 64, 128, 256)
 CPUS = Path("/proc/cpuinfo")
@@ -67,37 +67,38 @@ class Contender:
 def main(source: str, most: int) -> None:
     """Time every net on `source`, then fit SASRec of each width with and without bf16."""
     torch.set_num_threads(1)
-    asked = Asked(parse(source), Protocol(), seeds=1)
+    request = Request(parse(source), Protocol(), seeds=1)
+    usual = request.hyperparameters
     with TemporaryDirectory() as folder:
-        bench = Benches(asked, Path(folder)).of(asked.protocol)
-        nets: list[tuple[str, str, Recipes, Build]] = [
-            ("DIN", "din", asked.recipes, lambda recipes: DIN(models.nets(bench, recipes.din, 1))),
-            ("DIN w/ F2S", "f2s", asked.recipes, lambda recipes: F2S(models.nets(bench, recipes.f2s, 1))),
-            ("fast alone", "fast", asked.recipes, lambda recipes: FastAlone(models.nets(bench, recipes.fast, 1))),
-            ("GRU4Rec", "gru4rec", asked.recipes, lambda recipes: models.new_gru4rec(bench, recipes, 1)),
+        trainer = Trainers(request, Path(folder)).of(request.protocol)
+        nets: list[tuple[str, str, HyperparameterSet, Build]] = [
+            ("DIN", "din", usual, lambda h: DIN(models.nets(trainer, h.din, 1))),
+            ("DIN w/ F2S", "f2s", usual, lambda h: F2S(models.nets(trainer, h.f2s, 1))),
+            ("fast alone", "fast", usual, lambda h: FastAlone(models.nets(trainer, h.fast, 1))),
+            ("GRU4Rec", "gru4rec", usual, lambda h: models.new_gru4rec(trainer, h, 1)),
             *(
                 (
                     "SASRec",
                     "sasrec",
-                    asked.recipes.varied(("sasrec",), dim=dim),
-                    lambda r: models.new_sasrec(bench, r, 1),
+                    usual.varied(("sasrec",), dim=dim),
+                    lambda h: models.new_sasrec(trainer, h, 1),
                 )
                 for dim in WIDTHS
             ),
         ]
         steps = []
-        for name, field, recipes, build in nets:
-            recipe = recipes.of(field)
-            seconds = raced(bench, recipe, partial(build, recipes), most)
+        for name, field, hyperparameters, build in nets:
+            params = hyperparameters.of(field)
+            seconds = raced(trainer, params, partial(build, hyperparameters), most)
             ratios = {mode: round(seconds[mode] / seconds["float32"], 2) for mode in MODES[1:]}
-            steps.append({"net": name, "dim": recipe.dim, "ms": round(1e3 * seconds["float32"], 1), **ratios})
+            steps.append({"net": name, "dim": params.dim, "ms": round(1e3 * seconds["float32"], 1), **ratios})
             print(steps[-1], flush=True)
         fits = []
         for dim in WIDTHS:
             for bf16 in (False, True):
-                bench.spent.clear()
-                models.sasrec(bench, asked.recipes.varied(("sasrec",), dim=dim, bf16=bf16), 1)
-                curve = bench.spent.curves["SASRec"]
+                trainer.cost.clear()
+                models.sasrec(trainer, request.hyperparameters.varied(("sasrec",), dim=dim, bf16=bf16), 1)
+                curve = trainer.cost.curves["SASRec"]
                 fits.append({"net": "SASRec", "dim": dim, "bf16": bf16, "validation": max(curve), "epochs": len(curve)})
                 print(fits[-1], flush=True)
     result = {
@@ -111,13 +112,13 @@ def main(source: str, most: int) -> None:
     write_json(Path(__file__).with_suffix(".json"), result)
 
 
-def raced(bench: Bench, recipe: Recipe, build: Callable[[], nn.Module], most: int) -> dict[str, float]:
+def raced(trainer: Trainer, params: Hyperparameters, build: Callable[[], nn.Module], most: int) -> dict[str, float]:
     """CPU seconds of a step in each mode, in turns over the same `most` batches."""
     net = build()
     some = models.BOTH if isinstance(net, FastAlone) else models.SLOW
-    epoch = minibatches.of_net(net, bench.dataset, bench.protocol, recipe, some)
+    epoch = minibatches.of_net(net, trainer.dataset, trainer.protocol, params, some)
     drawn = list(islice(epoch(0, np.random.default_rng(1)), most))
-    contenders = [Contender(objective(build(), recipe.loss), mode) for mode in MODES]
+    contenders = [Contender(objective(build(), params.loss), mode) for mode in MODES]
     for number, batch in enumerate([*drawn, *drawn]):
         if number == len(drawn):
             for contender in contenders:

@@ -1,7 +1,7 @@
 """RecBole's side of the race, in RecBole's own environment: `recbole_contender.py FOLDER`, orders on stdin.
 
 FOLDER holds `settings.json` (the net's name and RecBole's configuration), `race/race.inter` (atomic file; items are
-numbers of rows) and `asked.npz` (what is known before each test click, and its candidates, as rows). Order `epoch`
+numbers of rows) and `request.npz` (what is known before each test click, and its candidates, as rows). Order `epoch`
 trains one epoch by RecBole's own `Trainer._train_epoch`; `scores` writes `scores.npy`. Each is answered by a JSON line.
 Nothing of this project is imported: RecBole's environment does not have it.
 """
@@ -51,13 +51,13 @@ class Contender:
         return spent | {"loss": loss / len(self.batches), "steps": len(self.batches)}
 
     @torch.inference_mode()
-    def scores(self, asked: Any, at_once: int = 256) -> np.ndarray:
+    def scores(self, request: Any, at_once: int = 256) -> np.ndarray:
         """Scores of the candidates [V, C] of each test click, given left-padded sequences [V, L]."""
         self.net.eval()
         found = []
-        for start in range(0, len(asked["items"]), at_once):
-            sequences = torch.from_numpy(asked["sequences"][start : start + at_once])
-            items = torch.from_numpy(asked["items"][start : start + at_once])
+        for start in range(0, len(request["items"]), at_once):
+            sequences = torch.from_numpy(request["sequences"][start : start + at_once])
+            items = torch.from_numpy(request["items"][start : start + at_once])
             length = (sequences != 0).sum(1)
             order = (torch.arange(sequences.shape[1]) - length[:, None]) % sequences.shape[1]  # padding to the right
             known = {"item_id_list": self.ids[sequences.gather(1, order)], "item_length": length}
@@ -75,7 +75,7 @@ def main(folder: Path) -> None:
         if order.strip() == "epoch":
             answer = contender.epoch()
         else:
-            np.save(folder / "scores.npy", contender.scores(np.load(folder / "asked.npz")))
+            np.save(folder / "scores.npy", contender.scores(np.load(folder / "request.npz")))
             answer = {}
         print(json.dumps(answer), file=answers, flush=True)
 

@@ -15,8 +15,8 @@ from torch.nn import functional
 from benchmarks import matmul_limit
 from deploy.experiments.data.protocol import Phase
 from deploy.experiments.training import minibatches
-from deploy.experiments.training.hyperparameters import Recipe
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.training.hyperparameters import Hyperparameters
+from deploy.experiments.training.trainer import Trainer
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
 from models.baselines.sequential import Sequential
@@ -29,13 +29,13 @@ from models.training.objectives import SequenceBatch, SequenceObjective
 SEED = 1
 
 
-def net_of(model: str, bench: Bench, recipe: Recipe) -> Sequential:
+def net_of(model: str, trainer: Trainer, params: Hyperparameters) -> Sequential:
     """The net with the sizes that RecBole's is given; both read the clicks before the target."""
     torch.manual_seed(SEED)
-    length = bench.protocol.recent
+    length = trainer.protocol.recent
     if model == "GRU4Rec":
-        return GRU4Rec(GRU4RecConfig(recipe.dim, 2 * recipe.dim, length, recipe.dropout), bench.rows, recent)
-    return SASRec(SASRecConfig(recipe.dim, length, dropout=recipe.dropout), bench.rows, recent)
+        return GRU4Rec(GRU4RecConfig(params.dim, 2 * params.dim, length, params.dropout), trainer.rows, recent)
+    return SASRec(SASRecConfig(params.dim, length, dropout=params.dropout), trainer.rows, recent)
 
 
 class OverCatalogue(nn.Module):
@@ -58,13 +58,15 @@ class OverCatalogue(nn.Module):
 class Ours:
     """A net of this project that trains and ranks when told."""
 
-    def __init__(self, name: str, net: Sequential, bench: Bench, recipe: Recipe, folder: Path, *, whole: bool) -> None:
-        """`whole`: the softmax over the whole catalogue, and not over the recipe's negatives."""
+    def __init__(
+        self, name: str, net: Sequential, trainer: Trainer, params: Hyperparameters, folder: Path, *, whole: bool
+    ) -> None:
+        """`whole`: the softmax over the whole catalogue, and not over the params's negatives."""
         self.name = name
-        self._net, self._bench, self._recipe = net, bench, recipe
+        self._net, self._bench, self._recipe = net, trainer, params
         self._keep = folder / f"{name}.safetensors"
-        self._objective = OverCatalogue(net, bench.rows) if whole else SequenceObjective(net, recipe.loss)
-        self._draw = minibatches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), net.length)
+        self._objective = OverCatalogue(net, trainer.rows) if whole else SequenceObjective(net, params.loss)
+        self._draw = minibatches.of_sequences(trainer.dataset, params, (Phase.SLOW,), net.length)
 
     def epoch(self, number: int) -> dict[str, Any]:
         """Train epoch `number`: seconds (going on from the file and writing it are in them), mean loss, steps."""

@@ -1,6 +1,6 @@
 """An epoch of the experiments' trainer beside one of RecBole 1.2.1, same net, sizes and data: `recbole_race SOURCE`.
 
-Ours trains twice: with RecBole's loss (the softmax over the whole catalogue: no negatives are drawn), and as the recipe
+Ours trains twice: with RecBole's loss (the softmax over the whole catalogue: no negatives are drawn), and as the params
 has it (128 negatives a batch). The contenders take turns, an epoch each, in the other order every time, one thread
 each. At the end all rank the same test clicks among the same candidates; then ours go on until they rank as well as
 RecBole does after its epochs, or have had as much CPU time.
@@ -28,8 +28,8 @@ from deploy.experiments.data.dataset import load
 from deploy.experiments.data.protocol import LEAVE_ONE_OUT, Phase
 from deploy.experiments.runner.significance import by_user, compare
 from deploy.experiments.training import minibatches
-from deploy.experiments.training.hyperparameters import NEXT, Recipe
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.training.hyperparameters import SEQUENCES, Hyperparameters
+from deploy.experiments.training.trainer import Trainer
 from models.evaluation.metrics import metrics
 from models.training.objectives import SequenceBatch
 from replay.sources.source import parse
@@ -48,42 +48,42 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--clicks", type=int, default=2048, help="a batch [RecBole's default: 2048]")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("recbole.json"))
-    asked = parser.parse_args()
+    request = parser.parse_args()
     torch.set_num_threads(1)
-    python = environment(asked.environment.absolute())
+    python = environment(request.environment.absolute())
     before = os.getloadavg()[0]
     with TemporaryDirectory() as name:
         folder = Path(name)
-        bench = Bench(load(parse(asked.source), PROTOCOL, folder, asked.users), PROTOCOL, folder)
+        trainer = Trainer(load(parse(request.source), PROTOCOL, folder, request.users), PROTOCOL, folder)
         races = []
-        for net in asked.nets:
-            races.append(race(net, bench, python, folder / net, asked.epochs, asked.clicks))
-            write(asked, bench, races, before)
+        for net in request.nets:
+            races.append(race(net, trainer, python, folder / net, request.epochs, request.clicks))
+            write(request, trainer, races, before)
 
 
-def write(asked: argparse.Namespace, bench: Bench, races: list[dict[str, Any]], before: float) -> None:
+def write(request: argparse.Namespace, trainer: Trainer, races: list[dict[str, Any]], before: float) -> None:
     """Write the races so far."""
     result = {
-        "data": asked.source.partition(":")[0],
-        "counts": bench.dataset.counts(),
+        "data": request.source.partition(":")[0],
+        "counts": trainer.dataset.counts(),
         "protocol": asdict(PROTOCOL),
         "recbole": RECBOLE,
-        "clicks a batch": asked.clicks,
-        "epochs": asked.epochs,
+        "clicks a batch": request.clicks,
+        "epochs": request.epochs,
         "machine": described(["torch", "numpy"]),
         "load": [round(before, 1), round(os.getloadavg()[0], 1)],
         "races": races,
     }
-    asked.out.write_text(json.dumps(result, indent=1) + "\n")
+    request.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def race(model: str, bench: Bench, python: Path, folder: Path, epochs: int, clicks: int) -> dict[str, Any]:
+def race(model: str, trainer: Trainer, python: Path, folder: Path, epochs: int, clicks: int) -> dict[str, Any]:
     """All contenders with one net."""
     folder.mkdir()
-    recipe = replace(NEXT, batch=sequences_a_batch(bench, NEXT, clicks))
-    rival = Rival(python, folder / "recbole", model, bench, recipe, clicks)
+    params = replace(SEQUENCES, batch=sequences_a_batch(trainer, SEQUENCES, clicks))
+    rival = Rival(python, folder / "recbole", model, trainer, params, clicks)
     same, sampled = (
-        Ours(name, net_of(model, bench, recipe), bench, recipe, folder, whole=whole)
+        Ours(name, net_of(model, trainer, params), trainer, params, folder, whole=whole)
         for name, whole in (("ours, RecBole's loss", True), ("ours, recipe", False))
     )
     contenders: list[Rival | Ours] = [rival, same, sampled]
@@ -92,8 +92,8 @@ def race(model: str, bench: Bench, python: Path, folder: Path, epochs: int, clic
         for each in contenders if number % 2 == 0 else reversed(contenders):
             spent[each.name].append(each.epoch(number))
             print(model, each.name, spent[each.name][-1], flush=True)
-    lists, users = bench.lists(Phase.TEST), bench.test_users
-    ranks = {rival.name: rival.ranks(lists, bench.known()(lists.clicks))}
+    lists, users = trainer.candidate_lists(Phase.TEST), trainer.test_users
+    ranks = {rival.name: rival.ranks(lists, trainer.known_history().queries(lists.clicks))}
     rival.close()
     ranks |= {each.name: each.ranks() for each in (same, sampled)}
     rows = {name: _row(spent[name], spent[rival.name]) | metrics(ranks[name]) for name in ranks}
@@ -108,7 +108,7 @@ def race(model: str, bench: Bench, python: Path, folder: Path, epochs: int, clic
         )
         rows[each.name]["test"] = asdict(test)
         rows[each.name]["as good"] = as_good(each, spent[each.name], spent[rival.name], rows[rival.name]["ndcg@10"])
-    return {"net": model, "recipe": recipe.settings(), "rows": rounded(rows, 5)}
+    return {"net": model, "recipe": params.settings(), "rows": rounded(rows, 5)}
 
 
 def as_good(ours: Ours, spent: list[dict[str, Any]], rival: list[dict[str, Any]], goal: float) -> dict[str, Any]:
@@ -124,9 +124,9 @@ def as_good(ours: Ours, spent: list[dict[str, Any]], rival: list[dict[str, Any]]
     return {"epochs": epochs, "cpu": cpu, "ndcg@10": reached, "times as fast": limit / cpu if reached >= goal else 0}
 
 
-def sequences_a_batch(bench: Bench, recipe: Recipe, clicks: int) -> int:
+def sequences_a_batch(trainer: Trainer, params: Hyperparameters, clicks: int) -> int:
     """So many of our stretches have about `clicks` targets: as many steps an epoch as RecBole's."""
-    draw = minibatches.of_sequences(bench.dataset, recipe, (Phase.SLOW,), LENGTH)
+    draw = minibatches.of_sequences(trainer.dataset, params, (Phase.SLOW,), LENGTH)
     drawn = [batch for batch in draw(0, np.random.default_rng(0)) if isinstance(batch, SequenceBatch)]
     return round(clicks * sum(len(batch.sequences) for batch in drawn) / sum(map(len, drawn)))
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from deploy.experiments.data.candidate_lists import Lists
-from deploy.experiments.training.hyperparameters import Recipe
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.data.candidate_lists import CandidateLists
+from deploy.experiments.training.hyperparameters import Hyperparameters
+from deploy.experiments.training.trainer import Trainer
 from models.data.interaction_log import Ints
 from models.data.queries import Queries
 from models.evaluation.metrics import rank
@@ -55,26 +55,28 @@ class Rival:
 
     name = "RecBole"
 
-    def __init__(self, python: Path, folder: Path, model: str, bench: Bench, recipe: Recipe, clicks: int) -> None:
+    def __init__(
+        self, python: Path, folder: Path, model: str, trainer: Trainer, params: Hyperparameters, clicks: int
+    ) -> None:
         """`clicks` a batch; RecBole's own loss: the softmax over the whole catalogue."""
         self._folder = folder
         (folder / "race").mkdir(parents=True)
-        _write_log(bench, folder / "race" / "race.inter")
-        config = NETS[model](recipe) | {
+        _write_log(trainer, folder / "race" / "race.inter")
+        config = NETS[model](params) | {
             "data_path": str(folder),
             "checkpoint_dir": str(folder / "saved"),
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-            "MAX_ITEM_LIST_LENGTH": bench.protocol.history,
+            "MAX_ITEM_LIST_LENGTH": trainer.protocol.history,
             "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
             "train_neg_sample_args": None,
             "loss_type": "CE",
             "train_batch_size": clicks,
-            "learning_rate": recipe.learning_rate,
+            "learning_rate": params.learning_rate,
             "use_gpu": False,
             "show_progress": False,
             "seed": 1,
         }
-        (folder / "settings.json").write_text(json.dumps({"model": model, "rows": bench.rows, "config": config}))
+        (folder / "settings.json").write_text(json.dumps({"model": model, "rows": trainer.rows, "config": config}))
         with (folder / "log").open("wb") as log:
             self._child = subprocess.Popen(  # noqa: S603 - our own command, no shell
                 [python, _CONTENDER, folder],
@@ -88,21 +90,21 @@ class Rival:
     def epoch(self, number: int) -> dict[str, Any]:
         """Train epoch `number`: seconds, mean loss, steps."""
         del number  # it counts itself
-        return self._told("epoch")
+        return self._progress("epoch")
 
-    def ranks(self, lists: Lists, queries: Queries) -> Ints:
+    def ranks(self, lists: CandidateLists, queries: Queries) -> Ints:
         """The rank of each click of `lists`, by the rule of all nets here."""
         sequences = queries.clicks.numpy()
-        np.savez(self._folder / "asked.npz", sequences=sequences, items=lists.items)
-        self._told("scores")
+        np.savez(self._folder / "request.npz", sequences=sequences, items=lists.items)
+        self._progress("scores")
         scores = np.load(self._folder / "scores.npy")
-        return np.array([rank(row, int(place)).rank for row, place in zip(scores, lists.places, strict=True)])
+        return np.array([rank(row, int(place)).rank for row, place in zip(scores, lists.target_index, strict=True)])
 
     def close(self) -> None:
         """End the child."""
         self._child.communicate(timeout=60)
 
-    def _told(self, order: str) -> dict[str, Any]:
+    def _progress(self, order: str) -> dict[str, Any]:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(order + "\n")
@@ -114,8 +116,8 @@ class Rival:
         return told
 
 
-def _write_log(bench: Bench, path: Path) -> None:
+def _write_log(trainer: Trainer, path: Path) -> None:
     """All clicks as RecBole's atomic file; the time is the place in the log, so that equal times keep our order."""
-    log, clicks = bench.dataset.log, np.flatnonzero(bench.dataset.phase >= 0)
+    log, clicks = trainer.dataset.log, np.flatnonzero(trainer.dataset.phase >= 0)
     lines = [f"{log.users[i]}\t{log.keys[i]}\t{i}" for i in clicks]
     path.write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from deploy.experiments.data.protocol import Phase
-from deploy.experiments.training.collaboration_rows import FEDERATED_ROW
-from deploy.experiments.training.hyperparameters import Recipe, Recipes
+from deploy.experiments.training.composite_models import FEDAVG_MODEL
+from deploy.experiments.training.hyperparameters import Hyperparameters, HyperparameterSet
 from deploy.experiments.training.minibatches import of_devices, of_sequences
 from models.baselines.dccl import Dccl
 from models.baselines.fedavg import FedAvg, FedAvgConfig
@@ -19,7 +19,7 @@ from models.layers.mlp import PaddedVectors, symlog
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.variants import F2S, MC2SF, FastAlone, start_from_fast_alone
 from models.training.objectives import SequenceBatch
-from tests.support.experiments import bench, dataset
+from tests.support.experiments import dataset, trainer
 from tests.test_models_laws import ROWS, SIZES, USERS, some_queries
 
 torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def test_a_round_leaves_the_server_s_weights_as_they_are() -> None:
 
 def test_devices_hold_a_stretch_of_one_user_each_and_all_of_them_take_part(tmp_path: Path) -> None:
     data = dataset(tmp_path)
-    single = of_sequences(data, Recipe(batch=1, negatives=4, block=1), (Phase.SLOW,), 8)
+    single = of_sequences(data, Hyperparameters(batch=1, negatives=4, block=1), (Phase.SLOW,), 8)
     rounds = list(of_devices(single, 5)(0, np.random.default_rng(1)))
     assert all(len(some) == 5 for some in rounds[:-1])
     alone = list(single(0, np.random.default_rng(1)))
@@ -89,9 +89,11 @@ def test_devices_hold_a_stretch_of_one_user_each_and_all_of_them_take_part(tmp_p
 
 
 def test_averaged_weights_learn_what_the_devices_know(tmp_path: Path) -> None:
-    one = bench(tmp_path, users=30)
-    recipes = Recipes(gru4rec=Recipe(dim=16), federated=replace(Recipes().federated, negatives=16, epochs=12))
-    found = metrics(one.ranks(FEDERATED_ROW.fit(one, recipes, 1)))
+    one = trainer(tmp_path, users=30)
+    hyperparameters = HyperparameterSet(
+        gru4rec=Hyperparameters(dim=16), federated=replace(HyperparameterSet().federated, negatives=16, epochs=12)
+    )
+    found = metrics(one.ranks(FEDAVG_MODEL.fit(one, hyperparameters, 1)))
     assert found["ndcg@10"] > 0.6  # chance is 0.22
 
 

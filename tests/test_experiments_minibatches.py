@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deploy.experiments.data.protocol import Phase
-from deploy.experiments.training.hyperparameters import Recipe
+from deploy.experiments.training.hyperparameters import Hyperparameters
 from deploy.experiments.training.minibatches import of_lists, of_sequences
 from models.data.catalogue import ROW_PADDING
 from models.data.event_kinds import CLICK
@@ -25,7 +25,7 @@ def test_an_epoch_holds_every_click_of_its_phases_once(tmp_path: Path) -> None:
         targets = np.concatenate(
             [b.items[:, 0].numpy() for b in epoch(0, np.random.default_rng(0)) if isinstance(b, ListBatch)]
         )
-        assert sorted(targets.tolist()) == sorted(data.log.keys[data.of(*some)].tolist())
+        assert sorted(targets.tolist()) == sorted(data.log.keys[data.clicks(*some)].tolist())
 
 
 def test_epochs_differ_and_the_same_generator_gives_the_same(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_epochs_differ_and_the_same_generator_gives_the_same(tmp_path: Path) -> 
 def test_what_the_user_had_is_hidden_and_what_he_has_only_in_validation_or_test_is_not(tmp_path: Path) -> None:
     """A negative that were left out because it comes up in the test would tell the test."""
     data = dataset(tmp_path, replace(SMALL, minimum=5), clicks=16)
-    first = {user: data.of(Phase.VALIDATION)[user] for user in range(len(data.users))}
+    first = {user: data.clicks(Phase.VALIDATION)[user] for user in range(len(data.users))}
     hits = 0
     for batch in of_lists(data, SMALL, QUICK, BOTH)(0, np.random.default_rng(0)):
         assert isinstance(batch, ListBatch)
@@ -61,9 +61,9 @@ def test_what_the_user_had_is_hidden_and_what_he_has_only_in_validation_or_test_
 
 def test_log_q_is_how_often_an_item_is_drawn(tmp_path: Path) -> None:
     data = dataset(tmp_path)
-    recipe = replace(QUICK, power=0.7, negatives=200)
+    params = replace(QUICK, power=0.7, negatives=200)
     counts = np.zeros(data.rows)
-    batches = [b for e in range(3) for b in of_lists(data, SMALL, recipe, BOTH)(e, np.random.default_rng(e))]
+    batches = [b for e in range(3) for b in of_lists(data, SMALL, params, BOTH)(e, np.random.default_rng(e))]
     log_q = np.zeros(data.rows)
     rows = 0
     for batch in batches:
@@ -77,9 +77,9 @@ def test_log_q_is_how_often_an_item_is_drawn(tmp_path: Path) -> None:
     assert seen.sum() > 20
 
 
-@pytest.mark.parametrize("recipe", [replace(QUICK, corrected=False), replace(QUICK, loss=losses.bce)])
-def test_only_the_softmax_is_corrected_for_how_negatives_are_drawn(tmp_path: Path, recipe: Recipe) -> None:
-    for batch in of_lists(dataset(tmp_path), SMALL, recipe, BOTH)(0, np.random.default_rng(0)):
+@pytest.mark.parametrize("params", [replace(QUICK, corrected=False), replace(QUICK, loss=losses.bce)])
+def test_only_the_softmax_is_corrected_for_how_negatives_are_drawn(tmp_path: Path, params: Hyperparameters) -> None:
+    for batch in of_lists(dataset(tmp_path), SMALL, params, BOTH)(0, np.random.default_rng(0)):
         assert isinstance(batch, ListBatch)
         assert not batch.log_q.any()
 
@@ -88,10 +88,10 @@ def test_only_the_softmax_is_corrected_for_how_negatives_are_drawn(tmp_path: Pat
 
 
 def sequences(
-    folder: Path, recipe: Recipe, some: tuple[Phase, ...], epochs: int = 1
+    folder: Path, params: Hyperparameters, some: tuple[Phase, ...], epochs: int = 1
 ) -> tuple[list[SequenceBatch], list[list[int]]]:
     data = dataset(folder)
-    epoch = of_sequences(data, recipe, some, length=8)
+    epoch = of_sequences(data, params, some, length=8)
     walks = [
         data.log.keys[(data.log.users == user) & (data.log.kinds == CLICK)].tolist() for user in range(len(data.users))
     ]

@@ -1,4 +1,4 @@
-"""Which clicks each row learns from, is chosen on and knows: what it must not see is changed, and nothing follows."""
+"""The clicks that each model learns from, is chosen on and knows: changes of any others change nothing."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from torch import nn
 from deploy.experiments.data.candidate_lists import Score
 from deploy.experiments.data.protocol import Phase, Protocol
 from deploy.experiments.definitions.catalogue import EXPERIMENTS
-from deploy.experiments.definitions.experiment import Asked
+from deploy.experiments.definitions.experiment import Request
 from deploy.experiments.training import composite_models
-from deploy.experiments.training.models import Row
-from deploy.experiments.training.trainer import Bench, popularity
+from deploy.experiments.training.models import Model
+from deploy.experiments.training.trainer import Trainer, popularity
 from models.data.catalogue import FIRST_ROW
 from replay.sources.source import parse
-from tests.support.experiments import RECIPES, SMALL, bench
+from tests.support.experiments import QUICK_SET, SMALL, trainer
 
 torch.set_num_threads(1)
 # one epoch: there is nothing to choose
-RECIPES_ONCE = RECIPES.varied(RECIPES.settings(), epochs=1, power=0.5)
-ROWS: dict[str, Row] = {
-    arm.row.name: arm.row
+ONE_EPOCH = QUICK_SET.varied(QUICK_SET.settings(), epochs=1, power=0.5)
+MODELS: dict[str, Model] = {
+    arm.model.name: arm.model
     for experiment in EXPERIMENTS
-    for arm in experiment.arms(Asked(parse("log:x"), Protocol()))
-    if arm.row.name != "popularity"
+    for arm in experiment.arms(Request(parse("log:x"), Protocol()))
+    if arm.model.name != "popularity"
 }
 SLOW = ["DIN", "DIN w/ F2S", "DIN w/ F2S, served", "SASRec", "Caser", "HSTU"]
 
 
-def changed(one: Bench, folder: Path, *some: Phase) -> Bench:
-    """The same bench, but that the clicks of some phases are on other items."""
+def changed(one: Trainer, folder: Path, *some: Phase) -> Trainer:
+    """The same trainer, but with the clicks of some phases on other items."""
     keys = one.dataset.log.keys.copy()
-    places = one.dataset.of(*some)
+    places = one.dataset.clicks(*some)
     keys[places] = FIRST_ROW + (keys[places] - FIRST_ROW + 7) % len(one.dataset.items)
-    return Bench(replace(one.dataset, log=replace(one.dataset.log, keys=keys)), one.protocol, folder / "fits")
+    return Trainer(replace(one.dataset, log=replace(one.dataset.log, keys=keys)), one.protocol, folder / "fits")
 
 
 def weights(net: Score) -> dict[str, Any]:
@@ -47,46 +47,46 @@ def weights(net: Score) -> dict[str, Any]:
     return {name: weight.numpy().tobytes() for name, weight in net.state_dict().items()}
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_no_weight_depends_on_validation_or_test_clicks(
-    tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        composite_models, "BEGIN", (0.3,)
+        composite_models, "HINT_WEIGHTS", (0.3,)
     )  # else chosen on validation clicks, as the number of epochs is
-    one = bench(tmp_path)
-    fitted = weights(row.fit(one, RECIPES_ONCE, 1))
+    one = trainer(tmp_path)
+    fitted = weights(model.fit(one, ONE_EPOCH, 1))
     other = changed(one, tmp_path / "other", Phase.VALIDATION, Phase.TEST)
-    assert weights(row.fit(other, RECIPES_ONCE, 1)) == fitted
+    assert weights(model.fit(other, ONE_EPOCH, 1)) == fitted
 
 
 @pytest.mark.parametrize("name", SLOW)
 def test_slow_nets_do_not_know_what_came_after_the_slow_phase(tmp_path: Path, name: str) -> None:
-    one, row = bench(tmp_path), ROWS[name]
+    one, model = trainer(tmp_path), MODELS[name]
     other = changed(one, tmp_path / "other", Phase.FAST, Phase.VALIDATION)
-    net = row.fit(one, RECIPES_ONCE, 1)
-    tested = one.lists(Phase.TEST)
-    asked, items = tested.clicks, torch.from_numpy(tested.items)
+    net = model.fit(one, ONE_EPOCH, 1)
+    tested = one.candidate_lists(Phase.TEST)
+    request, items = tested.clicks, torch.from_numpy(tested.items)
     with torch.inference_mode():
-        scores = [net(bench.known(fresh=row.fresh)(asked), items) for bench in (one, other)]
+        scores = [net(trainer.known_history(fresh=model.fresh).queries(request), items) for trainer in (one, other)]
     assert torch.equal(*scores)
 
 
-@pytest.mark.parametrize("name", sorted(ROWS.keys() - set(SLOW)))
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - set(SLOW)))
 def test_fast_nets_learn_from_the_fast_phase(tmp_path: Path, name: str) -> None:
-    one, row = bench(tmp_path), ROWS[name]
+    one, model = trainer(tmp_path), MODELS[name]
     other = changed(one, tmp_path / "other", Phase.FAST)
-    assert weights(row.fit(other, RECIPES_ONCE, 1)) != weights(row.fit(one, RECIPES_ONCE, 1))
+    assert weights(model.fit(other, ONE_EPOCH, 1)) != weights(model.fit(one, ONE_EPOCH, 1))
 
 
-def fits(one: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Phase, ...], bool]]:
-    """Each fit as it was asked for, filled while rows are fitted."""
+def fits(one: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Phase, ...], bool]]:
+    """Each fit as it was requested, filled while rows are fitted."""
     found: list[tuple[str, tuple[Phase, ...], bool]] = []
     fit = one.fit
 
-    def spied(name: str, net: nn.Module, recipe: Any, seed: int, some: tuple[Phase, ...], **options: Any) -> str:
+    def spied(name: str, net: nn.Module, params: Any, seed: int, some: tuple[Phase, ...], **options: Any) -> str:
         found.append((name, some, options.get("fresh", True)))
-        return fit(name, net, recipe, seed, some, **options)
+        return fit(name, net, params, seed, some, **options)
 
     monkeypatch.setattr(one, "fit", spied)
     return found
@@ -106,11 +106,11 @@ def fits(one: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[P
 def test_what_is_told_something_learns_that_where_the_slow_net_did_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, last: tuple[str, tuple[Phase, ...], bool]
 ) -> None:
-    one = bench(tmp_path)
-    asked = fits(one, monkeypatch)
-    ROWS[name].fit(one, RECIPES_ONCE, 1)
-    assert asked[-1] == last
-    slow = [fit for fit in asked if fit[0].startswith("DIN") and "+" not in fit[0]]
+    one = trainer(tmp_path)
+    request = fits(one, monkeypatch)
+    MODELS[name].fit(one, ONE_EPOCH, 1)
+    assert request[-1] == last
+    slow = [fit for fit in request if fit[0].startswith("DIN") and "+" not in fit[0]]
     assert slow == [(fit, (Phase.SLOW,), last[2]) for fit, *_ in slow]
 
 
@@ -118,7 +118,7 @@ def test_what_is_told_something_learns_that_where_the_slow_net_did_not(
 def test_epochs_are_chosen_on_validation_clicks_as_they_are_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    one = bench(tmp_path)
+    one = trainer(tmp_path)
     judged, ranks = set(), one.ranks
 
     def spied(score: Score, phase: Phase = Phase.TEST, *, fresh: bool = True) -> Any:
@@ -126,19 +126,19 @@ def test_epochs_are_chosen_on_validation_clicks_as_they_are_served(
         return ranks(score, phase, fresh=fresh)
 
     monkeypatch.setattr(one, "ranks", spied)
-    ROWS[name].fit(one, RECIPES, 1)
+    MODELS[name].fit(one, QUICK_SET, 1)
     assert {phase for phase, _ in judged} == {Phase.VALIDATION}
-    assert (Phase.VALIDATION, ROWS[name].fresh) in judged
+    assert (Phase.VALIDATION, MODELS[name].fresh) in judged
 
 
 def test_popularity_and_popular_candidates_count_no_test_clicks(tmp_path: Path) -> None:
-    one = bench(tmp_path, replace(SMALL, candidates="popularity"))
-    tested = one.dataset.of(Phase.TEST)
+    one = trainer(tmp_path, replace(SMALL, candidates="popularity"))
+    tested = one.dataset.clicks(Phase.TEST)
     of_others = one.dataset.log.users[tested] > 0
     keys = one.dataset.log.keys.copy()
     keys[tested[~of_others]] = FIRST_ROW  # the first user's
-    other = Bench(replace(one.dataset, log=replace(one.dataset.log, keys=keys)), one.protocol, tmp_path / "other")
-    asked, items = one.known()(tested[:1]), torch.arange(one.rows)[None]
-    assert torch.equal(popularity(one)(asked, items), popularity(other)(asked, items))
-    lists = (bench.lists(Phase.TEST).items[of_others] for bench in (one, other))
+    other = Trainer(replace(one.dataset, log=replace(one.dataset.log, keys=keys)), one.protocol, tmp_path / "other")
+    request, items = one.known_history().queries(tested[:1]), torch.arange(one.rows)[None]
+    assert torch.equal(popularity(one)(request, items), popularity(other)(request, items))
+    lists = (trainer.candidate_lists(Phase.TEST).items[of_others] for trainer in (one, other))
     assert np.array_equal(*lists)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy.experiments.data.candidate_lists import lists, ranks
+from deploy.experiments.data.candidate_lists import draw_candidates, ranks
 from deploy.experiments.data.dataset import load
-from deploy.experiments.data.known_history import Known
-from deploy.experiments.data.protocol import Phase, Positives, Protocol, served, trained
+from deploy.experiments.data.known_history import KnownHistory
+from deploy.experiments.data.protocol import Phase, Positives, Protocol, cut_as_served, cut_for_training
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.event_kinds import CLICK, EXPOSURE
 from models.data.queries import Queries
@@ -78,12 +78,12 @@ def test_a_sample_of_users_is_a_part_of_a_larger_one(tmp_path: Path) -> None:
 
 def test_the_slow_side_sees_the_slow_phase_only_and_the_fast_one_all_before_the_target(tmp_path: Path) -> None:
     data = dataset(tmp_path)
-    known = Known.of(served(data.log, data.phase, SMALL), SMALL)
+    known = KnownHistory.of(cut_as_served(data.log, data.phase, SMALL), SMALL)
     for user in range(4):
         places = np.flatnonzero((data.log.users == user) & (data.log.kinds == CLICK))
         keys = data.log.keys[places]
         for i in range(24, 30):
-            queries = known(places[i : i + 1])
+            queries = known.queries(places[i : i + 1])
             assert queries.history[0].tolist() == keys[:20].tolist()
             assert queries.clicks[0].tolist() == keys[i - 10 : i].tolist()
 
@@ -91,30 +91,30 @@ def test_the_slow_side_sees_the_slow_phase_only_and_the_fast_one_all_before_the_
 def test_undelayed_the_slow_side_sees_all_before_the_target(tmp_path: Path) -> None:
     protocol = replace(SMALL, delayed=False)
     data = dataset(tmp_path, protocol)
-    known = Known.of(served(data.log, data.phase, protocol), protocol)
+    known = KnownHistory.of(cut_as_served(data.log, data.phase, protocol), protocol)
     places = np.flatnonzero((data.log.users == 0) & (data.log.kinds == CLICK))
-    assert known(places[-1:]).history[0].tolist() == data.log.keys[places[9:29]].tolist()
+    assert known.queries(places[-1:]).history[0].tolist() == data.log.keys[places[9:29]].tolist()
 
 
 def test_r2_is_of_the_last_exposures_or_of_the_last_closed_window(tmp_path: Path) -> None:
     data = dataset(tmp_path)
-    log = served(data.log, data.phase, SMALL)
+    log = cut_as_served(data.log, data.phase, SMALL)
     place = np.flatnonzero((data.log.users == 0) & (data.log.kinds == CLICK))[-1:]
     shown = data.log.keys[(data.log.users == 0) & (data.log.kinds != CLICK)]
-    assert Known.of(log, SMALL)(place).window[0].tolist() == shown[-5:].tolist()
-    assert Known.of(log, SMALL, fresh=False)(place).window[0].tolist() == shown[24:28].tolist()
+    assert KnownHistory.of(log, SMALL).queries(place).window[0].tolist() == shown[-5:].tolist()
+    assert KnownHistory.of(log, SMALL, fresh=False).queries(place).window[0].tolist() == shown[24:28].tolist()
 
 
 def test_a_training_click_never_sees_itself_or_later_ones(tmp_path: Path) -> None:
     data = dataset(tmp_path)
-    log = trained(data.log, data.phase, 6, np.random.default_rng(1))
-    known = Known.of(log, SMALL)
+    log = cut_for_training(data.log, data.phase, 6, np.random.default_rng(1))
+    known = KnownHistory.of(log, SMALL)
     for user in range(4):
         places = np.flatnonzero((data.log.users == user) & (data.log.kinds == CLICK))
         keys = data.log.keys[places].tolist()
         ages = set()
         for i in range(1, 20):
-            seen = known(places[i : i + 1]).history[0]
+            seen = known.queries(places[i : i + 1]).history[0]
             seen = seen[seen != ROW_PADDING].tolist()
             ages.add(i - len(seen))
             assert seen == keys[: len(seen)]
@@ -125,12 +125,12 @@ def test_a_training_click_never_sees_itself_or_later_ones(tmp_path: Path) -> Non
 def test_queries_of_one_history_share_it_and_others_do_not(tmp_path: Path) -> None:
     protocol = replace(SMALL, history=6)  # shorter than what there is: lengths alone don't tell histories apart
     data = dataset(tmp_path, protocol)
-    log = trained(data.log, data.phase, 5, np.random.default_rng(1))
-    known, places = Known.of(log, protocol), data.of(Phase.SLOW)
-    together = known(places)
+    log = cut_for_training(data.log, data.phase, 5, np.random.default_rng(1))
+    known, places = KnownHistory.of(log, protocol), data.clicks(Phase.SLOW)
+    together = known.queries(places)
     assert len(together.history) == int(known.blocks(places).max()) + 1
     for i in range(0, len(places), 7):
-        assert together.history[together.of[i]].tolist() == known(places[i : i + 1]).history[0].tolist()
+        assert together.history[together.of[i]].tolist() == known.queries(places[i : i + 1]).history[0].tolist()
 
 
 # candidates ----------------------------------------------------------------------------------------------------------
@@ -140,14 +140,14 @@ def test_queries_of_one_history_share_it_and_others_do_not(tmp_path: Path) -> No
 def test_a_list_holds_the_click_once_among_items_that_the_user_never_had(tmp_path: Path, rule: str) -> None:
     protocol = replace(SMALL, candidates=rule)  # type: ignore[arg-type]
     data = dataset(tmp_path, protocol)
-    clicks = data.of(Phase.TEST)
-    found = lists(data, clicks, protocol)
+    clicks = data.clicks(Phase.TEST)
+    found = draw_candidates(data, clicks, protocol)
     for i, click in enumerate(clicks):
         items = found.items[i][found.items[i] != ROW_PADDING]
         had = data.log.keys[(data.log.users == data.log.users[click]) & data.interacted]
         assert len(np.unique(items)) == len(items) >= 21
-        assert items[found.places[i]] == data.log.keys[click]
-        assert not np.isin(np.delete(items, found.places[i]), had).any()
+        assert items[found.target_index[i]] == data.log.keys[click]
+        assert not np.isin(np.delete(items, found.target_index[i]), had).any()
         assert len(items) == (21 if rule != "full" else len(data.items) - len(np.unique(had)) + 1)
 
 
@@ -161,42 +161,42 @@ def test_popular_items_are_drawn_more_often_by_popularity(tmp_path: Path) -> Non
     for rule in ("uniform", "popularity"):
         protocol = replace(SMALL, candidates=rule, negatives=5)  # type: ignore[arg-type]
         data = load(parse(f"log:{path}"), protocol, tmp_path / rule)
-        clicks = data.of(Phase.TEST)
-        found = lists(data, clicks, protocol).items
+        clicks = data.clicks(Phase.TEST)
+        found = draw_candidates(data, clicks, protocol).items
         share[rule] = (found == FIRST_ROW + data.items.index("59")).any(1).mean()
     assert share["popularity"] > 2 * share["uniform"]
 
 
 def test_a_users_lists_do_not_depend_on_other_users(tmp_path: Path) -> None:
     data = dataset(tmp_path)
-    clicks = data.of(Phase.TEST)
-    whole = lists(data, clicks, SMALL)
+    clicks = data.clicks(Phase.TEST)
+    whole = draw_candidates(data, clicks, SMALL)
     mine = data.log.users[clicks] == 3
-    alone = lists(data, clicks[mine], SMALL)
+    alone = draw_candidates(data, clicks[mine], SMALL)
     assert np.array_equal(whole.items[mine], alone.items)
-    assert np.array_equal(whole.places[mine], alone.places)
+    assert np.array_equal(whole.target_index[mine], alone.target_index)
 
 
 def test_a_constant_scorer_scores_chance_and_an_oracle_one(tmp_path: Path) -> None:
     data = dataset(tmp_path, users=200)
-    found = lists(data, data.of(Phase.TEST), SMALL)
-    known = Known.of(served(data.log, data.phase, SMALL), SMALL)
+    found = draw_candidates(data, data.clicks(Phase.TEST), SMALL)
+    known = KnownHistory.of(cut_as_served(data.log, data.phase, SMALL), SMALL)
 
-    def asked(some: np.ndarray) -> Queries:
-        return known(found.clicks[some])
+    def request(some: np.ndarray) -> Queries:
+        return known.queries(found.clicks[some])
 
-    constant = metrics(ranks(lambda _, items: items * 0.0, asked, found))
+    constant = metrics(ranks(lambda _, items: items * 0.0, request, found))
     assert abs(constant["hr@10"] - 10 / 21) < 0.05
-    truth = iter(found.items[np.arange(len(found)), found.places])
-    oracle = ranks(lambda _, items: 1.0 * (items == next(truth)), asked, found, pairs=1)
+    truth = iter(found.items[np.arange(len(found)), found.target_index])
+    oracle = ranks(lambda _, items: 1.0 * (items == next(truth)), request, found, pairs=1)
     assert (oracle == 1).all()
 
 
 def test_lists_shorter_than_asked_for_are_ranked_as_they_are(tmp_path: Path) -> None:
     protocol = Protocol(negatives=50, history=20, recent=10, short=5)
     data = dataset(tmp_path, protocol)
-    found = lists(data, data.of(Phase.TEST), protocol)
-    known = Known.of(served(data.log, data.phase, protocol), protocol)
+    found = draw_candidates(data, data.clicks(Phase.TEST), protocol)
+    known = KnownHistory.of(cut_as_served(data.log, data.phase, protocol), protocol)
     targets = torch.from_numpy(data.log.keys[found.clicks])
 
     def worst(queries: Queries, items: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ def test_lists_shorter_than_asked_for_are_ranked_as_they_are(tmp_path: Path) -> 
         assert len(queries) == len(items) == len(targets)
         return (items != targets[:, None]).float()
 
-    given = ranks(worst, lambda some: known(found.clicks[some]), found, pairs=1 << 20)
+    given = ranks(worst, lambda some: known.queries(found.clicks[some]), found, pairs=1 << 20)
     assert given.tolist() == (found.items != ROW_PADDING).sum(1).tolist()
 
 
@@ -249,4 +249,6 @@ def test_a_user_who_had_every_item_has_nothing_to_be_ranked_against(tmp_path: Pa
     data = dataset(tmp_path, users=3)
     everything = replace(data, log=replace(data.log, keys=np.arange(len(data.log.keys)) % len(data.items) + FIRST_ROW))
     with pytest.raises(SourceError, match="'u0' had every item"):
-        lists(replace(everything, interacted=np.ones(len(data.log.keys), np.bool_)), data.of(Phase.TEST), SMALL)
+        draw_candidates(
+            replace(everything, interacted=np.ones(len(data.log.keys), np.bool_)), data.clicks(Phase.TEST), SMALL
+        )

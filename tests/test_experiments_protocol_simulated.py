@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from deploy.cli.options import parse_source
-from deploy.experiments.runner.runner import Benches
-from deploy.experiments.streaming.initial_release import ROWS, Given, given
-from deploy.experiments.streaming.source import Streamed
+from deploy.experiments.runner.runner import Trainers
+from deploy.experiments.streaming.initial_release import MODELS, InitialRelease, initial_release
+from deploy.experiments.streaming.source import StreamRequest
 from replay.prepare.plan import Options
 from replay.prepare.prepare import prepare
 from replay.send.batching import grouped
@@ -30,16 +30,16 @@ torch.set_num_threads(1)
 
 
 def text_of(folder: Path, source: Callable[[Path], str]) -> str:
-    """Fit the experiment on `source`; return what names its stream."""
+    """Fit the experiment on source; return what names its stream."""
     text = f"protocol:epochs=1,work={folder / 'work'},{source(folder)}"
-    streamed = Streamed.of(text)
-    bench = Benches(streamed.asked, streamed.choice.work).of(streamed.asked.protocol)
-    for row in ROWS:
-        row.fit(bench, streamed.asked.recipes, 1)
+    stream = StreamRequest.of(text)
+    trainer = Trainers(stream.request, stream.selection.work).of(stream.request.protocol)
+    for model in MODELS:
+        model.fit(trainer, stream.request.hyperparameters, 1)
     return text
 
 
-def released(expected: Given, settings: Settings) -> Release:
+def released(expected: InitialRelease, settings: Settings) -> Release:
     """The release as the tables have it."""
     engine = connect(settings.database.get_secret_value())
     with engine.begin() as connection:
@@ -69,7 +69,7 @@ def test_each_test_click_has_the_list_and_the_ranks_of_the_experiment(
     tmp_path: Path, settings: Settings, source: Callable[[Path], str]
 ) -> None:
     text = text_of(tmp_path, source)
-    expected = given(text)
+    expected = initial_release(text)
     settings = settings.model_copy(update={"exposures": "logged", "partitions": 2} | expected.settings)
     online = ranked(text, settings, released(expected, settings), tmp_path)
     flat = [outcome for user in dict.fromkeys(expected.users) for outcome in online[user]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.experiments.training.fit_cache import Clock
+from deploy.experiments.training.fit_cache import EpochTimer
 from deploy.local.broker import free_port
 from deploy.local.child_process import Child
 from deploy.local.supervisor import TARGETS, Supervisor
@@ -37,7 +37,7 @@ def test_what_was_cut_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) 
 
 
 def a_clock(folder: Path) -> tuple[Path, Callable[[int], object]]:
-    return folder / "seconds.json", Clock(folder / "seconds.json").tick
+    return folder / "seconds.json", EpochTimer(folder / "seconds.json").tick
 
 
 def a_run_file(folder: Path) -> tuple[Path, Callable[[int], object]]:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from deploy.cli.options import parse_source
 from deploy.experiments.data.protocol import Phase, Protocol
-from deploy.experiments.streaming.initial_release import Given, given
-from deploy.experiments.streaming.source import Streamed
-from deploy.experiments.training.models import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW, Row
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.streaming.initial_release import InitialRelease, initial_release
+from deploy.experiments.streaming.source import StreamRequest
+from deploy.experiments.training.models import DIN_MODEL, F2S_SERVED_MODEL, FAST_MODEL, MC2SF_SERVED_MODEL, Model
+from deploy.experiments.training.trainer import Trainer
 from deploy.user_error import UserError
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.event_kinds import CANDIDATE, CLICK
@@ -49,22 +49,24 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
     assert len(plan.ends) == 2
     user = table["user"].to_numpy(zero_copy_only=False)
     order = np.argsort(user, kind="stable")
-    asked = Streamed.of(text).asked
-    bench = Bench(experiment_world.load(asked.source, asked.protocol, tmp_path / "again"), asked.protocol, tmp_path)
-    row_of = {item: FIRST_ROW + i for i, item in enumerate(bench.dataset.items)}
+    request = StreamRequest.of(text).request
+    trainer = Trainer(
+        experiment_world.load(request.source, request.protocol, tmp_path / "again"), request.protocol, tmp_path
+    )
+    row_of = {item: FIRST_ROW + i for i, item in enumerate(trainer.dataset.items)}
     columns = {name: table[name].to_numpy()[order].astype(np.int64) for name in ("kind", "time", "impression")}
     epochs = (np.arange(len(user)) >= plan.ends[0]).astype(np.int64)[order]
     keys = np.array([row_of[item] for item in table["item"].to_pylist()])[order]
-    offsets = np.searchsorted(user[order], [*bench.dataset.users, "\uffff"])
+    offsets = np.searchsorted(user[order], [*trainer.dataset.users, "\uffff"])
     log = InteractionLog(offsets, keys, columns["kind"], columns["time"], columns["impression"], epochs)
-    protocol = bench.protocol
+    protocol = trainer.protocol
     folded = click_states(
         log, ViewSpec(history_long=protocol.history, history_short=protocol.short, threshold=protocol.threshold)
     )
-    of_test = bench.lists(Phase.TEST)
-    queries = bench.known(fresh=False)(of_test.clicks)
-    assert np.array_equal(folded.user, bench.test_users)
-    assert np.array_equal(folded.target, bench.dataset.log.keys[of_test.clicks])
+    of_test = trainer.candidate_lists(Phase.TEST)
+    queries = trainer.known_history(fresh=False).queries(of_test.clicks)
+    assert np.array_equal(folded.user, trainer.test_users)
+    assert np.array_equal(folded.target, trainer.dataset.log.keys[of_test.clicks])
     assert (queries.history.numpy() != ROW_PADDING).any()
     assert (queries.window.numpy() != ROW_PADDING).any()
     for i in range(len(folded)):
@@ -81,7 +83,7 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
         )
         assert log.keys[unit].tolist() == of_test.items[i][of_test.items[i] != ROW_PADDING].tolist()
         assert log.kinds[unit].tolist() == [CLICK if u == folded.event[i] else CANDIDATE for u in unit]
-        assert int(folded.event[i] - unit[0]) == of_test.places[i]
+        assert int(folded.event[i] - unit[0]) == of_test.target_index[i]
 
 
 def test_two_clicks_of_one_impression_are_refused(tmp_path: Path) -> None:
@@ -111,12 +113,14 @@ def test_what_names_no_experiment_is_refused(text: str, why: str) -> None:
 # nets ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", [DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW], ids=lambda row: row.name)
-def test_a_form_scores_the_same_as_it_is_served(tmp_path: Path, row: Row) -> None:
-    bench = experiment_world.bench(tmp_path)
-    net = row.fit(bench, experiment_world.RECIPES, 1)
-    of_test = bench.lists(Phase.TEST)
-    queries, items = bench.known(fresh=row.fresh)(of_test.clicks), torch.from_numpy(of_test.items)
+@pytest.mark.parametrize(
+    "model", [DIN_MODEL, F2S_SERVED_MODEL, FAST_MODEL, MC2SF_SERVED_MODEL], ids=lambda model: model.name
+)
+def test_a_form_scores_the_same_as_it_is_served(tmp_path: Path, model: Model) -> None:
+    trainer = experiment_world.trainer(tmp_path)
+    net = model.fit(trainer, experiment_world.QUICK_SET, 1)
+    of_test = trainer.candidate_lists(Phase.TEST)
+    queries, items = trainer.known_history(fresh=model.fresh).queries(of_test.clicks), torch.from_numpy(of_test.items)
     with torch.inference_mode():
         fitted, served = net(queries, items), ServedVariant(net)(queries, items)
     torch.testing.assert_close(served, fitted, rtol=1e-4, atol=1e-4)
@@ -135,28 +139,28 @@ def mc2sf(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_without_its_fits_an_experiment_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"item2vec is not fitted in {tmp_path}") as refused:
-        given(text_of(tmp_path))
+        initial_release(text_of(tmp_path))
     told = f"mc2sf experiment ablation --data {SYNTHETIC} --seeds 1 --work {tmp_path} --epochs 2"
     assert told in str(refused.value)
 
 
 def test_a_fit_that_was_cut_is_not_taken(tmp_path: Path) -> None:
-    bench = Bench(experiment_world.dataset(tmp_path, Protocol()), Protocol(), tmp_path / "fits")
+    trainer = Trainer(experiment_world.dataset(tmp_path, Protocol()), Protocol(), tmp_path / "fits")
     one = replace(experiment_world.QUICK, epochs=1)
-    recipes = replace(experiment_world.RECIPES, din=one)
-    DIN_ROW.fit(bench, recipes, 1)
-    again = Bench(bench.dataset, Protocol(), tmp_path / "fits", kept_only=True)
-    assert isinstance(DIN_ROW.fit(again, recipes, 1), torch.nn.Module)
+    hyperparameters = replace(experiment_world.QUICK_SET, din=one)
+    DIN_MODEL.fit(trainer, hyperparameters, 1)
+    again = Trainer(trainer.dataset, Protocol(), tmp_path / "fits", cached_only=True)
+    assert isinstance(DIN_MODEL.fit(again, hyperparameters, 1), torch.nn.Module)
     (kept,) = (tmp_path / "fits").glob("*.safetensors")
-    longer = replace(recipes, din=experiment_world.QUICK)
+    longer = replace(hyperparameters, din=experiment_world.QUICK)
     with pytest.raises(LookupError, match="DIN is not fitted"):
-        DIN_ROW.fit(again, longer, 1)
-    longer_fit = Bench(bench.dataset, Protocol(), tmp_path / "other")
-    DIN_ROW.fit(longer_fit, longer, 1)
+        DIN_MODEL.fit(again, longer, 1)
+    longer_fit = Trainer(trainer.dataset, Protocol(), tmp_path / "other")
+    DIN_MODEL.fit(longer_fit, longer, 1)
     (whole,) = (tmp_path / "other").glob("*.safetensors")
     shutil.copy(kept, tmp_path / "fits" / whole.name)  # as if it had been cut after an epoch
     with pytest.raises(LookupError, match="DIN is fitted for 1 epochs so far"):
-        DIN_ROW.fit(again, longer, 1)
+        DIN_MODEL.fit(again, longer, 1)
 
 
 # a run --------------------------------------------------------------------------------------------------------------
@@ -165,7 +169,7 @@ VARIANTS = {"din": "DIN", "f2s": "DIN w/ F2S, served", "mc2sf": "MC2-SF, served"
 
 
 @pytest.fixture(scope="module")
-def streamed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def stream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The experiment, and then the run, as a user starts them; the fits are under `work`, the run in `run`."""
     folder = tmp_path_factory.mktemp("protocol")
     work, shared = str(folder / "work"), ("--seeds", "1", "--epochs", "2", "--threads", "1")
@@ -179,8 +183,8 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_online_figures_are_the_experiments_to_the_last_digit(streamed: tuple[Path, dict[str, Any]]) -> None:
-    folder, summary = streamed
+def test_online_figures_are_the_experiments_to_the_last_digit(stream: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = stream
     (written,) = (folder / "paper").glob("ablation_synthetic-*.json")
     result = json.loads(written.read_text())
     offline = {row["model"]: row["metrics"] for row in result["rows"]}
@@ -207,32 +211,37 @@ def online(run: Path) -> tuple[sa.Engine, str, list[Any]]:
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_each_rank_is_the_experiments(streamed: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = streamed
+def test_each_rank_is_the_experiments(stream: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = stream
     _, _, rows = online(folder / "run")
-    asked = Streamed.of(text_of(folder / "work")).asked
-    dataset = experiment_world.load(asked.source, asked.protocol, folder / "again")
-    bench = Bench(dataset, asked.protocol, folder / "work" / "fits", kept_only=True)
-    assert [row.user for row in rows] == [dataset.users[user] for user in bench.test_users]
-    for row, variant in ((DIN_ROW, "din"), (F2S_SERVED_ROW, "f2s"), (FAST_ROW, "fast"), (MC2SF_SERVED_ROW, "mc2sf")):
-        offline: NDArray[np.int64] = bench.ranks(row.fit(bench, asked.recipes, 1), fresh=row.fresh)
+    request = StreamRequest.of(text_of(folder / "work")).request
+    dataset = experiment_world.load(request.source, request.protocol, folder / "again")
+    trainer = Trainer(dataset, request.protocol, folder / "work" / "fits", cached_only=True)
+    assert [row.user for row in rows] == [dataset.users[user] for user in trainer.test_users]
+    for model, variant in (
+        (DIN_MODEL, "din"),
+        (F2S_SERVED_MODEL, "f2s"),
+        (FAST_MODEL, "fast"),
+        (MC2SF_SERVED_MODEL, "mc2sf"),
+    ):
+        offline: NDArray[np.int64] = trainer.ranks(model.fit(trainer, request.hyperparameters, 1), fresh=model.fresh)
         assert [outcome.ranks[variant] for outcome in rows] == offline.tolist()
     assert all(outcome.slate == "logged" and not outcome.cold for outcome in rows)
 
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_an_altered_list_place_or_rank_is_told(streamed: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = streamed
+def test_an_altered_list_place_or_rank_is_progress(stream: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = stream
     engine, name, rows = online(folder / "run")
-    expected = given(text_of(folder / "work"))
+    expected = initial_release(text_of(folder / "work"))
     keys, place = expected.lists[7]
     altered = replace(expected, lists=[*expected.lists[:7], (keys[8:] + keys[:8], place), *expected.lists[8:]])
     moved = replace(expected, lists=[*expected.lists[:7], (keys, place + 1), *expected.lists[8:]])
     ranks = expected.ranks["mc2sf"].copy()
     ranks[7] += 1
     other = replace(expected, ranks=expected.ranks | {"mc2sf": ranks})
-    fewer = Given(expected.draft, {}, expected.users[:-1], expected.lists[:-1], expected.ranks)
+    fewer = InitialRelease(expected.draft, {}, expected.users[:-1], expected.lists[:-1], expected.ranks)
     user, last = rows[7].user, rows[-1].user
     with engine.connect() as connection:
         assert expected.differences(connection, name) == []
@@ -247,8 +256,8 @@ def test_an_altered_list_place_or_rank_is_told(streamed: tuple[Path, dict[str, A
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_the_certificate_holds_for_it_too(streamed: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = streamed
+def test_the_certificate_holds_for_it_too(stream: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = stream
     certified = mc2sf("verify", str(folder / "run"), "--sample", "3")
     assert certified.returncode == 0, certified.stdout + certified.stderr
 
@@ -257,9 +266,9 @@ def test_the_certificate_holds_for_it_too(streamed: tuple[Path, dict[str, Any]])
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [("--epoch", "100"), ("--evaluate", "0.5"), ("--free",), ("--limit", "9")])
 def test_options_that_would_change_the_protocol_are_refused(
-    streamed: tuple[Path, dict[str, Any]], more: tuple[str, ...]
+    stream: tuple[Path, dict[str, Any]], more: tuple[str, ...]
 ) -> None:
-    folder, _ = streamed
+    folder, _ = stream
     refused = mc2sf("run", text_of(folder / "work"), "--out", str(folder / "other"), *more)
     assert refused.returncode == 2
     assert "the experiment decides" in refused.stdout + refused.stderr

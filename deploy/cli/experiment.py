@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from deploy.cli import options
-from deploy.experiments.data.protocol import MinCount, Positives, Rule
+from deploy.experiments.data.protocol import CandidateRule, MinCount, Positives
 from deploy.experiments.results.result import Result, Tuning
 from models.evaluation.metrics import METRICS
 from replay.sources.source import parse
@@ -45,43 +46,45 @@ Name = Literal[
 
 
 def experiment(
-    name: Annotated[Name, typer.Argument(help="which table or figure")],
+    name: Annotated[Name, typer.Argument(help="name of the table or figure")],
     data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="as for `mc2sf run`")],
     users: options.UsersOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="fits of each model, from other weights")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="fits of each model, from different initial weights")] = 3,
     candidates: Annotated[
-        Rule | None, typer.Option(help="a click among 99 of these, or among all [default: uniform]")
+        CandidateRule | None,
+        typer.Option(help="negatives of each click: 99 drawn by this rule, or all items [default: uniform]"),
     ] = None,
     positives: Annotated[
         Positives | None,
         typer.Option(help="clicks: ratings from 4 up (the others are exposures), or all [default: rated]"),
     ] = None,
     min_count: Annotated[
-        MinCount | None, typer.Option(help="20 interactions at least of users, or of items too [default: users]")
+        MinCount | None, typer.Option(help="at least 20 interactions per user, or also per item [default: users]")
     ] = None,
     exposures: options.PolicyOption = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="of each fit at most: for a quick trial")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="maximal number per fit, for a quick trial")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="of torch [default: all cores]")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="results: NAME_DATA.json, .svg and README.md")] = Path(
         "benchmarks/paper"
     ),
-    work: Annotated[Path, typer.Option(metavar="DIR", help="sorted logs, fits and cells, kept when cut")] = Path(
+    work: Annotated[Path, typer.Option(metavar="DIR", help="sorted logs, fits and cells, to resume from")] = Path(
         "runs/experiments"
     ),
     cells: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="cells: ranks of all test clicks [default: WORK/cells]")
+        Path | None,
+        typer.Option(metavar="DIR", help="cells: the ranks of all test clicks [default: WORK/cells]"),
     ] = None,
 ) -> None:
     """Run an experiment of the paper on SOURCE.
 
     Every cell is kept, so an interrupted experiment continues. After each cell the result `DIR/NAME_DATA.json` and the
     page `DIR/README.md` of all results in DIR are written again. Epochs and hyperparameters are chosen on validation
-    clicks. `--users N` samples users by a hash of their names.
+    clicks. `--users N` samples users by a hash of their ids.
     """
     import torch
 
     from deploy.experiments.definitions.catalogue import EXPERIMENTS
-    from deploy.experiments.definitions.experiment import Asked
+    from deploy.experiments.definitions.experiment import Request
     from deploy.experiments.results import page
     from deploy.experiments.runner import runner, tuning
 
@@ -90,30 +93,30 @@ def experiment(
     chosen = called(name, EXPERIMENTS)
     given = {"candidates": candidates, "positives": positives, "min_count": min_count, "exposures": exposures}
     wanted: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if exposures is not None and positives is None:  # ratings below 4 are exposures, or clicks as all others
+    if exposures is not None and positives is None:  # ratings below 4 are exposures, or clicks like all others
         wanted["positives"] = "rated" if exposures == "rated" else "all"
     protocol = replace(chosen.protocol, **wanted)
-    recipes = chosen.recipes if epochs is None else chosen.recipes.capped(epochs)
-    of = Asked(parse(data), protocol, recipes, users, seeds, epochs, chosen.protocol)
+    hyperparameters = chosen.hyperparameters if epochs is None else chosen.hyperparameters.capped(epochs)
+    request = Request(parse(data), protocol, hyperparameters, users, seeds, epochs, chosen.protocol)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name)
 
-        def told(fit: str, epoch: int, loss: float, score: float) -> None:
+        def fitting(fit: str, epoch: int, loss: float, score: float) -> None:
             text = f"{fit}, epoch {epoch + 1}: loss {loss:.4f}, validation NDCG@10 {score:.4f}"
             progress.update(task, description=text)
 
         def reading(what: str, rows: int) -> None:
             progress.update(task, description=f"{what} {rows:,}")
 
-        benches = runner.Benches(of, work, told, reading)
+        trainers = runner.Trainers(request, work, fitting, reading)
         out.mkdir(parents=True, exist_ok=True)
         results: Iterator[Result | Tuning]
         if name == "tune":
-            results, total = tuning.tune(of, benches, out), sum(len(tuned.trials) for tuned in tuning.TUNED)
+            results, total = tuning.tune(request, trainers, out), sum(len(tuned.trials) for tuned in tuning.TUNED)
         else:
-            results = runner.run(chosen, of, benches, cells or work / "cells", out)
-            total = seeds * len(chosen.arms(of))
+            results = runner.run(chosen, request, trainers, cells or work / "cells", out)
+            total = seeds * len(chosen.arms(request))
         progress.update(task, total=total)
         for result in results:
             page.write(out)
@@ -122,10 +125,12 @@ def experiment(
                 console.print(newest(result), highlight=False, soft_wrap=True)
     console.print(trials(tuning.best(result)) if isinstance(result, Tuning) else means(result))
     console.print(f"written to {out}, with a page README.md", highlight=False)
+    if find_spec("matplotlib") is None:
+        console.print("no figures: they need matplotlib (`pip install 'mc2sf[plots]'`)", highlight=False)
 
 
 def called(name: Name, experiments: Iterable[Experiment]) -> Experiment:
-    """The experiment of that name; `tune` chooses under the protocol of table2. Raises KeyError where there is none."""
+    """Return the experiment of that name; `tune` has the protocol of table2. Raises KeyError for an unknown name."""
     return {each.name: each for each in experiments}["table2" if name == "tune" else name]
 
 

@@ -20,7 +20,7 @@ from deploy.cli.options import (
 from deploy.user_error import UserError
 
 if TYPE_CHECKING:
-    from deploy.experiments.streaming.initial_release import Given
+    from deploy.experiments.streaming.initial_release import InitialRelease
 
 console = Console()
 
@@ -118,7 +118,7 @@ def run(
     show(console, summary, folder)
 
 
-def _given(source: str, options: ReplayOptions, *, only_defaults: bool) -> Given | None:
+def _given(source: str, options: ReplayOptions, *, only_defaults: bool) -> InitialRelease | None:
     """Return the initial release of an experiment's stream; None for other sources.
 
     Raises UserError if an option contradicts the experiment.
@@ -130,10 +130,10 @@ def _given(source: str, options: ReplayOptions, *, only_defaults: bool) -> Given
             "protocol: the experiment decides what is replayed, ranked and learnt; only --speed, --seed, --workers, "
             "--brokers, --database, --resume, --on-error and --out go with it"
         )
-    from deploy.experiments.streaming.initial_release import given
+    from deploy.experiments.streaming.initial_release import initial_release
 
     with console.status("reading the fits of the experiment"):
-        return given(source)
+        return initial_release(source)
 
 
 def _run_and_folder(source: str, resume: str | None, out: Path | None) -> tuple[str, Path]:

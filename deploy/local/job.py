@@ -42,7 +42,7 @@ from streams.rescoring import rescore
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from deploy.experiments.streaming.initial_release import Given
+    from deploy.experiments.streaming.initial_release import InitialRelease
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Job:
     workers: int
     brokers: str | None
     resume: bool
-    given: Given | None = None
+    given: InitialRelease | None = None
 
 
 def _start(supervisor: Supervisor, job: Job, settings: Settings) -> Child:

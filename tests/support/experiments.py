@@ -8,14 +8,14 @@ import numpy as np
 
 from deploy.experiments.data.dataset import Dataset, load
 from deploy.experiments.data.protocol import Protocol
-from deploy.experiments.training.hyperparameters import Recipe, Recipes
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.training.hyperparameters import Hyperparameters, HyperparameterSet
+from deploy.experiments.training.trainer import Trainer
 from replay.sources.source import Source, parse
 
 ITEMS, PARTS = 60, 3
 SMALL = Protocol(negatives=20, history=20, recent=10, short=5, threshold=4)
-QUICK = Recipe(dim=8, learning_rate=0.01, batch=64, negatives=8, ahead=False, epochs=2)
-RECIPES = Recipes(**dict.fromkeys(Recipes().settings(), QUICK))
+QUICK = Hyperparameters(dim=8, learning_rate=0.01, batch=64, negatives=8, ahead=False, epochs=2)
+QUICK_SET = HyperparameterSet(**dict.fromkeys(HyperparameterSet().settings(), QUICK))
 
 
 def written(path: Path, users: int = 24, clicks: int = 30, seed: int = 1) -> Source:
@@ -38,5 +38,5 @@ def dataset(folder: Path, protocol: Protocol = SMALL, **sizes: int) -> Dataset:
     return load(written(folder / "log.csv", **sizes), protocol, folder / "sorted")
 
 
-def bench(folder: Path, protocol: Protocol = SMALL, **sizes: int) -> Bench:
-    return Bench(dataset(folder, protocol, **sizes), protocol, folder / "fits")
+def trainer(folder: Path, protocol: Protocol = SMALL, **sizes: int) -> Trainer:
+    return Trainer(dataset(folder, protocol, **sizes), protocol, folder / "fits")

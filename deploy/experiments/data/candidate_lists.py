@@ -20,28 +20,28 @@ from replay.errors import SourceError
 
 
 @dataclass(frozen=True)
-class Lists:
-    """V clicks (places in the log), each with `places`: where in its list the clicked item stands."""
+class CandidateLists:
+    """V clicks, each with its list and the index of the clicked item in it."""
 
-    clicks: Ints  # [V]
-    places: Ints  # [V]
-    items: Ints  # [V, C] rows of E, ROW_PADDING behind lists that are shorter
+    clicks: Ints  # [V] indices of events in the log
+    target_index: Ints  # [V]
+    items: Ints  # [V, C] rows of E; shorter lists are padded at the end with ROW_PADDING
 
     def __len__(self) -> int:
         return len(self.clicks)
 
 
-def lists(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Lists:
-    """The lists of `clicks`. A user's lists depend on the protocol's seed, the user's name and the catalogue alone.
+def draw_candidates(dataset: Dataset, clicks: Ints, protocol: Protocol) -> CandidateLists:
+    """Draw the lists of `clicks`. A user's lists depend only on the protocol's seed, the user's id and the catalogue.
 
-    Raises SourceError where a user had every item.
+    Raises SourceError if a user interacted with every item.
     """
     log, size = dataset.log, len(dataset.items)
     barred = np.zeros(size, np.bool_)
-    weights = np.log1p(np.bincount(log.keys[dataset.of(Phase.SLOW)] - FIRST_ROW, minlength=size))
+    weights = np.log1p(np.bincount(log.keys[dataset.clicks(Phase.SLOW)] - FIRST_ROW, minlength=size))
     length = size + 1 if protocol.candidates == "full" else protocol.negatives + 1
     items = np.full((len(clicks), length), ROW_PADDING)
-    places = np.empty(len(clicks), np.int64)
+    target_index = np.empty(len(clicks), np.int64)
     users = log.users[clicks]
     for user in np.unique(users):
         generator = _generator(protocol.seed, dataset.users[user])
@@ -57,16 +57,16 @@ def lists(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Lists:
         for i in np.flatnonzero(users == user):
             if protocol.candidates == "full":
                 drawn = free
-            else:  # the n smallest of Gumbel's keys: without replacement, in proportion to the weights
+            else:  # the largest Gumbel keys: sampling without replacement in proportion to the weights
                 keys = generator.gumbel(size=len(free))
                 if protocol.candidates == "popularity":
                     keys += weights[free]
                 n = min(protocol.negatives, len(free))
                 drawn = free[np.argpartition(-keys, n - 1)[:n]]
-            places[i] = generator.integers(len(drawn) + 1)
-            items[i, : len(drawn) + 1] = np.insert(drawn + FIRST_ROW, places[i], log.keys[clicks[i]])
+            target_index[i] = generator.integers(len(drawn) + 1)
+            items[i, : len(drawn) + 1] = np.insert(drawn + FIRST_ROW, target_index[i], log.keys[clicks[i]])
     longest = int((items != ROW_PADDING).sum(1).max(initial=0))
-    return Lists(clicks, places, items[:, :longest])
+    return CandidateLists(clicks, target_index, items[:, :longest])
 
 
 def _generator(seed: int, user: str) -> np.random.Generator:
@@ -78,19 +78,22 @@ Score = Callable[[Queries, Tensor], Tensor]
 
 
 @torch.inference_mode()
-def ranks(score: Score, known: Callable[[Ints], Queries], lists: Lists, pairs: int = 1 << 14) -> Ints:
-    """The rank of each click of `lists` by `score`; `known` gives the queries of places in `lists`."""
+def ranks(score: Score, queries: Callable[[Ints], Queries], lists: CandidateLists, pairs: int = 1 << 14) -> Ints:
+    """Return the rank of each click in its list by `score`: [V].
+
+    `queries` gives the queries of the lists with the given numbers; about `pairs` scores are computed at a time.
+    """
     found = np.empty(len(lists), np.int64)
     step = max(1, pairs // lists.items.shape[1])
-    for some in _stretches(len(lists), step):
-        items = lists.items[some]
-        scores = score(known(some), torch.from_numpy(items)).numpy()
-        for i, row, place in zip(some, range(len(some)), lists.places[some], strict=True):
-            real = int((items[row] != ROW_PADDING).sum())
-            found[i] = rank(scores[row, :real], int(place)).rank
+    for batch in _batches(len(lists), step):
+        items = lists.items[batch]
+        scores = score(queries(batch), torch.from_numpy(items)).numpy()
+        for i, row, target in zip(batch, range(len(batch)), lists.target_index[batch], strict=True):
+            length = int((items[row] != ROW_PADDING).sum())
+            found[i] = rank(scores[row, :length], int(target)).rank
     return found
 
 
-def _stretches(n: int, step: int) -> Iterator[Ints]:
+def _batches(n: int, step: int) -> Iterator[Ints]:
     for start in range(0, n, step):
         yield np.arange(start, min(start + step, n))

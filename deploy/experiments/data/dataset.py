@@ -1,4 +1,4 @@
-"""A source as an experiment sees it: the log in total order with items as rows of E, filtered as the protocol says."""
+"""The dataset of an experiment: a source's log in total order with items as rows of E, filtered by the protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from deploy.experiments.data.protocol import Phase, Protocol, phases
+from deploy.experiments.data.protocol import Phase, Protocol, phases_of
 from deploy.experiments.results.result import Counts
 from models.data.catalogue import FIRST_ROW
 from models.data.event_kinds import CLICK, EXPOSURE, PAST_CLICK
@@ -25,14 +25,14 @@ from streams.settings import Exposures
 
 @dataclass(frozen=True)
 class Dataset:
-    """Events of all users that are kept. `log.keys` are rows of E; users are numbered in the order of their names."""
+    """The events of all users that are kept. `log.keys` are rows of E; users are numbered in the order of their ids."""
 
     source: str
     policy: Exposures
-    positives: str  # as the protocol says, or "logged" where clicks are clicks
+    positives: str  # as in the protocol, or "logged" if the source logs clicks
     log: InteractionLog
-    phase: Ints  # [N] of each click, -1 of other events
-    interacted: np.ndarray  # bool [N]: events that bar an item from being a negative
+    phase: Ints  # [N] phase of each click, -1 for other events
+    interacted: np.ndarray  # bool [N]: events whose item cannot be a negative of the user
     users: list[str]
     items: list[str]  # the item of row FIRST_ROW + i
 
@@ -41,13 +41,13 @@ class Dataset:
         """Rows of E, the reserved ones included."""
         return FIRST_ROW + len(self.items)
 
-    def of(self, *some: Phase) -> Ints:
-        """The places of the clicks of some phases in the log."""
-        return np.flatnonzero(np.isin(self.phase, some))
+    def clicks(self, *phases: Phase) -> Ints:
+        """Return the indices in the log of the clicks of `phases`."""
+        return np.flatnonzero(np.isin(self.phase, phases))
 
     @property
     def digest(self) -> str:
-        """Names exactly these events of these users: what a kept result belongs to."""
+        """A hash of these events and users. It is hashed into the names of kept fits and cells."""
         found = hashlib.blake2b(digest_size=8)
         for column in (self.log.offsets, self.log.keys, self.log.kinds, self.log.impressions, self.phase):
             found.update(np.ascontiguousarray(column, "<i8").tobytes())
@@ -56,7 +56,7 @@ class Dataset:
 
     def counts(self) -> Counts:
         """Return the numbers of users, items, exposures and clicks per phase."""
-        by_phase = {phase.name.lower(): len(self.of(phase)) for phase in Phase}
+        by_phase = {phase.name.lower(): len(self.clicks(phase)) for phase in Phase}
         exposures = int((self.log.kinds == EXPOSURE).sum())
         return Counts(len(self.users), len(self.items), exposures, **by_phase)
 
@@ -68,9 +68,9 @@ def load(
     users: int | None = None,
     progress: Callable[[str, int], None] = lambda _what, _rows: None,
 ) -> Dataset:
-    """Read `source` as the protocol says; its sorted log is kept in `folder`. `users`: that many, by hash.
+    """Read `source` by the protocol; its sorted log is kept in `folder`. `users`: a sample of this size, by hash.
 
-    Raises SourceError where nothing is left.
+    Raises SourceError if no user is left.
     """
     policy = _policy(source, protocol)
     plan = prepare(
@@ -79,18 +79,20 @@ def load(
     table = pq.read_table(plan.path)
     names, items = (pc.unique(table[column]).sort() for column in ("user", "item"))
     user = pc.index_in(table["user"], names).to_numpy().astype(np.int64)
-    order = np.argsort(user, kind="stable")  # the file is in total order: each user's events stay in theirs
+    order = np.argsort(user, kind="stable")  # stable: each user's events stay in total order
     user = user[order]
     item = pc.index_in(table["item"], items).to_numpy().astype(np.int64)[order]
     kind, time, impression = (
         table[column].to_numpy().astype(np.int64)[order] for column in ("kind", "time", "impression")
     )
-    kind = np.where(kind == PAST_CLICK, CLICK, kind)  # offline they are clicks of the slow phase as any other
+    kind = np.where(kind == PAST_CLICK, CLICK, kind)  # offline they are clicks of the slow phase like all others
     interacted = (kind == CLICK) | (policy == "rated")
     kept = _kept(user, item, kind, interacted, protocol)
     if not kept.any():
-        of = f", on items that have {protocol.minimum} as well" if protocol.min_count == "both" else ""
-        raise SourceError(f"{source.text}: no user has {protocol.minimum} interactions and {protocol.least} clicks{of}")
+        items_too = f", on items that have {protocol.minimum} as well" if protocol.min_count == "both" else ""
+        raise SourceError(
+            f"{source.text}: no user has {protocol.minimum} interactions and {protocol.min_clicks} clicks{items_too}"
+        )
     user, item, kind, time, impression, interacted = (
         column[kept] for column in (user, item, kind, time, impression, interacted)
     )
@@ -109,7 +111,7 @@ def load(
         policy=policy,
         positives=protocol.positives if "rated" in source.policies else "logged",
         log=log,
-        phase=phases(log, protocol),
+        phase=phases_of(log, protocol),
         interacted=interacted,
         users=[str(name) for name in np.array(names.to_pylist(), object)[some_users]],
         items=[str(name) for name in np.array(items.to_pylist(), object)[some_items]],
@@ -117,7 +119,7 @@ def load(
 
 
 def _policy(source: Source, protocol: Protocol) -> Exposures:
-    """Where exposures come from. Raises SourceError where that and the positives contradict each other."""
+    """Return the policy of exposures. Raises SourceError if it contradicts the positives."""
     if "rated" not in source.policies:
         return protocol.exposures or source.policies[0]
     chosen = protocol.exposures or ("rated" if protocol.positives == "rated" else "simulated")
@@ -130,7 +132,7 @@ def _policy(source: Source, protocol: Protocol) -> Exposures:
 
 
 def _kept(user: Ints, item: Ints, kind: Ints, interacted: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Which events stay: `both` drops items and users in turn until all have enough."""
+    """Return a mask of the events to keep: `both` drops items and users in turn until all have enough."""
     kept = np.ones(len(user), np.bool_)
     while True:
         before = int(kept.sum())
@@ -139,7 +141,7 @@ def _kept(user: Ints, item: Ints, kind: Ints, interacted: np.ndarray, protocol: 
             kept &= (np.bincount(item[counted], minlength=item.max(initial=0) + 1) >= protocol.minimum)[item]
             counted = kept & interacted
         enough = np.bincount(user[counted], minlength=user.max(initial=0) + 1) >= protocol.minimum
-        clicks = np.bincount(user[kept & (kind == CLICK)], minlength=len(enough)) >= protocol.least
+        clicks = np.bincount(user[kept & (kind == CLICK)], minlength=len(enough)) >= protocol.min_clicks
         kept &= (enough & clicks)[user]
         if int(kept.sum()) == before:
             return kept

@@ -1,4 +1,4 @@
-"""What is known before each click, as queries: from the log folded by the one rule of `models.data.interaction_log`."""
+"""The known history of each click as queries, from the log as `models.data.interaction_log` folds it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from models.data.queries import Queries
 from models.data.ranges import Ranges
 from models.data.views import ViewSpec
 
-CARRIED = 40  # exposures that a state carried over windows is computed from
+CARRIED = 40  # exposures from which a state that is carried over windows is computed
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownHistory:
     """Queries for the clicks of a log with epochs.
 
-    `fresh`: r2 of the last L_F exposures, as the paper reads; else of the last closed window, as it is served.
+    `fresh`: r2 is computed from the last L_F exposures, as in the paper; otherwise from the last closed window, as the
+    stream serves it.
     """
 
     folded: ClickStates
@@ -29,25 +30,25 @@ class Known:
     fresh: bool = True
 
     @classmethod
-    def of(cls, log: InteractionLog, protocol: Protocol, *, fresh: bool = True) -> Known:
+    def of(cls, log: InteractionLog, protocol: Protocol, *, fresh: bool = True) -> KnownHistory:
         """Fold `log`, whose keys are rows of E."""
         spec = ViewSpec(history_long=protocol.history, history_short=protocol.short, threshold=protocol.threshold)
         return cls(click_states(log, spec), protocol, fresh)
 
     def blocks(self, clicks: Ints) -> Ints:
-        """Numbers from 0: clicks of one user with one delayed history have the same."""
+        """Return a number per click, from 0: equal for clicks of one user with the same delayed history."""
         some = np.searchsorted(self.folded.event, clicks)
         codes = self.folded.user[some] * (len(self.folded.click_keys) + 1) + self.folded.history.end[some]
         blocks: Ints = np.unique(codes, return_inverse=True)[1]
         return blocks
 
-    def __call__(self, clicks: Ints) -> Queries:
-        """What is known before `clicks`, given as places in the log."""
+    def queries(self, clicks: Ints) -> Queries:
+        """Return what is known before `clicks` (indices in the log)."""
         folded, protocol = self.folded, self.protocol
         some = np.searchsorted(folded.event, clicks)
         user = folded.user[some]
-        length = folded.history.end[some] - folded.history.start[some]  # all of it: tells a user's histories apart
-        codes = length * len(folded.log.offsets) + user  # a number a pair, the shortest first: cheapest for DIN
+        length = folded.history.end[some] - folded.history.start[some]  # of the whole history, so that it identifies it
+        codes = length * len(folded.log.offsets) + user  # per (length, user), the shortest first: cheapest for DIN
         _, first, of = np.unique(codes, return_index=True, return_inverse=True)
         shown, width = self._shown()
         return Queries(
@@ -64,15 +65,15 @@ class Known:
         )
 
     def _shown(self) -> tuple[Ranges, int]:
-        """The exposures that r2 stands for, and how many of them at most."""
+        """Return the exposures that r2 is computed from, and the maximal number of them."""
         folded, protocol = self.folded, self.protocol
         if self.fresh:
             return folded.exposures, protocol.short
-        if protocol.carried:  # the state of all windows so far; what lies further back is taken as forgotten
+        if protocol.carried:  # the state of all windows so far; older exposures count as forgotten
             return Ranges(folded.exposures.start, folded.closed.end), max(CARRIED, protocol.threshold)
         return folded.closed, protocol.threshold
 
     def swapped(self, queries: Queries, others: Ints) -> Queries:
-        """`queries` with the exposures known before the clicks `others`: a canary, they say nothing of the user."""
-        strangers = self(others)
-        return replace(queries, exposures=strangers.exposures, window=strangers.window)
+        """Return `queries` with the exposures known before the clicks `others`, which say nothing of the user."""
+        shuffled = self.queries(others)
+        return replace(queries, exposures=shuffled.exposures, window=shuffled.window)

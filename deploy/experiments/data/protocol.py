@@ -1,4 +1,4 @@
-"""The paper's protocol as one value, and the cut of every user's clicks into its phases.
+"""The paper's protocol as one value, and the split of every user's clicks into its phases.
 
 A user's l clicks in time order: the last `test` are the test phase, the `fast` before them the fast training phase, of
 which the last is held out for every choice (validation); all earlier ones are the slow training phase.
@@ -15,13 +15,13 @@ import numpy as np
 from models.data.event_kinds import CLICK
 from models.data.interaction_log import InteractionLog, Ints, group_starts
 
-Rule = Literal["uniform", "popularity", "full"]
+CandidateRule = Literal["uniform", "popularity", "full"]
 Positives = Literal["rated", "all"]
 MinCount = Literal["users", "both"]
 
 
 class Phase(IntEnum):
-    """What a click is for."""
+    """The use of a click."""
 
     SLOW = 0
     FAST = 1
@@ -31,32 +31,35 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that decides what is ranked against what, knowing what."""
+    """The evaluation protocol: split, candidates, visible history.
 
-    candidates: Rule = "uniform"
+    The names and values of the fields are hashed into the names of kept cells: to rename one makes them all unfindable.
+    """
+
+    candidates: CandidateRule = "uniform"
     negatives: int = 99
     positives: Positives = "rated"
-    exposures: Literal["logged", "rated", "simulated"] | None = None  # None: follows from positives and source
+    exposures: Literal["logged", "rated", "simulated"] | None = None  # None: chosen by positives and source
     min_count: MinCount = "users"
     minimum: int = 20  # interactions
     test: int = 5
     fast: int = 5
     delayed: bool = True  # slow nets see the slow phase only; False: everything before the target
     history: int = 50  # L_S
-    recent: int = 10  # clicks before the target that any fast net reaches back to: L_F for all
+    recent: int = 10  # clicks before the target that a fast net can see: L_F for all
     short: int = 10  # L_F
-    threshold: int = 10  # exposures a window of the served r2
-    carried: bool = False  # the GRU's state goes on over windows; False: each window begins at zero
-    seed: int = 1  # of the candidates: the same lists for all nets and all of their seeds
+    threshold: int = 10  # exposures per window of the served r2
+    carried: bool = False  # the GRU's state is carried over windows; False: each window begins at zero
+    seed: int = 1  # of the candidates: the same lists for all models and all of their seeds
 
     def __post_init__(self) -> None:
-        """Refuse what leaves no validation or no test."""
+        """Raise ValueError if no click is left for validation or test."""
         if self.test < 1 or self.fast < 1 or self.negatives < 1:
             raise ValueError("test, fast and negatives must be at least 1")
 
     @property
-    def least(self) -> int:
-        """Clicks that a user must have."""
+    def min_clicks(self) -> int:
+        """The number of clicks that a user must have."""
         return self.test + self.fast + 1
 
 
@@ -71,14 +74,14 @@ LEAVE_ONE_OUT = Protocol(
     history=200,
     recent=200,
 )
-"""How SASRec and its followers are evaluated: the last item, known everything before it, among 100 uniform ones."""
+"""The protocol of SASRec and its successors: the last item, with all earlier ones known, among 100 uniform ones."""
 
 
-def phases(log: InteractionLog, protocol: Protocol) -> Ints:
-    """The phase of each event that is a click, -1 for others: [N]. Each user needs `protocol.least` clicks."""
+def phases_of(log: InteractionLog, protocol: Protocol) -> Ints:
+    """Return the phase of each click, -1 for other events: [N]. Each user needs `protocol.min_clicks` clicks."""
     is_click = log.kinds == CLICK
     clicks = np.concatenate([[0], np.cumsum(is_click)])
-    after = clicks[log.offsets[1:]][log.users] - clicks[:-1]  # clicks from here on, this one included
+    after = clicks[log.offsets[1:]][log.users] - clicks[:-1]  # clicks from this event on, itself included
     last = protocol.test
     phase = np.full(len(log.keys), Phase.SLOW)
     phase[after <= last + protocol.fast] = Phase.FAST
@@ -87,8 +90,8 @@ def phases(log: InteractionLog, protocol: Protocol) -> Ints:
     return np.where(is_click, phase, -1)
 
 
-def served(log: InteractionLog, phase: Ints, protocol: Protocol) -> InteractionLog:
-    """The log with the epochs in which it is evaluated: one boundary where the slow phase ends; or one a unit."""
+def cut_as_served(log: InteractionLog, phase: Ints, protocol: Protocol) -> InteractionLog:
+    """Return the log with the epochs of the evaluation: one boundary at the end of the slow phase, or one per unit."""
     starts = group_starts(log)
     begins = np.zeros(len(log.keys), np.bool_)
     if protocol.delayed:
@@ -100,10 +103,10 @@ def served(log: InteractionLog, phase: Ints, protocol: Protocol) -> InteractionL
     return _cut(log, begins)
 
 
-def trained(log: InteractionLog, phase: Ints, block: int, generator: np.random.Generator) -> InteractionLog:
-    """The log with an epoch for every `block` clicks of the slow phase, each user's first one of random size.
+def cut_for_training(log: InteractionLog, phase: Ints, block: int, generator: np.random.Generator) -> InteractionLog:
+    """Return the log with an epoch for every `block` clicks of the slow phase, each user's first one of random size.
 
-    So a click's delayed history ends 0 to block - 1 clicks before it; the served one ends some clicks before the test.
+    So a click's delayed history ends 0 to block - 1 clicks before it, as the served one ends before the test clicks.
     """
     clicks = np.flatnonzero(phase >= 0)
     user = log.users[clicks]

@@ -1,4 +1,4 @@
-"""Fig. 3: one user's last clicks beside the top of the catalogue as each side ranks it alone, and with the other."""
+"""Fig. 3: one user's last clicks and the top of the catalogue by each side alone and with the other side's input."""
 
 from __future__ import annotations
 
@@ -9,68 +9,74 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deploy.experiments.data.candidate_lists import Score, lists
+from deploy.experiments.data.candidate_lists import Score, draw_candidates
 from deploy.experiments.data.protocol import Phase, Protocol
-from deploy.experiments.definitions.experiment import Asked
-from deploy.experiments.training.models import DIN_ROW, F2S_ROW, FAST_ROW, MC2SF_ROW
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.definitions.experiment import Request
+from deploy.experiments.training.models import DIN_MODEL, F2S_MODEL, FAST_MODEL, MC2SF_MODEL
+from deploy.experiments.training.trainer import Trainer
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.interaction_log import Ints
 from models.evaluation.metrics import rank
 
 TOP = 5
-COLUMNS = (("fast alone", FAST_ROW), ("slow alone (DIN)", DIN_ROW), ("S2F (MC2-SF)", MC2SF_ROW), ("F2S", F2S_ROW))
+COLUMNS = (
+    ("fast alone", FAST_MODEL),
+    ("slow alone (DIN)", DIN_MODEL),
+    ("S2F (MC2-SF)", MC2SF_MODEL),
+    ("F2S", F2S_MODEL),
+)
 
 
-def look(asked: Asked, bench_of: Callable[[Protocol], Bench]) -> list[str]:
-    """The case as lines of Markdown. The user is the first by name who has exposures and a full fast history."""
-    bench = bench_of(asked.protocol)
-    names = genres(asked)
-    click = chosen(bench)
-    data = bench.dataset
-    before = bench.known()(np.array([click])).clicks[0]
+def render(request: Request, trainer_of: Callable[[Protocol], Trainer]) -> list[str]:
+    """Return the case as lines of Markdown. The user is the first by id who has exposures and a full fast history."""
+    trainer = trainer_of(request.protocol)
+    genres = genres_of(request)
+    click = chosen_click(trainer)
+    data = trainer.dataset
+    before = trainer.known_history().queries(np.array([click])).clicks[0]
     last = [row for row in before.tolist() if row != ROW_PADDING][-TOP:]
     lines = [
-        f"One user, who clicked next: {_named(bench, names, data.log.keys[click])}.\n",
+        f"One user, who clicked next: {_label(trainer, genres, data.log.keys[click])}.\n",
         "| | last clicks | " + " | ".join(name for name, _ in COLUMNS) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
     ]
-    tops = [top(bench, row.fit(bench, asked.recipes, 1), click) for _, row in COLUMNS]
-    for place in range(TOP):
-        clicked = _named(bench, names, last[place]) if place < len(last) else ""
-        cells = [_named(bench, names, found[place]) if place < len(found) else "" for found, _ in tops]
-        lines.append(f"| {place + 1} | {clicked} | " + " | ".join(cells) + " |")
-    lines.append("| rank of what was clicked next | | " + " | ".join(str(place) for _, place in tops) + " |\n")
+    tops = [top(trainer, model.fit(trainer, request.hyperparameters, 1), click) for _, model in COLUMNS]
+    for i in range(TOP):
+        clicked = _label(trainer, genres, last[i]) if i < len(last) else ""
+        cells = [_label(trainer, genres, rows[i]) if i < len(rows) else "" for rows, _ in tops]
+        lines.append(f"| {i + 1} | {clicked} | " + " | ".join(cells) + " |")
+    lines.append("| rank of the next click | | " + " | ".join(str(place) for _, place in tops) + " |\n")
     return lines
 
 
-def chosen(bench: Bench) -> int:
-    """The place in the log of the last test click of the user who is looked at."""
-    clicks = bench.lists(Phase.TEST).clicks
-    known = bench.known()(clicks)
+def chosen_click(trainer: Trainer) -> int:
+    """Return the index in the log of the last test click of the chosen user."""
+    clicks = trainer.candidate_lists(Phase.TEST).clicks
+    known = trainer.known_history().queries(clicks)
     full = (known.clicks != ROW_PADDING).all(1) & (known.exposures != ROW_PADDING).any(1)
-    users = bench.dataset.log.users[clicks]
+    users = trainer.dataset.log.users[clicks]
     user = users[int(np.flatnonzero(full.numpy())[0])] if full.any() else users[0]
     return int(clicks[users == user][-1])
 
 
-def top(bench: Bench, score: Score, click: int) -> tuple[Ints, int]:
-    """The rows ranked first among all that the user never had, and the rank of the click there."""
-    of = lists(bench.dataset, np.array([click]), replace(bench.protocol, candidates="full"))
+def top(trainer: Trainer, score: Score, click: int) -> tuple[Ints, int]:
+    """Return the rows of the best items among all that are new to the user, and the rank of the click among them."""
+    full = replace(trainer.protocol, candidates="full")
+    lists = draw_candidates(trainer.dataset, np.array([click]), full)
     with torch.inference_mode():
-        scores = score(bench.known()(of.clicks), torch.from_numpy(of.items))[0].numpy()
-    return of.items[0][np.argsort(-scores, kind="stable")[:TOP]], rank(scores, int(of.places[0])).rank
+        scores = score(trainer.known_history().queries(lists.clicks), torch.from_numpy(lists.items))[0].numpy()
+    return lists.items[0][np.argsort(-scores, kind="stable")[:TOP]], rank(scores, int(lists.target_index[0])).rank
 
 
-def genres(asked: Asked) -> dict[str, str]:
-    """What MovieLens says of each item, where `movies.dat` stands beside the ratings; nothing elsewhere."""
-    path = Path(asked.source.text.partition(":")[2]) / "movies.dat"
-    if not asked.source.text.startswith("ml-1m") or not path.exists():
+def genres_of(request: Request) -> dict[str, str]:
+    """Return MovieLens's genres of each item, from `movies.dat` in the source's folder; nothing for other sources."""
+    path = Path(request.source.text.partition(":")[2]) / "movies.dat"
+    if not request.source.text.startswith("ml-1m") or not path.exists():
         return {}
     rows = (line.split("::") for line in path.read_text("latin-1").splitlines())
     return {row[0]: row[2].replace("|", "/") for row in rows}
 
 
-def _named(bench: Bench, names: dict[str, str], row: int) -> str:
-    item = bench.dataset.items[int(row) - FIRST_ROW]
-    return names.get(item, item)
+def _label(trainer: Trainer, genres: dict[str, str], row: int) -> str:
+    item = trainer.dataset.items[int(row) - FIRST_ROW]
+    return genres.get(item, item)

@@ -1,4 +1,4 @@
-"""All experiments: what each one runs."""
+"""All experiments: the models that each one runs, and the pairs that it compares."""
 
 from __future__ import annotations
 
@@ -7,90 +7,96 @@ from itertools import combinations
 
 from deploy.experiments.data.protocol import LEAVE_ONE_OUT
 from deploy.experiments.definitions import case_study, variations
-from deploy.experiments.definitions.experiment import Arm, Asked, Experiment, plain, with_product
-from deploy.experiments.training.collaboration_rows import FEDERATED_ROW, PATCHED_ROW
-from deploy.experiments.training.composite_models import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW, GRU4REC_TUNED_ROW
-from deploy.experiments.training.hyperparameters import Recipe, Recipes
+from deploy.experiments.definitions.experiment import Arm, Experiment, Request, arms_of, with_product
+from deploy.experiments.training.composite_models import (
+    DCCL_MODEL,
+    DIN_FM_MODEL,
+    DIN_GRU4REC_MODEL,
+    DIN_NEUMF_MODEL,
+    FEDAVG_MODEL,
+    GRU4REC_TUNED_MODEL,
+)
+from deploy.experiments.training.hyperparameters import Hyperparameters, HyperparameterSet
 from deploy.experiments.training.models import (
-    CASER_ROW,
-    DIN_ROW,
-    F2S_ROW,
-    F2S_SERVED_ROW,
-    FAST_ROW,
-    FAST_TUNED_ROW,
-    FM_ROW,
-    GRU4REC_ROW,
-    HSTU_ROW,
-    ITEM2VEC_ROW,
-    MC2SF_ROW,
-    MC2SF_SERVED_ROW,
-    MINGRU_ROW,
-    NEUMF_ROW,
-    POPULARITY_ROW,
-    SASREC_ROW,
+    CASER_MODEL,
+    DIN_MODEL,
+    F2S_MODEL,
+    F2S_SERVED_MODEL,
+    FAST_MODEL,
+    FAST_TUNED_MODEL,
+    FM_MODEL,
+    GRU4REC_MODEL,
+    HSTU_MODEL,
+    ITEM2VEC_MODEL,
+    MC2SF_MODEL,
+    MC2SF_SERVED_MODEL,
+    MINGRU_MODEL,
+    NEUMF_MODEL,
+    POPULARITY_MODEL,
+    SASREC_MODEL,
 )
 
-# rows that need no other come first, MC2-SF early: a run that is cut has the comparison that matters
+# models that need no other fit come first, MC2-SF early: an interrupted run has the main comparison
 _TABLE2 = (
-    POPULARITY_ROW,
-    ITEM2VEC_ROW,
-    GRU4REC_ROW,
-    DIN_ROW,
-    MC2SF_ROW,
-    FAST_ROW,
-    DIN_GRU4REC_ROW,
-    FAST_TUNED_ROW,
-    GRU4REC_TUNED_ROW,
-    FM_ROW,
-    NEUMF_ROW,
-    DIN_FM_ROW,
-    DIN_NEUMF_ROW,
-    MINGRU_ROW,
+    POPULARITY_MODEL,
+    ITEM2VEC_MODEL,
+    GRU4REC_MODEL,
+    DIN_MODEL,
+    MC2SF_MODEL,
+    FAST_MODEL,
+    DIN_GRU4REC_MODEL,
+    FAST_TUNED_MODEL,
+    GRU4REC_TUNED_MODEL,
+    FM_MODEL,
+    NEUMF_MODEL,
+    DIN_FM_MODEL,
+    DIN_NEUMF_MODEL,
+    MINGRU_MODEL,
 )
 TABLE2 = Experiment(
     "table2",
     "Device side (Table 2)",
-    plain(*_TABLE2),
+    arms_of(*_TABLE2),
     (
-        *((MC2SF_ROW.name, row.name) for row in _TABLE2 if row is not MC2SF_ROW),
-        (FAST_TUNED_ROW.name, FAST_ROW.name),
-        (DIN_GRU4REC_ROW.name, GRU4REC_TUNED_ROW.name),
+        *((MC2SF_MODEL.name, model.name) for model in _TABLE2 if model is not MC2SF_MODEL),
+        (FAST_TUNED_MODEL.name, FAST_MODEL.name),
+        (DIN_GRU4REC_MODEL.name, GRU4REC_TUNED_MODEL.name),
     ),
     sliced=True,
 )
-_TABLE3 = (SASREC_ROW, CASER_ROW, DIN_ROW, F2S_ROW, MC2SF_ROW, HSTU_ROW)
+_TABLE3 = (SASREC_MODEL, CASER_MODEL, DIN_MODEL, F2S_MODEL, MC2SF_MODEL, HSTU_MODEL)
 TABLE3 = Experiment(
     "table3",
     "Cloud side (Table 3)",
-    plain(*_TABLE3),
-    tuple((MC2SF_ROW.name, row.name) for row in _TABLE3 if row is not MC2SF_ROW),
+    arms_of(*_TABLE3),
+    tuple((MC2SF_MODEL.name, model.name) for model in _TABLE3 if model is not MC2SF_MODEL),
     sliced=True,
 )
 ABLATION = Experiment(
     "ablation",
     "Ablation (Fig. 4)",
-    plain(DIN_ROW, F2S_ROW, MC2SF_ROW, F2S_SERVED_ROW, MC2SF_SERVED_ROW),
+    arms_of(DIN_MODEL, F2S_MODEL, MC2SF_MODEL, F2S_SERVED_MODEL, MC2SF_SERVED_MODEL),
     (
-        (F2S_ROW.name, DIN_ROW.name),
-        (MC2SF_ROW.name, F2S_ROW.name),
-        (F2S_SERVED_ROW.name, DIN_ROW.name),
-        (MC2SF_SERVED_ROW.name, F2S_SERVED_ROW.name),
+        (F2S_MODEL.name, DIN_MODEL.name),
+        (MC2SF_MODEL.name, F2S_MODEL.name),
+        (F2S_SERVED_MODEL.name, DIN_MODEL.name),
+        (MC2SF_SERVED_MODEL.name, F2S_SERVED_MODEL.name),
     ),
 )
-_LONG = Recipe(dim=64, learning_rate=1e-3, batch=64, negatives=256, block=1, epochs=200, patience=5)
+_LONG = Hyperparameters(dim=64, learning_rate=1e-3, batch=64, negatives=256, block=1, epochs=200, patience=5)
 REFERENCE = Experiment(
     "reference",
     "Leave-one-out, as others publish it",
-    plain(SASREC_ROW, CASER_ROW),
+    arms_of(SASREC_MODEL, CASER_MODEL),
     (("SASRec", "Caser"),),
     LEAVE_ONE_OUT,
     replace(
-        Recipes(),
+        HyperparameterSet(),
         sasrec=_LONG,
         caser=_LONG,
     ),
 )
-"""SASRec at the size that is published (d about 50, 200 clicks)."""
+"""SASRec at its published size (d about 50, 200 clicks)."""
 
 SENSITIVITY = Experiment(
     "sensitivity",
@@ -102,16 +108,16 @@ SENSITIVITY = Experiment(
     ),
 )
 _FORMS = {
-    "a cloud only (DIN)": DIN_ROW,
-    "b device only (fast alone)": FAST_ROW,
-    "c slow-centralised (FedAvg of GRU4Rec)": FEDERATED_ROW,
-    "d fast-centralised (DCCL-style patches on GRU4Rec)": PATCHED_ROW,
-    "e bidirectional (MC2-SF)": MC2SF_ROW,
+    "a cloud only (DIN)": DIN_MODEL,
+    "b device only (fast alone)": FAST_MODEL,
+    "c slow-centralised (FedAvg of GRU4Rec)": FEDAVG_MODEL,
+    "d fast-centralised (DCCL-style patches on GRU4Rec)": DCCL_MODEL,
+    "e bidirectional (MC2-SF)": MC2SF_MODEL,
 }
 
 
-def _forms(asked: Asked) -> list[Arm]:
-    return [Arm(name, row, asked.protocol, asked.recipes) for name, row in _FORMS.items()]
+def _forms(request: Request) -> list[Arm]:
+    return [Arm(name, model, request.protocol, request.hyperparameters) for name, model in _FORMS.items()]
 
 
 LOSSES = Experiment(
@@ -119,46 +125,48 @@ LOSSES = Experiment(
     "Losses",
     variations.losses,
     tuple(
-        (f"{row.name}, softmax", f"{row.name}, {loss}")
-        for row in variations.LOSSES_OF.values()
+        (f"{model.name}, softmax", f"{model.name}, {loss}")
+        for model in variations.LOSSES_OF.values()
         for loss in variations.LOSSES
         if loss != "softmax"
     ),
-    recipes=Recipes().varied(variations.LOSSES_OF, epochs=60, patience=5),  # losses differ in how fast they learn
+    hyperparameters=HyperparameterSet().varied(
+        variations.LOSSES_OF, epochs=60, patience=5
+    ),  # losses differ in how fast they learn
 )
 ENCODERS = Experiment(
     "encoders",
     "Modern encoders in MC2-SF",
     variations.encoders,
-    tuple((f"{row.name}, {name}", row.name) for row, names in variations.ENCODERS_OF.items() for name in names),
+    tuple((f"{model.name}, {name}", model.name) for model, names in variations.ENCODERS_OF.items() for name in names),
 )
 HEADS = Experiment(
     "heads",
-    "An inner product beside the heads",
+    "An inner product added to the heads",
     variations.heads,
     (
-        *((with_product(row.name), row.name) for row in variations.HEADS_OF),
-        (with_product(F2S_ROW.name), with_product(DIN_ROW.name)),
+        *((with_product(model.name), model.name) for model in variations.HEADS_OF),
+        (with_product(F2S_MODEL.name), with_product(DIN_MODEL.name)),
         *(
-            (with_product(MC2SF_ROW.name), name)
-            for name in (with_product(FAST_ROW.name), GRU4REC_ROW.name, DIN_GRU4REC_ROW.name)
+            (with_product(MC2SF_MODEL.name), name)
+            for name in (with_product(FAST_MODEL.name), GRU4REC_MODEL.name, DIN_GRU4REC_MODEL.name)
         ),
         *(
             (variations.DEVICE_PRODUCT, name)
             for name in (
-                with_product(MC2SF_ROW.name),
-                MC2SF_ROW.name,
-                with_product(FAST_ROW.name),
-                DIN_GRU4REC_ROW.name,
+                with_product(MC2SF_MODEL.name),
+                MC2SF_MODEL.name,
+                with_product(FAST_MODEL.name),
+                DIN_GRU4REC_MODEL.name,
             )
         ),
     ),
 )
 PRIORS = Experiment(
     "priors",
-    "How large priors arrive",
+    "Priors as they are, and their symlog",
     variations.priors,
-    tuple(combinations((variations.SYMLOG, MC2SF_ROW.name, FAST_TUNED_ROW.name), 2)),
+    tuple(combinations((variations.SYMLOG, MC2SF_MODEL.name, FAST_TUNED_MODEL.name), 2)),
     sliced=True,
 )
 COLLABORATION = Experiment(
@@ -167,21 +175,24 @@ COLLABORATION = Experiment(
     _forms,
     tuple((list(_FORMS)[-1], name) for name in list(_FORMS)[:-1]),
 )
-EXPOSURES = Experiment("exposures", "Where exposures come from", variations.exposures, variations.canaries())
+EXPOSURES = Experiment("exposures", "Source of exposures", variations.exposures, variations.canaries())
 WINDOW = Experiment(
     "window",
-    "When r2 goes up",
+    "When r2 is uploaded",
     variations.windows,
-    tuple((name, DIN_ROW.name) for name in ("every exposure uploaded", *variations.WINDOWS)),
+    tuple((name, DIN_MODEL.name) for name in ("every exposure uploaded", *variations.WINDOWS)),
 )
 START = Experiment(
     "start",
-    "Where item tables start from",
+    "Initialisation of item tables",
     variations.starts,
-    tuple((f"{row.name}, taught ahead", f"{row.name}, from nothing") for row in variations.AHEAD_OF.values()),
+    tuple((f"{model.name}, taught ahead", f"{model.name}, from nothing") for model in variations.INITIALISED.values()),
 )
 CASE_STUDY = Experiment(
-    "case-study", "One user (Fig. 3)", plain(FAST_ROW, DIN_ROW, MC2SF_ROW, F2S_ROW), look=case_study.look
+    "case-study",
+    "One user (Fig. 3)",
+    arms_of(FAST_MODEL, DIN_MODEL, MC2SF_MODEL, F2S_MODEL),
+    case_study=case_study.render,
 )
 EXPERIMENTS = (
     REFERENCE,

@@ -1,4 +1,4 @@
-"""An experiment as a value: which nets, under which protocols and recipes, and which of them are compared."""
+"""An experiment as a value: models, their protocols and hyperparameters, and the pairs that are compared."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from dataclasses import dataclass, field
 
 from deploy.experiments.data.protocol import Protocol
 from deploy.experiments.results.result import UploadCosts
-from deploy.experiments.training.hyperparameters import Recipes
-from deploy.experiments.training.models import Row
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.training.hyperparameters import HyperparameterSet
+from deploy.experiments.training.models import Model
+from deploy.experiments.training.trainer import Trainer
 from replay.sources.source import Source
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of an experiment: a net under a protocol with recipes."""
+    """An arm of an experiment: a model under a protocol with hyperparameters."""
 
-    model: str  # as it is called in the results
-    row: Row
+    name: str  # of the model in the results; hashed into the names of its cells
+    model: Model
     protocol: Protocol
-    recipes: Recipes
-    strangers: bool = False  # at test, each user's exposures are another's
-    measure: Callable[[Bench], UploadCosts] = lambda _: UploadCosts()
+    hyperparameters: HyperparameterSet
+    shuffled_users: bool = False  # test clicks are ranked with the exposures of another user
+    measure: Callable[[Trainer], UploadCosts] = lambda _: UploadCosts()
 
 
 OPTIONS = ("candidates", "positives", "min_count", "exposures")  # of the protocol
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is run: a source, maybe a sample of its users, and how many seeds."""
+class Request:
+    """A request to run an experiment: the source, an optional sample of its users, and the number of seeds."""
 
     source: Source
     protocol: Protocol
-    recipes: Recipes = field(default_factory=Recipes)
-    users: int | None = None  # that many, by a hash of their names; None: all
+    hyperparameters: HyperparameterSet = field(default_factory=HyperparameterSet)
+    users: int | None = None  # size of a sample by a hash of their ids; None: all
     seeds: int = 3
-    epochs: int | None = None  # of each fit at most; None: as the recipes say
-    usual: Protocol = field(default_factory=Protocol)  # where nothing else is asked for
+    epochs: int | None = None  # of each fit at most; None: as in the hyperparameters
+    usual: Protocol = field(default_factory=Protocol)  # without options
 
     @property
     def data(self) -> str:
@@ -47,39 +47,44 @@ class Asked:
 
     @property
     def options(self) -> dict[str, str]:
-        """The options of the command that differ from what is usual."""
+        """The options of the command that differ from the usual protocol."""
         values = {name: getattr(self.protocol, name) for name in OPTIONS}
         found = {name: str(value) for name, value in values.items() if value != getattr(self.usual, name)}
         return found if self.epochs is None else found | {"epochs": str(self.epochs)}
 
     @property
     def name(self) -> str:
-        """What results are called: the data and all options, so that no result takes another's place."""
+        """The name of results: the data and all options, so that no result replaces another."""
         return "-".join([self.data, *(f"{name.replace('_', '-')}-{value}" for name, value in self.options.items())])
+
+
+CaseStudy = Callable[[Request, Callable[[Protocol], Trainer]], list[str]]  # lines of Markdown for the page
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arms, given what is asked for; and pairs (a, b) of models whose difference is tested.
+    """The arms for a request, and the pairs (a, b) of arms whose difference is tested.
 
     Pairs must have the same test clicks: protocols that differ in positives, exposures or counts give others.
     """
 
     name: str
     title: str
-    arms: Callable[[Asked], list[Arm]]
+    arms: Callable[[Request], list[Arm]]
     pairs: tuple[tuple[str, str], ...] = ()
-    protocol: Protocol = field(default_factory=Protocol)  # where nothing else is asked for
-    recipes: Recipes = field(default_factory=Recipes)
-    sliced: bool = False  # results by how often the slow phase has the item, too
-    look: Callable[[Asked, Callable[[Protocol], Bench]], list[str]] | None = None  # lines of Markdown for the page
+    protocol: Protocol = field(default_factory=Protocol)  # without options
+    hyperparameters: HyperparameterSet = field(default_factory=HyperparameterSet)
+    sliced: bool = False  # with results by the number of clicks on the item in the slow phase
+    case_study: Callable[[Request, Callable[[Protocol], Trainer]], list[str]] | None = (
+        None  # lines of Markdown for the page
+    )
 
 
-def plain(*rows: Row) -> Callable[[Asked], list[Arm]]:
-    """Arms of the protocol and the recipes that are asked for."""
-    return lambda asked: [Arm(row.name, row, asked.protocol, asked.recipes) for row in rows]
+def arms_of(*models: Model) -> Callable[[Request], list[Arm]]:
+    """Return arms with the protocol and the hyperparameters of the request."""
+    return lambda request: [Arm(model.name, model, request.protocol, request.hyperparameters) for model in models]
 
 
 def with_product(name: str) -> str:
-    """What a row or a net of that name is called where an inner product stands beside the heads."""
+    """Return the name of a model or net with an inner product added to its heads."""
     return f"{name}, product"

@@ -10,19 +10,19 @@ import numpy as np
 from deploy.experiments.data.protocol import Phase
 from deploy.experiments.results.result import FrequencySlice
 from deploy.experiments.runner.cells import Cell
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.training.trainer import Trainer
 from models.data.interaction_log import Ints
 from models.evaluation.metrics import metrics
 
 LEAST = (0, 1, 5, 20, 100)  # clicks of all users in the slow phase: the lower bound of each slice
 
 
-def slices(bench: Bench, cells: list[Cell], least: Sequence[int] = LEAST) -> list[FrequencySlice]:
+def slices(trainer: Trainer, cells: list[Cell], least: Sequence[int] = LEAST) -> list[FrequencySlice]:
     """Return the slices that have test clicks, with NDCG@10 of each model (mean over seeds).
 
     `least` are the lower bounds of the slices, in clicks.
     """
-    of = np.searchsorted(least, clicks_in_slow_phase(bench), side="right") - 1
+    of = np.searchsorted(least, clicks_in_slow_phase(trainer), side="right") - 1
     models = dict.fromkeys(cell.model for cell in cells)
     found = []
     for number in np.unique(of):
@@ -35,8 +35,8 @@ def slices(bench: Bench, cells: list[Cell], least: Sequence[int] = LEAST) -> lis
     return found
 
 
-def clicks_in_slow_phase(bench: Bench) -> Ints:
+def clicks_in_slow_phase(trainer: Trainer) -> Ints:
     """Return the number of clicks of all users in the slow phase on the item of each test click: [V]."""
-    data = bench.dataset
-    clicks = np.bincount(data.log.keys[data.of(Phase.SLOW)], minlength=data.rows)
-    return clicks[data.log.keys[bench.lists(Phase.TEST).clicks]]
+    data = trainer.dataset
+    clicks = np.bincount(data.log.keys[data.clicks(Phase.SLOW)], minlength=data.rows)
+    return clicks[data.log.keys[trainer.candidate_lists(Phase.TEST).clicks]]

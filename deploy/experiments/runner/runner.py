@@ -1,4 +1,4 @@
-"""The runner: cell after cell, seed by seed; what is done is kept, and the result is written anew after each cell."""
+"""The runner: computes cell after cell, keeps each one, and writes the result again after each."""
 
 from __future__ import annotations
 
@@ -15,138 +15,142 @@ from msgspec import structs
 
 from deploy.experiments.data.dataset import load
 from deploy.experiments.data.protocol import Phase, Protocol
-from deploy.experiments.definitions.experiment import Arm, Asked, Experiment
+from deploy.experiments.definitions.experiment import Arm, Experiment, Request
 from deploy.experiments.results.result import CellCount, Difference, Result, RunSettings, Settings, Versions
 from deploy.experiments.runner.cells import Cell, Measured, load_or_compute
 from deploy.experiments.runner.frequency_slices import slices
 from deploy.experiments.runner.significance import by_user, compare
-from deploy.experiments.training.trainer import Bench, Told, identity
+from deploy.experiments.training.trainer import EpochProgress, Trainer, TrainerIdentity, identity
 from models.data.catalogue import ROW_PADDING
 from models.evaluation.metrics import mean_chance
 from replay.json_file import write_json
 
 
-class Benches:
-    """One bench for each protocol: data are read and folded once."""
+class Trainers:
+    """One trainer per protocol: each one's data are read and folded once."""
 
     def __init__(
         self,
-        asked: Asked,
+        request: Request,
         work: Path,
-        told: Told = lambda *_: None,
+        progress: EpochProgress = lambda *_: None,
         reading: Callable[[str, int], None] | None = None,
         *,
-        kept_only: bool = False,
+        cached_only: bool = False,
     ) -> None:
-        """`work` keeps sorted logs and fits; `kept_only`: see `Bench`."""
-        self._asked, self._work, self._told, self._kept_only = asked, work, told, kept_only
+        """Keep sorted logs and fits in `work`; `cached_only`: see `Trainer`."""
+        self._request, self._work, self._progress, self._cached_only = request, work, progress, cached_only
         self._reading = reading or (lambda _what, _rows: None)
-        self._benches: dict[Protocol, Bench] = {}
+        self._trainers: dict[Protocol, Trainer] = {}
 
-    def of(self, protocol: Protocol) -> Bench:
-        """The bench of `protocol`. Raises SourceError."""
-        if protocol not in self._benches:
-            asked = self._asked
-            dataset = load(asked.source, protocol, self._work / asked.data, asked.users, self._reading)
-            self._benches[protocol] = Bench(
-                dataset, protocol, self._work / "fits", self._told, kept_only=self._kept_only
+    def of(self, protocol: Protocol) -> Trainer:
+        """Return the trainer of `protocol`. Raises SourceError."""
+        if protocol not in self._trainers:
+            request = self._request
+            dataset = load(request.source, protocol, self._work / request.data, request.users, self._reading)
+            self._trainers[protocol] = Trainer(
+                dataset, protocol, self._work / "fits", self._progress, cached_only=self._cached_only
             )
-        return self._benches[protocol]
+        return self._trainers[protocol]
 
 
-def run(experiment: Experiment, asked: Asked, benches: Benches, keep: Path, out: Path) -> Iterator[Result]:
-    """Run it, keeping cells in `keep`; the result so far is written to `out` and given after each cell."""
+def run(experiment: Experiment, request: Request, trainers: Trainers, keep: Path, out: Path) -> Iterator[Result]:
+    """Run `experiment` with cells kept in `keep`; write the result so far to `out` and yield it after each cell."""
     out.mkdir(parents=True, exist_ok=True)
     done: list[Cell] = []
-    arms = len(experiment.arms(asked))
-    for cell in cells(experiment, asked, benches, keep):
+    arms = len(experiment.arms(request))
+    for cell in cells(experiment, request, trainers, keep):
         done.append(cell)
-        result = document(experiment, asked, benches, done)
-        if experiment.look is not None and len(done) == arms * asked.seeds:
-            result = structs.replace(result, cases=experiment.look(asked, benches.of))
-        write_json(out / f"{experiment.name}_{asked.name}.json", result)
+        result = result_of(experiment, request, trainers, done)
+        if experiment.case_study is not None and len(done) == arms * request.seeds:
+            result = structs.replace(result, cases=experiment.case_study(request, trainers.of))
+        write_json(out / f"{experiment.name}_{request.name}.json", result)
         yield result
 
 
-def cells(experiment: Experiment, asked: Asked, benches: Benches, keep: Path) -> Iterator[Cell]:
-    """All cells, the first seed's first; kept ones are read."""
-    for seed in range(1, asked.seeds + 1):
-        for arm in experiment.arms(asked):
-            yield cell_of(arm, seed, benches.of(arm.protocol), keep)
+def cells(experiment: Experiment, request: Request, trainers: Trainers, keep: Path) -> Iterator[Cell]:
+    """Yield all cells, those of the first seed first."""
+    for seed in range(1, request.seeds + 1):
+        for arm in experiment.arms(request):
+            yield cell_of(arm, seed, trainers.of(arm.protocol), keep)
 
 
-def cell_of(arm: Arm, seed: int, bench: Bench, keep: Path) -> Cell:
-    """A cell: as it is in `keep`, or computed."""
-    recipes = {net: arm.recipes.of(net).settings() for net in arm.row.nets}
-    setting = {"model": arm.model, "of": bench.identity, "recipes": recipes, "others": arm.strangers}
-    name = f"{arm.model}-{seed}-{identity(setting)}.json".replace(" ", "_").replace("/", "-")
+def cell_of(arm: Arm, seed: int, trainer: Trainer, keep: Path) -> Cell:
+    """Return the cell of `arm` that is kept in `keep`, or compute it."""
 
     def compute() -> Cell:
-        bench.spent.clear()
-        net = arm.row.fit(bench, arm.recipes, seed)
-        ranks = bench.ranks(net, fresh=arm.row.fresh, strangers=arm.strangers)
-        measured = Measured(validation=dict(bench.spent.curves), **structs.asdict(arm.measure(bench)))
-        return Cell(arm.model, seed, ranks, bench.spent.seconds, bench.spent.epochs, measured)
+        trainer.cost.clear()
+        net = arm.model.fit(trainer, arm.hyperparameters, seed)
+        ranks = trainer.ranks(net, fresh=arm.model.fresh, shuffled_users=arm.shuffled_users)
+        measured = Measured(validation=dict(trainer.cost.curves), **structs.asdict(arm.measure(trainer)))
+        return Cell(arm.name, seed, ranks, trainer.cost.seconds, trainer.cost.epochs, measured)
 
-    return load_or_compute(keep / name, compute)
+    return load_or_compute(keep / cell_name(arm, seed, trainer.identity), compute)
 
 
-def document(experiment: Experiment, asked: Asked, benches: Benches, done: list[Cell]) -> Result:
-    """The result so far: protocol, settings, rows, tests, and slices where they are asked for."""
-    arms = {arm.model: arm for arm in experiment.arms(asked)}
-    bench = benches.of(next(iter(arms.values())).protocol)
-    read = {net for arm in arms.values() for net in arm.row.nets}
-    sizes = (bench.lists(Phase.TEST).items != ROW_PADDING).sum(1)
+def cell_name(arm: Arm, seed: int, trainer_identity: TrainerIdentity) -> str:
+    """Return the name of the file of a cell. A change of it, or of what is hashed into it, orphans all kept cells."""
+    hyperparameters = {net: arm.hyperparameters.of(net).settings() for net in arm.model.nets}
+    setting = {"model": arm.name, "of": trainer_identity, "recipes": hyperparameters, "others": arm.shuffled_users}
+    return f"{arm.name}-{seed}-{identity(setting)}.json".replace(" ", "_").replace("/", "-")
+
+
+def result_of(experiment: Experiment, request: Request, trainers: Trainers, done: list[Cell]) -> Result:
+    """Return the result so far, of the cells that are done."""
+    arms = {arm.name: arm for arm in experiment.arms(request)}
+    trainer = trainers.of(next(iter(arms.values())).protocol)
+    read = {net for arm in arms.values() for net in arm.model.nets}
+    sizes = (trainer.candidate_lists(Phase.TEST).items != ROW_PADDING).sum(1)
     settings = RunSettings(
-        command=command_of(experiment.name, asked),
-        source=asked.source.scheme,
-        users=asked.users,
+        command=command_of(experiment.name, request),
+        source=request.source.scheme,
+        users=request.users,
         seeds=sorted({cell.seed for cell in done}),
-        cells=CellCount(len(done), len(arms) * asked.seeds),
-        counts=bench.dataset.counts(),
+        cells=CellCount(len(done), len(arms) * request.seeds),
+        counts=trainer.dataset.counts(),
         chance=mean_chance(sizes.tolist()),
-        hyperparameters={net: recipe for net, recipe in asked.recipes.settings().items() if net in read},
+        hyperparameters={net: params for net, params in request.hyperparameters.settings().items() if net in read},
         threads=torch.get_num_threads(),
         versions=Versions(version("torch"), version("numpy"), platform.python_version()),
     )
     return Result(
         experiment=experiment.name,
-        data=asked.name,
-        protocol=bench.record,
+        data=request.name,
+        protocol=trainer.protocol_record,
         settings=settings,
-        rows=[cell.row(_varied(arms[cell.model], asked)) for cell in done],
-        tests=list(_tests(experiment, arms, benches, done)),
-        slices=slices(bench, done) if experiment.sliced else None,
+        rows=[cell.row(_varied(arms[cell.model], request)) for cell in done],
+        tests=list(_tests(experiment, arms, trainers, done)),
+        slices=slices(trainer, done) if experiment.sliced else None,
     )
 
 
-def command_of(name: str, asked: Asked) -> str:
-    """The command that gives this result; the source without its path."""
-    words = ["mc2sf", "experiment", name, "--data", asked.source.public]
-    for option, value in asked.options.items():
+def command_of(name: str, request: Request) -> str:
+    """Return the command that gives this result, with the source without its path."""
+    words = ["mc2sf", "experiment", name, "--data", request.source.public]
+    for option, value in request.options.items():
         words += ["--" + option.replace("_", "-"), value]
-    if asked.users is not None:
-        words += ["--users", str(asked.users)]
-    return shlex.join(words if name == "tune" else [*words, "--seeds", str(asked.seeds)])
+    if request.users is not None:
+        words += ["--users", str(request.users)]
+    return shlex.join(words if name == "tune" else [*words, "--seeds", str(request.seeds)])
 
 
-def _varied(arm: Arm, asked: Asked) -> Settings:
-    """What of an arm differs from what was asked for."""
+def _varied(arm: Arm, request: Request) -> Settings:
+    """Return the settings of an arm that differ from those of the request."""
     found: Settings = {
-        name: value for name, value in asdict(arm.protocol).items() if value != getattr(asked.protocol, name)
+        name: value for name, value in asdict(arm.protocol).items() if value != getattr(request.protocol, name)
     }
-    usual = asked.recipes.settings()
-    for net, recipe in arm.recipes.settings().items():
-        found |= {f"{net}.{name}": value for name, value in recipe.items() if value != usual[net].get(name)}
-    return found | ({"exposures": "of another user, at test"} if arm.strangers else {})
+    usual = request.hyperparameters.settings()
+    for net, params in arm.hyperparameters.settings().items():
+        found |= {f"{net}.{name}": value for name, value in params.items() if value != usual[net].get(name)}
+    return found | ({"exposures": "of another user, at test"} if arm.shuffled_users else {})
 
 
-def _tests(experiment: Experiment, arms: dict[str, Arm], benches: Benches, done: list[Cell]) -> Iterator[Difference]:
+def _tests(experiment: Experiment, arms: dict[str, Arm], trainers: Trainers, done: list[Cell]) -> Iterator[Difference]:
     for a, b in experiment.pairs:
         of = {name: {cell.seed: cell.ranks for cell in done if cell.model == name} for name in (a, b)}
         seeds = sorted(of[a].keys() & of[b].keys())
         if not seeds:
             continue
-        users = benches.of(arms[a].protocol).test_users
+        users = trainers.of(arms[a].protocol).test_users
         one, other = (by_user(np.stack([of[name][seed] for seed in seeds]), users) for name in (a, b))
         yield from compare((a, one), (b, other), seed=1)

@@ -1,4 +1,4 @@
-"""Tuning: eight recipes for each net on a sample of users, judged on validation clicks; the test is never ranked."""
+"""Tuning: eight settings for each net, compared on validation clicks; test clicks are never ranked."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from deploy.experiments.definitions.experiment import Asked, with_product
+from deploy.experiments.definitions.experiment import Request, with_product
 from deploy.experiments.results.result import Trial, Tuning, TuningSettings
-from deploy.experiments.runner.runner import Benches, command_of
-from deploy.experiments.training.collaboration_rows import FEDERATED_ROW, PATCHED_ROW
-from deploy.experiments.training.composite_models import DIN_FM_ROW, DIN_GRU4REC_ROW, DIN_NEUMF_ROW
+from deploy.experiments.runner.runner import Trainers, command_of
+from deploy.experiments.training.composite_models import (
+    DCCL_MODEL,
+    DIN_FM_MODEL,
+    DIN_GRU4REC_MODEL,
+    DIN_NEUMF_MODEL,
+    FEDAVG_MODEL,
+)
 from deploy.experiments.training.hyperparameters import WITH_PRODUCT, Changes
 from deploy.experiments.training.models import (
-    CASER_ROW,
-    DIN_ROW,
-    F2S_ROW,
-    FAST_ROW,
-    FM_ROW,
-    GRU4REC_ROW,
-    HSTU_ROW,
-    ITEM2VEC_ROW,
-    MC2SF_ROW,
-    MINGRU_ROW,
-    NEUMF_ROW,
-    SASREC_ROW,
-    Row,
+    CASER_MODEL,
+    DIN_MODEL,
+    F2S_MODEL,
+    FAST_MODEL,
+    FM_MODEL,
+    GRU4REC_MODEL,
+    HSTU_MODEL,
+    ITEM2VEC_MODEL,
+    MC2SF_MODEL,
+    MINGRU_MODEL,
+    NEUMF_MODEL,
+    SASREC_MODEL,
+    Model,
 )
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.training.trainer import Trainer
 from replay.json_file import write_json
 
 TRIALS: list[Changes] = [
@@ -42,50 +47,50 @@ SEQUENTIAL: list[Changes] = [
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A net whose recipe is chosen: the field of Recipes, the row that fits it, what that fit is called."""
+class TunedNet:
+    """A net that is tuned: its field of HyperparameterSet, the model that fits it, and the name of that fit."""
 
     net: str
-    row: Row
+    model: Model
     fit: str
     trials: tuple[Changes, ...]
-    product: bool = False  # beside the heads of the nets of a release
+    product: bool = False  # an inner product is added to the heads
 
 
-# those that stand on other fits come last: they use what is default there
+# nets that start from other fits come last: they use the default hyperparameters there
 _PLAIN = (
-    Tuned("item2vec", ITEM2VEC_ROW, "item2vec", tuple(TRIALS)),
-    Tuned("gru4rec", GRU4REC_ROW, "GRU4Rec", tuple(SEQUENTIAL)),
-    Tuned("sasrec", SASREC_ROW, "SASRec", tuple(SEQUENTIAL)),
-    Tuned("caser", CASER_ROW, "Caser", tuple(SEQUENTIAL)),
-    Tuned("hstu", HSTU_ROW, "HSTU", tuple(SEQUENTIAL)),
-    Tuned("mingru", MINGRU_ROW, "minGRU", tuple(SEQUENTIAL)),
-    Tuned("fm", FM_ROW, "FM", tuple(TRIALS)),
-    Tuned("neumf", NEUMF_ROW, "NeuMF", tuple(TRIALS)),
-    Tuned("din", DIN_ROW, "DIN", tuple(TRIALS)),
-    Tuned("f2s", F2S_ROW, "DIN w F2S", tuple(TRIALS)),
-    Tuned("fast", FAST_ROW, "fast alone", tuple(TRIALS)),
-    Tuned("din_fm", DIN_FM_ROW, "DIN+FM", tuple(TRIALS)),
-    Tuned("din_neumf", DIN_NEUMF_ROW, "DIN+NeuMF", tuple(TRIALS)),
-    Tuned("din_gru4rec", DIN_GRU4REC_ROW, "DIN+GRU4Rec", tuple(TRIALS)),
-    Tuned("federated", FEDERATED_ROW, "FedAvg", tuple(TRIALS)),
-    Tuned("patch", PATCHED_ROW, "DCCL", tuple(TRIALS)),
-    Tuned("s2f", MC2SF_ROW, "MC2-SF", tuple(TRIALS)),
+    TunedNet("item2vec", ITEM2VEC_MODEL, "item2vec", tuple(TRIALS)),
+    TunedNet("gru4rec", GRU4REC_MODEL, "GRU4Rec", tuple(SEQUENTIAL)),
+    TunedNet("sasrec", SASREC_MODEL, "SASRec", tuple(SEQUENTIAL)),
+    TunedNet("caser", CASER_MODEL, "Caser", tuple(SEQUENTIAL)),
+    TunedNet("hstu", HSTU_MODEL, "HSTU", tuple(SEQUENTIAL)),
+    TunedNet("mingru", MINGRU_MODEL, "minGRU", tuple(SEQUENTIAL)),
+    TunedNet("fm", FM_MODEL, "FM", tuple(TRIALS)),
+    TunedNet("neumf", NEUMF_MODEL, "NeuMF", tuple(TRIALS)),
+    TunedNet("din", DIN_MODEL, "DIN", tuple(TRIALS)),
+    TunedNet("f2s", F2S_MODEL, "DIN w F2S", tuple(TRIALS)),
+    TunedNet("fast", FAST_MODEL, "fast alone", tuple(TRIALS)),
+    TunedNet("din_fm", DIN_FM_MODEL, "DIN+FM", tuple(TRIALS)),
+    TunedNet("din_neumf", DIN_NEUMF_MODEL, "DIN+NeuMF", tuple(TRIALS)),
+    TunedNet("din_gru4rec", DIN_GRU4REC_MODEL, "DIN+GRU4Rec", tuple(TRIALS)),
+    TunedNet("federated", FEDAVG_MODEL, "FedAvg", tuple(TRIALS)),
+    TunedNet("patch", DCCL_MODEL, "DCCL", tuple(TRIALS)),
+    TunedNet("s2f", MC2SF_MODEL, "MC2-SF", tuple(TRIALS)),
 )
 TUNED = (*_PLAIN, *(replace(tuned, product=True) for tuned in _PLAIN if tuned.net in WITH_PRODUCT))
 
 
-def tune(asked: Asked, benches: Benches, out: Path, some: tuple[Tuned, ...] = TUNED) -> Iterator[Tuning]:
-    """Try all recipes; what was tried so far is written to `out` and given after each trial. Fits are kept."""
-    bench = benches.of(asked.protocol)
-    tried: list[Trial] = []
-    for tuned in some:
+def tune(request: Request, trainers: Trainers, out: Path, nets: tuple[TunedNet, ...] = TUNED) -> Iterator[Tuning]:
+    """Try all settings; write the trials so far to `out` and yield them after each one. Fits are kept."""
+    trainer = trainers.of(request.protocol)
+    trials: list[Trial] = []
+    for tuned in nets:
         for values in tuned.trials:
-            tried.append(_trial(bench, asked, tuned, values))
-            settings = TuningSettings(command_of("tune", asked), asked.users, "validation NDCG@10")
-            document = Tuning("tune", asked.name, bench.record, settings, tried)
-            write_json(out / f"tuning_{asked.name}.json", document)
-            yield document
+            trials.append(_trial(trainer, request, tuned, values))
+            settings = TuningSettings(command_of("tune", request), request.users, "validation NDCG@10")
+            result = Tuning("tune", request.name, trainer.protocol_record, settings, trials)
+            write_json(out / f"tuning_{request.name}.json", result)
+            yield result
 
 
 def best(tuning: Tuning) -> dict[str, dict[str, float]]:
@@ -95,11 +100,11 @@ def best(tuning: Tuning) -> dict[str, dict[str, float]]:
     return {net: max(trials, key=lambda trial: trial.validation).tried for net, trials in by_score.items()}
 
 
-def _trial(bench: Bench, asked: Asked, tuned: Tuned, values: Changes) -> Trial:
-    bench.spent.clear()
-    usual = asked.recipes.with_product() if tuned.product else asked.recipes
-    tuned.row.fit(bench, usual.varied((tuned.net,), **values), 1)
-    curve = bench.spent.curves[tuned.fit]
+def _trial(trainer: Trainer, request: Request, tuned: TunedNet, values: Changes) -> Trial:
+    trainer.cost.clear()
+    usual = request.hyperparameters.with_product() if tuned.product else request.hyperparameters
+    tuned.model.fit(trainer, usual.varied((tuned.net,), **values), 1)
+    curve = trainer.cost.curves[tuned.fit]
     net = with_product(tuned.net) if tuned.product else tuned.net
     tried = {name: value for name, value in values.items() if isinstance(value, float)}
     return Trial(net, tried, max(curve), len(curve))

@@ -1,7 +1,8 @@
-"""An experiment's fitted nets as the release of a run, and its ranks, which the run must give again.
+"""An experiment's fitted nets as the initial release of a run, and its ranks, which the run must reproduce.
 
 The nets of MC2-SF in the experiment do not share one encoder: DIN, fast alone and S2F keep those that they were fitted
-with. The release has F2S's encoder and slow part, which r2 and the priors are made with, and the others apart.
+with. The release has F2S's encoder and slow part, which compute r2 and the priors, and the other nets as standalone
+nets.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from deploy.experiments.data.candidate_lists import Lists
+from deploy.experiments.data.candidate_lists import CandidateLists
 from deploy.experiments.data.protocol import Phase
 from deploy.experiments.definitions.experiment import Arm
-from deploy.experiments.runner.runner import Benches, cell_of
-from deploy.experiments.streaming.source import Streamed
+from deploy.experiments.runner.runner import Trainers, cell_of
+from deploy.experiments.streaming.source import StreamRequest
 from deploy.experiments.training.fit_cache import FitMissing
-from deploy.experiments.training.models import DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.training.models import DIN_MODEL, F2S_SERVED_MODEL, FAST_MODEL, MC2SF_SERVED_MODEL
+from deploy.experiments.training.trainer import Trainer
 from deploy.user_error import UserError
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, Catalogue
 from models.data.interaction_log import Ints
@@ -34,11 +35,11 @@ from streams.records import item_key
 from streams.releases.registry import Draft
 from streams.releases.release import ItemTable
 
-ROWS = (DIN_ROW, F2S_SERVED_ROW, FAST_ROW, MC2SF_SERVED_ROW)
+MODELS = (DIN_MODEL, F2S_SERVED_MODEL, FAST_MODEL, MC2SF_SERVED_MODEL)
 
 
-class Unlike(NamedTuple):
-    """Something of a test click that is not as in the experiment; `click` counts the user's test clicks from 0."""
+class Mismatch(NamedTuple):
+    """A difference between the run and the experiment; `click` counts the user's test clicks from 0."""
 
     user: str
     click: int
@@ -48,62 +49,61 @@ class Unlike(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a run begins with, the settings that it needs, and what must come of it."""
+class InitialRelease:
+    """The initial release of a run, the settings that it needs, and the expected lists and ranks."""
 
     draft: Draft
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # keyword arguments of Settings
     users: list[str]  # of each test click
-    lists: list[tuple[bytes, int]]  # of each test click: item keys, and the place of the click among them
+    lists: list[tuple[bytes, int]]  # of each test click: item keys, and the index of the click among them
     ranks: dict[str, Ints]  # variant -> rank of each test click
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """The experiment's figures."""
+        """The metrics of the experiment by variant."""
         return {variant: metrics(ranks) for variant, ranks in self.ranks.items()}
 
-    def differences(self, connection: sa.Connection, run: str) -> list[Unlike]:
-        """Compare every outcome of `run`: the list, the click's place in it, and the rank by each variant."""
+    def differences(self, connection: sa.Connection, run: str) -> list[Mismatch]:
+        """Compare every outcome of `run`: the list, the index of the click in it, and the rank by each variant."""
         return list(self._compared(connection, run))
 
-    def _compared(self, connection: sa.Connection, run: str) -> Iterator[Unlike]:
+    def _compared(self, connection: sa.Connection, run: str) -> Iterator[Mismatch]:
         o = schema.outcomes.c
         query = sa.select(o.user, o.candidates, o.target_index, o.ranks).where(o.run == run).order_by(o.user, o.seq)
         online = {user: list(rows) for user, rows in groupby(connection.execute(query), lambda row: str(row.user))}
-        for user, places in groupby(range(len(self.users)), self.users.__getitem__):
-            mine = list(places)
+        for user, numbers in groupby(range(len(self.users)), self.users.__getitem__):
+            mine = list(numbers)
             rows = online.pop(user, [])
             if len(rows) != len(mine):
-                yield Unlike(user, 0, "clicks ranked", len(rows), len(mine))
+                yield Mismatch(user, 0, "clicks ranked", len(rows), len(mine))
                 continue
             for click, (row, i) in enumerate(zip(rows, mine, strict=True)):
                 if (bytes(row.candidates), row.target_index) != self.lists[i]:
-                    yield Unlike(user, click, "list", "another", "its own")
+                    yield Mismatch(user, click, "list", "another", "its own")
                 for variant, ranks in self.ranks.items():
                     if row.ranks.get(variant) != ranks[i]:
-                        yield Unlike(user, click, variant, row.ranks.get(variant), int(ranks[i]))
+                        yield Mismatch(user, click, variant, row.ranks.get(variant), int(ranks[i]))
         for user, rows in online.items():
-            yield Unlike(user, 0, "clicks ranked", len(rows), 0)
+            yield Mismatch(user, 0, "clicks ranked", len(rows), 0)
 
 
-def given(text: str) -> Given:
-    """The fits of the experiment that `text` names. Raises UserError where they are not there."""
-    streamed = Streamed.of(text)
-    asked, seed, work = streamed.asked, streamed.choice.seed, streamed.choice.work
-    bench = Benches(asked, work, kept_only=True).of(asked.protocol)
+def initial_release(text: str) -> InitialRelease:
+    """Return the initial release of the fits that `text` names. Raises UserError if they are missing."""
+    stream = StreamRequest.of(text)
+    request, seed, work = stream.request, stream.selection.seed, stream.selection.work
+    trainer = Trainers(request, work, cached_only=True).of(request.protocol)
     forms, ranks = {}, {}
     try:
-        for row in ROWS:
-            form = row.fit(bench, asked.recipes, seed)
+        for model in MODELS:
+            form = model.fit(trainer, request.hyperparameters, seed)
             assert isinstance(form, Variant)
             forms[form.served_as] = form
-            arm = Arm(row.name, row, asked.protocol, asked.recipes)
-            ranks[form.served_as] = cell_of(arm, seed, bench, work / "cells").ranks
+            arm = Arm(model.name, model, request.protocol, request.hyperparameters)
+            ranks[form.served_as] = cell_of(arm, seed, trainer, work / "cells").ranks
     except FitMissing as missing:
-        raise UserError(f"{missing} in {work}. Run this first:\n  {_command(streamed)}") from missing
-    protocol, config = asked.protocol, forms["f2s"].nets.config
-    of_test = bench.lists(Phase.TEST)
-    catalogue = Catalogue([item_key(item) for item in bench.dataset.items])
+        raise UserError(f"{missing} in {work}. Run this first:\n  {_command(stream)}") from missing
+    protocol, config = request.protocol, forms["f2s"].nets.config
+    catalogue = Catalogue([item_key(item) for item in trainer.dataset.items])
     settings = {
         "frozen": True,
         "evaluate": 1.0,
@@ -112,35 +112,35 @@ def given(text: str) -> Given:
         "threshold": protocol.threshold,
         "dim": config.dim,
     }
-    users = [bench.dataset.users[user] for user in bench.test_users]
-    draft = _draft(forms, catalogue, f"fitted by {_command(streamed)}", _boundary(bench))
-    return Given(draft, settings, users, list(_lists(of_test, catalogue)), ranks)
+    users = [trainer.dataset.users[user] for user in trainer.test_users]
+    draft = _draft(forms, catalogue, f"fitted by {_command(stream)}", _boundary(trainer))
+    return InitialRelease(draft, settings, users, list(_lists(trainer.candidate_lists(Phase.TEST), catalogue)), ranks)
 
 
 def _draft(forms: dict[str, Variant], catalogue: Catalogue, reason: str, trained_until: int) -> Draft:
     cloud, device = forms["f2s"].nets, forms["mc2sf"].nets
     shared = Nets(cloud.config, len(cloud.encoder.E))
     shared.encoder, shared.slow, shared.fast = cloud.encoder, cloud.slow, device.fast
-    apart = {"din": forms["din"].nets, "alone": forms["fast"].nets, "s2f": device}
-    parts = pack(shared) | {form: pack_standalone(nets, form) for form, nets in apart.items()}
+    standalone = {"din": forms["din"].nets, "alone": forms["fast"].nets, "s2f": device}
+    parts = pack(shared) | {form: pack_standalone(nets, form) for form, nets in standalone.items()}
     items = ItemTable.of(catalogue, cloud.encoder.E.detach().numpy())
     return Draft("initial", None, -1, parts, items, trained_until, {}, {"reason": reason})
 
 
-def _boundary(bench: Bench) -> int:
-    """Event time at which the slow phases are over, in the stream."""
-    return int(bench.dataset.log.times.max())
+def _boundary(trainer: Trainer) -> int:
+    """Return the event time of the stream at which all slow phases have ended."""
+    return int(trainer.dataset.log.times.max())
 
 
-def _lists(of_test: Lists, catalogue: Catalogue) -> Iterator[tuple[bytes, int]]:
-    for items, place in zip(of_test.items, of_test.places.tolist(), strict=True):
+def _lists(lists: CandidateLists, catalogue: Catalogue) -> Iterator[tuple[bytes, int]]:
+    for items, target in zip(lists.items, lists.target_index.tolist(), strict=True):
         keys = catalogue.keys[items[items != ROW_PADDING] - FIRST_ROW]
-        yield np.ascontiguousarray(keys, "<i8").tobytes(), place
+        yield np.ascontiguousarray(keys, "<i8").tobytes(), target
 
 
-def _command(streamed: Streamed) -> str:
-    """The experiment that makes the fits."""
-    choice = streamed.choice
-    words = f"mc2sf experiment ablation --data {streamed.asked.source.text} --seeds {choice.seed} --work {choice.work}"
-    options = {"--users": choice.users, "--epochs": choice.epochs}
+def _command(stream: StreamRequest) -> str:
+    """Return the command of the experiment that makes the fits."""
+    selection, source = stream.selection, stream.request.source.text
+    words = f"mc2sf experiment ablation --data {source} --seeds {selection.seed} --work {selection.work}"
+    options = {"--users": selection.users, "--epochs": selection.epochs}
     return words + "".join(f" {name} {value}" for name, value in options.items() if value)

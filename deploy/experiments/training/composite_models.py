@@ -1,4 +1,7 @@
-"""Rows of vanilla slow + fast: a fast net as fitted alone is told the score of a fitted DIN, and fitted on."""
+"""Models made of several nets: two-stage (a fast net with DIN's score as input), FedAvg and DCCL of GRU4Rec.
+
+A two-stage model starts from a fast net that was fitted alone; DIN's score becomes an input and it is fitted again.
+"""
 
 from __future__ import annotations
 
@@ -6,67 +9,79 @@ import torch
 from torch import Tensor, nn
 
 from deploy.experiments.data.protocol import Phase
-from deploy.experiments.training.hyperparameters import Recipes
-from deploy.experiments.training.models import FAST, Row, fitted_din, fitted_fm, fitted_gru4rec, fitted_neumf
-from deploy.experiments.training.trainer import Bench
+from deploy.experiments.training.hyperparameters import HyperparameterSet
+from deploy.experiments.training.models import (
+    BOTH,
+    FAST,
+    Model,
+    fitted_din,
+    fitted_fm,
+    fitted_gru4rec,
+    fitted_neumf,
+    new_gru4rec,
+)
+from deploy.experiments.training.trainer import Trainer
+from models.baselines.dccl import Dccl
 from models.baselines.fm import FM, FMConfig
+from models.baselines.gru4rec import GRU4Rec
 from models.baselines.neumf import NeuMF, NeuMFConfig
 from models.baselines.two_stage import HINTS, InformedSequential, TwoStage
 from models.data.queries import Queries
 from models.evaluation.metrics import metrics
 
-BEGIN = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # weights of DIN's logit that are tried
+DEVICES = 16  # per round of federated averaging
+HINT_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # weights of DIN's logit that are tried
 
 
-def din_fm(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
+def din_fm(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> TwoStage:
     """DIN+FM."""
-    alone, after = fitted_fm(bench, recipes, seed)
+    alone, after = fitted_fm(trainer, hyperparameters, seed)
     torch.manual_seed(seed)
-    told = FM(FMConfig(recipes.fm.dim, HINTS), bench.rows, bench.users)
-    widen(alone, told)
-    net, begun = _begun(told, bench, recipes, seed)
-    bench.fit("DIN+FM", net, recipes.din_fm, seed, FAST, after=after + begun)
+    hinted = FM(FMConfig(hyperparameters.fm.dim, HINTS), trainer.rows, trainer.users)
+    widen(alone, hinted)
+    net, start = _two_stage(hinted, trainer, hyperparameters, seed)
+    trainer.fit("DIN+FM", net, hyperparameters.din_fm, seed, FAST, after=after + start)
     return net
 
 
-def din_neumf(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
+def din_neumf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> TwoStage:
     """DIN+NeuMF."""
-    alone, after = fitted_neumf(bench, recipes, seed)
+    alone, after = fitted_neumf(trainer, hyperparameters, seed)
     torch.manual_seed(seed)
-    told = NeuMF(NeuMFConfig(recipes.neumf.dim, hints=HINTS), bench.rows, bench.users)
-    widen(alone, told)
-    net, begun = _begun(told, bench, recipes, seed)
-    bench.fit("DIN+NeuMF", net, recipes.din_neumf, seed, FAST, after=after + begun)
+    hinted = NeuMF(NeuMFConfig(hyperparameters.neumf.dim, hints=HINTS), trainer.rows, trainer.users)
+    widen(alone, hinted)
+    net, start = _two_stage(hinted, trainer, hyperparameters, seed)
+    trainer.fit("DIN+NeuMF", net, hyperparameters.din_neumf, seed, FAST, after=after + start)
     return net
 
 
-def din_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
+def din_gru4rec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> TwoStage:
     """DIN+GRU4Rec."""
-    alone, after = fitted_gru4rec(bench, recipes, seed)
-    net, begun = _begun(InformedSequential(alone), bench, recipes, seed)
-    bench.fit("DIN+GRU4Rec", net, recipes.din_gru4rec, seed, FAST, after=after + begun)
+    alone, after = fitted_gru4rec(trainer, hyperparameters, seed)
+    net, start = _two_stage(InformedSequential(alone), trainer, hyperparameters, seed)
+    trainer.fit("DIN+GRU4Rec", net, hyperparameters.din_gru4rec, seed, FAST, after=after + start)
     return net
 
 
-def gru4rec_tuned(bench: Bench, recipes: Recipes, seed: int) -> TwoStage:
-    """The control of DIN+GRU4Rec: GRU4Rec gets the same second fit, told nothing."""
-    alone, after = fitted_gru4rec(bench, recipes, seed)
+def gru4rec_tuned(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> TwoStage:
+    """The control of DIN+GRU4Rec: GRU4Rec gets the same second fit without a score of DIN."""
+    alone, after = fitted_gru4rec(trainer, hyperparameters, seed)
     net = TwoStage(Silent(), InformedSequential(alone))
-    bench.fit("GRU4Rec tuned", net, recipes.din_gru4rec, seed, FAST, after=after)
+    trainer.fit("GRU4Rec tuned", net, hyperparameters.din_gru4rec, seed, FAST, after=after)
     return net
 
 
 class Silent(nn.Module):
-    """A slow net that says the same of every item."""
+    """A slow net with the same score for every item."""
 
     def forward(self, _queries: Queries, items: Tensor) -> Tensor:
-        """Zeros [V, C] for `items` [V, C]."""
+        """Return zeros [V, C] for `items` [V, C]."""
         return torch.zeros(items.shape)
 
 
-def widen(alone: nn.Module, told: nn.Module) -> None:
-    """Give `told` the weights of `alone`; the columns of its hints, which come last, count nothing at first."""
-    wider = told.state_dict()
+def widen(alone: nn.Module, hinted: nn.Module) -> None:
+    """Copy the weights of `alone` to `hinted`; the weights of its last columns, the hints, start at zero."""
+    wider = hinted.state_dict()
     for name, weight in alone.state_dict().items():
         if weight.shape == wider[name].shape:
             wider[name].copy_(weight)
@@ -74,29 +89,48 @@ def widen(alone: nn.Module, told: nn.Module) -> None:
             wider[name].zero_()[:, : weight.shape[1]] = weight
 
 
-def _begun(told: FM | NeuMF | InformedSequential, bench: Bench, recipes: Recipes, seed: int) -> tuple[TwoStage, str]:
-    """`told` beside a fitted DIN, before it is fitted on; and what names DIN's fit and its weight.
+def _two_stage(
+    hinted: FM | NeuMF | InformedSequential, trainer: Trainer, hyperparameters: HyperparameterSet, seed: int
+) -> tuple[TwoStage, str]:
+    """Return the two-stage net before its second fit, and a name of DIN's fit and of its initial weight.
 
-    DIN's logit begins with the weight that ranks the validation clicks best: in a fit on the fast phase a single number
-    hardly moves.
+    The initial weight of DIN's logit is the one that ranks the validation clicks best: a fit on the fast phase hardly
+    changes a single number.
     """
-    slow, after = fitted_din(bench, recipes, seed)
-    net = TwoStage(slow, told.eval())
+    slow, after = fitted_din(trainer, hyperparameters, seed)
+    net = TwoStage(slow, hinted.eval())
 
-    def begin(weight: float) -> None:
+    def set_weight(weight: float) -> None:
         with torch.no_grad():
-            told.hint_weights.copy_(torch.tensor([weight, 0.0]))
+            hinted.hint_weights.copy_(torch.tensor([weight, 0.0]))
 
-    def worth(weight: float) -> float:
-        begin(weight)
-        return metrics(bench.ranks(net, Phase.VALIDATION))["ndcg@10"]
+    def ndcg(weight: float) -> float:
+        set_weight(weight)
+        return metrics(trainer.ranks(net, Phase.VALIDATION))["ndcg@10"]
 
-    best = max(BEGIN, key=worth)
-    begin(best)
+    best = max(HINT_WEIGHTS, key=ndcg)
+    set_weight(best)
     return net, f"{after} from {best}"
 
 
-DIN_FM_ROW = Row("DIN+FM", din_fm, ("fm", "din", "din_fm"))
-DIN_NEUMF_ROW = Row("DIN+NeuMF", din_neumf, ("neumf", "din", "din_neumf"))
-DIN_GRU4REC_ROW = Row("DIN+GRU4Rec", din_gru4rec, ("gru4rec", "din", "din_gru4rec"))
-GRU4REC_TUNED_ROW = Row("GRU4Rec, fine-tuned", gru4rec_tuned, ("gru4rec", "din_gru4rec"))
+def fedavg(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> GRU4Rec:
+    """Slow-centralised (Fig. 1c): GRU4Rec by federated averaging; clicks stay on their device."""
+    net = new_gru4rec(trainer, hyperparameters, seed)
+    trainer.fit("FedAvg", net, hyperparameters.federated, seed, BOTH, devices=DEVICES)
+    return net
+
+
+def dccl(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> Dccl:
+    """Fast-centralised (Fig. 1d): GRU4Rec fitted in the cloud, then a patch for each device on its own clicks."""
+    backbone, after = fitted_gru4rec(trainer, hyperparameters, seed)
+    net = Dccl(backbone, trainer.users)
+    trainer.fit("DCCL", net, hyperparameters.patch, seed, BOTH, after=after)
+    return net
+
+
+DIN_FM_MODEL = Model("DIN+FM", din_fm, ("fm", "din", "din_fm"))
+DIN_NEUMF_MODEL = Model("DIN+NeuMF", din_neumf, ("neumf", "din", "din_neumf"))
+DIN_GRU4REC_MODEL = Model("DIN+GRU4Rec", din_gru4rec, ("gru4rec", "din", "din_gru4rec"))
+GRU4REC_TUNED_MODEL = Model("GRU4Rec, fine-tuned", gru4rec_tuned, ("gru4rec", "din_gru4rec"))
+FEDAVG_MODEL = Model("FedAvg", fedavg, ("gru4rec", "federated"))
+DCCL_MODEL = Model("DCCL", dccl, ("gru4rec", "patch"))

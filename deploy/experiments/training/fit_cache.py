@@ -1,4 +1,4 @@
-"""What a kept fit has beside its weights: what it cost, and a stand-in for fitting that is not to be done."""
+"""The training time kept with each fit, and a stand-in for fits that must be in the cache."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from deploy.experiments.training.minibatches import Draw
 from models.atomic_file import write_atomically
 
 
-class FitMissing(LookupError):  # noqa: N818 - nothing went wrong: an experiment has to come first
-    """A fit is not kept, or not over."""
+class FitMissing(LookupError):  # noqa: N818 - not an error: an experiment has to be run first
+    """A fit is not in the cache or not finished."""
 
 
-def refusing(name: str) -> Draw:
-    """Epochs of a fit that is not to be done."""
+def missing_fit(name: str) -> Draw:
+    """Return epochs that raise FitMissing, for a fit that must not be computed."""
 
     def epoch(number: int, _: np.random.Generator) -> Iterator[Any]:
-        raise FitMissing(f"{name} is fitted for {number} epochs so far" if number else f"{name} is not fitted")
+        raise FitMissing(f"{name} is fitted for {number} epochs only" if number else f"{name} is not fitted")
 
     return epoch
 
 
-class Clock:
-    """The seconds of each epoch of a fit, kept beside it: a fit that was cut still knows what it cost."""
+class EpochTimer:
+    """The seconds of each epoch of a fit, kept in a file so that an interrupted fit counts its whole cost."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,7 +36,7 @@ class Clock:
         self._begun = time.perf_counter()
 
     def tick(self, epoch: int) -> None:
-        """Say that `epoch` is over."""
+        """Record the end of `epoch`."""
         now = time.perf_counter()
         self.seconds[epoch:] = [now - self._begun]
         self._begun = now

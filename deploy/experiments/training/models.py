@@ -1,8 +1,8 @@
-"""The rows of the tables: which net is built, on which phases it is fitted, and from which other fits it starts.
+"""The models of the tables: each one's net, the phases that it is fitted on, and the fits that it starts from.
 
 A slow net is fitted on the slow phase. A fast net without a cloud learns from all clicks that its device had before
-validation. What is told something by a slow net learns that on the fast phase, which the slow net was not fitted on:
-a score of clicks that it has learnt would be trusted too much.
+validation. Models informed by the slow net are trained on the fast phase, which the slow net has not seen: its
+scores of clicks that it was fitted on would be trusted too much.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 
 from deploy.experiments.data.candidate_lists import Score
 from deploy.experiments.data.protocol import Phase
-from deploy.experiments.training.hyperparameters import Recipe, Recipes
-from deploy.experiments.training.trainer import Bench, popularity
+from deploy.experiments.training.hyperparameters import Hyperparameters, HyperparameterSet
+from deploy.experiments.training.trainer import Trainer, popularity
 from models.baselines.caser import Caser, CaserConfig
 from models.baselines.fm import FM, FMConfig
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
@@ -32,204 +32,206 @@ SLOW = (Phase.SLOW,)
 FAST = (Phase.FAST,)
 BOTH = (Phase.SLOW, Phase.FAST)
 
-Fit = Callable[[Bench, Recipes, int], Score]
+Fit = Callable[[Trainer, HyperparameterSet, int], Score]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A net of a table: `fit` builds and fits it with a seed."""
+class Model:
+    """A model of a table: `fit` builds and fits it with a seed."""
 
     name: str
     fit: Fit
-    nets: tuple[str, ...]  # whose recipes `fit` reads: a row of another net does not depend on them
+    nets: tuple[str, ...]  # the nets whose hyperparameters `fit` reads: other hyperparameters do not change its cells
     fresh: bool = True  # r2 of the last L_F exposures before the target (paper), or of the last closed window (served)
 
 
-def nets(bench: Bench, recipe: Recipe, seed: int, *, symlog_priors: bool = False) -> Nets:
-    """The nets of a release, newly initialised, with lengths as the protocol has them."""
-    of = bench.protocol
+def nets(trainer: Trainer, params: Hyperparameters, seed: int, *, symlog_priors: bool = False) -> Nets:
+    """Return the nets of a release, newly initialised, with the lengths of the protocol."""
+    of = trainer.protocol
     config = NetConfig(
-        dim=recipe.dim,
+        dim=params.dim,
         history_long=of.history,
         history_short=of.short,
         threshold=of.threshold,
-        slow_product=recipe.product,
-        fast_product=recipe.product,
-        history_layers=recipe.history_layers,
-        min_gru=recipe.min_gru,
+        slow_product=params.product,
+        fast_product=params.product,
+        history_layers=params.history_layers,
+        min_gru=params.min_gru,
         symlog_priors=symlog_priors,
     )
-    return Nets.initial(config, bench.rows, seed)
+    return Nets.initial(config, trainer.rows, seed)
 
 
-def din(bench: Bench, recipes: Recipes, seed: int) -> DIN:
-    """Eq. (1-2)."""
-    return fitted_din(bench, recipes, seed)[0]
+def din(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> DIN:
+    """DIN, eq. (1-2)."""
+    return fitted_din(trainer, hyperparameters, seed)[0]
 
 
-def fitted_din(bench: Bench, recipes: Recipes, seed: int) -> tuple[DIN, str]:
-    """DIN and the identity of its fit."""
-    net = DIN(nets(bench, recipes.din, seed))
-    return net, bench.fit("DIN", net, recipes.din, seed, SLOW)
+def fitted_din(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[DIN, str]:
+    """Return DIN and the identity of its fit."""
+    net = DIN(nets(trainer, hyperparameters.din, seed))
+    return net, trainer.fit("DIN", net, hyperparameters.din, seed, SLOW)
 
 
-def sasrec(bench: Bench, recipes: Recipes, seed: int) -> SASRec:
+def sasrec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> SASRec:
     """SASRec over the delayed clicks."""
-    net = new_sasrec(bench, recipes, seed)
-    bench.fit("SASRec", net, recipes.sasrec, seed, SLOW)
+    net = new_sasrec(trainer, hyperparameters, seed)
+    trainer.fit("SASRec", net, hyperparameters.sasrec, seed, SLOW)
     return net
 
 
-def new_sasrec(bench: Bench, recipes: Recipes, seed: int) -> SASRec:
-    """The net before it is fitted."""
+def new_sasrec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> SASRec:
+    """Return the net before it is fitted."""
     torch.manual_seed(seed)
-    recipe = recipes.sasrec
-    return SASRec(SASRecConfig(recipe.dim, bench.protocol.history, dropout=recipe.dropout), bench.rows)
+    params = hyperparameters.sasrec
+    return SASRec(SASRecConfig(params.dim, trainer.protocol.history, dropout=params.dropout), trainer.rows)
 
 
-def caser(bench: Bench, recipes: Recipes, seed: int) -> Caser:
+def caser(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> Caser:
     """Caser over the delayed clicks."""
     torch.manual_seed(seed)
-    recipe = recipes.caser
-    net = Caser(CaserConfig(recipe.dim, bench.protocol.history, dropout=recipe.dropout), bench.rows)
-    bench.fit("Caser", net, recipe, seed, SLOW)
+    params = hyperparameters.caser
+    net = Caser(CaserConfig(params.dim, trainer.protocol.history, dropout=params.dropout), trainer.rows)
+    trainer.fit("Caser", net, params, seed, SLOW)
     return net
 
 
-def hstu(bench: Bench, recipes: Recipes, seed: int) -> HSTU:
+def hstu(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> HSTU:
     """HSTU over the delayed clicks: beyond the paper."""
     torch.manual_seed(seed)
-    recipe = recipes.hstu
-    net = HSTU(HSTUConfig(recipe.dim, bench.protocol.history, dropout=recipe.dropout), bench.rows)
-    bench.fit("HSTU", net, recipe, seed, SLOW)
+    params = hyperparameters.hstu
+    net = HSTU(HSTUConfig(params.dim, trainer.protocol.history, dropout=params.dropout), trainer.rows)
+    trainer.fit("HSTU", net, params, seed, SLOW)
     return net
 
 
-def item2vec(bench: Bench, recipes: Recipes, seed: int) -> Item2Vec:
-    """The mean of the device's last clicks: beyond the paper, and what the other nets' item tables start from."""
-    return bench.item2vec(recipes.item2vec, seed, BOTH)[0]
+def item2vec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> Item2Vec:
+    """Item2vec over the device's last clicks: beyond the paper. Item tables of other nets are initialised from it."""
+    return trainer.item2vec(hyperparameters.item2vec, seed, BOTH)[0]
 
 
-def fm(bench: Bench, recipes: Recipes, seed: int) -> FM:
-    """User and item."""
-    return fitted_fm(bench, recipes, seed)[0]
+def fm(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> FM:
+    """FM of user and item."""
+    return fitted_fm(trainer, hyperparameters, seed)[0]
 
 
-def fitted_fm(bench: Bench, recipes: Recipes, seed: int) -> tuple[FM, str]:
-    """FM and the identity of its fit."""
+def fitted_fm(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[FM, str]:
+    """Return FM and the identity of its fit."""
     torch.manual_seed(seed)
-    net = FM(FMConfig(recipes.fm.dim), bench.rows, bench.users)
-    return net, bench.fit("FM", net, recipes.fm, seed, BOTH)
+    net = FM(FMConfig(hyperparameters.fm.dim), trainer.rows, trainer.users)
+    return net, trainer.fit("FM", net, hyperparameters.fm, seed, BOTH)
 
 
-def neumf(bench: Bench, recipes: Recipes, seed: int) -> NeuMF:
-    """User and item."""
-    return fitted_neumf(bench, recipes, seed)[0]
+def neumf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> NeuMF:
+    """NeuMF of user and item."""
+    return fitted_neumf(trainer, hyperparameters, seed)[0]
 
 
-def fitted_neumf(bench: Bench, recipes: Recipes, seed: int) -> tuple[NeuMF, str]:
-    """NeuMF and the identity of its fit."""
+def fitted_neumf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[NeuMF, str]:
+    """Return NeuMF and the identity of its fit."""
     torch.manual_seed(seed)
-    net = NeuMF(NeuMFConfig(recipes.neumf.dim), bench.rows, bench.users)
-    return net, bench.fit("NeuMF", net, recipes.neumf, seed, BOTH)
+    net = NeuMF(NeuMFConfig(hyperparameters.neumf.dim), trainer.rows, trainer.users)
+    return net, trainer.fit("NeuMF", net, hyperparameters.neumf, seed, BOTH)
 
 
-def gru4rec(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
-    """The device's clicks."""
-    return fitted_gru4rec(bench, recipes, seed)[0]
+def gru4rec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> GRU4Rec:
+    """GRU4Rec over the device's clicks."""
+    return fitted_gru4rec(trainer, hyperparameters, seed)[0]
 
 
-def fitted_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> tuple[GRU4Rec, str]:
-    """GRU4Rec and the identity of its fit."""
-    net = new_gru4rec(bench, recipes, seed)
-    return net, bench.fit("GRU4Rec", net, recipes.gru4rec, seed, BOTH)
+def fitted_gru4rec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[GRU4Rec, str]:
+    """Return GRU4Rec and the identity of its fit."""
+    net = new_gru4rec(trainer, hyperparameters, seed)
+    return net, trainer.fit("GRU4Rec", net, hyperparameters.gru4rec, seed, BOTH)
 
 
-def new_gru4rec(bench: Bench, recipes: Recipes, seed: int) -> GRU4Rec:
-    """The net before it is fitted."""
+def new_gru4rec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> GRU4Rec:
+    """Return the net before it is fitted."""
     torch.manual_seed(seed)
-    recipe = recipes.gru4rec
-    config = GRU4RecConfig(recipe.dim, 2 * recipe.dim, bench.protocol.recent, recipe.dropout)
-    return GRU4Rec(config, bench.rows)
+    params = hyperparameters.gru4rec
+    config = GRU4RecConfig(params.dim, 2 * params.dim, trainer.protocol.recent, params.dropout)
+    return GRU4Rec(config, trainer.rows)
 
 
-def mingru(bench: Bench, recipes: Recipes, seed: int) -> MinGRU:
-    """The device's clicks: beyond the paper."""
+def mingru(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> MinGRU:
+    """MinGRU over the device's clicks: beyond the paper."""
     torch.manual_seed(seed)
-    recipe = recipes.mingru
-    config = MinGRUConfig(recipe.dim, 2 * recipe.dim, length=bench.protocol.recent, dropout=recipe.dropout)
-    net = MinGRU(config, bench.rows)
-    bench.fit("minGRU", net, recipe, seed, BOTH)
+    params = hyperparameters.mingru
+    config = MinGRUConfig(params.dim, 2 * params.dim, length=trainer.protocol.recent, dropout=params.dropout)
+    net = MinGRU(config, trainer.rows)
+    trainer.fit("minGRU", net, params, seed, BOTH)
     return net
 
 
-def f2s(bench: Bench, recipes: Recipes, seed: int) -> F2S:
-    """Eq. (5-6) with the r2 of the last exposures."""
-    return fitted_f2s(bench, recipes, seed)[0]
+def f2s(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> F2S:
+    """F2S, eq. (5-6), with the r2 of the last exposures."""
+    return fitted_f2s(trainer, hyperparameters, seed)[0]
 
 
-def f2s_served(bench: Bench, recipes: Recipes, seed: int) -> F2S:
-    """Eq. (5-6) with the r2 of the last closed window, fitted and judged."""
-    return fitted_f2s(bench, recipes, seed, fresh=False)[0]
+def f2s_served(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> F2S:
+    """F2S, eq. (5-6), fitted and evaluated with the r2 of the last closed window."""
+    return fitted_f2s(trainer, hyperparameters, seed, fresh=False)[0]
 
 
-def fitted_f2s(bench: Bench, recipes: Recipes, seed: int, *, fresh: bool = True) -> tuple[F2S, str]:
-    """F2S and the identity of its fit."""
-    net = F2S(nets(bench, recipes.f2s, seed))
-    return net, bench.fit("DIN w F2S", net, recipes.f2s, seed, SLOW, fresh=fresh)
+def fitted_f2s(
+    trainer: Trainer, hyperparameters: HyperparameterSet, seed: int, *, fresh: bool = True
+) -> tuple[F2S, str]:
+    """Return F2S and the identity of its fit."""
+    net = F2S(nets(trainer, hyperparameters.f2s, seed))
+    return net, trainer.fit("DIN w F2S", net, hyperparameters.f2s, seed, SLOW, fresh=fresh)
 
 
-def fast(bench: Bench, recipes: Recipes, seed: int) -> FastAlone:
-    """Eq. (3-4) with an encoder of its own."""
-    return fitted_fast(bench, recipes, seed)[0]
+def fast(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> FastAlone:
+    """The fast part alone, eq. (3-4), with an encoder of its own."""
+    return fitted_fast(trainer, hyperparameters, seed)[0]
 
 
-def fitted_fast(bench: Bench, recipes: Recipes, seed: int) -> tuple[FastAlone, str]:
-    """The fast part alone and the identity of its fit."""
-    net = FastAlone(nets(bench, recipes.fast, seed, symlog_priors=recipes.s2f.symlog_priors))
-    return net, bench.fit("fast alone", net, recipes.fast, seed, BOTH)
+def fitted_fast(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[FastAlone, str]:
+    """Return the fast part alone and the identity of its fit."""
+    net = FastAlone(nets(trainer, hyperparameters.fast, seed, symlog_priors=hyperparameters.s2f.symlog_priors))
+    return net, trainer.fit("fast alone", net, hyperparameters.fast, seed, BOTH)
 
 
-def fast_tuned(bench: Bench, recipes: Recipes, seed: int) -> FastAlone:
-    """The control of MC2-SF: the fast part alone gets the same second fit on the fast phase, without a cloud."""
-    alone, after = fitted_fast(bench, recipes, seed)
-    bench.fit("fast alone tuned", alone, recipes.s2f, seed, FAST, after=after)
+def fast_tuned(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> FastAlone:
+    """The control of MC2-SF: the fast part alone gets the same second fit on the fast phase without the slow net."""
+    alone, after = fitted_fast(trainer, hyperparameters, seed)
+    trainer.fit("fast alone tuned", alone, hyperparameters.s2f, seed, FAST, after=after)
     return alone
 
 
-def mc2sf(bench: Bench, recipes: Recipes, seed: int) -> MC2SF:
-    """Eq. (7-8) on top of F2S."""
-    return fitted_mc2sf(bench, recipes, seed, fresh=True)
+def mc2sf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> MC2SF:
+    """MC2-SF: S2F, eq. (7-8), with the priors of F2S."""
+    return fitted_mc2sf(trainer, hyperparameters, seed, fresh=True)
 
 
-def mc2sf_served(bench: Bench, recipes: Recipes, seed: int) -> MC2SF:
-    """The same with the r2 of the last closed window."""
-    return fitted_mc2sf(bench, recipes, seed, fresh=False)
+def mc2sf_served(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> MC2SF:
+    """MC2-SF with the r2 of the last closed window."""
+    return fitted_mc2sf(trainer, hyperparameters, seed, fresh=False)
 
 
-def fitted_mc2sf(bench: Bench, recipes: Recipes, seed: int, *, fresh: bool) -> MC2SF:
-    """The fast part as fitted alone is introduced to the priors of a fitted F2S, which stays as it is."""
-    alone, after_fast = fitted_fast(bench, recipes, seed)
-    cloud, after_slow = fitted_f2s(bench, recipes, seed, fresh=fresh)
+def fitted_mc2sf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int, *, fresh: bool) -> MC2SF:
+    """Fit S2F: the fast part that was fitted alone gets the priors of a fitted F2S, whose weights stay fixed."""
+    alone, after_fast = fitted_fast(trainer, hyperparameters, seed)
+    cloud, after_slow = fitted_f2s(trainer, hyperparameters, seed, fresh=fresh)
     start_from_fast_alone(alone.nets.fast)
     net = MC2SF(alone.nets, cloud)
-    bench.fit("MC2-SF", net, recipes.s2f, seed, FAST, after=after_fast + after_slow, fresh=fresh)
+    trainer.fit("MC2-SF", net, hyperparameters.s2f, seed, FAST, after=after_fast + after_slow, fresh=fresh)
     return net
 
 
-POPULARITY_ROW = Row("popularity", lambda bench, _recipes, _seed: popularity(bench), ())
-DIN_ROW = Row("DIN", din, ("din",))
-SASREC_ROW = Row("SASRec", sasrec, ("sasrec",))
-CASER_ROW = Row("Caser", caser, ("caser",))
-HSTU_ROW = Row("HSTU", hstu, ("hstu",))
-ITEM2VEC_ROW = Row("item2vec", item2vec, ("item2vec",))
-FM_ROW = Row("FM", fm, ("fm",))
-NEUMF_ROW = Row("NeuMF", neumf, ("neumf",))
-GRU4REC_ROW = Row("GRU4Rec", gru4rec, ("gru4rec",))
-MINGRU_ROW = Row("minGRU", mingru, ("mingru",))
-F2S_ROW = Row("DIN w/ F2S", f2s, ("f2s",))
-F2S_SERVED_ROW = Row("DIN w/ F2S, served", f2s_served, ("f2s",), fresh=False)
-FAST_ROW = Row("fast alone", fast, ("fast", "s2f"))
-FAST_TUNED_ROW = Row("fast alone, fine-tuned", fast_tuned, ("fast", "s2f"))
-MC2SF_ROW = Row("MC2-SF", mc2sf, ("fast", "f2s", "s2f"))
-MC2SF_SERVED_ROW = Row("MC2-SF, served", mc2sf_served, ("fast", "f2s", "s2f"), fresh=False)
+POPULARITY_MODEL = Model("popularity", lambda trainer, _recipes, _seed: popularity(trainer), ())
+DIN_MODEL = Model("DIN", din, ("din",))
+SASREC_MODEL = Model("SASRec", sasrec, ("sasrec",))
+CASER_MODEL = Model("Caser", caser, ("caser",))
+HSTU_MODEL = Model("HSTU", hstu, ("hstu",))
+ITEM2VEC_MODEL = Model("item2vec", item2vec, ("item2vec",))
+FM_MODEL = Model("FM", fm, ("fm",))
+NEUMF_MODEL = Model("NeuMF", neumf, ("neumf",))
+GRU4REC_MODEL = Model("GRU4Rec", gru4rec, ("gru4rec",))
+MINGRU_MODEL = Model("minGRU", mingru, ("mingru",))
+F2S_MODEL = Model("DIN w/ F2S", f2s, ("f2s",))
+F2S_SERVED_MODEL = Model("DIN w/ F2S, served", f2s_served, ("f2s",), fresh=False)
+FAST_MODEL = Model("fast alone", fast, ("fast", "s2f"))
+FAST_TUNED_MODEL = Model("fast alone, fine-tuned", fast_tuned, ("fast", "s2f"))
+MC2SF_MODEL = Model("MC2-SF", mc2sf, ("fast", "f2s", "s2f"))
+MC2SF_SERVED_MODEL = Model("MC2-SF, served", mc2sf_served, ("fast", "f2s", "s2f"), fresh=False)

@@ -1,28 +1,27 @@
-"""The bench on which nets are fitted and judged: one dataset, one protocol, and the fits that are done already."""
+"""The trainer: fits nets on one dataset under one protocol, keeps the fits, and ranks the evaluated clicks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import nn
 
-from deploy.experiments.data import candidate_lists as lists
-from deploy.experiments.data.candidate_lists import Lists, Score
+from deploy.experiments.data.candidate_lists import CandidateLists, Score, draw_candidates, ranks
 from deploy.experiments.data.dataset import Dataset
-from deploy.experiments.data.known_history import Known
-from deploy.experiments.data.protocol import Phase, Protocol, served
+from deploy.experiments.data.known_history import KnownHistory
+from deploy.experiments.data.protocol import Phase, Protocol, cut_as_served
 from deploy.experiments.results.result import Settings
 from deploy.experiments.training import minibatches
-from deploy.experiments.training.fit_cache import Clock, refusing
-from deploy.experiments.training.hyperparameters import AHEAD, Recipe
+from deploy.experiments.training.fit_cache import EpochTimer, missing_fit
+from deploy.experiments.training.hyperparameters import ITEM2VEC, Hyperparameters
 from models.baselines.fedavg import FedAvg, FedAvgConfig
 from models.baselines.fm import FM
 from models.baselines.item2vec import Item2Vec, Item2VecConfig
@@ -37,51 +36,58 @@ from models.training.fit import FitConfig, fit
 from models.training.losses import bind_catalogue_size, prior_logit
 from models.training.objectives import objective
 
-Told = Callable[[str, int, float, float], None]  # fit, epoch, loss, validation NDCG@10
+EpochProgress = Callable[[str, int, float, float], None]  # fit, epoch, loss, validation NDCG@10
+
+
+class TrainerIdentity(TypedDict):
+    """The digest of the dataset, and the fields of the protocol: hashed into the names of kept fits and cells."""
+
+    dataset: str
+    protocol: Settings
 
 
 @dataclass
-class Spent:
-    """What the fits of a net cost."""
+class TrainingCost:
+    """The cost of the fits of a model, and their validation curves."""
 
     seconds: float = 0.0
     epochs: int = 0
     curves: dict[str, list[float]] = field(default_factory=dict)
 
     def clear(self) -> None:
-        """Begin to count anew."""
+        """Set everything to zero."""
         self.seconds, self.epochs, self.curves = 0.0, 0, {}
 
 
-class Bench:
-    """Fits nets on a dataset's training phases, chooses epochs on its validation phase, ranks its test phase."""
+class Trainer:
+    """Fit nets on the training phases of a dataset, choose epochs on its validation phase, rank its test phase."""
 
     def __init__(
         self,
         dataset: Dataset,
         protocol: Protocol,
         fits: Path,
-        told: Told = lambda *_: None,
+        progress: EpochProgress = lambda *_: None,
         *,
-        kept_only: bool = False,
+        cached_only: bool = False,
     ) -> None:
-        """`fits` keeps what is fitted, so that a cut run goes on and rows that share a slow net fit it once.
+        """Keep fits in the folder `fits`: an interrupted run resumes, and models that share a slow net fit it once.
 
-        `kept_only`: a fit that is not there, or not over, raises FitMissing instead of being done.
+        `cached_only`: raise FitMissing for a fit that is not there or not finished, instead of computing it.
         """
         self.dataset = dataset
         self.protocol = protocol
-        self.spent = Spent()
-        self.identity = {"dataset": dataset.digest, "protocol": asdict(protocol)}
+        self.cost = TrainingCost()
+        self.identity: TrainerIdentity = {"dataset": dataset.digest, "protocol": asdict(protocol)}
         self._fits = fits
-        self._told = told
-        self._kept_only = kept_only
-        self._known: dict[bool, Known] = {}
-        self._lists: dict[Phase, Lists] = {}
+        self._progress = progress
+        self._cached_only = cached_only
+        self._known: dict[bool, KnownHistory] = {}
+        self._lists: dict[Phase, CandidateLists] = {}
 
     @property
-    def record(self) -> Settings:
-        """The protocol for a result: what was left to the source is as it was found there."""
+    def protocol_record(self) -> Settings:
+        """The protocol as it is written to a result, with the exposures and positives that the source decided."""
         return asdict(self.protocol) | {"exposures": self.dataset.policy, "positives": self.dataset.positives}
 
     @property
@@ -91,46 +97,49 @@ class Bench:
 
     @property
     def users(self) -> int:
-        """How many users there are."""
+        """The number of users."""
         return len(self.dataset.users)
 
     @cached_property
     def test_users(self) -> Ints:
         """The user of each test click: [V]."""
-        return self.dataset.log.users[self.dataset.of(Phase.TEST)]
+        return self.dataset.log.users[self.dataset.clicks(Phase.TEST)]
 
-    def known(self, *, fresh: bool = True) -> Known:
-        """What is known before each click, as it is served."""
+    def known_history(self, *, fresh: bool = True) -> KnownHistory:
+        """Return the known history of each click, as it is served."""
         if fresh not in self._known:
-            log = served(self.dataset.log, self.dataset.phase, self.protocol)
-            self._known[fresh] = Known.of(log, self.protocol, fresh=fresh)
+            log = cut_as_served(self.dataset.log, self.dataset.phase, self.protocol)
+            self._known[fresh] = KnownHistory.of(log, self.protocol, fresh=fresh)
         return self._known[fresh]
 
-    def lists(self, phase: Phase) -> Lists:
-        """The candidates of the clicks of `phase`."""
+    def candidate_lists(self, phase: Phase) -> CandidateLists:
+        """Return the candidate lists of the clicks of `phase`."""
         if phase not in self._lists:
-            self._lists[phase] = lists.lists(self.dataset, self.dataset.of(phase), self.protocol)
+            self._lists[phase] = draw_candidates(self.dataset, self.dataset.clicks(phase), self.protocol)
         return self._lists[phase]
 
-    def ranks(self, score: Score, phase: Phase = Phase.TEST, *, fresh: bool = True, strangers: bool = False) -> Ints:
-        """The rank of each click of `phase`: [V], user by user. `strangers`: each sees exposures of another user.
+    def ranks(
+        self, score: Score, phase: Phase = Phase.TEST, *, fresh: bool = True, shuffled_users: bool = False
+    ) -> Ints:
+        """Return the rank of each click of `phase`, user by user: [V].
 
-        Test clicks are scored as the stream does it, where the net is one of a release.
+        `shuffled_users`: each user gets the exposures of another one. Test clicks are scored as the stream scores them,
+        if the net is one of a release.
         """
-        of_phase, known = self.lists(phase), self.known(fresh=fresh)
+        lists, known = self.candidate_lists(phase), self.known_history(fresh=fresh)
+        others = self._others(lists) if shuffled_users else np.empty(0, np.int64)
 
-        def queries(some: Ints) -> Queries:
-            asked = known(of_phase.clicks[some])
-            return known.swapped(asked, of_phase.clicks[others[some]]) if strangers else asked
+        def queries(batch: Ints) -> Queries:
+            own = known.queries(lists.clicks[batch])
+            return known.swapped(own, lists.clicks[others[batch]]) if shuffled_users else own
 
-        others = self._others(of_phase) if strangers else np.empty(0, np.int64)
         if isinstance(score, Variant) and phase is Phase.TEST:
             score = ServedVariant(score)
-        return lists.ranks(score, queries, of_phase)
+        return ranks(score, queries, lists)
 
-    def _others(self, of_phase: Lists) -> Ints:
-        """For each click, the place of a click of another user: users are moved along by half of all."""
-        users = self.dataset.log.users[of_phase.clicks]
+    def _others(self, lists: CandidateLists) -> Ints:
+        """Return for each list the number of a list of another user: users are shifted by half of their number."""
+        users = self.dataset.log.users[lists.clicks]
         first = np.searchsorted(users, np.unique(users))
         ahead = len(first) // 2 or 1
         number = np.unique(users, return_inverse=True)[1]
@@ -140,83 +149,83 @@ class Bench:
         self,
         name: str,
         net: nn.Module,
-        recipe: Recipe,
+        params: Hyperparameters,
         seed: int,
-        some: tuple[Phase, ...],
+        phases: tuple[Phase, ...],
         *,
         after: str = "",
         fresh: bool = True,
         devices: int = 0,
     ) -> str:
-        """Fit what wants a gradient in `net` on the clicks of some phases. Returns the fit's identity.
+        """Fit the parameters of `net` that take a gradient on the clicks of `phases`. Return the fit's identity.
 
-        With `recipe.ahead` its item tables start as item2vec has them, fitted on the same phases.
+        With `params.ahead`, item tables are initialised from an item2vec that is fitted on the same phases.
 
-        `name` is the fit's, for all seeds; `after` is the identity of the fit whose weights `net` starts from.
-        `devices`: the fit is federated, with that many devices a round.
+        `name`: of the fit, for all seeds. `after`: the identity of the fit whose weights `net` starts from.
+        `devices`: fit by federated averaging with this number of devices per round.
         """
-        loss = bind_catalogue_size(recipe.loss, len(self.dataset.items))
+        loss = bind_catalogue_size(params.loss, len(self.dataset.items))
         if isinstance(net, Sequential) and not after:
-            net.rest(prior_logit(loss, recipe.negatives))
-        if recipe.ahead:
-            after += self._taught(net, recipe, seed, some)
-        draw: minibatches.Draw = minibatches.of_net(net, self.dataset, self.protocol, recipe, some, fresh=fresh)
+            net.rest(prior_logit(loss, params.negatives))
+        if params.ahead:
+            after += self._initialise_items(net, params, seed, phases)
+        draw: minibatches.Draw = minibatches.of_net(net, self.dataset, self.protocol, params, phases, fresh=fresh)
         minimised = objective(net, loss)
         if devices:
             draw, minimised = minibatches.of_devices(draw, devices), FedAvg(minimised, FedAvgConfig())
-        chosen = {"recipe": recipe.settings(), "phases": [int(phase) for phase in some], "fresh": fresh}
+        chosen = {"recipe": params.settings(), "phases": [int(phase) for phase in phases], "fresh": fresh}
         if devices:
             chosen["devices"] = devices
         digest = identity({"name": name, "seed": seed, "after": after, "of": self.identity, **chosen})
         keep = self._fits / f"{name.replace(' ', '_')}-{seed}-{digest}.safetensors"
-        if self._kept_only:
-            draw = refusing(name)
-        clock = Clock(keep.with_suffix(".json"))
+        if self._cached_only:
+            draw = missing_fit(name)
+        clock = EpochTimer(keep.with_suffix(".json"))
 
         def progress(epoch: int, loss: float, score: float) -> None:
             clock.tick(epoch)
-            self._told(f"{name} seed {seed}", epoch, loss, score)
+            self._progress(f"{name} seed {seed}", epoch, loss, score)
 
         fitted = fit(
             minimised,
             draw,
             lambda: metrics(self.ranks(net, Phase.VALIDATION, fresh=fresh))["ndcg@10"],
-            FitConfig(recipe.learning_rate, recipe.l2, recipe.epochs, recipe.patience, recipe.bf16),
+            FitConfig(params.learning_rate, params.l2, params.epochs, params.patience, params.bf16),
             seed,
             keep=keep,
             progress=progress,
         )
-        self.spent.seconds += sum(clock.seconds[: len(fitted.curve)])
-        self.spent.epochs += len(fitted.curve)
-        self.spent.curves[name] = [round(score, 5) for score in fitted.curve]
+        self.cost.seconds += sum(clock.seconds[: len(fitted.curve)])
+        self.cost.epochs += len(fitted.curve)
+        self.cost.curves[name] = [round(score, 5) for score in fitted.curve]
         return digest
 
-    def _taught(self, net: nn.Module, recipe: Recipe, seed: int, some: tuple[Phase, ...]) -> str:
-        """Give the item tables of `net` what item2vec has learnt; the identity of its fit."""
-        own = replace(AHEAD, dim=recipe.dim, epochs=min(recipe.epochs, AHEAD.epochs))
-        teacher, digest = self.item2vec(own, seed, some)
+    def _initialise_items(self, net: nn.Module, params: Hyperparameters, seed: int, phases: tuple[Phase, ...]) -> str:
+        """Copy item2vec's item table to those of `net`. Return the identity of item2vec's fit."""
+        own = replace(ITEM2VEC, dim=params.dim, epochs=min(params.epochs, ITEM2VEC.epochs))
+        source, digest = self.item2vec(own, seed, phases)
         assert isinstance(net, Sequential | FM | NeuMF | Variant)
         with torch.no_grad():
             for table in net.item_tables:
-                table.copy_(teacher.items.weight)
+                table.copy_(source.items.weight)
         return digest
 
-    def item2vec(self, recipe: Recipe, seed: int, some: tuple[Phase, ...]) -> tuple[Item2Vec, str]:
-        """Item2vec and the identity of its fit: a slow net where it learns from the slow phase alone."""
+    def item2vec(self, params: Hyperparameters, seed: int, phases: tuple[Phase, ...]) -> tuple[Item2Vec, str]:
+        """Return item2vec and the identity of its fit. It is a slow net if it is fitted on the slow phase alone."""
         torch.manual_seed(seed)
-        config = Item2VecConfig(recipe.dim, self.protocol.history, self.protocol.recent)
-        net = Item2Vec(config, self.rows, recent if Phase.FAST in some else delayed)
-        return net, self.fit("item2vec", net, recipe, seed, some)
+        config = Item2VecConfig(params.dim, self.protocol.history, self.protocol.recent)
+        net = Item2Vec(config, self.rows, recent if Phase.FAST in phases else delayed)
+        return net, self.fit("item2vec", net, params, seed, phases)
 
 
-def identity(values: dict[str, Any]) -> str:
-    """A short name of a setting: another setting has another one."""
+def identity(values: Mapping[str, object]) -> str:
+    """Return a short hash of a setting: the name under which its fit or cell is kept."""
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
-def popularity(bench: Bench) -> Score:
-    """How often each item was clicked in the training phases."""
-    log, dataset = bench.dataset.log, bench.dataset
-    counts = np.bincount(log.keys[dataset.of(Phase.SLOW, Phase.FAST)], minlength=dataset.rows)
+def popularity(trainer: Trainer) -> Score:
+    """Return a score of items by their number of clicks in the training phases."""
+    log, dataset = trainer.dataset.log, trainer.dataset
+    counts = np.bincount(log.keys[dataset.clicks(Phase.SLOW, Phase.FAST)], minlength=dataset.rows)
     table = torch.from_numpy(counts.astype(np.float32))
     return lambda _, items: table[items]
