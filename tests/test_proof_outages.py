@@ -110,7 +110,7 @@ def test_a_process_that_is_started_while_the_database_is_away_waits_for_it(
             command = [sys.executable, "-m", "deploy.cli", "recorder"]
             recorder = subprocess.Popen(command, env=os.environ | settings.environment(), stdout=log, stderr=log)
         try:
-            wait_for(lambda: said.read_text().count("waiting, for at most") > 2, "the recorder to wait")
+            wait_for(lambda: said.read_text().count("trying again for at most") > 2, "the recorder to wait")
             server.start()
             server.wait()
             engine = connect(server.url)

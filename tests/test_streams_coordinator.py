@@ -24,7 +24,7 @@ def outcomes(world: World) -> list[tuple[int, int, str]]:
     return [(d.epoch, d.release, d.outcome) for d in world.decisions()]
 
 
-def test_release_0_is_there_before_anything_is_decided(world: World) -> None:
+def test_release_0_is_published_before_any_decision(world: World) -> None:
     world.act()
     with world.engine.connect() as connection:
         release = read_release(connection, world.settings.run, 0)
@@ -66,7 +66,7 @@ def test_a_learner_release_replaces_the_fast_part_only_and_publishes_no_row(worl
     assert (versions.encoder, versions.slow, versions.fast) == (0, 0, 1)
 
 
-def test_a_retrain_supersedes_the_learners_proposal(world: World) -> None:
+def test_a_retrain_supersedes_the_learners_candidate(world: World) -> None:
     world = World(world.settings.model_copy(update={"retrain_every": 1}), world.engine)
     world.act()
     world.record(0)
@@ -116,7 +116,7 @@ def test_the_gate_refuses_what_is_worse_or_not_finite(world: World, quality: dic
     assert world.status("learner", 0) == "rejected"
 
 
-def test_nan_in_the_weights_is_refused_even_where_the_losses_look_well(world: World) -> None:
+def test_nan_in_the_weights_is_refused_even_if_the_losses_are_finite(world: World) -> None:
     world.act()
     nets, _ = some_nets(world.settings, 0, seed=7)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_a_retrain_that_does_not_fit_is_refused(world: World, what: str) -> None
     assert outcomes(world) == [(0, 1, "retrain"), (1, 1, "rejected")]
 
 
-def test_where_the_retrain_is_refused_the_learner_may_still_pass(world: World) -> None:
+def test_if_the_retrain_is_refused_the_learner_may_still_pass(world: World) -> None:
     world = World(world.settings.model_copy(update={"retrain_every": 1}), world.engine)
     world.act()
     world.record(0)
@@ -161,7 +161,7 @@ def test_where_the_retrain_is_refused_the_learner_may_still_pass(world: World) -
 
 
 def scenario(world: World) -> None:
-    """Two epochs with a release each, carried on from wherever the tables stand."""
+    """Run two epochs with a release each, from the state of the tables on."""
     nets, catalogue = some_nets(world.settings, 3, seed=3)
     coordinator = world.coordinator()
     world.act(coordinator)
@@ -177,7 +177,7 @@ def scenario(world: World) -> None:
         world.act(coordinator)
 
 
-def test_killed_before_any_record_it_ends_with_the_same_releases_and_decisions(world: World) -> None:
+def test_a_kill_before_any_record_changes_no_release_and_no_decision(world: World) -> None:
     scenario(world)
     expected, total = world.decisions(), len(world.producer.sent)
     last = {(topic, key): value for topic, key, value in world.producer.sent}
@@ -208,7 +208,7 @@ def test_releases_decisions_and_rollbacks_are_the_same_on_every_database(world: 
     other.engine.dispose()
 
 
-def test_of_two_coordinators_one_acts_and_the_other_takes_over(world: World) -> None:
+def test_one_of_two_coordinators_acts_and_the_other_takes_over(world: World) -> None:
     now = 1_000
     first, second = (Lease(world.engine, world.settings.run, "coordinator", 100, lambda: now) for _ in range(2))
     assert first.acquire()
@@ -219,7 +219,7 @@ def test_of_two_coordinators_one_acts_and_the_other_takes_over(world: World) -> 
         first.renew(connection)
 
 
-def test_a_coordinator_that_slept_past_its_lease_writes_nothing(world: World) -> None:
+def test_a_coordinator_whose_lease_expired_writes_nothing(world: World) -> None:
     sleeper = world.coordinator()
     world.act(sleeper)
     world.record(0)
@@ -232,7 +232,7 @@ def test_a_coordinator_that_slept_past_its_lease_writes_nothing(world: World) ->
     assert outcomes(world) == [(0, 1, "learner")]
 
 
-def test_a_rollback_brings_older_weights_back_under_a_new_version(world: World) -> None:
+def test_a_rollback_publishes_older_weights_under_a_new_version(world: World) -> None:
     world = World(world.settings.model_copy(update={"retrain_every": 1}), world.engine)
     coordinator = world.coordinator()
     nets, catalogue = some_nets(world.settings, 4, seed=3)
@@ -278,7 +278,7 @@ def test_free_running_a_rollback_takes_effect_at_once(world: World) -> None:
     assert outcomes(world) == [(0, 1, "learner")]
 
 
-def test_free_running_a_late_retrain_is_judged_when_it_comes(world: World) -> None:
+def test_free_running_a_late_retrain_is_reviewed_when_it_arrives(world: World) -> None:
     world = World(world.settings.model_copy(update={"lockstep": False, "retrain_every": 1}), world.engine)
     coordinator = world.coordinator()
     world.act(coordinator)
@@ -292,7 +292,7 @@ def test_free_running_a_late_retrain_is_judged_when_it_comes(world: World) -> No
     assert outcomes(world) == [(0, 0, "unchanged"), (1, 1, "retrain"), (2, 1, "unchanged")]
 
 
-def test_a_rollback_to_nowhere_is_refused(world: World) -> None:
+def test_a_rollback_to_an_unknown_release_is_refused(world: World) -> None:
     world.act()
     with world.engine.begin() as connection, pytest.raises(candidates.CandidateError, match="no release 9"):
         candidates.request_rollback(connection, world.settings.run, 9)

@@ -22,7 +22,7 @@ def through(dead: DeadLetter) -> DeadLetter:
     return reader.decode(encode(dead))
 
 
-def test_a_dead_letter_says_where_the_record_stood_and_why_it_was_refused() -> None:
+def test_a_dead_letter_has_the_position_of_the_record_and_the_reason() -> None:
     dead = refused(b"user", b"garbage", "no schema number")
     assert through(dead) == DeadLetter("outcomes", 3, 14, b"user", b"garbage", "no schema number", "recorder")
 
@@ -33,7 +33,7 @@ def test_a_record_without_key_or_value_has_a_dead_letter_too() -> None:
     assert through(dead) == DeadLetter("outcomes", 3, 14, b"", b"", "empty value", "recorder")
 
 
-def test_a_record_as_large_as_the_broker_takes_is_cut_and_says_so() -> None:
+def test_the_largest_record_is_cut_and_the_reason_says_so() -> None:
     for key, value in ((b"k", b"v" * MAX_BYTES), (b"k" * MAX_BYTES, b"v" * 100_000)):
         dead = through(refused(key, value, "too large"))
         assert f"the key had {len(key)} bytes, the value {len(value)}" in dead.reason
@@ -48,6 +48,6 @@ def test_a_record_that_was_cut_is_not_sent_again(settings: Settings) -> None:
         resend(settings, sa.create_engine("sqlite://"), [record])
 
 
-def test_a_long_reason_does_not_make_the_letter_too_large() -> None:
+def test_a_long_reason_does_not_make_the_dead_letter_too_large() -> None:
     dead = refused(b"k", b"v" * (MAX_BYTES - 20_001), "x" * 100_000)
     assert len(through(dead).reason) == 1_000

@@ -1,4 +1,4 @@
-"""A training cut among processes by torchrun comes to the same release as one process alone."""
+"""A training shared by processes under torchrun gives the same release as a single process."""
 
 from __future__ import annotations
 
@@ -84,18 +84,18 @@ def test_two_processes_under_torchrun_make_the_release_of_one_to_1e_5(settings: 
     (one, weights), (two, same) = found.values()
     assert (one.quality["trained"], one.quality["steps"]) == (2 * 97 + 1, 6 * 3), "the last batch has a click for two"
     assert two.quality["steps"] == one.quality["steps"]
-    apart = {name: float((same[name] - weight).abs().max()) for name, weight in weights.items()}
+    distance = {name: float((same[name] - weight).abs().max()) for name, weight in weights.items()}
     # moves all scores alike: the softmax has no gradient there, and its rounding is all that Adam steps by
-    unseen = [name for name in apart if "head" in name and name.endswith("last.bias")]
+    unseen = [name for name in distance if "head" in name and name.endswith("last.bias")]
     assert len(unseen) == len(Logits._fields)
-    assert max(apart[name] for name in apart if name not in unseen) < 1e-5, apart
-    assert max(apart[name] for name in unseen) < 1e-3, apart
+    assert max(distance[name] for name in distance if name not in unseen) < 1e-5, distance
+    assert max(distance[name] for name in unseen) < 1e-3, distance
     for loss in ("active", "candidate"):
         assert two.quality[loss] == pytest.approx(one.quality[loss], abs=1e-5)
 
 
 def under_torchrun(settings: Settings, folder: Path, processes: int) -> None:
-    """One retrain, as an operator would have it."""
+    """Run one retrain as an operator does."""
     script = folder / "process.py"
     script.write_text(PROCESS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -108,7 +108,7 @@ def under_torchrun(settings: Settings, folder: Path, processes: int) -> None:
 
 
 def proposed(engine: Engine, settings: Settings) -> tuple[ReleaseCandidate, dict[str, torch.Tensor]]:
-    """The one proposal of a run, and its weights."""
+    """Return the only release candidate of a run, and its weights."""
     with engine.connect() as connection:
         (proposal,) = candidates.read(connection, settings.run, schema.proposals.c.kind == "retrain")
     entries = unpack(proposal.data)

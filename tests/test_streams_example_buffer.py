@@ -31,7 +31,7 @@ Stream = list[list[FastExample | EpochEnd | EndOfLog]]
 
 @st.composite
 def streams(draw: st.DrawFn) -> Stream:
-    """What the partitions hold: examples of three epochs with their marks, some repeated."""
+    """Draw the records of the partitions: examples of three epochs with their markers, some repeated."""
     stream: Stream = [[] for _ in range(PARTITIONS)]
     for epoch in range(3):
         for partition in stream:
@@ -46,7 +46,7 @@ def streams(draw: st.DrawFn) -> Stream:
 
 
 def run(stream: Stream, seed: int, crashes: bool) -> list[list[tuple[str, int]]]:
-    """The examples of each epoch, with partitions read in any order, and restarts from the offsets."""
+    """Return the examples of each epoch, with partitions read in random order and restarts from the offsets."""
     chance = random.Random(seed)
     buffer, epochs = ExampleBuffer(PARTITIONS, -1), []
     places = [0] * PARTITIONS
@@ -66,7 +66,7 @@ def run(stream: Stream, seed: int, crashes: bool) -> list[list[tuple[str, int]]]
 
 
 @given(streams(), st.integers(0, 99))
-def test_an_epoch_has_the_same_examples_in_total_order_however_it_is_read(stream: Stream, seed: int) -> None:
+def test_an_epoch_has_the_same_examples_in_total_order_for_any_order_of_reading(stream: Stream, seed: int) -> None:
     expected = [
         [
             key[1:]
@@ -80,7 +80,7 @@ def test_an_epoch_has_the_same_examples_in_total_order_however_it_is_read(stream
     assert run(stream, seed, crashes=True) == expected
 
 
-def test_nothing_is_over_before_every_partition_has_ended() -> None:
+def test_no_epoch_is_ready_before_every_partition_has_ended_it() -> None:
     buffer = ExampleBuffer(2, -1)
     buffer.put(0, 0, EpochEnd(0, 0))
     buffer.put(0, 1, EndOfLog(0, 0, 0))
@@ -93,7 +93,7 @@ def test_nothing_is_over_before_every_partition_has_ended() -> None:
     assert buffer.log_ended()
 
 
-def test_a_partition_that_runs_far_ahead_is_held_back_until_the_epoch_closes() -> None:
+def test_a_partition_far_ahead_is_full_until_the_epoch_is_closed() -> None:
     buffer = ExampleBuffer(2, -1)
     buffer.put(0, 0, EpochEnd(0, 0))
     for offset in range(HELD_MOST + 1):
@@ -112,7 +112,7 @@ def test_a_repeat_of_a_closed_epoch_is_dropped() -> None:
     assert buffer.close() == []
 
 
-def test_examples_survive_as_bytes() -> None:
+def test_examples_are_restored_from_bytes() -> None:
     some = [example("a", 1, 0), example("b", 2, 0)]
     assert examples.from_bytes(examples.to_bytes(some)) == some
 

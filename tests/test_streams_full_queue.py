@@ -1,4 +1,4 @@
-"""A producer's queue has room for so many records: whoever sends more waits for the broker."""
+"""A producer's queue has limited room: a sender waits for the broker if it is full."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ NOTHING = Tensor("<i8", (0,), b"")
 
 
 class Narrow:
-    """A producer with room for one record, which a broker takes when it is polled; `away`: none ever does."""
+    """A producer with room for one record, which a broker takes at each poll, unless it is `unavailable`."""
 
-    def __init__(self, *, away: bool = False) -> None:
+    def __init__(self, *, unavailable: bool = False) -> None:
         self.taken: list[tuple[bytes | None, bytes | None]] = []
-        self._away = away
+        self._unavailable = unavailable
         self._queue: list[tuple[bytes | None, bytes | None, int, Delivered]] = []
 
     def produce(
@@ -46,7 +46,7 @@ class Narrow:
         self._queue.append((key, value, partition, on_delivery))
 
     def poll(self, _seconds: float) -> int:
-        while self._queue and not self._away:
+        while self._queue and not self._unavailable:
             key, value, partition, delivered = self._queue.pop()
             self.taken.append((key, value))
             delivered(None, RawMessage(partition, len(self.taken)))
@@ -58,7 +58,7 @@ class Narrow:
 
 
 class RawMessage:
-    """What a delivery report says of a record."""
+    """The record of a delivery report."""
 
     def __init__(self, partition: int, offset: int) -> None:
         self.partition, self.offset = lambda: partition, lambda: offset
@@ -68,37 +68,26 @@ def refused(offset: int) -> RefusedRecord:
     return RefusedRecord(RecordPosition("outcomes", 0, offset), "recorder", b"u", b"%d" % offset, "", None)
 
 
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> Narrow:
-    """Every producer that is made."""
-    producer = Narrow()
-    monkeypatch.setattr(clients, "producer", lambda *_, **__: producer)
-    return producer
-
-
-def test_dead_letters_beyond_the_queue_wait_and_none_is_lost(settings: Settings) -> None:
+def test_dead_letters_wait_for_room_in_the_queue_and_none_is_lost(settings: Settings) -> None:
     producer = Narrow()
     producer.produce("another's", key=None, value=b"before")
     DeadLetterBox(settings, producer).put(DeadLetter("outcomes", 0, 1, b"", b"", "", "recorder"))
     assert len(producer.taken) == 2
 
 
-def test_letters_beyond_the_queue_are_sent_again(settings: Settings, narrow: Narrow) -> None:
-    engine = connect(settings.database.get_secret_value())
-    resend(settings, engine, [refused(n) for n in range(5)])
+def test_more_refused_records_than_the_queue_holds_are_sent_again(settings: Settings) -> None:
+    engine, producer = connect(settings.database.get_secret_value()), Narrow()
+    resend(settings, engine, [refused(n) for n in range(5)], producer)
     engine.dispose()
-    assert narrow.taken == [(b"u", b"%d" % n) for n in range(5)]
+    assert producer.taken == [(b"u", b"%d" % n) for n in range(5)]
 
 
-def test_letters_that_a_broker_which_is_away_does_not_take_are_given_up(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clients, "producer", lambda *_, **__: Narrow(away=True))
+def test_without_an_answer_of_the_broker_sending_again_is_given_up(settings: Settings) -> None:
     with pytest.raises(ResendError, match="no answer"):
-        resend(settings, sa.create_engine("sqlite://"), [refused(n) for n in range(5)])
+        resend(settings, sa.create_engine("sqlite://"), [refused(n) for n in range(5)], Narrow(unavailable=True))
 
 
-def test_a_publication_beyond_the_queue_waits_and_keeps_its_lease_meanwhile(settings: Settings) -> None:
+def test_a_publication_renews_the_lease_while_it_waits_for_room_in_the_queue(settings: Settings) -> None:
     producer, kept = Narrow(), []
     publisher = Publisher(settings, producer, lambda: kept.append(len(producer.taken)))
     publisher.decide(EpochDecision(0, 0, "unchanged", ""), [ItemCounts(0, n, 3, NOTHING, NOTHING) for n in range(3)])
@@ -106,16 +95,17 @@ def test_a_publication_beyond_the_queue_waits_and_keeps_its_lease_meanwhile(sett
     assert kept == [1, 2]
 
 
-def test_the_replay_waits_for_a_broker_that_is_slower(settings: Settings, narrow: Narrow) -> None:
-    sender = Sender(settings, [0], [0], 0)
-    narrow.produce("another's", key=None, value=b"before")
+def test_the_replay_waits_for_a_broker_that_is_slower(settings: Settings) -> None:
+    producer = Narrow()
+    sender = Sender(settings, [0], [0], 0, producer)
+    producer.produce("another's", key=None, value=b"before")
     sender.marker(0, EpochEnd(0, 0))
     sender.flush()
-    assert len(narrow.taken) == 2
+    assert len(producer.taken) == 2
     assert sender.offsets == [3]
 
 
-def test_a_real_producer_with_a_full_queue_is_waited_for() -> None:
+def test_a_real_producer_with_a_full_queue_makes_the_sender_wait() -> None:
     nowhere = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "message.timeout.ms": 100}
     producer = Producer(nowhere | {"queue.buffering.max.messages": 1})
     reports: list[object] = []
@@ -128,7 +118,7 @@ def test_a_real_producer_with_a_full_queue_is_waited_for() -> None:
     assert set(reports) == {"_MSG_TIMED_OUT"}
 
 
-def test_a_dead_letter_that_the_broker_did_not_take_is_told_by_the_flush() -> None:
+def test_the_flush_raises_if_the_broker_did_not_take_a_dead_letter() -> None:
     producer = Producer({"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 200, "log_level": 0})
     DeadLetterBox(Settings(), producer).put(DeadLetter("device-events", 0, 7, b"key", b"value", "broken", "device"))
     with pytest.raises(KafkaException, match="timed out"):

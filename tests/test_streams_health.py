@@ -1,4 +1,4 @@
-"""Alive and ready: what a process says of itself, and how it is asked."""
+"""Liveness and readiness of a process, and their HTTP endpoint."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_who_has_nothing_to_do_is_not_stuck(clock: Clock) -> None:
+def test_a_process_with_nothing_to_do_is_not_stuck(clock: Clock) -> None:
     health = Health(clock)
     health.set_lag(0)
     clock.now += 10 * STUCK_AFTER_S
     assert health.stuck() == ""
 
 
-def test_who_is_behind_and_does_nothing_is_stuck_until_something_is_done(clock: Clock) -> None:
+def test_a_process_with_pending_records_is_stuck_until_it_makes_progress(clock: Clock) -> None:
     health = Health(clock)
     clock.now += 10 * STUCK_AFTER_S
-    health.set_lag(7)  # it came a moment ago
+    health.set_lag(7)  # they have just arrived
     clock.now += STUCK_AFTER_S - 1
-    health.set_lag(9)  # more of it is no progress
+    health.set_lag(9)  # more pending records are no progress
     assert health.stuck() == ""
     clock.now += 2
     assert health.stuck() == "9 records wait and nothing was done for 21 s"
@@ -46,7 +46,7 @@ def test_who_is_behind_and_does_nothing_is_stuck_until_something_is_done(clock: 
     assert health.stuck() == ""
 
 
-def test_who_is_busy_with_something_long_is_not_stuck(clock: Clock) -> None:
+def test_a_process_with_long_work_is_not_stuck(clock: Clock) -> None:
     health = Health(clock)
     health.set_lag(1)
     with health.busy():
@@ -57,7 +57,7 @@ def test_who_is_busy_with_something_long_is_not_stuck(clock: Clock) -> None:
     assert health.stuck()
 
 
-def test_ready_is_who_said_so_and_misses_nothing(clock: Clock) -> None:
+def test_a_process_is_ready_once_it_misses_nothing(clock: Clock) -> None:
     health = Health(clock)
     assert health.missing() == "starting"
     health.needs("state", "its state is being restored")
@@ -69,20 +69,20 @@ def test_ready_is_who_said_so_and_misses_nothing(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("path", "status"), [("/healthz", "503"), ("/readyz", "503"), ("/metrics", "200")])
-def test_trouble_is_503_with_a_sentence(clock: Clock, path: str, status: str) -> None:
+def test_an_unhealthy_process_answers_503_with_the_reason(clock: Clock, path: str, status: str) -> None:
     health = Health(clock)
     health.set_lag(3)
     clock.now += STUCK_AFTER_S + 1
     environ: dict[str, object] = {"PATH_INFO": path}
     setup_testing_defaults(environ)
-    said: list[str] = []
-    body = b"".join(endpoint(health)(environ, lambda line, *_: said.append(line)))
-    assert said[0].startswith(status)
+    status_lines: list[str] = []
+    body = b"".join(endpoint(health)(environ, lambda line, *_: status_lines.append(line)))
+    assert status_lines[0].startswith(status)
     assert {"/healthz": b"3 records wait", "/readyz": b"starting", "/metrics": b"mc2sf_"}[path] in body
 
 
 @pytest.mark.process
-def test_it_is_served_on_this_machine_alone(clock: Clock) -> None:
+def test_the_endpoint_is_served_on_the_local_host(clock: Clock) -> None:
     health = Health(clock)
     settings = Settings(metrics_port=free_port())
     serve(settings, health)

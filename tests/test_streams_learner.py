@@ -29,7 +29,7 @@ ITEMS = 20
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As the process does: its batches are too small for more."""
+    """Use one thread, as the process does."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -45,7 +45,7 @@ def world(settings: Settings) -> World:
 
 
 def made(settings: Settings, user: int, epoch: int, versions: Versions) -> FastExample:
-    """An example from which there is something to learn: the cloud's prior is large for the item that is clicked."""
+    """Return an example with a pattern to learn: the cloud's prior is large for the clicked item."""
     rng = np.random.default_rng([user, epoch])
     items = 100 + rng.permutation(ITEMS)[:5]
     clicks = np.append(rng.integers(100, 100 + ITEMS, 4), items[0])
@@ -66,17 +66,17 @@ def made(settings: Settings, user: int, epoch: int, versions: Versions) -> FastE
 
 
 class TrainingRun:
-    """A learner, fed by hand with the epochs of one log, and restarted where asked."""
+    """A learner that gets the epochs of one log directly, with restarts on request."""
 
     def __init__(self, world: World, per_epoch: int = 200) -> None:
         self.world, self.per_epoch = world, per_epoch
         self.acting = world.coordinator()
         world.act(self.acting)
         self.learner = Learner(world.settings, world.engine)
-        self.places = [0, 0]
+        self.offsets = [0, 0]
 
     def restart(self) -> None:
-        """What a crash leaves: the tables."""
+        """Start again from the tables, as after a crash."""
         self.learner = Learner(self.world.settings, self.world.engine)
 
     def versions(self) -> Versions:
@@ -86,7 +86,7 @@ class TrainingRun:
             return read_manifest(connection, self.world.settings.run, version).versions
 
     def epoch(self, epoch: int, *, versions: Versions | None = None, restart: str = "") -> ReleaseCandidate:
-        """One epoch from its examples to its decision."""
+        """Run one epoch from its examples to its decision."""
         self.world.record(epoch)
         if self.learner.awaited is not None:
             assert self.learner.check_decision()
@@ -112,25 +112,25 @@ class TrainingRun:
             return candidates.read(connection, self.world.settings.run, own)[0]
 
     def _put(self, partition: int, record: FastExample | EpochEnd) -> None:
-        self.learner.buffer.put(partition, self.places[partition], record)
-        self.places[partition] += 1
+        self.learner.buffer.put(partition, self.offsets[partition], record)
+        self.offsets[partition] += 1
 
 
 def fast_parts(world: World) -> list[str]:
-    """The checksums of the fast parts of all releases."""
+    """Return the checksums of the fast parts of all releases."""
     with world.engine.connect() as connection:
         t = schema.releases.c
         versions = connection.execute(sa.select(t.version).where(t.run == world.settings.run)).scalars().all()
         return [read_manifest(connection, world.settings.run, version).parts["fast"] for version in versions]
 
 
-def test_before_there_is_a_catalogue_it_proposes_nothing(world: World) -> None:
+def test_without_a_catalogue_the_candidate_is_empty(world: World) -> None:
     proposal = TrainingRun(world).epoch(0)
     assert (proposal.status, proposal.quality["n"]) == ("empty", 0)
     assert world.decisions()[0].outcome == "retrain"
 
 
-def test_it_learns_and_each_accepted_release_is_better_on_what_it_has_not_seen(world: World) -> None:
+def test_each_accepted_release_is_better_on_held_out_examples(world: World) -> None:
     training = TrainingRun(world, per_epoch=400)
     found = [training.epoch(epoch) for epoch in range(5)]
     assert [d.outcome for d in world.decisions()] == ["retrain", *["learner"] * 4]
@@ -141,7 +141,7 @@ def test_it_learns_and_each_accepted_release_is_better_on_what_it_has_not_seen(w
 
 
 @pytest.mark.parametrize("restart", ["before", "after"])
-def test_restarted_around_a_decision_it_goes_on_bit_for_bit(world: World, restart: str) -> None:
+def test_a_restart_around_a_decision_changes_no_bit(world: World, restart: str) -> None:
     straight = TrainingRun(world)
     for epoch in range(8):
         straight.epoch(epoch)
@@ -154,7 +154,7 @@ def test_restarted_around_a_decision_it_goes_on_bit_for_bit(world: World, restar
     assert fast_parts(again) == fast_parts(world)
 
 
-def test_refused_it_forgets_the_lesson_and_yet_moves_on(world: World) -> None:
+def test_a_rejected_training_round_is_undone_and_the_next_epoch_is_read(world: World) -> None:
     world = World(world.settings.model_copy(update={"online_rate": 3.0}), world.engine)
     training = TrainingRun(world)
     training.epoch(0)
@@ -163,25 +163,27 @@ def test_refused_it_forgets_the_lesson_and_yet_moves_on(world: World) -> None:
     assert refused.status == "rejected"
     assert fast_parts(world) == before
     again = training.epoch(2)
-    assert again.quality["active"] < refused.quality["candidate"], "it judges against the weights it went back to"
+    assert again.quality["active"] < refused.quality["candidate"], (
+        "it is compared with the weights before the rejected round"
+    )
     assert again.offsets["fast-examples/0"] > refused.offsets["fast-examples/0"]
 
 
-def test_examples_made_under_another_encoder_are_dropped(world: World) -> None:
+def test_examples_of_another_encoder_are_dropped(world: World) -> None:
     training = TrainingRun(world)
     training.epoch(0)
     assert training.epoch(1, versions=Versions(0, 0, 0, 0)).status == "empty"
     assert training.epoch(2).status == "accepted"
 
 
-def test_a_few_examples_are_kept_until_they_are_enough_also_over_a_restart(world: World) -> None:
+def test_few_examples_are_kept_until_there_are_enough_even_over_a_restart(world: World) -> None:
     training = TrainingRun(world, per_epoch=20)
     found = [training.epoch(epoch, restart="after" if epoch == 2 else "") for epoch in range(4)]
     assert [proposal.status for proposal in found] == ["empty", "empty", "empty", "accepted"]
     assert found[3].quality["learnt"] + found[3].quality["n"] == 60
 
 
-def test_only_the_bytes_that_are_still_needed_are_kept(world: World) -> None:
+def test_only_the_bytes_of_candidates_that_are_still_needed_are_kept(world: World) -> None:
     world = World(world.settings.model_copy(update={"retrain_every": 100}), world.engine)
     training = TrainingRun(world, per_epoch=60)
     for epoch in range(12):
@@ -197,12 +199,12 @@ def test_only_the_bytes_that_are_still_needed_are_kept(world: World) -> None:
         assert release.manifest.epoch in {proposal.epoch for proposal in kept}
 
 
-def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_settings: Settings) -> None:
+def test_on_a_broker_it_writes_a_candidate_per_epoch_and_ends_with_the_log(broker_settings: Settings) -> None:
     settings = broker_settings.model_copy(update={"dim": 8, "partitions": 2, "retrain_every": 2})
     topic_admin.create(settings)
     world = World(settings, connect(settings.database.get_secret_value()))
     producer = clients.producer(settings, "test")
-    topic, letters = FAST_EXAMPLES.full(settings), Log(settings, DEAD_LETTERS, DeadLetter)
+    topic, dead_letters = FAST_EXAMPLES.full(settings), Log(settings, DEAD_LETTERS, DeadLetter)
     stop = threading.Event()
     parts = [threading.Thread(target=part.run, args=(settings, world.engine, stop)) for part in (coordinator, learner)]
     for part in parts:
@@ -214,8 +216,8 @@ def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_setting
             for user in range(120):
                 example = made(settings, user, epoch, versions)
                 producer.produce(topic, encode(example), key=example.user.encode())
-            stranger = encode(made(settings, 500, epoch, versions))
-            producer.produce(topic, stranger, key=b"somebody else")
+            misplaced = encode(made(settings, 500, epoch, versions))
+            producer.produce(topic, misplaced, key=b"somebody else")
             for partition in range(2):
                 producer.produce(topic, encode(EpochEnd(epoch, 0)), partition=partition)
                 if epoch == 3:
@@ -229,21 +231,21 @@ def test_on_a_broker_it_proposes_each_epoch_and_ends_with_the_log(broker_setting
             versions = wait_for(world, epoch)
         producer.produce(topic, b"garbage", partition=0)  # the recorder is not done: there may still be some to refuse
         assert producer.flush(10) == 0
-        dead = letters.until(lambda all_so_far: len(all_so_far) >= 9, "every dead letter")
+        dead = dead_letters.until(lambda all_so_far: len(all_so_far) >= 9, "every dead record")
         world.record(3, over=True)
         for part in parts:
             part.join(30)
             assert not part.is_alive()
     finally:
         stop.set()
-        letters.close()
+        dead_letters.close()
     assert [d.outcome for d in world.decisions()][1:] == ["retrain", "learner", "retrain"]
-    assert [letter.value for letter in dead if "under the key" not in letter.reason] == [b"garbage"] * 5
-    assert [letter.key for letter in dead if "under the key" in letter.reason] == [b"somebody else"] * 4
+    assert [record.value for record in dead if "under the key" not in record.reason] == [b"garbage"] * 5
+    assert [record.key for record in dead if "under the key" in record.reason] == [b"somebody else"] * 4
 
 
 def wait_for(world: World, epoch: int) -> Versions:
-    """The versions in force after `epoch`, once it is decided."""
+    """Wait until `epoch` is decided; return the versions that are active then."""
     waiting = threading.Event()
     for _ in range(3000):
         with world.engine.connect() as connection:

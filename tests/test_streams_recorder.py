@@ -1,4 +1,4 @@
-"""The recorder loses nothing and doubles nothing, whatever the order, crashes, repeats and broken records."""
+"""The recorder loses and repeats no record under any order, crashes, repeats and invalid records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def starter(settings: Settings, engine: sa.Engine) -> Callable[[], EpochWriter]:
     return lambda: EpochWriter(settings, engine, lambda: next(clock))
 
 
-def test_a_run_is_recorded_whole(small: Settings, engine: sa.Engine) -> None:
+def test_a_run_is_recorded_completely(small: Settings, engine: sa.Engine) -> None:
     world = a_run(small)
     writer = deliver(world, starter(small, engine))
     rows = dump(engine, small.run)
@@ -81,11 +81,11 @@ def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: 
         world.logs[DEVICE_STATE.name, 0].insert(0, (key, data))
     deliver(world, starter(small, engine))
     with engine.connect() as connection:
-        letters = connection.execute(sa.select(schema.dead_letters)).all()
-    assert {letter.topic for letter in letters} == {DEVICE_STATE.name}
-    assert len(letters) == len(bad)
+        dead_letters = connection.execute(sa.select(schema.dead_letters)).all()
+    assert {row.topic for row in dead_letters} == {DEVICE_STATE.name}
+    assert len(dead_letters) == len(bad)
     for _, data, reason in bad:
-        assert [x for x in letters if x.value == data and reason in x.reason], reason
+        assert [x for x in dead_letters if x.value == data and reason in x.reason], reason
 
 
 def test_crashes_repeats_and_early_writes_change_no_row(small: Settings, engine: sa.Engine) -> None:
@@ -104,7 +104,7 @@ def test_crashes_repeats_and_early_writes_change_no_row(small: Settings, engine:
             assert actual[name] == expected[name], (seed, name)
 
 
-def test_popularity_ranks_by_the_clicks_of_the_units_before(small: Settings, engine: sa.Engine) -> None:
+def test_popularity_ranks_by_the_clicks_of_earlier_impression_groups(small: Settings, engine: sa.Engine) -> None:
     deliver(a_run(small), starter(small, engine))
     i, o = schema.interactions.c, schema.outcomes.c
     with engine.connect() as connection:
@@ -141,7 +141,7 @@ def test_the_last_points_are_the_metrics_of_all_recorded_ranks(small: Settings, 
         assert [point.hr_1, point.hr_5, point.hr_10, point.ndcg_5, point.ndcg_10, point.mrr] == list(expected.values())
 
 
-def test_what_can_not_be_read_is_in_dead_letters_with_the_reason(small: Settings, engine: sa.Engine) -> None:
+def test_an_invalid_record_becomes_a_dead_letter_with_the_reason(small: Settings, engine: sa.Engine) -> None:
     world = a_run(small, epochs=1)
     user = "u0"
     good = DeviceBatch(user, 14, ["1"], bytes([Kind.CLICK]), [2_000_000], [0])
@@ -172,7 +172,7 @@ def test_what_can_not_be_read_is_in_dead_letters_with_the_reason(small: Settings
     world.put(DEAD_LETTERS, "fast-examples", elsewhere)
     deliver(world, starter(small, engine))
     with engine.connect() as connection:
-        letters = connection.execute(sa.select(schema.dead_letters)).all()
+        dead_letters = connection.execute(sa.select(schema.dead_letters)).all()
         assert connection.execute(sa.select(schema.progress.c.over)).scalar_one()
         newest = connection.execute(
             sa.select(schema.interactions.c.item).where(
@@ -180,14 +180,14 @@ def test_what_can_not_be_read_is_in_dead_letters_with_the_reason(small: Settings
             )
         ).scalar_one()
     assert newest == item_key("1")
-    assert len(letters) == len(bad) + 1
+    assert len(dead_letters) == len(bad) + 1
     for topic, _, data, reason in bad:
-        assert [x for x in letters if x.topic == topic.name and x.value == data and reason in x.reason], reason
-    [dead] = [x for x in letters if x.role == "learner"]
+        assert [x for x in dead_letters if x.topic == topic.name and x.value == data and reason in x.reason], reason
+    [dead] = [x for x in dead_letters if x.role == "learner"]
     assert (dead.topic, dead.partition, dead.offset, dead.key, dead.value) == ("fast-examples", 1, 7, b"k", b"v\0")
 
 
-def test_two_recorders_of_a_run_do_not_both_write(small: Settings, engine: sa.Engine) -> None:
+def test_only_one_of_two_recorders_of_a_run_writes(small: Settings, engine: sa.Engine) -> None:
     world = a_run(small)
     start = starter(small, engine)
     sleeping = start()
@@ -198,7 +198,7 @@ def test_two_recorders_of_a_run_do_not_both_write(small: Settings, engine: sa.En
     assert dump(engine, small.run) == expected
 
 
-def test_a_transaction_that_fails_can_be_done_again_from_the_tables(small: Settings, engine: sa.Engine) -> None:
+def test_a_failed_transaction_is_repeated_from_the_tables(small: Settings, engine: sa.Engine) -> None:
     world = a_run(small)
     deliver(world, starter(small, engine))
     expected = dump(engine, small.run)

@@ -1,4 +1,4 @@
-"""Dead letters are listed, shown, mended and sent again; what they held is then applied once."""
+"""Dead letters are listed, shown, corrected and sent again; their records are then applied once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def batch(seq: int) -> DeviceBatch:
 
 @pytest.fixture
 def run(broker_settings: Settings, tmp_path: Path) -> Iterator[Settings]:
-    """A run with two refused records: one of a newer schema, and the one behind it."""
+    """A run with two refused records: one of a newer schema, and its successor."""
     settings = broker_settings.model_copy(update={"partitions": 1})
     topic_admin.create(settings)
     engine = connect(settings.database.get_secret_value())
@@ -70,7 +70,7 @@ def command(*arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_a_refused_record_is_mended_and_sent_again_and_what_waited_behind_it_too(
+def test_a_refused_record_is_corrected_and_sent_again_with_its_successor(
     run: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, engine = str(tmp_path / "out"), connect(run.database.get_secret_value())
@@ -100,7 +100,7 @@ def test_a_refused_record_is_mended_and_sent_again_and_what_waited_behind_it_too
     engine.dispose()
 
 
-def test_what_can_not_be_sent_again_is_refused_with_the_reason(run: Settings, tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_sent_again_is_refused_with_the_reason(run: Settings, tmp_path: Path) -> None:
     out, engine = str(tmp_path / "out"), connect(run.database.get_secret_value())
     assert command("show", out, "device-events/0@7") == 2
     assert command("replay", out, "nothing") == 2

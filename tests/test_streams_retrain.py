@@ -106,14 +106,14 @@ def test_later_epochs_are_left_out(world: World, database_url: str) -> None:
     world.engine.dispose()
 
 
-def stood(log: Interactions) -> NDArray[np.uint8]:
-    """How all items stood as the last epoch began."""
+def statistics(log: Interactions) -> NDArray[np.uint8]:
+    """Return the statistics of all items as the last epoch began."""
     standings = log.log().item_statistics(Catalogue(log.keys))
     rows = Catalogue(log.keys).rows(log.keys)
     return standings.of(rows, np.full(len(rows), log.log().epochs.max()))
 
 
-def test_of_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_known(world: World) -> None:
+def test_in_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_known(world: World) -> None:
     record(world, range(4))
     run = world.settings.run
     size = USERS * PER_EPOCH
@@ -127,10 +127,10 @@ def test_of_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_k
         assert len(whole.log().offsets) == USERS + 1
         assert whole.keys.tolist() == loaded(world.engine, run, 3).keys.tolist()
         for each in (whole, steps):
-            assert stood(each).tolist() == stood(loaded(world.engine, run, 3)).tolist()
+            assert statistics(each).tolist() == statistics(loaded(world.engine, run, 3)).tolist()
 
 
-def test_items_stand_in_order_of_their_first_appearance(world: World) -> None:
+def test_items_are_in_order_of_their_first_appearance(world: World) -> None:
     record(world, range(3))
     rows = sorted(interactions("", range(3)), key=lambda row: (row[6], str(row[1]), row[2]))  # type: ignore[index]
     assert loaded(world.engine, world.settings.run, 2).keys.tolist() == list(dict.fromkeys(row[3] for row in rows))
@@ -140,7 +140,7 @@ def made(world: World, epoch: int) -> ReleaseCandidate:
     return Retrain(world.settings, world.engine).make(epoch)
 
 
-def test_it_learns_and_items_that_appeared_get_rows_behind_the_old_ones(world: World) -> None:
+def test_it_learns_and_new_items_get_rows_after_the_old_ones(world: World) -> None:
     acting = world.coordinator()
     world.act(acting)
     catalogues = []
@@ -178,7 +178,7 @@ def test_the_same_log_gives_the_same_bytes_in_one_process_or_several(world: Worl
     assert one[0] != one[1]
 
 
-def test_only_what_came_after_the_encoders_own_training_counts_as_new(world: World) -> None:
+def test_only_clicks_after_the_encoders_own_training_count_as_new(world: World) -> None:
     acting = world.coordinator()
     world.act(acting)
     for epoch in range(4):
@@ -203,7 +203,7 @@ def test_only_what_came_after_the_encoders_own_training_counts_as_new(world: Wor
         assert job._trained_until(connection, world.settings.run, 3) == first.trained_until
 
 
-def test_in_lockstep_every_retrain_is_made_in_turn_once_the_epoch_before_is_decided(world: World) -> None:
+def test_in_lockstep_each_retrain_is_made_once_the_epoch_before_it_is_decided(world: World) -> None:
     process = Retrain(world.settings, world.engine)
     acting = world.coordinator()
     assert process.due() is None
@@ -217,7 +217,7 @@ def test_in_lockstep_every_retrain_is_made_in_turn_once_the_epoch_before_is_deci
     assert process.due() is None
 
 
-def test_free_running_the_newest_is_made_and_those_missed_are_not(world: World) -> None:
+def test_free_running_only_the_newest_due_retrain_is_made(world: World) -> None:
     world = World(world.settings.model_copy(update={"lockstep": False}), world.engine)
     process = Retrain(world.settings, world.engine)
     world.act()
@@ -230,7 +230,7 @@ def test_free_running_the_newest_is_made_and_those_missed_are_not(world: World) 
     assert process.is_finished()
 
 
-def test_the_process_makes_what_is_due_and_ends_with_the_log(world: World) -> None:
+def test_the_process_makes_due_retrains_and_ends_with_the_log(world: World) -> None:
     world.act()
     record(world, range(2))
     world.propose("learner", 0, None)
@@ -240,7 +240,7 @@ def test_the_process_makes_what_is_due_and_ends_with_the_log(world: World) -> No
     assert world.status("retrain", 1) == "waiting"
 
 
-def test_once_makes_one_where_nothing_waits_for_the_schedule(world: World) -> None:
+def test_once_makes_one_retrain_if_free_running(world: World) -> None:
     world = World(world.settings.model_copy(update={"lockstep": False, "retrain_every": 100}), world.engine)
     world.act()
     record(world, range(2))
@@ -256,7 +256,7 @@ def test_the_next_retrain_is_the_first_epoch_at_which_one_is_due(settings: Setti
         assert next_retrain(settings, after) == first
 
 
-def test_a_proposal_holds_all_that_a_release_needs(world: World) -> None:
+def test_a_candidate_holds_all_parts_of_a_release(world: World) -> None:
     world.act()
     record(world, range(2))
     entries = unpack(made(world, 1).data)

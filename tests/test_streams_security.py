@@ -65,7 +65,7 @@ def authority(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def secured(authority: Authority, kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Kafka that speaks TLS, knows users by SCRAM and lets nobody do what is not granted."""
+    """A Kafka that speaks TLS, knows users by SCRAM and allows only what is granted."""
     folder = tmp_path_factory.mktemp("secured")
     store = folder / "server.store.pem"
     store.write_text(authority.store())
@@ -103,23 +103,25 @@ def as_user(settings: Settings, user: str) -> Settings:
 
 
 def refusals(settings: Settings, user: str) -> dict[str, int]:
-    """The topics that `user` may not write to, each with the broker's code."""
-    probing = {"enable.idempotence": False}  # else who may write nowhere gets no producer id, and asks no more
-    producer, told = clients.producer(as_user(settings, user), user, **probing), dict[str, int]()
+    """Return the topics that `user` may not write to, each with the broker's error code."""
+    probing = {
+        "enable.idempotence": False
+    }  # else a user without any write access gets no producer id and sends nothing
+    producer, codes = clients.producer(as_user(settings, user), user, **probing), dict[str, int]()
     for topic in TOPICS:
 
         def answer(error: KafkaError | None, _: object, name: str = topic.name) -> None:
             if error is not None:
-                told[name] = error.code()
+                codes[name] = error.code()
 
         producer.produce(topic.full(settings), key=b"k", value=b"x", on_delivery=answer)
     assert not producer.flush(60)
-    return told
+    return codes
 
 
 @pytest.mark.parametrize("role", list(ACCESS))
 def test_a_processor_may_write_to_its_topics_and_to_no_other(admin: Settings, role: str) -> None:
-    """A device worker, say, can't publish a release."""
+    """For example, a device worker can't publish a release."""
     assert grant(admin, role, f"User:{role}")
     allowed = {topic.name for topic in ACCESS[role].write}
     wait_for(lambda: not refusals(admin, role).keys() & allowed, "the broker to know what was granted")
@@ -135,17 +137,17 @@ def test_a_worker_runs_on_what_it_was_granted(admin: Settings) -> None:
     publish(run, [release(run, 0, 0)])
     topic, producer = DEVICE_EVENTS.full(run), clients.producer(as_user(run, "replay"), "replay")
     producer.produce(topic, key=b"u", value=encode(DeviceBatch("u", 0, ["1"], bytes([Kind.EXPOSURE]), [1], [0])))
-    for part in range(run.partitions):
-        for mark in (EpochBegin(0, 0, 0), EpochEnd(0, 1)):
-            producer.produce(topic, key=b"", value=encode(mark), partition=part)
+    for partition in range(run.partitions):
+        for marker in (EpochBegin(0, 0, 0), EpochEnd(0, 1)):
+            producer.produce(topic, key=b"", value=encode(marker), partition=partition)
     assert not producer.flush(30)
     outcomes = Log(run, OUTCOMES)
     with Process(as_user(run, "device"), "device"):
-        outcomes.until(lambda records: len(records) >= run.partitions, "the marks on outcomes")
+        outcomes.until(lambda records: len(records) >= run.partitions, "the markers on outcomes")
     outcomes.close()
 
 
-def test_who_does_not_know_the_word_or_trusts_another_authority_is_not_let_in(admin: Settings, tmp_path: Path) -> None:
+def test_a_wrong_password_or_an_untrusted_certificate_is_refused(admin: Settings, tmp_path: Path) -> None:
     wrong = admin.model_copy(update={"kafka_password": Settings(kafka_password="wrong").kafka_password})
     with pytest.raises(KafkaException):
         topic_admin.admin(wrong).list_topics(timeout=5)

@@ -8,14 +8,14 @@ from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, TOPICS
 
 
-def test_topics_are_made_once_and_found_as_they_should_be(broker_settings: Settings) -> None:
+def test_topics_are_created_once_and_pass_the_check(broker_settings: Settings) -> None:
     assert len(topic_admin.deviations(broker_settings)) == len(TOPICS)
     assert sorted(topic_admin.create(broker_settings)) == sorted(t.full(broker_settings) for t in TOPICS)
     assert topic_admin.create(broker_settings) == []
     assert topic_admin.deviations(broker_settings) == []
 
 
-def test_a_topic_with_other_partitions_stops_a_worker_with_what_to_run(broker_settings: Settings) -> None:
+def test_a_topic_with_other_partitions_stops_a_worker_with_advice(broker_settings: Settings) -> None:
     name = DEVICE_EVENTS.full(broker_settings)
     client = topic_admin.admin(broker_settings)
     client.create_topics([NewTopic(name, 3, 1)])[name].result(30)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from confluent_kafka import KafkaError, Message
-
 from replay.send.progress import ReplayError
 from streams.codec import encode
 from streams.kafka import clients
 from streams.kafka.partitioner import partition_of
+from streams.kafka.types import KafkaFailure, KafkaMessage, KafkaProducer
 from streams.process import telemetry
 from streams.records import EpochMarker
 from streams.settings import Settings
@@ -22,12 +21,21 @@ QUEUE_KB = 65_536  # the most that waits in memory for the broker
 class Sender:
     """Sends batches and epoch markers. Order within a partition is preserved, also by retries."""
 
-    def __init__(self, settings: Settings, offsets: list[int], events: list[int], batches: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        offsets: list[int],
+        events: list[int],
+        batches: int,
+        producer: KafkaProducer | None = None,
+    ) -> None:
         """`offsets` and `events` (both per partition) and `batches` count what was sent before."""
-        self._producer = clients.producer(settings, "replay", **{"queue.buffering.max.kbytes": QUEUE_KB})
+        if producer is None:
+            producer = clients.producer(settings, "replay", **{"queue.buffering.max.kbytes": QUEUE_KB})
+        self._producer = producer
         self._topic = DEVICE_EVENTS.full(settings)
         self._waiting = 0
-        self._error: KafkaError | None = None
+        self._error: KafkaFailure | None = None
         self.offsets, self.events, self.batches = list(offsets), list(events), batches  # acknowledged
 
     def record(self, user: str, value: bytes, events: int) -> None:
@@ -64,7 +72,7 @@ class Sender:
             self.poll(0.1)
             idle()
 
-    def _delivered(self, events: int, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, events: int, error: KafkaFailure | None, message: KafkaMessage) -> None:
         self._waiting -= 1
         if error is not None:
             self._error = self._error or error

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException
 from streams.database import schema
 from streams.kafka import clients
 from streams.kafka.message import CUT
-from streams.kafka.types import KafkaFailure, RecordPosition
+from streams.kafka.types import KafkaFailure, KafkaProducer, RecordPosition
 from streams.process.clock_and_signals import wall_ms
 from streams.settings import Settings
 from streams.topics import TOPICS
@@ -63,13 +63,15 @@ def refused_records(connection: sa.Connection, run: str) -> list[RefusedRecord]:
     return list(found.values())
 
 
-def resend(settings: Settings, engine: sa.Engine, chosen: Sequence[RefusedRecord]) -> None:
+def resend(
+    settings: Settings, engine: sa.Engine, chosen: Sequence[RefusedRecord], producer: KafkaProducer | None = None
+) -> None:
     """Send `chosen` again and note the time. Raises ResendError if a record was cut, or the broker takes none."""
     for record in chosen:
         if CUT in record.reason:
             raise ResendError(f"{record.position} was too large to be kept whole: {record.reason}")
     names = {topic.name: topic.full(settings) for topic in TOPICS}
-    producer = clients.producer(settings, "dead-letters")
+    sender = clients.producer(settings, "dead-letters") if producer is None else producer
     failures: list[str] = []
 
     def delivered(error: KafkaFailure | None, _message: object) -> None:
@@ -77,13 +79,13 @@ def resend(settings: Settings, engine: sa.Engine, chosen: Sequence[RefusedRecord
             failures.append(error.str())
 
     def flush() -> None:
-        if producer.flush(_ANSWER_S) or failures:
+        if sender.flush(_ANSWER_S) or failures:
             raise ResendError(f"{settings.brokers} does not take them: {failures[0] if failures else 'no answer'}")
 
     try:
         for record in chosen:
             clients.produce_waiting(
-                producer,
+                sender,
                 names[record.position.topic],
                 key=record.key,
                 value=record.value,
