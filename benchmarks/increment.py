@@ -122,7 +122,7 @@ def measured(
     def train(
         how: str, nets: Nets, known: InteractionLog, since: int | None, most: int, pace: float = config.pace
     ) -> tuple[Nets, int]:
-        limits = replace(config, most=most, table_most=2 * most, pace=pace)
+        limits = replace(config, max_clicks=most, table_max_clicks=2 * most, pace=pace)
         begun = time.process_time()
         result = retrain(nets, catalogue, known, config=limits, spec=SPEC, seed=seed, since=since)
         seconds = time.process_time() - begun

@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all: what is kept on disk is read again after a crash, and while it is written.
+"""Atomic writes of files: a reader, also after a crash, finds the old or the new content, never a part of it.
 
-The bytes go to a file beside it, are on the disk before that one takes the name, and nobody sees half of them.
+The bytes are written to a temporary file in the same folder and synced to disk before it replaces the target.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @contextmanager
 def atomically(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; at the end of the block it replaces `path` in one step, or goes away."""
+    """Yield a temporary path to write to; after the block it replaces `path`, or is removed if the block raised."""
     part = path.with_name(path.name + ".part")
     try:
         yield part
@@ -26,6 +26,6 @@ def atomically(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step: after a crash the old or the new one is there, whole."""
+    """Replace the content of `path` by `data` in one step."""
     with atomically(path) as part:
         part.write_bytes(data)

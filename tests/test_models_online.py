@@ -68,7 +68,7 @@ def test_its_loss_is_that_of_the_scores_that_serving_gives() -> None:
     total = 0.0
     listed = examples(40)
     for each in listed:
-        answer = scorer.fast(each.clicks, each.exposures, each.items, each.r_t, each.r_n, each.standing)
+        answer = scorer.fast(each.clicks, each.exposures, each.items, each.r_t, each.r_n, each.item_statistics)
         for logits in answer:
             values = logits.astype(np.float64)
             total += float(np.log(np.exp(values).sum()) - values[0]) / 2

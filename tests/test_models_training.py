@@ -24,7 +24,7 @@ from models.training.row_adam import RowAdam
 torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
 SPEC = ViewSpec(history_long=8, history_short=4, threshold=3)
-CONFIG = TrainConfig(batch=64, learning_rate=5e-3, older=1.0, held_out_most=200)
+CONFIG = TrainConfig(batch=64, learning_rate=5e-3, older=1.0, held_out_max=200)
 
 
 def log_of(users: int, events: int, items: int, seed: int = 0, *, learnable: bool = True) -> InteractionLog:
@@ -164,7 +164,7 @@ def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
     assert again.n == new // 10
     assert again.trained == 2 * (new - again.n)  # and as many older ones
     assert again.catalogue == first.catalogue
-    assert retrained(log, held_out_most=5).n == 5
+    assert retrained(log, held_out_max=5).n == 5
 
 
 def test_a_retrain_moves_the_nets_less_the_less_of_the_log_it_looks_at() -> None:
@@ -275,7 +275,7 @@ def test_replaced_items_are_replaced_everywhere_in_the_batch_and_about_as_often_
     for mine, its in zip(whole[1:-1], batch[1:-1], strict=True):
         pairs |= set(zip(whole.rows[mine].flatten().tolist(), batch.rows[its].flatten().tolist(), strict=True))
     assert len(pairs) == len({row for row, _ in pairs})  # one fate an item
-    assert torch.equal(whole.standing, batch.standing)  # how an item stands is known of unknown ones too
+    assert torch.equal(whole.item_statistics, batch.item_statistics)  # also known of items replaced by the unknown row
     replaced = [row for row, now in pairs if row != now]
     assert all(now == ROW_UNKNOWN for row, now in pairs if row != now)
     assert len(replaced) / len(pairs) == pytest.approx(0.2, abs=0.06)

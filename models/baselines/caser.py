@@ -14,7 +14,7 @@ from models.data.queries import delayed
 
 @dataclass(frozen=True)
 class CaserConfig:
-    """Sizes of Caser: `window` items are looked at, by `horizontal` filters of each height and `vertical` ones."""
+    """Sizes of Caser: `horizontal` filters of each height and `vertical` filters over the last `window` items."""
 
     dim: int = 32
     length: int = 50
@@ -25,9 +25,9 @@ class CaserConfig:
 
 
 class Caser(Sequential):
-    """Two kinds of filters over the window, then one layer.
+    """Horizontal and vertical filters over the window, then one layer.
 
-    The paper's user vector is left out: with it a user without training data could not be scored.
+    The paper's user vector is left out, so that users without training data can be scored.
     """
 
     def __init__(self, config: CaserConfig, rows: int, reads: SequenceReader = delayed) -> None:
@@ -40,10 +40,11 @@ class Caser(Sequential):
         self.out = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, config.dim), nn.ReLU())
 
     def states(self, sequences: Tensor) -> Tensor:
-        """See `Sequential.states`: the state of a place is that of the window that ends there."""
+        """See `Sequential.states`: the state at a position is computed from the window that ends there."""
         x = functional.pad(self.items(sequences), (0, 0, self.window - 1, 0)) * self.items.embedding_dim**0.5
         windows = x.unfold(1, self.window, 1)  # [B, L, d, window]
         flat = windows.flatten(0, 1)
         tall = [functional.relu(filters(flat)).amax(-1) for filters in self.horizontal]
         wide = self.vertical(flat).flatten(1)
-        return self.out(torch.cat([*tall, wide], 1)).view(*sequences.shape, -1)  # type: ignore[no-any-return]
+        states: Tensor = self.out(torch.cat([*tall, wide], 1))
+        return states.view(*sequences.shape, -1)

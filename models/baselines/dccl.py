@@ -1,6 +1,6 @@
-"""A cloud backbone with a small patch for each device, in the style of DCCL (Yao et al., arXiv 2104.06624).
+"""DCCL: a frozen cloud backbone with a small patch per device, after Yao et al., arXiv 2104.06624.
 
-The backbone is fitted to all users and stays; a device fits 2 d numbers of its own, which scale and shift its state.
+The backbone is fitted to all users and then frozen; each device fits 2 d numbers that scale and shift its state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from models.data.queries import Queries
 
 
 class Dccl(nn.Module):
-    """A user without clicks has a patch of zeros, which changes nothing."""
+    """A sequential backbone and the patches of all users; a patch of zeros leaves the state unchanged."""
 
     def __init__(self, backbone: Sequential, users: int) -> None:
         super().__init__()
@@ -23,13 +23,13 @@ class Dccl(nn.Module):
             self.patches.weight.zero_()
 
     def train(self, mode: bool = True) -> Dccl:
-        """As of any net; but the backbone, which stays as it is, never drops anything."""
+        """Set the training mode; the frozen backbone stays in evaluation mode, without dropout."""
         super().train(mode)
         self.backbone.eval()
         return self
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C]."""
+        """Return scores [V, C] of `items` [V, C]."""
         sequences, of = self.backbone.reads(queries)
         states = self.backbone.states(sequences[:, -self.backbone.length :])[:, -1][of]
         scale, shift = self.patches(queries.users).chunk(2, -1)

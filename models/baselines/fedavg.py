@@ -1,14 +1,13 @@
-"""Federated averaging: devices train copies on their own clicks, the server moves by the mean of what changed.
+"""FedAvg: devices train copies of the net on their own clicks, the server averages the changes of the weights.
 
-McMahan et al., arXiv 1602.05629; the server's own step is an adaptive one (Reddi et al., arXiv 2003.00295), that of
-`fitting.fit`, for which the mean change is a gradient. Nothing but weights leaves a device.
+McMahan et al., arXiv 1602.05629; the server's optimiser is the adaptive one of `training.fit` (Reddi et al., arXiv
+2003.00295), which takes the mean change as a gradient. Only weights leave a device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +16,23 @@ from torch.func import functional_call
 
 @dataclass(frozen=True)
 class FedAvgConfig:
-    """What a device does with the weights it gets."""
+    """Local training on a device."""
 
     learning_rate: float = 0.5  # of plain gradient steps
     steps: int = 2
 
 
 class FedAvg(nn.Module):
-    """A round as one objective: its gradient is the mean over devices of (the server's weights - the device's)."""
+    """One round as an objective: its gradient is the mean over devices of (server weights - device weights)."""
 
     def __init__(self, objective: nn.Module, config: FedAvgConfig) -> None:
-        """`objective` turns one device's batch into its loss."""
+        """Take the objective that turns one device's batch into its loss."""
         super().__init__()
         self.objective = objective
         self.config = config
 
-    def forward(self, devices: Sequence[Any]) -> Tensor:
-        """The mean loss of the devices before they train, one batch each, every device weighted by its clicks."""
+    def forward(self, devices: Sequence[Sized]) -> Tensor:
+        """Return the mean loss of the devices before they train; a batch per device, devices weighted by clicks."""
         server = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
         changed = {name: torch.zeros_like(p) for name, p in server.items()}
         clicks = sum(len(batch) for batch in devices)

@@ -1,4 +1,4 @@
-"""Factorisation machine over user, item and, if given, what the slow part thinks (Rendle, 2010)."""
+"""Factorisation machine over user, item and optional features from a slow net (Rendle, 2010)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class FMConfig:
     """Sizes of FM."""
 
     dim: int = 32
-    hints: int = 0  # features of a candidate that come from the slow part
+    hints: int = 0  # number of features from a slow net: see `two_stage`
 
 
 class FM(nn.Module):
@@ -36,17 +36,20 @@ class FM(nn.Module):
 
     @property
     def item_tables(self) -> tuple[Tensor, ...]:
-        """The tables [rows, d] that have a vector for each item."""
+        """The tables [rows, d] with one vector per item."""
         return (self.items.weight,)
 
     def forward(self, queries: Queries, items: Tensor, hints: Tensor | None = None) -> Tensor:
-        """Scores [V, C] of `items` [V, C], with `hints` [V, C, h]. The user's own linear term cancels in a ranking."""
+        """Return scores [V, C] of `items` [V, C] with features `hints` [V, C, h].
+
+        The user's linear term is left out, as it does not change a ranking.
+        """
         fields = [self.users(queries.users)[:, None].expand(-1, items.shape[1], -1), self.items(items)]
         linear = self.item_bias(items)[..., 0]
         if hints is not None:
             linear = linear + hints @ self.hint_weights
             fields.append(hints @ self.hint_vectors)
         both = torch.stack(fields)  # [F, V, C, d]
-        pairs = both.sum(0).square() - both.square().sum(0)  # sum over pairs = (square of sum - sum of squares) / 2
+        pairs = both.sum(0).square() - both.square().sum(0)  # sum over pairs is half of it
         scores: Tensor = linear + 0.5 * pairs.sum(-1)
         return scores

@@ -23,7 +23,7 @@ class GRU4RecConfig:
 
 
 def left_aligned(sequences: Tensor) -> tuple[Tensor, Tensor]:
-    """(`sequences` with the padding on the right, how many places each was shifted [B])."""
+    """Return `sequences` [B, L] with the padding moved to the right, and how far each was shifted [B]."""
     padding = (sequences == ROW_PADDING).long().cumprod(1).sum(1)
     return sequences.gather(
         1,
@@ -34,14 +34,14 @@ def left_aligned(sequences: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def right_aligned(states: Tensor, padding: Tensor) -> Tensor:
-    """`states` [B, L, d] moved `padding` [B] places to the right, zero where nothing came from."""
-    places = torch.arange(states.shape[1], device=states.device) - padding[:, None]
-    moved = states.gather(1, places.clamp(min=0)[..., None].expand_as(states))
-    return moved * (places >= 0)[..., None]
+    """Return `states` [B, L, d] shifted right by `padding` [B] positions, zero-filled."""
+    positions = torch.arange(states.shape[1], device=states.device) - padding[:, None]
+    moved = states.gather(1, positions.clamp(min=0)[..., None].expand_as(states))
+    return moved * (positions >= 0)[..., None]
 
 
 class GRU4Rec(Sequential):
-    """One GRU layer, brought back to the dimension of the items."""
+    """One GRU layer and a linear map to the dimension of the items."""
 
     def __init__(self, config: GRU4RecConfig, rows: int, reads: SequenceReader = recent) -> None:
         super().__init__(rows, config.dim, config.length, reads)
@@ -50,7 +50,7 @@ class GRU4Rec(Sequential):
         self.out = nn.Linear(config.hidden, config.dim)
 
     def states(self, sequences: Tensor) -> Tensor:
-        """See `Sequential.states`. Padding is shifted behind the sequence, so that it never enters a state."""
+        """See `Sequential.states`. Padding is moved behind the sequence, so that it never enters a state."""
         shifted, padding = left_aligned(sequences)
         x = self.drop(self.items(shifted) * self.items.embedding_dim**0.5)
         return right_aligned(self.out(self.gru(x)[0]), padding)

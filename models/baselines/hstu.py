@@ -11,7 +11,7 @@ from models.layers.hstu_block import HSTUBlock, HSTUConfig, apply_blocks
 
 
 class HSTU(Sequential):
-    """Layers of HSTU over the clicks."""
+    """HSTU blocks over the clicks."""
 
     def __init__(self, config: HSTUConfig, rows: int, reads: SequenceReader = delayed) -> None:
         super().__init__(rows, config.dim, config.length, reads)
@@ -23,4 +23,5 @@ class HSTU(Sequential):
         """See `Sequential.states`."""
         real = sequences != ROW_PADDING
         x = self.drop(self.items(sequences) * self.items.embedding_dim**0.5) * real[..., None]
-        return self.norm(apply_blocks(self.layers, x, real))  # type: ignore[no-any-return]
+        states: Tensor = self.norm(apply_blocks(self.layers, x, real))
+        return states

@@ -1,7 +1,7 @@
-"""Item2vec as a net of its own: the mean of the last clicks says what is clicked next (CBOW; arXiv 1603.04259).
+"""Item2vec: the mean of the last clicks predicts the next click (CBOW; Barkan & Koenigstein, arXiv 1603.04259).
 
-It has an item table and nothing else, so it is fitted in seconds; other nets start from its table (`item_tables`) and
-are spared the long plateau at popularity, where next to nothing reaches E through their layers.
+It has only an item table, so it is fitted in seconds. Other nets start from its table (`item_tables`): otherwise they
+rank by popularity for long, because almost no gradient reaches E through their layers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.data.queries import recent
 
 @dataclass(frozen=True)
 class Item2VecConfig:
-    """Sizes of the net; `span` is how many of the last clicks are averaged."""
+    """Sizes of the net; `span` is the number of last clicks that are averaged."""
 
     dim: int = 32
     length: int = 50
@@ -26,7 +26,7 @@ class Item2VecConfig:
 
 
 class Item2Vec(Sequential):
-    """No weights but the item table and a bias an item."""
+    """An item table and a bias per item, no other weights."""
 
     def __init__(self, config: Item2VecConfig, rows: int, reads: SequenceReader = recent) -> None:
         super().__init__(rows, config.dim, config.length, reads)
@@ -39,6 +39,6 @@ class Item2Vec(Sequential):
         return total / self._summed(real).clamp(min=1)
 
     def _summed(self, x: Tensor) -> Tensor:
-        """The sum of each place and the span - 1 before it: [B, L, d]."""
+        """Return the sum over each position and the span - 1 before it: [B, L, d]."""
         upto = functional.pad(x.cumsum(1), (0, 0, self.span, 0))
         return upto[:, self.span :] - upto[:, : -self.span]

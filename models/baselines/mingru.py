@@ -1,6 +1,6 @@
-"""minGRU: a recurrence whose gates look at the input only (Feng et al., arXiv 2410.01201).
+"""minGRU layers over the clicks (Feng et al., arXiv 2410.01201).
 
-A device needs one small matrix product a click, and training runs over all positions in parallel.
+A device needs one small matrix product per click, and training runs over all positions in parallel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class MinGRUConfig:
 
 
 class MinGRUBlock(nn.Module):
-    """One recurrence with its residual."""
+    """One recurrence with layer norm and residual."""
 
     def __init__(self, config: MinGRUConfig) -> None:
         super().__init__()
@@ -38,10 +38,11 @@ class MinGRUBlock(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Inputs x [B, L, d], real bool [B, L, 1] -> [B, L, d]. Padding leaves the state as it is."""
+        """Apply the block to x [B, L, d], real bool [B, L, 1] -> [B, L, d]. Padding leaves the state unchanged."""
         gate, new = self.gate_and_new(self.norm(x)).chunk(2, dim=-1)
         z = torch.sigmoid(gate) * real
-        return x + self.drop(self.out(scan(1 - z, z * torch.tanh(new))))  # type: ignore[no-any-return]
+        change: Tensor = self.drop(self.out(scan(1 - z, z * torch.tanh(new))))
+        return x + change
 
 
 class MinGRU(Sequential):
@@ -59,4 +60,5 @@ class MinGRU(Sequential):
         x = self.drop(self.items(sequences) * self.items.embedding_dim**0.5)
         for layer in self.layers:
             x = layer(x, real)
-        return self.norm(x)  # type: ignore[no-any-return]
+        states: Tensor = self.norm(x)
+        return states

@@ -1,4 +1,4 @@
-"""NeuMF: a product and an MLP of user and item, side by side (He et al., arXiv 1708.05031)."""
+"""NeuMF: the sum of a product and an MLP of user and item (He et al., arXiv 1708.05031)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class NeuMFConfig:
 
     dim: int = 32
     hidden: tuple[int, int] = (64, 32)
-    hints: int = 0  # features of a candidate that come from the slow part
+    hints: int = 0  # number of features from a slow net: see `two_stage`
 
 
 class NeuMF(nn.Module):
-    """Both branches have embeddings of their own; their outputs are added."""
+    """A product branch and an MLP branch with separate embeddings, added."""
 
     def __init__(self, config: NeuMFConfig, rows: int, users: int) -> None:
         super().__init__()
@@ -40,15 +40,16 @@ class NeuMF(nn.Module):
 
     @property
     def item_tables(self) -> tuple[Tensor, ...]:
-        """The tables [rows, d] that have a vector for each item."""
+        """The tables [rows, d] with one vector per item."""
         return self.product_items.weight, self.deep_items.weight
 
     def forward(self, queries: Queries, items: Tensor, hints: Tensor | None = None) -> Tensor:
-        """Scores [V, C] of `items` [V, C], with `hints` [V, C, h]."""
-        product = self.product(self.product_users(queries.users)[:, None] * self.product_items(items))[..., 0]
+        """Return scores [V, C] of `items` [V, C] with features `hints` [V, C, h]."""
+        product: Tensor = self.product(self.product_users(queries.users)[:, None] * self.product_items(items))[..., 0]
         users = self.deep_users(queries.users)[:, None].expand(-1, items.shape[1], -1)
         deep = [users, self.deep_items(items)]
         if hints is not None:
             deep.append(hints)
             product = product + hints @ self.hint_weights
-        return product + self.mlp(torch.cat(deep, -1))  # type: ignore[no-any-return]
+        scores: Tensor = product + self.mlp(torch.cat(deep, -1))
+        return scores

@@ -1,4 +1,4 @@
-"""SASRec: self-attention over the sequence (Kang & McAuley, arXiv 1808.09781). With `losses.gbce` it is gSASRec."""
+"""SASRec: self-attention over the clicks (Kang & McAuley, arXiv 1808.09781). With `losses.gbce` it is gSASRec."""
 
 from __future__ import annotations
 
@@ -44,18 +44,19 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Inputs x [B, L, d], mask bool [B, L, L] -> [B, L, d]."""
+        """Apply the block to x [B, L, d], mask bool [B, L, L] -> [B, L, d]."""
         batch, length, dim = x.shape
         heads = self.queries_keys_values(self.before_attention(x)).view(batch, length, 3, self.heads, -1)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each [B, heads, L, d / heads]
         drop = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], dropout_p=drop)
         x = x + functional.dropout(self.merge(mixed.transpose(1, 2).reshape(batch, length, dim)), drop)
-        return x + self.feed(x)  # type: ignore[no-any-return]
+        fed: Tensor = self.feed(x)
+        return x + fed
 
 
 class SASRec(Sequential):
-    """Transformer over the clicks; positions are counted from the newest."""
+    """A transformer over the clicks; positions are counted from the newest click."""
 
     def __init__(self, config: SASRecConfig, rows: int, reads: SequenceReader = delayed) -> None:
         super().__init__(rows, config.dim, config.length, reads)
@@ -71,4 +72,5 @@ class SASRec(Sequential):
         mask = causal_mask(sequences != ROW_PADDING)
         for block in self.blocks:
             x = block(x, mask)
-        return self.norm(x)  # type: ignore[no-any-return]
+        states: Tensor = self.norm(x)
+        return states

@@ -1,7 +1,7 @@
-"""Nets whose user is one vector: a causal encoder of a sequence, and scores as inner products with the items.
+"""Sequential nets: a causal encoder of a sequence to one user vector, and inner products with the items as scores.
 
 Because the candidate enters only at the end, all positions of a sequence are trained at once and negatives are shared
-over the batch. `SASRec`, `Caser`, `GRU4Rec`, `MinGRU` and `HSTU` are such nets; each stands in a file of its own.
+by the batch. `SASRec`, `Caser`, `GRU4Rec`, `MinGRU`, `HSTU` and `Item2Vec` are such nets.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SequenceReader = Callable[[Queries], tuple[Tensor, Tensor]]
 
 
 class Sequential(nn.Module, ABC):
-    """State after each item of a sequence, and its inner product with the embeddings of candidates."""
+    """A state after each item of a sequence, and its inner products with candidates."""
 
     def __init__(self, rows: int, dim: int, length: int, reads: SequenceReader) -> None:
-        """`rows` of E, reserved ones included; at most the newest `length` items of what `reads` gives are used."""
+        """Take the rows of E, reserved ones included; of each sequence the newest `length` items are used."""
         super().__init__()
         self.length = length
         self.reads = reads
@@ -32,32 +32,32 @@ class Sequential(nn.Module, ABC):
             self.items.weight.mul_(dim**-0.5)
             self.bias.weight.zero_()
 
-    def rest(self, logit: float) -> None:
-        """Let every item begin with `logit` beside what its vector gives: see `losses.resting`."""
+    def set_bias(self, logit: float) -> None:
+        """Set the bias of every item to `logit`: see `losses.prior_logit`."""
         with torch.no_grad():
             self.bias.weight.fill_(logit)
             self.bias.weight[ROW_PADDING] = 0.0
 
     @property
     def item_tables(self) -> tuple[Tensor, ...]:
-        """The tables [rows, d] that have a vector for each item."""
+        """The tables [rows, d] with one vector per item."""
         return (self.items.weight,)
 
     @abstractmethod
     def states(self, sequences: Tensor) -> Tensor:
-        """The state [B, L, d] after each item of `sequences` [B, L], L <= `length`; no state sees a later item."""
+        """Return the state [B, L, d] after each item of `sequences` [B, L], L <= `length`; no state sees a later item."""
 
     def logits(self, states: Tensor, items: Tensor) -> Tensor:
-        """Scores [..., C] of `items` [..., C] for `states` [..., d]."""
+        """Return scores [..., C] of `items` [..., C] for `states` [..., d]."""
         scores: Tensor = torch.einsum("...d,...cd->...c", states, self.items(items)) + self.bias(items)[..., 0]
         return scores
 
     def shared_logits(self, states: Tensor, items: Tensor) -> Tensor:
-        """Scores [..., N] of the same `items` [N] for every one of `states` [..., d]."""
+        """Return scores [..., N] of the same `items` [N] for all `states` [..., d]."""
         scores: Tensor = states @ self.items(items).T + self.bias(items)[:, 0]
         return scores
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C]; each distinct sequence is encoded once."""
+        """Return scores [V, C] of `items` [V, C]; each distinct sequence is encoded once."""
         sequences, of = self.reads(queries)
         return self.logits(self.states(sequences[:, -self.length :])[:, -1][of], items)

@@ -1,4 +1,4 @@
-"""Vanilla slow + fast: what a trained slow net thinks of a candidate is a feature of the fast one (DIN + FM, ...)."""
+"""Two-stage models: a fast net with the score of a trained slow net as a feature of each candidate (DIN+FM, ...)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from models.baselines.sequential import Sequential
 from models.data.queries import Queries
 
-HINTS = 2  # the slow net's logit and its sigmoid
+HINTS = 2  # features from the slow net: its logit and the sigmoid of it
 
 
 class InformedNet(Protocol):
-    """A fast net that takes features of candidates."""
+    """A fast net that takes features of candidates from a slow net."""
 
     def __call__(self, queries: Queries, items: Tensor, hints: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C] with `hints` [V, C, h]."""
+        """Return scores [V, C] of `items` [V, C] with features `hints` [V, C, h]."""
         ...
 
 
 class InformedSequential(nn.Module):
-    """A sequential net (GRU4Rec) with features of the candidate added to its score."""
+    """A sequential net (GRU4Rec) plus a linear term of the candidate's features."""
 
     def __init__(self, net: Sequential) -> None:
         super().__init__()
@@ -30,12 +30,13 @@ class InformedSequential(nn.Module):
         self.hint_weights = nn.Parameter(torch.ones(HINTS))
 
     def forward(self, queries: Queries, items: Tensor, hints: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C]."""
-        return self.net(queries, items) + hints @ self.hint_weights  # type: ignore[no-any-return]
+        """Return scores [V, C] of `items` [V, C] with features `hints` [V, C, h]."""
+        scores: Tensor = self.net(queries, items)
+        return scores + hints @ self.hint_weights
 
 
 class TwoStage(nn.Module):
-    """A fast net that is told the slow net's score. The score, not the rank: it is the same in lists of any length."""
+    """A fast net informed by a slow net's score: not by the rank, which depends on the length of the list."""
 
     def __init__(self, slow: nn.Module, fast: InformedNet) -> None:
         super().__init__()
@@ -43,7 +44,7 @@ class TwoStage(nn.Module):
         self.fast = fast
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
-        """Scores [V, C] of `items` [V, C]; no gradient reaches the slow net."""
+        """Return scores [V, C] of `items` [V, C]; no gradient reaches the slow net."""
         with torch.no_grad():
             logits = self.slow(queries, items)
         return self.fast(queries, items, torch.stack([logits, torch.sigmoid(logits)], -1))

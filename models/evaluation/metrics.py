@@ -1,4 +1,4 @@
-"""Ranks and what they are worth: HR@{1,5,10}, NDCG@{5,10}, MRR, with one relevant item a list."""
+"""Ranks and ranking metrics: HR@{1,5,10}, NDCG@{5,10} and MRR, with one relevant item per list."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
 
 
 class Rank(NamedTuple):
-    """A 1-based rank, and how many scores of the list were NaN or infinite."""
+    """A rank from 1, and the number of scores of the list that were NaN or infinite."""
 
     rank: int
     not_finite: int
 
 
 def rank(scores: ArrayLike, target_index: int) -> Rank:
-    """The rank of the item at `place`: 1 + better ones + equal ones at an earlier place.
+    """Return the rank of the item at `target_index`: 1 + higher scores + equal scores before it.
 
-    Lists are shuffled, so a constant scorer scores chance. A score that is not finite ranks last.
+    Lists are shuffled, so a constant scorer gets chance level. A score that is not finite ranks last.
     """
     values: NDArray[np.floating] = np.asarray(scores)
     finite = np.isfinite(values)
@@ -37,7 +37,7 @@ def rank(scores: ArrayLike, target_index: int) -> Rank:
 
 
 def gains(ranks: ArrayLike) -> dict[str, NDArray[np.float64]]:
-    """What each rank is worth by each metric: [n] -> name -> [n]."""
+    """Return the value of each rank by each metric: [n] -> name -> [n]."""
     values: NDArray[np.float64] = np.asarray(ranks, np.float64)
     discounted = 1 / np.log2(values + 1)
     return {
@@ -48,7 +48,7 @@ def gains(ranks: ArrayLike) -> dict[str, NDArray[np.float64]]:
 
 
 def metrics(ranks: ArrayLike) -> dict[str, float]:
-    """The mean of each metric over ranks [n], the same to the last digit for any order; NaN where n is 0."""
+    """Return the mean of each metric over ranks [n]; exactly the same for any order; NaN if n is 0."""
     count = np.size(np.asarray(ranks))
     return {name: math.fsum(values) / count if count else math.nan for name, values in gains(ranks).items()}
 
@@ -60,13 +60,13 @@ def _chance(n: int) -> tuple[float, ...]:
 
 
 def chance(n: int) -> dict[str, float]:
-    """What a constant scorer gets in expectation on a list of `n` candidates."""
+    """Return the expected metrics of a constant scorer on a list of `n` candidates."""
     return dict(zip(METRICS, _chance(n), strict=True))
 
 
 def mean_chance(sizes: Sequence[int]) -> dict[str, float]:
-    """The same over lists of several sizes; NaN where there is none."""
+    """Return the mean of `chance` over lists of several sizes; NaN without lists."""
     return {
-        name: math.fsum(_chance(int(n))[place] for n in sizes) / len(sizes) if len(sizes) else math.nan
-        for place, name in enumerate(METRICS)
+        name: math.fsum(_chance(int(n))[i] for n in sizes) / len(sizes) if len(sizes) else math.nan
+        for i, name in enumerate(METRICS)
     }

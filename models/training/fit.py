@@ -1,7 +1,7 @@
-"""Fitting one net offline: Adam over epochs, the best epoch by a validation score, resumable at every epoch.
+"""Offline fit of one net: Adam over epochs with early stopping by a validation score, resumable at every epoch.
 
-The loop knows nothing of the net: an objective turns a batch into a loss. What an epoch draws depends on (seed, epoch)
-alone, so a fit that was cut goes on as if it had not been.
+The loop does not depend on the net: an objective turns a batch into a loss. All random draws of an epoch depend only on
+(seed, epoch), so that an interrupted fit continues with the same result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +24,18 @@ from models.mc2sf.nets import Encoder
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a net is fitted."""
+    """Hyperparameters of a fit."""
 
     learning_rate: float = 1e-3
-    l2: float = 0.0  # lambda: its gradient is lambda times the weight; of tables, only the rows of the batch
-    epochs: int = 40  # at most
-    patience: int = 4  # epochs without a better validation score
+    l2: float = 0.0  # lambda, with gradient lambda times the weight; in tables only for the rows of the batch
+    epochs: int = 40  # maximum
+    patience: int = 4  # stop after so many epochs without a better validation score
     bf16: bool = False  # losses under autocast; weights, Adam and validation keep full precision
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came of it: the validation score after each epoch, and the best one's number (0-based)."""
+    """The validation score after each epoch, and the index of the best epoch."""
 
     curve: tuple[float, ...]
     best: int
@@ -44,7 +43,7 @@ class Fitted:
 
 def fit(
     objective: nn.Module,
-    batches: Callable[[int, np.random.Generator], Iterable[Any]],
+    batches: Callable[[int, np.random.Generator], Iterable[object]],
     validate: Callable[[], float],
     config: FitConfig,
     seed: int,
@@ -52,10 +51,11 @@ def fit(
     keep: Path | None = None,
     progress: Callable[[int, float, float], None] | None = None,
 ) -> Fitted:
-    """Fit the parameters of `objective` that want a gradient, in place; they end as those of the best epoch.
+    """Fit the parameters of `objective` that require a gradient, in place; they end as those of the best epoch.
 
-    `batches(epoch, generator)` gives an epoch's batches; `validate` is called in evaluation mode; `keep` is a file to
-    go on from; `progress(epoch, loss, score)` is told of each epoch. Raises FloatingPointError when the loss is NaN.
+    `batches(epoch, generator)` returns an epoch's batches; `validate` is called in evaluation mode; `keep` is a file
+    with the state after the last epoch, from which a fit resumes; `progress(epoch, loss, score)` is called after each
+    epoch. Raises FloatingPointError if the loss is NaN.
     """
     weights = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     tables, device = _tables(objective), next(iter(weights.values())).device.type
@@ -97,18 +97,19 @@ def fit(
 
 
 def _best(curve: list[float]) -> int:
+    """Return the index of the best score, -1 without scores."""
     return int(np.argmax(curve)) if curve else -1
 
 
 def _tables(module: nn.Module) -> set[Tensor]:
-    """The weights whose rows belong to items or users."""
+    """Return the weights whose rows belong to items or users."""
     return {m.weight for m in module.modules() if isinstance(m, nn.Embedding)} | {
         m.E for m in module.modules() if isinstance(m, Encoder)
     }
 
 
 def _decay(weights: Iterable[nn.Parameter], tables: set[Tensor], l2: float) -> None:
-    """Add the gradient of l2 / 2 |w|^2: a table's rows that the batch did not touch are left alone."""
+    """Add the gradient of l2 / 2 |w|^2, except to rows of tables that are not in the batch."""
     if not l2:
         return
     with torch.no_grad():
@@ -129,6 +130,7 @@ def _save(
     optimiser: torch.optim.Optimizer,
     curve: list[float],
 ) -> None:
+    """Write weights, best weights, optimiser state and scores to `path`."""
     tensors = {f"now.{name}": p.detach() for name, p in weights.items()}
     tensors |= {f"best.{name}": p for name, p in best.items()}
     for name, p in weights.items():
@@ -141,6 +143,7 @@ def _save(
 def _load(
     path: Path, weights: dict[str, nn.Parameter], best: dict[str, Tensor], optimiser: torch.optim.Optimizer
 ) -> list[float]:
+    """Restore weights, best weights and optimiser state from `path`; return the scores."""
     tensors = load_file(path)
     with safe_open(path, "pt") as file:
         curve: list[float] = json.loads(file.metadata()["curve"])

@@ -1,4 +1,4 @@
-"""Losses of a click: pure functions of logits [B, 1 + N], of which column 0 is the clicked item, to one number."""
+"""Losses of clicks: pure functions of logits [B, 1 + N], column 0 being the clicked item, to one number."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def bce(logits: Tensor) -> Tensor:
-    """Binary cross-entropy, the mean over all pairs (eq. 2, 4)."""
+    """Return binary cross-entropy, the mean over all pairs (eq. 2, 4)."""
     return (functional.softplus(-logits[:, :1]).sum() + functional.softplus(logits[:, 1:]).sum()) / logits.numel()
 
 
 def bpr(logits: Tensor) -> Tensor:
-    """The pairwise loss -log sigmoid(clicked - negative), the mean over pairs (Rendle et al., arXiv 1205.2618)."""
+    """Return the mean of -log sigmoid(clicked - negative) over pairs (Rendle et al., arXiv 1205.2618)."""
     return functional.softplus(logits[:, 1:] - logits[:, :1]).mean()
 
 
 def sampled_softmax(logits: Tensor) -> Tensor:
-    """Cross-entropy of the clicked item among its own list; see `corrected` for negatives drawn unevenly."""
+    """Return the cross-entropy of the clicked item in its list; see `corrected` for negatives not drawn uniformly."""
     return -functional.log_softmax(logits, 1)[:, 0].mean()
 
 
 def corrected(logits: Tensor, log_q: Tensor) -> Tensor:
-    """Logits less log_q, of one shape: the sampled softmax then estimates that over the whole catalogue.
+    """Return logits - log_q: the sampled softmax then estimates the softmax over the whole catalogue.
 
-    `log_q` is the log of how often a negative is drawn in expectation, and 0 for the click, which is there in any
-    case (Bengio & Senecal, 2008; for the click: Khrylchenko et al., arXiv 2507.09331).
+    `log_q` is the log of the expected number of draws of a negative, and 0 for the click, which is always in the list
+    (Bengio & Senecal, 2008; for the click: Khrylchenko et al., arXiv 2507.09331).
     """
     return logits - log_q
 
 
 def gbce(logits: Tensor, items: int, calibration: float = 0.75) -> Tensor:
-    """gBCE: the clicked item's sigmoid to a power below 1 undoes the overconfidence that few negatives teach.
+    """Return gBCE: a power below 1 of the clicked item's sigmoid corrects overconfidence caused by few negatives.
 
-    `items` is the size of the catalogue, `calibration` t in [0, 1]; t = 0 is plain BCE (Petrov & Macdonald,
+    `items` is the size of the catalogue, `calibration` is t in [0, 1]; t = 0 is plain BCE (Petrov & Macdonald,
     arXiv 2308.07192, eq. 9 and 10). Raises ValueError without negatives.
     """
     if logits.shape[1] < 2:
@@ -52,15 +52,15 @@ def gbce(logits: Tensor, items: int, calibration: float = 0.75) -> Tensor:
 
 
 def bind_catalogue_size(loss: Callable[..., Tensor], items: int) -> Loss:
-    """A loss that asks for the size of the catalogue, told it; any other as it is."""
+    """Bind the catalogue size if the loss takes it as `items`; return any other loss unchanged."""
     return partial(loss, items=items) if "items" in inspect.signature(loss).parameters else loss
 
 
 def prior_logit(loss: Loss, negatives: int) -> float:
-    """The logit of all items that a loss asks for where nothing is known: minus the log of the odds of a negative.
+    """Return the common logit of all items that minimises a loss if nothing is known about them.
 
-    0 where only differences count. A net that begins elsewhere and has no bias in common to all items first learns to
-    score none of them (the prior of Lin et al., arXiv 1708.02002, section 3.3).
+    It is minus the log odds of a negative, and 0 for losses of differences. A net that starts at another logit first
+    has to learn this one (the prior of Lin et al., arXiv 1708.02002, section 3.3).
     """
     logit = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     search = torch.optim.LBFGS([logit], max_iter=100, line_search_fn="strong_wolfe")
@@ -68,8 +68,8 @@ def prior_logit(loss: Loss, negatives: int) -> float:
     def value() -> Tensor:
         search.zero_grad()
         found = loss(logit.expand(1, 1 + negatives))
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         return found
 
-    search.step(value)  # type: ignore[no-untyped-call]
+    search.step(value)  # type: ignore[no-untyped-call]  # untyped in torch
     return logit.item()

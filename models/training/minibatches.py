@@ -1,7 +1,7 @@
-"""From folded clicks to tensors: the rows of E that a batch needs, and everything else as places among those rows.
+"""Minibatches: the rows of E that a batch needs, and histories and candidates as indices among those rows.
 
-Histories, windows and candidates of a batch overlap much. E is gathered once a batch, the gradient comes back for
-those rows alone, and so an update touches no other row.
+Histories, windows and candidates of a batch overlap. E is gathered once per batch and gets gradients for those rows
+only, so that an update changes no other row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Ints = NDArray[np.int64]
 
 
 class Batch(NamedTuple):
-    """B clicks. `rows` [R] are rows of E, the first of them padding; the others are places in `rows`, left-padded."""
+    """B clicks. `rows` [R] are rows of E, first padding; the other columns are indices into `rows`, left-padded."""
 
     rows: Tensor
     history: Tensor  # [B, L_S]
@@ -35,10 +35,10 @@ class Batch(NamedTuple):
     clicks: Tensor  # [B, L_F]
     exposures: Tensor  # [B, L_F]
     items: Tensor  # [B, 1 + N]; column 0 is the click
-    standing: Tensor  # [B, 1 + N, 3], of `items` in the epoch of the click
+    item_statistics: Tensor  # [B, 1 + N, 3], of `items` in the epoch of the click
 
     def inputs(self, nets: Nets, table: Tensor) -> Inputs:
-        """The vectors, from `table` [R, d] = E[rows]. r2 is recomputed with the present GRU_n, as data."""
+        """Return the nets' inputs from `table` [R, d] = E[rows]. r2 is recomputed with the present GRU_n, as data."""
         with torch.no_grad():
             r2 = nets.encoder.r2(_sequence(table, self.window))
         return Inputs(
@@ -46,87 +46,88 @@ class Batch(NamedTuple):
             r2=r2,
             clicks=_sequence(table, self.clicks),
             exposures=_sequence(table, self.exposures),
-            e=nets.encoder.with_statistics(functional.embedding(self.items, table), self.standing),
+            e=nets.encoder.with_statistics(functional.embedding(self.items, table), self.item_statistics),
         )
 
     def share(self, rank: int, world: int) -> tuple[Batch, float]:
-        """Every `world`-th click, from `rank` on, over the same rows; and its share of the clicks.
+        """Return every `world`-th click, from `rank` on, over the same rows, and its share of the clicks.
 
-        Where no click is left, the first one and a share of 0: a process must not stay away from an exchange.
+        If no click is left, return the first one with a share of 0: every process must take part in collectives.
         """
         some = slice(rank, None, world) if rank < len(self.items) else slice(1)
-        part = Batch(self.rows, *(places[some] for places in self[1:]))
+        part = Batch(self.rows, *(column[some] for column in self[1:]))
         return part, len(part.items) / len(self.items) if rank < len(self.items) else 0.0
 
 
-def _sequence(table: Tensor, places: Tensor) -> PaddedVectors:
-    return PaddedVectors(functional.embedding(places, table), places != 0)
+def _sequence(table: Tensor, indices: Tensor) -> PaddedVectors:
+    return PaddedVectors(functional.embedding(indices, table), indices != 0)
 
 
 @dataclass(frozen=True)
 class ClickSource:
-    """The clicks of a log, ready to be drawn as batches in rows of one catalogue."""
+    """The clicks of a log, from which batches are drawn, in rows of one catalogue."""
 
-    folded: ClickStates
+    states: ClickStates
     rows: int  # of E
     click_rows: Ints
     exposure_rows: Ints
     targets: Ints  # [M]
-    losers: Ints  # rows of the non-clicked items of all slates that were logged
-    slate: Ranges  # of each click in `losers`, empty where its slate has none
-    standings: ItemStatisticsByEpoch
+    not_clicked: Ints  # rows of the non-clicked items of all logged slates
+    slate: Ranges  # range of `not_clicked` for each click, empty if its slate has none
+    item_statistics: ItemStatisticsByEpoch
 
     @classmethod
-    def of(cls, folded: ClickStates, catalogue: Catalogue) -> ClickSource:
-        """`catalogue` should hold every item of the log; others become the unknown row."""
-        # a negative impression is the replayer's own: its exposures say what is popular, and not what was refused
-        losing = is_negative(folded.log) & (folded.log.impressions > 0)
-        before = np.concatenate([[0], np.cumsum(losing)])
-        units = slates(folded)
+    def of(cls, states: ClickStates, catalogue: Catalogue) -> ClickSource:
+        """Return the clicks as rows of `catalogue`; items of the log that it lacks become the unknown row."""
+        # negative impression numbers are simulated slates, whose items are popular ones, not ones the user rejected
+        not_clicked_event = is_negative(states.log) & (states.log.impressions > 0)
+        before = np.concatenate([[0], np.cumsum(not_clicked_event)])
+        groups = slates(states)
         return cls(
-            folded=folded,
+            states=states,
             rows=catalogue.size,
-            click_rows=catalogue.rows(folded.click_keys),
-            exposure_rows=catalogue.rows(folded.exposure_keys),
-            targets=catalogue.rows(folded.target),
-            losers=catalogue.rows(folded.log.keys[losing]),
-            slate=Ranges(before[units.start], before[units.end]),
-            standings=folded.log.item_statistics(catalogue),
+            click_rows=catalogue.rows(states.click_keys),
+            exposure_rows=catalogue.rows(states.exposure_keys),
+            targets=catalogue.rows(states.target),
+            not_clicked=catalogue.rows(states.log.keys[not_clicked_event]),
+            slate=Ranges(before[groups.start], before[groups.end]),
+            item_statistics=states.log.item_statistics(catalogue),
         )
 
     def batch(self, some: Ints, generator: np.random.Generator, *, n: int, unknown: float = 0.0) -> Batch:
-        """Clicks `some` with `n` negatives each; a share `unknown` of its items is replaced by the unknown row.
+        """Return clicks `some` with `n` negatives each; a share `unknown` of the items becomes the unknown row.
 
-        An item is replaced everywhere in the batch, as history, click or negative: so the row says nothing of labels.
+        An item is replaced everywhere in the batch, as history, click and negative, so that the row reveals no labels.
         """
-        spec, folded = self.folded.spec, self.folded
-        some = some[
-            np.argsort(folded.history.length(some, spec.history_long), kind="stable")
-        ]  # cheapest: activation.py
+        spec, states = self.states.spec, self.states
+        order = np.argsort(
+            states.history.length(some, spec.history_long), kind="stable"
+        )  # cheapest for `local_attention`
+        some = some[order]
         items = np.empty((len(some), 1 + n), np.int64)
         items[:, 0] = self.targets[some]
         items[:, 1:] = draw_uniform(generator, items[:, 0], self.rows, n)
         shown = np.flatnonzero(self.slate.end[some] > self.slate.start[some])
         if len(shown):
             start, end = self.slate.start[some[shown]], self.slate.end[some[shown]]
-            items[shown, 1:] = draw_from_slates(generator, self.losers, start, end, n)
+            items[shown, 1:] = draw_from_slates(generator, self.not_clicked, start, end, n)
         short = spec.history_short
         of = (
-            folded.history.gather(self.click_rows, some, spec.history_long, ROW_PADDING),
-            folded.closed.gather(self.exposure_rows, some, spec.threshold, ROW_PADDING),
-            folded.clicks.gather(self.click_rows, some, short, ROW_PADDING),
-            folded.exposures.gather(self.exposure_rows, some, short, ROW_PADDING),
+            states.history.gather(self.click_rows, some, spec.history_long, ROW_PADDING),
+            states.closed.gather(self.exposure_rows, some, spec.threshold, ROW_PADDING),
+            states.clicks.gather(self.click_rows, some, short, ROW_PADDING),
+            states.exposures.gather(self.exposure_rows, some, short, ROW_PADDING),
             items,
         )
-        epochs = np.broadcast_to(folded.log.epochs[folded.event[some], None], items.shape)
-        standing = self.standings.of(items, epochs)  # of the item itself, also where it is replaced by the unknown row
-        return localise(of, standing, self.rows, generator, unknown)
+        epochs = np.broadcast_to(states.log.epochs[states.event[some], None], items.shape)
+        item_statistics = self.item_statistics.of(items, epochs)  # also of items replaced by the unknown row
+        return localise(of, item_statistics, self.rows, generator, unknown)
 
 
 def localise(
-    of: tuple[Ints, ...], standing: Buckets, size: int, generator: np.random.Generator, unknown: float
+    of: tuple[Ints, ...], item_statistics: Buckets, size: int, generator: np.random.Generator, unknown: float
 ) -> Batch:
-    """A Batch of history, window, clicks, exposures and items as rows of an E of `size` rows, and as they stand."""
+    """Return a Batch of history, window, clicks, exposures and items, given as rows of an E of `size` rows."""
     present = np.zeros(size, bool)
     for rows in of:
         present[rows] = True
@@ -137,10 +138,10 @@ def localise(
         present[ROW_UNKNOWN] = True
     present[ROW_PADDING] = True
     used = np.flatnonzero(present)
-    place = np.zeros(size, np.int64)
-    place[used] = np.arange(len(used))
+    index = np.zeros(size, np.int64)
+    index[used] = np.arange(len(used))
     if unknown:
-        place[replaced] = place[ROW_UNKNOWN]
-    history, window, clicks, exposures, items = (torch.from_numpy(place[rows]) for rows in of)
-    stands = torch.from_numpy(standing.astype(np.int64))
-    return Batch(torch.from_numpy(used), history, window, clicks, exposures, items, stands)
+        index[replaced] = index[ROW_UNKNOWN]
+    history, window, clicks, exposures, items = (torch.from_numpy(index[rows]) for rows in of)
+    buckets = torch.from_numpy(item_statistics.astype(np.int64))
+    return Batch(torch.from_numpy(used), history, window, clicks, exposures, items, buckets)

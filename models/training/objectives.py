@@ -1,4 +1,4 @@
-"""What is minimised: a net, a loss and a batch make one number. Both forms of batch can be cut among processes."""
+"""Objectives: the loss of a net on a batch, either of candidate lists or of whole sequences."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from models.training.losses import Loss, corrected
 
 @dataclass(frozen=True)
 class ListBatch:
-    """Queries, each with a clicked item (column 0) and negatives of its own."""
+    """V queries, each with a clicked item (column 0) and negatives of its own."""
 
     queries: Queries
     items: Tensor  # [V, 1 + N] rows of E
-    log_q: Tensor  # f4 [V, 1 + N]: log of how often it is drawn in expectation, 0 for the click
-    hidden: Tensor  # bool [V, 1 + N]: drawn, but no negative of this user's
+    log_q: Tensor  # f4 [V, 1 + N]: log of the expected number of draws, 0 for the click
+    hidden: Tensor  # bool [V, 1 + N]: drawn, but an item that this user had
 
     def __len__(self) -> int:
         return len(self.items)
 
     def share(self, rank: int, world: int) -> ListBatch:
-        """Every `world`-th query, from `rank` on."""
+        """Return every `world`-th query, from `rank` on, for one of `world` processes."""
         some = slice(rank, None, world)
         return ListBatch(self.queries[some], self.items[some], self.log_q[some], self.hidden[some])
 
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """Sequences whose places are all trained at once, with negatives shared by the whole batch."""
+    """B sequences, trained at all positions at once, with negatives shared by the whole batch."""
 
     sequences: Tensor  # [B, L]
-    targets: Tensor  # [B, L] what followed each place, ROW_PADDING where nothing is to be learnt
+    targets: Tensor  # [B, L] the item that followed each position, ROW_PADDING: no target
     negatives: Tensor  # [N]
-    log_q: Tensor  # f4 [N]: log of how often each is drawn in expectation
-    hidden: Tensor  # bool [B, N]
+    log_q: Tensor  # f4 [N]: log of the expected number of draws
+    hidden: Tensor  # bool [B, N]: drawn, but an item that this user had
 
     def __len__(self) -> int:
         return int((self.targets != ROW_PADDING).sum())
 
     def share(self, rank: int, world: int) -> SequenceBatch:
-        """Every `world`-th sequence, from `rank` on."""
+        """Return every `world`-th sequence, from `rank` on, for one of `world` processes."""
         some = slice(rank, None, world)
         return replace(self, sequences=self.sequences[some], targets=self.targets[some], hidden=self.hidden[some])
 
@@ -59,13 +59,13 @@ class ListObjective(nn.Module):
         self.loss = loss
 
     def forward(self, batch: ListBatch) -> Tensor:
-        """One number, the mean over the batch."""
+        """Return the mean loss over the batch."""
         logits = corrected(self.net(batch.queries, batch.items), batch.log_q)
         return self.loss(logits.masked_fill(batch.hidden, -torch.inf))
 
 
 class SequenceObjective(nn.Module):
-    """The loss of a sequential net at all places of its sequences."""
+    """The loss of a sequential net at all positions of its sequences."""
 
     def __init__(self, net: Sequential, loss: Loss) -> None:
         super().__init__()
@@ -73,15 +73,15 @@ class SequenceObjective(nn.Module):
         self.loss = loss
 
     def forward(self, batch: SequenceBatch) -> Tensor:
-        """One number, the mean over the places that have a target."""
-        which, place = (batch.targets != ROW_PADDING).nonzero(as_tuple=True)
-        states = self.net.states(batch.sequences)[which, place]  # [P, d]
-        targets = batch.targets[which, place]
+        """Return the mean loss over the positions that have a target."""
+        which, position = (batch.targets != ROW_PADDING).nonzero(as_tuple=True)
+        states = self.net.states(batch.sequences)[which, position]  # [P, d]
+        targets = batch.targets[which, position]
         clicked = self.net.logits(states, targets[:, None])
         others = corrected(self.net.shared_logits(states, batch.negatives), batch.log_q)
         return self.loss(torch.cat([clicked, others.masked_fill(batch.hidden[which], -torch.inf)], 1))
 
 
 def objective(net: nn.Module, loss: Loss) -> nn.Module:
-    """What is minimised for `net`: of sequences where it is a sequential one."""
+    """Return the objective for `net`: of sequences if it is a sequential net, else of lists."""
     return SequenceObjective(net, loss) if isinstance(net, Sequential) else ListObjective(net, loss)

@@ -1,4 +1,4 @@
-"""Online steps of the fast part, on an encoder and a slow part that stay as they are (fast training, Algorithm 1)."""
+"""Online learning of the fast part, with encoder and slow part frozen (fast training, Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class FastBatchExample(NamedTuple):
     items: Ints  # [1 + N]
     r_t: NDArray[np.float16]
     r_n: NDArray[np.float16]
-    standing: Buckets  # [1 + N, 3]
+    item_statistics: Buckets  # [1 + N, 3]
 
 
 class FastLearner:
-    """Adam on the fast part of a copy of `nets`. `state` and `load` carry weights, optimiser and position."""
+    """Adam on the fast part of a copy of `nets`. `state` and `load` save and restore weights, moments and position."""
 
     def __init__(self, nets: Nets, config: TrainConfig, seed: int) -> None:
         self.nets = nets.grown(len(nets.encoder.E), seed)
@@ -53,24 +53,24 @@ class FastLearner:
         )
 
     def learn(self, examples: list[FastBatchExample]) -> None:
-        """Step over `examples` once, shuffled by the seed, in batches. They must have equal numbers of items."""
+        """Train on `examples` once, in batches shuffled by the seed. All must have the same number of items."""
         order = np.random.default_rng([self._seed, self.learnt]).permutation(len(examples))
         for chosen in self._split(order):
             self._adam.zero_grad(set_to_none=True)
-            self._batch_loss([examples[i] for i in chosen]).backward()  # type: ignore[no-untyped-call]  # torch ships it so
+            self._batch_loss([examples[i] for i in chosen]).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             self._adam.step()
         self.learnt += len(examples)
 
     @torch.no_grad()
     def loss(self, examples: list[FastBatchExample]) -> float:
-        """The mean loss of both forms on `examples`; NaN where there are none."""
+        """Return the mean loss of fast alone and S2F on `examples`; NaN without examples."""
         if not examples:
             return float("nan")
         losses = ((self._batch_loss([examples[i] for i in c]), len(c)) for c in self._split(np.arange(len(examples))))
         return sum(float(loss) / 2 * n for loss, n in losses) / len(examples)
 
     def state(self) -> bytes:
-        """Everything that `load` needs to go on, as safetensors."""
+        """Return weights, optimiser state and position for `load`, as safetensors."""
         tensors: dict[str, Tensor] = {"learnt": torch.tensor(self.learnt)}
         for name, weight in self._weights.items():
             tensors[f"weight.{name}"] = weight.detach()
@@ -79,7 +79,7 @@ class FastLearner:
         return save(tensors)
 
     def load(self, data: bytes) -> None:
-        """Go on from `state` of a learner on the same nets. Raises CheckpointError; then nothing has changed."""
+        """Restore the `state` of a learner on the same nets. Raises CheckpointError and then changes nothing."""
         try:
             tensors = load(data)
         except SafetensorError as error:
@@ -113,8 +113,8 @@ class FastLearner:
             PaddedVectors(functional.embedding(clicks, E), clicks != ROW_PADDING),
             PaddedVectors(functional.embedding(exposures, E), exposures != ROW_PADDING),
         )
-        standing = torch.from_numpy(np.stack([example.standing for example in examples]).astype(np.int64))
-        e = self.nets.encoder.with_statistics(functional.embedding(items, E), standing)
+        buckets = torch.from_numpy(np.stack([example.item_statistics for example in examples]).astype(np.int64))
+        e = self.nets.encoder.with_statistics(functional.embedding(items, E), buckets)
         r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
         fast = self.nets.fast.score_fast(self.nets.fast.from_zero(*histories), e)
         mc2sf = self.nets.fast.score_s2f(*histories, e, r_t, r_n)

@@ -1,4 +1,4 @@
-"""Adam for the item table: only the rows of a batch are stepped and decayed, all others stay equal byte for byte."""
+"""Adam for the item table: only the rows of a batch are updated and decayed, all others keep their exact bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.data.catalogue import ROW_PADDING
 
 
 class RowAdam:
-    """Lazy Adam over E [rows, d] with L2. For a row, it is Adam over just those batches that hold the row."""
+    """Lazy Adam over E [rows, d] with L2. Each row gets plain Adam over the batches that contain it."""
 
     def __init__(
         self, E: Tensor, *, learning_rate: float, l2: float, betas: tuple[float, float] = (0.9, 0.999)
@@ -24,7 +24,7 @@ class RowAdam:
 
     @torch.no_grad()
     def step(self, rows: Tensor, gradient: Tensor) -> None:
-        """Update E[rows] by its gradient [R, d]; `rows` are distinct. The padding row never moves."""
+        """Update E[rows] by their gradient [R, d]; `rows` are distinct. The padding row is never updated."""
         if len(rows) and rows[0] == ROW_PADDING:
             rows, gradient = rows[1:], gradient[1:]
         first, second = self._betas

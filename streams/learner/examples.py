@@ -39,7 +39,7 @@ def in_rows(example: FastExample, catalogue: Catalogue) -> FastBatchExample:
         items=catalogue.rows(items)[pick],
         r_t=example.r_t.array()[pick],
         r_n=example.r_n.array()[pick],
-        standing=buckets_array(example.item_statistics, len(items))[pick],
+        item_statistics=buckets_array(example.item_statistics, len(items))[pick],
     )
 
 

@@ -166,7 +166,7 @@ class Trainer:
         """
         loss = bind_catalogue_size(params.loss, len(self.dataset.items))
         if isinstance(net, Sequential) and not after:
-            net.rest(prior_logit(loss, params.negatives))
+            net.set_bias(prior_logit(loss, params.negatives))
         if params.ahead:
             after += self._initialise_items(net, params, seed, phases)
         draw: minibatches.Draw = minibatches.of_net(net, self.dataset, self.protocol, params, phases, fresh=fresh)
