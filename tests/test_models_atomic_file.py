@@ -1,4 +1,4 @@
-"""Small files are replaced, never written over: who has the old one open reads it to its end."""
+"""Files are replaced and never overwritten: a process that has the old file open reads it to its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from replay.json_file import write_json
 from streams.settings import Settings
 
 
-def test_what_was_cut_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     write_atomically(path, b"old")
 

@@ -1,4 +1,4 @@
-"""Which clicks are ranked and against what."""
+"""Sampling of evaluated clicks and of candidate lists."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_list_is_the_target_and_n_other_items_each_once(seed: int, user: str, 
     assert listed.cold == (1003 not in keys or len(keys) - 1 < n)
 
 
-def test_negatives_are_uniform_and_the_target_stands_anywhere() -> None:
+def test_negatives_are_uniform_and_the_target_is_at_any_index() -> None:
     drawn = [sampled(1, "u", seq, KEYS[:400], 1007, 20) for seq in range(4000)]
     counts = np.unique(np.concatenate([np.delete(c.keys, c.target_index) for c in drawn]), return_counts=True)[1]
     assert len(counts) == 399
@@ -45,7 +45,7 @@ def test_negatives_are_uniform_and_the_target_stands_anywhere() -> None:
 
 
 @pytest.mark.process
-def test_the_list_is_known_to_any_process() -> None:
+def test_every_process_gets_the_same_list() -> None:
     code = (
         "import numpy as np; from models.evaluation.candidates import sampled, evaluated; c = sampled(7, 'ü', 12, "
         "np.arange(1000, 3000), 1003, 99); print(c.target_index, c.keys.tolist(), evaluated(7, 'ü', 12, 0.5))"
@@ -57,7 +57,7 @@ def test_the_list_is_known_to_any_process() -> None:
 
 
 def test_the_list_is_pinned_for_good() -> None:
-    """A change of these numbers changes every digest: it must be meant."""
+    """A change of these numbers changes every digest, so it must be intended."""
     listed = sampled(1, "u", 5, KEYS, 1003, 4)
     assert (listed.keys.tolist(), listed.target_index) == ([2197, 2208, 2484, 1003, 1306], 3)
 

@@ -1,4 +1,4 @@
-"""Items and rows."""
+"""The catalogue: items and their rows of E."""
 
 from __future__ import annotations
 

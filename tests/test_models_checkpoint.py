@@ -41,12 +41,12 @@ def test_the_item_table_is_not_in_the_encoders_bytes() -> None:
     assert small == large
 
 
-def test_sizes_travel_with_the_weights() -> None:
+def test_sizes_are_stored_with_the_weights() -> None:
     for part, data in pack(Nets.initial(SMALL, 9, 1)).items():
         assert config_of(data) == (part, SMALL)
 
 
-def test_other_encoders_are_named_where_they_are_used() -> None:
+def test_sizes_beyond_the_paper_are_stored_only_if_they_are_used() -> None:
     plain = pack(Nets.initial(SMALL, 9, 1))["fast"]
     assert b"min_gru" not in plain  # the bytes of a run of the paper's nets are as ever
     assert b"symlog" not in plain
@@ -59,7 +59,7 @@ def test_other_encoders_are_named_where_they_are_used() -> None:
     assert all(torch.equal(a, b) for a, b in zip(nets.parameters(), again.parameters(), strict=True))
 
 
-def test_weights_from_before_there_was_a_product_are_read_as_without_one() -> None:
+def test_files_from_before_the_product_existed_are_read_as_without_one() -> None:
     data = pack(Nets.initial(SMALL, 9, 1))["fast"]
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])

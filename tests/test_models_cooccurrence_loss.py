@@ -1,4 +1,4 @@
-"""The item table's own loss: whose clicks count, which negatives do not, and that groups come to lie together."""
+"""The co-occurrence loss: which clicks and negatives count, and that related items get similar vectors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_users_without_a_click_before_are_left_out(item_table: torch.Tensor) -> 
     assert loss(batch([[0, 0]], [[0, 0]], [[9, 8]]), item_table) == 0
 
 
-def test_items_that_follow_each_other_come_to_lie_together() -> None:
+def test_items_that_follow_each_other_get_similar_vectors() -> None:
     draw = np.random.default_rng(0)
     low, high = np.arange(FIRST_ROW, FIRST_ROW + 6), np.arange(FIRST_ROW + 6, ROWS)
     batches = []

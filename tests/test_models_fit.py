@@ -15,7 +15,7 @@ CONFIG = FitConfig(learning_rate=0.05, epochs=6, patience=6)
 
 
 class Line(nn.Module):
-    """A line to be found, with dropout, so that chance takes part; and a table of which one row is used."""
+    """A linear regression with dropout, so that random numbers matter, and a table of which one row is used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def batches(epoch: int, generator: np.random.Generator) -> Iterable[tuple[Tensor
 
 
 class Scores:
-    """Validation scores given in advance, by epoch; a fit that is resumed goes on at its place."""
+    """Validation scores given in advance, by epoch; a resumed fit continues with its next epoch."""
 
     def __init__(self, *scores: float) -> None:
         self.scores = list(scores)
@@ -65,7 +65,7 @@ def test_it_stops_when_patience_is_over() -> None:
     assert fitted.curve == (0.3, 0.2, 0.1)
 
 
-def test_a_fit_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_an_interrupted_fit_resumes_with_the_same_result(tmp_path: Path) -> None:
     scores = (0.1, 0.2, 0.5, 0.3, 0.4, 0.45)
     whole, cut = Line(), Line()
     expected = fit(whole, batches, Scores(*scores), CONFIG, seed=1)
@@ -120,14 +120,14 @@ def test_a_loss_that_is_not_a_number_is_an_error() -> None:
         fit(Line(), broken, Scores(0.1), CONFIG, seed=1)
 
 
-def test_progress_is_told_of_each_epoch() -> None:
-    told: list[tuple[int, float]] = []
+def test_progress_is_called_after_each_epoch() -> None:
+    calls: list[tuple[int, float]] = []
     fit(
         Line(),
         batches,
         Scores(0.1, 0.2),
         replace(CONFIG, epochs=2),
         seed=1,
-        progress=lambda epoch, _, score: told.append((epoch, score)),
+        progress=lambda epoch, _, score: calls.append((epoch, score)),
     )
-    assert told == [(0, 0.1), (1, 0.2)]
+    assert calls == [(0, 0.1), (1, 0.2)]

@@ -1,4 +1,4 @@
-"""Laws of every net, written once: a net that joins the list at the top is held to all of them."""
+"""Laws of every net, written once: each net in the list at the top is tested against all of them."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ ITEMS, USERS, LENGTH = 30, 40, 12
 ROWS = FIRST_ROW + ITEMS
 Build = Callable[[], nn.Module]
 
-# forms of a release's nets beyond the paper's: what they see and where gradients stop is as without
+# variants with parts that are not in the paper: their inputs and gradients are those of the plain variants
 PRODUCT, HSTUS, MIN_GRUS, BOTH = " with product", " with HSTU", " with minGRU", " with both"
 SIZES = NetConfig(dim=8, history_long=LENGTH, history_short=5, threshold=4, attention=(8, 4), gate=(8, 4), head=(8, 4))
 
 
-def form(kind: type[Variant], *, product: bool = False, **more: Any) -> Variant:
+def variant(kind: type[Variant], *, product: bool = False, **more: Any) -> Variant:
     sizes = replace(SIZES, slow_product=product, fast_product=product, **more)
     return kind(Nets.initial(sizes, ROWS, int(torch.randint(1 << 30, ()))))
 
@@ -60,31 +60,31 @@ SEQUENTIAL: dict[str, Callable[[], Sequential]] = {
 }
 NETS: dict[str, Build] = {
     **SEQUENTIAL,
-    "din": partial(form, DIN),
-    "f2s": partial(form, F2S),
-    "fast": partial(form, FastAlone),
-    "mc2sf": partial(form, MC2SF),
-    "f2s" + PRODUCT: partial(form, F2S, product=True),
-    "mc2sf" + PRODUCT: partial(form, MC2SF, product=True),
-    "din" + HSTUS: partial(form, DIN, history_layers=2),
-    "f2s" + BOTH: partial(form, F2S, history_layers=2, min_gru=True),
-    "fast" + MIN_GRUS: partial(form, FastAlone, min_gru=True, head=(16, 8)),  # (8, 4) may be dead from the start
-    "mc2sf" + BOTH: partial(form, MC2SF, history_layers=2, min_gru=True),
-    "mc2sf with symlog": partial(form, MC2SF, symlog_priors=True),
-    "mc2sf of a cloud": lambda: MC2SF(form(MC2SF).nets, cast(F2S, form(F2S))),
-    "gru4rec patched": lambda: Dccl(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS), USERS),
+    "din": partial(variant, DIN),
+    "f2s": partial(variant, F2S),
+    "fast": partial(variant, FastAlone),
+    "mc2sf": partial(variant, MC2SF),
+    "f2s" + PRODUCT: partial(variant, F2S, product=True),
+    "mc2sf" + PRODUCT: partial(variant, MC2SF, product=True),
+    "din" + HSTUS: partial(variant, DIN, history_layers=2),
+    "f2s" + BOTH: partial(variant, F2S, history_layers=2, min_gru=True),
+    "fast" + MIN_GRUS: partial(variant, FastAlone, min_gru=True, head=(16, 8)),  # (8, 4) may be dead from the start
+    "mc2sf" + BOTH: partial(variant, MC2SF, history_layers=2, min_gru=True),
+    "mc2sf with symlog": partial(variant, MC2SF, symlog_priors=True),
+    "mc2sf of a cloud": lambda: MC2SF(variant(MC2SF).nets, cast(F2S, variant(F2S))),
+    "gru4rec dccl": lambda: Dccl(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS), USERS),
     "fm": lambda: FM(FMConfig(dim=8), ROWS, USERS),
     "neumf": lambda: NeuMF(NeuMFConfig(dim=8, hidden=(8, 4)), ROWS, USERS),
-    "din+fm": lambda: TwoStage(form(DIN), FM(FMConfig(8, hints=HINTS), ROWS, USERS)),
-    "din+neumf": lambda: TwoStage(form(DIN), NeuMF(NeuMFConfig(8, (8, 4), hints=HINTS), ROWS, USERS)),
+    "din+fm": lambda: TwoStage(variant(DIN), FM(FMConfig(8, hints=HINTS), ROWS, USERS)),
+    "din+neumf": lambda: TwoStage(variant(DIN), NeuMF(NeuMFConfig(8, (8, 4), hints=HINTS), ROWS, USERS)),
     "din+gru4rec": lambda: TwoStage(
-        form(DIN), InformedSequential(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS))
+        variant(DIN), InformedSequential(GRU4Rec(GRU4RecConfig(dim=8, hidden=8, length=LENGTH), ROWS))
     ),
 }
 
 
 def plain(name: str) -> str:
-    """The name of a net without what is beyond the paper in it."""
+    """Return the name of a net without its parts that are not in the paper."""
     return name.partition(" with ")[0]
 
 
@@ -170,8 +170,8 @@ def test_padding_never_changes_a_score(name: str) -> None:
     close(net(queries, items), net(wider, items))
 
 
-def test_a_padded_place_says_nothing(name: str) -> None:
-    """The vector of the padding row is data of nobody: whatever it holds, no score moves."""
+def test_the_padding_row_has_no_influence(name: str) -> None:
+    """Whatever vector the padding row holds, no score changes."""
     net = built(name).eval()
     queries, items = some_queries()
     before = net(queries, items)
@@ -188,10 +188,10 @@ def test_later_items_never_change_a_state(sequential: Sequential) -> None:
     generator = np.random.default_rng(3)
     rows = torch.from_numpy(generator.integers(FIRST_ROW, ROWS, (4, LENGTH)))
     before = sequential.states(rows)
-    for place in range(1, LENGTH):
+    for position in range(1, LENGTH):
         changed = rows.clone()
-        changed[:, place:] = torch.from_numpy(generator.integers(FIRST_ROW, ROWS, (4, LENGTH - place)))
-        close(sequential.states(changed)[:, :place], before[:, :place])
+        changed[:, position:] = torch.from_numpy(generator.integers(FIRST_ROW, ROWS, (4, LENGTH - position)))
+        close(sequential.states(changed)[:, :position], before[:, :position])
         assert not torch.allclose(sequential.states(changed)[:, -1], before[:, -1])
 
 
@@ -223,7 +223,7 @@ SEES = {
     "fast": {"clicks", "exposures"},
     "mc2sf": {"history", "window", "clicks", "exposures"},
     "mc2sf of a cloud": {"history", "window", "clicks", "exposures"},
-    "gru4rec patched": {"clicks"},  # no patch is fitted yet
+    "gru4rec dccl": {"clicks"},  # no patch is fitted yet
     "fm": {"users"},
     "neumf": {"users"},
     "din+fm": {"users", "history"},
@@ -245,7 +245,7 @@ def test_a_net_sees_what_its_side_has_and_no_more(name: str) -> None:
     assert changed == SEES[plain(name)]
 
 
-def test_every_weight_that_is_to_be_learnt_gets_a_gradient(name: str) -> None:
+def test_every_trainable_weight_gets_a_gradient(name: str) -> None:
     net = built(name).train()
     queries, items = some_queries(16)
     losses.bce(net(queries, items)).backward()
@@ -259,7 +259,7 @@ def test_every_weight_that_is_to_be_learnt_gets_a_gradient(name: str) -> None:
     }.get(plain(name), {"encoder.gru_n", "slow.w_s", "slow.head_f2s", "fast"} if name.startswith("din+") else set())
     parts = {"slow.nets." + part for part in ("encoder", "slow", "fast")} if name.startswith("din+") else set()
     parts |= {"cloud", "backbone"}
-    of_stream = {"encoder.standing"}  # queries don't say how items stand: it is learnt where there is a stream
+    of_stream = {"encoder.standing"}  # queries carry no item statistics: they are trained in the stream
     stops = parts | {"nets." + part for part in nets | of_stream}
     dead_gates = {key for key in without if key.endswith((".bias", "last.bias"))}  # a ReLU may be off for all of them
     assert {key for key in without - dead_gates if not any(key.startswith(stop) for stop in stops)} == set()
@@ -267,7 +267,7 @@ def test_every_weight_that_is_to_be_learnt_gets_a_gradient(name: str) -> None:
 
 
 def test_r2_is_data_for_the_slow_part() -> None:
-    """Items that stand in the window only get no gradient from F2S."""
+    """Items that are in the window only get no gradient from F2S."""
     net = built("f2s")
     assert isinstance(net, F2S)
     queries, items = some_queries()
@@ -280,7 +280,7 @@ def test_r2_is_data_for_the_slow_part() -> None:
 
 
 def test_r_t_and_r_n_are_data_for_the_fast_part() -> None:
-    """Items that stand in the long history only get no gradient from S2F, and the slow part gets none at all."""
+    """Items that are in the long history only get no gradient from S2F, and the slow part gets none at all."""
     net = built("mc2sf")
     assert isinstance(net, MC2SF)
     queries, items = some_queries()
@@ -315,7 +315,7 @@ def test_with_bf16_losses_and_gradients_are_nearly_the_same(name: str) -> None:
 
 
 def test_it_computes_where_its_data_are(name: str) -> None:
-    """Whatever is made on the way without a word of where lands on a device that has no data: mixing would fail."""
+    """Tensors created without a device argument would be on the meta device here, and mixing would fail."""
     queries, items = some_queries()
     net, reference = built(name).eval(), built(name).eval()
     log_q, hidden = torch.zeros(items.shape), items < 0
@@ -350,7 +350,7 @@ def test_a_compiled_net_scores_and_learns_the_same(name: str) -> None:
 
 
 def cycles() -> tuple[np.ndarray, np.ndarray]:
-    """Sequences [USERS, LENGTH + 1]: each user walks through a third of the catalogue; and the users."""
+    """Return sequences [USERS, LENGTH + 1] in which each user walks through a third of the items, and the users."""
     users = np.arange(USERS)
     group, start = users % 3, users // 3
     walk = (start[:, None] + np.arange(LENGTH + 1)) % (ITEMS // 3)
@@ -361,26 +361,26 @@ def noise() -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(9).integers(FIRST_ROW, ROWS, (USERS, LENGTH + 1)), np.arange(USERS)
 
 
-def before(sequences: np.ndarray, users: np.ndarray, place: np.ndarray) -> Queries:
-    """What is known before item `place` of each user."""
-    reach = np.arange(-LENGTH, 0) + place[:, None]
+def before(sequences: np.ndarray, users: np.ndarray, position: np.ndarray) -> Queries:
+    """Return the queries before item `position` of each user."""
+    reach = np.arange(-LENGTH, 0) + position[:, None]
     known = np.where(reach >= 0, sequences[users[:, None], np.maximum(reach, 0)], ROW_PADDING)
     known = torch.from_numpy(known)
     return Queries(torch.from_numpy(users), known, torch.arange(len(users)), known, known[:, -5:], known[:, -4:])
 
 
 def learnt(name: str, sequences: np.ndarray, users: np.ndarray, epochs: int) -> tuple[nn.Module, float]:
-    """A net fitted to all but the last item of each user, and its NDCG@10 on that among the whole catalogue."""
+    """Return a net fitted to all but the last item of each user, and its NDCG@10 on that among all items."""
     net = built(name)
 
     def lists(_: int, generator: np.random.Generator) -> list[ListBatch]:
-        who = generator.permutation(np.repeat(users, LENGTH - 2))
-        place = generator.integers(2, LENGTH, len(who))
-        negatives = generator.integers(FIRST_ROW, ROWS, (len(who), 6))
-        items = torch.from_numpy(np.concatenate([sequences[who, place][:, None], negatives], 1))
+        chosen = generator.permutation(np.repeat(users, LENGTH - 2))
+        position = generator.integers(2, LENGTH, len(chosen))
+        negatives = generator.integers(FIRST_ROW, ROWS, (len(chosen), 6))
+        items = torch.from_numpy(np.concatenate([sequences[chosen, position][:, None], negatives], 1))
         hidden = items == items[:, :1]
         hidden[:, 0] = False
-        whole = ListBatch(before(sequences, who, place), items, torch.zeros(items.shape), hidden)
+        whole = ListBatch(before(sequences, chosen, position), items, torch.zeros(items.shape), hidden)
         return [whole.share(part, 8) for part in range(8)]
 
     def walks(_: int, generator: np.random.Generator) -> list[SequenceBatch]:
@@ -407,9 +407,9 @@ def learnt(name: str, sequences: np.ndarray, users: np.ndarray, epochs: int) -> 
         return net.eval(), score()
 
 
-@pytest.mark.parametrize("name", sorted(NETS.keys() - {"gru4rec patched"}))  # a patch alone is too small for it
+@pytest.mark.parametrize("name", sorted(NETS.keys() - {"gru4rec dccl"}))  # a patch alone is too small for it
 def test_what_can_be_learnt_is_learnt(name: str) -> None:
-    """Who knows the user's third, not where in it (FM, NeuMF; DIN, item2vec are sums), gets 0.45: ten in any order."""
+    """A net that knows the user's third, but not the position in it (FM, NeuMF, DIN, item2vec), gets 0.45."""
     ordered = "clicks" in SEES[plain(name)] and name != "item2vec"
     assert learnt(name, *cycles(), epochs=36)[1] > (0.6 if ordered else 0.4)
 

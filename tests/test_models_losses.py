@@ -65,7 +65,7 @@ def test_every_loss_pulls_the_click_up_and_negatives_down(loss: losses.Loss) -> 
 
 
 def test_the_corrected_sampled_softmax_finds_the_full_one() -> None:
-    """Its gradient, averaged over draws from an uneven q, is that of the softmax over the whole catalogue."""
+    """Its gradient, averaged over draws from a non-uniform q, is that of the softmax over the whole catalogue."""
     generator = torch.Generator().manual_seed(1)
     items, n = 8, 400
     scores = torch.randn(items, generator=generator)
@@ -98,14 +98,14 @@ def test_gbce_needs_a_negative_and_more_than_the_catalogue_count_as_all_of_it() 
     assert losses.gbce(LOGITS, 2).item() == pytest.approx(losses.bce(LOGITS).item())
 
 
-def test_a_loss_that_asks_for_the_catalogue_s_size_is_told_it() -> None:
+def test_the_catalogue_size_is_bound_if_the_loss_takes_it() -> None:
     of_ten = losses.bind_catalogue_size(partial(losses.gbce, calibration=0.5), 10)
     assert of_ten(LOGITS).item() == losses.gbce(LOGITS, 10, 0.5).item()
     assert losses.bind_catalogue_size(losses.bce, 10) is losses.bce
 
 
 @pytest.mark.parametrize("negatives", [1, 16, 128])
-def test_what_is_known_of_no_item_rests_at_the_odds_of_a_click(negatives: int) -> None:
+def test_the_prior_logit_is_that_of_the_odds_of_a_click(negatives: int) -> None:
     assert losses.prior_logit(losses.bce, negatives) == pytest.approx(-math.log(negatives), abs=1e-3)
     fully = partial(losses.gbce, items=1001, calibration=1.0)  # a click weighs what the sampling leaves of it
     assert losses.prior_logit(fully, negatives) == pytest.approx(-math.log(1000), abs=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -15,22 +16,22 @@ scores = st.lists(st.floats(width=32), min_size=1, max_size=30)
 
 
 @given(scores, st.data())
-def test_the_rank_is_the_place_in_a_stable_sort_with_what_is_not_finite_at_the_end(
+def test_the_rank_is_that_of_a_stable_sort_with_scores_that_are_not_finite_at_the_end(
     values: list[float], data: st.DataObject
 ) -> None:
-    place = data.draw(st.integers(0, len(values) - 1))
-    found = rank(np.array(values, np.float32), place)
+    index = data.draw(st.integers(0, len(values) - 1))
+    found = rank(np.array(values, np.float32), index)
     assert found.not_finite == sum(not math.isfinite(x) for x in values)
-    if math.isfinite(values[place]):
+    if math.isfinite(values[index]):
         order = sorted(range(len(values)), key=lambda i: -values[i] if math.isfinite(values[i]) else math.inf)
-        assert found.rank == order.index(place) + 1
+        assert found.rank == order.index(index) + 1
     else:
         assert found.rank == len(values)
 
 
 def test_a_constant_scorer_scores_chance() -> None:
     n = 100
-    ranks = [rank(np.zeros(n), place).rank for place in range(n)]
+    ranks = [rank(np.zeros(n), index).rank for index in range(n)]
     assert metrics(ranks) == pytest.approx(chance(n), abs=1e-15)
     assert chance(100)["hr@10"] == pytest.approx(0.1)
     assert chance(5)["hr@10"] == 1
@@ -49,9 +50,9 @@ def test_gains_are_the_definitions() -> None:
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.randoms())
-def test_metrics_are_the_same_to_the_last_digit_in_any_order(ranks: list[int], random: object) -> None:
+def test_metrics_are_the_same_to_the_last_digit_in_any_order(ranks: list[int], random: Random) -> None:
     shuffled = list(ranks)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert metrics(ranks) == metrics(shuffled)
 
 

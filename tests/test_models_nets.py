@@ -1,4 +1,4 @@
-"""The nets against the equations, written again in plain loops, and where their gradients go and stop."""
+"""The nets against the equations in plain loops, and which parts get gradients from which loss."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def test_all_four_scores_equal_the_equations_written_in_plain_loops(*, product: 
             assert found == pytest.approx([*slow, *fast], rel=1e-9, abs=1e-9)
 
 
-def test_the_memory_of_a_window_is_gru_n_from_zero() -> None:
+def test_r2_is_gru_n_over_the_window_from_zero() -> None:
     nets, given = lively(), inputs()
     w = part({name: x.detach().numpy() for name, x in nets.named_parameters()}, "encoder.gru_n")
-    memory = nets.encoder.r2(given.exposures).detach().numpy()
+    r2 = nets.encoder.r2(given.exposures).detach().numpy()
     for i in range(len(LENGTHS)):
-        np.testing.assert_allclose(memory[i], gru(w, items(given.exposures, i), np.zeros(CONFIG.dim)), atol=1e-12)
+        np.testing.assert_allclose(r2[i], gru(w, items(given.exposures, i), np.zeros(CONFIG.dim)), atol=1e-12)
 
 
 def test_the_gru_is_the_one_of_torch() -> None:
@@ -83,10 +83,10 @@ def test_the_gru_is_the_one_of_torch() -> None:
         for mine, its in zip((ours.w_ih, ours.w_hh, ours.b_ih, ours.b_hh), theirs.parameters(), strict=True):
             mine.copy_(its)
     x, h = torch.randn(3, 4, 5, dtype=torch.float64), torch.randn(3, 2, 5, dtype=torch.float64)
-    folded = ours.encode(x, torch.ones(3, 4, dtype=torch.bool), h)
+    encoded = ours.encode(x, torch.ones(3, 4, dtype=torch.bool), h)
     for c in range(2):
         last = theirs(x, h[:, c].unsqueeze(0).contiguous())[1][0]
-        torch.testing.assert_close(folded[:, c], last)
+        torch.testing.assert_close(encoded[:, c], last)
         torch.testing.assert_close(ours.step(x[:, 0], h[:, c]), theirs(x[:, :1], h[:, c][None].contiguous())[1][0])
 
 
@@ -97,12 +97,12 @@ def test_a_history_through_min_gru_is_its_steps_one_by_one() -> None:
         cell.b_ih.normal_()
     x, h = torch.randn(4, 7, 5, dtype=torch.float64), torch.randn(4, 2, 5, dtype=torch.float64)
     mask = torch.arange(7) >= 7 - torch.tensor(LENGTHS)[:, None]
-    folded = cell.encode(x, mask, h)
+    encoded = cell.encode(x, mask, h)
     for i, length in enumerate(LENGTHS):
         state = h[i]
         for step in range(7 - length, 7):
             state = cell.step(x[i, step].expand(2, -1), state)
-        torch.testing.assert_close(folded[i], state)
+        torch.testing.assert_close(encoded[i], state)
 
 
 def test_the_grus_gradient_by_hand_is_its_derivative() -> None:
@@ -146,7 +146,7 @@ def test_the_activation_unit_in_chunks_has_the_value_and_gradient_of_the_plain_o
 
 
 def reached(nets: Nets, score: Tensor) -> set[str]:
-    """Names of modules that get a gradient other than zero from `score`."""
+    """Return the names of modules that get a non-zero gradient from `score`."""
     nets.zero_grad(set_to_none=True)
     score.sum().backward(retain_graph=True)
     named = {name for name, w in nets.named_parameters() if w.grad is not None and bool(w.grad.abs().sum() > 0)}
@@ -165,7 +165,7 @@ def test_each_loss_reaches_its_own_parts_and_no_others(which: str, parts: set[st
     assert reached(nets, getattr(nets(inputs()), which)) == parts
 
 
-def test_an_uploaded_memory_and_received_priors_are_data() -> None:
+def test_an_uploaded_r2_and_received_priors_are_data() -> None:
     nets, given = lively(), inputs()
     given.r2.requires_grad_()
     given.history.x.requires_grad_()
@@ -196,7 +196,7 @@ def test_padding_changes_no_score_and_gets_no_gradient() -> None:
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     one, same, other = (Nets.initial(CONFIG, 12, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
-    drawn = one.keys() - {"encoder.standing"}  # which begins at nothing
+    drawn = one.keys() - {"encoder.standing"}  # which starts at zero
     assert not any(torch.equal(one[name], other[name]) for name in drawn)
 
 

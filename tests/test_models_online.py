@@ -1,4 +1,4 @@
-"""Online steps of the fast part."""
+"""Online learning of the fast part."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def nets() -> Nets:
 
 
 def examples(n: int, seed: int = 0) -> list[FastBatchExample]:
-    """The clicked item is of the half of the catalogue from which the user's last clicks are."""
+    """Return examples whose clicked item is in the half of the catalogue that the user's last clicks are in."""
     rng, listed = np.random.default_rng(seed), []
     for _ in range(n):
         low, high = rng.permutation([[2, 31], [31, ROWS]])
@@ -76,7 +76,7 @@ def test_its_loss_is_that_of_the_scores_that_serving_gives() -> None:
     assert np.isnan(learner.loss([]))
 
 
-def test_it_goes_on_from_its_state_as_if_it_had_never_stopped() -> None:
+def test_a_learner_restored_from_its_state_gives_the_same_result() -> None:
     one, other = FastLearner(nets(), CONFIG, 1), FastLearner(nets(), CONFIG, 1)
     one.learn(examples(70))
     state = one.state()

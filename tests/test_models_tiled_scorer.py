@@ -1,4 +1,4 @@
-"""The serving surface: agrees with the naive equations, and a row's result depends on that row alone, bit for bit."""
+"""The scorer agrees with the naive equations, and a row's result depends on that row only, bit for bit."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
 
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
-def test_a_candidates_scores_depend_on_no_other_candidate_and_not_on_its_place(config: NetConfig) -> None:
+def test_a_candidates_scores_depend_on_no_other_candidate_and_not_on_its_position(config: NetConfig) -> None:
     scorer, rng = Scorer(lively(config)), np.random.default_rng(2)
     for _ in range(8):
         history, clicks, exposures = rows(rng, 60), rows(rng, 12), rows(rng, 12)
@@ -139,7 +139,7 @@ def test_encoding_exposures_is_the_steps_one_after_the_other_bit_for_bit() -> No
         np.testing.assert_allclose(encoded[i], naive, atol=1e-5)
 
 
-def test_answering_changes_neither_the_nets_nor_the_question() -> None:
+def test_answering_changes_neither_the_nets_nor_the_arguments() -> None:
     nets = lively(CONFIGS[0])
     scorer, before = Scorer(nets), {name: w.clone() for name, w in nets.state_dict().items()}
     history, candidates, r2 = np.arange(2, 30), np.arange(30, 100), np.ones(32, np.float32)
@@ -151,7 +151,7 @@ def test_answering_changes_neither_the_nets_nor_the_question() -> None:
     assert all(torch.equal(w, before[name]) for name, w in nets.state_dict().items())
 
 
-def test_nothing_asked_is_nothing_answered() -> None:
+def test_no_candidates_give_no_scores() -> None:
     scorer, none = Scorer(lively(CONFIGS[0])), np.empty(0, np.int64)
     slow = scorer.slow(none, np.zeros(32, np.float32), none)
     assert [x.shape for x in slow] == [(0, 32), (0, 32), (0,), (0,)]

@@ -1,4 +1,4 @@
-"""Retraining: what is learnt, what is left alone, and that a seed decides it all."""
+"""Retraining: what is learnt, what is not changed, and that the seed determines the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG = TrainConfig(batch=64, learning_rate=5e-3, older=1.0, held_out_max=200)
 
 
 def log_of(users: int, events: int, items: int, seed: int = 0, *, learnable: bool = True) -> InteractionLog:
-    """Each user clicks items of one of four groups; what is shown and not clicked is of the others."""
+    """Return a log in which each user clicks items of one of four groups and is also shown items of the others."""
     rng = np.random.default_rng(seed)
     n = users * events
     group = np.repeat(rng.integers(0, 4, users), events)
@@ -43,25 +43,26 @@ def log_of(users: int, events: int, items: int, seed: int = 0, *, learnable: boo
 
 
 def retrained(log: InteractionLog, **changes: object) -> TrainResult:
-    nets, config = Nets.initial(SIZES, FIRST_ROW, 1), replace(CONFIG, **changes)  # type: ignore[arg-type]
+    nets, config = Nets.initial(SIZES, FIRST_ROW, 1), replace(CONFIG, **changes)  # type: ignore[arg-type]  # fields by name
     return retrain(nets, Catalogue([]), log, config=config, spec=SPEC, seed=1)
 
 
 def ndcg(result: TrainResult, log: InteractionLog) -> dict[str, float]:
-    """Of the four scores, on the last clicks of `log` against 20 negatives."""
-    scorer, catalogue, folded = Scorer(result.nets), result.catalogue, click_states(log, SPEC)
-    standings = log.item_statistics(catalogue)
-    rng, ranks = np.random.default_rng(5), {name: [] for name in ("din", "f2s", "fast", "mc2sf")}  # type: ignore[var-annotated]
-    for i in folded.order()[-300:]:
-        seen = folded.view(i)
-        target = catalogue.rows(folded.target[i : i + 1])
+    """Return a metric of the four scores, on the last clicks of `log` against 20 negatives."""
+    scorer, catalogue, states = Scorer(result.nets), result.catalogue, click_states(log, SPEC)
+    statistics = log.item_statistics(catalogue)
+    rng = np.random.default_rng(5)
+    ranks: dict[str, list[int]] = {name: [] for name in ("din", "f2s", "fast", "mc2sf")}
+    for i in states.order()[-300:]:
+        seen = states.view(i)
+        target = catalogue.rows(states.target[i : i + 1])
         rows = np.concatenate([target, draw_uniform(rng, target, catalogue.size, 20)[0]])
         window = catalogue.rows(seen.window_items)
         r2 = scorer.encode_exposures(np.zeros((1, 8), np.float32), [window])[0]
-        stands = standings.of(rows, np.full(len(rows), log.epochs[folded.event[i]]))
-        slow = scorer.slow(catalogue.rows(seen.history), r2, rows, stands)
+        buckets = statistics.of(rows, np.full(len(rows), log.epochs[states.event[i]]))
+        slow = scorer.slow(catalogue.rows(seen.history), r2, rows, buckets)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
-        fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, stands)
+        fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, buckets)
         for name, scores in (("din", slow.din), ("f2s", slow.f2s), ("fast", fast.fast), ("mc2sf", fast.mc2sf)):
             ranks[name].append(rank(scores, 0).rank)
     return {name: metrics(of)["ndcg@10"] for name, of in ranks.items()}
@@ -78,7 +79,7 @@ def test_users_with_a_taste_are_learnt_by_all_four_nets_and_noise_by_none() -> N
     assert ndcg(result, unseen) == pytest.approx(dict.fromkeys(found, constant), abs=0.07)
 
 
-def test_users_with_a_single_click_are_no_trouble() -> None:
+def test_users_with_a_single_click_are_trained_on() -> None:
     result = retrained(log_of(200, 1, 40))
     assert result.steps > 0
     assert result.finite
@@ -95,7 +96,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
     assert pack(one.nets) != pack(other.nets)
 
 
-def test_the_nets_that_are_given_stay_as_they_are() -> None:
+def test_the_nets_passed_in_are_not_changed() -> None:
     nets = Nets.initial(SIZES, FIRST_ROW, 1)
     before = {name: w.clone() for name, w in nets.state_dict().items()}
     result = retrain(nets, Catalogue([]), log_of(10, 20, 40), config=CONFIG, spec=SPEC, seed=1)
@@ -121,7 +122,7 @@ def test_rows_of_items_that_no_batch_holds_stay_equal_byte_for_byte() -> None:
 
 
 def test_training_computes_where_the_weights_are() -> None:
-    """What is made without a word of where lands on a device that has no data: mixing would fail."""
+    """Tensors created without a device argument would be on the meta device here, and mixing would fail."""
     log = log_of(10, 20, 40)
     catalogue = Catalogue([]).extended(np.unique(log.keys))
     batch = ClickSource.of(click_states(log, SPEC), catalogue).batch(np.arange(32), np.random.default_rng(1), n=4)
@@ -153,8 +154,8 @@ def test_row_adam_is_adam_on_the_batches_that_hold_a_row() -> None:
 
 def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
     log = log_of(20, 30, 40)
-    folded = click_states(log, SPEC)
-    times = np.sort(folded.time)
+    states = click_states(log, SPEC)
+    times = np.sort(states.time)
     first = retrained(log, held_out=0.1)
     assert first.n == len(times) // 10
     assert first.trained == len(times) - first.n
@@ -186,7 +187,7 @@ def test_a_retrain_moves_the_nets_less_the_less_of_the_log_it_looks_at() -> None
     assert some == pytest.approx(one.learning_rate * share**1.5, rel=1e-3)
 
 
-def test_new_items_are_appended_and_nobodys_row_moves() -> None:
+def test_new_items_are_appended_and_no_row_moves() -> None:
     first = retrained(log_of(10, 20, 40))
     more = log_of(10, 30, 80)
     second = retrain(first.nets, first.catalogue, more, config=CONFIG, spec=SPEC, seed=1, since=first.trained_until)
@@ -217,8 +218,8 @@ def test_weights_that_are_not_finite_are_noticed() -> None:
     assert not retrain(nets, Catalogue([]), log, config=CONFIG, spec=SPEC, seed=1).finite
 
 
-def test_progress_is_told_every_step() -> None:
-    told: list[tuple[int, int, float]] = []
+def test_progress_is_called_at_every_step() -> None:
+    calls: list[tuple[int, int, float]] = []
     result = retrain(
         Nets.initial(SIZES, FIRST_ROW, 1),
         Catalogue([]),
@@ -226,10 +227,10 @@ def test_progress_is_told_every_step() -> None:
         config=CONFIG,
         spec=SPEC,
         seed=1,
-        progress=lambda *step: told.append(step),
+        progress=lambda *step: calls.append(step),
     )
-    assert [step for step, _, _ in told] == list(range(1, result.steps + 1))
-    assert {steps for _, steps, _ in told} == {result.steps}
+    assert [step for step, _, _ in calls] == list(range(1, result.steps + 1))
+    assert {steps for _, steps, _ in calls} == {result.steps}
 
 
 def test_uniform_negatives_are_all_items_but_the_target_alike() -> None:
@@ -245,7 +246,7 @@ def test_uniform_negatives_are_all_items_but_the_target_alike() -> None:
 
 
 def test_a_click_with_a_slate_gets_its_negatives_from_there_without_repetition() -> None:
-    # two impressions: five losers and two clicks, then one loser; and a click without an impression
+    # two impressions: five items not clicked and two clicks, then one not clicked; and a click without an impression
     kinds = np.array([EXPOSURE, CLICK, CANDIDATE, EXPOSURE, CLICK, CANDIDATE, EXPOSURE, CLICK, EXPOSURE, CLICK])
     impressions = np.array([7] * 7 + [8] * 2 + [0])
     keys, zeros = np.arange(10, 20), np.zeros(10, np.int64)
@@ -286,8 +287,8 @@ def test_replaced_items_are_replaced_everywhere_in_the_batch_and_about_as_often_
 
 
 @pytest.mark.parametrize(("sign", "other"), [(1, False), (-1, True)], ids=["logged", "simulated"])
-def test_only_slates_that_were_logged_give_their_losers_as_negatives(sign: int, other: bool) -> None:
-    """The exposures that the replayer simulates follow popularity: learning from them would unlearn it."""
+def test_only_logged_slates_give_their_items_that_were_not_clicked_as_negatives(sign: int, other: bool) -> None:
+    """Simulated exposures follow popularity: as negatives they would teach the opposite."""
     kinds = np.tile([CLICK, EXPOSURE], 200)
     keys = np.where(kinds == CLICK, 100 + np.arange(400) % 40, 7)  # item 7 is shown in each slate
     slate = sign * (np.arange(400) // 2 + 1)

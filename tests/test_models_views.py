@@ -1,4 +1,4 @@
-"""The view of a click: by counting over the whole log, and by replaying an event at a time as a device does."""
+"""The view of a click: counted over the whole log, and replayed event by event as on a device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPEC = ViewSpec(history_long=6, history_short=3, threshold=4)
 
 @dataclass
 class Device:
-    """One user replayed an event at a time, with nothing dropped."""
+    """One user's state, replayed event by event, with nothing dropped."""
 
     spec: ViewSpec
     clicks: list[int] = field(default_factory=list)
@@ -106,17 +106,17 @@ def test_counting_over_the_log_gives_what_a_device_replays(age: int | None, ring
     seen = windows = 0
     for seed in range(20):
         log = random_log(seed)
-        folded = click_states(log, spec)
+        states = click_states(log, spec)
         replayed = {at: v for user in range(4) for at, v in replay(log, user, spec, rings=rings).items()}
-        assert sorted(replayed) == folded.event.tolist()
-        for i, at in enumerate(folded.event.tolist()):
-            assert same(folded.view(i), replayed[at])
+        assert sorted(replayed) == states.event.tolist()
+        for i, at in enumerate(states.event.tolist()):
+            assert same(states.view(i), replayed[at])
             seen, windows = seen + 1, windows + replayed[at].window
     assert seen > 500
     assert windows > 500
 
 
-def test_a_short_window_closes_by_age_at_the_next_unit() -> None:
+def test_a_short_window_closes_by_age_at_the_next_impression_group() -> None:
     spec = ViewSpec(history_long=6, history_short=3, threshold=4, window_age_ms=100)
     log = InteractionLog(
         *(np.array(c) for c in ([0, 4], [1, 2, 3, 4], [0, 0, 1, 1], [0, 50, 100, 101], [0] * 4, [0] * 4))
@@ -128,28 +128,28 @@ def test_a_short_window_closes_by_age_at_the_next_unit() -> None:
 
 @given(st.integers(0, 10_000), st.data())
 @settings(max_examples=60, deadline=None)
-def test_no_event_from_the_clicks_unit_on_changes_its_view(seed: int, data: st.DataObject) -> None:
+def test_no_event_from_the_clicks_group_on_changes_its_view(seed: int, data: st.DataObject) -> None:
     log = random_log(seed, users=1)
-    folded = click_states(log, SPEC)
-    if not len(folded):
+    states = click_states(log, SPEC)
+    if not len(states):
         return
-    i = data.draw(st.integers(0, len(folded) - 1))
-    cut = int(folded.group[i])
+    i = data.draw(st.integers(0, len(states) - 1))
+    cut = int(states.group[i])
     rng, later = np.random.default_rng(seed), np.arange(len(log.keys)) >= cut
     keys = np.where(later, rng.integers(0, 1000, len(later)), log.keys)
-    kinds = np.where(later & (np.arange(len(later)) != folded.event[i]), rng.choice(4, len(later)), log.kinds)
+    kinds = np.where(later & (np.arange(len(later)) != states.event[i]), rng.choice(4, len(later)), log.kinds)
     changed = click_states(InteractionLog(log.offsets, keys, kinds, log.times, log.impressions, log.epochs), SPEC)
-    place = changed.event.tolist().index(int(folded.event[i]))
-    assert same(folded.view(i), changed.view(place))
+    index = changed.event.tolist().index(int(states.event[i]))
+    assert same(states.view(i), changed.view(index))
 
 
 def test_rows_for_training_are_the_views_left_padded() -> None:
-    folded = click_states(random_log(3), SPEC)
-    some = np.arange(len(folded))
-    history = folded.history.gather(folded.click_keys, some, SPEC.history_long, -1)
-    window = folded.closed.gather(folded.exposure_keys, some, SPEC.threshold, -1)
+    states = click_states(random_log(3), SPEC)
+    some = np.arange(len(states))
+    history = states.history.gather(states.click_keys, some, SPEC.history_long, -1)
+    window = states.closed.gather(states.exposure_keys, some, SPEC.threshold, -1)
     for i in some:
-        seen = folded.view(i)
+        seen = states.view(i)
         assert history[i].tolist() == [-1] * (SPEC.history_long - len(seen.history)) + seen.history.tolist()
         assert window[i].tolist() == [-1] * (SPEC.threshold - len(seen.window_items)) + seen.window_items.tolist()
 
@@ -158,15 +158,15 @@ def test_a_slate_is_the_clicks_impression_and_nothing_else() -> None:
     log = InteractionLog(
         *(np.array(c) for c in ([0, 5, 6], range(6), [0, 1, 2, 1, 1, 1], [0] * 6, [7, 7, 7, 0, 0, 7], [0] * 6))
     )
-    units = slates(click_states(log, SPEC))
-    assert list(zip(units.start.tolist(), units.end.tolist(), strict=True)) == [(0, 3), (3, 4), (4, 5), (5, 6)]
+    groups = slates(click_states(log, SPEC))
+    assert list(zip(groups.start.tolist(), groups.end.tolist(), strict=True)) == [(0, 3), (3, 4), (4, 5), (5, 6)]
 
 
-def test_clicks_stand_in_total_order() -> None:
-    folded = click_states(random_log(5), SPEC)
-    listed = [(int(folded.time[i]), int(folded.user[i]), int(folded.event[i])) for i in folded.order()]
+def test_clicks_are_in_total_order() -> None:
+    states = click_states(random_log(5), SPEC)
+    listed = [(int(states.time[i]), int(states.user[i]), int(states.event[i])) for i in states.order()]
     assert listed == sorted(listed)
-    assert len(listed) == len(folded)
+    assert len(listed) == len(states)
 
 
 def test_an_empty_log_has_no_click() -> None:
@@ -185,13 +185,13 @@ def test_columns_that_do_not_fit_are_refused() -> None:
         view(one, one, two, 1, 1, SPEC)
 
 
-def test_a_million_events_fold_in_a_few_seconds() -> None:
+def test_a_million_events_are_counted_in_a_few_seconds() -> None:
     n, users = 1_000_000, 6_000
     rng = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.sort(rng.integers(0, n, users - 1)), [n]])
     zeros = np.zeros(n, np.int64)
     log = InteractionLog(offsets, rng.integers(0, 4000, n), rng.integers(0, 2, n), zeros, zeros, zeros)
     started = time.perf_counter()
-    folded = click_states(log, ViewSpec())
-    assert len(folded) > 400_000
+    states = click_states(log, ViewSpec())
+    assert len(states) > 400_000
     assert time.perf_counter() - started < 5

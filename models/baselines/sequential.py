@@ -45,7 +45,7 @@ class Sequential(nn.Module, ABC):
 
     @abstractmethod
     def states(self, sequences: Tensor) -> Tensor:
-        """Return the state [B, L, d] after each item of `sequences` [B, L], L <= `length`; no state sees a later item."""
+        """Return the state [B, L, d] after each item of `sequences` [B, L], L <= `length`; none sees a later item."""
 
     def logits(self, states: Tensor, items: Tensor) -> Tensor:
         """Return scores [..., C] of `items` [..., C] for `states` [..., d]."""
