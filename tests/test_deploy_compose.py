@@ -8,7 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import resources
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,11 @@ VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 
 def filled(text: str) -> str:
-    """`text` as compose would make it where no variable is set that has a default."""
+    """`text` as compose expands it if no variable with a default is set."""
     return VARIABLE.sub(lambda m: m[3] if m[2] == "-" else "given", text)
+
+
+PUBLISHED = "check_jsonschema/builtin_schemas/vendor/compose-spec.json"  # importing the package would open sockets
 
 
 def strings(value: Any) -> list[str]:
@@ -45,8 +48,7 @@ def strings(value: Any) -> list[str]:
 
 
 def test_the_compose_file_follows_the_published_schema() -> None:
-    text = (resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text()
-    schema = json.loads(text)
+    schema = json.loads(distribution("check_jsonschema").locate_file(PUBLISHED).read_text())
     jsonschema.Draft7Validator(schema).validate(COMPOSE)
 
 
@@ -133,7 +135,7 @@ def test_ports_are_published_on_this_machine_only() -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_no_password_stands_in_the_file() -> None:
+def test_no_password_is_in_the_file() -> None:
     found = set()
     for service in SERVICES.values():
         for variable, value in service.get("environment", {}).items():
@@ -146,7 +148,7 @@ def test_no_password_stands_in_the_file() -> None:
     assert not [s for s in strings(COMPOSE) if re.search(r"://[^/@\s]+:[^/@\s]+@", s)]
 
 
-def test_everything_waits_for_what_it_needs_and_says_whether_it_is_well() -> None:
+def test_every_service_waits_for_its_dependencies_and_has_a_health_check() -> None:
     for name, service in SERVICES.items():
         for needed, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
@@ -188,7 +190,7 @@ def test_prometheus_accepts_its_files(tool: Callable[[str], str]) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_alerts_tell_what_they_should(tool: Callable[[str], str], tmp_path: Path) -> None:
+def test_alerts_fire_when_they_should(tool: Callable[[str], str], tmp_path: Path) -> None:
     cases = (Path(__file__).parent / "alerts.test.yml").read_text().replace("ALERTS", str(DEPLOY / "alerts.yml"))
     (tmp_path / "cases.yml").write_text(cases)
     command = [tool("promtool"), "test", "rules", tmp_path / "cases.yml"]
@@ -196,7 +198,7 @@ def test_alerts_tell_what_they_should(tool: Callable[[str], str], tmp_path: Path
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_dockerfile_has_no_lint_and_runs_as_nobody_special(tool: Callable[[str], str]) -> None:
+def test_the_dockerfile_has_no_lint_and_runs_without_privileges(tool: Callable[[str], str]) -> None:
     checked = subprocess.run([tool("hadolint"), DEPLOY / "Dockerfile"], check=False, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     text = (DEPLOY / "Dockerfile").read_text()

@@ -12,14 +12,15 @@ import msgspec
 import pytest
 import typer
 import yaml
-from typer.core import TyperCommand, TyperGroup
 
 from deploy.cli.main import app
+from deploy.reference.commands import leaves
 from deploy.reference.pages import generate
 from deploy.reference.stream import record_classes
 from deploy.report.summary import METRICS
 from models.evaluation import metrics
 from streams.codec import Record
+from streams.settings import Settings
 from streams.topics import TOPICS
 from tests.support.docs import PAGES, ROOT, Command, commands, mc2sf, parse
 from tests.support.report import summary
@@ -69,16 +70,17 @@ def test_every_command_of_the_documents_would_be_accepted(command: Command) -> N
 
 
 def test_commands_named_in_the_text_exist() -> None:
+    names = {name.removeprefix("mc2sf "): command for name, command in leaves(typer.main.get_command(app), "mc2sf")}
     for page in PAGES:
         for span in re.findall(r"`mc2sf ([a-z][^`]*)`", page.read_text()):
-            command: object = typer.main.get_command(app)
-            for word in span.split():
-                if isinstance(command, TyperGroup):
-                    assert word in command.commands or "|" in word or word in {"...", "COMMAND"}, (page.name, span)
-                    command = command.commands.get(word)
-                elif isinstance(command, TyperCommand) and word.startswith("--"):
-                    options = [name for each in command.params for name in (*each.opts, *each.secondary_opts)]
-                    assert word.split("=")[0] in options, (page.name, span)
+            words = [word for word in span.split() if re.fullmatch(r"[a-z|-]+", word)]
+            found = [name for name in names if name == " ".join(words[: len(name.split())])]
+            group = any(name.startswith(f"{words[0].split('|')[0]} ") for name in names)
+            assert found or (group and len(words) == 1) or "|" in span, (page.name, span)
+            for option in re.findall(r"(--[a-z-]+)", span) if found else ():
+                command = names[found[0]]
+                options = [name for each in command.params for name in (*each.opts, *each.secondary_opts)]
+                assert option in options, (page.name, span)
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:
@@ -156,6 +158,12 @@ def test_the_reference_is_what_the_code_generates() -> None:
 
 def test_everything_in_the_reference_has_a_description() -> None:
     assert {name: page.missing for name, page in generate().items() if page.missing} == {}
+
+
+def test_every_setting_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    documented = re.findall(r"^\| `MC2SF_(\w+)`", text, re.MULTILINE)
+    assert sorted(documented) == sorted(name.upper() for name in Settings.model_fields)
 
 
 def test_every_record_is_on_a_topic() -> None:

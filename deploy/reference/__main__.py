@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -21,4 +22,6 @@ def main(docs: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
+    parser = argparse.ArgumentParser(description="Write the generated pages.")
+    parser.add_argument("docs", type=Path, nargs="?", default=Path("docs"), help="folder of the pages")
+    main(parser.parse_args().docs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Container
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -42,22 +44,22 @@ def settings() -> Page:
         f"Unknown variables with the prefix `{PREFIX}` are refused. All processes of a run need the same values\n"
         "of those that decide results: when it starts, each process compares them with its run in the table `runs`.",
     )
-    page.section("All settings")
     decisive = Settings().semantic()
-    page.table(
-        ("variable", "type", "default", "decides results", "meaning"),
-        (
-            (
-                code(PREFIX + name.upper()),
-                _type(field),
-                _default(field.default),
-                "yes" if name in decisive else "",
-                sentence(field.description or ""),
+    for group in reversed(Settings.__mro__):
+        names = [name for name in inspect.get_annotations(group) if name in Settings.model_fields]
+        if names:
+            page.section(group.__name__.removesuffix("Settings"), (inspect.getdoc(group) or "").partition("\n\n")[0])
+            page.table(
+                ("variable", "type", "default", "decides results", "meaning"), (_row(n, decisive) for n in names)
             )
-            for name, field in Settings.model_fields.items()
-        ),
-    )
     return page
+
+
+def _row(name: str, decisive: Container[str]) -> tuple[str, str, str, str, str]:
+    field = Settings.model_fields[name]
+    decides = "yes" if name in decisive else ""
+    meaning = sentence(field.description or "")
+    return code(PREFIX + name.upper()), _type(field), _default(field.default), decides, meaning
 
 
 def _type(field: FieldInfo) -> str:
