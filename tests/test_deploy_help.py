@@ -70,6 +70,7 @@ def test_a_shell_completes_commands_and_options() -> None:
         ("deploy.cli.main", set()),
         ("deploy.cli.run", set()),
         ("deploy.cli.processes", set()),
+        ("streams.recorder.recorder", {"sqlalchemy", "alembic", "confluent_kafka", "river"}),
         (
             "deploy.cli.replay, replay.send.replayer, replay.send.epoch_barrier",
             {"pyarrow", "confluent_kafka", "sqlalchemy"},

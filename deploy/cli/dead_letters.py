@@ -86,7 +86,7 @@ def replay_letters(
         typer.Argument(metavar="[POSITION...]", help="Records to send.  [default: all that were not sent again]"),
     ] = None,
     value: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Send these bytes instead, for one POSITION.")
+        Path | None, typer.Option(metavar="FILE", help="Send these bytes instead, to one POSITION.")
     ] = None,
 ) -> None:
     """Send refused records again, to the same topic and partition: after an upgrade, or a repair.

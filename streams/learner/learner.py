@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import closing
 
+import torch
 from sqlalchemy import Engine
 
 from streams.database import run_state, schema
@@ -131,6 +132,7 @@ class Learner:
 
 def main(settings: Settings) -> None:
     """Run until the end of the log, or until SIGTERM."""
+    torch.set_num_threads(1)  # a fixed number: then sums are equal to the last bit
     with service(settings) as (engine, stop):
         run(settings, engine, stop)
 

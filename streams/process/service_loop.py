@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from sqlalchemy import Engine
 
 from streams.database.engine import connect
@@ -22,12 +21,9 @@ Outages = tuple[type[Exception], ...]
 
 
 @contextmanager
-def service(
-    settings: Settings, *, threads: int = 1, serves_telemetry: bool = True
-) -> Iterator[tuple[Engine, threading.Event]]:
-    """Set up logging, torch, signals and telemetry; yield the database and the event that stops the process."""
+def service(settings: Settings, *, serves_telemetry: bool = True) -> Iterator[tuple[Engine, threading.Event]]:
+    """Set up logging, signals and telemetry; yield the database and the event that stops the process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    torch.set_num_threads(threads)  # a fixed number: then sums are equal to the last bit
     stop = stop_on_signals()
     if serves_telemetry:
         telemetry.serve(settings)

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import sqlalchemy as sa
+import torch
 from sqlalchemy import Connection, Engine
 
 from models.mc2sf.checkpoint import pack
@@ -155,8 +156,9 @@ def _trained_until(connection: Connection, run: str, encoder: int) -> int | None
 
 def main(settings: Settings, *, once: bool = False) -> None:
     """Retrain whenever it is due until the log ends or SIGTERM; with `once` retrain now and end."""
+    torch.set_num_threads(settings.retrain_threads)  # a fixed number: then sums are equal to the last bit
     with (
-        service(settings, threads=settings.retrain_threads, serves_telemetry=False) as (engine, stop),
+        service(settings, serves_telemetry=False) as (engine, stop),
         process_group() as processes,
     ):
         if processes.rank == 0:
