@@ -12,7 +12,7 @@ from streams.database import schema
 from streams.database.engine import connect
 from streams.records import ItemCounts
 from streams.releases.item_statistics import ItemStatisticsCache, buckets_array, counts_key, counts_of, statistics_after
-from streams.verification.item_statistics import Stood
+from streams.verification.item_statistics import ReferenceItemStatistics
 
 EPOCHS, ITEMS = 6, 8
 logs = st.lists(st.tuples(st.integers(0, EPOCHS - 1), st.integers(0, ITEMS - 1), st.booleans()), max_size=80)
@@ -79,16 +79,16 @@ def test_the_tables_and_the_verification_count_the_same() -> None:
     ]
     items = np.arange(ITEMS + 1)
     with recorded(events).connect() as connection:
-        stood, statistics = Stood(connection, "r"), ItemStatistics.empty()
+        reference, statistics = ReferenceItemStatistics(connection, "r"), ItemStatistics.empty()
         for epoch in range(EPOCHS):
-            np.testing.assert_array_equal(stood.before(epoch, items.tolist()), statistics.of(items))
+            np.testing.assert_array_equal(reference.buckets(epoch, items.tolist()), statistics.of(items))
             (counts,) = counts_of(connection, "r", epoch)
             assert counts == record(events, epoch)
             statistics = statistics.next_epoch(*counted(events, epoch))
             again = statistics_after(connection, "r", epoch)
             for name in ("epoch", "keys", "clicks", "recent", "first"):
                 np.testing.assert_array_equal(getattr(again, name), getattr(statistics, name))
-        assert stood.before(EPOCHS, items.tolist()).any()
+        assert reference.buckets(EPOCHS, items.tolist()).any()
 
 
 def test_buckets_are_relative_so_that_they_mean_the_same_at_any_length_of_the_log() -> None:

@@ -16,8 +16,8 @@ from streams.settings import Settings
 from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row, encode_row
 from streams.verification.differences import DifferenceFound
-from streams.verification.user_fold import Account, Event, InForce
-from streams.verification.verify import TOLERANCE, Certificate, _Check, certify
+from streams.verification.reference_fold import EpochRelease, Event, ReferenceFold
+from streams.verification.verify import TOLERANCE, Verification, Verifier, verify
 from tests.support.simulation import SMALL
 from tests.test_streams_rescoring import EPOCHS, VARIANTS, a_recorded_run
 
@@ -35,10 +35,10 @@ def count(engine: sa.Engine, table: sa.Table) -> int:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_is_certified_whole(engine: sa.Engine, variant: str) -> None:
+def test_a_run_is_verified_completely(engine: sa.Engine, variant: str) -> None:
     a_recorded_run(engine, VARIANTS[variant], seed=len(variant))
     told: list[tuple[int, int]] = []
-    found = certify(engine, VARIANTS[variant], sample=3, progress=lambda done, of: told.append((done, of)))
+    found = verify(engine, VARIANTS[variant], sample=3, progress=lambda done, of: told.append((done, of)))
     assert found.users == 5
     assert told[-1] == (5, 5)
     assert found.outcomes == count(engine, schema.outcomes) > 50
@@ -52,7 +52,7 @@ def test_a_run_is_certified_whole(engine: sa.Engine, variant: str) -> None:
 def test_epochs_of_the_same_embeddings_share_one_catalogue(engine: sa.Engine) -> None:
     a_recorded_run(engine, SMALL)
     with engine.connect() as connection:
-        force = _Check(connection, SMALL, 1)._force
+        force = Verifier(connection, SMALL, 1).release_of
         epochs = [force(epoch) for epoch in range(EPOCHS)]
     assert len({each.versions.release for each in epochs}) == 3
     assert len({id(each.catalogue) for each in epochs}) == len({id(each.known) for each in epochs}) == 2
@@ -89,7 +89,7 @@ SOME = {
 
 
 @pytest.mark.parametrize("field", ALTERATIONS)
-def test_what_is_altered_is_named(engine: sa.Engine, field: str) -> None:
+def test_an_altered_value_is_named(engine: sa.Engine, field: str) -> None:
     a_recorded_run(engine, SMALL)
     table, column, change = ALTERATIONS[field]
     with engine.begin() as connection:
@@ -99,7 +99,7 @@ def test_what_is_altered_is_named(engine: sa.Engine, field: str) -> None:
         key = sa.and_(*(c == getattr(row, c.name) for c in table.primary_key))
         connection.execute(sa.update(table).where(key).values({column: change(row)}))
     with pytest.raises(DifferenceFound) as told:
-        certify(engine, SMALL)
+        verify(engine, SMALL)
     (difference,) = told.value.args
     assert difference.field == field
     assert field in str(difference)
@@ -112,21 +112,21 @@ def test_a_lost_event_is_noticed(engine: sa.Engine) -> None:
         last = connection.execute(sa.select(i.user, sa.func.max(i.seq)).where(i.kind == Kind.CLICK)).one()
         connection.execute(sa.delete(schema.interactions).where(i.user == last[0], i.seq == last[1]))
     with pytest.raises(DifferenceFound):
-        certify(engine, SMALL)
+        verify(engine, SMALL)
 
 
-def test_a_free_run_can_not_be_certified(engine: sa.Engine) -> None:
+def test_a_free_running_run_cannot_be_verified(engine: sa.Engine) -> None:
     with pytest.raises(ValueError, match="lockstep"):
-        assert certify(engine, SMALL.model_copy(update={"lockstep": False})) == Certificate()
+        assert verify(engine, SMALL.model_copy(update={"lockstep": False})) == Verification()
 
 
-def test_a_list_made_for_ranking_is_certified_in_its_own_order() -> None:
-    force = InForce(Versions(), [3, 4, 8, 9], frozenset([3, 4, 8, 9]))
-    places = {}
+def test_a_list_made_for_ranking_is_verified_in_its_own_order() -> None:
+    release = EpochRelease(Versions(), [3, 4, 8, 9], frozenset([3, 4, 8, 9]))
+    lists = {}
     for last in (Kind.CANDIDATE, Kind.EXPOSURE):
         kinds = (Kind.CANDIDATE, Kind.CANDIDATE, Kind.CLICK, last)
-        unit = [Event(i, item, kind, 1, 7, 0) for i, (item, kind) in enumerate(zip((9, 3, 4, 8), kinds, strict=True))]
-        (question,) = Account("u", SMALL, lambda _: force).fold(unit).questions
-        places[last] = question.listed.keys
-    assert places[Kind.CANDIDATE] == [9, 3, 4, 8]
-    assert places[Kind.EXPOSURE] != [9, 3, 4, 8], "what was shown is shuffled"
+        group = [Event(i, item, kind, 1, 7, 0) for i, (item, kind) in enumerate(zip((9, 3, 4, 8), kinds, strict=True))]
+        (click,) = ReferenceFold("u", SMALL, lambda _: release).fold(group).ranked
+        lists[last] = click.candidates.keys
+    assert lists[Kind.CANDIDATE] == [9, 3, 4, 8]
+    assert lists[Kind.EXPOSURE] != [9, 3, 4, 8], "what was shown is shuffled"

@@ -70,15 +70,15 @@ def verify(
 
     from deploy.runs import find
     from streams.verification.differences import DifferenceFound
-    from streams.verification.verify import certify
+    from streams.verification.verify import verify as verify_run
 
     found = find(run)
     if not found.settings.lockstep:
-        raise UserError(f"run {found.settings.run} was free-running: only a run in lockstep can be certified")
+        raise UserError(f"run {found.settings.run} was free-running: only a run in lockstep can be verified")
     torch.set_num_threads(1)  # as every worker does
     try:
         with console.status("recomputing the run") as status:
-            verified = certify(
+            verified = verify_run(
                 found.engine,
                 found.settings,
                 sample=sample,

@@ -1,4 +1,10 @@
-"""The certificate of a run: its log folded once more by plainer code, and compared with all that was recorded.
+"""Verification: an independent second implementation that recomputes a run from its log and compares everything.
+
+It repeats rules of the product on purpose: windows, impression groups, candidates, item statistics, ranks and metrics.
+It imports none of the modules that implement them, and is written for reading, not for speed: an error in one of the
+two implementations shows as a difference, while a shared function would hide it. Do not merge the two. Shared are the
+vocabulary (records, tables, states) and the tile scorer, so that equal means equal to the last bit; its scores are
+checked on a sample by equations without tiles.
 
 Terms: docs/glossary.md.
 """

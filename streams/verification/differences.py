@@ -1,4 +1,4 @@
-"""A difference between what is recorded and what the log folds to, by user, event and field."""
+"""A difference between a recorded value and the recomputed one, by user, event and field."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """What is recorded otherwise than the log folds to."""
+    """A recorded value that differs from the recomputed one."""
 
     user: str
     event: str
     field: str
     recorded: object
-    folded: object
+    recomputed: object
 
     def __str__(self) -> str:
-        """In a sentence."""
+        """Return a sentence about it."""
         where = f"user {self.user!r}, {self.event}, {self.field}"
-        return f"{where}: {_short(self.recorded)} is recorded, {_short(self.folded)} is right"
+        return f"{where}: {_short(self.recorded)} is recorded, {_short(self.recomputed)} is right"
 
 
 class DifferenceFound(Exception):  # noqa: N818 - a finding, not an error
     """The first difference, as its only argument."""
 
 
-def same(user: str, event: str, name: str, recorded: object, folded: object) -> None:
-    """Raise DifferenceFound where the two are not equal."""
-    if recorded != folded:
-        raise DifferenceFound(Difference(user, event, name, recorded, folded))
+def require_equal(user: str, event: str, field: str, recorded: object, recomputed: object) -> None:
+    """Raise DifferenceFound if the two values are not equal."""
+    if recorded != recomputed:
+        raise DifferenceFound(Difference(user, event, field, recorded, recomputed))
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Ranks by popularity, counted once more: clicks of all units before, in total order."""
+"""Ranks by popularity, recomputed: the clicks of all impression groups before, in total order."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from streams.database import schema
-from streams.records import Kind
-from streams.verification import reference_ranking
-from streams.verification.differences import same
+from streams.verification.differences import require_equal
+from streams.verification.reference_ranking import CLICK, PAST_CLICK, rank
 
 
 def check(connection: Connection, run: str, epochs: int) -> None:
@@ -20,20 +19,15 @@ def check(connection: Connection, run: str, epochs: int) -> None:
     i, o = schema.interactions.c, schema.outcomes.c
     counts: Counter[int] = Counter()
     for epoch in range(epochs):
-        clicked = (i.run == run) & (i.epoch == epoch) & i.kind.in_([Kind.CLICK, Kind.PAST_CLICK])
+        clicked = (i.run == run) & (i.epoch == epoch) & i.kind.in_([CLICK, PAST_CLICK])
         clicks = sorted(connection.execute(sa.select(i.group_time, i.user, i.seq, i.item, i.impression).where(clicked)))
         wanted = sa.select(o.user, o.seq, o.target_index, o.candidates, o.ranks).where(o.run == run, o.epoch == epoch)
-        judged = {(row.user, row.seq): row for row in connection.execute(wanted)}
+        outcomes = {(row.user, row.seq): row for row in connection.execute(wanted)}
         for _, some in groupby(clicks, lambda click: (click[0], click[1], click[4] or -1 - click[2])):
-            unit = list(some)
-            for _, user, seq, _, _ in unit:
-                if (row := judged.get((user, seq))) is not None:
+            group = list(some)
+            for _, user, seq, _, _ in group:
+                if (row := outcomes.get((user, seq))) is not None:
                     scores = [counts[key] for key in np.frombuffer(row.candidates, "<i8").tolist()]
-                    same(
-                        user,
-                        f"seq {seq}",
-                        "rank by popularity",
-                        row.ranks["popularity"],
-                        reference_ranking.rank(scores, row.target_index),
-                    )
-            counts.update(item for _, _, _, item, _ in unit)
+                    right = rank(scores, row.target_index)
+                    require_equal(user, f"seq {seq}", "rank by popularity", row.ranks["popularity"], right)
+            counts.update(item for _, _, _, item, _ in group)

@@ -1,6 +1,6 @@
-"""Which clicks are ranked, against what, and at which rank: once more, in plain Python, from their definitions.
+"""The evaluation in plain Python, from its definitions: ranked clicks, candidate lists, ranks and metrics.
 
-Nothing here is shared with `models.evaluation.candidates` and `models.evaluation.metrics`, whose results it must give.
+Nothing is shared with `models.evaluation.candidates` and `models.evaluation.metrics`, whose results it must give.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from typing import NamedTuple
 
 import numpy as np
 
+EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = 0, 1, 2, 3  # kinds of events in `interactions`
 
-class Listed(NamedTuple):
-    """Item keys in the order shown, the place of the target among them, and whether the list is out of rule."""
+
+class CandidateList(NamedTuple):
+    """Item keys in the order shown, and the index of the target. `cold`: the list does not follow the rule."""
 
     keys: list[int]
-    place: int
+    target_index: int
     cold: bool
 
 
 def numbers(purpose: str, seed: int, user: str, seq: int, n: int) -> list[int]:
-    """The first n 64-bit numbers of the hash of (purpose, seed, user, seq)."""
+    """Return the first n 64-bit numbers of the hash of (purpose, seed, user, seq)."""
     data = hashlib.shake_128(f"{purpose}\0{seed}\0{user}\0{seq}".encode()).digest(8 * n)
     return [int.from_bytes(data[i : i + 8], "little") for i in range(0, 8 * n, 8)]
 
 
 def evaluated(seed: int, user: str, seq: int, share: float) -> bool:
-    """Whether a click is ranked."""
+    """Return True if a click is ranked."""
     return numbers("evaluated", seed, user, seq, 1)[0] < share * 2**64
 
 
-def sampled(seed: int, user: str, seq: int, catalogue: Sequence[int], target: int, n: int) -> Listed:
-    """The target and n others of the catalogue: by the smallest numbers where it is small, else by drawing."""
+def sampled(seed: int, user: str, seq: int, catalogue: Sequence[int], target: int, n: int) -> CandidateList:
+    """Return the target and n others of the catalogue: those of the smallest hashes if it is small, else drawn ones."""
     others = [key for key in catalogue if key != target]
     if len(others) <= 4 * n:
         drawn = numbers("sampled", seed, user, seq, len(others))
@@ -48,28 +50,28 @@ def sampled(seed: int, user: str, seq: int, catalogue: Sequence[int], target: in
     return _shuffled(seed, user, seq, negatives, target, cold=cold)
 
 
-def slate(seed: int, user: str, seq: int, shown: Sequence[int], target: int, *, cold: bool) -> Listed:
-    """The target and what was shown beside it."""
+def slate(seed: int, user: str, seq: int, shown: Sequence[int], target: int, *, cold: bool) -> CandidateList:
+    """Return the target and the other items of its slate."""
     return _shuffled(seed, user, seq, sorted(set(shown) - {target}), target, cold=cold)
 
 
-def _shuffled(seed: int, user: str, seq: int, negatives: list[int], target: int, *, cold: bool) -> Listed:
+def _shuffled(seed: int, user: str, seq: int, negatives: list[int], target: int, *, cold: bool) -> CandidateList:
     listed = [*negatives, target]
     drawn = numbers("shuffled", seed, user, seq, len(listed))
     order = sorted(range(len(listed)), key=drawn.__getitem__)
-    return Listed([listed[i] for i in order], order.index(len(negatives)), cold)
+    return CandidateList([listed[i] for i in order], order.index(len(negatives)), cold)
 
 
-def rank(scores: Sequence[float], place: int) -> int:
-    """The 1-based rank of the item at `place`: ties by place, what is not finite last."""
-    if not math.isfinite(scores[place]):
+def rank(scores: Sequence[float], target_index: int) -> int:
+    """Return the rank, from 1, of the item at `target_index`: ties by index, scores that are not finite last."""
+    if not math.isfinite(scores[target_index]):
         return len(scores)
     finite = [i for i in range(len(scores)) if math.isfinite(scores[i])]
-    return sorted(finite, key=lambda i: (-scores[i], i)).index(place) + 1
+    return sorted(finite, key=lambda i: (-scores[i], i)).index(target_index) + 1
 
 
 def means(ranks: Sequence[int]) -> dict[str, float]:
-    """HR@{1,5,10}, NDCG@{5,10} and MRR."""
+    """Return HR@{1,5,10}, NDCG@{5,10} and MRR."""
     n = len(ranks)
     found = {f"hr@{k}": math.fsum(r <= k for r in ranks) / n for k in (1, 5, 10)}
     found |= {f"ndcg@{k}": math.fsum(float(1 / np.log2(r + 1.0)) for r in ranks if r <= k) / n for k in (5, 10)}

@@ -1,4 +1,4 @@
-"""The nets' scores of one list without tiles or padding: the equations as `models.mc2sf.nets` has them, in one call."""
+"""The nets' scores of one list of candidates without tiles or padding, by the equations of `models.mc2sf.nets`."""
 
 from __future__ import annotations
 
@@ -21,43 +21,44 @@ Rows = NDArray[np.int64]
 def scores(
     release: Release,
     history: Rows,
-    window: Rows,
+    r2_items: Rows,
     clicks: Rows,
     exposures: Rows,
     candidates: Rows,
-    standing: Buckets,
+    buckets: Buckets,
     slow: SlowAnswer,
 ) -> dict[str, NDArray[np.float32]]:
-    """din, f2s, fast and mc2sf, f4 [n]; the fast nets get the 16-bit priors of `slow`, as they travelled."""
+    """Return the scores din, f2s, fast and mc2sf, f4 [n]. The fast nets receive the 16-bit priors of `slow`."""
     nets = release.nets
-    din, alone, s2f = (release.standalone.get(form, nets) for form in STANDALONE)
+    din, alone, s2f = (release.standalone.get(name, nets) for name in STANDALONE)
 
     def vectors(of: Nets, rows: Rows) -> Tensor:
         return of.encoder.E.detach()[torch.from_numpy(rows)][None]
 
     def listed(of: Nets) -> Tensor:
-        stands = torch.from_numpy(standing.astype(np.int64))[None]
-        return vectors(of, candidates) + sum(of.encoder.standing[i][stands[..., i]] for i in range(stands.shape[-1]))
+        by_feature = torch.from_numpy(buckets.astype(np.int64)).T
+        tables = zip(of.encoder.standing, by_feature, strict=True)
+        return vectors(of, candidates) + torch.stack([table[bucket] for table, bucket in tables]).sum(0)
 
     def sequence(of: Nets, rows: Rows) -> PaddedVectors:
-        if not len(rows):  # nothing, as the nets take it
+        if not len(rows):  # an empty sequence, as the nets expect it
             return PaddedVectors(torch.zeros(1, 1, nets.config.dim), torch.zeros(1, 1, dtype=torch.bool))
         return PaddedVectors(vectors(of, rows), torch.ones(1, len(rows), dtype=torch.bool))
 
     def short(of: Nets) -> tuple[RecurrentCell, PaddedVectors, PaddedVectors]:
         return of.encoder.gru_n, sequence(of, clicks), sequence(of, exposures)
 
-    def travelled(prior: NDArray[np.float16]) -> Tensor:
+    def received(prior: NDArray[np.float16]) -> Tensor:
         return torch.from_numpy(prior.astype(np.float32))[None]
 
     e = listed(nets)
     r2 = torch.zeros(1, nets.config.dim)
-    for x in vectors(nets, window)[0]:
+    for x in vectors(nets, r2_items)[0]:
         r2 = nets.encoder.gru_n.step(x[None], r2)
     r_t, r_n = nets.priors(sequence(nets, history), r2, e)
     of_din = sequence(din, history)
     own_r_t = din.slow.din(of_din.x, of_din.mask, listed(din))
-    priors = travelled(slow.r_t), travelled(slow.r_n)
+    priors = received(slow.r_t), received(slow.r_n)
     found = {
         "din": din.slow.score_din(own_r_t, listed(din)),
         "f2s": nets.slow.score_f2s(r_n, r_t, e),

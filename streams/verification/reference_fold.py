@@ -1,0 +1,198 @@
+"""The reference fold: one user's log from begin to end, one event at a time.
+
+For readers: lists that only grow, no rings, no batches, no deferred arithmetic. It finds what had to be computed (which
+items, in which order, under which release); `verify` computes and compares it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
+
+from streams.records import Versions
+from streams.settings import Settings
+from streams.verification.reference_ranking import (
+    CANDIDATE,
+    CLICK,
+    EXPOSURE,
+    PAST_CLICK,
+    CandidateList,
+    evaluated,
+    sampled,
+    slate,
+)
+
+
+class Event(NamedTuple):
+    """A row of `interactions`."""
+
+    seq: int
+    item: int
+    kind: int
+    time: int
+    impression: int
+    epoch: int
+
+
+class EpochRelease(NamedTuple):
+    """The release in force in an epoch: its versions, and its catalogue in row order."""
+
+    versions: Versions
+    catalogue: list[int]
+    known: frozenset[int]
+
+
+@dataclass(frozen=True)
+class R2Upload:
+    """An upload of r2: the exposures whose GRU state it is, from a zero state."""
+
+    window: int
+    items: tuple[int, ...]
+    versions: Versions
+    size: int
+    time: int
+
+
+@dataclass(frozen=True)
+class RankedClick:
+    """A click that was ranked, and the inputs of its ranking."""
+
+    seq: int
+    epoch: int
+    time: int
+    target: int
+    candidates: CandidateList
+    logged: bool
+    versions: Versions
+    history: list[int]
+    window: int
+    r2_items: tuple[int, ...]
+    r2_age: int
+    clicks: list[int]
+    exposures: list[int]
+
+
+@dataclass
+class ReferenceFold:
+    """One user's state after the events folded, and what the user's device and cloud had to send."""
+
+    user: str
+    settings: Settings
+    release_of: Callable[[int], EpochRelease]  # by epoch
+    ranked: list[RankedClick] = field(default_factory=list)
+    r2_uploads: list[R2Upload] = field(default_factory=list)
+    uploads: dict[int, list[int]] = field(default_factory=dict)  # epoch -> all its clicks
+    clicks: list[int] = field(default_factory=list)
+    exposures: list[int] = field(default_factory=list)
+    events: int = 0
+    time: int = 0
+    encoder: int | None = None
+    versions: Versions = field(default_factory=Versions)
+    window: int = 0  # number of the last closed window
+    closed: tuple[int, ...] = ()  # its items
+    closed_at: int = 0
+    r2_items: tuple[int, ...] = ()  # items whose GRU state is r2: more than `closed` if windows carry their state on
+    open: list[int] = field(default_factory=list)  # items of the open window
+    opened_at: int = 0
+
+    def fold(self, events: Sequence[Event]) -> ReferenceFold:
+        """Fold all of the user's events, in order of seq."""
+        for epoch, some in groupby(events, lambda event: event.epoch):
+            self.versions = self.release_of(epoch).versions
+            if self.versions.encoder != self.encoder:
+                self._change_encoder()
+            for group in _impression_groups(list(some)):
+                self._apply(group)
+        return self
+
+    def _change_encoder(self) -> None:
+        """Upload r2 of the closed window again, encoded from a zero state by the new encoder."""
+        self.encoder = self.versions.encoder
+        self.r2_items = self.closed
+        if self.window:
+            self._upload()
+
+    def _upload(self) -> None:
+        upload = R2Upload(self.window, self.r2_items, self.versions, len(self.closed), self.closed_at)
+        self.r2_uploads.append(upload)
+
+    def _apply(self, group: list[Event]) -> None:
+        time, age = group[0].time, self.settings.window_age_s
+        if self.open and age is not None and time - self.opened_at > int(age * 1000):
+            self._close(time)
+        share = self.settings.evaluate
+        for event in group:
+            if event.kind == CLICK and evaluated(self.settings.seed, self.user, event.seq, share):
+                self.ranked.append(self._rank(event, group))
+        for event in group:
+            self._learn(event)
+            self.events, self.time = self.events + 1, event.time
+
+    def _learn(self, event: Event) -> None:
+        if event.kind == EXPOSURE:
+            if not self.open:
+                self.opened_at = event.time
+            self.exposures.append(event.item)
+            self.open.append(event.item)
+            if len(self.open) >= self.settings.threshold:
+                self._close(event.time)
+        elif event.kind in (CLICK, PAST_CLICK):
+            self.clicks.append(event.item)
+            self.uploads.setdefault(event.epoch, []).append(event.item)
+
+    def _close(self, time: int) -> None:
+        carried = self.r2_items if self.settings.carry else ()
+        self.window, self.closed, self.closed_at = self.window + 1, tuple(self.open), time
+        self.r2_items, self.open = carried + self.closed, []
+        self._upload()
+
+    def _rank(self, event: Event, group: list[Event]) -> RankedClick:
+        settings = self.settings
+        earlier = [item for epoch, items in self.uploads.items() if epoch < event.epoch for item in items]
+        candidates, logged = self._candidates(event, group)
+        time = group[0].time
+        return RankedClick(
+            seq=event.seq,
+            epoch=event.epoch,
+            time=time,
+            target=event.item,
+            candidates=candidates,
+            logged=logged,
+            versions=self.versions,
+            history=earlier[-settings.history_long :],
+            window=self.window,
+            r2_items=self.r2_items,
+            r2_age=max(time - self.closed_at, 0) if self.window else 0,
+            clicks=self.clicks[-settings.history_short :],
+            exposures=self.exposures[-settings.history_short :],
+        )
+
+    def _candidates(self, event: Event, group: list[Event]) -> tuple[CandidateList, bool]:
+        """Return the list that a click is ranked in, and True if the log has shown it."""
+        settings, release = self.settings, self.release_of(event.epoch)
+        clicked = {other.item for other in group if other.kind == CLICK}
+        others = [other for other in group if other.item not in clicked]
+        logged = settings.exposures == "logged" and event.impression != 0 and bool(others)
+        cold = event.item not in release.known
+        if logged and {other.kind for other in others} == {CANDIDATE}:  # made for ranking: in its own order
+            own = [other.item for other in group if other.seq == event.seq or other.item not in clicked]
+            return CandidateList(own, own.index(event.item), cold), logged
+        if logged:
+            shown = [other.item for other in others]
+            return slate(settings.seed, self.user, event.seq, shown, event.item, cold=cold), logged
+        catalogue = release.catalogue
+        return sampled(settings.seed, self.user, event.seq, catalogue, event.item, settings.negatives), logged
+
+
+def _impression_groups(events: list[Event]) -> Iterator[list[Event]]:
+    """Yield adjacent events of one impression, and each event without an impression alone."""
+    group: list[Event] = []
+    for event in events:
+        if group and not (event.impression and event.impression == group[-1].impression):
+            yield group
+            group = []
+        group.append(event)
+    if group:
+        yield group
