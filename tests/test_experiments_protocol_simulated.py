@@ -53,10 +53,10 @@ def ranked(text: str, settings: Settings, release: Release, folder: Path) -> dic
     log = SortedLog(plan.path, plan.contents.rows, 1, plan.shift)
     simulation = Simulation(settings, {0: release}, random.Random(1), crashes=0.05)
     for epoch, (first, end) in enumerate([(0, plan.ends[0]), (plan.ends[0], plan.ends[1])]):
-        simulation.mark(EpochBegin(epoch, 0, 0))
+        simulation.send_marker(EpochBegin(epoch, 0, 0))
         for part in log.slices(first, end):
             simulation.send(*grouped(part, part.groups, 0))
-        simulation.mark(EpochEnd(epoch, 0))
+        simulation.send_marker(EpochEnd(epoch, 0))
         simulation.settle()
     found = defaultdict(list)
     for (user, _), outcome in sorted(outcomes(simulation.topics).items()):

@@ -21,7 +21,7 @@ from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK
 from tests.support.simulation import SMALL, decoded, outcomes, without_offsets
 from tests.support.workers import Feed, Log, publish, table
-from tests.test_streams_workers_simulated import EPOCHS, IN_FORCE, RELEASES, log, run
+from tests.test_streams_workers_simulated import EPOCHS, IN_FORCE, RELEASES, event_log, simulate
 
 pytestmark = pytest.mark.slow
 
@@ -37,12 +37,12 @@ class Stage:
 
     def check(self) -> None:
         """Outcomes and both tables are what the simulation without a broker and without crashes gives."""
-        assert self.came() == plain(outcomes(self.calm.topics))
+        assert self.outcomes() == plain(outcomes(self.calm.topics))
         assert without_offsets(table(self.settings, "device")) == without_offsets(self.calm.device.rows)
         assert decoded(table(self.settings, "cloud")) == decoded(self.calm.cloud.rows)
 
-    def came(self) -> dict[tuple[str, int], Outcome]:
-        """The outcomes that came out, repeats dropped; a repeat must be equal but for the wall clock."""
+    def outcomes(self) -> dict[tuple[str, int], Outcome]:
+        """Return the outcomes without repeats; a repeat must be equal except for the wall clock."""
         reader: Reader[Any] = Reader(OutcomeEvent)
         found: dict[tuple[str, int], Outcome] = {}
         for _, _, value in self.feed.outcomes.poll():
@@ -67,9 +67,9 @@ def stage(broker_settings: Settings, request: pytest.FixtureRequest) -> Iterator
         update={name: getattr(broker_settings, name) for name in ("run", "brokers", "database", "state_dir")}
     )
     publish(settings, RELEASES.values())
-    epochs = log(random.Random(request.node.name), users=30, units=1200)
+    epochs = event_log(random.Random(request.node.name), users=30, batches=1200)
     feed = Feed(settings)
-    yield Stage(settings, feed, epochs, run(epochs, 1, 0.0))
+    yield Stage(settings, feed, epochs, simulate(epochs, 1, 0.0))
     feed.outcomes.close()
 
 
@@ -115,7 +115,7 @@ def killed_again_and_again(stage: Stage, role: str, settings: Settings) -> Proce
 
 
 @ON_KAFKA
-def test_a_worker_that_sleeps_while_its_partitions_move_and_wakes_up_changes_nothing(stage: Stage) -> None:
+def test_a_worker_that_is_paused_while_its_partitions_move_and_goes_on_changes_nothing(stage: Stage) -> None:
     chance = random.Random("asleep")
     with ExitStack() as workers:
         workers.enter_context(Process(stage.settings, "cloud"))
@@ -181,7 +181,7 @@ def test_garbage_on_every_topic_goes_to_dead_letters_and_the_run_goes_on(stage: 
 
 
 @ON_BOTH
-def test_a_hole_that_a_device_makes_is_refused_and_the_worker_goes_on(stage: Stage) -> None:
+def test_a_gap_that_a_device_makes_is_refused_and_the_worker_goes_on(stage: Stage) -> None:
     first, *_ = stage.epochs[0]
     ahead = msgspec.structs.replace(first, seq=first.seq + 1000)
     stage.feed.send([ahead])
@@ -199,7 +199,7 @@ def test_a_hole_that_a_device_makes_is_refused_and_the_worker_goes_on(stage: Sta
 
 
 @ON_BOTH
-def test_a_worker_that_is_told_to_stop_ends_cleanly(stage: Stage) -> None:
+def test_a_worker_that_is_asked_to_stop_ends_cleanly(stage: Stage) -> None:
     with Process(stage.settings, "device") as worker:
         worker.until_ready()
         worker.send(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The cloud's state: a delayed history that no repeat changes, and the last r2's."""
+"""The cloud's state: a delayed history that no repeat changes, and the newest r2s."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_request_sees_the_clicks_of_earlier_epochs_and_no_others(epochs: list[
     for epoch, clicks in enumerate(epochs):
         assert state.history(epoch, LONG).tolist() == earlier[-LONG:]
         state = upload(state, epoch, clicks)
-        assert state.history(epoch, LONG).tolist() == earlier[-LONG:]  # asked again after the upload
+        assert state.history(epoch, LONG).tolist() == earlier[-LONG:]  # a request that is repeated after the upload
         earlier += clicks
         assert len(state.earlier_clicks) + len(state.last_clicks) <= 2 * LONG
 
@@ -38,13 +38,13 @@ def test_an_upload_that_comes_again_changes_nothing(epochs: list[list[int]]) -> 
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), max_size=12))
-def test_the_last_r2s_to_come_are_kept_once_each_and_the_newest(came: list[tuple[int, int]]) -> None:
+def test_the_last_r2s_received_are_kept_once_each_and_the_newest(received: list[tuple[int, int]]) -> None:
     state = CloudState()
-    for window, encoder in came:
+    for window, encoder in received:
         state = state.with_r2(R2(window, encoder, bytes([window, encoder])))
     kept = [(r2.window, r2.encoder) for r2 in state.r2s]
-    last = list(dict.fromkeys(reversed(came)))[:KEPT_R2][::-1]
-    assert kept == (last if not came or max(came) in last else [max(came), *last])
+    last = list(dict.fromkeys(reversed(received)))[:KEPT_R2][::-1]
+    assert kept == (last if not received or max(received) in last else [max(received), *last])
     for window, encoder in kept:
         assert state.r2(window, encoder) == bytes([window, encoder])
     assert state.r2(9, 9) is None
@@ -63,7 +63,7 @@ def test_an_r2_sent_again_with_all_that_follows_it_leaves_the_state_as_it_was() 
         assert again == state
 
 
-def test_a_request_whose_r2_is_past_was_answered_before() -> None:
+def test_a_request_whose_r2_was_followed_by_a_later_one_was_answered_before() -> None:
     state = CloudState().with_r2(R2(2, 0, b"")).with_r2(R2(3, 0, b""))
     assert state.has_later_r2(1, 0)
     assert state.has_later_r2(2, 0)

@@ -1,4 +1,4 @@
-"""Rows of the device's table: packed and unpacked, damaged ones noticed, every key in its user's partition."""
+"""Rows of the device's table: encoded and decoded, damage noticed, every key in its user's partition."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_a_state_comes_back_as_it_was(state: DeviceState) -> None:
 @given(states, st.data())
 def test_a_damaged_row_is_noticed(state: DeviceState, data: st.DataObject) -> None:
     row = bytearray(encode_row(state))
-    place = data.draw(st.integers(0, len(row) - 1))
-    row[place] ^= 1 << data.draw(st.integers(0, 7))
+    position = data.draw(st.integers(0, len(row) - 1))
+    row[position] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(StateError):
         decode_row(bytes(row), DeviceState)
 
@@ -62,7 +62,7 @@ def test_a_full_state_is_about_a_kilobyte() -> None:
 
 
 @given(users, numbers, st.integers(1, 64))
-def test_every_row_of_a_user_stands_in_the_user_s_partition(user: str, seq: int, partitions: int) -> None:
+def test_every_row_of_a_user_is_in_the_user_s_partition(user: str, seq: int, partitions: int) -> None:
     mine = partition_of(user.encode(), partitions)
     assert partition_of_row(user_key(user), partitions) == partition_of_row(request_key(user, seq), partitions) == mine
     assert kind_of(user_key(user)) is DeviceState
@@ -70,7 +70,7 @@ def test_every_row_of_a_user_stands_in_the_user_s_partition(user: str, seq: int,
 
 
 @given(st.integers(0, 255))
-def test_a_partition_s_row_stands_in_it(partition: int) -> None:
+def test_a_partition_s_row_is_in_it(partition: int) -> None:
     assert partition_of_row(partition_key(partition), 256) == partition
     assert kind_of(partition_key(partition)) is DevicePartitionState
 

@@ -1,4 +1,4 @@
-"""The cures for Faust's consumer, each alone: what is asked of it, and what would be lost without it."""
+"""The cures for Faust's consumer, one by one: each test fails if records would be lost without its cure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVENTS, OTHERS, CHANGELOG = TP("events", 0), TP("events", 1), TP("state-changelo
 
 
 class Broker:
-    """What aiokafka's consumer is for a thread: a generation, an assignment, and seeks that are noted."""
+    """aiokafka's consumer as a thread sees it: a generation, an assignment, and the seeks."""
 
     def __init__(self) -> None:
         self._coordinator = SimpleNamespace(generation=3)
@@ -36,7 +36,7 @@ def records(*offsets: int) -> list[Any]:
 
 
 def fetch(monkeypatch: pytest.MonkeyPatch, broker: Broker, active: set[TP], faust: Any) -> dict[TP, list[Any]]:
-    """A fetch of `active`, in which Faust's own part is `faust`."""
+    """Return a fetch of `active`, with `faust` in place of Faust's own part."""
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", faust)
     thread = PromptThread.__new__(PromptThread)
     found: dict[TP, list[Any]] = asyncio.run(thread._fetch_records(broker, active, timeout=1.0, max_records=10))
@@ -57,7 +57,7 @@ def test_a_fetch_that_waits_is_not_widened_when_partitions_are_paused_meanwhile(
     assert seen == [{CHANGELOG}]
 
 
-def test_where_nothing_is_active_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_fetched_if_no_partition_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
     async def faust(*_: Any, **__: Any) -> dict[TP, list[Any]]:
         return {EVENTS: records(0, 1)}
 
@@ -87,7 +87,7 @@ def test_a_fetch_without_a_rebalance_is_handed_on(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def consumer(monkeypatch: pytest.MonkeyPatch) -> HeldConsumer:
-    """A consumer of which only what is added to Faust's is real."""
+    """Return a consumer whose methods of Faust are replaced; `passed` lists the partitions that were resumed."""
     held = HeldConsumer.__new__(HeldConsumer)
     held._held = set()
     passed: list[set[TP]] = []
@@ -108,14 +108,14 @@ def test_source_partitions_are_held_until_the_flow_is_resumed(consumer: HeldCons
     assert consumer.passed[3:] == [set()]
 
 
-def test_partitions_that_are_paused_again_are_held_no_more(consumer: HeldConsumer) -> None:
+def test_partitions_that_are_paused_again_are_no_longer_held(consumer: HeldConsumer) -> None:
     consumer.resume_partitions({EVENTS, OTHERS})
     consumer.pause_partitions({EVENTS})
     consumer.resume_flow()
     assert consumer.passed[-1] == {OTHERS}
 
 
-def test_partitions_without_a_commit_are_sent_to_their_beginning(
+def test_partitions_without_a_commit_are_read_from_their_beginning(
     consumer: HeldConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[TP] = []
@@ -130,3 +130,33 @@ def test_partitions_without_a_commit_are_sent_to_their_beginning(
     consumer._thread = SimpleNamespace(seek_to_beginning=begin)
     assert asyncio.run(consumer.seek_to_committed()) == {EVENTS: None, OTHERS: 7, CHANGELOG: None}
     assert sent == [EVENTS]
+
+
+async def fails() -> None:
+    raise AssertionError("is only needed if the first has to wait")
+
+
+def test_what_needs_no_waiting_is_done_without_a_task(consumer: HeldConsumer) -> None:
+    async def at_once() -> int:
+        return 7
+
+    done = asyncio.run(consumer.wait_first(at_once(), fails()))
+    assert (done.results, done.stopped) == ([7], False)
+
+
+def test_what_has_begun_to_wait_is_continued_by_faust(consumer: HeldConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def faust(_: Any, first: Any, other: Any, **__: Any) -> list[Any]:
+        other.close()
+        return [await first]
+
+    async def begun() -> list[str]:
+        seen = ["begun"]
+        await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(asyncio.Event().wait(), 0.001)
+        except TimeoutError:
+            seen.append("timed out")
+        return seen
+
+    monkeypatch.setattr(driver.Consumer, "wait_first", faust)
+    assert asyncio.run(consumer.wait_first(begun(), fails())) == [["begun", "timed out"]]

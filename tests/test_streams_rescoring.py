@@ -99,12 +99,12 @@ def a_recorded_run(engine: sa.Engine, settings: Settings, seed: int = 1) -> None
     simulation = Simulation(settings, releases, draw)
     epoch, time = 0, 0
     for epoch, batches in enumerate(some_batches(draw)):
-        simulation.mark(EpochBegin(epoch, IN_FORCE[epoch], time))
+        simulation.send_marker(EpochBegin(epoch, IN_FORCE[epoch], time))
         simulation.send(*batches)
         time = batches[-1].times[-1]
-        simulation.mark(EpochEnd(epoch, time))
+        simulation.send_marker(EpochEnd(epoch, time))
         simulation.settle()
-    simulation.mark(EndOfLog(epoch, time, 0))
+    simulation.send_marker(EndOfLog(epoch, time, 0))
     simulation.settle()
     deliver(World(settings, dict(simulation.topics.logs)), lambda: EpochWriter(settings, engine, lambda: 0), draw)
 

@@ -1,3 +1,5 @@
+"""Local copies of the changelog: never ahead of it, given up after foreign writes or damage."""
+
 from __future__ import annotations
 
 import asyncio
@@ -17,15 +19,15 @@ from streams.state.device import DeviceState
 from streams.state.row_codec import encode_row
 from tests.test_streams_fencing import change
 
-CHANGELOG = "life-1"
+CHANGELOG = "topic-1"
 
 
 def row(seq: int, epoch: int = 1) -> bytes:
     return encode_row(DeviceState(seq=seq), epoch)
 
 
-def copies(folder: Path, life: str | None = CHANGELOG) -> LocalCopies:
-    return LocalCopies(folder, lambda: life)
+def copies(folder: Path, topic_id: str | None = CHANGELOG) -> LocalCopies:
+    return LocalCopies(folder, lambda: topic_id)
 
 
 def test_a_copy_comes_back_with_its_rows_its_offset_and_its_fencing_epoch(tmp_path: Path) -> None:
@@ -41,11 +43,11 @@ def test_a_copy_comes_back_with_its_rows_its_offset_and_its_fencing_epoch(tmp_pa
     assert again.load(1) == (0, {})
 
 
-def test_it_is_given_up_where_another_worker_wrote_in_between(tmp_path: Path) -> None:
+def test_a_copy_is_deleted_if_another_worker_wrote_in_between(tmp_path: Path) -> None:
     one = copies(tmp_path)
     one.load(0)
     one.add_written(0, [(b"a", row(1))], 0, 1)
-    one.add_written(0, [(b"a", row(3))], 2, 1)  # offset 1 is somebody else's
+    one.add_written(0, [(b"a", row(3))], 2, 1)  # offset 1 is another worker's
     assert one.offset(0) is None
     one.add_written(0, [(b"a", row(4))], 3, 1)
     one.add_read(0, [(b"a", row(4))], 3, 1)
@@ -54,7 +56,7 @@ def test_it_is_given_up_where_another_worker_wrote_in_between(tmp_path: Path) ->
     assert copies(tmp_path).load(0) == (0, {})
 
 
-def test_what_is_read_may_leave_out_offsets_that_compaction_took(tmp_path: Path) -> None:
+def test_rows_that_are_read_may_lack_offsets_that_compaction_removed(tmp_path: Path) -> None:
     one = copies(tmp_path)
     one.load(0)
     one.add_read(0, [(b"a", row(1))], 9, 1)
@@ -62,7 +64,7 @@ def test_what_is_read_may_leave_out_offsets_that_compaction_took(tmp_path: Path)
     assert one.offset(0) == 10
 
 
-def test_there_is_none_where_another_worker_has_it_and_none_of_another_topic(tmp_path: Path) -> None:
+def test_there_is_no_copy_if_another_worker_has_it_and_none_of_another_topic(tmp_path: Path) -> None:
     one = copies(tmp_path)
     one.load(0)
     one.add_written(0, [(b"a", row(1))], 0, 1)
@@ -70,13 +72,13 @@ def test_there_is_none_where_another_worker_has_it_and_none_of_another_topic(tmp
     assert other.load(0) == (0, {})  # it is locked
     other.add_written(0, [(b"b", row(1))], 0, 1)
     assert other.offset(0) is None
-    assert copies(tmp_path, "life-2").load(0) == (0, {})
+    assert copies(tmp_path, "topic-2").load(0) == (0, {})
     assert copies(tmp_path, None).load(0) == (0, {})
     one.close(0)
     assert copies(tmp_path).load(0) == (1, {b"a": row(1)})
 
 
-def test_a_damaged_copy_is_given_up(tmp_path: Path) -> None:
+def test_a_damaged_copy_is_deleted(tmp_path: Path) -> None:
     one = copies(tmp_path)
     one.load(0)
     one.add_written(0, [(b"a", row(1)[:-1] + b"?"), (b"b", row(1))], 1, 1)
@@ -88,7 +90,7 @@ def test_a_damaged_copy_is_given_up(tmp_path: Path) -> None:
 
 
 class Broker:
-    """Takes what a table writes; `refuses` ends the worker before the acknowledgement."""
+    """Takes what a table writes; with `refuses` the worker ends before the acknowledgement."""
 
     def __init__(self) -> None:
         self.log: list[KeyValue] = []
@@ -102,14 +104,14 @@ class Broker:
 
 
 def assigned(table: StateTable, *partitions: int) -> StateTable:
-    """As Faust does it before it reads the changelog."""
+    """Assign partitions as Faust does before it reads the changelog."""
     changelog = {TP(table._changelog_topic_name(), p) for p in partitions}
     asyncio.run(table.on_rebalance(changelog, set(), changelog))
     return table
 
 
 def with_a_row(table: StateTable) -> StateTable:
-    """Assigned, with a row that is durable."""
+    """Return the table with partition 0 and one durable row."""
     assigned(table, 0).write(b"a", DeviceState(seq=1))
     asyncio.run(table.durable())
     return table
@@ -117,10 +119,10 @@ def with_a_row(table: StateTable) -> StateTable:
 
 @pytest.fixture
 def start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[Broker], StateTable]:
-    """A worker's table, on the same disk each time; what it writes goes to a broker."""
+    """Return a function that starts a worker's table, always on the same disk; its writes go to a broker."""
     monkeypatch.setattr(topic_admin, "topic_id", lambda *_: CHANGELOG)
 
-    def started(broker: Broker) -> StateTable:
+    def start_table(broker: Broker) -> StateTable:
         own = settings.model_copy(update={"local_copy": True})
         table = state_table(new_app(own, "device"), own, "state", lambda _: 0)
         changes: list[KeyValue] = []
@@ -133,7 +135,7 @@ def start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[Brok
         table._changes.deliver = deliver  # type: ignore[method-assign,assignment]
         return table
 
-    return started
+    return start_table
 
 
 def test_a_worker_that_was_killed_starts_from_its_copy_which_is_never_ahead_of_the_changelog(
@@ -147,13 +149,13 @@ def test_a_worker_that_was_killed_starts_from_its_copy_which_is_never_ahead_of_t
     with pytest.raises(ConnectionError):
         asyncio.run(table.durable())
     assert table.copies is not None
-    table.copies.close(0)  # as the system does it for a process that is killed
+    table.copies.close(0)  # as the operating system does for a killed process
     again = assigned(start(broker), 0)
     assert dict(again.data.items()) == {b"a": row(1, 0)}
     assert again.persisted_offset(TP("changelog", 0)) == 0
 
 
-def test_the_changelog_is_read_on_behind_the_copy_and_a_sleepers_rows_are_left_out(
+def test_the_changelog_is_read_on_behind_the_copy_and_the_rows_of_a_former_owner_are_left_out(
     start: Callable[[Broker], StateTable],
 ) -> None:
     broker = Broker()
@@ -168,7 +170,7 @@ def test_the_changelog_is_read_on_behind_the_copy_and_a_sleepers_rows_are_left_o
     assert dict(again.data.items()) == {b"b": row(1, 3), b"d": row(1, 3)}
 
 
-def test_a_partition_that_went_away_has_no_rows_until_it_comes_back(
+def test_a_lost_partition_has_no_rows_until_it_comes_back(
     start: Callable[[Broker], StateTable],
 ) -> None:
     broker = Broker()

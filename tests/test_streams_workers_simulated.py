@@ -1,4 +1,4 @@
-"""Device and cloud together, without a broker: what comes out is a function of the log, not of batches or crashes."""
+"""Device and cloud together, without a broker: outcomes depend on the log, not on batches or crashes."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ RELEASES = {0: release(SMALL, 0, 12), 1: release(SMALL, 1, 20), 2: release(SMALL
 IN_FORCE = (0, 0, 1, 2)
 
 
-def log(chance: random.Random, *, users: int = 4, units: int = 40) -> list[list[DeviceBatch]]:
-    """Batches of whole units for each epoch."""
+def event_log(chance: random.Random, *, users: int = 4, batches: int = 40) -> list[list[DeviceBatch]]:
+    """Return batches of whole impression groups for each epoch."""
     seqs: dict[str, int] = {}
     time, impression, epochs = 0, 0, []
     for _ in range(EPOCHS):
-        batches = []
-        for _ in range(units // EPOCHS):
+        epoch = []
+        for _ in range(batches // EPOCHS):
             user = f"u{chance.randrange(users)}"
             items, kinds, impressions = [], [], []
             for _ in range(chance.randrange(1, 4)):
@@ -50,46 +50,46 @@ def log(chance: random.Random, *, users: int = 4, units: int = 40) -> list[list[
                 kinds += [chance.choice((0, 0, 0, 1, 1, 2, 3)) for _ in range(size)]
                 impressions += [impression if size > 1 else 0] * size
             times = [time := time + chance.randrange(1000) for _ in items]
-            batches.append(DeviceBatch(user, seqs.get(user, 0), items, bytes(kinds), times, impressions))
+            epoch.append(DeviceBatch(user, seqs.get(user, 0), items, bytes(kinds), times, impressions))
             seqs[user] = seqs.get(user, 0) + len(items)
-        epochs.append(batches)
+        epochs.append(epoch)
     return epochs
 
 
 def recut(batches: list[DeviceBatch], chance: random.Random) -> list[DeviceBatch]:
-    """The same events in other batches, cut between units."""
-    again = []
+    """Return the same events in other batches, cut between impression groups."""
+    smaller = []
     for b in batches:
-        places = [
+        starts = [
             i for i in range(1, len(b.items)) if b.impressions[i] == 0 or b.impressions[i] != b.impressions[i - 1]
         ]
-        cuts = [0, *sorted(i for i in places if chance.random() < 0.5), len(b.items)]
+        cuts = [0, *sorted(i for i in starts if chance.random() < 0.5), len(b.items)]
         for i, j in pairwise(cuts):
             columns = b.items[i:j], b.kinds[i:j], b.times[i:j], b.impressions[i:j]
-            again.append(DeviceBatch(b.user, b.seq + i, *columns))
-    return again
+            smaller.append(DeviceBatch(b.user, b.seq + i, *columns))
+    return smaller
 
 
-def run(
+def simulate(
     epochs: list[list[DeviceBatch]], seed: int, crashes: float, how: Settings = SMALL, *, cut: bool = False
 ) -> Simulation:
     chance = random.Random(seed)
     simulation = Simulation(how, RELEASES, chance, crashes)
     for epoch, batches in enumerate(epochs):
-        simulation.mark(EpochBegin(epoch, IN_FORCE[epoch], epoch))
+        simulation.send_marker(EpochBegin(epoch, IN_FORCE[epoch], epoch))
         simulation.send(*(recut(batches, chance) if cut else batches))
-        simulation.mark(EpochEnd(epoch, epoch))
+        simulation.send_marker(EpochEnd(epoch, epoch))
         simulation.settle()
-    simulation.mark(EndOfLog(EPOCHS - 1, EPOCHS, 0))
+    simulation.send_marker(EndOfLog(EPOCHS - 1, EPOCHS, 0))
     simulation.settle()
     return simulation
 
 
 VARIANTS = {
-    "tumbling": SMALL,
-    "carried": SMALL.model_copy(update={"carry": True}),
-    "aged": SMALL.model_copy(update={"window_age_s": 2.0}),
-    "sampled": SMALL.model_copy(update={"exposures": "simulated", "evaluate": 0.5}),
+    "windows from zero": SMALL,
+    "state carried over windows": SMALL.model_copy(update={"carry": True}),
+    "windows closed by age": SMALL.model_copy(update={"window_age_s": 2.0}),
+    "sampled slates": SMALL.model_copy(update={"exposures": "simulated", "evaluate": 0.5}),
 }
 
 
@@ -99,25 +99,25 @@ VARIANTS = {
 @example(seed=16777216)  # older r2's come again, then the cloud dies before it has committed: a request comes twice
 def test_outcomes_and_states_are_the_same_for_any_batches_and_any_crashes(variant: str, seed: int) -> None:
     how = VARIANTS[variant]
-    epochs = log(random.Random(seed))
-    calm = run(epochs, seed, 0.0, how)
-    wild = run(epochs, seed + 1, 0.3, how, cut=True)
+    epochs = event_log(random.Random(seed))
+    calm = simulate(epochs, seed, 0.0, how)
+    wild = simulate(epochs, seed + 1, 0.3, how, cut=True)
     assert outcomes(wild.topics) == outcomes(calm.topics)
     assert without_offsets(wild.device.rows) == without_offsets(calm.device.rows)
     assert wild.cloud.rows == calm.cloud.rows
 
 
 def test_every_click_has_an_outcome_and_nothing_waits_at_the_end() -> None:
-    epochs = log(random.Random(3))
-    done = run(epochs, 3, 0.0)
+    epochs = event_log(random.Random(3))
+    done = simulate(epochs, 3, 0.0)
     clicks = {(b.user, b.seq + i) for batches in epochs for b in batches for i, kind in enumerate(b.kinds) if kind == 1}
     assert set(outcomes(done.topics)) == clicks
     assert not [key for key in done.device.rows if b"\0" in key[1:] and not key.startswith(b"\0")]
     assert done.topics.read(DEAD_LETTERS, DeadLetter) == [[]]
 
 
-def test_a_mark_passes_only_after_the_answers_to_what_was_before_it() -> None:
-    done = run(log(random.Random(5)), 5, 0.3)
+def test_a_marker_is_sent_on_only_after_the_answers_to_what_was_before_it() -> None:
+    done = simulate(event_log(random.Random(5)), 5, 0.3)
     for topic, kinds in ((OUTCOMES, OutcomeEvent), (FAST_EXAMPLES, ExampleEvent)):
         for records in done.topics.read(topic, kinds):
             ended, seen = -1, set()
@@ -132,7 +132,7 @@ def test_a_mark_passes_only_after_the_answers_to_what_was_before_it() -> None:
 
 
 def test_what_a_request_must_see_precedes_it() -> None:
-    done = run(log(random.Random(7), units=120), 7, 0.3)
+    done = simulate(event_log(random.Random(7), batches=120), 7, 0.3)
     named = 0
     for records in done.topics.read(DEVICE_UPLINK, Uplink):
         sent = set()
@@ -156,9 +156,9 @@ def _requests(done: Simulation) -> list[RankRequest]:
     return [r for records in done.topics.read(DEVICE_UPLINK, Uplink) for r in records if isinstance(r, RankRequest)]
 
 
-def test_histories_windows_and_memories_are_those_of_a_naive_fold() -> None:
-    epochs = log(random.Random(11), units=120)
-    done = run(epochs, 11, 0.2)
+def test_histories_windows_and_r2s_are_those_of_a_naive_implementation() -> None:
+    epochs = event_log(random.Random(11), batches=120)
+    done = simulate(epochs, 11, 0.2)
     found = outcomes(done.topics)
     memories = {
         (m.user, m.window, m.encoder): m.r2.array()
@@ -184,7 +184,7 @@ def test_histories_windows_and_memories_are_those_of_a_naive_fold() -> None:
 
 
 class Expected(NamedTuple):
-    """What a click is to be seen with."""
+    """What a click is ranked with."""
 
     window: int
     closed: int
@@ -195,7 +195,7 @@ class Expected(NamedTuple):
 
 
 def naive(user: str, epochs: list[list[DeviceBatch]]) -> Iterator[tuple[int, Expected]]:
-    """A second, simple implementation of what the device and the cloud keep: one list each, from the first event on."""
+    """Yield what each click is ranked with, by a second and simple implementation: lists of all events so far."""
     shown: list[tuple[int, int]] = []
     clicked, earlier = 0, 0
     for epoch, batches in enumerate(epochs):
@@ -213,12 +213,12 @@ def naive(user: str, epochs: list[list[DeviceBatch]]) -> Iterator[tuple[int, Exp
                         time=b.times[i],
                         release=IN_FORCE[epoch],
                     )
-                    unit = i
+                    start = i
                 if b.kinds[i] == 1:
                     yield b.seq + i, seen
-                # learnt at the end of the unit, as far as any click of it can see
+                # applied at the end of the group: no click of it sees them
                 if i + 1 == len(b.items) or not b.impressions[i] or b.impressions[i + 1] != b.impressions[i]:
-                    for j in range(unit, i + 1):
+                    for j in range(start, i + 1):
                         if b.kinds[j] == 0:
                             shown.append((int(b.items[j]), b.times[j]))
                         clicked += b.kinds[j] in (1, 3)

@@ -1,4 +1,4 @@
-"""The device and the cloud without a broker: topics as lists, crashes as values."""
+"""Device and cloud without a broker: topics are lists, crashes are drawn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -20,15 +21,15 @@ from models.mc2sf.tiled_scorer import Scorer
 from streams.cloud.batch import CloudWork
 from streams.codec import Reader, Tensor, encode
 from streams.device.worker import Device
+from streams.faust_runtime.worker import Start, Work
 from streams.kafka.message import Message
 from streams.kafka.partitioner import is_partition_key, partition_of, partition_of_row
 from streams.model_config import net_config
 from streams.records import (
     DeviceBatch,
     DeviceEvent,
-    EndOfLog,
     EpochBegin,
-    EpochEnd,
+    EpochMarker,
     ItemCounts,
     Kind,
     Manifest,
@@ -62,7 +63,7 @@ def release(settings: Settings, version: int, items: int, *, encoder: int | None
 
 
 def item_counts(epoch: int, batches: Sequence[DeviceBatch]) -> ItemCounts:
-    """What the coordinator would publish of an epoch."""
+    """Return what the coordinator would publish of an epoch."""
     clicks: Counter[int] = Counter()
     for batch in batches:
         for item, kind in zip(batch.items, batch.kinds, strict=True):
@@ -72,88 +73,87 @@ def item_counts(epoch: int, batches: Sequence[DeviceBatch]) -> ItemCounts:
     return ItemCounts(epoch, 0, 1, Tensor.of(np.array(keys, np.int64), "<i8"), Tensor.of(np.array(numbers), "<i8"))
 
 
-class Crash(Exception):  # noqa: N818 - it is no error here
+class Crash(Exception):  # noqa: N818 - a planned event, not an error
     """The process was killed here."""
 
 
 @dataclass
 class Worker:
-    """A worker's process: its table survives it, as far as it was written; what it began with does not."""
+    """A worker's process. Its table survives a crash as far as it was written."""
 
-    start: Any
+    start: Start
     releases: dict[int, Release]
     changelog: Topic
     rows: dict[bytes, bytes] = field(default_factory=dict)
-    assigned: int = 0
+    assignment: int = 0
 
-    def work(self, received: Sequence[Message], topics: Topics, *, cut: int | None = None) -> Any:
-        """Work a batch off; with `cut`, be killed after the outputs and that many writes."""
-        work = self.start(received, self.rows, self.assigned, 1_000)
+    def process(self, received: Sequence[Message], topics: Topics, *, crash_after: int | None = None) -> Work:
+        """Process a batch; with `crash_after`, raise Crash after the outputs and that many rows are written."""
+        work = self.start(received, self.rows, self.assignment, 1_000)
         work.required_releases()
         work.required_item_statistics()
         writes = work.process(
             lambda version: self.releases[max(self.releases) if version is None else version],
-            topics.standing,
+            topics.item_statistics,
         )
         for topic, partition, key, value in list(writes.records()):
             topics.append(topic, partition, key, value)
-        for written, (key, row) in enumerate(list(writes.rows())):
-            if cut is not None and written >= cut:
-                break
+        for key, row in list(writes.rows())[:crash_after]:
             value = b""
             if row is None:
                 self.rows.pop(key, None)
             else:
                 value = self.rows[key] = encode_row(row, FENCING_EPOCH)
             topics.append(self.changelog.name, partition_of_row(key, topics.settings.partitions), key, value)
-        if cut is not None:
+        if crash_after is not None:
             raise Crash
         return work
 
 
 class Topics:
-    """A broker's logs, in memory."""
+    """A broker's topics in memory."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._standings: dict[int, ItemStatistics] = {}
+        self._item_statistics: dict[int, ItemStatistics] = {}
         self.logs: defaultdict[tuple[str, int], list[tuple[bytes, bytes]]] = defaultdict(list)
 
     def append(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
+        """Append a record to a partition."""
         self.logs[topic.removeprefix(f"{self.settings.run}-"), partition].append((key, value))
 
-    def standing(self, epoch: int | None) -> ItemStatistics:
-        """How items stood after `epoch`, by the log of device-events: asked for once it is over. None: as at first."""
+    def item_statistics(self, epoch: int | None) -> ItemStatistics:
+        """Return the item statistics as of the end of `epoch`, which must be over; None: those of the start."""
         if epoch is None:
             return ItemStatistics.empty()
-        if epoch not in self._standings:
-            self._standings[epoch] = self._counted(epoch)
-        return self._standings[epoch]
+        if epoch not in self._item_statistics:
+            self._item_statistics[epoch] = self._counted(epoch)
+        return self._item_statistics[epoch]
 
-    def _counted(self, epoch: int) -> ItemStatistics:
+    def _counted(self, last: int) -> ItemStatistics:
         batches: defaultdict[int, list[DeviceBatch]] = defaultdict(list)
         for records in self.read(DEVICE_EVENTS, DeviceEvent):
-            now = -1
+            epoch = -1
             for record in records:
                 if isinstance(record, EpochBegin):
-                    now = record.epoch
+                    epoch = record.epoch
                 elif isinstance(record, DeviceBatch):
-                    batches[now].append(record)
-        found = ItemStatistics.empty()
-        for each in range(epoch + 1):
-            counts = item_counts(each, batches[each])
-            found = found.next_epoch(counts.items.array(), counts.clicks.array())
-        return found
+                    batches[epoch].append(record)
+        statistics = ItemStatistics.empty()
+        for epoch in range(last + 1):
+            counts = item_counts(epoch, batches[epoch])
+            statistics = statistics.next_epoch(counts.items.array(), counts.clicks.array())
+        return statistics
 
     def read(self, topic: Topic, kinds: Any) -> list[list[Any]]:
-        """The records of a topic, a list a partition."""
+        """Return the records of a topic, one list per partition."""
         reader: Reader[Any] = Reader(kinds)
-        parts = range(topic.partitions(self.settings))
-        return [[reader.decode(value) for _, value in self.logs[topic.name, part]] for part in parts]
+        partitions = range(topic.partitions(self.settings))
+        return [[reader.decode(value) for _, value in self.logs[topic.name, partition]] for partition in partitions]
 
 
 class Simulation:
-    """Device and cloud on one log of events, in lockstep: batches and crashes as the generator has it."""
+    """Device and cloud in lockstep on one log of events; `chance` draws the batches and the crashes."""
 
     def __init__(
         self, settings: Settings, releases: dict[int, Release], chance: random.Random, crashes: float = 0.0
@@ -161,20 +161,20 @@ class Simulation:
         self.settings, self.chance, self.crashes = settings, chance, crashes
         self.topics = Topics(settings)
         self.device = Worker(Device(settings), releases, DEVICE_STATE)
-        self.cloud = Worker(lambda *a: CloudWork(settings, *a), releases, CLOUD_STATE)
-        self.position: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+        self.cloud = Worker(partial(CloudWork, settings), releases, CLOUD_STATE)
+        self.position: defaultdict[tuple[str, str, int], int] = defaultdict(int)  # by role, topic, partition
         self.committed: dict[tuple[str, str, int], int] = {}
-        self.killed = 0
 
     def send(self, *batches: DeviceBatch) -> None:
+        """Send batches of events."""
         for batch in batches:
             key = batch.user.encode()
-            part = partition_of(key, self.settings.partitions)
-            self.topics.append(DEVICE_EVENTS.name, part, key, encode(batch))
+            self.topics.append(DEVICE_EVENTS.name, partition_of(key, self.settings.partitions), key, encode(batch))
 
-    def mark(self, mark: EpochBegin | EpochEnd | EndOfLog) -> None:
-        for part in range(self.settings.partitions):
-            self.topics.append(DEVICE_EVENTS.name, part, b"", encode(mark))
+    def send_marker(self, marker: EpochMarker) -> None:
+        """Send an epoch marker to every partition."""
+        for partition in range(self.settings.partitions):
+            self.topics.append(DEVICE_EVENTS.name, partition, b"", encode(marker))
 
     def settle(self) -> None:
         """Run until nothing is left to read."""
@@ -187,25 +187,25 @@ class Simulation:
     def _left(self) -> bool:
         readers = (("device", DEVICE_EVENTS), ("device", CLOUD_DOWNLINK), ("cloud", DEVICE_UPLINK))
         return any(
-            self.position[role, topic.name, part] < len(self.topics.logs[topic.name, part])
+            self.position[role, topic.name, partition] < len(self.topics.logs[topic.name, partition])
             for role, topic in readers
-            for part in range(self.settings.partitions)
+            for partition in range(self.settings.partitions)
         )
 
     def _run(self, role: str, worker: Worker, topics: Sequence[Topic]) -> None:
         received, after = [], {}
         for topic in topics:
-            for part in range(self.settings.partitions):
-                log, begin = self.topics.logs[topic.name, part], self.position[role, topic.name, part]
+            for partition in range(self.settings.partitions):
+                log, begin = self.topics.logs[topic.name, partition], self.position[role, topic.name, partition]
                 end = min(len(log), begin + self.chance.choice((0, 0, 1, 3, 10, 50)))
-                received += [Message(topic.name, part, i, *log[i]) for i in range(begin, end)]
-                after[role, topic.name, part] = end
+                received += [Message(topic.name, partition, i, *log[i]) for i in range(begin, end)]
+                after[role, topic.name, partition] = end
         self._interleave(received)
         if not received:
             return
-        cut = self.chance.randrange(len(received) + 2) if self.chance.random() < self.crashes else None
+        crash_after = self.chance.randrange(len(received) + 2) if self.chance.random() < self.crashes else None
         try:
-            work = worker.work(received, self.topics, cut=cut)
+            work = worker.process(received, self.topics, crash_after=crash_after)
         except Crash:
             self._restart(role, worker)
             return
@@ -215,20 +215,19 @@ class Simulation:
             self.committed.update({at: offset for at, offset in self.position.items() if at[0] == role})
 
     def _restart(self, role: str, worker: Worker) -> None:
-        worker.assigned += 1
-        self.killed += 1
+        worker.assignment += 1
         for at in self.position:
             if at[0] == role:
                 self.position[at] = self.committed.get(at, 0)
 
     def _interleave(self, received: list[Message]) -> None:
-        """Any order that keeps the order within a partition of a topic."""
-        places = sorted(range(len(received)), key=lambda _: self.chance.random())
+        """Shuffle `received`, but keep the order within each partition of a topic."""
+        shuffled = sorted(range(len(received)), key=lambda _: self.chance.random())
         queues: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
         for record in received:
             queues[record.topic, record.partition].append(record)
-        order = [(received[i].topic, received[i].partition) for i in places]
-        received[:] = [queues[which].pop(0) for which in order]
+        order = [(received[i].topic, received[i].partition) for i in shuffled]
+        received[:] = [queues[source].pop(0) for source in order]
 
 
 def decoded(rows: dict[bytes, bytes]) -> dict[bytes, list[Any]]:
@@ -243,7 +242,7 @@ def without_offsets(rows: dict[bytes, bytes]) -> dict[bytes, Any]:
 
 
 def outcomes(topics: Topics) -> dict[tuple[str, int], Outcome]:
-    """The outcomes, repeats dropped; a repeat must be equal but for the wall clock."""
+    """Return the outcomes without repeats; a repeat must be equal."""
     found: dict[tuple[str, int], Outcome] = {}
     for record in chain(*topics.read(OUTCOMES, OutcomeEvent)):
         if isinstance(record, Outcome):
