@@ -1,4 +1,4 @@
-"""Names of places in Kafka, and the few methods of confluent-kafka's classes that this project calls.
+"""Partitions and positions of records, and the methods of confluent-kafka's classes that this project calls.
 
 confluent-kafka ships no type information. Code takes these protocols, so that mypy checks its calls and a test can pass
 an object of its own.

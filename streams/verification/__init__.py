@@ -6,5 +6,6 @@ two implementations shows as a difference, while a shared function would hide it
 vocabulary (records, tables, states) and the tile scorer, so that equal means equal to the last bit; its scores are
 checked on a sample by equations without tiles.
 
-Terms: docs/glossary.md.
+This is a second, independent implementation on purpose: it states the event kinds, the impression-group rule and the
+window rule again instead of importing them, so that an error in one of the two is found. Terms: docs/glossary.md.
 """
