@@ -303,9 +303,20 @@ def ran(
     return list(runner.run(experiment, request, trainers, folder / "cells", folder / "out"))
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Request, runner.Trainers]:
+    """A log of few users, and fits of one epoch, which are kept: experiments have many in common."""
+    folder = tmp_path_factory.mktemp("shared")
+    once = HyperparameterSet(**dict.fromkeys(HyperparameterSet().settings(), replace(QUICK, epochs=1)))
+    request = Request(written(folder / "log.csv", users=12), SMALL, once, None, 1)
+    return request, runner.Trainers(request, folder / "work")
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
-def test_an_experiment_gives_rows_differences_and_a_page(tmp_path: Path, experiment: Experiment) -> None:
-    results = ran(tmp_path, experiment)
+def test_an_experiment_gives_rows_differences_and_a_page(
+    tmp_path: Path, shared: tuple[Request, runner.Trainers], experiment: Experiment
+) -> None:
+    results = list(runner.run(experiment, *shared, tmp_path / "cells", tmp_path / "out"))
     path = tmp_path / "out" / f"{experiment.name}_log-log.json"
     document = json.loads(path.read_text())
     assert document == msgspec.to_builtins(results[-1])
