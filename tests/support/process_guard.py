@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
+import urllib3  # noqa: F401 - binds a socket when it is first imported, to find out about IPv6: before any test
 
 _STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty"}
 _LISTENS = {"socket.bind"}

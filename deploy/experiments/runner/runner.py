@@ -25,6 +25,8 @@ from models.data.catalogue import ROW_PADDING
 from models.evaluation.metrics import mean_chance
 from replay.json_file import write_json
 
+Compared = dict[tuple[str | int, ...], list[Difference]]  # by two models and the seeds that both have
+
 
 class Trainers:
     """One trainer per protocol: each one's data are read and folded once."""
@@ -58,10 +60,11 @@ def run(experiment: Experiment, request: Request, trainers: Trainers, keep: Path
     """Run `experiment` with cells kept in `keep`; write the result so far to `out` and yield it after each cell."""
     out.mkdir(parents=True, exist_ok=True)
     done: list[Cell] = []
+    compared: Compared = {}
     arms = len(experiment.arms(request))
     for cell in cells(experiment, request, trainers, keep):
         done.append(cell)
-        result = result_of(experiment, request, trainers, done)
+        result = result_of(experiment, request, trainers, done, compared)
         if experiment.case_study is not None and len(done) == arms * request.seeds:
             result = structs.replace(result, cases=experiment.case_study(request, trainers.of))
         write_json(out / f"{experiment.name}_{request.name}.json", result)
@@ -95,8 +98,10 @@ def cell_name(arm: Arm, seed: int, trainer_identity: TrainerIdentity) -> str:
     return f"{arm.name}-{seed}-{identity(setting)}.json".replace(" ", "_").replace("/", "-")
 
 
-def result_of(experiment: Experiment, request: Request, trainers: Trainers, done: list[Cell]) -> Result:
-    """Return the result so far, of the cells that are done."""
+def result_of(
+    experiment: Experiment, request: Request, trainers: Trainers, done: list[Cell], compared: Compared
+) -> Result:
+    """Return the result so far, of the cells that are done; `compared` keeps each comparison of two models."""
     arms = {arm.name: arm for arm in experiment.arms(request)}
     trainer = trainers.of(next(iter(arms.values())).protocol)
     read = {net for arm in arms.values() for net in arm.model.nets}
@@ -119,7 +124,7 @@ def result_of(experiment: Experiment, request: Request, trainers: Trainers, done
         protocol=trainer.protocol_record,
         settings=settings,
         rows=[cell.row(_varied(arms[cell.model], request)) for cell in done],
-        tests=list(_tests(experiment, arms, trainers, done)),
+        tests=list(_tests(experiment, arms, trainers, done, compared)),
         slices=slices(trainer, done) if experiment.sliced else None,
     )
 
@@ -145,12 +150,16 @@ def _varied(arm: Arm, request: Request) -> Settings:
     return found | ({"exposures": "of another user, at test"} if arm.shuffled_users else {})
 
 
-def _tests(experiment: Experiment, arms: dict[str, Arm], trainers: Trainers, done: list[Cell]) -> Iterator[Difference]:
+def _tests(
+    experiment: Experiment, arms: dict[str, Arm], trainers: Trainers, done: list[Cell], compared: Compared
+) -> Iterator[Difference]:
     for a, b in experiment.pairs:
         of = {name: {cell.seed: cell.ranks for cell in done if cell.model == name} for name in (a, b)}
         seeds = sorted(of[a].keys() & of[b].keys())
         if not seeds:
             continue
-        users = trainers.of(arms[a].protocol).test_users
-        one, other = (by_user(np.stack([of[name][seed] for seed in seeds]), users) for name in (a, b))
-        yield from compare((a, one), (b, other), seed=1)
+        if (a, b, *seeds) not in compared:
+            users = trainers.of(arms[a].protocol).test_users
+            one, other = (by_user(np.stack([of[name][seed] for seed in seeds]), users) for name in (a, b))
+            compared[a, b, *seeds] = compare((a, one), (b, other), seed=1)
+        yield from compared[a, b, *seeds]
