@@ -12,6 +12,7 @@ from deploy.cli.options import RunArgument
 from deploy.cli.timestamps import utc
 from deploy.user_error import UserError
 
+VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", help="Version of a release, as `list` shows it.")]
 releases_app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="The releases of a run."
 )
@@ -46,7 +47,7 @@ def releases_list(run: RunArgument) -> None:
 
 
 @releases_app.command("show")
-def releases_show(run: RunArgument, version: int) -> None:
+def releases_show(run: RunArgument, version: VersionArgument) -> None:
     """Show a release: its parts, checksums and the measurements of the gate."""
     from deploy.runs import find
     from streams.releases.release import ReleaseError, read_manifest
@@ -64,7 +65,7 @@ def releases_show(run: RunArgument, version: int) -> None:
 
 
 @releases_app.command("rollback")
-def releases_rollback(run: RunArgument, version: int) -> None:
+def releases_rollback(run: RunArgument, version: VersionArgument) -> None:
     """Publish an older release again under a new version; the coordinator does it at the end of the next epoch."""
     from deploy.runs import find
     from streams.releases.candidates import CandidateError, request_rollback

@@ -56,5 +56,7 @@ def _row(parameter: object, context: typer.Context) -> tuple[str, str] | None:
     record = parameter.get_help_record(context)
     if record is None:
         return None
+    if re.fullmatch(r"(\[.*\])?", record[1]):  # only bounds and default
+        return code(record[0]), ""
     option = re.sub(r" <(str|path)>", lambda found: f" {_METAVARS[found[1]]}", record[0])
     return code(re.sub(r" <(int|float)( range)?>", " N", option)), sentence(record[1])

@@ -28,7 +28,7 @@ def tables() -> Page:
 
 
 def _column(column: sa.Column[object]) -> tuple[str, str, str]:
-    kind = column.type.compile(dialect=postgresql.dialect()).lower()  # type: ignore[no-untyped-call]
+    kind = column.type.compile(dialect=postgresql.dialect()).lower()  # type: ignore[no-untyped-call]  # as SQLAlchemy has it
     null = ", null" if column.nullable else ""
     name = code(column.name) + ("*" if column.primary_key else "")
     return name, kind + null, sentence(column.doc or column.comment or "")
