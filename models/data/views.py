@@ -64,4 +64,5 @@ def view(
 
 
 def _last(keys: Keys, n: int) -> Keys:
+    """Return the last `n` keys, or all if there are fewer."""
     return keys[max(0, len(keys) - n) :]

@@ -66,6 +66,7 @@ class WindowCursor:
             self._close()
 
     def _close(self) -> None:
+        """Close the open window."""
         self.start, self.end, self.number = self.end, self.shown, self.number + 1
 
 

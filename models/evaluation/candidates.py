@@ -67,4 +67,5 @@ def _chance(purpose: str, seed: int, user: str, seq: int, n: int) -> NDArray[np.
 
 
 def _digest(purpose: str, seed: int, user: str, seq: int, size: int) -> bytes:
+    """Return `size` bytes of a hash; a change of the purpose strings would change every result."""
     return hashlib.shake_128(f"{purpose}\0{seed}\0{user}\0{seq}".encode()).digest(size)

@@ -55,6 +55,7 @@ def metrics(ranks: ArrayLike) -> dict[str, float]:
 
 @functools.lru_cache(maxsize=4096)
 def _chance(n: int) -> tuple[float, ...]:
+    """Return the means of METRICS over all ranks of a list of `n`."""
     means = metrics(np.arange(1, n + 1))
     return tuple(means[name] for name in METRICS)
 

@@ -65,6 +65,7 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: GradientContext, of_input: Tensor, real: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor) -> Tensor:
+        """Return the states after all steps, from the inputs' part of the gates [L, 3 d, B] and the mask [L, B]."""
         d, kept = len(h), []
         for given, mask in zip(of_input.unsqueeze(2), real, strict=True):
             a = torch.addmm(b_hh.unsqueeze(1), w_hh, h.view(d, -1)).view(3 * d, *h.shape[1:])
@@ -80,6 +81,7 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: GradientContext, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
+        """Return the gradients of the inputs of `forward`, from the last step to the first."""
         real, w_hh, *kept = ctx.saved_tensors
         dh = gradients[0].contiguous()
         d, states = len(dh), dh[0].numel()

@@ -40,6 +40,7 @@ class _Activation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: GradientContext, mask: Tensor, *inputs: Tensor) -> Tensor:
+        """Return the weights [B, L, C]."""
         ctx.save_for_backward(mask, *inputs)
         history, e, of_candidate, w_h, w_x, w2, b2, w3, b3 = inputs
         out = history.new_zeros(*history.shape[:2], e.shape[1])
@@ -51,6 +52,7 @@ class _Activation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: GradientContext, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the inputs of `forward`; hidden layers are computed again."""
         mask, history, e, of_candidate, w_h, w_x, w2, b2, w3, b3 = ctx.saved_tensors
         of_inputs = [torch.zeros_like(x) for x in (history, e, of_candidate)]
         of_weights = [torch.zeros_like(x) for x in (w_h, w_x, w2, b2, w3, b3)]

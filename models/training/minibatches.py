@@ -60,6 +60,7 @@ class Batch(NamedTuple):
 
 
 def _sequence(table: Tensor, indices: Tensor) -> PaddedVectors:
+    """Return rows of `table` [R, d] with their mask; index 0 is padding: [B, L] -> [B, L, d]."""
     return PaddedVectors(functional.embedding(indices, table), indices != 0)
 
 
@@ -79,9 +80,9 @@ class ClickSource:
     @classmethod
     def of(cls, states: ClickStates, catalogue: Catalogue) -> ClickSource:
         """Return the clicks as rows of `catalogue`; items of the log that it lacks become the unknown row."""
-        # negative impression numbers are simulated slates, whose items are popular ones, not ones the user rejected
-        not_clicked_event = is_negative(states.log) & (states.log.impressions > 0)
-        before = np.concatenate([[0], np.cumsum(not_clicked_event)])
+        # a negative impression number: exposures simulated by the replayer, which follow popularity and not the user
+        of_slates = is_negative(states.log) & (states.log.impressions > 0)
+        before = np.concatenate([[0], np.cumsum(of_slates)])
         groups = slates(states)
         return cls(
             states=states,
@@ -89,7 +90,7 @@ class ClickSource:
             click_rows=catalogue.rows(states.click_keys),
             exposure_rows=catalogue.rows(states.exposure_keys),
             targets=catalogue.rows(states.target),
-            not_clicked=catalogue.rows(states.log.keys[not_clicked_event]),
+            not_clicked=catalogue.rows(states.log.keys[of_slates]),
             slate=Ranges(before[groups.start], before[groups.end]),
             item_statistics=states.log.item_statistics(catalogue),
         )
@@ -100,10 +101,8 @@ class ClickSource:
         An item is replaced everywhere in the batch, as history, click and negative, so that the row reveals no labels.
         """
         spec, states = self.states.spec, self.states
-        order = np.argsort(
-            states.history.length(some, spec.history_long), kind="stable"
-        )  # cheapest for `local_attention`
-        some = some[order]
+        lengths = states.history.length(some, spec.history_long)
+        some = some[np.argsort(lengths, kind="stable")]  # the cheapest order for `local_attention`
         items = np.empty((len(some), 1 + n), np.int64)
         items[:, 0] = self.targets[some]
         items[:, 1:] = draw_uniform(generator, items[:, 0], self.rows, n)
@@ -127,7 +126,10 @@ class ClickSource:
 def localise(
     of: tuple[Ints, ...], item_statistics: Buckets, size: int, generator: np.random.Generator, unknown: float
 ) -> Batch:
-    """Return a Batch of history, window, clicks, exposures and items, given as rows of an E of `size` rows."""
+    """Return a Batch of history, window, clicks, exposures and items, given as rows of an E of `size` rows.
+
+    A share `unknown` of the items is replaced by the unknown row.
+    """
     present = np.zeros(size, bool)
     for rows in of:
         present[rows] = True

@@ -22,8 +22,6 @@ from models.mc2sf.nets import Nets
 from models.training.retrain import TrainConfig
 
 Ints = NDArray[np.int64]
-
-
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's, of each weight
 
 
@@ -101,9 +99,11 @@ class FastLearner:
                     self._adam.state[weight] = moments[name]
 
     def _split(self, order: Ints) -> Iterable[Ints]:
+        """Return `order` cut into batches."""
         return (order[start : start + self._config.batch] for start in range(0, len(order), self._config.batch))
 
     def _batch_loss(self, examples: list[FastBatchExample]) -> Tensor:
+        """Return the sum of the losses of fast alone and S2F."""
         E, short = self.nets.encoder.E, self.nets.config.history_short
         clicks = torch.from_numpy(left_padded([example.clicks for example in examples], short))
         exposures = torch.from_numpy(left_padded([example.exposures for example in examples], short))
@@ -122,4 +122,5 @@ class FastLearner:
 
 
 def _stacked(priors: list[NDArray[np.float16]]) -> Tensor:
+    """Return priors [1 + N, d] of B examples as one tensor [B, 1 + N, d]."""
     return torch.from_numpy(np.stack(priors).astype(np.float32))

@@ -2,6 +2,7 @@
 
 The item table is trained alone first for some passes of `cooccurrence_loss`, which is cheap; otherwise the nets rank
 by popularity only for a thousand steps or more.
+
 `retrain` is the whole computation of the batch job. In: a log. Out: candidate nets, and the held-out losses of the
 candidate and the active nets. It is deterministic for a seed at one number of threads and processes.
 """
@@ -88,10 +89,10 @@ def retrain(
     the cheap part, are computed in full by each of them.
     """
     generator = np.random.default_rng(seed)
-    known = catalogue.extended(np.unique(log.keys))
-    candidate = nets.grown(known.size, seed)
+    extended = catalogue.extended(np.unique(log.keys))
+    candidate = nets.grown(extended.size, seed)
     states = click_states(log, spec)
-    source = ClickSource.of(states, known)
+    source = ClickSource.of(states, extended)
     order = states.order()
     new = order[states.time[order] > since] if since is not None else order
     out = min(int(len(new) * config.held_out), config.held_out_max)
@@ -103,12 +104,9 @@ def retrain(
     share = len(selected) / max(1, len(fresh) + len(older))
     paced = replace(config, learning_rate=config.learning_rate * share**config.pace)
     steps = 0
-    if len(selected) and len(known) >= 2:
-        align(
-            candidate,
-            _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks),
-            paced,
-        )
+    if len(selected) and len(extended) >= 2:
+        of_table = _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks)
+        align(candidate, of_table, paced)
         steps = _steps(len(selected), config.passes, config.max_clicks, config.batch)
         batches = _batches(source, selected, config, generator, config.passes, config.max_clicks)
         for step, loss in enumerate(train(candidate, batches, paced, steps, processes), 1):
@@ -117,7 +115,7 @@ def retrain(
     finite = all(math.isfinite(x) for x in losses) or not len(held)
     return TrainResult(
         nets=candidate,
-        catalogue=known,
+        catalogue=extended,
         active=losses[0],
         candidate=losses[1],
         n=len(held),
