@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from models.data.impression_groups import begins_group, same_group
 from replay.errors import SourceError
 from replay.times import span
 
@@ -33,10 +34,9 @@ def group_starts(batch: pa.RecordBatch, before: tuple[str, int] | None) -> NDArr
     `before` is (user, impression) of the row before the batch.
     """
     user, impression = batch["user"], batch["impression"].to_numpy()
-    starts = np.ones(batch.num_rows, bool)
-    same = pc.equal(user[1:], user[:-1]).to_numpy(zero_copy_only=False)
-    starts[1:] = ~same | (impression[1:] != impression[:-1]) | (impression[1:] == 0)
-    starts[0] = before is None or before[1] == 0 or before != (user[0].as_py(), int(impression[0]))
+    starts = begins_group(impression, pc.equal(user[1:], user[:-1]).to_numpy(zero_copy_only=False))
+    continued = before is not None and before[0] == user[0].as_py() and same_group(before[1], int(impression[0]))
+    starts[0] = not continued
     return starts
 
 
