@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import described
-from models.mc2sf.nets import NetConfig, Nets, PaddedVectors
+from models.layers.mlp import PaddedVectors
+from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import TILE, Scorer
 
 RESULT = Path(__file__).with_name("tiles.json")

@@ -13,8 +13,8 @@ from models.data.catalogue import ROW_PADDING, ROW_UNKNOWN
 from models.layers.gru import Gru
 from models.layers.local_attention import _chunks, attention_weights
 from models.layers.min_gru import MinGruCell
-from models.layers.mlp import Mlp
-from models.mc2sf.nets import DEVIATION, Inputs, NetConfig, Nets, PaddedVectors
+from models.layers.mlp import Mlp, PaddedVectors
+from models.mc2sf.nets import DEVIATION, Inputs, NetConfig, Nets
 from tests.support.naive_scores import fast_scores, gru, part, priors, slow_scores
 
 CONFIG = NetConfig(dim=6, history_long=7, history_short=4, threshold=3, attention=(5, 4), gate=(5, 3), head=(6, 4))

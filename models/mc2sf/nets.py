@@ -23,7 +23,6 @@ from models.layers.mlp import PaddedVectors
 from models.mc2sf.fast import Fast
 from models.mc2sf.slow import Slow
 
-__all__ = ["PARTS", "STANDALONE", "Encoder", "Inputs", "Logits", "NetConfig", "Nets", "PaddedVectors", "as_received"]
 PARTS = ("encoder", "slow", "fast")
 STANDALONE = ("din", "alone", "s2f")  # scores that may have nets of their own in a release: DIN, fast alone, S2F
 DEVIATION = 0.3  # standard deviation of new rows of E: at 0.05 products of two rows are too small to learn from

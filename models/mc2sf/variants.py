@@ -9,8 +9,9 @@ from torch.nn import functional
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import Queries
 from models.layers.gru import RecurrentCell
+from models.layers.mlp import PaddedVectors
 from models.mc2sf.fast import Fast
-from models.mc2sf.nets import Nets, PaddedVectors, as_received
+from models.mc2sf.nets import Nets, as_received
 
 
 class Variant(nn.Module):
