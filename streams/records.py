@@ -18,6 +18,7 @@ import msgspec
 from models.data import event_kinds
 from streams.codec import Record, Tensor
 
+LATEST = 1 << 53  # event times and numbers from here up are refused: JSON would round them
 _HASHED = 1 << 62  # keys from here up are hashes of names, below they are the numbers themselves
 
 

@@ -158,3 +158,20 @@ def test_a_killed_process_that_has_an_end_of_its_own_is_started_again(tmp_path: 
         one.kill()
         supervisor.check()
         assert one.alive
+
+
+def test_metrics_of_this_machine_are_read_without_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with Supervisor(tmp_path) as supervisor:
+        one = supervisor._add(answering(tmp_path))
+        until(one.scrape)
+        assert any(name.startswith("python_info") for name in one.samples)
+        until(lambda: one.metrics_port in supervisor._probes._healthy)
+
+
+def test_metrics_that_can_not_be_read_leave_those_before_as_they_were(tmp_path: Path) -> None:
+    one = child(tmp_path, "pass")
+    one.metrics_port, one.samples = free_port(), {"events": 5.0}
+    assert not one.scrape()
+    assert one.samples == {"events": 5.0}

@@ -61,7 +61,7 @@ def replay(
 def _plan(
     source: str | None, prepared: Path | None, options: ReplayOptions, folder: Path | None, settings: Settings
 ) -> Plan:
-    """Return the prepared plan, or prepare SOURCE. Raises UserError if it is not clear which of them is asked for."""
+    """Return the prepared plan, or prepare SOURCE. Raises UserError for both or neither."""
     if prepared is not None:
         if source is not None or folder is not None or options != ReplayOptions():
             raise UserError("--prepared: the plan decides source and options; leave out SOURCE and the other options")

@@ -132,7 +132,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_plan(plan: Plan) -> None:
-    """Write the plan beside its log."""
+    """Write the plan into the folder of its log."""
     write_json(Path(plan.folder) / PLAN, plan)
 
 

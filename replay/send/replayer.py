@@ -41,7 +41,7 @@ class ReplayStatus:
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What a replay sent in total, including before a restart."""
+    """The totals of a replay, including those before a restart."""
 
     events_sent: int
     batches: int

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from streams.kafka.message import LATEST
-from streams.records import Kind
+from streams.records import LATEST, Kind
 
 ROWS = pa.schema(
     [

@@ -7,14 +7,13 @@ from typing import NamedTuple, Protocol
 from streams.codec import MAX_BYTES, RecordError
 from streams.kafka.partitioner import partition_of
 from streams.kafka.types import KafkaMessage, TopicPartition
-from streams.records import DeadLetter, DeviceBatch, Kind
+from streams.records import LATEST, DeadLetter, DeviceBatch, Kind
 from streams.settings import Settings
 
 _LAST_KIND = max(Kind)
 _ENVELOPE = 20_000  # bytes of a dead letter left for everything but the value, the reason included
 _REASON = 1_000  # characters
 CUT = "(cut: the key had "  # in the reason of a dead letter that does not hold the whole record
-LATEST = 1 << 53  # event times and numbers from here up are refused: JSON would round them
 
 
 class _FaustMessage(Protocol):

@@ -12,10 +12,10 @@ import msgspec
 
 from models.data.impression_groups import same_group
 from streams.codec import RecordError
-from streams.kafka.message import LATEST, Message, check_batch
+from streams.kafka.message import Message, check_batch
 from streams.kafka.types import TopicPartition
 from streams.recorder.state_snapshots import Changed
-from streams.records import ClickUpload, DeadLetter, DeviceBatch, NegativeMemory, Outcome, Versions, item_key
+from streams.records import LATEST, ClickUpload, DeadLetter, DeviceBatch, NegativeMemory, Outcome, Versions, item_key
 
 ROLE = "recorder"
 Row = tuple[object, ...]  # in the order of its table's columns
