@@ -1,4 +1,4 @@
-"""From the settings of a run to the configurations of its models: sizes of the nets, views of a click, training."""
+"""The configurations of a run's models, from its settings: sizes of the nets, views of a click, training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def net_config(settings: Settings) -> NetConfig:
 
 
 def view_spec(settings: Settings) -> ViewSpec:
-    """Return what a click's nets may see."""
+    """Return the lengths of the histories and the window rule by which a click's view is built."""
     age = settings.window_age_s
     return ViewSpec(
         history_long=settings.history_long,
@@ -33,12 +33,12 @@ def view_spec(settings: Settings) -> ViewSpec:
 
 
 def train_config(settings: Settings) -> TrainConfig:
-    """Return how the nets are trained."""
+    """Return the training configuration of a retrain."""
     return TrainConfig(
         learning_rate=settings.learning_rate, batch=settings.batch, l2=settings.l2, passes=settings.retrain_passes
     )
 
 
 def learner_config(settings: Settings) -> TrainConfig:
-    """Return how the fast part learns online: smaller steps, for each example is seen once and no other is sampled."""
+    """Return the training configuration of the learner: smaller steps, because each example is seen only once."""
     return replace(train_config(settings), learning_rate=settings.online_rate)

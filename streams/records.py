@@ -26,7 +26,7 @@ class Kind(IntEnum):
     """The kind of a device's event about an item.
 
     If all items beside a click of an impression are candidates, the slate is a list made for ranking and is ranked in
-    its own order: whoever made it has shuffled it.
+    its own order: it was shuffled when it was made.
     """
 
     EXPOSURE = event_kinds.EXPOSURE  # shown, not clicked

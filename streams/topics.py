@@ -1,4 +1,4 @@
-"""The bus on one page: names, keys, partitions and policies of every topic."""
+"""The topics of a run: name, key, partitions, policy and purpose of each."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ class Topic:
     """A topic of a run. `name` is without the run prefix; a `keyed` one has `Settings.partitions` partitions."""
 
     name: str
-    key: str
+    key: str  # meaning of the record's key
+    doc: str  # what the topic carries
     compact: bool = False
     keyed: bool = True  # by user, partitioned as Kafka's Java client does; else a single partition
 
     def full(self, settings: Settings) -> str:
-        """The name on the broker."""
+        """Return the topic's name on the broker."""
         return f"{settings.run}-{self.name}"
 
     def partitions(self, settings: Settings) -> int:
-        """How many partitions it has."""
+        """Return the number of partitions."""
         return settings.partitions if self.keyed else 1
 
     def config(self) -> dict[str, str]:
-        """The broker-side settings it is created with and checked against."""
+        """Return the broker-side settings with which the topic is created and checked."""
         if self.compact:
             return {
                 "cleanup.policy": "compact",
@@ -38,17 +39,26 @@ class Topic:
         return {"cleanup.policy": "delete", "retention.ms": str(7 * 24 * _HOUR)}
 
 
-DEVICE_EVENTS = Topic("device-events", "user")
-DEVICE_UPLINK = Topic("device-uplink", "user")
-CLOUD_DOWNLINK = Topic("cloud-downlink", "user")
-OUTCOMES = Topic("outcomes", "user")
-FAST_EXAMPLES = Topic("fast-examples", "user")
-ITEM_EMBEDDINGS = Topic("item-embeddings", "item", compact=True, keyed=False)
-MODEL_WEIGHTS = Topic("model-weights", "part/version", compact=True, keyed=False)
-MODEL_RELEASES = Topic("model-releases", "version", compact=True, keyed=False)
-DEAD_LETTERS = Topic("dead-letters", "source topic", keyed=False)
-DEVICE_STATE = Topic("device-state-changelog", "user", compact=True)  # Faust's name for what a table's rows become
-CLOUD_STATE = Topic("cloud-state-changelog", "user", compact=True)
+DEVICE_EVENTS = Topic("device-events", "user", "events of the users' devices, and epoch markers")
+DEVICE_UPLINK = Topic("device-uplink", "user", "what devices send to the cloud: r2, clicks, requests for priors")
+CLOUD_DOWNLINK = Topic("cloud-downlink", "user", "the cloud's answers to requests for priors")
+OUTCOMES = Topic("outcomes", "user", "ranks of the evaluated clicks")
+FAST_EXAMPLES = Topic("fast-examples", "user", "training examples of the fast nets, for the learner")
+ITEM_EMBEDDINGS = Topic("item-embeddings", "item", "changed rows of the item table E", compact=True, keyed=False)
+MODEL_WEIGHTS = Topic(
+    "model-weights", "part/version", "weights of the parts of releases (safetensors)", compact=True, keyed=False
+)
+MODEL_RELEASES = Topic(
+    "model-releases", "version", "manifests of releases, decisions and item counts of epochs", compact=True, keyed=False
+)
+DEAD_LETTERS = Topic("dead-letters", "source topic", "records that a processor refused", keyed=False)
+# the changelog topics have the names that Faust gives to those of tables
+DEVICE_STATE = Topic(
+    "device-state-changelog", "user", "state of the users' devices: see streams/state/device.py", compact=True
+)
+CLOUD_STATE = Topic(
+    "cloud-state-changelog", "user", "state of the users on the cloud: see streams/state/cloud.py", compact=True
+)
 
 TOPICS: Final = (
     DEVICE_EVENTS,

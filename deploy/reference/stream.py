@@ -18,15 +18,12 @@ from streams.kafka.acl import ACCESS
 from streams.settings import Settings
 from streams.topics import (
     CLOUD_DOWNLINK,
-    CLOUD_STATE,
     DEAD_LETTERS,
     DEVICE_EVENTS,
-    DEVICE_STATE,
     DEVICE_UPLINK,
     FAST_EXAMPLES,
     ITEM_EMBEDDINGS,
     MODEL_RELEASES,
-    MODEL_WEIGHTS,
     OUTCOMES,
     TOPICS,
     Topic,
@@ -39,18 +36,15 @@ _VALUES: Mapping[Topic, object] = {
     OUTCOMES: record_types.OutcomeEvent,
     FAST_EXAMPLES: record_types.ExampleEvent,
     ITEM_EMBEDDINGS: record_types.EmbeddingRow,
-    MODEL_WEIGHTS: "the bytes of one part of a release (safetensors)",
     MODEL_RELEASES: record_types.ReleaseEvent,
     DEAD_LETTERS: record_types.DeadLetter,
-    DEVICE_STATE: "the device state of a user (see `streams/state/device.py`)",
-    CLOUD_STATE: "the cloud state of a user (see `streams/state/cloud.py`)",
 }
 _FIELD = re.compile(r"#\s*(.*)$")
 
 
 def record_classes(topic: Topic) -> tuple[type[codec.Record], ...]:
     """Return the classes of the records on a topic; none for topics of plain bytes."""
-    value = _VALUES[topic]
+    value = _VALUES.get(topic)
     return tuple(kind for kind in get_args(value) or (value,) if isinstance(kind, type))
 
 
@@ -71,9 +65,12 @@ def topics() -> Page:
         partitions = "1" if topic.partitions(Settings(partitions=7)) == 1 else "by user"
         values = ", ".join(f"[{kind.__name__}](records.md#{kind.__name__.lower()})" for kind in record_classes(topic))
         rows.append(
-            (code(topic.name), topic.key, partitions, code(policy), writers, readers, values or str(_VALUES[topic]))
+            (
+                *(code(topic.name), sentence(topic.doc), topic.key, partitions, code(policy), writers, readers),
+                values or "bytes",
+            )
         )
-    page.table(("topic", "key", "partitions", "policy", "written by", "read by", "values"), rows)
+    page.table(("topic", "meaning", "key", "partitions", "policy", "written by", "read by", "values"), rows)
     return page
 
 
