@@ -56,28 +56,28 @@ proofs: install
 	$(PYTEST) -m "proof"
 
 bench-device: .venv/.bench
-	$(BIN)/python -m benchmarks.device $(ARGS)
+	$(BIN)/python -m benchmarks.device.compare $(ARGS)
 
-# Runs under kill -9 on the Apache Kafka in KAFKA_HOME: the rows are kept in benchmarks/chaos.json.
+# Runs under kill -9 on the Apache Kafka in KAFKA_HOME: the rows are kept in benchmarks/faults/chaos.json.
 SCHEDULES ?= 100
 SEED ?= 1
 chaos: install
-	$(BIN)/python -m benchmarks.chaos --schedules $(SCHEDULES) --seed $(SEED) $(ARGS)
+	$(BIN)/python -m benchmarks.faults.chaos --schedules $(SCHEDULES) --seed $(SEED) $(ARGS)
 
-# Broker, database and disk away for SECONDS, workers paused and scaled: benchmarks/outages.json.
+# Broker, database and disk away for SECONDS, workers paused and scaled: benchmarks/faults/outages.json.
 SECONDS ?= 60
 outages: install
-	$(BIN)/python -m benchmarks.outages --seconds $(SECONDS) $(ARGS)
+	$(BIN)/python -m benchmarks.faults.outages --seconds $(SECONDS) $(ARGS)
 
-# Damaged records on every topic of a run on the Apache Kafka in KAFKA_HOME: benchmarks/fuzz.json.
+# Damaged records on every topic of a run on the Apache Kafka in KAFKA_HOME: benchmarks/faults/fuzz.json.
 RECORDS ?= 1000000
 fuzz: install
-	$(BIN)/python -m benchmarks.fuzz --records $(RECORDS) --seed $(SEED) $(ARGS)
+	$(BIN)/python -m benchmarks.faults.fuzz --records $(RECORDS) --seed $(SEED) $(ARGS)
 
-# A looped replay on the Apache Kafka in KAFKA_HOME and on PostgreSQL: memory, open files and lag in benchmarks/soak.json.
+# A looped replay on the Apache Kafka in KAFKA_HOME and on PostgreSQL: memory, open files and lag in benchmarks/faults/soak.json.
 MINUTES ?= 60
 soak: install
-	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
+	$(BIN)/python -m benchmarks.faults.soak --minutes $(MINUTES) $(ARGS)
 
 .venv/.bench: .venv/.complete
 	$(PIP) --constraint constraints.txt --editable '.[bench]'

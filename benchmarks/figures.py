@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import increment
+from benchmarks.training import increment
 from deploy.experiments.results import page, result
 
 PAPER = Path(__file__).with_name("paper")

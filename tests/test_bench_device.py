@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.device import OTHERS, PER_RECORD, result
-from benchmarks.device_naive import NaiveDevice
-from benchmarks.device_records import Workload
-from benchmarks.device_stopwatch import applied, pace
+from benchmarks.device.compare import OTHERS, PER_RECORD, result
+from benchmarks.device.naive import NaiveDevice
+from benchmarks.device.records import Workload
+from benchmarks.device.stopwatch import applied, pace
 from models.mc2sf.tiled_scorer import Scorer
 from streams.records import Manifest, NegativeMemory, Uplink, Versions
 from streams.releases.release import Release
@@ -111,13 +111,13 @@ def test_ratios_are_medians_within_a_repeat() -> None:
 
 
 def test_the_committed_result_is_that_of_its_repeats_and_keeps_the_target() -> None:
-    kept = json.loads((BENCHMARKS / "device.json").read_text())
+    kept = json.loads((BENCHMARKS / "device" / "device.json").read_text())
     assert kept["result"] == result(kept["repeats"])
     assert kept["result"]["vs_naive"] >= 3
 
 
 def test_the_table_in_the_readme_is_the_committed_result() -> None:
-    kept = json.loads((BENCHMARKS / "device.json").read_text())["result"]["per_record"]
+    kept = json.loads((BENCHMARKS / "device" / "device.json").read_text())["result"]["per_record"]
     text = (BENCHMARKS / "README.md").read_text()
     for n in map(str, PER_RECORD):
         walls = " | ".join(str(kept[n][f"vs_{which}"]) for which in OTHERS)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import increment
+from benchmarks.training import increment
 from models.data.catalogue import Catalogue
 from models.training.retrain import TrainConfig
 from replay.prepare.plan import Options

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.matmul_limit import Products, seconds
-from benchmarks.recbole_ours import OverCatalogue
-from benchmarks.river_models import Asked, models
+from benchmarks.recbole.matmul_limit import Products, seconds
+from benchmarks.recbole.ours import OverCatalogue
+from benchmarks.training.river_models import Asked, models
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
 from models.data.catalogue import FIRST_ROW

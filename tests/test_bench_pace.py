@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import increment, pace
+from benchmarks.training import increment, pace
 from models.data.interaction_log import InteractionLog
 from models.training.retrain import TrainConfig, retrain
 from replay.prepare.plan import Options

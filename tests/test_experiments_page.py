@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from benchmarks import increment
+from benchmarks.training import increment
 from deploy.experiments.results import page, plots, published, result
 from deploy.experiments.results.result import (
     CellCount,

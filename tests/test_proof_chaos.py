@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import Kill, Schedule, chaos
-from benchmarks.whole_run import ROLES, good
+from benchmarks.faults.chaos import Kill, Schedule, chaos
+from benchmarks.faults.whole_run import ROLES, good
 
 
 def test_a_schedule_is_drawn_from_its_number_and_the_seed_alone() -> None:

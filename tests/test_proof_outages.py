@@ -13,12 +13,12 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from benchmarks.disks import empty, fill, small_disk
-from benchmarks.outage_acts import OUTAGES, Outage, Scene
-from benchmarks.outages import outages
+from benchmarks.faults.disks import empty, fill, small_disk
+from benchmarks.faults.outage_acts import OUTAGES, Outage, Scene
+from benchmarks.faults.outages import outages
+from benchmarks.faults.whole_run import good
 from benchmarks.servers.postgres import POSTGRES, Postgres
 from benchmarks.servers.worker import wait_for
-from benchmarks.whole_run import good
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import topic_admin

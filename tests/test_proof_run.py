@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.fuzz import Thrower, harvest
+from benchmarks.faults.fuzz import Thrower, harvest
 from benchmarks.servers.worker import wait_for
 from deploy.runs import find
 from streams.kafka import clients

@@ -1,9 +1,9 @@
-"""An epoch of the experiments' trainer beside one of RecBole 1.2.1, same net, sizes and data: `recbole_race SOURCE`.
+"""Compare an epoch of the experiments' trainer with one of RecBole 1.2.1: the same net, sizes and data.
 
-Ours trains twice: with RecBole's loss (the softmax over the whole catalogue: no negatives are drawn), and as the params
-has it (128 negatives a batch). The contenders take turns, an epoch each, in the other order every time, one thread
-each. At the end all rank the same test clicks among the same candidates; then ours go on until they rank as well as
-RecBole does after its epochs, or have had as much CPU time.
+Run `python -m benchmarks.recbole.race SOURCE`. Ours trains twice: with RecBole's loss (the softmax over the whole
+catalogue, without negatives), and with our hyperparameters (128 negatives per batch). The contenders take turns, an
+epoch each, in alternating order, one thread each. At the end all rank the same test clicks among the same candidates;
+then ours continue until they rank as well as RecBole does after its epochs, or have used as much CPU time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.machine import described
-from benchmarks.recbole_ours import Ours, net_of
-from benchmarks.recbole_rival import NETS, RECBOLE, Rival, environment
+from benchmarks.recbole.ours import Ours, net_of
+from benchmarks.recbole.rival import NETS, RECBOLE, Rival, environment
 from benchmarks.rounding import rounded
 from deploy.experiments.data.dataset import load
 from deploy.experiments.data.protocol import LEAVE_ONE_OUT, Phase

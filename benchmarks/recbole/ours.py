@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks import matmul_limit
+from benchmarks.recbole import matmul_limit
 from deploy.experiments.data.protocol import Phase
 from deploy.experiments.training import minibatches
 from deploy.experiments.training.hyperparameters import Hyperparameters
@@ -61,7 +61,7 @@ class Ours:
     def __init__(
         self, name: str, net: Sequential, trainer: Trainer, params: Hyperparameters, folder: Path, *, whole: bool
     ) -> None:
-        """`whole`: the softmax over the whole catalogue, and not over the params's negatives."""
+        """`whole`: the softmax over the whole catalogue, and not over sampled negatives."""
         self.name = name
         self._net, self._bench, self._recipe = net, trainer, params
         self._keep = folder / f"{name}.safetensors"

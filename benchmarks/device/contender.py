@@ -1,34 +1,34 @@
-"""One contender as a process on the environment's settings: `python -m benchmarks.device_contender WHICH NOTES`."""
+"""One contender as a process on the environment's settings: `python -m benchmarks.device.contender WHICH NOTES`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from benchmarks import device_stopwatch
+from benchmarks.device import stopwatch
 from streams.settings import Settings
 
 
 def main(which: str, notes: Path) -> None:
     """Run `worker`, `naive` or `quix` until it is stopped; how far it is goes to `notes`."""
     settings = Settings()
-    device_stopwatch.start(notes)
+    stopwatch.start(notes)
     sys.argv = sys.argv[:1]  # Faust reads the rest as its own
     if which == "worker":
         from streams.device import worker  # noqa: PLC0415 - each contender loads its own
 
         worker.main()
     elif which == "naive":
-        from benchmarks import device_naive  # noqa: PLC0415
+        from benchmarks.device import naive  # noqa: PLC0415
 
-        app = device_naive.build(settings)
+        app = naive.build(settings)
         app.finalize()
         # at WARN, Faust's spinner has all of DEBUG made: the worker is spared it, so is this one
         app.Worker(loglevel="INFO").execute_from_commandline()
     else:
-        from benchmarks import device_quix  # noqa: PLC0415
+        from benchmarks.device import quix  # noqa: PLC0415
 
-        device_quix.build(settings).run()
+        quix.build(settings).run()
 
 
 if __name__ == "__main__":

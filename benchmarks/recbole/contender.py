@@ -1,4 +1,4 @@
-"""RecBole's side of the race, in RecBole's own environment: `recbole_contender.py FOLDER`, orders on stdin.
+"""RecBole's side of the race, in RecBole's own environment: `contender.py FOLDER`, orders on stdin.
 
 FOLDER holds `settings.json` (the net's name and RecBole's configuration), `race/race.inter` (atomic file; items are
 numbers of rows) and `request.npz` (what is known before each test click, and its candidates, as rows). Order `epoch`

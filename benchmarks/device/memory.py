@@ -9,8 +9,8 @@ from itertools import count, islice
 
 import torch
 
-from benchmarks.device_records import Workload
-from benchmarks.device_stopwatch import Pace
+from benchmarks.device.records import Workload
+from benchmarks.device.stopwatch import Pace
 from models.data.item_statistics import ItemStatistics
 from models.mc2sf.tiled_scorer import Floats, Rows, Scorer
 from streams.codec import encode

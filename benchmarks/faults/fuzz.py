@@ -24,9 +24,9 @@ import sqlalchemy as sa
 from confluent_kafka import Producer, TopicPartition
 from rich.progress import Progress
 
-from benchmarks.mutants import Keyed, mutants
+from benchmarks.faults.mutants import Keyed, mutants
+from benchmarks.faults.whole_run import Run, kafka_home
 from benchmarks.servers.kafka import Cluster
-from benchmarks.whole_run import Run, kafka_home
 from deploy.runs import Found, find
 from streams.database.schema import dead_letters
 from streams.kafka import clients

@@ -1,4 +1,4 @@
-"""Retrains after one another, at several paces of the learning rate: `python -m benchmarks.pace SOURCE`.
+"""Retrains after one another, at several paces of the learning rate: `python -m benchmarks.training.pace SOURCE`.
 
 As in a stream, each retrain goes on from the release in force on what is new and a sample of the old. Its nets are
 released where they are no worse on the clicks held out (the gate of a run allows a little more). The nets in force
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.increment import SPEC, Judge, logged, means, until
 from benchmarks.machine import described
+from benchmarks.training.increment import SPEC, Judge, logged, means, until
 from models.data.catalogue import Catalogue
 from models.data.interaction_log import InteractionLog
 from models.mc2sf.nets import NetConfig, Nets

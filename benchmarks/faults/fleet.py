@@ -1,4 +1,4 @@
-"""What each fault of a device fleet costs: `python -m benchmarks.faults`, a whole run for each, beside a sound one.
+"""The cost of each fault of a device fleet: `python -m benchmarks.faults.fleet`, a whole run for each and a sound one.
 
 A row is written to `faults.json` when its run is over; what has a row is not run again. `cost` is the sound fleet's
 figure less this one's. Which clicks are ranked, and against what, is drawn by user and number: where faults change the

@@ -19,7 +19,7 @@ from models.data.queries import Queries
 from models.evaluation.metrics import rank
 
 RECBOLE = "recbole==1.2.1"
-_CONTENDER = Path(__file__).with_name("recbole_contender.py")
+_CONTENDER = Path(__file__).with_name("contender.py")
 NETS = {
     "GRU4Rec": lambda r: {
         "embedding_size": r.dim,

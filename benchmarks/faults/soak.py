@@ -23,10 +23,10 @@ import numpy as np
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.faults.whole_run import ROLES, Run, kafka_home
 from benchmarks.machine import described
 from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import Postgres
-from benchmarks.whole_run import ROLES, Run, kafka_home
 
 RESULT = Path(__file__).with_name("soak.json")
 # about 9,500 events in 14 days, again and again: 160 events a second

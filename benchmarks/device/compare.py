@@ -19,9 +19,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.device_memory import InMemory
-from benchmarks.device_race import race
-from benchmarks.device_records import Workload, prepare
+from benchmarks.device.memory import InMemory
+from benchmarks.device.race import race
+from benchmarks.device.records import Workload, prepare
 from benchmarks.servers.kafka import Cluster
 from deploy.local.broker import EmbeddedBroker
 from streams.settings import Settings
@@ -33,13 +33,13 @@ PER_RECORD = (1, 3)
 
 def main() -> None:
     """Race, write device.json, print the result."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.device", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.device.compare", description=__doc__)
     parser.add_argument("--events", type=int, default=60_000, help="of each race")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--kafka", action="store_true", help="on the Apache Kafka in KAFKA_HOME, not the embedded broker"
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("device.json"))
     asked = parser.parse_args()
     workload = Workload(asked.events)
     raw: dict[str, Any] = {

@@ -26,8 +26,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.faults.whole_run import ROLES, Run, compared, good, kafka_home, watch
 from benchmarks.servers.kafka import Cluster
-from benchmarks.whole_run import ROLES, Run, compared, good, kafka_home, watch
 
 RESULT = Path(__file__).with_name("chaos.json")
 _PATIENCE_S = 400.0  # for one run: it then counts as stuck

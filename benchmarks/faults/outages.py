@@ -19,12 +19,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.disks import small_disk
-from benchmarks.outage_acts import OUTAGES, Outage, Scene
+from benchmarks.faults.disks import small_disk
+from benchmarks.faults.outage_acts import OUTAGES, Outage, Scene
+from benchmarks.faults.takeover import takeovers
+from benchmarks.faults.whole_run import Run, compared, good, kafka_home, watch
 from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import Postgres
-from benchmarks.takeover import takeovers
-from benchmarks.whole_run import Run, compared, good, kafka_home, watch
 
 RESULT = Path(__file__).with_name("outages.json")
 _PATIENCE_S = 600.0  # for one run: it then counts as stuck

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import device_stopwatch
-from benchmarks.device_stopwatch import WARM_UP, Pace
+from benchmarks.device import stopwatch
+from benchmarks.device.stopwatch import WARM_UP, Pace
 from deploy.local.child_process import Child
 from streams.settings import Settings
 
@@ -29,14 +29,14 @@ def race(which: str, settings: Settings, total: int) -> Pace:
     notes = folder / f"{which}.txt"
     # threads that wait must not spin: the broker needs the other core
     environment = os.environ | settings.environment() | {"OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "benchmarks.device_contender", which, str(notes)]
+    command = [sys.executable, "-m", "benchmarks.device.contender", which, str(notes)]
     child = Child(which, command, environment, folder / f"{which}.log")
     child.start()
     try:
         _until_done(child, notes, total)
     finally:
         _stop(child)
-    return device_stopwatch.pace(notes, total)
+    return stopwatch.pace(notes, total)
 
 
 def _until_done(child: Child, notes: Path, total: int) -> None:
@@ -47,7 +47,7 @@ def _until_done(child: Child, notes: Path, total: int) -> None:
         if not child.alive:
             raise RaceError(f"{child.name} ended; its log:\n{child.tail(40)}")
         time.sleep(_LOOK_S)
-        now, before, done = time.monotonic(), done, device_stopwatch.applied(notes)
+        now, before, done = time.monotonic(), done, stopwatch.applied(notes)
         if done > before:
             moved = now
         if warm is None and done >= WARM_UP * total:

@@ -19,8 +19,8 @@ from typing import Any
 
 from confluent_kafka import OFFSET_END, ConsumerGroupState, KafkaException, TopicPartition
 
+from benchmarks.faults.whole_run import Run
 from benchmarks.servers.kafka import Cluster
-from benchmarks.whole_run import Run
 from deploy.runs import find
 from streams.kafka import clients, topic_admin
 from streams.settings import Settings

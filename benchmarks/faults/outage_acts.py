@@ -14,10 +14,10 @@ from urllib.request import urlopen
 
 import psutil
 
-from benchmarks.disks import empty, fill
+from benchmarks.faults.disks import empty, fill
+from benchmarks.faults.whole_run import Run
 from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import Postgres
-from benchmarks.whole_run import Run
 from deploy.local.broker import free_port
 from deploy.local.child_process import die_with_parent
 

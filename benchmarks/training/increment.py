@@ -1,11 +1,13 @@
-"""A day's increment: retrained warm and from scratch, at several budgets: `python -m benchmarks.increment SOURCE`.
+"""Retrains on a day's increment, warm and from scratch, at several budgets.
 
-The log is cut at two epochs. The base nets are trained from scratch on all before the first cut, twice over. Then both
-get the log up to the second cut: `warm` goes on from the base nets on what is new and a sample of the old, as a retrain
-of the stream does; `whole rate` does so without the smaller steps of one that looks at a part of the log; `scratch`
-starts from new nets on all of it. Each point shows so many clicks. What is judged are the clicks of the next increment,
-which nobody was trained on: NDCG@10 of the click among 99 items drawn for it, the same for all points, and CPU seconds
-of one thread.
+Run `python -m benchmarks.training.increment SOURCE`.
+
+The log is cut at two epochs. The base nets are trained from scratch on the log before the first cut, with two passes.
+Then all get the log up to the second cut. `warm` continues from the base nets on the new clicks and a sample of the old
+ones, as a retrain of the stream does; `whole rate` does the same without the smaller learning rate for a part of the
+log; `scratch` trains new nets on the whole log. The points differ in the number of clicks trained on. The nets are
+evaluated on the clicks of the next increment, which no net was trained on: NDCG@10 of the click among 99 items drawn
+for it, the same for all points. CPU seconds are those of one thread.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ import sqlalchemy as sa
 import torch
 
 from benchmarks.machine import described
-from benchmarks.river_models import Asked, models
 from benchmarks.rounding import rounded
+from benchmarks.training.river_models import Asked, models
 from deploy.runs import Found, find
 from models.data.interaction_log import Ints
 from models.evaluation.metrics import metrics

@@ -1,7 +1,7 @@
-"""How long a device worker that starts again takes for its state: from the changelog, and from its copy on this disk.
+"""The time in which a restarted device worker restores its state: from the changelog, and from its copy on this disk.
 
-`python -m benchmarks.restart`: the changelog of a run on a real Kafka is given so many users, each with as many rows as
-batches have changed it. Then a worker is started on it again and again, until it says that it is ready: without a copy
+`python -m benchmarks.faults.restart`: the changelog of a run on a real Kafka is filled with users, each with several
+rows. Then a worker is started on it again and again, until it says that it is ready: without a copy
 (`changelog`), making one (`copying`), and from it (`copy`). Starting Python is in all of them (`nothing`: no user).
 """
 
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.faults.whole_run import kafka_home
 from benchmarks.machine import described
 from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.worker import Process
-from benchmarks.whole_run import kafka_home
 from streams.kafka import clients, topic_admin
 from streams.kafka.partitioner import partition_of_row
 from streams.settings import Settings

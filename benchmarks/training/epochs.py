@@ -1,7 +1,7 @@
-"""What an epoch of each net costs on a source, by its parts, in seconds of one core: `epochs.py SOURCE [BATCHES]`.
+"""The cost of an epoch of each net on a source, by its parts, in seconds of one core.
 
-A few batches are timed (in CPU time, so that a busy machine does not disturb it) and scaled to all clicks of the slow
-phase. Prints one JSON line a net.
+Run `python -m benchmarks.training.epochs SOURCE [BATCHES]`. A few batches are timed (in CPU time, which other processes
+do not change) and scaled to all clicks of the slow phase. Prints one JSON line per net.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(source: str, most: int) -> None:
 
 
 def timed(dataset: Dataset, protocol: Protocol, net: nn.Module, params: Hyperparameters, most: int) -> dict[str, float]:
-    """Seconds of an epoch: sampler batches, forward, backward, optimiser."""
+    """Return the seconds of an epoch: drawing batches, forward, backward, optimiser."""
     draw, minimised = minibatches.of_net(net, dataset, protocol, params, SLOW), objective(net, params.loss)
     optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], fused=True)
     spent: dict[str, float] = defaultdict(float)

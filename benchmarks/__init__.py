@@ -1,0 +1,1 @@
+"""Benchmarks and proofs, with their committed results: see README.md."""

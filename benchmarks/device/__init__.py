@@ -1,0 +1,1 @@
+"""The device worker against a naive Faust agent, Quix Streams and the bare arithmetic."""

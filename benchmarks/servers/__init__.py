@@ -1,0 +1,1 @@
+"""Servers and workers that benchmarks and tests start: Kafka, PostgreSQL, Faust workers."""
