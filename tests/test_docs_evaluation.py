@@ -82,6 +82,7 @@ def test_the_program_with_polars_gives_them_too(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 @pytest.mark.process
+@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_the_tutorial_works_from_the_csv_to_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run([sys.executable, "-c", blocks(TUTORIAL, "python")[0]], cwd=tmp_path, check=True, timeout=60)
