@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from rich.console import Console
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from deploy.report import html
-from deploy.report.summary import METRICS, Quality
+from deploy.report import html, measurements
+from deploy.report.summary import METRICS, Bytes, Quality
+from deploy.report.terminal import show
 from streams.database import schema
 from streams.database.engine import connect
 from tests.support.report import EPOCHS, MONTH, RUN, START, VARIANTS, fill, quality, summary
@@ -189,3 +192,20 @@ def test_the_screenshot_in_the_readme_is_a_small_picture(browser: webdriver.Chro
     assert data.startswith(b"\x89PNG")
     assert 10_000 < len(data) < 200_000
     assert "docs/report.png" in (picture.parents[1] / "README.md").read_text()
+
+
+def test_what_could_not_be_read_from_a_process_is_unknown_and_not_zero() -> None:
+    assert measurements.total([{"x": 2.0}, {}, {"x": 1.0}], "x") == 3
+    assert measurements.total([{"x": 2.0}, None], "x") is None
+    unread = summary(rank_requests=None, events_duplicate=None, bytes=Bytes(None, None, None, None))
+    show(console := Console(record=True, file=io.StringIO()), unread, Path("out"))
+    assert f"unknown, {unread.outcomes:,}" in console.export_text()
+
+
+def test_a_report_of_a_run_whose_devices_could_not_be_read_shows_no_numbers_for_them(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    unread = summary(rank_requests=None, events_duplicate=None, bytes=Bytes(None, None, None, None))
+    text = html.write(unread, engine, RUN, tmp_path / "report.html").read_text()
+    assert "- requests" in text
+    assert "- answers" in text

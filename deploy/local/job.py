@@ -115,10 +115,8 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
 def _account(
     job: Job, engine: sa.Engine, supervisor: Supervisor, settings: Settings, seconds: float, console: Console
 ) -> Summary:
-    for child in supervisor.children.values():
-        if child.metrics_port:
-            child.scrape()
-    samples = [child.samples for child in supervisor.children.values()]
+    devices = [child for name, child in supervisor.children.items() if name.startswith("device-")]
+    samples = [child.samples if child.scrape() else None for child in devices]
     for child in reversed(supervisor.children.values()):
         if child.name != "broker":
             child.measure()

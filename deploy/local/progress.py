@@ -57,9 +57,8 @@ class ProgressDisplay:
         for child in self._supervisor.children.values():
             if child.metrics_port and child.alive:
                 child.scrape()
-        applied = measurements.total(
-            (c.samples for c in self._supervisor.children.values()), "mc2sf_events_applied_total"
-        )
+        samples = [child.samples for child in self._supervisor.children.values()]
+        applied = measurements.total(samples, "mc2sf_events_applied_total") or 0.0
         r = schema.releases.c
         with self._engine.connect() as connection:
             recorded = run_state.recorded(connection, self._run)

@@ -24,12 +24,12 @@ Samples = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Measured:
-    """The part of a summary that is not in the tables. `samples`: the metrics of each process, by name and labels."""
+    """The part of a summary that is not in the tables. `samples`: see `total`."""
 
     source: str
     events_sent: int
     seconds: float
-    samples: Sequence[Samples]
+    samples: Sequence[Samples | None]
     offline: Qualities
     offline_differences: int
     optimum: dict[str, float] | None
@@ -50,8 +50,8 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         query = sa.select(sa.func.count()).select_from(table).where(table.c.run == run, *where)
         return int(connection.execute(query).scalar_one())
 
-    def traffic(direction: str) -> int:
-        return int(total(samples, f'mc2sf_device_traffic_bytes_total{{direction="{direction}"}}'))
+    def traffic(direction: str) -> int | None:
+        return counted(total(samples, f'mc2sf_device_traffic_bytes_total{{direction="{direction}"}}'))
 
     distinct = sa.select(sa.func.count(i.user.distinct()), sa.func.count(i.item.distinct())).where(i.run == run)
     users, items = connection.execute(distinct).one()
@@ -61,14 +61,14 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         source=measured.source,
         events_sent=measured.events_sent,
         events_applied=events_applied(connection, run),
-        events_duplicate=int(total(samples, "mc2sf_events_duplicate_total")),
+        events_duplicate=counted(total(samples, "mc2sf_events_duplicate_total")),
         dead_letters=rows(schema.dead_letters),
         faults=measured.faults,
         users=int(users),
         items=int(items),
         clicks=rows(schema.interactions, i.kind.in_(CLICK_KINDS)),
         r2_uploads=rows(schema.negative_memories),
-        rank_requests=int(total(samples, 'mc2sf_rank_requests_total{side="device"}')),
+        rank_requests=counted(total(samples, 'mc2sf_rank_requests_total{side="device"}')),
         outcomes=outcomes,
         expired=rows(schema.outcomes, o.expired.is_(True)),
         cold=rows(schema.outcomes, o.cold.is_(True)),
@@ -86,7 +86,12 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         seconds=round(measured.seconds, 1),
         events_per_second=round(measured.events_sent / measured.seconds, 1),
         freshness_ms=freshness(samples),
-        bytes=Bytes(up, down, traffic("training"), round((up + down) / max(users, 1), 1)),
+        bytes=Bytes(
+            up,
+            down,
+            traffic("training"),
+            None if up is None or down is None else round((up + down) / max(users, 1), 1),
+        ),
         peak_memory_mb=measured.peak_memory_mb,
         restarts=measured.restarts,
         digest=digest(connection, run),
@@ -157,11 +162,11 @@ def events_applied(connection: sa.Connection, run: str) -> int:
     return sum(decode_row(bytes(state), DeviceState).seq for state in connection.execute(query).scalars())
 
 
-def freshness(samples: Iterable[Samples]) -> Freshness:
+def freshness(samples: Iterable[Samples | None]) -> Freshness:
     """Return quantiles over the histograms of all workers in ms, interpolated as Prometheus does."""
     buckets: dict[float, float] = {}
     for one in samples:
-        for name, value in one.items():
+        for name, value in (one or {}).items():
             if match := _BUCKET.match(name):
                 bound = float(match[1].replace("+Inf", "inf"))
                 buckets[bound] = buckets.get(bound, 0.0) + value
@@ -181,6 +186,16 @@ def _quantile(buckets: Mapping[float, float], share: float) -> float | None:
     return None
 
 
-def total(samples: Iterable[Samples], name: str) -> float:
-    """Return the sum of one metric over several processes."""
-    return sum(one.get(name, 0.0) for one in samples)
+def total(samples: Iterable[Samples | None], name: str) -> float | None:
+    """Return the sum of one metric over several processes.
+
+    `samples` are the metrics of each, by name and labels; None, which makes the sum None, if it could not be read.
+    """
+    read = [one.get(name, 0.0) if one is not None else None for one in samples]
+    known = [value for value in read if value is not None]
+    return sum(known) if len(known) == len(read) else None
+
+
+def counted(value: float | None) -> int | None:
+    """Return a counter as an integer."""
+    return None if value is None else int(value)

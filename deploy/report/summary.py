@@ -71,12 +71,12 @@ class Freshness(msgspec.Struct, frozen=True):
 
 
 class Bytes(msgspec.Struct, frozen=True):
-    """Bytes between devices and cloud."""
+    """Bytes between devices and cloud, from the metrics of the device workers; null if one could not be read."""
 
-    up: Annotated[int, Meta(ge=0, description="Negative memories, clicks and requests.")]
-    down: Annotated[int, Meta(ge=0, description="Answers.")]
-    training: Annotated[int, Meta(ge=0, description="Online training examples.")]
-    per_user: Annotated[float, Meta(ge=0, description="Up and down, per user.")]
+    up: Annotated[Count | None, Meta(description="Negative memories, clicks and requests; null if unread.")]
+    down: Annotated[Count | None, Meta(description="Answers; null if unread.")]
+    training: Annotated[Count | None, Meta(description="Online training examples; null if unread.")]
+    per_user: Annotated[Amount | None, Meta(description="Up and down, per user; null if unread.")]
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +89,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         Count, Meta(description="Events applied to device state and recorded. Equal to events_sent in a complete run.")
     ]
     events_duplicate: Annotated[
-        Count, Meta(description="Events delivered again (after a restart) and skipped by their sequence number.")
+        Count | None,
+        Meta(
+            description="Events delivered again (after a restart) and skipped by their sequence number; null if unread."
+        ),
     ]
     dead_letters: Annotated[
         Count, Meta(description="Records refused by any process; bytes and reasons are in the table dead_letters.")
@@ -109,7 +112,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Negative memories uploaded and recorded: one per user, window and version of the encoder."),
     ]
     rank_requests: Annotated[
-        Count, Meta(description="Requests for priors sent by devices, repeated requests included.")
+        Count | None,
+        Meta(description="Requests for priors sent by devices, repeated requests included; null if unread."),
     ]
     outcomes: Annotated[Count, Meta(description="Evaluated clicks, each ranked by every variant.")]
     expired: Annotated[

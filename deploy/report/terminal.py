@@ -34,7 +34,7 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
     for name, value in (
         ("events sent = applied", f"{summary.events_applied:,}"),
         ("events per second", f"{summary.events_per_second:,.0f}"),
-        ("requests, outcomes", f"{summary.rank_requests:,}, {summary.outcomes:,}"),
+        ("requests, outcomes", f"{_count(summary.rank_requests)}, {summary.outcomes:,}"),
         ("r2 uploads", f"{summary.r2_uploads:,}"),
         ("releases", ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))),
         ("dead letters", f"{summary.dead_letters:,}"),
@@ -63,6 +63,10 @@ def quality(metrics: Qualities, title: str) -> Table:
         numbers = [_score(row.metric(name)) for name in METRICS]
         table.add_row(variant, *numbers, f"{row.n:,}", _score(row.chance_hr_10))
     return table
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
 
 
 def _score(value: float | None) -> str:
