@@ -1,4 +1,4 @@
-"""What a benchmark ran on, without names or paths."""
+"""The machine and the versions of a benchmark, without names or paths."""
 
 from __future__ import annotations
 

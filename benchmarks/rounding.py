@@ -1,4 +1,4 @@
-"""Numbers of a result as they are written down."""
+"""Rounding of the numbers of a result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def rounded(values: Any, digits: int = 4) -> Any:
-    """The same with floats of `digits` significant digits, in dicts and lists as well."""
+    """Return `value` with floats of `digits` significant digits, in dicts and lists as well."""
     if isinstance(values, dict):
         return {name: rounded(each, digits) for name, each in values.items()}
     if isinstance(values, list):

@@ -1,8 +1,8 @@
-"""What serving on tiles costs beside the same arithmetic without them: `python -m benchmarks.tiles`.
+"""The cost of serving on tiles against the same arithmetic without them: `python -m benchmarks.tiles`.
 
-A request's candidates are scored by all four forms. `tiles` is the stream's scorer: request by request, candidates
-padded to whole tiles of 64 rows. `batch` is the same nets called once on many requests, as fitting does, where a
-score may differ in its last bits from one batch to another. CPU seconds of one thread, interleaved; `tiles.json` has
+A request's candidates are scored by all four variants. `tiles` is the stream's scorer: request by request, candidates
+padded to whole tiles of 64 rows. `batch` is the same nets called once on many requests, as training does; there a
+score may differ in its last bits between batches. CPU seconds of one thread, interleaved; `tiles.json` has
 the medians of the ratios.
 """
 
@@ -29,7 +29,7 @@ CANDIDATES = (20, 64, 100, 1000)
 
 
 class Requests:
-    """Requests of full histories, and the answers to them both ways."""
+    """Requests with full histories, and their scores computed both ways."""
 
     def __init__(self, candidates: int) -> None:
         chance = np.random.default_rng(1)
@@ -45,7 +45,7 @@ class Requests:
         self._r2 = chance.normal(size=(REQUESTS, config.dim)).astype(np.float32)
 
     def tiles(self) -> np.ndarray:
-        """Scores [4, REQUESTS, n], request by request."""
+        """Return scores [4, REQUESTS, n], request by request."""
         found = []
         for i in range(REQUESTS):
             candidates = self._candidates[i]
@@ -56,7 +56,7 @@ class Requests:
 
     @torch.inference_mode()
     def batch(self) -> np.ndarray:
-        """The same, all requests at once."""
+        """Return scores [4, REQUESTS, n], all requests at once."""
         nets = self._nets
         gru_n = nets.encoder.gru_n
 
@@ -81,14 +81,14 @@ class Requests:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of one call."""
+    """Return the CPU seconds of one call."""
     begun = time.process_time()
     work()
     return time.process_time() - begun
 
 
 def measured(candidates: int) -> dict[str, Any]:
-    """The ratio for requests of so many candidates, and by how much scores differ."""
+    """Return the ratio for requests of so many candidates, and the largest difference of scores."""
     requests = Requests(candidates)
     apart = float(np.abs(requests.tiles() - requests.batch()).max())
     spent = [(seconds(requests.tiles), seconds(requests.batch)) for _ in range(REPEATS)]
@@ -102,7 +102,7 @@ def measured(candidates: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, and write it."""
+    """Measure, and write the result."""
     torch.set_num_threads(1)
     rows = []
     for candidates in CANDIDATES:

@@ -1,8 +1,8 @@
-"""`make bench-device`: the device worker beside a naive Faust agent, Quix Streams and the bare arithmetic.
+"""`make bench-device`: the device worker against a naive Faust agent, Quix Streams and the bare arithmetic.
 
-All read the same records, at 1 and at 3 events a record; repeats are interleaved, and a ratio is the median of the
-ratios within a repeat. The last line printed is the result as JSON; what it was made of goes to device.json beside this
-file. What is measured and how: README.md.
+All read the same records, with 1 and with 3 events per record; repeats are interleaved, and a ratio is the median of
+the ratios within a repeat. The last line printed is the result as JSON; all repeats are written to device.json.
+README.md has the protocol.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _repeats(workload: Workload, repeats: int, *, kafka: bool) -> list[dict[str,
 
 
 def _races(settings: Settings, workload: Workload, per_record: int, *, first: int) -> dict[str, Any]:
-    """One race of each contender over the same topics; who is first changes from repeat to repeat."""
+    """Race each contender over the same topics; the order changes from repeat to repeat."""
     total = prepare(settings, workload, per_record)
     order = [CONTENDERS[(first + i) % len(CONTENDERS)] for i in range(len(CONTENDERS))]
     return {which: asdict(race(which, settings, total)) for which in order}
@@ -106,14 +106,14 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def result(repeats: list[dict[str, Any]]) -> dict[str, Any]:
-    """The medians: at each number of events a record, and on top those at 3."""
+    """Return the medians for each number of events per record, and at the top level those for 3."""
     per_record = {str(n): _medians([row for row in repeats if row["per_record"] == n]) for n in PER_RECORD}
     top = per_record[str(PER_RECORD[-1])]
     return {k: top[k] for k in ("events_per_second", "vs_naive", "vs_quix", "vs_torch")} | {"per_record": per_record}
 
 
 def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Medians of speeds, and of ratios within a repeat, by the wall clock and by CPU time."""
+    """Return medians of speeds, and of ratios within a repeat, by wall-clock and by CPU time."""
 
     def mid(unit: str, which: str, over: str | None = None) -> float:
         return float(median(row[which][unit] / (row[over][unit] if over else 1) for row in rows))

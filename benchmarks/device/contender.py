@@ -1,4 +1,4 @@
-"""One contender as a process on the environment's settings: `python -m benchmarks.device.contender WHICH NOTES`."""
+"""One contender as a process: `python -m benchmarks.device.contender WHICH NOTES`, settings from the environment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from streams.settings import Settings
 
 
 def main(which: str, notes: Path) -> None:
-    """Run `worker`, `naive` or `quix` until it is stopped; how far it is goes to `notes`."""
+    """Run `worker`, `naive` or `quix` until it is stopped; its progress is written to `notes`."""
     settings = Settings()
     stopwatch.start(notes)
-    sys.argv = sys.argv[:1]  # Faust reads the rest as its own
+    sys.argv = sys.argv[:1]  # Faust would parse the other arguments
     if which == "worker":
         from streams.device import worker  # noqa: PLC0415 - each contender loads its own
 
@@ -23,7 +23,7 @@ def main(which: str, notes: Path) -> None:
 
         app = naive.build(settings)
         app.finalize()
-        # at WARN, Faust's spinner has all of DEBUG made: the worker is spared it, so is this one
+        # at WARN, Faust's spinner formats all DEBUG records: neither the worker nor this process has it
         app.Worker(loglevel="INFO").execute_from_commandline()
     else:
         from benchmarks.device import quix  # noqa: PLC0415

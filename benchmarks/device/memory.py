@@ -1,4 +1,4 @@
-"""The same work without Kafka: the whole of the device's batches, and the bare arithmetic in them."""
+"""The same work without Kafka: the device's whole batches, and the bare arithmetic in them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Recording(Scorer):
 
 
 class InMemory:
-    """A workload's records in batches of `take_max`, as a worker that never waits would take them."""
+    """A workload's records in batches of `take_max`, as a worker takes them that never waits."""
 
     def __init__(self, settings: Settings, workload: Workload, per_record: int) -> None:
         self._settings, self._events = settings, workload.events

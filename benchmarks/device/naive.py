@@ -1,9 +1,9 @@
-"""The naive device: a Faust agent as one writes it first, an event at a time.
+"""The naive device: a straightforward Faust agent that handles one event at a time.
 
-It does the device worker's work on the same records: short histories, the exposure window, one GRU_n step an exposure,
-r2 up at the threshold, the user's row written to a Faust table after each event. It is spared what would only make it
-slower: JSON (rows and records are the project's), autograd, a search for an item's row, RocksDB. It makes no promise
-under crashes: Faust acknowledges and flushes as it does by default.
+It does the device worker's work on the same records: short histories, the exposure window, one GRU_n step per exposure,
+an upload of r2 at the threshold, a write of the user's row to a Faust table per event. It does without what would
+only slow it down: JSON (rows and records are the project's), autograd, a search for an item's row, RocksDB. It gives no
+guarantee under crashes: Faust acknowledges and flushes by its defaults.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK
 
 
 class NaiveDevice:
-    """The work on one event."""
+    """The work for one event."""
 
     def __init__(self, settings: Settings, release: Release) -> None:
         self._settings, self._encoder = settings, release.manifest.versions.encoder
@@ -35,7 +35,7 @@ class NaiveDevice:
         self._rows = {int(key): int(row) for key, row in zip(release.catalogue.keys, _rows(release), strict=True)}
 
     def apply(self, state: DeviceState, batch: DeviceBatch, i: int) -> NegativeMemory | None:
-        """Apply event `i` of a record to its user's state, in place; the r2 to upload where it closed a window."""
+        """Apply event `i` of a record to its user's state, in place. Return the r2 to upload if it closed a window."""
         if state.seq != batch.seq + i:
             raise ValueError(f"user {batch.user!r}: seq {batch.seq + i} came where {state.seq} was expected")
         key, time, settings = item_key(batch.items[i]), batch.times[i], self._settings

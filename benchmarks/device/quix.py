@@ -1,6 +1,6 @@
-"""The peer: Quix Streams counting the events of each user in its state, with a changelog; no histories, no nets.
+"""Quix Streams counting the events of each user in its state, with a changelog; no histories, no nets.
 
-Less work than the device's: what a well-kept streaming library for Python costs with any state at all.
+Less work than the device's: the cost of a maintained streaming library for Python with minimal state.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from deploy.local.child_process import Child
 from streams.settings import Settings
 
 _LOOK_S = 0.1
-_LONGEST_S = 15.0  # after the warm-up: who isn't done by then is judged by what it did
-_STALLED_S = 5.0  # without progress: what is missing never comes
-_START_S = 120.0  # until it is warm
+_LONGEST_S = 15.0  # after the warm-up; a contender that is not done by then is measured by the events that it handled
+_STALLED_S = 5.0  # without progress: the missing events will not come
+_START_S = 120.0  # until the warm-up is over
 
 
 class RaceError(RuntimeError):
@@ -23,11 +23,11 @@ class RaceError(RuntimeError):
 
 
 def race(which: str, settings: Settings, total: int) -> Pace:
-    """Have a contender read the run's `total` events, or as many as it can in time. Raises RaceError with its log."""
+    """Let a contender read the run's `total` events, or as many as it can in time. Raises RaceError with its log."""
     folder = Path(settings.state_dir)
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / f"{which}.txt"
-    # threads that wait must not spin: the broker needs the other core
+    # waiting threads must not spin: the broker needs the other core
     environment = os.environ | settings.environment() | {"OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, "-m", "benchmarks.device.contender", which, str(notes)]
     child = Child(which, command, environment, folder / f"{which}.log")
@@ -59,7 +59,7 @@ def _until_done(child: Child, notes: Path, total: int) -> None:
 
 
 def _stop(child: Child) -> None:
-    """Kill it: what it wrote is thrown away, and some wait long for a broker's farewell."""
+    """Kill the process: its output is thrown away, and a clean end can take long."""
     if child.process is not None:
         child.process.kill()
         child.process.wait()

@@ -1,4 +1,4 @@
-"""The records that every contender reads: the same events, at any number of events a record, and release 0."""
+"""The records that every contender reads: the same events with any number of events per record, and release 0."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Workload:
     users: int = 1000
     items: int = 1000
     click_every: int = 5
-    longest: int = 3  # events of a user in a row: `per_record` must divide it
+    longest: int = 3  # consecutive events of a user: `per_record` must divide it
     seed: int = 1
 
     def batches(self, per_record: int) -> Iterator[DeviceBatch]:
-        """The events as records of `per_record`: cut otherwise, they are the same and in the same order."""
+        """Return the events as records of `per_record` events: the same events in the same order for any number."""
         assert self.longest % per_record == 0
         chance = random.Random(self.seed)  # noqa: S311 - a workload, no secret
         seqs: dict[str, int] = {}

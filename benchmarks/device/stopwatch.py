@@ -1,4 +1,4 @@
-"""How far a contender is, noted by a thread of its own process; the same for all of them.
+"""The progress of a contender, noted by a thread in its process, in the same way for all contenders.
 
 A line is written whenever `mc2sf_events_applied_total` has moved: wall seconds, CPU seconds of the process, events.
 """
@@ -17,7 +17,7 @@ WARM_UP = 0.1  # share of the events before the clock starts: imports, joins and
 
 
 def start(notes: Path) -> None:
-    """Begin to note how far this process is."""
+    """Start the thread that notes the progress of this process."""
     threading.Thread(target=_note, args=(notes,), daemon=True).start()
 
 
@@ -34,7 +34,7 @@ def _note(notes: Path) -> None:
 
 @dataclass(frozen=True)
 class Pace:
-    """Events a second by the wall clock and by the process's CPU time, and how many it came to in all."""
+    """Events per second of wall-clock time and of the process's CPU time, and the number of events."""
 
     events_per_second: float
     events_per_cpu_second: float
@@ -42,14 +42,14 @@ class Pace:
 
 
 def applied(notes: Path) -> int:
-    """How many events the process has applied so far."""
+    """Return the number of events that the process has applied."""
     lines = notes.read_text().splitlines() if notes.exists() else []
     whole = [line for line in lines if len(line.split()) == 3]
     return int(whole[-1].split()[2]) if whole else 0
 
 
 def pace(notes: Path, total: int) -> Pace:
-    """The pace between the first note after the warm-up and the last one."""
+    """Return the pace between the first note after the warm-up and the last one."""
     rows = [tuple(map(float, line.split())) for line in notes.read_text().splitlines()]
     warm = [row for row in rows if row[2] >= WARM_UP * total]
     (wall, cpu, events), (wall_end, cpu_end, events_end) = warm[0], warm[-1]

@@ -1,9 +1,9 @@
-"""Runs under kill -9, on a real Apache Kafka: nothing lost, nothing doubled, the digest of a run that nobody disturbed.
+"""Runs under kill -9, on a real Apache Kafka: nothing lost, nothing doubled, the digest of an undisturbed run.
 
 `make chaos SCHEDULES=100 SEED=1`: a schedule draws which processes are killed, how often and when, from the seed and
-its own number; others give other schedules. Three in ten run on three brokers of which one is killed as well, the
-others on one that may be; killed brokers are started again. A row is written for each schedule when it is over, and a
-schedule that has its row is not run again.
+its number. Three of ten schedules run on three brokers, one of which is killed as well; the others on one broker that
+may be killed. Killed brokers are started again. A row is written for each schedule at its end; a schedule with a row is
+not run again.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from benchmarks.faults.whole_run import ROLES, Run, compared, good, kafka_home, 
 from benchmarks.servers.kafka import Cluster
 
 RESULT = Path(__file__).with_name("chaos.json")
-_PATIENCE_S = 400.0  # for one run: it then counts as stuck
-_AGAIN_S = 0.05  # until it is looked again for somebody to kill
-_DOWN_S = (1.0, 6.0)  # how long a killed broker stays away
+_PATIENCE_S = 400.0  # after which a run counts as stuck
+_AGAIN_S = 0.05  # between two searches for a process to kill
+_DOWN_S = (1.0, 6.0)  # until a killed broker is started again
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Who is killed, and when: at a share of the time that the fastest run took so far, or as soon as there is one."""
+    """The role that is killed, and the time: a share of the duration of the fastest run so far, or the first chance."""
 
     role: str
     at: float
@@ -45,7 +45,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What happens to one run."""
+    """The kills of one run."""
 
     number: int
     seed: int
@@ -55,7 +55,7 @@ class Schedule:
 
     @classmethod
     def draw(cls, number: int, seed: int) -> Schedule:
-        """The schedule of this number."""
+        """Return the schedule of this number."""
         chance = random.Random(f"{seed}/{number}")  # noqa: S311 - it has to be repeatable
         brokers = 3 if number % 10 in (3, 6, 9) else 1
         roles = [*ROLES, "broker"]
@@ -67,7 +67,7 @@ class Schedule:
 
 
 def kill(run: Run, cluster: Cluster, role: str, chance: random.Random) -> bool:
-    """Kill one process of a role; whether there was one."""
+    """Kill one process of a role. Return True if there was one."""
     if role == "broker":
         node = chance.choice(cluster.nodes)
         cluster.kill(node)
@@ -83,7 +83,7 @@ def kill(run: Run, cluster: Cluster, role: str, chance: random.Random) -> bool:
 
 
 def disturbed(schedule: Schedule, cluster: Cluster, calm: Path, run_s: float, out: Path) -> dict[str, Any]:
-    """One run under its schedule, which is thought to take `run_s`; its row."""
+    """Run under a schedule, with an expected duration of `run_s`. Return its row."""
     chance = random.Random(f"{schedule.seed}/{schedule.number}/which")  # noqa: S311 - it has to be repeatable
     began = time.monotonic()
     run = Run(out, cluster, "--workers", str(schedule.workers))
@@ -111,7 +111,7 @@ def disturbed(schedule: Schedule, cluster: Cluster, calm: Path, run_s: float, ou
 
 
 def chaos(home: Path, schedules: list[Schedule], folder: Path) -> Iterator[dict[str, Any]]:
-    """Run the schedules, those of one number of brokers together; yields their rows. Folders of bad runs are kept."""
+    """Run the schedules, grouped by number of brokers, and yield their rows. Folders of failed runs are kept."""
     for brokers in sorted({schedule.brokers for schedule in schedules}):
         with Cluster(home, folder / f"kafka-{brokers}", brokers) as cluster:
             calm, began = folder / f"calm-{brokers}", time.monotonic()
@@ -130,7 +130,7 @@ def chaos(home: Path, schedules: list[Schedule], folder: Path) -> Iterator[dict[
 
 
 def main() -> None:
-    """Run what has no row yet; exit code 1 where any row is bad."""
+    """Run the schedules without a row; exit code 1 if any row is bad."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedules", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)

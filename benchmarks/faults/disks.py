@@ -15,7 +15,7 @@ _PIECE = bytes(1 << 16)
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own in `folder`, gone at the end. Raises CalledProcessError where mounting is refused."""
+    """A file system of its own in `folder`, removed at the end. Raises CalledProcessError if mounting is refused."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0711", "tmpfs", str(folder)]
     subprocess.run(mount, check=True, capture_output=True)  # noqa: S603 - fixed words
@@ -26,7 +26,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Take what is free, to the last byte; to be called again and again where others give some back."""
+    """Fill the free space to the last byte; call it repeatedly if other processes free some."""
     with (disk / _FILLER).open("ab", buffering=0) as filler:
         piece = _PIECE
         while piece:
@@ -40,5 +40,5 @@ def fill(disk: Path) -> None:
 
 
 def empty(disk: Path) -> None:
-    """Give back what `fill` took."""
+    """Free the space that `fill` took."""
     (disk / _FILLER).unlink()

@@ -1,8 +1,8 @@
 """The cost of each fault of a device fleet: `python -m benchmarks.faults.fleet`, a whole run for each and a sound one.
 
-A row is written to `faults.json` when its run is over; what has a row is not run again. `cost` is the sound fleet's
-figure less this one's. Which clicks are ranked, and against what, is drawn by user and number: where faults change the
-numbers, others are drawn, so that small differences are chance (`error` is one standard error of such a difference).
+A row is written to `faults.json` at the end of its run; a fleet with a row is not run again. `cost` is the sound
+fleet's metric minus this one's. Ranked clicks and candidates are drawn by user and sequence number: faults that change
+the numbers change the draw, so small differences are chance (`error` is one standard error of such a difference).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RESULT = Path(__file__).with_name("faults.json")
 
 
 def run(faults: str) -> dict[str, Any]:
-    """The summary of a run on such a fleet, certified. Raises RuntimeError where it does not end well."""
+    """Run on such a fleet, with verification. Return the summary. Raises RuntimeError if the run fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "deploy.cli"]
         wanted = ["run", SOURCE, *ARGUMENTS, "--faults", faults, "--out", folder]
@@ -50,7 +50,7 @@ def run(faults: str) -> dict[str, Any]:
 
 
 def row(name: str, summary: dict[str, Any], sound: dict[str, Any] | None) -> dict[str, Any]:
-    """What is kept of a run, beside the row of the sound fleet."""
+    """Return the row of a run, with its differences to the row of the sound fleet."""
     online = {v: {m: round(summary["online"][v][m], 4) for m in METRICS} for v in SHOWN}
     found = {"faults": FLEETS[name], **{key: summary[key] for key in COUNTED if key != "faults"}}
     found |= {"befell": summary["faults"], "ranked": summary["online"]["mc2sf"]["n"], "online": online}
@@ -64,7 +64,7 @@ def row(name: str, summary: dict[str, Any], sound: dict[str, Any] | None) -> dic
 
 
 def main() -> None:
-    """Run what has no row yet, or the fleets that are named."""
+    """Run the fleets without a row, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("fleets", nargs="*", metavar="FLEET", help=f"of {', '.join(FLEETS)} [default: all of them]")
     wanted = parser.parse_args().fleets or list(FLEETS)

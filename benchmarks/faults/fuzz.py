@@ -1,9 +1,8 @@
-"""Damaged records on every topic of a run: no worker stops, each is kept as a dead letter, and the digest stays.
+"""Damaged records on every topic of a run: no worker stops, each record becomes a dead letter, the digest is the same.
 
-`make fuzz RECORDS=1000000`: the records of a run that nobody disturbed are damaged (`mutants.py`) and thrown at a run
-on the same log while it goes on, a portion after each epoch but the last few. Each one that was thrown must end in
-`dead_letters` with its bytes, no process may be started again, and the digest must be that of the first run. A row is
-written for each seed.
+`make fuzz RECORDS=1000000`: the records of an undisturbed run are damaged (`mutants.py`) and sent to a second run on
+the same log, a portion after each epoch except the last few. Each damaged record must be in `dead_letters` with its
+bytes, no process may be restarted, and the digest must be that of the first run. A row is written for each seed.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from streams.settings import Settings
 from streams.topics import TOPICS, Topic
 
 RESULT = Path(__file__).with_name("fuzz.json")
-_REAL = 500  # records of a partition that are damaged, at most
+_REAL = 500  # maximal number of records of a partition that are damaged
 ARGUMENTS = ("--limit", "5400", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
-_PORTIONS, _EPOCHS = 14, 18  # the log must not end before the last portion is on the bus
+_PORTIONS, _EPOCHS = 14, 18  # the log must not end before the last portion is sent
 _PATIENCE_S = 3_600.0
 Place = tuple[str, int, int]  # topic, partition, offset
 
 
 def harvest(settings: Settings, topic: Topic) -> list[Keyed]:
-    """The records of `topic` that stand there now, the first ones of each partition."""
+    """Return the first records of each partition of `topic`."""
     consumer: Any = clients.consumer(settings, "harvest")
     real: list[Keyed] = []
     try:
@@ -63,7 +62,7 @@ def harvest(settings: Settings, topic: Topic) -> list[Keyed]:
 
 
 class Thrower:
-    """Throws mutants and remembers where each of them stands, and the CRC-32 of its bytes."""
+    """Send mutants, and keep the position of each of them and the CRC-32 of its bytes."""
 
     def __init__(self, settings: Settings, real: dict[Topic, list[Keyed]], seed: int) -> None:
         self._settings, self._chance = settings, random.Random(seed)  # noqa: S311 - it has to be repeatable
@@ -73,7 +72,7 @@ class Thrower:
         self.left_out = 0
 
     def throw(self, records: int, advance: Callable[[], object] = lambda: None) -> None:
-        """Put so many records on the topics in turn; returns when the broker has them all. Raises RuntimeError."""
+        """Send so many records to the topics in turn; return when all are acknowledged. Raises RuntimeError."""
         turns = list(self._mutants.items())
         for n in range(records):
             topic, source = turns[n % len(turns)]
@@ -102,7 +101,7 @@ class Thrower:
 
 
 def letters(found: Found) -> Iterator[tuple[Place, int, str]]:
-    """The dead letters of a run: where each record stood, the CRC-32 of its bytes, who refused it."""
+    """Return the dead letters of a run: position of the record, CRC-32 of its bytes, role that refused it."""
     d = dead_letters.c
     query = sa.select(d.topic, d.partition, d.offset, d.value, d.role).where(d.run == found.settings.run)
     with found.engine.connect() as connection:
@@ -111,7 +110,7 @@ def letters(found: Found) -> Iterator[tuple[Place, int, str]]:
 
 
 def fuzz(home: Path, records: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Two runs, the second under fire; its row."""
+    """Run twice, the second time with damaged records. Return the row."""
     with Cluster(home, folder / "kafka") as cluster, Progress() as bar:
         if error := Run(folder / "calm", cluster, arguments=ARGUMENTS).wait(_PATIENCE_S):
             raise RuntimeError(f"the run that nobody disturbs fails: {error}")
@@ -150,7 +149,7 @@ def fuzz(home: Path, records: int, seed: int, folder: Path) -> dict[str, Any]:
 def under_fire(
     run: Run, real: dict[Topic, list[Keyed]], records: int, seed: int, advance: Callable[[], object]
 ) -> Thrower:
-    """Throw at `run` while it goes on. Raises RuntimeError where its log ended too early for that."""
+    """Send damaged records during `run`. Raises RuntimeError if its log ended too early."""
     run.until(0)
     thrower = Thrower(find(str(run.out)).settings, real, seed)
     for portion in range(_PORTIONS):
@@ -162,12 +161,12 @@ def under_fire(
 
 
 def good(row: dict[str, Any]) -> bool:
-    """Whether everything is accounted for and nothing else has changed."""
+    """Return True if every damaged record is a dead letter and nothing else has changed."""
     return not (row["missing"] or row["others"] or row["restarts"]) and row["digest"] == row["expected"]
 
 
 def main() -> None:
-    """Throw, and write the row; exit code 1 where it is bad."""
+    """Run, and write the row; exit code 1 if it is bad."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,4 @@
-"""Records that no reader should take: real ones, damaged, and the rule by which each of them must be refused."""
+"""Damaged copies of real records, and the rule that decides if a reader must refuse them."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ READERS: dict[Topic, Reader[Any]] = {
     DEAD_LETTERS: Reader(DeadLetter),
 }
 STATES = (DEVICE_STATE, CLOUD_STATE)
-_MOST = 4_000  # bytes of a record that are looked at: parts of a release are far larger
+_MOST = 4_000  # maximal bytes of a record to damage: parts of a release are far larger
 _ODD: tuple[Any, ...] = (None, True, -1, 1 << 63, 1.5, float("nan"), "", "\0", "x" * 300, b"\xff" * 9, [], {}, [[]])
 
 Keyed = tuple[bytes, bytes]  # key and value
 
 
 def mutants(topic: Topic, real: Sequence[Keyed], chance: random.Random) -> Iterator[Keyed | None]:
-    """Endless mutants of `real` records of `topic` that its readers must refuse; None for one that they may take."""
+    """Yield mutants of `real` records of `topic` that its readers must refuse; None for one that they may accept."""
     while True:
         key, value = chance.choice(real) if real else (b"", b"")
         mutant = chance.choice((_flipped, _cut, _spliced, _odd, _random))(value[:_MOST], chance)
-        if topic.compact or chance.random() < 0.5:  # on a compacted topic a true key would hide the true row
+        if topic.compact or chance.random() < 0.5:  # on a compacted topic the true key would replace the true row
             key = chance.randbytes(chance.randint(1, 12))
         yield (key, mutant) if refused(topic, key, mutant) else None
 
 
 def refused(topic: Topic, key: bytes, value: bytes) -> bool:
-    """Whether a record must be refused: it can't be decoded, or stands under a key that is not its user's."""
+    """Return True if a record must be refused: it cannot be decoded, or its key is not its user's."""
     if not value and topic.compact:  # a tombstone
         return False
     try:
@@ -75,12 +75,12 @@ def refused(topic: Topic, key: bytes, value: bytes) -> bool:
         elif (user := getattr(READERS[topic].decode(value), "user", None)) is not None:
             return bool(user.encode() != key)
     except (RecordError, StateError):
-        return topic not in STATES or b"\0" not in key  # a request without an answer is no state: nobody reads it
+        return topic not in STATES or b"\0" not in key  # a request without an answer is no state: no role reads it
     return False
 
 
 def _flipped(value: bytes, chance: random.Random) -> bytes:
-    """A few bits are wrong."""
+    """Flip a few bits."""
     damaged = bytearray(value)
     for _ in range(chance.randint(1, 8) if damaged else 0):
         damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
@@ -88,18 +88,18 @@ def _flipped(value: bytes, chance: random.Random) -> bytes:
 
 
 def _cut(value: bytes, chance: random.Random) -> bytes:
-    """The end is missing, or something stands behind it."""
+    """Cut the end off, or append bytes."""
     return value[: chance.randint(0, len(value))] + chance.randbytes(chance.choice((0, 0, 3)))
 
 
 def _spliced(value: bytes, chance: random.Random) -> bytes:
-    """A piece stands in another place."""
+    """Move a piece to another position."""
     start, end, to = sorted(chance.randint(0, len(value)) for _ in range(3))
     return value[:start] + value[end:to] + value[start:end] + value[to:]
 
 
 def _odd(value: bytes, chance: random.Random) -> bytes:
-    """Well-formed, but for one field that holds something odd."""
+    """Replace one field of a well-formed record by an odd value."""
     try:
         fields = msgspec.msgpack.decode(value[1:])
     except msgspec.MsgspecError:
@@ -115,5 +115,5 @@ def _odd(value: bytes, chance: random.Random) -> bytes:
 
 
 def _random(value: bytes, chance: random.Random) -> bytes:
-    """Nothing but noise behind a schema number."""
+    """Return a schema number followed by noise."""
     return bytes([chance.choice((SCHEMA, chance.randrange(256)))]) + chance.randbytes(chance.randint(0, len(value)))

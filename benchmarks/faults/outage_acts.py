@@ -1,4 +1,4 @@
-"""What is done to a run under way, and to what it stands on: the outages of `outages.py`."""
+"""The outages of `outages.py`: actions on a run in progress, its broker, its database and its disk."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from benchmarks.servers.postgres import Postgres
 from deploy.local.broker import free_port
 from deploy.local.child_process import die_with_parent
 
-_NAP_S = 7.0  # past the session (6 s) and the poll interval below, but before the stack kills what is silent
+_NAP_S = 7.0  # longer than the session (6 s) and the poll interval below, but shorter than the supervisor's patience
 _SHORT_POLL = {"MC2SF_POLL_INTERVAL_S": "3"}
 
 
 @dataclass
 class Scene:
-    """A run under way and what it stands on; `seconds` is how long the outage lasts."""
+    """A run in progress with its broker and database; `seconds` is the duration of the outage."""
 
     run: Run
     cluster: Cluster
@@ -39,11 +39,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Outage:
-    """What is done to a run (until the outage is over), and what the run stands on."""
+    """An action that returns when the outage is over, and the servers that the run needs for it."""
 
     act: Callable[[Scene], None]
     postgres: bool = True
-    disk: str = ""  # what stands on a small disk
+    disk: str = ""  # the folder that is on a small disk
     workers: int = 1
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ def _database_killed(scene: Scene) -> None:
 
 
 def _disk_full(scene: Scene) -> None:
-    """Servers that end themselves on a full disk are started again when it is not full any more, as systemd does."""
+    """Fill the disk; start servers that exited over it again when it has space, as systemd does."""
     assert scene.disk is not None
     until = time.monotonic() + scene.seconds
     while time.monotonic() < until:
@@ -94,7 +94,7 @@ def _disk_full(scene: Scene) -> None:
 
 
 def _paused(role: str) -> Callable[[Scene], None]:
-    """Three naps from which it wakes up, and one so long that the stack starts another in its place."""
+    """Pause a process three times for a short time, and once so long that the supervisor replaces it."""
 
     def act(scene: Scene) -> None:
         for nap in (_NAP_S, _NAP_S, _NAP_S, scene.seconds):
@@ -112,7 +112,7 @@ def _paused(role: str) -> Callable[[Scene], None]:
 
 
 def _scaled(scene: Scene) -> None:
-    """Two more workers of each kind join; then one of each is killed, and nobody starts it again."""
+    """Start two more workers of each kind; then kill one of each, which is not started again."""
     more = {(role, number): _another(scene, role, number) for role in ("device", "cloud") for number in (2, 3)}
     while not all(_ready(port) for _, port in more.values()):
         if scene.run.process.poll() is not None:
@@ -132,7 +132,7 @@ def _ready(port: int) -> bool:
 
 
 def _another(scene: Scene, role: str, number: int) -> tuple[subprocess.Popen[bytes], int]:
-    """One more worker of a run, as somebody starts it by hand, and the port of its metrics."""
+    """Start one more worker of a run, as by hand. Return it and the port of its metrics."""
     first, port = scene.run.processes(role)[0], free_port()
     state = str(scene.run.out.resolve() / "state" / f"{role}-by-hand-{number}")
     environment = first.environ() | {"MC2SF_METRICS_PORT": str(port), "MC2SF_STATE_DIR": state}

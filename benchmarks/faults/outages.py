@@ -1,9 +1,9 @@
-"""Whole runs in which something is away for a while: they recover without help, with the digest of a calm run.
+"""Whole runs with an outage: they recover without help, with the digest of an undisturbed run.
 
 `make outages SECONDS=60`: broker and database stopped or killed and started again, disks filled to the last byte,
-consumers paused past session and poll interval, workers scaled from 1 to 3 to 2. Each run is on a Kafka and, where it
-is not about SQLite, a PostgreSQL of its own. A row is written for each when it is over; what has its row is not run
-again. Last come the takeovers of `takeover.py`.
+consumers paused past session and poll interval, workers scaled from 1 to 3 to 2. Each run has its own Kafka and, unless
+it is about SQLite, its own PostgreSQL. A row is written for each at its end; an outage with a row is not run again.
+The takeovers of `takeover.py` come last.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import Postgres
 
 RESULT = Path(__file__).with_name("outages.json")
-_PATIENCE_S = 600.0  # for one run: it then counts as stuck
+_PATIENCE_S = 600.0  # after which a run counts as stuck
 _DISK_MB = {"sqlite": 128, "postgresql": 400, "kafka": 128}
 
 
 def suffered(home: Path, outage: Outage, seconds: float, calm: Path, folder: Path) -> dict[str, Any]:
-    """One run with its outage; its row. `calm` is the folder of an undisturbed run."""
+    """Run with an outage. Return its row. `calm` is the folder of an undisturbed run."""
     out = folder / "out" / "run"
     with ExitStack() as stack:
         places = {what: folder / what for what in ("kafka", "postgresql")} | {"sqlite": out.parent}
@@ -67,13 +67,13 @@ def suffered(home: Path, outage: Outage, seconds: float, calm: Path, folder: Pat
         if (out / "summary.json").is_file():
             row["restarts"] = json.loads((out / "summary.json").read_text())["restarts"]
         row["run_s"] = round(time.monotonic() - began, 1)
-        if disk is not None and not good(row):  # it is gone with the disk
+        if disk is not None and not good(row):  # the folder disappears with the disk
             shutil.copytree(out / "logs", folder / "logs")
     return row
 
 
 def outages(home: Path, wanted: Mapping[str, Outage], seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
-    """Suffer the outages; yields their rows. Before them a calm run, where `folder` has none yet; bad ones are kept."""
+    """Run each outage and yield its row, after an undisturbed run if `folder` has none; failed runs are kept."""
     calm = folder / "calm"
     if not (calm / "summary.json").exists():
         with Cluster(home, folder / "kafka-calm") as cluster:
@@ -88,7 +88,7 @@ def outages(home: Path, wanted: Mapping[str, Outage], seconds: float, folder: Pa
 
 
 def main() -> None:
-    """Run what has no row yet; exit code 1 where any row is bad."""
+    """Run the outages without a row; exit code 1 if any row is bad."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each outage lasts")
     parser.add_argument("--only", nargs="*", choices=OUTAGES, default=list(OUTAGES))

@@ -1,8 +1,8 @@
 """The time in which a restarted device worker restores its state: from the changelog, and from its copy on this disk.
 
 `python -m benchmarks.faults.restart`: the changelog of a run on a real Kafka is filled with users, each with several
-rows. Then a worker is started on it again and again, until it says that it is ready: without a copy
-(`changelog`), making one (`copying`), and from it (`copy`). Starting Python is in all of them (`nothing`: no user).
+rows. Then a worker is started on it repeatedly, until it reports that it is ready: without a copy (`changelog`),
+making one (`copying`), and from the copy (`copy`). All include the start of Python (`nothing`: no user).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESULT = Path(__file__).with_name("restart.json")
 
 
 def ready(settings: Settings, *, local_copy: bool) -> float:
-    """Seconds from a worker's start until it has its state; it is stopped then."""
+    """Return the seconds from a worker's start until it has its state; then stop it."""
     began = time.perf_counter()
     with Process(settings.model_copy(update={"local_copy": local_copy}), "device") as worker:
         worker.until_ready()
@@ -43,7 +43,7 @@ def ready(settings: Settings, *, local_copy: bool) -> float:
 
 
 def fill(settings: Settings, users: int, versions: int) -> int:
-    """Write the rows; the bytes of one."""
+    """Write the rows. Return the bytes of one."""
     chance = np.random.default_rng(1)
     producer = clients.producer(settings, "restart")
     topic = DEVICE_STATE.full(settings)
@@ -65,7 +65,7 @@ def fill(settings: Settings, users: int, versions: int) -> int:
 
 
 def measured(home: Path, users: int, versions: int, times: int, folder: Path) -> dict[str, Any]:
-    """The medians of so many starts of each kind."""
+    """Return the medians of so many starts of each kind."""
     seconds: dict[str, list[float]] = {"nothing": [], "changelog": [], "copying": [], "copy": []}
     with Cluster(home, folder / "kafka") as cluster:
         for i in range(times):
@@ -81,7 +81,7 @@ def measured(home: Path, users: int, versions: int, times: int, folder: Path) ->
 
 
 def main() -> None:
-    """Measure, and write it."""
+    """Measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--versions", type=int, default=3, help="rows a user")

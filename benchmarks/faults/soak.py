@@ -1,8 +1,8 @@
-"""A looped replay for an hour: whether memory is flat, open files stay as many, and the lag is bounded.
+"""A looped replay for an hour: memory and open files must be constant and the lag bounded.
 
-`make soak MINUTES=60`: a free-running `mc2sf run` at a steady pace on an Apache Kafka and a PostgreSQL of its own, with
-retrains. Every few seconds each of its processes is looked at from the outside; what it serves on /metrics gives the
-lag. `soak.json` has a row a process, and what the figures were at ten moments.
+`make soak MINUTES=60`: a free-running `mc2sf run` at a steady pace on its own Apache Kafka and PostgreSQL, with
+retrains. Every few seconds each of its processes is measured from the outside; the lag is read from its /metrics.
+`soak.json` has a row per process, and its values at ten moments.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import Postgres
 
 RESULT = Path(__file__).with_name("soak.json")
-# about 9,500 events in 14 days, again and again: 160 events a second
+# about 9,500 events in 14 days, repeated: 160 events per second
 SOURCE = "synthetic:users=100,items=150"
-ENVIRONMENT = {"MC2SF_RETRAIN_EVENTS": "100000"}  # reached while it warms up
+ENVIRONMENT = {"MC2SF_RETRAIN_EVENTS": "100000"}  # reached during the warm-up
 ARGUMENTS = ("--free", "--speed", "20000", "--loops", "1000", "--epoch", "2000", "--retrain-every", "40000")
-WARM_UP = 0.2  # share of the time that is not judged: caches fill, histories reach their length
+WARM_UP = 0.2  # share of the time that is not measured: caches fill, histories reach their length
 _LOOK_S = 5.0
-_BEGIN_S = 300.0  # until all its processes run
+_BEGIN_S = 300.0  # until all processes run
 _MOMENTS = 10
 _STATE = ("memory_mb", "files", "threads")
 _SHOWN = (*_STATE, "lag")
 
 
 def looks(run: Run, seconds: float) -> Iterator[tuple[float, dict[str, dict[str, float]]]]:
-    """Every few seconds: the time since the first look, and what each process is seen to have."""
+    """Yield every few seconds the time since the first measurement, and the values of each process."""
     began = time.monotonic()
     while (at := time.monotonic() - began) < seconds:
         if run.process.poll() is not None:
@@ -66,7 +66,7 @@ def _seen(process: psutil.Process) -> dict[str, float]:
 
 
 def _lags(targets: Path) -> dict[str, float]:
-    """Records that wait for each role, all its topics together."""
+    """Return the lag of each role over all its topics."""
     lags: defaultdict[str, float] = defaultdict(float)
     for target in json.loads(targets.read_text()) if targets.is_file() else ():
         try:
@@ -81,7 +81,7 @@ def _lags(targets: Path) -> dict[str, float]:
 
 
 def judged(times: list[float], seen: list[dict[str, float]]) -> dict[str, Any]:
-    """What became of one process after the warm-up: growth an hour by least squares, first and last tenths, lag."""
+    """Return the row of one process after the warm-up: growth per hour by least squares, first and last tenth, lag."""
     first = int(len(times) * WARM_UP)
     hours = np.array(times[first:]) / 3600
     tenth = max(len(hours) // 10, 1)
@@ -100,7 +100,7 @@ def judged(times: list[float], seen: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def soak(home: Path, minutes: float, folder: Path) -> dict[str, Any]:
-    """Let it run for so long; what was seen. Raises RuntimeError where the run ends by itself."""
+    """Run for so long. Return the measurements. Raises RuntimeError if the run ends by itself."""
     times: list[float] = []
     seen: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
     with ExitStack() as stack:
@@ -154,7 +154,7 @@ def _until_all_run(run: Run) -> None:
 
 
 def main() -> None:
-    """Soak, and write what was seen."""
+    """Run, and write the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -1,9 +1,9 @@
-"""How long the users of a killed device worker wait: from its death until their events are applied again.
+"""The time for which users of a killed device worker wait: from its death until their events are applied again.
 
-A free-running `mc2sf run` with two workers of each kind on a real Kafka, at a steady pace. One device worker after the
-other is killed with SIGKILL at a moment that the seed draws; `mc2sf run` starts another in its place. What counts is
-the first row of state that is durable in every partition under a later assignment: rows on the changelog bear the term
-of their writer (see `streams.state.row_codec`). Users of the other worker wait while partitions move, too; they count.
+A free-running `mc2sf run` with two workers of each kind on a real Kafka, at a steady pace. Device workers are
+killed one after another with SIGKILL at moments that the seed draws; `mc2sf run` replaces them. The wait ends with the
+first durable row of state in every partition under a later assignment: rows on the changelog have the fencing epoch of
+their writer (see `streams.state.row_codec`). Users of the other worker wait as well while partitions move, and count.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MOMENT_S = 3.0  # a kill comes within so long after both workers have their par
 
 
 class Rows:
-    """When the rows of each partition's state became durable, and under which term, as they come."""
+    """The times at which rows of each partition's state became durable, with their fencing epochs."""
 
     def __init__(self, settings: Settings) -> None:
         self._consumer = clients.consumer(settings, "takeover")
@@ -49,11 +49,11 @@ class Rows:
         self.gap = [0.0] * settings.partitions  # the longest time without one, since it was set to zero
 
     def start(self) -> None:
-        """Read on until `close`."""
+        """Start reading, until `close`."""
         self._thread.start()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._stop.set()
         self._thread.join()
         self._consumer.close()
@@ -73,13 +73,13 @@ class Rows:
 
 
 class Group:
-    """The consumer group of the device workers, as the broker knows it."""
+    """The consumer group of the device workers, from the broker."""
 
     def __init__(self, settings: Settings) -> None:
         self._admin, self._name = topic_admin.admin(settings), f"{settings.run}-device"
 
     def settled(self) -> bool:
-        """Whether two members share the partitions."""
+        """Return True if two members share the partitions."""
         try:
             found = self._admin.describe_consumer_groups([self._name], request_timeout=10)[self._name].result()
         except KafkaException:
@@ -99,7 +99,7 @@ def _reading(settings: Settings) -> Iterator[Rows]:
 
 
 def takeovers(home: Path, kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Kill so often; the times, their median and maximum. Raises TimeoutError where users are not served again."""
+    """Kill so often. Return the times, their median and maximum. Raises TimeoutError if users are not served again."""
     chance = random.Random(seed)  # noqa: S311 - it has to be repeatable
     with Cluster(home, folder / "kafka") as cluster:
         run = Run(folder / "run", cluster, source=SOURCE, arguments=ARGUMENTS)

@@ -1,4 +1,4 @@
-"""Whole runs (`mc2sf run`) on a real Apache Kafka, as processes that can be disturbed, and what became of them."""
+"""Whole runs (`mc2sf run`) on a real Apache Kafka, as processes, and their comparison with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROLES = {
 
 
 class Run:
-    """One `mc2sf run` as a process, its children found by what they were started as."""
+    """One `mc2sf run` as a process, with its children found by their command lines."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Run:
         arguments: tuple[str, ...] = ARGUMENTS,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.out, self.said = out, out.with_name(out.name + ".said")  # a run wants its folder to itself
+        self.out, self.said = out, out.with_name(out.name + ".said")  # the run's folder must contain only the run
         command = [sys.executable, "-m", "deploy.cli", "run", source, *arguments]
         command += ["--brokers", cluster.addresses, "--out", str(out), *more]
         copies = {"MC2SF_REPLICATION": str(len(cluster.nodes))}
@@ -65,7 +65,7 @@ class Run:
             )
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """The processes of a role that run now, the oldest first."""
+        """Return the running processes of a role, the oldest first."""
         with suppress(psutil.Error):
             running = psutil.Process(self.process.pid).children()
             found = [each for each in running if f"deploy.cli {ROLES[role]}" in " ".join(each.cmdline())]
@@ -73,7 +73,7 @@ class Run:
         return []
 
     def epoch(self) -> int:
-        """The last epoch that is recorded, -1: none, or nobody can say."""
+        """Return the last recorded epoch; -1 if there is none or the database does not answer."""
         if not (self.out / "run.json").is_file():
             return -1
         try:
@@ -88,14 +88,14 @@ class Run:
         return row[0] if row else -1
 
     def until(self, epoch: int) -> None:
-        """Wait until an epoch is recorded. Raises RuntimeError where the run ends before."""
+        """Wait until an epoch is recorded. Raises RuntimeError if the run ends before."""
         while self.epoch() < epoch:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the run ended before epoch {epoch}: {self.said.read_text()[-600:]}")
             time.sleep(0.1)
 
     def wait(self, seconds: float) -> str:
-        """Wait for the end; what went wrong, empty where nothing did."""
+        """Wait for the end. Return an error message, empty if the run succeeded."""
         try:
             code = self.process.wait(max(seconds, 0.0))
         except subprocess.TimeoutExpired:
@@ -104,7 +104,7 @@ class Run:
         return "" if code == 0 else f"exit code {code}: {self.said.read_text()[-600:]}"
 
     def stop(self) -> None:
-        """End it as Ctrl-C does, and hard where that takes too long."""
+        """Stop the run with SIGINT, and kill it if that takes too long."""
         self.process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(60)
@@ -113,7 +113,7 @@ class Run:
 
 
 def accounted(out: Path) -> set[tuple[Any, ...]]:
-    """The (user, seq) of a run that were ranked, and the events of each user that were applied."""
+    """Return the ranked (user, seq) of a run, and the number of applied events of each user."""
     found = find(str(out))
     o, i = outcomes.c, interactions.c
     mine = i.run == found.settings.run
@@ -128,7 +128,7 @@ def accounted(out: Path) -> set[tuple[Any, ...]]:
 
 
 def compared(out: Path, calm: Path) -> dict[str, Any]:
-    """What a run lacks of the undisturbed one, what it has beyond it, and both digests; None where it left nothing."""
+    """Return outcomes and events lost and doubled against the undisturbed run, and both digests; None without data."""
     row: dict[str, Any] = {"lost": None, "doubled": None, "digest": None}
     row["expected"] = json.loads((calm / "summary.json").read_text())["digest"]
     if (out / "run.json").is_file():
@@ -140,12 +140,12 @@ def compared(out: Path, calm: Path) -> dict[str, Any]:
 
 
 def good(row: dict[str, Any]) -> bool:
-    """Whether a run came out as if nobody had disturbed it."""
+    """Return True if the run equals the undisturbed one."""
     return not row["lost"] and not row["doubled"] and row["digest"] == row["expected"]
 
 
 def kafka_home(parser: argparse.ArgumentParser) -> Path:
-    """The folder of the Apache Kafka to run on; ends with the parser's error where there is none."""
+    """The folder of the Apache Kafka to run on; exits with the parser's error if there is none."""
     home = os.environ.get("KAFKA_HOME")
     if home is None:
         parser.error("KAFKA_HOME is not set: this needs a real Apache Kafka")
@@ -153,7 +153,7 @@ def kafka_home(parser: argparse.ArgumentParser) -> Path:
 
 
 def watch(what: str, total: int, rows: Iterable[dict[str, Any]], keep: Callable[[dict[str, Any]], object]) -> None:
-    """Keep rows as they come, under a bar of progress; tells the bad ones."""
+    """Write rows to the result as they come, with a progress bar. Return the bad ones."""
     with Progress() as progress:
         task = progress.add_task(f"{what}s", total=total)
         for row in rows:

@@ -1,7 +1,7 @@
-"""RecBole's side of the race, in RecBole's own environment: `contender.py FOLDER`, orders on stdin.
+"""RecBole's side of the race, in RecBole's own environment: `contender.py FOLDER`, commands on stdin.
 
 FOLDER holds `settings.json` (the net's name and RecBole's configuration), `race/race.inter` (atomic file; items are
-numbers of rows) and `request.npz` (what is known before each test click, and its candidates, as rows). Order `epoch`
+numbers of rows) and `request.npz` (the known history of each test click, and its candidates, as rows). Command `epoch`
 trains one epoch by RecBole's own `Trainer._train_epoch`; `scores` writes `scores.npy`. Each is answered by a JSON line.
 Nothing of this project is imported: RecBole's environment does not have it.
 """
@@ -52,7 +52,7 @@ class Contender:
 
     @torch.inference_mode()
     def scores(self, request: Any, at_once: int = 256) -> np.ndarray:
-        """Scores of the candidates [V, C] of each test click, given left-padded sequences [V, L]."""
+        """Return scores of the candidates [V, C] of each test click, given left-padded sequences [V, L]."""
         self.net.eval()
         found = []
         for start in range(0, len(request["items"]), at_once):
@@ -66,8 +66,8 @@ class Contender:
 
 
 def main(folder: Path) -> None:
-    """Obey until stdin ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what RecBole prints is no answer
+    """Run commands until stdin ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # RecBole's own output must not mix with the answers
     sys.argv = sys.argv[:1]  # RecBole reads the command line as well
     torch.set_num_threads(1)
     contender = Contender(folder)

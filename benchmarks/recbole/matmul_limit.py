@@ -1,4 +1,4 @@
-"""The least time that a training's matrix products take: each product made alone, with nothing around it."""
+"""A lower bound of training time: the matrix products alone, each timed by itself."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
-Product = tuple[int, int, int, int]  # products of [M, K] with [K, N], so many at once
+Product = tuple[int, int, int, int]  # number of products, each of [M, K] with [K, N]
 
 
 class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ships it so
-    """Counts the matrix products that are made inside it, by shape; those of attention too."""
+    """Count the matrix products computed in this context by shape, those of attention included."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the same
         self.counts: Counter[Product] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note the shapes and go on."""
+        """Count the shapes and call the function."""
         op = func.overloadpacket
         if op in {aten.mm, aten.addmm}:
             a, b = args[-2:]
@@ -36,18 +36,18 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch shi
         return func(*args, **(kwargs or {}))
 
     def _attention(self, queries: torch.Tensor, forward: int, other: int) -> None:
-        """Scores and mixtures of [.., L, d], and what their gradients take."""
+        """Return the products of attention on [.., L, d] and of its gradients."""
         batch, heads, length, dim = queries.shape
         self.counts[batch * heads, length, dim, length] += forward
         self.counts[batch * heads, length, length, dim] += other
 
     def flops(self) -> int:
-        """Floating-point operations of all products."""
+        """Return the floating-point operations of all products."""
         return sum(count * 2 * b * m * k * n for (b, m, k, n), count in self.counts.items())
 
 
 def seconds(counts: Counter[Product], least: float = 0.003) -> float:
-    """CPU seconds of all products, each shape timed alone for at least `least` seconds."""
+    """Return the CPU seconds of all products, each shape timed alone for at least `least` seconds."""
     return sum(count * _timed(shape, least) for shape, count in counts.items())
 
 
@@ -57,7 +57,7 @@ def _timed(shape: Product, least: float) -> float:
     product, operands = (torch.mm, (left[0], right[0])) if b == 1 else (torch.bmm, (left, right))
     product(*operands)
     best = float("inf")
-    for _ in range(2):  # the better of two: other processes only ever make it slower
+    for _ in range(2):  # the better of two: other processes only make it slower
         done, began, spent = 0, time.process_time(), 0.0
         while spent < least:
             product(*operands)

@@ -1,4 +1,4 @@
-"""Our side of the race with RecBole: the experiments' own trainer, stopped after each epoch and gone on with."""
+"""Our side of the race with RecBole: the trainer of the experiments, stopped after each epoch and resumed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def net_of(model: str, trainer: Trainer, params: Hyperparameters) -> Sequential:
 
 
 class OverCatalogue(nn.Module):
-    """RecBole's loss: the softmax over all items at each place that has a target."""
+    """RecBole's loss: the softmax over all items at each position with a target."""
 
     def __init__(self, net: Sequential, rows: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class OverCatalogue(nn.Module):
 
 
 class Ours:
-    """A net of this project that trains and ranks when told."""
+    """A net of this project that trains and ranks on command."""
 
     def __init__(
         self, name: str, net: Sequential, trainer: Trainer, params: Hyperparameters, folder: Path, *, whole: bool
@@ -69,7 +69,7 @@ class Ours:
         self._draw = minibatches.of_sequences(trainer.dataset, params, (Phase.SLOW,), net.length)
 
     def epoch(self, number: int) -> dict[str, Any]:
-        """Train epoch `number`: seconds (going on from the file and writing it are in them), mean loss, steps."""
+        """Train epoch `number`: seconds (with reading and writing the checkpoint), mean loss, steps."""
         losses: list[float] = []
         steps = 0
 
@@ -84,7 +84,7 @@ class Ours:
         fit(
             self._objective,
             counted,
-            lambda: float(number),  # the last epoch is the best: nothing is chosen here
+            lambda: float(number),  # the last epoch counts as the best: no epoch is chosen here
             config,
             SEED,
             keep=self._keep,
@@ -94,11 +94,11 @@ class Ours:
         return spent | {"loss": losses[-1], "steps": steps}
 
     def ranks(self) -> Ints:
-        """The rank of each test click."""
+        """Return the rank of each test click."""
         return self._bench.ranks(self._net)
 
     def limit(self) -> dict[str, float]:
-        """CPU seconds of an epoch's matrix products alone, and their floating-point operations."""
+        """Return the CPU seconds of an epoch's matrix products alone, and their floating-point operations."""
         self._objective.train()
         with matmul_limit.Products() as products:
             for batch in self._draw(0, np.random.default_rng([SEED, 0])):

@@ -78,7 +78,7 @@ def write(request: argparse.Namespace, trainer: Trainer, races: list[dict[str, A
 
 
 def race(model: str, trainer: Trainer, python: Path, folder: Path, epochs: int, clicks: int) -> dict[str, Any]:
-    """All contenders with one net."""
+    """Race all contenders with one net. Return the result."""
     folder.mkdir()
     params = replace(SEQUENCES, batch=sequences_a_batch(trainer, SEQUENCES, clicks))
     rival = Rival(python, folder / "recbole", model, trainer, params, clicks)
@@ -112,9 +112,9 @@ def race(model: str, trainer: Trainer, python: Path, folder: Path, epochs: int, 
 
 
 def as_good(ours: Ours, spent: list[dict[str, Any]], rival: list[dict[str, Any]], goal: float) -> dict[str, Any]:
-    """After how many epochs NDCG@10 is first at `goal`, and how many times less CPU time that took than RecBole's.
+    """Return the epochs until NDCG@10 reaches `goal`, and the ratio of RecBole's CPU time to theirs.
 
-    Looked at after the raced epochs and each one more; `times as fast` is 0 where all of RecBole's time was not enough.
+    Looked at after the raced epochs and each one more; `times as fast` is 0 if RecBole's CPU time was not enough.
     """
     cpu, limit = sum(epoch["cpu"] for epoch in spent), sum(epoch["cpu"] for epoch in rival)
     epochs, reached = len(spent), metrics(ours.ranks())["ndcg@10"]
@@ -125,14 +125,14 @@ def as_good(ours: Ours, spent: list[dict[str, Any]], rival: list[dict[str, Any]]
 
 
 def sequences_a_batch(trainer: Trainer, params: Hyperparameters, clicks: int) -> int:
-    """So many of our stretches have about `clicks` targets: as many steps an epoch as RecBole's."""
+    """Return the number of our sequences with about `clicks` targets: as many steps per epoch as RecBole."""
     draw = minibatches.of_sequences(trainer.dataset, params, (Phase.SLOW,), LENGTH)
     drawn = [batch for batch in draw(0, np.random.default_rng(0)) if isinstance(batch, SequenceBatch)]
     return round(clicks * sum(len(batch.sequences) for batch in drawn) / sum(map(len, drawn)))
 
 
 def _row(epochs: list[dict[str, Any]], rival: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians, and how many times as fast as RecBole: the median over the turns."""
+    """Return medians, and the speed relative to RecBole: the median over the turns."""
     row: dict[str, Any] = {"epochs": epochs, "steps": epochs[-1]["steps"]}
     for clock in ("wall", "cpu"):
         row[clock] = statistics.median(epoch[clock] for epoch in epochs)

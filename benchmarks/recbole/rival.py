@@ -1,4 +1,4 @@
-"""RecBole as a child process: its environment, its files, and orders to it."""
+"""RecBole as a child process: its environment, its files, and its commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NETS = {
 
 
 def environment(folder: Path) -> Path:
-    """The Python of an environment in `folder` that has RecBole, made where there is none, with the same torch."""
+    """The Python of an environment in `folder` that has RecBole, created if it is missing, with the same torch."""
     python = folder / "bin" / "python"
     if not (folder / ".complete").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)  # noqa: S603 - our own command
@@ -51,7 +51,7 @@ def environment(folder: Path) -> Path:
 
 
 class Rival:
-    """A RecBole net that trains and scores when told."""
+    """A RecBole net that trains and scores on command."""
 
     name = "RecBole"
 
@@ -80,7 +80,7 @@ class Rival:
         with (folder / "log").open("wb") as log:
             self._child = subprocess.Popen(  # noqa: S603 - our own command, no shell
                 [python, _CONTENDER, folder],
-                cwd=folder,  # RecBole leaves files where it is started
+                cwd=folder,  # RecBole writes files to its working directory
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -89,11 +89,11 @@ class Rival:
 
     def epoch(self, number: int) -> dict[str, Any]:
         """Train epoch `number`: seconds, mean loss, steps."""
-        del number  # it counts itself
+        del number  # RecBole counts epochs itself
         return self._progress("epoch")
 
     def ranks(self, lists: CandidateLists, queries: Queries) -> Ints:
-        """The rank of each click of `lists`, by the rule of all nets here."""
+        """Return the rank of each click of `lists`, by the rule for all nets."""
         sequences = queries.clicks.numpy()
         np.savez(self._folder / "request.npz", sequences=sequences, items=lists.items)
         self._progress("scores")
@@ -117,7 +117,7 @@ class Rival:
 
 
 def _write_log(trainer: Trainer, path: Path) -> None:
-    """All clicks as RecBole's atomic file; the time is the place in the log, so that equal times keep our order."""
+    """Write all clicks as RecBole's atomic file. Times are indices in the log, so that equal times keep our order."""
     log, clicks = trainer.dataset.log, np.flatnonzero(trainer.dataset.phase >= 0)
     lines = [f"{log.users[i]}\t{log.keys[i]}\t{i}" for i in clicks]
     path.write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n")

@@ -50,14 +50,14 @@ BATCH = 256
 
 
 def logged(source: str) -> tuple[Plan, InteractionLog]:
-    """The plan of `source`, and its log."""
+    """Return the plan of `source`, and its log."""
     with TemporaryDirectory() as folder:
         plan = prepare(parse(source), Options(), Path(folder))
         return plan, read(plan)
 
 
 def read(plan: Plan) -> InteractionLog:
-    """The whole log, with the plan's epochs. Items are numbered, from 1 on."""
+    """Return the whole log with the plan's epochs. Items are numbered from 1."""
     table = pq.read_table(plan.path, columns=["user", "item", "kind", "time", "impression"])
     epochs = np.searchsorted(np.asarray(plan.ends), np.arange(len(table)), side="right")
     user, item = (pc.index_in(table[c], pc.unique(table[c])).to_numpy().astype(np.int64) for c in ("user", "item"))
@@ -68,7 +68,7 @@ def read(plan: Plan) -> InteractionLog:
 
 
 def until(log: InteractionLog, epoch: int) -> InteractionLog:
-    """What came before `epoch`."""
+    """Return the events before `epoch`."""
     kept = log.epochs < epoch
     offsets = np.concatenate([[0], np.cumsum(kept)])[log.offsets]
     keys, kinds, times = log.keys[kept], log.kinds[kept], log.times[kept]
@@ -76,7 +76,7 @@ def until(log: InteractionLog, epoch: int) -> InteractionLog:
 
 
 class Judge:
-    """Ranks the clicks of some epochs, each among the same 99 others."""
+    """Rank the clicks of some epochs, each among the same 99 others."""
 
     def __init__(self, log: InteractionLog, catalogue: Catalogue, first: int, last: int, seed: int) -> None:
         folded = click_states(until(log, last), SPEC)
@@ -90,13 +90,13 @@ class Judge:
 
     @torch.inference_mode()
     def gains(self, nets: Nets) -> dict[str, np.ndarray]:
-        """NDCG@10 of each click by each variant: [V]."""
+        """Return NDCG@10 of each click by each variant: [V]."""
         generator = np.random.default_rng(self._seed)
         ranks = []
         for start in range(0, len(self._clicks), BATCH):
             batch = self._source.batch(self._clicks[start : start + BATCH], generator, n=99)
             logits = torch.stack(nets(batch.inputs(nets, nets.encoder.E[batch.rows])))
-            # ties count as half a place, as the click is always the first
+            # ties count half, as the click is always the first item
             ahead, level = logits > logits[..., :1], logits == logits[..., :1]
             ranks.append(1 + ahead.sum(-1) + (level.sum(-1) - 1) / 2)
         return dict(zip(Logits._fields, (gains(r)["ndcg@10"] for r in torch.cat(ranks, 1).numpy()), strict=True))
@@ -146,7 +146,7 @@ def measured(
 
 
 def means(of: dict[str, np.ndarray]) -> dict[str, float]:
-    """Of each variant's clicks."""
+    """Return the mean over clicks by variant."""
     return {name: round(float(values.mean()), 4) for name, values in of.items()}
 
 

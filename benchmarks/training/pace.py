@@ -1,9 +1,9 @@
-"""Retrains after one another, at several paces of the learning rate: `python -m benchmarks.training.pace SOURCE`.
+"""A series of retrains, at several paces of the learning rate: `python -m benchmarks.training.pace SOURCE`.
 
-As in a stream, each retrain goes on from the release in force on what is new and a sample of the old. Its nets are
-released where they are no worse on the clicks held out (the gate of a run allows a little more). The nets in force
-after each are judged on the clicks until the next: NDCG@10 among 99 items drawn for each, the same at all paces. A pace
-is the power of the share of clicks looked at by which the learning rate is multiplied; 0 is the whole rate always.
+As in a stream, each retrain continues from the active release on new clicks and a sample of old ones. Its nets are
+released if they are no worse on the held-out clicks (the gate of a run allows a little more). The active nets after
+each retrain are evaluated on the clicks until the next one: NDCG@10 among 99 items drawn for each, the same at all
+paces. Learning rate = full rate x (share of clicks used) ** pace; with pace 0 it is always the full rate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def followed(
     seed: int,
     retrain: Callable[..., TrainResult] = retrain,
 ) -> list[dict[str, Any]]:
-    """A row for each retrain, one in `every` epochs until `last`."""
+    """Return a row per retrain, one in `every` epochs until `last`."""
     nets, catalogue, since = Nets.initial(NetConfig(), Catalogue([]).size, seed), Catalogue([]), None
     rows = []
     for epoch in range(every, last, every):
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Over all judged clicks."""
+    """Return the mean over all evaluated clicks by variant."""
     weights = [row["judged"] for row in rows]
     return {
         name: round(float(np.average([row["ndcg@10"][name] for row in rows], weights=weights)), 4)

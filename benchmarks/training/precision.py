@@ -1,8 +1,8 @@
-"""Whether bf16 or torch.compile helps: `precision.py SOURCE [BATCHES]` writes precision.json.
+"""The speed of bf16 and of torch.compile: `python -m benchmarks.training.precision SOURCE [BATCHES]`.
 
 Steps of each net are timed with full precision, under bf16 autocast and compiled by inductor, in turns on the same
 batches, in CPU time of one core; a first pass over them warms up and compiles. SASRec, which bf16 makes faster, is then
-fitted with and without it at each width and judged on the validation clicks of SOURCE.
+fitted with and without it at each width and evaluated on the validation clicks of SOURCE. Writes precision.json.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Contender:
         self._optimiser = torch.optim.Adam(self.objective.parameters(), fused=True)
 
     def step(self, batch: Any) -> None:
-        """Forward, backward, optimiser."""
+        """Run forward, backward and the optimiser on a batch."""
         begun = time.process_time()
         self._optimiser.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.mode == "bf16"):
@@ -113,7 +113,7 @@ def main(source: str, most: int) -> None:
 
 
 def raced(trainer: Trainer, params: Hyperparameters, build: Callable[[], nn.Module], most: int) -> dict[str, float]:
-    """CPU seconds of a step in each mode, in turns over the same `most` batches."""
+    """Return the CPU seconds of a step in each mode, in turns over the same `most` batches."""
     net = build()
     some = models.BOTH if isinstance(net, FastAlone) else models.SLOW
     epoch = minibatches.of_net(net, trainer.dataset, trainer.protocol, params, some)

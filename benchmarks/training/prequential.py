@@ -1,7 +1,9 @@
-"""river's recommenders beside the nets on one stream: `prequential.py RUN...`, finished runs' --out folders.
+"""river's recommenders and the nets on the same stream.
 
-Quality: NDCG@10 on the same candidates of the same ranked clicks, in quarters of the stream; the nets' ranks are those
-that were recorded online. Cost: CPU of one core for a ranked list and for a learnt click, each alone. Prints a table of
+Run `python -m benchmarks.training.prequential RUN...` with the --out folders of finished runs.
+
+Quality: NDCG@10 on the same candidates of the same ranked clicks, in quarters of the stream; the nets' ranks are
+those recorded online. Cost: CPU time of one core per ranked list and per learnt click, each alone. Prints a table of
 rows and writes it as JSON with `--out`.
 """
 
@@ -35,17 +37,17 @@ from streams.rescoring.net_scorer import NetScorer
 from streams.rescoring.ranking_queries import RankingQueries, RankingQuery
 
 QUARTERS = 4
-_LISTS = 256  # that the nets' cost is taken from
+_LISTS = 256  # from which the nets' cost is measured
 
 
 class Spent:
-    """CPU seconds of what is called through it."""
+    """CPU seconds of the calls made through it."""
 
     def __init__(self) -> None:
         self.seconds, self.calls = 0.0, 0
 
     def __call__(self, call: Callable[[], Any], *, counts: int = 1) -> Any:
-        """Call, and count the call as `counts`."""
+        """Call the function, and count it as `counts` calls."""
         began = time.process_time()
         found = call()
         self.seconds += time.process_time() - began
@@ -54,12 +56,12 @@ class Spent:
 
     @property
     def each(self) -> float:
-        """Microseconds a call."""
+        """Return the microseconds per call."""
         return 1e6 * self.seconds / max(self.calls, 1)
 
 
 def main() -> None:
-    """Compare on each run."""
+    """Compare the models on each run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", help="--out folders of `mc2sf run`")
     parser.add_argument("--out", type=Path)
@@ -72,7 +74,7 @@ def main() -> None:
 
 
 def compared(found: Found) -> dict[str, Any]:
-    """All variants of a run and all of river's models."""
+    """Return a row for each variant of a run and for each of river's models."""
     ranks: dict[str, list[int]] = defaultdict(list)
     peers = models(found.settings.seed)
     asking, learning = ({name: Spent() for name in peers} for _ in range(2))
@@ -82,7 +84,7 @@ def compared(found: Found) -> dict[str, Any]:
             candidates = np.frombuffer(row.candidates, "<i8")
             click = Asked(row.user, candidates, row.target_index, last.get((row.user, row.seq), 0))
             for name, peer in peers.items():
-                if not row.cold:  # those are learnt, but a series of their own, as in the tables of a run
+                if not row.cold:  # cold clicks are learnt, but are a separate series, as in the tables of a run
                     ranks["river " + name].append(asking[name](partial(peer.rank, click)).rank)
                 learning[name](partial(peer.learn, click))
             for variant, of in row.ranks.items() if not row.cold else ():
@@ -96,14 +98,14 @@ def compared(found: Found) -> dict[str, Any]:
 
 
 def _clicks(found: Found, connection: sa.Connection) -> Iterator[tuple[tuple[str, int], Ints]]:
-    """The device's last clicks before each ranked one."""
+    """Return the device's last clicks before each ranked one."""
     for _, chunk in RankingQueries(connection, found.settings).by_release(_LISTS):
         for _, query in chunk:
             yield (query.user, query.seq), query.clicks
 
 
 def nets_cost(found: Found, connection: sa.Connection) -> dict[str, float]:
-    """The four nets at once on a list, and a click learnt by the fast part, in microseconds; by the last release."""
+    """The four nets at once on a list, and a click learnt by the fast part, in microseconds, with the last release."""
     settings = found.settings
     version, chunk = list(RankingQueries(connection, settings).by_release(_LISTS))[-1]
     queries = [query for _, query in chunk]
@@ -114,13 +116,13 @@ def nets_cost(found: Found, connection: sa.Connection) -> dict[str, float]:
     release = read_release(connection, settings.run, version)
     learner = FastLearner(release.nets, learner_config(settings), settings.seed)
     examples = [_example(release, query) for query in queries]
-    learner.learn(examples)  # Adam's state is there
+    learner.learn(examples)  # creates Adam's state
     learning(lambda: learner.learn(examples), counts=len(examples))
     return {"µs a list, four nets": asking.each, "µs a click learnt, fast part": learning.each}
 
 
 def _example(release: Release, asked: RankingQuery) -> FastBatchExample:
-    """The click and the first others, with the priors of the cloud."""
+    """Return the click and the first other items, with the priors of the cloud."""
     rows = release.catalogue.rows
     others = np.delete(asked.candidates, asked.target_index)[:EXAMPLE_NEGATIVES]
     items = rows(np.concatenate([asked.candidates[[asked.target_index]], others]))
@@ -135,7 +137,7 @@ def _example(release: Release, asked: RankingQuery) -> FastBatchExample:
 
 
 def _quarters(ranks: list[int]) -> list[float]:
-    """NDCG@10 in each quarter of the ranked clicks, the first first."""
+    """Return NDCG@10 in each quarter of the ranked clicks."""
     return [metrics(part)["ndcg@10"] for part in np.array_split(np.array(ranks), QUARTERS)]
 
 

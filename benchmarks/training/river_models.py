@@ -1,7 +1,7 @@
-"""river's recommenders, each prequentially over the stream that a run's nets were judged on.
+"""river's recommenders, each prequentially over the stream on which a run's nets were evaluated.
 
-What a model is asked and taught at an outcome is what the variant `river` is: the same candidates, then the click as 1
-and the first others as 0. Factors, rate and deviation of the first vectors are that variant's too.
+A model ranks and learns at an outcome as the variant `river` does: the same candidates, then the click as 1 and the
+first other items as 0. Factors, rate and deviation of the initial vectors are that variant's too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streams.prequential.river_baseline import FACTORS, NEGATIVES, RATE, SIGMA, 
 
 
 class Asked(NamedTuple):
-    """A click to be ranked."""
+    """A click to rank."""
 
     user: str
     candidates: Ints
@@ -27,13 +27,13 @@ class Asked(NamedTuple):
 
 
 class Peer(Protocol):
-    """Predict, score, learn."""
+    """A model that predicts, is scored, and learns."""
 
     def rank(self, asked: Asked) -> Rank:
-        """The rank of the click."""
+        """Return the rank of the click."""
 
     def learn(self, asked: Asked) -> None:
-        """Learn the click, and the first others as none."""
+        """Learn the click as 1 and the first other items as 0."""
 
 
 class Served:
@@ -82,7 +82,7 @@ def _with_last(asked: Asked, item: int) -> tuple[dict[str, str]]:
 
 
 def models(seed: int) -> dict[str, Peer]:
-    """All that are compared, by name."""
+    """Return all compared models by name."""
     sgd, latent = optim.SGD(RATE), initializers.Normal(mu=0.0, sigma=SIGMA, seed=seed)
 
     def facto_of(kind: Callable[..., Any]) -> Any:
