@@ -169,18 +169,18 @@ class DeviceWork:
     def _apply(
         self, message: Message, batch: DeviceBatch, releases: Releases, item_statistics: StatisticsByEpoch
     ) -> None:
-        user = self._rows.user(batch.user)
-        resend_r2 = batch.user not in self._rows.index.r2_sent
+        user = self._rows.user(message.key)
+        resend_r2 = message.key not in self._rows.index.r2_sent
         made = self._step(user, batch, self._context(message.partition, releases, item_statistics, resend_r2=resend_r2))
         if made.user is not user:
-            self._rows.put_user(batch.user, made.user)
+            self._rows.put_user(message.partition, message.key, made.user)
         for record in made.uplink:
             self._writes.send(DEVICE_UPLINK, message.partition, message.key, record)
-            self._rows.index.r2_sent.add(batch.user)
+            self._rows.index.r2_sent.add(message.key)
             if isinstance(record, DeferredNegativeMemory):
                 self._deferred.append(record.r2)
         for request in made.requests:
-            self._rows.put_request(request_key(request.user, request.seq), request)
+            self._rows.put_request(message.partition, request_key(request.user, request.seq), request)
         self._counts["repeated"] += made.repeated
         if made.applied:
             self._counts["applied"] += made.applied
@@ -231,7 +231,7 @@ class DeviceWork:
         self._writes.send(OUTCOMES, message.partition, message.key, outcome)
         if (example := training_example(request, priors, self._settings.seed)) is not None:
             self._writes.send(FAST_EXAMPLES, message.partition, message.key, example)
-        self._rows.put_request(key, None)
+        self._rows.put_request(message.partition, key, None)
         self._counts["answered"] += 1
         self._counts["bytes down"] += size
         self._epoch_markers.forward(message.partition)
@@ -244,7 +244,7 @@ class DeviceWork:
             release = releases(request.versions.release)
             outcome = rank_without_priors(request, release.scorer, release.catalogue, self._wall)
             self._writes.send(OUTCOMES, partition, user_key(request.user), outcome)
-            self._rows.put_request(key, None)
+            self._rows.put_request(partition, key, None)
             self._counts["expired"] += 1
             self._epoch_markers.forward(partition)
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from streams.codec import Tensor, encode
 from streams.device.rows import DeviceRows
 from streams.records import ClickUpload, EpochBegin, EpochEnd, EpochMarker
-from streams.state.device import keys_bytes, user_key
+from streams.state.device import keys_bytes
 from streams.state.pending_writes import PendingWrites
 from streams.topics import DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
 
@@ -50,11 +50,11 @@ class EpochMarkers:
 
     def _upload_clicks(self, number: int, marker: EpochEnd) -> None:
         """Send the clicks of the epoch, user by user in the order of names."""
-        for name in sorted(self._rows.index.uploads[number]):
-            user = self._rows.user(name)
+        for key in sorted(self._rows.index.uploads[number]):
+            user = self._rows.user(key)
             clicks = user.state.uploads
             if user.state.uploads_epoch <= marker.epoch:
                 items = Tensor("<i8", (len(clicks),), keys_bytes(clicks))
-                upload = ClickUpload(name, marker.epoch, items, marker.time)
-                self._writes.send(DEVICE_UPLINK, number, user_key(name), upload)
-                self._rows.put_user(name, user.without_uploads())
+                upload = ClickUpload(key.decode(), marker.epoch, items, marker.time)
+                self._writes.send(DEVICE_UPLINK, number, key, upload)
+                self._rows.put_user(number, key, user.without_uploads())

@@ -11,34 +11,35 @@ from streams.state.row_codec import decode_row
 
 
 class DeviceIndex:
-    """Requests without an answer and users with clicks to upload, per partition; users whose last r2 was sent."""
+    """Requests without an answer and users with clicks to upload, per partition; users whose last r2 was sent.
 
-    def __init__(self, partitions: int) -> None:
-        self._partitions = partitions
+    Users are named by the keys of their rows.
+    """
+
+    def __init__(self) -> None:
         self.requests: defaultdict[int, dict[bytes, int]] = defaultdict(dict)  # key -> wall clock of the request, ms
-        self.uploads: defaultdict[int, set[str]] = defaultdict(set)
-        self.r2_sent: set[str] = set()  # since this worker was assigned their partition; also if there is none yet
+        self.uploads: defaultdict[int, set[bytes]] = defaultdict(set)
+        self.r2_sent: set[bytes] = set()  # since this worker was assigned their partition; also if there is none yet
 
     @classmethod
     def of(cls, rows: Mapping[bytes, bytes], partitions: int) -> DeviceIndex:
         """Return the index of a table's rows."""
-        index = cls(partitions)
+        index = cls()
         for key, value in rows.items():
-            kind = kind_of(key)
+            kind, partition = kind_of(key), partition_of_row(key, partitions)
             if kind is PendingRequest:
-                index.update(key, decode_row(value, PendingRequest))
+                index.update(partition, key, decode_row(value, PendingRequest))
             elif kind is DeviceState:
-                index.update(key, decode_row(value, DeviceState))
+                index.update(partition, key, decode_row(value, DeviceState))
         return index
 
-    def update(self, key: bytes, row: DeviceState | PendingRequest | None) -> None:
+    def update(self, partition: int, key: bytes, row: DeviceState | PendingRequest | None) -> None:
         """Take in the row that is now under `key`; None: the request was answered."""
-        partition = partition_of_row(key, self._partitions)
         if isinstance(row, PendingRequest):
             self.requests[partition][key] = row.asked_wall
         elif row is None:
             self.requests[partition].pop(key, None)
         elif row.uploads:
-            self.uploads[partition].add(key.decode())
+            self.uploads[partition].add(key)
         else:
-            self.uploads[partition].discard(key.decode())
+            self.uploads[partition].discard(key)

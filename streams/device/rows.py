@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from streams.device.index import DeviceIndex
 from streams.device.step import User
 from streams.kafka.partitioner import partition_key
-from streams.state.device import DevicePartitionState, DeviceState, PendingRequest, user_key
+from streams.state.device import DevicePartitionState, DeviceState, PendingRequest
 from streams.state.pending_writes import ChangedRows, PendingRows
 from streams.state.row_codec import decode_row
 
@@ -29,15 +29,14 @@ class DeviceRows:
         """
         return self._requests, self._users, self._partitions
 
-    def user(self, name: str) -> User:
+    def user(self, key: bytes) -> User:
         """Return a user."""
-        return self._users.get(user_key(name))
+        return self._users.get(key)
 
-    def put_user(self, name: str, user: User) -> None:
+    def put_user(self, partition: int, key: bytes, user: User) -> None:
         """Change a user."""
-        key = user_key(name)
         self._users.put(key, user)
-        self.index.update(key, user.state)
+        self.index.update(partition, key, user.state)
 
     def changed_users(self) -> Iterator[User]:
         """Yield the users that the batch changed."""
@@ -47,10 +46,10 @@ class DeviceRows:
         """Return a request, or None if it has been answered or never was sent."""
         return self._requests.get(key)
 
-    def put_request(self, key: bytes, request: PendingRequest | None) -> None:
+    def put_request(self, partition: int, key: bytes, request: PendingRequest | None) -> None:
         """Keep a request until it is answered; None: it is answered."""
         self._requests.put(key, request)
-        self.index.update(key, request)
+        self.index.update(partition, key, request)
 
     def partition(self, number: int) -> DevicePartitionState:
         """Return a partition's progress."""

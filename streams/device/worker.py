@@ -28,7 +28,7 @@ class Device:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._index, self._assignment = DeviceIndex(settings.partitions), -1
+        self._index, self._assignment = DeviceIndex(), -1
 
     def __call__(
         self, received: Sequence[Message], table: Mapping[bytes, bytes], assignment: int, wall: int

@@ -16,6 +16,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     return partition
 
 
+@functools.cache
 def partition_key(partition: int) -> bytes:
     """Return the key of a partition's own row in a worker's table."""
     return SEPARATOR + partition.to_bytes(4, "big")
