@@ -79,17 +79,21 @@ def test_fast_nets_learn_from_the_fast_phase(tmp_path: Path, name: str) -> None:
     assert weights(model.fit(other, ONE_EPOCH, 1)) != weights(model.fit(one, ONE_EPOCH, 1))
 
 
-def fits(one: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Phase, ...], bool]]:
-    """Each fit as it was requested, filled while rows are fitted."""
-    found: list[tuple[str, tuple[Phase, ...], bool]] = []
-    fit = one.fit
+class Watched(Trainer):
+    """A trainer that keeps each fit as it was requested, and what clicks were ranked on."""
 
-    def spied(name: str, net: nn.Module, params: Any, seed: int, some: tuple[Phase, ...], **options: Any) -> str:
-        found.append((name, some, options.get("fresh", True)))
-        return fit(name, net, params, seed, some, **options)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.fits: list[tuple[str, tuple[Phase, ...], bool]] = []
+        self.ranked: set[tuple[Phase, bool]] = set()
 
-    monkeypatch.setattr(one, "fit", spied)
-    return found
+    def fit(self, name: str, net: nn.Module, params: Any, seed: int, phases: tuple[Phase, ...], **more: Any) -> str:
+        self.fits.append((name, phases, more.get("fresh", True)))
+        return super().fit(name, net, params, seed, phases, **more)
+
+    def ranks(self, score: Score, phase: Phase = Phase.TEST, *, fresh: bool = True, **more: Any) -> Any:
+        self.ranked.add((phase, fresh))
+        return super().ranks(score, phase, fresh=fresh, **more)
 
 
 @pytest.mark.parametrize(
@@ -104,31 +108,23 @@ def fits(one: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple
     ],
 )
 def test_what_is_told_something_learns_that_where_the_slow_net_did_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, last: tuple[str, tuple[Phase, ...], bool]
+    tmp_path: Path, name: str, last: tuple[str, tuple[Phase, ...], bool]
 ) -> None:
-    one = trainer(tmp_path)
-    request = fits(one, monkeypatch)
+    one = trainer(tmp_path, kind=Watched)
+    assert isinstance(one, Watched)
     MODELS[name].fit(one, ONE_EPOCH, 1)
-    assert request[-1] == last
-    slow = [fit for fit in request if fit[0].startswith("DIN") and "+" not in fit[0]]
+    assert one.fits[-1] == last
+    slow = [fit for fit in one.fits if fit[0].startswith("DIN") and "+" not in fit[0]]
     assert slow == [(fit, (Phase.SLOW,), last[2]) for fit, *_ in slow]
 
 
 @pytest.mark.parametrize("name", ["FM", "MC2-SF", "MC2-SF, served"])
-def test_epochs_are_chosen_on_validation_clicks_as_they_are_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    one = trainer(tmp_path)
-    judged, ranks = set(), one.ranks
-
-    def spied(score: Score, phase: Phase = Phase.TEST, *, fresh: bool = True) -> Any:
-        judged.add((phase, fresh))
-        return ranks(score, phase, fresh=fresh)
-
-    monkeypatch.setattr(one, "ranks", spied)
+def test_epochs_are_chosen_on_validation_clicks_as_they_are_served(tmp_path: Path, name: str) -> None:
+    one = trainer(tmp_path, kind=Watched)
+    assert isinstance(one, Watched)
     MODELS[name].fit(one, QUICK_SET, 1)
-    assert {phase for phase, _ in judged} == {Phase.VALIDATION}
-    assert (Phase.VALIDATION, MODELS[name].fresh) in judged
+    assert {phase for phase, _ in one.ranked} == {Phase.VALIDATION}
+    assert (Phase.VALIDATION, MODELS[name].fresh) in one.ranked
 
 
 def test_popularity_and_popular_candidates_count_no_test_clicks(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from deploy.experiments.training.models import (
 from deploy.experiments.training.trainer import Trainer, TrainerIdentity, popularity
 from models.baselines.sequential import Sequential
 from models.baselines.two_stage import TwoStage
+from models.data.interaction_log import Ints
 from models.data.queries import Queries, delayed, recent
 from models.evaluation.metrics import METRICS, metrics
 from models.mc2sf.variants import DIN, MC2SF
@@ -74,10 +75,14 @@ def test_a_kept_fit_still_says_what_it_cost(tmp_path: Path) -> None:
     assert costs[0][0] > 0
 
 
-def test_the_epoch_that_validation_clicks_like_best_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two, five = trainer(tmp_path), trainer(tmp_path)
+def test_the_epoch_that_validation_clicks_like_best_is_kept(tmp_path: Path) -> None:
     ranks = iter([50, 1, 50, 50, 50])  # after each epoch
-    monkeypatch.setattr(five, "ranks", lambda *_, **__: np.array([next(ranks)]))
+
+    class Foretold(Trainer):
+        def ranks(self, *_: object, **__: object) -> Ints:
+            return np.array([next(ranks)])
+
+    two, five = trainer(tmp_path), trainer(tmp_path, kind=Foretold)
     best = FM_MODEL.fit(five, replace(QUICK_SET, fm=replace(QUICK, epochs=5, patience=5)), 1)
     assert five.cost.curves["FM"] == [0, 1, 0, 0, 0]
     second = FM_MODEL.fit(two, replace(QUICK_SET, fm=replace(QUICK, epochs=2)), 1)

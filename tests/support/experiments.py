@@ -38,5 +38,6 @@ def dataset(folder: Path, protocol: Protocol = SMALL, **sizes: int) -> Dataset:
     return load(written(folder / "log.csv", **sizes), protocol, folder / "sorted")
 
 
-def trainer(folder: Path, protocol: Protocol = SMALL, **sizes: int) -> Trainer:
-    return Trainer(dataset(folder, protocol, **sizes), protocol, folder / "fits")
+def trainer(folder: Path, protocol: Protocol = SMALL, *, kind: type[Trainer] = Trainer, **sizes: int) -> Trainer:
+    """Return a trainer on the log of `written`; `kind` is the class of it, for tests that watch its calls."""
+    return kind(dataset(folder, protocol, **sizes), protocol, folder / "fits")
