@@ -1,5 +1,5 @@
-"""The dashboards: Grafana's own types accept them, they ask for what the program measures, and a real Prometheus
-answers every question."""
+"""The dashboards: Grafana's own types accept them, their queries name metrics of the program, and a real Prometheus
+answers every query."""
 
 from __future__ import annotations
 

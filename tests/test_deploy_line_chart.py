@@ -1,4 +1,4 @@
-"""Charts as SVG: what is drawn is what was given."""
+"""Line charts as SVG."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_gap_in_a_series_is_a_gap_in_its_line() -> None:
     assert path[1].count("M") == 2
 
 
-def test_a_picture_says_in_words_what_it_shows() -> None:
+def test_a_chart_has_a_title_and_a_description() -> None:
     svg = Chart("HR & more", "what <it> says", AXIS, [Series("s", [1.0, 2.0], 0)]).svg()
     assert "<title id=" in svg
     assert "HR &amp; more" in svg

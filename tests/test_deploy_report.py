@@ -1,4 +1,4 @@
-"""The report of a run: made from a small run of invented figures, looked at in a real browser."""
+"""The report of a run with invented figures, as text and in a real browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUALITIES = ["all-hr_10", "all-ndcg_10", "collaborative-hr_10", "collaborative-n
 
 @pytest.fixture
 def engine(tmp_path: Path) -> sa.Engine:
-    """Tables with a run of invented figures, and another run's beside it."""
+    """Tables with a run of invented figures, and with another run."""
     engine = connect(f"sqlite:///{tmp_path / 'fake.db'}")
     with engine.begin() as connection:
         fill(connection, RUN)
@@ -41,7 +41,7 @@ def page(engine: sa.Engine, tmp_path: Path) -> Path:
     return html.write(summary(), engine, RUN, tmp_path / "report.html")
 
 
-def test_the_report_asks_nothing_of_the_network(page: Path) -> None:
+def test_the_report_loads_nothing_from_the_network(page: Path) -> None:
     text = page.read_text()
     assert not re.findall(r"""(?:src|href|url\(|@import)\s*=?\s*["'(]?\s*(?:https?:)?//""", text)
     assert "<script src" not in text
@@ -63,7 +63,7 @@ def test_faults_of_the_devices_are_reported_only_if_there_were_any(
     assert "offline 1,234, late clicks 7." in text
 
 
-def test_a_run_that_the_tables_do_not_know_is_refused(engine: sa.Engine, tmp_path: Path) -> None:
+def test_a_run_that_is_not_in_the_tables_is_refused(engine: sa.Engine, tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="no run 'other'"):
         html.write(summary(), engine, "other", tmp_path / "report.html")
 
@@ -84,7 +84,7 @@ def test_scores_that_were_not_measured_are_left_out(engine: sa.Engine, tmp_path:
     assert "None" not in page.read_text().partition("<script>")[0]
 
 
-def test_what_does_not_add_up_is_said_first(engine: sa.Engine, tmp_path: Path) -> None:
+def test_missing_events_and_different_metrics_are_reported_in_the_header(engine: sa.Engine, tmp_path: Path) -> None:
     offline = {name: quality(best + 1e-12, 480) for name, best in VARIANTS.items()}
     page = html.write(summary(events_applied=12_344, offline=offline), engine, RUN, tmp_path / "report.html")
     head = page.read_text().partition("</header>")[0]

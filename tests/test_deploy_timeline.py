@@ -1,4 +1,4 @@
-"""What the tables tell of a run over its event time."""
+"""A run over its event time, read from its tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.report import EPOCHS, RUN, START, fill
 
 @pytest.fixture
 def engine(tmp_path: Path) -> sa.Engine:
-    """Tables with a run of invented figures, and another run's beside it."""
+    """Tables with a run of invented figures, and with another run."""
     engine = connect(f"sqlite:///{tmp_path / 'fake.db'}")
     with engine.begin() as connection:
         fill(connection, RUN)

@@ -1,4 +1,4 @@
-"""What the documents promise is what the program has."""
+"""The documents agree with the program: commands, links, settings, and the pages generated from the code."""
 
 from __future__ import annotations
 

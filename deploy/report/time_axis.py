@@ -30,6 +30,7 @@ class TimeAxis:
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return position and label of ticks at even distances, from the first to the last event."""
-        span = self.last - self.first
-        times = [self.first + span * i / (_TICKS - 1) for i in range(_TICKS)] if span > 0 else [self.first]
-        return [(self.share(time), self.label(time)) for time in times]
+        if self.last <= self.first:
+            return [(0.5, self.label(self.first))]
+        shares = [i / (_TICKS - 1) for i in range(_TICKS)]
+        return [(share, self.label(self.first + (self.last - self.first) * share)) for share in shares]
