@@ -1,4 +1,4 @@
-"""A small world for tests of releases: a bus in memory, fabricated proposals, and the tables of one run."""
+"""A small world for tests of releases: a producer in memory, fabricated release candidates, the tables of one run."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def feed(cache: ReleaseCache, sent: list[Sent]) -> None:
 
 @dataclass
 class World:
-    """One run: its tables, a coordinator, and proposals as learner and retrain would write them."""
+    """One run: its tables, a coordinator, and release candidates as learner and retrain would write them."""
 
     settings: Settings
     engine: sa.Engine
     producer: FakeProducer = field(default_factory=FakeProducer)
 
     def coordinator(self) -> Coordinator:
-        """A coordinator that has the lease, taken from whoever died with it."""
+        """A coordinator that holds the lease, which its predecessor did not release."""
         with self.engine.begin() as connection:
             connection.execute(sa.delete(schema.leases))
         lease = Lease(self.engine, self.settings.run, "coordinator")
@@ -104,13 +104,13 @@ class World:
             upsert(connection, schema.progress, [row])
 
     def propose(self, kind: str, epoch: int, data: bytes | None, **quality: Any) -> None:
-        """Write a proposal; without bytes it is an empty one."""
+        """Write a release candidate; without bytes it is an empty one."""
         numbers = {"active": 1.0, "candidate": 0.9, "n": 100, "finite": True} | quality
         status = WAITING if data is not None else EMPTY
         with self.engine.begin() as connection:
             active = run_state.active_release(connection, self.settings.run)
-            proposal = ReleaseCandidate(epoch, kind, status, active or 0, data, {}, numbers, epoch * 1000)
-            candidates.write(connection, self.settings.run, proposal)
+            candidate = ReleaseCandidate(epoch, kind, status, active or 0, data, {}, numbers, epoch * 1000)
+            candidates.write(connection, self.settings.run, candidate)
 
     def decisions(self) -> list[EpochDecision]:
         """All decisions in the tables."""
@@ -121,7 +121,7 @@ class World:
             return [EpochDecision(*row) for row in rows]
 
     def status(self, kind: str, epoch: int) -> str:
-        """The status of a proposal."""
+        """The status of a release candidate."""
         t = schema.proposals.c
         with self.engine.connect() as connection:
             return candidates.read(connection, self.settings.run, (t.kind == kind) & (t.epoch == epoch))[0].status
@@ -133,13 +133,13 @@ def some_nets(settings: Settings, items: int, seed: int) -> tuple[Nets, Catalogu
 
 
 def retrained(nets: Nets, catalogue: Catalogue) -> bytes:
-    """The bytes of a retrain's proposal."""
+    """The bytes of a retrain's release candidate."""
     E = nets.encoder.E.detach().numpy()
     return candidates.pack(pack(nets) | {"E": E.astype("<f4").tobytes(), "keys": catalogue.keys.tobytes()})
 
 
 def learnt(nets: Nets) -> bytes:
-    """The bytes of a learner's proposal."""
+    """The bytes of a learner's release candidate."""
     return candidates.pack({"fast": pack_part(nets, "fast"), "state": b"", "carried": b""})
 
 

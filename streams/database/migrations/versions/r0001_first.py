@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "click_uploads",
         sa.Column("run", sa.String(length=64), nullable=False),
@@ -256,7 +256,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them, and what is in them."""
+    """Drop the tables with all rows."""
     op.drop_table("user_snapshots")
     op.drop_table("runs")
     op.drop_table("releases")

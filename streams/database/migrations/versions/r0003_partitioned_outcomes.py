@@ -1,4 +1,4 @@
-"""On PostgreSQL, outcomes in partitions by run: each is a small table with small indexes."""
+"""On PostgreSQL, partitions of outcomes by run: each is a small table with small indexes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _INDEXES = {"outcomes_by_epoch": "run, epoch", "outcomes_by_judged": "run, judge
 
 
 def upgrade() -> None:
-    """Put a partitioned table in the place of the plain one, with its rows."""
+    """Replace the plain table by a partitioned one with the same rows."""
     if op.get_bind().dialect.name == "postgresql":
         _replace("PARTITION BY HASH (run)")
 
 
 def downgrade() -> None:
-    """Put a plain table in the place of the partitioned one, with its rows."""
+    """Replace the partitioned table by a plain one with the same rows."""
     if op.get_bind().dialect.name == "postgresql":
         _replace("")
 
