@@ -1,4 +1,4 @@
-"""Parse times and spans of logs and options into integer milliseconds since 1970 (UTC)."""
+"""Times and spans of logs and options: parse them into integer milliseconds since 1970 (UTC), and print them."""
 
 from __future__ import annotations
 
@@ -52,3 +52,8 @@ def span(text: str) -> int:
     if unit not in _SPANS or not digits.isdecimal() or int(digits) == 0:
         raise ValueError(f"{text!r} is no span of time: write for example 90s, 30m, 6h or 1d")
     return int(digits) * _SPANS[unit]
+
+
+def utc(milliseconds: int) -> str:
+    """Return a time in ms since 1970 as text, UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.cli.options import SelectionOptions, SourceArgument, flattened
-from deploy.cli.timestamps import utc
 from replay.errors import OnError
+from replay.times import utc
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Logs, before they are replayed."

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy.cli.options import RunArgument
-from deploy.cli.timestamps import utc
 from deploy.runs import Found, find
 from deploy.user_error import UserError
+from replay.times import utc
 from streams.recorder.redelivery import RefusedRecord, ResendError, position, refused_records, resend
 
 app = typer.Typer(

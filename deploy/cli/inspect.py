@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.cli.options import RunArgument
-from deploy.cli.timestamps import utc
 from deploy.user_error import UserError
+from replay.times import utc
 
 VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", help="Version of a release, as `list` shows it.")]
 releases_app = typer.Typer(
