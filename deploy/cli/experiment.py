@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -91,11 +91,16 @@ def experiment(
     if threads is not None:
         torch.set_num_threads(threads)
     chosen = called(name, EXPERIMENTS)
-    given = {"candidates": candidates, "positives": positives, "min_count": min_count, "exposures": exposures}
-    wanted: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    usual = chosen.protocol
     if exposures is not None and positives is None:  # ratings below 4 are exposures, or clicks like all others
-        wanted["positives"] = "rated" if exposures == "rated" else "all"
-    protocol = replace(chosen.protocol, **wanted)
+        positives = "rated" if exposures == "rated" else "all"
+    protocol = replace(
+        usual,
+        candidates=candidates or usual.candidates,
+        positives=positives or usual.positives,
+        min_count=min_count or usual.min_count,
+        exposures=exposures or usual.exposures,
+    )
     hyperparameters = chosen.hyperparameters if epochs is None else chosen.hyperparameters.capped(epochs)
     request = Request(parse(data), protocol, hyperparameters, users, seeds, epochs, chosen.protocol)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Never
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class FitMissing(LookupError):  # noqa: N818 - not an error: an experiment has t
 def missing_fit(name: str) -> Draw:
     """Return epochs that raise FitMissing, for a fit that must not be computed."""
 
-    def epoch(number: int, _: np.random.Generator) -> Iterator[Any]:
+    def epoch(number: int, _: np.random.Generator) -> Iterator[Never]:
         raise FitMissing(f"{name} is fitted for {number} epochs only" if number else f"{name} is not fitted")
 
     return epoch
