@@ -1,4 +1,4 @@
-"""`mc2sf data`: describe a log before it is replayed."""
+"""`mc2sf data`: prepare and describe a log before it is replayed; and the preparation that `run` and `replay` share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from deploy.cli.options import SelectionOptions, SourceArgument, flattened
+from deploy.cli.options import SelectionOptions, SourceArgument, flattened, parse_source
 from replay.errors import OnError
+from replay.prepare.plan import Options, Plan
+from replay.prepare.prepare import prepare
 from replay.times import utc
 
 app = typer.Typer(
@@ -41,8 +44,6 @@ def data_inspect(
     Rows that can't be read are counted and listed. `mc2sf run` would stop at the first of them, so the exit code is 1
     then, unless --on-error skip allows to leave them out.
     """
-    from deploy.cli.preparation import prepared, print_refused
-
     with TemporaryDirectory(prefix="mc2sf-") as folder:
         plan = prepared(source, options.selected(on_error or "skip"), Path(folder), console)
     log = plan.contents
@@ -65,3 +66,22 @@ def data_inspect(
     console.print(table)
     print_refused(plan, console)
     raise typer.Exit(1 if plan.refused and on_error is None else 0)
+
+
+def prepared(source: str, options: Options, folder: Path, console: Console) -> Plan:
+    """Prepare SOURCE in `folder`; shows the progress."""
+    with console.status(f"reading {source}") as status:
+        return prepare(
+            parse_source(source), options, folder, progress=lambda task, rows: status.update(f"{task}: {rows:,} rows")
+        )
+
+
+def print_refused(plan: Plan, console: Console) -> None:
+    """Print the number of rows that were skipped, by reason, and the first of them."""
+    if not plan.refused:
+        return
+    total, first = sum(plan.refused.values()), plan.refused_first
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.refused.items())
+    more = "" if total == len(first) else f"; the first {len(first)}"
+    lines = [f"{total:,} rows refused: {reasons}{more}:", *(f"  {text}" for text in first)]
+    console.print(escape("\n".join(lines)), highlight=False, soft_wrap=True)

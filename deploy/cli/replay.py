@@ -68,8 +68,8 @@ def _plan(
         return read_plan(prepared)
     if source is None:
         raise UserError("name a SOURCE, or the folder of a plan with --prepared")
-    from deploy.cli import preparation
+    from deploy.cli import data
 
-    plan = preparation.prepared(source, options.parsed(settings.faults), folder or settings.state_dir, console)
-    preparation.print_refused(plan, console)
+    plan = data.prepared(source, options.parsed(settings.faults), folder or settings.state_dir, console)
+    data.print_refused(plan, console)
     return plan

@@ -72,7 +72,7 @@ def run(
     """
     from pydantic import SecretStr
 
-    from deploy.cli.preparation import prepared, print_refused
+    from deploy.cli.data import prepared, print_refused
     from deploy.local.job import Job, execute
     from deploy.local.signals import Interrupts
     from deploy.report.terminal import show
