@@ -1,4 +1,4 @@
-"""duckdb connections with bounded memory, and paths as SQL literals."""
+"""duckdb connections with bounded memory, and the only place that writes a path into SQL."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def database(folder: Path, failed: str = "sorting failed") -> Iterator[duckdb.Du
             connection.close()
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Path | str) -> str:
     """Return the path as an SQL literal."""
     return "'" + str(path).replace("'", "''") + "'"
+
+
+def parquet(path: Path, *, row_numbers: bool = False) -> str:
+    """Return SQL that reads one Parquet file, with the column `file_row_number` if asked for.
+
+    No part of the path is interpreted: duckdb would expand `*`, `?` and `[...]`, and would take a folder called
+    `user=alice` for a column of that value. Raises SourceError for a path with a wildcard and a backslash, which duckdb
+    takes for a separator then.
+    """
+    text = str(path)
+    if set("*?[") & set(text):
+        if "\\" in text:
+            raise SourceError(f"{text}: a path with a backslash and one of * ? [ can't be read")
+        text = "".join(f"[{character}]" if character in "*?[" else character for character in text)
+    return f"read_parquet({quoted(text)}, hive_partitioning = false, file_row_number = {str(row_numbers).lower()})"

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from deploy.cli.options import SelectionOptions, SourceArgument, flattened, parse_source
+from deploy.console import terminal
 from replay.errors import OnError
 from replay.prepare.plan import Options, Plan
 from replay.prepare.prepare import prepare
@@ -20,7 +20,7 @@ from replay.times import utc
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Logs, before they are replayed."
 )
-console = Console()
+console = terminal()
 
 
 @app.callback()
@@ -84,4 +84,4 @@ def print_refused(plan: Plan, console: Console) -> None:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.refused.items())
     more = "" if total == len(first) else f"; the first {len(first)}"
     lines = [f"{total:,} rows refused: {reasons}{more}:", *(f"  {text}" for text in first)]
-    console.print(escape("\n".join(lines)), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from deploy.cli.options import RunArgument
+from deploy.console import terminal
 from deploy.runs import Found, find
 from deploy.user_error import UserError
 from replay.times import utc
@@ -22,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Refused records: list them, show one, send them again.",
 )
-console = Console()
+console = terminal()
 Position = Annotated[
     str, typer.Argument(metavar="POSITION", help="Topic, partition and offset, as `list` prints them: topic/0@35.")
 ]
@@ -51,9 +50,9 @@ def list_letters(run: RunArgument) -> None:
     table = Table("position", "refused by", "key", "bytes", "sent again", "reason")
     for record in _all(find(run)):
         again = utc(record.resent_wall) if record.resent_wall else ""
-        key = escape(record.key[:40].decode(errors="backslashreplace"))
+        key = record.key[:40].decode(errors="backslashreplace")
         size = f"{len(record.value):,}"
-        table.add_row(str(record.position), record.roles, key, size, again, escape(record.reason))
+        table.add_row(str(record.position), record.roles, key, size, again, record.reason)
     console.print(table)
 
 
@@ -67,9 +66,9 @@ def show_letter(
     (record,) = _at(find(run), [text])
     table = Table(title=str(record.position), show_header=False)
     table.add_row("refused by", record.roles)
-    table.add_row("reason", escape(record.reason))
+    table.add_row("reason", record.reason)
     table.add_row("sent again", utc(record.resent_wall) if record.resent_wall else "no")
-    table.add_row("key", escape(repr(record.key)))
+    table.add_row("key", repr(record.key))
     table.add_row("bytes", f"{len(record.value):,}")
     table.add_row("begins", record.value[:64].hex(" "))
     console.print(table)

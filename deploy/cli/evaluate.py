@@ -6,13 +6,13 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from deploy.cli.options import RunArgument, moment
+from deploy.console import terminal
 from deploy.user_error import UserError
 
-console = Console()
+console = terminal()
 
 
 def evaluate(
@@ -85,7 +85,7 @@ def verify(
                 progress=lambda done, of: status.update(f"recomputing the run: {done:,} of {of:,} users"),
             )
     except DifferenceFound as difference:
-        console.print(f"[red]not as the log says:[/red] {escape(str(difference.args[0]))}", highlight=False)
+        console.print(Text.assemble(("not as the log says:", "red"), f" {difference.args[0]}"))
         raise typer.Exit(1) from None
     console.print(
         f"run {found.settings.run} is as its log says: {verified.events:,} events of {verified.users:,} users, "

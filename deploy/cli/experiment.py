@@ -10,11 +10,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from deploy.cli import options
+from deploy.console import terminal
 from deploy.experiments.data.protocol import CandidateRule, MinCount, Positives
 from deploy.experiments.results.result import Result, Tuning
 from models.evaluation.metrics import METRICS
@@ -23,7 +23,7 @@ from replay.sources.source import parse
 if TYPE_CHECKING:
     from deploy.experiments.definitions.experiment import Experiment
 
-console = Console()
+console = terminal()
 
 
 Name = Literal[
@@ -103,7 +103,7 @@ def experiment(
     )
     hyperparameters = chosen.hyperparameters if epochs is None else chosen.hyperparameters.capped(epochs)
     request = Request(parse(data), protocol, hyperparameters, users, seeds, epochs, chosen.protocol)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deploy.cli.options import RunArgument
+from deploy.console import terminal
 from deploy.user_error import UserError
 from replay.times import utc
 
@@ -16,7 +17,7 @@ VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", help="Version
 releases_app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="The releases of a run."
 )
-console = Console()
+console = terminal()
 
 
 @releases_app.command("list")
@@ -120,6 +121,6 @@ def doctor(
     findings = examine(find(run).settings if run else Settings())
     table = Table("", "subject", "finding")
     for finding in findings:
-        table.add_row("[green]ok[/green]" if finding.ok else "[red]no[/red]", finding.subject, finding.text)
+        table.add_row(Text("ok", "green") if finding.ok else Text("no", "red"), finding.subject, finding.text)
     console.print(table)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)

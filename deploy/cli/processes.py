@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from deploy.console import terminal
 
 topics_app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="The topics of a run on the broker."
@@ -16,7 +17,7 @@ worker_app = typer.Typer(
     rich_markup_mode="markdown",
     help="A Faust worker; several share the partitions.",
 )
-console = Console(stderr=True)
+console = terminal(stderr=True)
 
 
 @topics_app.command("create")

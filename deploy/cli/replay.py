@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from deploy.cli.options import ReplayOptions, flattened
+from deploy.console import terminal
 from deploy.user_error import UserError
 from replay.prepare.plan import Plan, read_plan
 from streams.settings import Settings
 
-console = Console()
+console = terminal()
 
 
 @flattened

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from deploy.cli.options import (
     ReplayOptions,
@@ -17,12 +16,13 @@ from deploy.cli.options import (
     flattened,
     is_protocol,
 )
+from deploy.console import terminal
 from deploy.user_error import UserError
 
 if TYPE_CHECKING:
     from deploy.experiments.streaming.initial_release import InitialRelease
 
-console = Console()
+console = terminal()
 
 
 @flattened
@@ -77,6 +77,7 @@ def run(
     from deploy.local.signals import Interrupts
     from deploy.report.terminal import show
     from deploy.runs import clear
+    from streams.database.engine import sqlite_url
     from streams.settings import Settings
 
     only_defaults = threshold == 10 and evaluate is None and retrain_every is None and not faults and lockstep
@@ -86,7 +87,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     plan = prepared(source, parsed, folder.resolve(), console)
     print_refused(plan, console)
-    url = database or f"sqlite:///{(folder / 'mc2sf.db').resolve()}"
+    url = database or sqlite_url((folder / "mc2sf.db").resolve())
     chosen = {
         "evaluate": 0.05 if evaluate is None else evaluate,
         "threshold": threshold,

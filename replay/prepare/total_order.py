@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay.duckdb_session import quoted
+from replay.duckdb_session import parquet, quoted
 from replay.errors import SourceError
 from replay.sources.schema import ROWS
 from streams.records import Kind
@@ -77,7 +77,7 @@ def sort(connection: duckdb.DuckDBPyConnection, staged: Path, path: Path, select
 
     Raises SourceError if an impression is too large for a record.
     """
-    connection.execute(f"CREATE VIEW staged AS SELECT * FROM read_parquet({quoted(staged)})")
+    connection.execute(f"CREATE VIEW staged AS SELECT * FROM {parquet(staged)}")
     connection.execute(
         """CREATE TEMP TABLE groups AS
         SELECT user, impression, min({'time': time, 'row': row}) AS first, count(*) AS events
@@ -109,7 +109,7 @@ def number(connection: duckdb.DuckDBPyConnection, positioned: Path, path: Path) 
         f"""COPY (
             SELECT user, item, time, kind, impression,
                 row_number() OVER (PARTITION BY user ORDER BY position) - 1 AS seq
-            FROM read_parquet({quoted(positioned)}) ORDER BY position
+            FROM {parquet(positioned)} ORDER BY position
         ) TO {quoted(path)} {_FORMAT}"""
     )
 
@@ -120,19 +120,19 @@ def sort_by_arrival(connection: duckdb.DuckDBPyConnection, positioned: Path, pat
         f"""COPY (
             SELECT user, item, time, kind, impression, arrival,
                 row_number() OVER (PARTITION BY user ORDER BY position) - 1 AS seq
-            FROM read_parquet({quoted(positioned)}) ORDER BY arrival, position
+            FROM {parquet(positioned)} ORDER BY arrival, position
         ) TO {quoted(path)} {_FORMAT}"""
     )
 
 
 def count(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     """Return the number of rows of `path`."""
-    return _integers(connection, f"SELECT count(*) FROM read_parquet({quoted(path)})")[0]
+    return _integers(connection, f"SELECT count(*) FROM {parquet(path)}")[0]
 
 
 def contents(connection: duckdb.DuckDBPyConnection, path: Path, rows: int) -> dict[str, int]:
     """Count what the first `rows` rows of a sorted log contain: the fields of `plan.Contents`."""
-    log = f"(SELECT * FROM read_parquet({quoted(path)}, file_row_number = true) WHERE file_row_number < {rows})"
+    log = f"(SELECT * FROM {parquet(path, row_numbers=True)} WHERE file_row_number < {rows})"
     kinds = ", ".join(f"count(*) FILTER (kind = {int(kind)})" for kind in _KINDS)
     found = _integers(
         connection, f"SELECT count(DISTINCT user), count(DISTINCT item), min(time), max(time), {kinds} FROM {log}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from replay.duckdb_session import database, quoted
+from replay.duckdb_session import database, parquet
 from replay.errors import RowError, RowErrors, SourceError
 from replay.sources.schema import BATCH, IMPRESSIONS, ROWS
 from replay.times import LATEST
@@ -88,7 +88,7 @@ def _good(
     """Return the query for the valid rows of a file; the others are added to `errors`. Raises SourceError."""
     if not path.exists():
         raise SourceError(f"{path}: there is no such file")
-    rows = query.format(file=f"read_parquet({quoted(path)}, file_row_number = true)")
+    rows = query.format(file=parquet(path, row_numbers=True))
     reason = "CASE " + " ".join(f"WHEN {test} THEN '{text}'" for test, text in reasons.items()) + " END"
     try:
         for name, kind, *_ in connection.execute(f"DESCRIBE {rows}").fetchall():

@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, Connection, Engine, Table, create_engine, event, text
+from sqlalchemy import JSON, URL, Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
@@ -23,6 +23,11 @@ _AT_ONCE = 200  # rows per INSERT
 # options of PostgreSQL's client: an unreachable server is an error after seconds, not an endless wait
 _TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 10, "keepalives_interval": 10}
 _one_thread = threading.Lock()  # Alembic keeps its state in globals
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite database. No character of the path is taken for a part of the URL."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def connect(url: str) -> Engine:
@@ -44,8 +49,7 @@ def connect(url: str) -> Engine:
 
 def migrate(engine: Engine, revision: str = "head") -> None:
     """Migrate the schema up or down to `revision` ("base": no tables). Processes take turns."""
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    config = alembic_config()
     if revision == "head":
         with engine.connect() as connection:
             if schema_version(connection) == ScriptDirectory.from_config(config).get_current_head():
@@ -56,6 +60,13 @@ def migrate(engine: Engine, revision: str = "head") -> None:
             command.upgrade(config, revision)
         else:
             command.downgrade(config, revision)
+
+
+def alembic_config(migrations: Path = _MIGRATIONS) -> Config:
+    """Return the configuration of Alembic for a folder of revisions. A `%` in its path is a character."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    return config
 
 
 def schema_version(connection: Connection) -> str | None:

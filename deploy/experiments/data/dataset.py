@@ -76,7 +76,7 @@ def load(
     plan = prepare(
         source, Options(exposures=policy, users=users, seed=protocol.seed), folder / policy, progress=progress
     )
-    table = pq.read_table(plan.path)
+    table = pq.read_table(plan.path, partitioning=None)  # no folder on the path is a column
     names, items = (pc.unique(table[column]).sort() for column in ("user", "item"))
     user = pc.index_in(table["user"], names).to_numpy().astype(np.int64)
     order = np.argsort(user, kind="stable")  # stable: each user's events stay in total order
