@@ -189,6 +189,15 @@ def prometheus(tool: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of small logs as people have them."""
+    folder = Path(__file__).parents[2] / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no small logs in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real logs."""
     folder = Path(os.environ.get("MC2SF_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -16,13 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.errors import RowError, RowErrors, SourceError
-from replay.sources.columns import impression
+from replay.sources.columns import NO_IMPRESSION, NO_VALUE, impression
 from replay.sources.schema import IMPRESSIONS, Row
 from streams.records import Kind
 from tests.support.logs import HEADER, read, skipped, write
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_size=1, max_size=12).filter(str.strip)
-IDS = NAMES | st.integers(-(10**9), 10**12).map(str)
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_size=1, max_size=12)
+IDS = (NAMES | st.integers(-(10**9), 10**12).map(str)).filter(lambda name: name.strip().lower() not in NO_VALUE)
+SPELLINGS = ("NULL", "null", "NaN", "nan", "None", "none", "\\N", " ", "-1")
 EVENTS = st.tuples(IDS, IDS, st.integers(0, 4_000_000_000), st.sampled_from(["click", "exposure"]), st.none() | IDS)
 FORMATS = ("a.csv", "a.csv.gz", "a.jsonl", "a.json.gz", "a.parquet")
 COLUMNS = ("user", "item", "timestamp", "event", "impression")
@@ -62,6 +63,40 @@ def test_every_format_holds_the_same_events_in_the_order_of_the_file(
 def test_integer_identifiers_are_the_same_as_their_text(tmp_path: Path, name: str) -> None:
     rows = [(7, -3, 5, "click", 12), (10**18, 0, 6, "exposure", None)]
     assert read(f"log:{save(tmp_path / name, rows)}") == expected(rows)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("spelling", [*SPELLINGS, "", "0"])
+def test_an_impression_of_no_value_is_none_however_it_is_written(tmp_path: Path, name: str, spelling: str) -> None:
+    rows = [("u", "i", 5, "click", spelling), ("u", "j", 6, "click", "7")]
+    assert [row[4] for row in read(f"log:{save(tmp_path / name, rows)}")] == [0, 7]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_user_or_item_of_no_value_is_refused(tmp_path: Path, name: str, spelling: str, column: int) -> None:
+    bad = ["u", "i", 5, "click", "7"]
+    bad[column] = spelling
+    rows, errors = skipped(f"log:{save(tmp_path / name, [tuple(bad), ('u', 'i', 6, 'click', '7')])}")
+    assert [row[2] for row in rows] == [6000]
+    assert dict(errors.counts) == {f"{COLUMNS[column]} is a placeholder for no value": 1}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_integers_that_mean_no_value_are_none_as_impression_and_refused_as_user(tmp_path: Path, name: str) -> None:
+    rows = [(-1, 2, 5, "click", 3), (4, 2, 6, "click", -1), (0, 2, 7, "click", 0)]
+    found, errors = skipped(f"log:{save(tmp_path / name, rows)}")
+    assert [(row[0], row[4]) for row in found] == [("4", 0), ("0", 0)]
+    assert sum(errors.counts.values()) == 1
+
+
+def test_seven_ways_to_write_no_impression_are_one_log(cases: Path) -> None:
+    empty = read(f"log:{cases / 'sent_empty.csv'}")
+    assert 0 in {row[4] for row in empty}
+    assert read(f"log:{cases / 'sent_minus1.csv'}") == empty
+    for name in ("zero", "null", "nan", "none", "bn", "space"):
+        assert read(f"log:{cases / f'imp_{name}.csv'}") == read(f"log:{cases / 'imp_empty.csv'}"), name
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -238,7 +273,8 @@ def test_parquet_without_rows_with_other_columns_cut_or_with_bytes_for_text_says
 
 @given(st.text(min_size=1, max_size=30).filter(lambda text: "\0" not in text) | st.integers())
 def test_an_impression_is_a_number_that_devices_take(name: str | int) -> None:
-    assert 0 < impression(name) < IMPRESSIONS if name != "" else impression(name) == 0
+    none = str(name).strip().lower() in NO_IMPRESSION
+    assert impression(name) == 0 if none else 0 < impression(name) < IMPRESSIONS
 
 
 def test_impressions_that_are_numbers_keep_them() -> None:

@@ -12,6 +12,8 @@ from streams.records import Kind, item_key
 
 NEEDED = ("user", "item", "timestamp", "event")
 COLUMNS = (*NEEDED, "impression")
+NO_VALUE = ("", "null", "nan", "none", "\\n", "-1")  # spellings of "no value", in lower case and without blanks
+NO_IMPRESSION = (*NO_VALUE, "0")
 KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE}
 
 
@@ -63,6 +65,8 @@ def name(what: str, value: object) -> str:
         raise InvalidError(f"{what} is neither a string nor an integer", shown(value))
     if not text:
         raise InvalidError(f"{what} is empty", "''")
+    if text.strip().lower() in NO_VALUE:
+        raise InvalidError(f"{what} is a placeholder for no value", shown(text))
     if "\0" in text:  # no database keeps it
         raise InvalidError(f"{what} has a NUL in it", shown(text))
     try:
@@ -75,8 +79,10 @@ def name(what: str, value: object) -> str:
 
 
 def impression(value: object) -> int:
-    """Return the number of an impression; 0 for none. Raises InvalidError."""
-    return 0 if value is None or value == "" else impression_number(name("impression", value))
+    """Return the number of an impression; 0 for none, however that is written. Raises InvalidError."""
+    if value is None or str(value).strip().lower() in NO_IMPRESSION:
+        return 0
+    return impression_number(name("impression", value))
 
 
 @functools.lru_cache(maxsize=1 << 12)

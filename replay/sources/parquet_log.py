@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from replay.errors import InvalidError, RowError, RowErrors, SourceError, shown
 from replay.sources import columns
-from replay.sources.columns import KINDS, NEEDED
+from replay.sources.columns import KINDS, NEEDED, NO_VALUE
 from replay.sources.schema import BATCH, NAME_BYTES, ROWS, Row, batches
 from replay.times import LATEST, MS_FROM
 
@@ -84,11 +84,11 @@ def _text(column: pa.Array) -> pa.Array:
 
 def _names(column: pa.Array) -> pa.Array | None:
     """Return a column of users or items as text; None if rows must be checked one by one."""
-    if pa.types.is_integer(column.type):
-        return _text(column)
-    if not _is_text(column):
+    if not (_is_text(column) or pa.types.is_integer(column.type)):
         return None
     text = _text(column)
+    if pc.any(pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(text)), pa.array(NO_VALUE))).as_py():
+        return None
     sizes = pc.min_max(pc.binary_length(text)).as_py()
     plain = (sizes["min"] or 0) > 0 and (sizes["max"] or 0) <= NAME_BYTES
     return text if plain and not pc.any(pc.match_substring(text, "\0")).as_py() else None
