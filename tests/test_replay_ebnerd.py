@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,12 @@ def test_past_clicks_come_first_once_each_and_none_after_the_first_impression(tm
     rows = read(layout(tmp_path))
     assert sorted(rows[:4]) == sorted(expected()[:4])
     assert rows[4:] == expected()[4:]
+
+
+@pytest.mark.parametrize(("folder", "exposures"), [("ebnerd_plain", 36), ("ebnerd_outside", 48)])
+def test_a_click_outside_the_list_in_view_counts(cases: Path, folder: str, exposures: int) -> None:
+    kinds = Counter(kind for *_, kind, _ in read(f"ebnerd:{cases / folder}"))
+    assert kinds == {Kind.CLICK: 12, Kind.EXPOSURE: exposures, Kind.PAST_CLICK: 3}
 
 
 def test_one_split_alone_is_read(tmp_path: Path) -> None:

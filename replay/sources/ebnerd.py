@@ -32,8 +32,10 @@ _MS = "timestamp * 1000::HUGEINT AS time"  # nothing that a column holds overflo
 _FLAT_SHOWN = f"""SELECT user_id AS user, {_MS}, item_id AS item, clicked,
     impression_id AS impression, file_row_number AS row FROM {{file}}"""
 _FLAT_READ = f"SELECT user_id AS user, {_MS}, item_id AS item, file_row_number AS row FROM {{file}}"
+# a clicked article that is not in the in-view list comes after it: it was shown, since it was clicked
 _LISTS_SHOWN = """SELECT user, time, item, list_contains(taken, item)::TINYINT AS clicked, impression, row FROM (
-    SELECT user_id AS user, epoch_ms(impression_time) AS time, unnest(article_ids_inview) AS item,
+    SELECT user_id AS user, epoch_ms(impression_time) AS time, unnest(list_concat(article_ids_inview,
+            list_filter(article_ids_clicked, lambda clicked: NOT list_contains(article_ids_inview, clicked)))) AS item,
         article_ids_clicked AS taken, impression_id AS impression, file_row_number AS row FROM {file})"""
 _LISTS_READ = """SELECT user_id AS user, epoch_ms(unnest(impression_time_fixed)) AS time,
     unnest(article_id_fixed) AS item, file_row_number AS row FROM {file}"""
