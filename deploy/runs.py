@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import platform
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -74,6 +78,23 @@ def refuse_foreign(folder: Path) -> None:
     of_a_run = {name for name in present if name in {PLAN, LOG, "state", "logs"} or name.startswith("mc2sf.db")}
     if present and (PLAN not in present or present != of_a_run):
         raise UserError(f"{folder} is not empty and holds no run (no {RUN_FILE}): name another folder, or a new one")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one run. Raises UserError if another process holds it.
+
+    The lock is the kernel's, on the folder itself: it ends with the process, however that ends.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"{folder} is in use by another run: name another folder with --out") from error
+    else:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def clear(folder: Path) -> None:

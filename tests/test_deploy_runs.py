@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from deploy.runs import agree, clear, find, refuse_foreign, write_run_file
+from deploy.runs import agree, clear, find, locked, refuse_foreign, write_run_file
 from deploy.user_error import UserError
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
+from tests.support.command import Command
 
 
 def test_parts_with_the_same_settings_agree_and_others_are_told_what_differs(
@@ -62,6 +63,23 @@ def test_a_run_gives_way_to_the_next_in_its_folder_and_nothing_else_does(tmp_pat
     refuse_foreign(tmp_path)
     clear(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "run.json"}
+
+
+def test_a_folder_in_use_is_refused_and_free_again_after_the_run(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        with pytest.raises(UserError, match="is in use by another run"), locked(tmp_path):
+            pytest.fail("two runs hold one folder")
+        assert not list(tmp_path.iterdir())
+    with locked(tmp_path):
+        pass
+
+
+def test_a_second_run_into_a_folder_in_use_touches_nothing(tmp_path: Path, mc2sf: Command) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    with locked(tmp_path):
+        done = mc2sf("run", "synthetic:users=5", "--out", str(tmp_path))
+    assert (done.returncode, "is in use by another run" in done.stderr) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_a_run_that_never_began_leaves_a_folder_that_the_next_may_have(tmp_path: Path) -> None:

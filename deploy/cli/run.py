@@ -76,7 +76,7 @@ def run(
     from deploy.local.job import Job, execute
     from deploy.local.signals import Interrupts
     from deploy.report.terminal import show
-    from deploy.runs import clear
+    from deploy.runs import clear, locked
     from streams.database.engine import sqlite_url
     from streams.settings import Settings
 
@@ -85,38 +85,42 @@ def run(
     run_id, folder = _run_and_folder(source, resume, out)
     parsed = options.parsed(faults)
     folder.mkdir(parents=True, exist_ok=True)
-    plan = prepared(source, parsed, folder.resolve(), console)
-    print_refused(plan, console)
-    url = database or sqlite_url((folder / "mc2sf.db").resolve())
-    chosen = {
-        "evaluate": 0.05 if evaluate is None else evaluate,
-        "threshold": threshold,
-        "history_short": min(10, 2 * threshold),
-        "retrain_every": epochs_between_retrains(retrain_every, plan),
-    }
-    settings = Settings(
-        run=run_id,
-        database=SecretStr(url),
-        state_dir=folder.resolve() / "state",
-        lockstep=lockstep,
-        seed=options.seed,
-        exposures=plan.policy,
-        faults=str(plan.faults),
-        **chosen | (given.settings if given else {}),
-    )
-    if resume and brokers is None:
-        raise UserError("--resume needs --brokers: the embedded broker's log was lost when it stopped")
-    interrupts = Interrupts()
-    interrupts.install()
-    if not resume:  # every option was valid: the earlier run in this folder can be deleted
-        clear(folder)
-    try:
-        summary = execute(Job(plan, settings, folder, workers, brokers, resume is not None, given), console, interrupts)
-    except KeyboardInterrupt:
-        again = f"mc2sf run {source} --resume {run_id} --brokers {brokers} ..." if brokers else "mc2sf run again"
-        console.print(f"\ninterrupted: every process was stopped. {again} continues from here.")
-        raise typer.Exit(130) from None
-    show(console, summary, folder)
+    with locked(folder):
+        plan = prepared(source, parsed, folder.resolve(), console)
+        print_refused(plan, console)
+        url = database or sqlite_url((folder / "mc2sf.db").resolve())
+        chosen = {
+            "evaluate": 0.05 if evaluate is None else evaluate,
+            "threshold": threshold,
+            "history_short": min(10, 2 * threshold),
+            "retrain_every": epochs_between_retrains(retrain_every, plan),
+        }
+        settings = Settings(
+            run=run_id,
+            database=SecretStr(url),
+            state_dir=folder.resolve() / "state",
+            lockstep=lockstep,
+            seed=options.seed,
+            exposures=plan.policy,
+            faults=str(plan.faults),
+            **chosen | (given.settings if given else {}),
+        )
+        if resume and brokers is None:
+            raise UserError("--resume needs --brokers: the embedded broker's log was lost when it stopped")
+        interrupts = Interrupts()
+        interrupts.install()
+        if not resume:  # every option was valid: the earlier run in this folder can be deleted
+            clear(folder)
+        try:
+            summary = execute(
+                Job(plan, settings, folder, workers, brokers, resume is not None, given), console, interrupts
+            )
+        except KeyboardInterrupt:
+            continued = f"mc2sf run {source} --resume {run_id} --brokers {brokers} ... continues from here"
+            from_start = "the embedded broker's log is lost, so the next run starts from the beginning"
+            console.print(f"\ninterrupted: every process was stopped; {continued if brokers else from_start}.")
+            raise typer.Exit(130) from None
+        show(console, summary, folder)
 
 
 def _given(source: str, options: ReplayOptions, *, only_defaults: bool) -> InitialRelease | None:
