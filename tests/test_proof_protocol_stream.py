@@ -91,7 +91,7 @@ def test_two_clicks_of_one_impression_are_refused(tmp_path: Path) -> None:
     lines += [f"u,{i},{i + 1},click,{1 if i >= 28 else ''}" for i in range(30)]
     lines += [f"v,{30 + i},{i + 1},click," for i in range(30)]
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(SourceError, match="2 test clicks stand in an impression with another click"):
+    with pytest.raises(SourceError, match="2 test clicks share their impression with another click"):
         parse_source(f"protocol:work={tmp_path},log:{tmp_path / 'log.csv'}")
 
 
@@ -159,7 +159,7 @@ def test_a_fit_that_was_cut_is_not_taken(tmp_path: Path) -> None:
     DIN_MODEL.fit(longer_fit, longer, 1)
     (whole,) = (tmp_path / "other").glob("*.safetensors")
     shutil.copy(kept, tmp_path / "fits" / whole.name)  # as if it had been cut after an epoch
-    with pytest.raises(LookupError, match="DIN is fitted for 1 epochs so far"):
+    with pytest.raises(LookupError, match="DIN is fitted for 1 epochs only"):
         DIN_MODEL.fit(again, longer, 1)
 
 
