@@ -14,6 +14,7 @@ from deploy.cli.main import main
 from deploy.runs import write_run_file
 from deploy.user_error import UserError
 from streams.database.engine import connect
+from streams.kafka import topic_admin
 from streams.settings import Settings
 from tests.support.command import Command
 from tests.support.simulation import SMALL
@@ -163,6 +164,18 @@ def test_a_folder_without_its_database_is_a_sentence(
     said = refused(capsys, "releases", "list", str(tmp_path))
     assert str(tmp_path / "gone" / "mc2sf.db") in said
     assert "unable to open" in said
+
+
+def test_a_database_folder_that_does_not_exist_is_not_waited_for(
+    tmp_path: Path, settings: Settings, mc2sf: Command, broker: str
+) -> None:
+    topic_admin.create(settings.model_copy(update={"brokers": broker}))
+    gone = tmp_path / "gone" / "mc2sf.db"
+    environment = settings.model_copy(
+        update={"brokers": broker, "database": SecretStr(f"sqlite:///{gone}")}
+    ).environment()
+    done = mc2sf("recorder", **environment | {"MC2SF_PATIENCE_S": "100000"})  # longer than the test may take
+    assert (done.returncode, f"there is no folder {gone.parent}" in " ".join(done.stderr.split())) == (2, True)
 
 
 def test_a_damaged_run_file_is_named(

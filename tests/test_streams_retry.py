@@ -68,6 +68,17 @@ def test_another_error_is_raised_at_once(error: Exception) -> None:
     assert not isinstance(error, DATABASE_UNAVAILABLE)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        sa.exc.OperationalError("", {}, Exception('FATAL:  password authentication failed for user "me"')),
+        psycopg.OperationalError('FATAL:  database "mc2sf" does not exist'),
+    ],
+)
+def test_a_database_that_answers_and_refuses_is_not_waited_for(error: Exception) -> None:
+    assert not is_outage(error)
+
+
 def test_the_last_error_is_raised_after_the_limit() -> None:
     asked = []
 

@@ -13,6 +13,7 @@ from deploy.runs import RunFailed
 from deploy.user_error import UserError
 from replay.errors import SourceError
 from replay.send.progress import ReplayError
+from streams.database.engine import DatabaseFolderError
 from streams.kafka.topic_admin import TopicsError
 from streams.process.retry import DATABASE_UNAVAILABLE
 
@@ -33,7 +34,7 @@ def explain(error: Exception) -> Explained | None:
         return Explained("settings", f"{field + ': ' if field else ''}{first['msg']}")
     if isinstance(error, RunFailed):
         return Explained("the run failed", str(error), 1)
-    if isinstance(error, TopicsError | UserError | SourceError | ChildError | ReplayError):
+    if isinstance(error, DatabaseFolderError | TopicsError | UserError | SourceError | ChildError | ReplayError):
         return Explained("error", str(error))
     if isinstance(error, KafkaException):
         return Explained("broker", error.args[0].str())

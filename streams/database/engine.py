@@ -25,16 +25,26 @@ _TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle
 _one_thread = threading.Lock()  # Alembic keeps its state in globals
 
 
+class DatabaseFolderError(ValueError):
+    """The folder of an SQLite database does not exist: no wait would help."""
+
+
 def sqlite_url(path: Path) -> str:
     """Return the URL of an SQLite database. No character of the path is taken for a part of the URL."""
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def connect(url: str) -> Engine:
-    """Return an engine on `url` with the newest schema. SQLite waits for other writers and uses a write-ahead log."""
+    """Return an engine on `url` with the newest schema. SQLite waits for other writers and uses a write-ahead log.
+
+    Raises DatabaseFolderError if the folder of an SQLite database does not exist.
+    """
     timeouts = _TIMEOUTS if url.startswith("postgresql") else {}
     engine = create_engine(url, pool_pre_ping=True, connect_args=timeouts)
     if engine.dialect.name == "sqlite":
+        path = Path(engine.url.database or "")
+        if not path.parent.is_dir():
+            raise DatabaseFolderError(f"unable to open {path}: there is no folder {path.parent}")
 
         @event.listens_for(engine, "connect")
         def _pragmas(connection: DBAPIConnection, _: object) -> None:

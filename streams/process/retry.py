@@ -29,6 +29,7 @@ _BROKER_UNAVAILABLE = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
 }
+_REFUSED = ("password authentication failed", "does not exist", "no pg_hba.conf entry")  # by a PostgreSQL that answers
 RETRY_DELAY_S = 1.0
 
 
@@ -36,7 +37,9 @@ def is_outage(error: BaseException) -> bool:
     """Return True if an error means that a broker or a database is unavailable or a disk full: worth a retry."""
     if isinstance(error, KafkaException):
         return error.args[0].code() in _BROKER_UNAVAILABLE
-    return isinstance(error, DATABASE_UNAVAILABLE) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+    if isinstance(error, DATABASE_UNAVAILABLE):
+        return not any(refusal in str(error) for refusal in _REFUSED)
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
 def retrying(
