@@ -16,7 +16,7 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 from deploy.local.broker import free_port
 
-POSTGRES = Path("/usr/lib/postgresql/15/bin")
+POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql/bin"))  # Debian's newest
 
 
 class Postgres:
@@ -38,21 +38,9 @@ class Postgres:
         if self._become:
             shutil.chown(self._folder, "postgres")
             self._folder.chmod(0o700)
-            for parent in self._folder.parents:
-                if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
-                    parent.chmod(parent.stat().st_mode | 0o011)
-        init: list[str | Path] = [
-            POSTGRES / "initdb",
-            "-D",
-            self._data,
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--no-sync",
-        ]
+            self._open_parents()
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        init: list[str | Path] = [POSTGRES / "initdb", "-D", self._data, *options]
         subprocess.run([*self._become, *init], check=True, capture_output=True, cwd="/")
         with ExitStack() as started:
             started.callback(self.__exit__)  # where it does not come up
@@ -70,8 +58,16 @@ class Postgres:
     def _data(self) -> Path:
         return self._folder / "data"
 
+    def _open_parents(self) -> None:
+        """Let the user postgres pass the folders above. Another session of tests closes the one that they share."""
+        for parent in self._folder.parents:
+            if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o011)
+
     def start(self) -> None:
         """Start the server, on what its folder holds."""
+        if self._become:
+            self._open_parents()
         sockets = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]  # whose paths may be too long
         port = ["-p", str(self._port), *sockets, "-c", "fsync=off"]
         options = [word for option in self._options for word in ("-c", option)]
