@@ -1,1 +1,1 @@
-"""What puts the parts together and runs them: the `mc2sf` command, the local stack, dashboards."""
+"""The `mc2sf` command, local runs, the report, the experiments, and files for deployment and monitoring."""

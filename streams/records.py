@@ -153,7 +153,7 @@ class SlowPriors(Record, frozen=True, tag="priors"):
 
 
 class Outcome(Record, frozen=True, tag="outcome"):
-    """How each variant ranked one clicked item among its candidates."""
+    """The rank of one clicked item among its candidates, by each variant."""
 
     user: str  # user's name
     seq: int  # sequence number of the click
@@ -228,7 +228,7 @@ class Manifest(Record, frozen=True, tag="release"):
 
 
 class EpochDecision(Record, frozen=True, tag="decision"):
-    """Which release applies from the next epoch on. There is exactly one per epoch, even if nothing changed."""
+    """The release that applies from the next epoch on. There is exactly one per epoch, even if nothing changed."""
 
     epoch: int  # epoch that is over
     release: int  # version of the release that applies from `epoch + 1` on

@@ -32,7 +32,7 @@ class _Group(BaseModel):
 
 
 class ConnectionSettings(_Group):
-    """Where broker, database and files are, and how long to wait for them."""
+    """Addresses of broker, database and files, and the time to wait for them."""
 
     run: str = Field(
         "local",
@@ -65,7 +65,7 @@ class ConnectionSettings(_Group):
 
 
 class StreamSettings(_Group):
-    """How the log becomes a stream, and how workers process it."""
+    """Conversion of the log into a stream, and its processing by the workers."""
 
     lockstep: DecidesResults[bool] = Field(
         True, description="epochs wait for each other, so that a run is repeatable; false: free-running"

@@ -1,4 +1,4 @@
-"""What benchmarks measure by is right: river's models learn as they are asked, and matrix products are counted."""
+"""The yardsticks of the benchmarks are right: river's models learn on request, and matrix products are counted."""
 
 from __future__ import annotations
 

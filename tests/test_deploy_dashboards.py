@@ -103,7 +103,7 @@ def unanswered(url: str, asked: list[Query], patience_s: float) -> list[Query]:
 
 
 def kept(given: Any, understood: Any, path: str = "") -> Iterator[str]:
-    """Where `given` holds something that `understood` lacks or has otherwise."""
+    """Return the paths at which `given` holds something that `understood` lacks or has otherwise."""
     if isinstance(given, dict) and isinstance(understood, dict):
         for key, value in given.items():
             if key in understood:

@@ -1,4 +1,4 @@
-"""What can be asked for are the values of the types that the parts use, and asking is cheap."""
+"""Options accept the values of the types that the code uses, and parsing them is cheap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is recommended is ranked with what the device has: its r2 as it was uploaded, carried over windows or not."""
+"""A recommendation uses the device's state: its r2 as it was uploaded, carried over windows or not."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def changed(log: list[Event], start: int) -> list[Event]:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run left behind."""
+    """The results of a run."""
 
     out: Path
 

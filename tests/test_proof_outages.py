@@ -29,7 +29,7 @@ SECONDS = 5.0
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of all runs here: the calm one is made once."""
+    """Shared by all runs here: the undisturbed run is made once."""
     return tmp_path_factory.mktemp("outages")
 
 

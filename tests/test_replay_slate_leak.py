@@ -34,7 +34,7 @@ def folded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> ClickStates:
 
 
 def quality(folded: ClickStates, views: ClickStates) -> tuple[dict[str, float], dict[str, float]]:
-    """What a scorer reaches that puts last what it knows of its own slate's losers from `views`; and chance.
+    """Return the metric of a scorer that ranks its own slate's known losers in `views` last; and chance.
 
     That is what its view has as shown, or in the last window, though no earlier unit of the user showed it. Candidates
     are the slate less its other clicks.

@@ -43,7 +43,7 @@ def written(folder: Path, found: list[tuple[str, int, int]], group: int) -> Sort
 
 
 def borders(rows: list[Row]) -> list[int]:
-    """Where groups begin, and the end."""
+    """Return the first index of each group, and the end."""
     same = [b[4] and (a[0], a[4]) == (b[0], b[4]) for a, b in pairwise(rows)]
     return [0, *(n for n, together in enumerate(same, 1) if not together), len(rows)]
 

@@ -152,7 +152,7 @@ def log_of(world: Synthetic) -> InteractionLog:
 
 @torch.no_grad()
 def ndcg(nets: Nets, catalogue: Catalogue, folded: ClickStates, some: Ints) -> dict[str, float]:
-    """Of mc2sf and of the clicks so far, against all other items."""
+    """Return the metrics of mc2sf and of the clicks so far, against all other items."""
     spec, draw = folded.spec, np.random.default_rng(0)
     size = len(catalogue)
     listed = draw.permuted(np.tile(np.arange(FIRST_ROW, FIRST_ROW + size), (len(some), 1)), axis=1)

@@ -62,7 +62,7 @@ def scored(scorer: Scorer) -> dict[str, np.ndarray]:
 
 
 def as_given(scores: dict[str, np.ndarray], nets: dict[str, Nets]) -> None:
-    """What each score must be: that of its own nets, told the priors of the shared ones."""
+    """Return the expected scores: those of its own nets, informed by the priors of the shared ones."""
     shared = scored(Scorer(nets[""]))
     assert all(np.array_equal(scores[name], shared[name]) for name in ("r_t", "r_n", "r2", "f2s"))
     for form in STANDALONE:

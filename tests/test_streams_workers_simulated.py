@@ -184,7 +184,7 @@ def test_histories_windows_and_r2s_are_those_of_a_naive_implementation() -> None
 
 
 class Expected(NamedTuple):
-    """What a click is ranked with."""
+    """The inputs that a click is ranked with."""
 
     window: int
     closed: int

@@ -53,11 +53,11 @@ class Process:
         return self._process.poll() is None
 
     def times_ready(self) -> int:
-        """How often it was given partitions and has restored them."""
+        """Return how often it received partitions and restored them."""
         return self.log.read_text().count("Worker ready")
 
     def copied(self) -> list[int]:
-        """How many rows it took from its copy of each partition."""
+        """Return the number of rows that it took from its copy, per partition."""
         return [int(found) for found in re.findall(r"(\d+) rows from the copy", self.log.read_text())]
 
     def until_ready(self) -> None:

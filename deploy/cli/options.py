@@ -67,7 +67,7 @@ class SelectionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayOptions(SelectionOptions):
-    """Which part of a source is replayed, and how."""
+    """The selected part of a source and the way it is replayed."""
 
     speed: Annotated[str, typer.Option(help="Event time over wall time: 3600 replays an hour per second; or max.")] = (
         "max"

@@ -1,1 +1,1 @@
-"""What a run leaves behind: summary.json, the terminal tables and report.html."""
+"""The results of a run: summary.json, the terminal tables and report.html."""

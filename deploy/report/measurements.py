@@ -1,4 +1,4 @@
-"""What the tables of a run and the metrics of its processes add up to: the material of summary.json."""
+"""Measurements of a run for summary.json, from its tables and from the metrics of its processes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ PLAN, LOG = "plan.json", "log.parquet"
 
 @dataclass(frozen=True)
 class Options:
-    """Which part of a source is replayed, and how. None: the default in the comment."""
+    """The selected part of a source and the way it is replayed. None: the default in the comment."""
 
     exposures: Exposures | None = None  # the source's first policy
     on_error: OnError = "stop"

@@ -1,4 +1,4 @@
-"""What both Faust workers do with a batch: get its releases, process it, make it durable.
+"""The work of both Faust workers on a batch: get its releases, process it, make it durable.
 
 The order: outputs sent and acknowledged, rows written and their changelog acknowledged, then (by returning) the offset.
 A worker is a function from received messages and the table's rows to a `Work`.

@@ -63,7 +63,10 @@ class ChangedRows(Protocol):
 
 
 class PendingWrites:
-    """What a batch leads to. Records of one partition keep their order; rows are written kind after kind."""
+    """The records and rows that a batch leads to.
+
+    Records of one partition keep their order; rows are written kind after kind.
+    """
 
     def __init__(self, settings: Settings, role: str, *rows: ChangedRows) -> None:
         """`rows` are the kinds of rows in the order of writing."""

@@ -152,5 +152,5 @@ def changed(nets: Nets, rows: list[int]) -> Nets:
 
 
 def prefixes(sent: list[Sent]) -> Iterator[list[Sent]]:
-    """What was sent up to each place at which the sender could die."""
+    """The records sent before each point at which the sender could die."""
     return (sent[:n] for n in range(len(sent) + 1))

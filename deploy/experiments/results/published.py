@@ -49,7 +49,7 @@ LEAVE_ONE_OUT: dict[str, dict[str, float]] = {
 
 
 def paper(table: str, data: str, model: str) -> dict[str, float]:
-    """What the paper has for a model in a table; empty where it has nothing, as for a sample or another protocol."""
+    """Return the paper's figures for a model in a table; empty if it has none, as for a sample or another protocol."""
     scheme = {"steam-steam_reviews": "steam"}.get(data, data)
     if table == "table3" and model in TABLE3.get(scheme, {}):
         return TABLE3[scheme][model]
