@@ -81,9 +81,8 @@ class Done:
 
     def until(self, epoch: int) -> dict[str, list[Any]]:
         """All that was known, ranked, kept and published up to the end of an epoch."""
-        ranked = (
-            'time, "user", seq, target, place, candidates, ranks, "release", encoder, slow, fast, "window", history'
-        )
+        ranked = 'time, "user", seq, target, target_index, candidates, ranks, "release", encoder, slow, fast'
+        ranked += ', "window", history'
         in_force = f"encoder IN (SELECT encoder FROM releases WHERE epoch < {epoch})"  # later ones fold windows again
         wanted = {
             "outcomes": (ranked, f"epoch <= {epoch}"),
