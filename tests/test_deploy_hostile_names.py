@@ -74,6 +74,11 @@ def test_a_database_is_made_in_a_hostile_folder(name: str, tmp_path: Path) -> No
     assert [path.name for path in folder.iterdir() if path.suffix == ".db"] == ["mc2sf.db"]
 
 
+def test_a_database_named_by_a_uri_of_sqlite_is_opened(tmp_path: Path) -> None:
+    connect(f"sqlite:///file:{tmp_path / 'run.db'}?uri=true").dispose()
+    assert (tmp_path / "run.db").is_file()
+
+
 @given(name=HOSTILE)
 @with_known
 def test_the_terminal_prints_a_name_as_it_is(name: str) -> None:

@@ -43,7 +43,7 @@ def connect(url: str) -> Engine:
     engine = create_engine(url, pool_pre_ping=True, connect_args=timeouts)
     if engine.dialect.name == "sqlite":
         path = Path(engine.url.database or "")
-        if not path.parent.is_dir():
+        if "uri" not in engine.url.query and not path.parent.is_dir():  # with `uri` it is SQLite's own URI, not a path
             raise DatabaseFolderError(f"unable to open {path}: there is no folder {path.parent}")
 
         @event.listens_for(engine, "connect")
