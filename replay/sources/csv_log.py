@@ -8,24 +8,21 @@ columns are ignored, and the case of column names makes no difference. Every row
 from __future__ import annotations
 
 import csv
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import pyarrow as pa
 
-from replay.errors import InvalidError, RowError, RowErrors, SourceError, shown
+from replay.errors import InvalidError, RowError, RowErrors, SourceError
 from replay.sources.columns import columns, row
+from replay.sources.json_log import json_rows
 from replay.sources.parquet_log import parquet
 from replay.sources.schema import Row, batches
 from replay.sources.text_lines import LINE_BYTES, lines
 from streams.settings import Exposures
 
 csv.field_size_limit(LINE_BYTES + 1)
-_columns = functools.lru_cache(maxsize=16)(columns)  # most lines of a log have the same columns
-_json = msgspec.json.Decoder()
 
 
 def exposure_log(path: Path, _policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
@@ -77,28 +74,9 @@ def _positions(path: Path, names: list[str]) -> dict[str, int]:
         raise SourceError(f"{path}: {error.reason}: {error.detail}") from error
 
 
-def _json_rows(path: Path, errors: RowErrors) -> Iterator[Row]:
-    for number, line in lines(path, errors):
-        try:
-            yield row(_object(line))
-        except InvalidError as error:
-            errors.add(RowError(path, number, error.reason, error.detail))
-
-
-def _object(line: str) -> dict[str, object]:
-    """Return the known columns of the JSON object in a line. Raises InvalidError."""
-    try:
-        found = _json.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidError("not JSON", str(error)) from error
-    if not isinstance(found, dict):
-        raise InvalidError("not a JSON object", shown(line))
-    return {column: found[name] for column, name in _columns(tuple(found)).items()}
-
-
 _TEXTS: Final[dict[str, Callable[[Path, RowErrors], Iterator[Row]]]] = {
     ".csv": _csv_rows,
-    ".jsonl": _json_rows,
-    ".ndjson": _json_rows,
-    ".json": _json_rows,
+    ".jsonl": json_rows,
+    ".ndjson": json_rows,
+    ".json": json_rows,
 }
