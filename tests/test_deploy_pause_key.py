@@ -17,7 +17,7 @@ from deploy.local.pause_key import pause_on_space
 
 pytestmark = pytest.mark.process
 COUNTS = """
-import signal, sys, time
+import signal, sys
 presses = 0
 def count(*_):
     global presses
@@ -27,7 +27,7 @@ signal.signal(signal.SIGUSR1, count)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 print("ready", flush=True)
 while True:
-    time.sleep(1)
+    signal.pause()
 """
 
 

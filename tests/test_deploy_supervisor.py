@@ -117,9 +117,9 @@ import time; time.sleep(600)
 """
 
 
-def answering(folder: Path, rest: str = "") -> Child:
+def answering(folder: Path, rest: str = "", *, before: str = "") -> Child:
     port = free_port()
-    command = [sys.executable, "-c", ANSWERS.format(rest=rest), str(port)]
+    command = [sys.executable, "-c", before + ANSWERS.format(rest=rest), str(port)]
     return Child("c", command, os.environ, folder / "c.log", port)
 
 
@@ -145,10 +145,17 @@ def test_a_process_that_stands_still_is_started_again(tmp_path: Path) -> None:
 
 
 def test_a_process_that_says_that_it_is_stuck_is_started_again(tmp_path: Path) -> None:
-    gets_stuck = "time.sleep(2.5); HEALTH._clock = lambda: time.monotonic() + 1000; HEALTH._lag = 5"
+    gets_stuck = (
+        "import signal, time\n"
+        "signal.sigwait({signal.SIGUSR1})\n"
+        "HEALTH._clock = lambda: time.monotonic() + 1000; HEALTH._lag = 5"
+    )
+    blocked = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
     with Supervisor(tmp_path, silent_s=1.0) as supervisor:
-        one = supervisor._add(answering(tmp_path, f"import time; {gets_stuck}"))
+        one = supervisor._add(answering(tmp_path, gets_stuck, before=blocked))
         until(lambda: one.metrics_port in supervisor._probes._healthy)
+        assert one.process is not None
+        one.process.send_signal(signal.SIGUSR1)
         until(lambda: started_again(supervisor, one))
 
 

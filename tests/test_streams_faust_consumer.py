@@ -91,7 +91,7 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> HeldConsumer:
     held = HeldConsumer.__new__(HeldConsumer)
     held._held = set()
     passed: list[set[TP]] = []
-    monkeypatch.setattr(HeldConsumer, "_is_changelog_tp", lambda _, tp: tp == CHANGELOG)
+    monkeypatch.setattr(driver.Consumer, "_is_changelog_tp", lambda _, tp: tp == CHANGELOG)
     monkeypatch.setattr(driver.Consumer, "resume_partitions", lambda _, tps: passed.append(set(tps)))
     monkeypatch.setattr(driver.Consumer, "pause_partitions", lambda *_: None)
     monkeypatch.setattr(driver.Consumer, "resume_flow", lambda _: passed.append(set()))
