@@ -1,0 +1,105 @@
+"""How a log is written: the names of its columns, its words for events, its times and its file format.
+
+A `LogMap` is data only. It is read from a TOML file (`--map FILE.toml`), from options of the command line, or from the
+presets of public logs.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from replay.errors import SourceError
+
+Column = Literal["user", "item", "timestamp", "event", "impression", "click", "rating"]
+TimeUnit = Literal["s", "ms", "us", "ns", "m", "h", "d"]
+
+
+class Slate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A column whose cells list the items of an impression: `N1-0 N2-1`, or `a|b|c` with the click in another column.
+
+    Every row is an impression. Its items are exposures, but for those that end in `click_suffix` and the row's `item`,
+    which are clicks.
+    """
+
+    column: str
+    """Name of the column in the log, or its 1-based number as text."""
+    separator: str = " "
+    """Text between two items of a cell."""
+    click_suffix: str = ""
+    """End of a clicked item, which is cut off; empty: the clicked item is in the column `item`."""
+    exposure_suffix: str = ""
+    """End of an item that was not clicked, which is cut off."""
+
+
+class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a log is written. The default describes the generic log: `user,item,timestamp,event[,impression]`."""
+
+    columns: dict[Column, str] = {}
+    """Name in the log of each of our columns, or its 1-based number as text if there is no header; others keep theirs.
+
+    `click` and `rating` are numbers that make a row a click from `click_from` on, else an exposure: `click` always,
+    `rating` under the exposure policy `rated`, while under every other policy all rated items are clicks.
+    """
+    events: dict[str, Literal["click", "exposure", "ignore"]] = {}
+    """Kind of each value of the column `event`; `ignore` leaves the row out. Empty: the values are the kinds."""
+    event: Literal["click", "exposure"] | None = None
+    """Kind of every row of a log without a column `event`, `click` or `rating`."""
+    click_from: float | None = None
+    """Smallest value of `click` or `rating` that is a click; None: 1 for `click`, 4 for `rating`."""
+    header: bool | None = None
+    """True if the first line of a CSV file has the names of the columns; None: if it has those that are needed."""
+    separator: str | None = None
+    """Text between two fields of a CSV file; None: the one of `, TAB ; | ::` that splits line 1."""
+    encoding: str = "utf-8"
+    """Encoding of a text file, by its Python name."""
+    null: tuple[str, ...] = ()
+    """Spellings of "no value" beside the usual ones (empty, NULL, nan, None, `\\N`, -1)."""
+    time_unit: TimeUnit | None = None
+    """Unit of times that are numbers, since 1970; None: s, ms, us or ns by the size of the number."""
+    time_format: str | None = None
+    """Format of times that are text, as strptime reads it; None: ISO 8601."""
+    tz: str | None = None
+    """IANA name of the time zone of times without one; None: UTC."""
+    comment: str | None = None
+    """First character of lines of a CSV file that are passed over."""
+    slate: Slate | None = None
+    """Column of the items of an impression, if a row is one impression."""
+    history: str | None = None
+    """Column of the items clicked before the log, separated as in `slate`: past clicks, at the user's first row."""
+    nested: str | None = None
+    """Column of JSON lines with a list of objects, each an event: its fields come before those around the list."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError that names the field that has no possible value."""
+        try:
+            codecs.lookup(self.encoding)
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"encoding: {self.encoding!r} is unknown") from error
+        try:
+            ZoneInfo(self.tz or "UTC")
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"tz: {self.tz!r} is no time zone such as Europe/Copenhagen") from error
+        if self.separator is not None and (not self.separator or set(self.separator) & set('"\r\n')):
+            raise ValueError(f"separator: {self.separator!r} can't separate fields")
+        if self.comment is not None and len(self.comment) != 1:
+            raise ValueError(f"comment: {self.comment!r} is not one character")
+        kinds = {"event", "click", "rating"} & set(self.columns)
+        if len(kinds) > 1:
+            raise ValueError(f"columns: only one of {', '.join(sorted(kinds))} can make a row a click")
+        if self.event and kinds:
+            raise ValueError(f"event: the column {kinds.pop()} decides already")
+
+
+def read_map(path: Path) -> LogMap:
+    """Return the map in a TOML file. Raises SourceError that names the file and the field."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=LogMap)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+        raise SourceError(f"{path}: {error}") from error
