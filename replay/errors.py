@@ -1,4 +1,4 @@
-"""Errors of bad input: one exception for every source, and the list of rows that were skipped."""
+"""Errors of bad input: one exception for every source, and what became of the rows that a reader passes over."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ class RowErrors:
     on_error: OnError = "stop"
     counts: Counter[str] = field(default_factory=Counter)
     first: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)  # rows that were read, are no mistake and are not sent
+    files: list[Path] = field(default_factory=list)  # that were read, in order
+    line: int | None = None  # of the row that is being read, 1-based; None: unknown
 
     def add(self, error: RowError, rows: int = 1) -> None:
         """Count `rows` bad rows, of which `error` is the first. Raises it if bad rows end the reading."""
@@ -53,6 +56,17 @@ class RowErrors:
         self.counts[error.reason] += rows
         if len(self.first) < LISTED:
             self.first.append(str(error))
+
+    def opens(self, path: Path) -> None:
+        """Note that the rows that follow are from `path`."""
+        self.files.append(path)
+
+    def place(self, file: int | None, line: int | None) -> str:
+        """Return file and line of a row, from its number in `files` and its line; "" if they are unknown."""
+        if file is None or not 0 <= file < len(self.files):
+            return ""
+        path = self.files[file]
+        return f"{path}, {'row' if path.suffix.lower() == '.parquet' else 'line'} {line:,}" if line else str(path)
 
     @property
     def total(self) -> int:

@@ -3,12 +3,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from replay.errors import RowErrors, SourceError
 from replay.parameters import parameters
 from replay.sources.source import FORMS, parse
 from replay.sources.synthetic import Synthetic
+from tests.support.logs import HEADER
 
 
 @pytest.mark.parametrize(
@@ -76,3 +79,25 @@ def test_each_source_says_which_exposures_it_can_have(text: str, policies: tuple
     if refused:
         with pytest.raises(SourceError, match=f"exposures can't be '{refused}' here, but {' or '.join(policies)}"):
             next(source.read(refused, RowErrors()))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_rows_carry_their_file_and_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    rows = [("u", f"i{n}", "x" if n == 1 else n) for n in range(4)]  # the second one is refused
+    if name.endswith("csv"):
+        path.write_text(HEADER + "".join(f"{u},{i},{t},click\n" for u, i, t in rows))
+    elif name.endswith("jsonl"):
+        path.write_text(
+            "".join(f'{{"user":"{u}","item":"{i}","timestamp":"{t}","event":"click"}}\n' for u, i, t in rows)
+        )
+    else:
+        columns = {"user": ["u"] * 4, "item": [r[1] for r in rows], "timestamp": [str(r[2]) for r in rows]}
+        pq.write_table(pa.table(columns | {"event": ["click"] * 4}), path)
+    errors = RowErrors("skip")
+    (batch,) = parse(f"log:{path}").read("logged", errors)
+    found = list(zip(batch["item"].to_pylist(), batch["line"].to_pylist(), strict=True))
+    header = 2 if name.endswith("csv") else 1
+    assert found == [(f"i{n}", n + header) for n in (0, 2, 3)]
+    unit = "row" if name.endswith("parquet") else "line"
+    assert errors.place(batch["file"][0].as_py(), found[0][1]) == f"{path}, {unit} {header}"

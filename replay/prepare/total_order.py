@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from replay.duckdb_session import parquet, quoted
 from replay.errors import SourceError
-from replay.sources.schema import ROWS
+from replay.sources.schema import POSITION, ROWS
 from streams.records import Kind
 
 GROUP_EVENTS = 2000  # the most events of one impression: they must fit into one record
@@ -30,7 +30,7 @@ _KINDS = {
     Kind.PAST_CLICK: "past_clicks",
     Kind.CANDIDATE: "candidates",
 }
-_STAGED = ROWS.append(pa.field("row", pa.int64(), nullable=False))
+_STAGED = pa.schema([*ROWS, *POSITION, pa.field("row", pa.int64(), nullable=False)])
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ def _stage(batches: Iterator[pa.RecordBatch], path: Path, progress: Callable[[in
             rows = batch
             if "position" not in batch.schema.names:
                 numbers = pa.array(np.arange(total, total + batch.num_rows))
-                rows = pa.record_batch([*batch.columns, numbers], schema=_STAGED)
+                known = batch.schema.names[len(ROWS) :]
+                places = [batch[f.name] if f.name in known else pa.nulls(batch.num_rows, f.type) for f in POSITION]
+                rows = pa.record_batch([*batch.columns[: len(ROWS)], *places, numbers], schema=_STAGED)
             writer = writer or pq.ParquetWriter(path, rows.schema, compression="zstd", compression_level=1)
             writer.write_batch(rows)
             total += batch.num_rows

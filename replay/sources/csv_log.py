@@ -35,7 +35,7 @@ def exposure_log(path: Path, _policy: Exposures, errors: RowErrors) -> Iterator[
         return parquet(path, errors)
     for ending, read in _TEXTS.items():
         if plain.endswith(ending):
-            return batches(read(path, errors))
+            return batches(read(path, errors), errors)
     raise SourceError(f"{path}: a log ends in {', '.join(_TEXTS)} (each also with .gz) or .parquet")
 
 

@@ -19,7 +19,7 @@ LIKED = 4  # policy `rated`: ratings from this value up are clicks, lower ones a
 
 def movielens(path: Path, separator: str, policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     """Yield batches of `schema.ROWS` from a file of ratings: one event per rating, a click unless `rated` decides."""
-    return batches(_rows(path, separator, policy, errors))
+    return batches(_rows(path, separator, policy, errors), errors)
 
 
 def _rows(path: Path, separator: str, policy: Exposures, errors: RowErrors) -> Iterator[Row]:

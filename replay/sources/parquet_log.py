@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 from replay.errors import InvalidError, RowError, RowErrors, SourceError, shown
 from replay.sources import columns
 from replay.sources.columns import KINDS, NEEDED, NO_VALUE
-from replay.sources.schema import BATCH, NAME_BYTES, ROWS, Row, batches
+from replay.sources.schema import BATCH, NAME_BYTES, POSITION, ROWS, Row, batches
 from replay.times import LATEST, MS_FROM
 
 
 def parquet(path: Path, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     """Yield batches of `schema.ROWS`. Raises SourceError for a file that is no such log; bad rows go to `errors`."""
+    errors.opens(path)
     with opened(path) as file:
         try:
             wanted = columns.columns(file.schema_arrow.names)
@@ -32,7 +33,9 @@ def parquet(path: Path, errors: RowErrors) -> Iterator[pa.RecordBatch]:
                 batch.validate(full=True)  # above all text that is not UTF-8
                 renamed = batch.select(list(wanted.values())).rename_columns(list(wanted))
                 whole = _whole(renamed)
-                yield from [whole] if whole is not None else _by_row(path, renamed, first, errors)
+                yield from (
+                    [_placed(whole, first, errors)] if whole is not None else _by_row(path, renamed, first, errors)
+                )
                 first += batch.num_rows
         except SourceError:
             raise
@@ -148,9 +151,16 @@ def _by_row(path: Path, batch: pa.RecordBatch, first: int, errors: RowErrors) ->
 
     def rows() -> Iterator[Row]:
         for number, found in enumerate(batch.to_pylist(), first):
+            errors.line = number
             try:
                 yield columns.row(found, time)
             except InvalidError as error:
                 errors.add(RowError(path, number, error.reason, error.detail, unit="row"))
 
-    return batches(rows())
+    return batches(rows(), errors)
+
+
+def _placed(batch: pa.RecordBatch, first: int, errors: RowErrors) -> pa.RecordBatch:
+    """Add the columns POSITION to rows that are adjacent in their file, from row `first` on."""
+    places = np.full(batch.num_rows, len(errors.files) - 1, np.int16), np.arange(first, first + batch.num_rows)
+    return pa.record_batch([*batch.columns, *map(pa.array, places)], schema=pa.schema([*ROWS, *POSITION]))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
+from replay.errors import RowErrors
 from streams.records import LATEST, Kind
 
 ROWS = pa.schema(
@@ -17,6 +18,8 @@ ROWS = pa.schema(
         pa.field("impression", pa.int64(), nullable=False),  # 0: none
     ]
 )
+# A batch may say where its rows are: the number of the file in RowErrors.files, and the line (Parquet: the row) in it.
+POSITION = (pa.field("file", pa.int16()), pa.field("line", pa.int64()))
 BATCH = 1 << 15
 IMPRESSIONS = LATEST  # the numbers of impressions are below it
 NAME_BYTES = 256  # the longest user or item: with the limit of an impression this keeps records below their limit
@@ -24,18 +27,25 @@ NAME_BYTES = 256  # the longest user or item: with the limit of an impression th
 Row = tuple[str, str, int, Kind, int]
 
 
-def batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
-    """Yield Arrow batches of `ROWS`, of at most BATCH rows, from (user, item, time, kind, impression) tuples."""
+def batches(rows: Iterable[Row], errors: RowErrors | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield Arrow batches of `ROWS`, of at most BATCH rows, from (user, item, time, kind, impression) tuples.
+
+    With `errors`, in which the reader keeps its place (`opens` and `line`), they have the columns POSITION, too.
+    """
     held: list[Row] = []
+    places: list[tuple[int, int | None]] = []
     for row in rows:
         held.append(row)
+        if errors is not None:
+            places.append((len(errors.files) - 1, errors.line))
         if len(held) == BATCH:
-            yield _batch(held)
-            held = []
+            yield _batch(held, places)
+            held, places = [], []
     if held:
-        yield _batch(held)
+        yield _batch(held, places)
 
 
-def _batch(rows: list[Row]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True)
-    return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, ROWS, strict=True)], schema=ROWS)
+def _batch(rows: list[Row], places: list[tuple[int, int | None]]) -> pa.RecordBatch:
+    columns = [*zip(*rows, strict=True), *zip(*places, strict=True)]
+    schema = pa.schema([*ROWS, *POSITION]) if places else ROWS
+    return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)

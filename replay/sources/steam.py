@@ -31,7 +31,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 def steam(path: Path, _policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     """Yield batches of `schema.ROWS` from the reviews, gzipped or not; the time is 00:00 UTC of the day."""
-    return batches(_rows(path, errors))
+    return batches(_rows(path, errors), errors)
 
 
 def _rows(path: Path, errors: RowErrors) -> Iterator[Row]:

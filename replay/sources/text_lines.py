@@ -21,6 +21,7 @@ def lines(path: Path, errors: RowErrors, encoding: str = "utf-8") -> Iterator[tu
     its compressed data break off: then an unknown number of rows is missing, and skipping them would hide that.
     """
     number = 0
+    errors.opens(path)
     with closing(opened(path)) as file:
         while True:
             try:
@@ -43,6 +44,7 @@ def lines(path: Path, errors: RowErrors, encoding: str = "utf-8") -> Iterator[tu
             if number == 1:
                 text = text.removeprefix("\ufeff")  # a byte order mark
             if text.strip():
+                errors.line = number
                 yield number, text
     if number == 0:
         raise SourceError(f"{path} is empty")
