@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from deploy.report import timeline
-from deploy.report.figures import ordered, quality_series
+from deploy.report.figures import quality_series
+from deploy.report.variants import ordered
 from streams.database import schema
 from streams.database.engine import connect
 from tests.support.report import EPOCHS, RUN, START, fill

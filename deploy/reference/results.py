@@ -8,6 +8,7 @@ from sqlalchemy.dialects import postgresql
 
 from deploy.reference.markdown import Page, code, prose, sentence
 from deploy.report import summary as types
+from deploy.report.intervals import Intervals, MetricDifference, Range, VariantDifference
 from streams.database import schema
 
 
@@ -42,10 +43,11 @@ def summary() -> Page:
         " missing. [summary.schema.json](../summary.schema.json) is the same as a JSON Schema.",
     )
     definitions = msgspec.json.schema(types.Summary)["$defs"]
-    for kind in (types.Summary, types.Quality, types.ReleaseEntry, types.Freshness, types.Bytes, types.Experiment):
+    kinds = (types.Summary, types.Quality, types.ReleaseEntry, types.Freshness, types.Bytes, types.Experiment)
+    for kind in (*kinds, Intervals, VariantDifference, MetricDifference, Range):
         definition = definitions[kind.__name__]
         page.section("Fields" if kind is types.Summary else kind.__name__, definition["description"])
-        described = kind in (types.Summary, types.Bytes, types.Experiment)
+        described = kind in (types.Summary, types.Bytes, types.Experiment, Intervals)
         rows = (
             (code(name), _json_type(each), each.get("description", ""))
             for name, each in definition["properties"].items()

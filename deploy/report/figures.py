@@ -11,9 +11,8 @@ from deploy.report import timeline
 from deploy.report.line_chart import Chart, Mark, Series
 from deploy.report.time_axis import TimeAxis
 from deploy.report.timeline import Costs, Decision, Epoch, Point
+from deploy.report.variants import ordered
 
-# in the order of their colours; other variants follow
-VARIANTS = ("mc2sf", "fast", "f2s", "din", "river", "popularity", "random")
 CHANCE_COLOUR = 9
 
 
@@ -115,11 +114,6 @@ def release_marks(decisions: Sequence[Decision], line: Sequence[Epoch]) -> list[
         if d.outcome != "rejected" and d.epoch in point
         for small in (d.outcome == "learner",)
     ]
-
-
-def ordered(names: Mapping[str, object]) -> list[str]:
-    """Return variants in the order of their colours, unknown ones at the end."""
-    return [v for v in VARIANTS if v in names] + sorted(v for v in names if v not in VARIANTS)
 
 
 def brief(value: float) -> str:

@@ -9,8 +9,9 @@ import jinja2
 import sqlalchemy as sa
 
 from deploy.report import timeline
-from deploy.report.figures import figures, ordered
+from deploy.report.figures import figures
 from deploy.report.summary import METRICS, Summary
+from deploy.report.variants import ordered
 from streams.database import schema
 
 _PAGES = Path(__file__).parent / "pages"
@@ -56,6 +57,10 @@ def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
+
+
 def _size(value: float | None) -> str:
     if value is None:
         return "-"
@@ -78,5 +83,5 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"number": _number, "size": _size, "moment": moment, "score": _score}
+    environment.filters |= {"number": _number, "size": _size, "moment": moment, "score": _score, "signed": _signed}
     return environment

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from deploy.report.intervals import intervals
 from deploy.report.summary import Bytes, Experiment, Freshness, Qualities, Quality, ReleaseEntry, Summary, by_variant
 from models.data.event_kinds import CLICK_KINDS
 from streams.database import schema
 from streams.prequential import metrics
 from streams.prequential.metrics import Ranked, subsets
+from streams.prequential.ranked_clicks import ranked_clicks
 from streams.rescoring.run_digest import digest
 from streams.settings import Settings
 from streams.state.device import DeviceState
@@ -56,6 +58,8 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
     distinct = sa.select(sa.func.count(i.user.distinct()), sa.func.count(i.item.distinct())).where(i.run == run)
     users, items = connection.execute(distinct).one()
     outcomes, up, down = rows(schema.outcomes), traffic("up"), traffic("down")
+    clicks = ranked_clicks(connection, run)
+    newest = clicks.select(slice(3 * len(clicks) // 4, None))
     return Summary(
         run=run,
         source=measured.source,
@@ -98,6 +102,8 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         seed=settings.seed,
         settings=settings.semantic() | {"exposure_policy": settings.exposures, "workers": measured.workers},
         versions=measured.versions,
+        online_intervals=intervals(clicks.select(clicks.subsets["all"])),
+        last_quarter_intervals=intervals(newest.select(newest.subsets["all"])),
     )
 
 

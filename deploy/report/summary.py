@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, field
 
+from deploy.report.intervals import Intervals
+
 Count = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -180,6 +182,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, Value], Meta(description="Settings that decide results, the exposure policy and workers included.")
     ]
     versions: Annotated[dict[str, str], Meta(description="Versions of the software, and the CPU.")]
+    online_intervals: Annotated[Intervals | None, Meta(description="Of `online`; null in files of version 0.1.")] = None
+    last_quarter_intervals: Annotated[
+        Intervals | None, Meta(description="Of `last_quarter`; null in files of version 0.1.")
+    ] = None
 
 
 def json_schema() -> bytes:

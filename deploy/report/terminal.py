@@ -8,18 +8,22 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from deploy.report.intervals import Intervals, Range
 from deploy.report.summary import METRICS, Qualities, Summary
-
-_ORDER = ("random", "popularity", "river", "din", "f2s", "fast", "mc2sf")
+from deploy.report.variants import ordered
 
 
 def show(console: Console, summary: Summary, folder: Path) -> None:
     """Print the end of a run: quality, flow, and commands to try next."""
-    console.print(quality(summary.online, "online = offline, all outcomes"))
-    last = quality(summary.last_quarter, "the newest quarter of the outcomes")
+    console.print(quality(summary.online, "online = offline, all outcomes", summary.online_intervals))
+    last = quality(summary.last_quarter, "the newest quarter of the outcomes", summary.last_quarter_intervals)
     if summary.optimum:
         last.add_row("optimum", *(f"{value:.4f}" for value in summary.optimum.values()), "", "", style="italic")
     console.print(last)
+    if summary.online_intervals:
+        console.print(differences(summary.online_intervals, "NDCG@10 on the same clicks, all outcomes"))
+    if summary.last_quarter_intervals:
+        console.print(differences(summary.last_quarter_intervals, "NDCG@10 on the same clicks, the newest quarter"))
     if summary.online_collaborative:
         console.print(quality(summary.online_collaborative, "users with a delayed history and an r2 in the cloud"))
     if summary.cold > summary.outcomes / 10:
@@ -55,14 +59,32 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
     )
 
 
-def quality(metrics: Qualities, title: str) -> Table:
-    """Return a table of metrics with one row per variant, the known variants first."""
+def quality(metrics: Qualities, title: str, intervals: Intervals | None = None) -> Table:
+    """Return a table of metrics with one row per variant, and its 95 % interval below if there are intervals."""
     table = Table("variant", *METRICS, "n", "chance@10", title=title, box=SIMPLE_HEAD, show_edge=False, padding=0)
-    for variant in sorted(metrics, key=lambda v: (_ORDER.index(v) if v in _ORDER else 99, v)):
+    for variant in reversed(ordered(metrics)):
         row = metrics[variant]
         numbers = [_score(row.metric(name)) for name in METRICS]
         table.add_row(variant, *numbers, f"{row.n:,}", _score(row.chance_hr_10))
+        if intervals is not None and variant in intervals.metrics:
+            found = intervals.metrics[variant]
+            table.add_row("  95 %", *(_half_width(found[name]) for name in METRICS), style="dim")
     return table
+
+
+def differences(intervals: Intervals, title: str) -> Table:
+    """Return a table of differences to `fast` and to the best baseline, with 95 % intervals by users."""
+    table = Table(
+        "variant", "minus", "difference", "95 % interval", "", title=title, box=SIMPLE_HEAD, show_edge=False, padding=0
+    )
+    for variant, reference, found in intervals.to_references("ndcg@10"):
+        interval = "" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
+        table.add_row(variant, reference, f"{found.difference:+.4f}", interval, found.verdict)
+    return table
+
+
+def _half_width(interval: Range) -> str:
+    return "" if interval.low is None or interval.high is None else f"±{(interval.high - interval.low) / 2:.4f}"
 
 
 def _count(value: int | None) -> str:

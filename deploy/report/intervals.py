@@ -1,0 +1,128 @@
+"""95 % intervals of the metrics of a run, and of the differences between its variants on the same clicks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from deploy.report.variants import ordered
+from models.data.interaction_log import Ints
+from models.evaluation.bootstrap import Estimate, Floats, UserBootstrap
+from models.evaluation.metrics import METRICS, gains
+from streams.prequential.ranked_clicks import RankedClicks
+
+SEED = 1  # of the bootstrap: the same for all runs, so that the same clicks give the same intervals
+BASELINES = ("popularity", "river")
+_DIGITS = 6  # sums of floats may differ beyond between machines
+
+
+class Range(msgspec.Struct, frozen=True):
+    """A 95 % interval; null with fewer than ten users."""
+
+    low: float | None
+    high: float | None
+
+
+class MetricDifference(msgspec.Struct, frozen=True):
+    """A difference with its 95 % interval (null with fewer than ten users); distinguishable: 0 is outside."""
+
+    difference: float
+    low: float | None
+    high: float | None
+    distinguishable: bool
+
+    def reversed(self) -> MetricDifference:
+        """Return the difference with its sign changed."""
+        low, high = (None if bound is None else -bound for bound in (self.high, self.low))
+        return MetricDifference(-self.difference, low, high, self.distinguishable)
+
+    @property
+    def verdict(self) -> str:
+        """The difference in words: never more than the interval carries."""
+        return ("higher" if self.difference > 0 else "lower") if self.distinguishable else "not distinguishable"
+
+
+class VariantDifference(msgspec.Struct, frozen=True):
+    """The metrics of variant `a` minus those of `b` on the `n` clicks that both ranked."""
+
+    a: str
+    b: str
+    n: int
+    metrics: dict[str, MetricDifference]
+
+
+class Intervals(msgspec.Struct, frozen=True):
+    """95 % intervals by a bootstrap over users; differences on the same clicks, for each pair of variants."""
+
+    users: Annotated[int, Meta(description="Users with a click: what the bootstrap draws.")]
+    metrics: Annotated[dict[str, dict[str, Range]], Meta(description="Per variant: the interval of each metric.")]
+    differences: Annotated[list[VariantDifference], Meta(description="Per pair of variants.")]
+    best_baseline: Annotated[
+        str | None, Meta(description="The baseline (popularity, river) with the higher NDCG@10; null without one.")
+    ]
+
+    def difference(self, a: str, b: str, metric: str) -> MetricDifference | None:
+        """Return the metric of `a` minus that of `b`; None if no click was ranked by both."""
+        for each in self.differences:
+            if (each.a, each.b) == (a, b):
+                return each.metrics[metric]
+            if (each.a, each.b) == (b, a):
+                return each.metrics[metric].reversed()
+        return None
+
+    def to_references(self, metric: str) -> Iterator[tuple[str, str, MetricDifference]]:
+        """Yield the differences of each variant to `fast` and to the best baseline: variant, reference, difference."""
+        for variant in self.metrics:
+            for reference in dict.fromkeys(("fast", self.best_baseline)):
+                if reference is not None and variant not in (reference, "random"):
+                    found = self.difference(variant, reference, metric)
+                    if found is not None:
+                        yield variant, reference, found
+
+
+def intervals(clicks: RankedClicks) -> Intervals:
+    """Return the intervals of all variants over `clicks`."""
+    users, user = np.unique(clicks.user, return_inverse=True)
+    bootstrap = UserBootstrap(len(users), SEED)
+    ranked = {variant: clicks.ranks[variant] > 0 for variant in ordered(clicks.ranks) if clicks.ranks[variant].any()}
+    metrics: dict[str, dict[str, Range]] = {}
+    ndcg: dict[str, float] = {}
+    for variant, where in ranked.items():
+        found = bootstrap.estimates(user[where], gained(clicks.ranks[variant][where]))
+        metrics[variant] = {name: Range(*bounds(each)) for name, each in zip(METRICS, found, strict=True)}
+        ndcg[variant] = found[METRICS.index("ndcg@10")].value
+    differences = []
+    for a, b in itertools.combinations(ranked, 2):
+        both = ranked[a] & ranked[b]
+        if both.any():
+            of_a, of_b = (gained(clicks.ranks[variant][both]) for variant in (a, b))
+            found = bootstrap.estimates(user[both], of_a - of_b)
+            compared = {name: metric_difference(each) for name, each in zip(METRICS, found, strict=True)}
+            differences.append(VariantDifference(a, b, int(both.sum()), compared))
+    best = max((v for v in BASELINES if v in ndcg), key=lambda v: ndcg[v], default=None)
+    return Intervals(len(users), metrics, differences, best)
+
+
+def gained(ranks: Ints) -> Floats:
+    """Return the value of ranks [N] by each metric, [M, N]."""
+    return np.stack([*gains(ranks).values()])
+
+
+def bounds(estimate: Estimate) -> tuple[float | None, float | None]:
+    """Return the interval's ends, rounded; None without an interval."""
+    if math.isnan(estimate.low):
+        return None, None
+    return round(estimate.low, _DIGITS), round(estimate.high, _DIGITS)
+
+
+def metric_difference(estimate: Estimate) -> MetricDifference:
+    """Return an estimated difference as a type of the summary."""
+    low, high = bounds(estimate)
+    distinguishable = low is not None and high is not None and (low > 0 or high < 0)
+    return MetricDifference(round(estimate.value, _DIGITS), low, high, distinguishable)
