@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replay.errors import OnError, RowError, RowErrors, SourceError
-from replay.sources.text_lines import LINE_BYTES, lines
+from replay.sources.text.lines import LINE_BYTES, lines
 from tests.support.logs import write
 
 

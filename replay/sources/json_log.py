@@ -11,7 +11,7 @@ import msgspec
 from replay.errors import InvalidError, RowError, RowErrors, shown
 from replay.sources.columns import columns, row
 from replay.sources.schema import Row
-from replay.sources.text_lines import lines
+from replay.sources.text.lines import lines
 
 _columns = functools.lru_cache(maxsize=16)(columns)  # most lines of a log have the same fields
 _json = msgspec.json.Decoder()

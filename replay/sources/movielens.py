@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from replay.errors import RowError, RowErrors, shown
 from replay.sources.schema import NAME_BYTES, Row, batches
-from replay.sources.text_lines import lines
+from replay.sources.text.lines import lines
 from replay.times import LATEST
 from streams.records import Kind
 from streams.settings import Exposures

@@ -17,7 +17,7 @@ import pyarrow as pa
 from replay.errors import InvalidError, RowError, RowErrors, shown
 from replay.sources import columns
 from replay.sources.schema import Row, batches
-from replay.sources.text_lines import lines
+from replay.sources.text.lines import lines
 from streams.records import Kind
 from streams.settings import Exposures
 

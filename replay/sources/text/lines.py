@@ -1,15 +1,13 @@
-"""Read lines of a plain or gzipped text file, one at a time: memory is bounded by LINE_BYTES."""
+"""Read lines of a text file in any container, one at a time: memory is bounded by LINE_BYTES."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from replay.errors import RowError, RowErrors, SourceError
+from replay.sources.text.containers import DAMAGED, damaged, opened
 
 LINE_BYTES = 1_000_000
 
@@ -22,7 +20,7 @@ def lines(path: Path, errors: RowErrors, encoding: str = "utf-8") -> Iterator[tu
     """
     number = 0
     errors.opens(path)
-    with closing(opened(path)) as file:
+    with opened(path) as file:
         while True:
             try:
                 line = file.readline(LINE_BYTES + 1)
@@ -31,8 +29,8 @@ def lines(path: Path, errors: RowErrors, encoding: str = "utf-8") -> Iterator[tu
                     size = len(line) + _rest(file)
                     errors.add(RowError(path, number, f"line of more than {LINE_BYTES:,} bytes", f"{size:,} bytes"))
                     continue
-            except (EOFError, OSError, zlib.error) as error:
-                raise RowError(path, number + 1, "compressed data break off or are damaged", str(error)) from error
+            except DAMAGED as error:
+                raise damaged(path, number, error) from error
             if not line:
                 break
             number += 1
@@ -48,18 +46,6 @@ def lines(path: Path, errors: RowErrors, encoding: str = "utf-8") -> Iterator[tu
                 yield number, text
     if number == 0:
         raise SourceError(f"{path} is empty")
-
-
-def opened(path: Path) -> BinaryIO:
-    """Open the file, decompressing it if its name ends in .gz or .GZ. Raises SourceError if it can't be opened."""
-    try:
-        if path.is_dir():
-            raise SourceError(f"{path} is a folder: a file is needed here")
-        if path.stat().st_size == 0:
-            raise SourceError(f"{path} is empty")
-        return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror or error}") from error
 
 
 def _rest(file: BinaryIO) -> int:

@@ -19,7 +19,7 @@ from replay.sources.columns import columns, row
 from replay.sources.json_log import json_rows
 from replay.sources.parquet_log import parquet
 from replay.sources.schema import Row, batches
-from replay.sources.text_lines import LINE_BYTES, lines
+from replay.sources.text.lines import LINE_BYTES, lines
 from streams.settings import Exposures
 
 csv.field_size_limit(LINE_BYTES + 1)

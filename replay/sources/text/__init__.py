@@ -1,0 +1,1 @@
+"""Text files of any log: decompressed, decoded, and split into lines or CSV records."""

@@ -1,0 +1,113 @@
+"""Open a file as its plain bytes: gzip, bzip2, xz and zstd streams and zip archives are known by their first bytes.
+
+Everything is read as a stream: memory does not depend on the decompressed size.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+import pyarrow as pa
+
+from replay.errors import RowError, SourceError
+
+STDIN = Path("/dev/stdin")
+DAMAGED: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)  # raised while reading
+
+_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
+
+def plain_name(path: Path) -> str:
+    """Return the file's name in lower case without the ending of a container."""
+    name = path.name.lower()
+    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, decompressed. Raises SourceError if it can't be opened, is empty or is a folder."""
+    try:
+        if path.is_dir():
+            raise SourceError(f"{path} is a folder: a file is needed here")
+        with path.open("rb") as file:
+            head = file.peek(16)
+            if not head:
+                raise SourceError(f"{path} is empty")
+            kind = next((open_ for at, magic, open_ in _OPENERS if head[at:].startswith(magic)), None)
+            if kind is None and path.suffix.lower() in _ENDINGS:
+                raise damaged(path, 0, f"it does not begin as {path.suffix} does")
+            with kind(path, file) if kind else nullcontext(cast(BinaryIO, file)) as plain:
+                yield plain
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}") from error
+
+
+def damaged(path: Path, lines: int, error: object) -> RowError:
+    """Return the error of a stream that fails after `lines` lines: an unknown number of rows is missing then."""
+    return RowError(path, lines + 1, "compressed data break off or are damaged", str(error))
+
+
+def parts(path: Path, pattern: str | None = None) -> tuple[Path, ...]:
+    """Return the files of a log: those in a folder and below in the order of their paths, or the file itself.
+
+    Names that begin with a dot or an underscore are passed over, as Spark and Hive do; with a pattern of the shell, so
+    are files whose path in the folder does not match. Raises SourceError if nothing is left.
+    """
+    if not path.is_dir():
+        return (path,)
+    inside = sorted((found.relative_to(path), found) for found in path.rglob("*") if found.is_file())
+    files = tuple(
+        found
+        for name, found in inside
+        if not any(part.startswith((".", "_")) for part in name.parts) and fnmatchcase(str(name), pattern or "*")
+    )
+    if not files:
+        raise SourceError(f"{path}: no file in the folder" + (f" matches {pattern}" if pattern else ""))
+    return files
+
+
+def _gzip(_path: Path, file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file))
+
+
+def _bzip2(_path: Path, file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, bz2.open(file))
+
+
+def _xz(_path: Path, file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, lzma.open(file))
+
+
+def _zstd(_path: Path, file: BinaryIO) -> BinaryIO:
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
+
+
+def _zip(path: Path, file: BinaryIO) -> BinaryIO:
+    """Open the one file in an archive. Raises SourceError for another number of files, or one that is encrypted."""
+    try:
+        archive = zipfile.ZipFile(file)
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        if len(names) != 1:
+            raise SourceError(f"{path}: an archive of {len(names)} files: one log is needed")
+        return cast(BinaryIO, archive.open(names[0]))
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise SourceError(f"{path}: the archive can't be read: {error}") from error
+
+
+_OPENERS: Final[tuple[tuple[int, bytes, Callable[[Path, BinaryIO], BinaryIO]], ...]] = (  # offset, bytes there
+    (0, b"\x1f\x8b", _gzip),
+    (4, b"1AY&SY", _bzip2),
+    (0, b"\xfd7zXZ\0", _xz),
+    (0, b"\x28\xb5\x2f\xfd", _zstd),
+    (0, b"PK\x03\x04", _zip),
+)

@@ -1,0 +1,159 @@
+"""Cut a CSV stream into blocks of whole records, whose quotes may hold separators and line ends (RFC 4180).
+
+A block in which every quote is where the RFC has it is found by arithmetic on its bytes, and left to a fast parser. In
+others records are found one by one: a quote within an unquoted field is a character like others; a record whose quotes
+do not close, or go on after they closed, is refused with its first line, and the next line begins a record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+LINE_BYTES = 1_000_000  # the longest record
+BLOCK_BYTES = 1 << 22
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+Problem = tuple[int, str, str]  # line, reason and detail, as in RowError
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The bytes with a meaning in a CSV file: one each; `quote` and `comment` may be empty."""
+
+    separator: bytes
+    quote: bytes = b'"'
+    comment: bytes = b""
+
+    def record(self) -> re.Pattern[bytes]:
+        """Return a pattern that matches one record; its group 1 is without the line end."""
+        separator, quote = re.escape(self.separator), re.escape(self.quote)
+        field = rb"[^%b\r\n]*+" % separator
+        if quote:
+            field = rb"(?:%b(?:[^%b]++|%b%b)*+%b|(?!%b)%b)" % (quote, quote, quote, quote, quote, quote, field)
+        return re.compile(rb"(%b(?:%b%b)*+)(?:\r\n|\n|\r|\Z)" % (field, separator, field))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole records, and the 1-based numbers of their first lines: one per record that is not empty."""
+
+    lines: Numbers
+    data: bytes = b""  # as they are in the file, if every quote is regular
+    records: tuple[bytes, ...] | None = None  # without their line ends, if they were found one by one
+    problems: tuple[Problem, ...] = ()  # of lines that are no record
+
+
+def blocks(
+    chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes: int = BLOCK_BYTES
+) -> Iterator[Block]:
+    """Yield the records of a stream that begins at `line`, in its order and in blocks of about `block_bytes`."""
+    cutter = Cutter(dialect, line)
+    data = b""
+    for chunk in chunks:
+        data += chunk
+        if len(data) >= block_bytes:
+            block, used = cutter.cut(data, last=False)
+            data = data[used:]
+            yield block
+    if data:
+        yield cutter.cut(data, last=True)[0]
+
+
+class Cutter:
+    """Finds records, and counts lines."""
+
+    def __init__(self, dialect: Dialect, line: int = 1) -> None:
+        """`line` is the number of the first line."""
+        self.dialect, self.line = dialect, line
+        self._record = dialect.record()
+        self._in_long_line = False
+
+    def cut(self, data: bytes, *, last: bool) -> tuple[Block, int]:
+        """Return the whole records at the begin of `data` and their size; all of it if it is the last of the stream."""
+        return self._regular(data, last=last) or self.one_by_one(data, last=last)
+
+    def _regular(self, data: bytes, *, last: bool) -> tuple[Block, int] | None:
+        """Return the block if every quote and line end is regular and no record is too long, else None."""
+        dialect = self.dialect
+        commented = dialect.comment and (data.startswith(dialect.comment) or b"\n" + dialect.comment in data)
+        if self._in_long_line or commented or data.count(b"\r") != data.count(b"\r\n"):
+            return None
+        codes = np.frombuffer(data, np.uint8)
+        newlines = np.flatnonzero(codes == ord("\n"))
+        ends, quotes = newlines, None
+        if dialect.quote and dialect.quote in data:
+            quotes = np.flatnonzero(codes == dialect.quote[0])
+            ends = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
+        if last and not data.endswith(b"\n"):
+            ends = np.append(ends, len(data))
+        size = min(int(ends[-1]) + 1, len(data)) if len(ends) else 0
+        if last and size < len(data) or not size:
+            return None
+        if quotes is not None and not _closed(codes[:size], quotes[quotes < size], dialect):
+            return None
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        sizes = ends - starts
+        if sizes.max() > LINE_BYTES:
+            return None
+        filled = (sizes > 1) | ((sizes == 1) & (codes[starts] != ord("\r")))
+        lines = self.line + np.searchsorted(newlines, starts[filled])
+        self.line += int(np.searchsorted(newlines, size))
+        return Block(lines, data[:size]), size
+
+    def one_by_one(self, data: bytes, *, last: bool) -> tuple[Block, int]:
+        """Return the records, the lines that are none as problems, and the size of all of them."""
+        records: list[bytes] = []
+        lines: list[int] = []
+        problems: list[Problem] = []
+        at = self._pass_line(data, 0) if self._in_long_line else 0
+        while at < len(data):
+            comment = self.dialect.comment and data.startswith(self.dialect.comment, at)
+            found = None if comment else self._record.match(data, at)
+            end = found.end() if found else len(data)
+            whole = last or (end < len(data) if found else False) or (found and data.endswith(b"\n"))
+            line = self.line
+            if found and whole and len(found[1]) <= LINE_BYTES:
+                if found[1].strip(b" "):
+                    records.append(found[1])
+                    lines.append(line)
+                self.line += line_ends(data[at:end])
+                at = end
+            elif not last and len(data) - at <= LINE_BYTES + 2 and not (comment and b"\n" in data[at:]):
+                break  # what follows may complete it
+            else:
+                at = self._pass_line(data, at)
+                if found:
+                    problems.append((line, f"line of more than {LINE_BYTES:,} bytes", ""))
+                elif not comment:
+                    problems.append((line, "not CSV", "a quote is not closed, or text follows it"))
+        return Block(np.array(lines, np.int64), records=tuple(records), problems=tuple(problems)), at
+
+    def _pass_line(self, data: bytes, at: int) -> int:
+        """Return the position after the line at `at`, or the end of the data if the line goes on after it."""
+        found = _LINE_END.search(data, at)
+        self._in_long_line = found is None
+        self.line += found is not None
+        return len(data) if found is None else found.end()
+
+
+def line_ends(data: bytes) -> int:
+    """Return the number of line ends: LF, CR LF or CR."""
+    return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+
+
+def _closed(codes: npt.NDArray[np.uint8], quotes: Numbers, dialect: Dialect) -> bool:
+    """Return True if every field with a quote begins and ends with one, and quotes inside are doubled."""
+    if len(quotes) % 2:
+        return False
+    beside = np.zeros(256, np.bool_)
+    beside[[ord("\n"), ord("\r"), dialect.separator[0], dialect.quote[0]]] = True
+    opening, closing = quotes[::2], quotes[1::2]
+    opening, closing = opening[opening > 0] - 1, closing[closing < len(codes) - 1] + 1
+    return bool(beside[codes[opening]].all() and beside[codes[closing]].all())
