@@ -244,7 +244,7 @@ def test_a_user_of_json_is_a_string_or_an_integer(tmp_path: Path, value: str) ->
         ("a.jsonl", '{"user": 1}\n', "line 1: wrong columns .there is no item, timestamp, event"),
         ("a.parquet", "user,item", "is not Parquet"),
         ("a.parquet", "", "is empty"),
-        ("a.txt", "x", "a log ends in .csv"),
+        ("a.txt", "x", "wrong columns: there is no user, item, timestamp, event among 'x'"),
     ],
 )
 def test_a_file_of_another_shape_says_so(tmp_path: Path, name: str, text: str, says: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.sources.text.csv_records import LINE_BYTES, Block, Cutter, Dialect, blocks, line_ends
+from replay.sources.text.csv_records import LINE_BYTES, Cutter, Dialect, blocks, line_ends
 
 FIELDS = st.text(st.sampled_from('ab ,;\t|"\r\n\0é'), max_size=6)
 TABLES = st.lists(st.lists(FIELDS, min_size=2, max_size=4), min_size=1, max_size=8)
@@ -52,15 +52,11 @@ def test_what_python_s_csv_writes_is_cut_into_its_records_and_lines(
     assert found(text.getvalue().encode(), Dialect(separator.encode()), size) == expected
 
 
-def one_by_one(data: bytes, dialect: Dialect = Dialect(b",")) -> Block:
-    return Cutter(dialect).one_by_one(data, last=True)[0]
-
-
 @settings(max_examples=200)
 @given(st.text(st.sampled_from('ab,"\r\n'), max_size=30), st.integers(1, 40))
 def test_damaged_quotes_lose_no_line_and_give_the_same_records_in_blocks_of_any_size(text: str, size: int) -> None:
     data = text.encode()
-    whole = one_by_one(data)
+    whole = Cutter(Dialect(b",")).one_by_one(data, last=True)[0]
     assert whole.records is not None
     parts = list(blocks([data[at : at + 5] for at in range(0, len(data), 5)], Dialect(b","), block_bytes=size))
     assert [line for part in parts for line in part.lines.tolist()] == whole.lines.tolist()

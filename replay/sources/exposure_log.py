@@ -8,9 +8,8 @@ columns are ignored, and the case of column names makes no difference. Every row
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 
@@ -19,24 +18,21 @@ from replay.sources.columns import columns, row
 from replay.sources.json_log import json_rows
 from replay.sources.parquet_log import parquet
 from replay.sources.schema import Row, batches
+from replay.sources.text.containers import plain_name
 from replay.sources.text.lines import LINE_BYTES, lines
 from streams.settings import Exposures
+
+JSON = (".jsonl", ".ndjson", ".json")
 
 csv.field_size_limit(LINE_BYTES + 1)
 
 
 def exposure_log(path: Path, _policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
-    """Yield batches of `schema.ROWS` from a log; its file name gives the format. Raises SourceError for other names."""
-    if path.is_dir():
-        raise SourceError(f"{path} is a folder: a file is needed here")
-    name = path.name.lower()
-    plain = name.removesuffix(".gz")
+    """Yield batches of `schema.ROWS` from a log; its name gives the format: Parquet, JSON lines, or else CSV."""
+    name = plain_name(path)
     if name.endswith(".parquet"):
         return parquet(path, errors)
-    for ending, read in _TEXTS.items():
-        if plain.endswith(ending):
-            return batches(read(path, errors), errors)
-    raise SourceError(f"{path}: a log ends in {', '.join(_TEXTS)} (each also with .gz) or .parquet")
+    return batches((json_rows if name.endswith(JSON) else _csv_rows)(path, errors), errors)
 
 
 def _csv_rows(path: Path, errors: RowErrors) -> Iterator[Row]:
@@ -72,11 +68,3 @@ def _positions(path: Path, names: list[str]) -> dict[str, int]:
         return {column: names.index(name) for column, name in columns(names).items()}
     except InvalidError as error:
         raise SourceError(f"{path}: {error.reason}: {error.detail}") from error
-
-
-_TEXTS: Final[dict[str, Callable[[Path, RowErrors], Iterator[Row]]]] = {
-    ".csv": _csv_rows,
-    ".jsonl": json_rows,
-    ".ndjson": json_rows,
-    ".json": json_rows,
-}

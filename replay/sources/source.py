@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from replay.errors import RowErrors, SourceError
 from replay.parameters import parameters
-from replay.sources.csv_log import exposure_log
 from replay.sources.ebnerd import ebnerd, files
+from replay.sources.exposure_log import exposure_log
 from replay.sources.movielens import movielens
 from replay.sources.steam import steam
 from replay.sources.synthetic import Synthetic

@@ -50,9 +50,7 @@ class Block:
     problems: tuple[Problem, ...] = ()  # of lines that are no record
 
 
-def blocks(
-    chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes: int = BLOCK_BYTES
-) -> Iterator[Block]:
+def blocks(chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
     """Yield the records of a stream that begins at `line`, in its order and in blocks of about `block_bytes`."""
     cutter = Cutter(dialect, line)
     data = b""
@@ -94,7 +92,7 @@ class Cutter:
         if last and not data.endswith(b"\n"):
             ends = np.append(ends, len(data))
         size = min(int(ends[-1]) + 1, len(data)) if len(ends) else 0
-        if last and size < len(data) or not size:
+        if (last and size < len(data)) or not size:
             return None
         if quotes is not None and not _closed(codes[:size], quotes[quotes < size], dialect):
             return None
