@@ -56,6 +56,9 @@ class ConnectionSettings(_Group):
     partitions: int = Field(4, ge=1, le=256, description="partitions of each topic that is keyed by user")
     replication: int = Field(1, ge=1, description="replicas of each topic")
     patience_s: float = Field(600.0, gt=0, description="how long to wait for an unreachable broker or database, s")
+    end_if_stuck_s: float | None = Field(
+        None, gt=0, description="end the process after it was unhealthy for so long, s; its supervisor starts it again"
+    )
     poll_interval_s: float = Field(
         1000.0, gt=0, description="Kafka's max.poll.interval, s: a worker idle for longer loses its partitions"
     )

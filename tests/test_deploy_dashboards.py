@@ -28,7 +28,7 @@ from streams.process import telemetry
 from tests.support.dashboards import FOLDER, Query, dashboards, panels, queries
 
 PROVISIONED = FOLDER.parent / "provisioning"
-OF_THE_CLIENT = {"process_resident_memory_bytes"}
+OF_THE_CLIENT = {"process_resident_memory_bytes", "process_start_time_seconds"}
 DASHBOARDS = list(dashboards())
 
 # A process that does everything that can be measured, over and over, until its input is closed.
@@ -50,6 +50,8 @@ def work():
         t.RELEASE.labels(role).set(2)
         t.LAG.labels(role, "device-events").set(1)
         t.BATCH_SECONDS.labels(role).observe(0.02)
+    t.RELEASE_TIME.set(956703932)
+    t.LEASE_HELD.set(1)
     for kind in ("retrain", "learner"):
         t.TRAINING_SECONDS.labels(kind).observe(3)
         t.TRAINING_LOSS.labels(kind, "active").set(0.5)
@@ -65,10 +67,16 @@ def work():
 
 closed = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
-t.serve(Settings())
+t.serve(Settings(run="a"), "device")
 while not closed.wait(0.05):
     work()
 """
+
+
+def alerts() -> list[dict[str, Any]]:
+    """The rules of all groups of deploy/alerts.yml."""
+    groups = yaml.safe_load((FOLDER.parents[1] / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def measured() -> dict[str, prometheus_client.metrics.MetricWrapperBase]:
@@ -142,10 +150,12 @@ def test_panels_have_their_own_place_and_number(dashboard: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda d: d["uid"])
-def test_panels_use_the_datasource_that_is_provisioned(dashboard: dict[str, Any]) -> None:
-    source = yaml.safe_load((PROVISIONED / "datasources" / "prometheus.yaml").read_text())["datasources"][0]
-    wanted = {"type": source["type"], "uid": source["uid"]}
+def test_panels_use_the_data_source_that_the_dashboard_offers(dashboard: dict[str, Any]) -> None:
+    source, *_ = yaml.safe_load((PROVISIONED / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    offered = [v["query"] for v in dashboard["templating"]["list"] if v["name"] == "datasource"]
+    assert offered == [source["type"]]
     for panel in panels(dashboard):
+        wanted = {"type": source["type"], "uid": "$datasource"}
         assert panel["datasource"] == wanted
         assert all(target["datasource"] == wanted for target in panel["targets"])
         assert panel["description"]
@@ -167,9 +177,15 @@ def test_every_metric_of_the_program_is_on_a_dashboard() -> None:
 
 
 def test_alerts_ask_for_metrics_that_the_program_has() -> None:
-    rules = yaml.safe_load((FOLDER.parents[1] / "alerts.yml").read_text())["groups"][0]["rules"]
-    for rule in rules:
-        assert Query("", rule["alert"], rule["expr"]).metrics() <= set(measured()), rule["alert"]
+    for rule in alerts():
+        assert Query("", rule["alert"], rule["expr"]).metrics() <= {*measured(), *OF_THE_CLIENT}, rule["alert"]
+
+
+def test_every_alert_is_seen_to_fire_and_to_be_silent_in_the_unit_tests() -> None:
+    tests = yaml.safe_load((Path(__file__).parent / "alerts.test.yml").read_text())["tests"]
+    checks = [check for test in tests for check in test["alert_rule_test"]]
+    for fires in (True, False):
+        assert {c["alertname"] for c in checks if bool(c["exp_alerts"]) == fires} == {r["alert"] for r in alerts()}
 
 
 def test_variables_are_filled_in_with_each_choice() -> None:

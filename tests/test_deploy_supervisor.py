@@ -110,7 +110,7 @@ import sys
 from streams.process.health import HEALTH
 from streams.settings import Settings
 from streams.process.telemetry import serve
-serve(Settings(metrics_port=int(sys.argv[1])))
+serve(Settings(metrics_port=int(sys.argv[1])), "test")
 print("up", flush=True)
 {rest}
 import time; time.sleep(600)

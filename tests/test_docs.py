@@ -122,8 +122,14 @@ def test_commands_in_the_table_of_processes_exist() -> None:
 
 
 def test_alerts_are_documented() -> None:
-    rules = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"][0]["rules"]
-    assert [row[0] for row in rows(OPERATIONS, "## What to watch")] == [rule["alert"] for rule in rules]
+    groups = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"]
+    rules = {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    listed = {row[0]: row[1] for row in rows(OPERATIONS, "## What to watch")}
+    assert listed == {name: rule["labels"]["severity"] for name, rule in rules.items()}
+    runbooks = (ROOT / "docs" / "runbooks.md").read_text()
+    assert re.findall(r"^## (\w+)$", runbooks, re.MULTILINE) == list(rules)
+    for name, rule in rules.items():
+        assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{name.lower()}"
 
 
 def test_the_schema_of_the_summary_is_a_schema() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.broker import free_port
 from streams.process.health import STUCK_AFTER_S, Health
@@ -76,7 +80,7 @@ def test_an_unhealthy_process_answers_503_with_the_reason(clock: Clock, path: st
     environ: dict[str, object] = {"PATH_INFO": path}
     setup_testing_defaults(environ)
     status_lines: list[str] = []
-    body = b"".join(endpoint(health)(environ, lambda line, *_: status_lines.append(line)))
+    body = b"".join(endpoint(health, {})(environ, lambda line, *_: status_lines.append(line)))
     assert status_lines[0].startswith(status)
     assert {"/healthz": b"3 records wait", "/readyz": b"starting", "/metrics": b"mc2sf_"}[path] in body
 
@@ -85,7 +89,7 @@ def test_an_unhealthy_process_answers_503_with_the_reason(clock: Clock, path: st
 def test_the_endpoint_is_served_on_the_local_host(clock: Clock) -> None:
     health = Health(clock)
     settings = Settings(metrics_port=free_port())
-    serve(settings, health)
+    serve(settings, "test", health)
     base = f"http://127.0.0.1:{settings.metrics_port}"
     with pytest.raises(urllib.error.HTTPError, match="503"):
         urllib.request.urlopen(base + "/readyz", timeout=5)
@@ -93,3 +97,26 @@ def test_the_endpoint_is_served_on_the_local_host(clock: Clock) -> None:
     for path in ("/readyz", "/healthz", "/metrics"):
         with urllib.request.urlopen(base + path, timeout=5) as answer:
             assert answer.status == 200
+
+
+def test_every_sample_names_run_and_role(clock: Clock) -> None:
+    environ: dict[str, object] = {"PATH_INFO": "/metrics"}
+    setup_testing_defaults(environ)
+    health = Health(clock)
+    text = b"".join(endpoint(health, {"run": "a", "role": "device"})(environ, lambda *_: bytes)).decode()  # type: ignore[arg-type,return-value]
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    assert {s.labels["run"] for s in samples} == {"a"}
+    assert all("role" in s.labels for s in samples)
+    values = {s.name: s.value for s in samples}
+    assert (values["mc2sf_healthy"], values["mc2sf_ready"], values["mc2sf_build_info"]) == (1, 0, 1)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("lag", "code"), [(3, os.EX_SOFTWARE), (0, 0)])
+def test_a_stuck_process_ends_itself(lag: int, code: int) -> None:
+    program = (
+        "import time; from streams.process.health import Health, end_if_stuck\n"
+        f"health = Health(lambda: 0.0); health.set_lag({lag}); health._clock = lambda: 1000.0\n"
+        "end_if_stuck(health, 0.2); time.sleep(2)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=30).returncode == code

@@ -49,7 +49,7 @@ def replay(
     settings = Settings()
     retrying(settings.patience_s)(topic_admin.require, settings)
     plan = _plan(source, prepared, options, folder, settings)
-    telemetry.serve(settings)
+    telemetry.serve(settings, "replay")
     HEALTH.needs("log")
     clock = VirtualClock(plan.speed)
     signal.signal(signal.SIGUSR1, clock.toggle)

@@ -117,13 +117,17 @@ class Child:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def scrape(self) -> bool:
-        """Read /metrics into `samples`; return False, and keep the older samples, if the process does not answer."""
+        """Read /metrics into `samples`, without the labels `run` and `role`.
+
+        Return False, and keep the older samples, if the process does not answer.
+        """
         try:
             text = loopback.get(self.metrics_port, "/metrics", _SCRAPE_S)
         except OSError:
             return False
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+                own = sorted((k, v) for k, v in sample.labels.items() if k not in ("run", "role"))
+                labels = ",".join(f'{k}="{v}"' for k, v in own)
                 self.samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return True

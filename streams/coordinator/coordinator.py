@@ -56,6 +56,10 @@ class Coordinator:
         self._waiting_since = time.monotonic()
         with engine.connect() as connection:
             last = run_state.last_decision(connection, self._run)
+            written = connection.execute(
+                sa.select(sa.func.max(releases.c.created_wall)).where(releases.c.run == self._run)
+            )
+            telemetry.RELEASE_TIME.set((written.scalar_one() or 0) / 1000)
         self._decided = last.epoch if last else -1
         if last is not None:  # a crash between the table and Kafka may have left it unpublished
             self._publish(last)
@@ -135,6 +139,7 @@ class Coordinator:
             if decision is not None:
                 registry.write_decision(connection, self._run, decision)
         telemetry.RELEASE.labels(ROLE).set(version)
+        telemetry.RELEASE_TIME.set_to_current_time()
         log.info("release %d (%s) is published with %d rows of E", version, manifest.kind, len(publication.rows))
         if decision is not None:
             self._after_decision(decision)
@@ -195,7 +200,7 @@ class Coordinator:
 def main(settings: Settings) -> None:
     """Run until the end of the log, or until SIGTERM."""
     torch.set_num_threads(1)  # a fixed number: then sums are equal to the last bit
-    with service(settings) as (engine, stop):
+    with service(settings, ROLE) as (engine, stop):
         run(settings, engine, stop)
 
 
@@ -209,7 +214,8 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         while not stop.is_set():
             HEALTH.progress()
             try:
-                if not lease.acquire():
+                telemetry.LEASE_HELD.set(acquired := lease.acquire())
+                if not acquired:
                     HEALTH.needs("lease")  # a standby process is ready
                     stop.wait(_WAIT_FOR_LEASE_S)
                 elif _act(Coordinator(settings, engine, lease, publisher), stop):

@@ -90,7 +90,7 @@ class Worker:
         torch.set_num_threads(1)
         gc.freeze()  # objects loaded so far stay: a collection need not visit them
         gc.set_threshold(_COLLECT_AFTER, 20, 100)
-        telemetry.serve(self._settings)
+        telemetry.serve(self._settings, self._role)
         self._reader.start()
         LagMonitor(self._settings, self._role, self.app, self._reader, self._sources).start()
 

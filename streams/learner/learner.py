@@ -133,7 +133,7 @@ class Learner:
 def main(settings: Settings) -> None:
     """Run until the end of the log, or until SIGTERM."""
     torch.set_num_threads(1)  # a fixed number: then sums are equal to the last bit
-    with service(settings) as (engine, stop):
+    with service(settings, ROLE) as (engine, stop):
         run(settings, engine, stop)
 
 

@@ -6,11 +6,14 @@ complete release, and has reported that.
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+log = logging.getLogger(__name__)
 STUCK_AFTER_S = 20.0
 
 
@@ -70,6 +73,23 @@ class Health:
         """Return what this process waits for before it is ready; empty if it is ready."""
         with self._lock:
             return "; ".join(self._missing.values())
+
+
+def end_if_stuck(health: Health, after_s: float) -> None:
+    """End this process with exit code 70 once it has been unhealthy for `after_s` seconds: a supervisor restarts it.
+
+    Docker restarts a container that ends, not one whose health check fails.
+    """
+
+    def watch() -> None:
+        since: float | None = None
+        while since is None or time.monotonic() - since < after_s:
+            time.sleep(min(1.0, after_s / 4))
+            since = (since or time.monotonic()) if health.stuck() else None
+        log.error("%s: this process ends, to be started again", health.stuck())
+        os._exit(os.EX_SOFTWARE)  # a stuck thread would keep sys.exit from ending it
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
 
 
 HEALTH = Health()  # of this process

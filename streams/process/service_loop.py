@@ -21,12 +21,14 @@ Outages = tuple[type[Exception], ...]
 
 
 @contextmanager
-def service(settings: Settings, *, serves_telemetry: bool = True) -> Iterator[tuple[Engine, threading.Event]]:
+def service(
+    settings: Settings, role: str, *, serves_telemetry: bool = True
+) -> Iterator[tuple[Engine, threading.Event]]:
     """Set up logging, signals and telemetry; yield the database and the event that stops the process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = stop_on_signals()
     if serves_telemetry:
-        telemetry.serve(settings)
+        telemetry.serve(settings, role)
     engine = connect(settings.database.get_secret_value())
     try:
         yield engine, stop

@@ -1,20 +1,27 @@
 """All Prometheus metrics of the project, and the HTTP endpoint that serves them with the process's health.
 
 One naming scheme: `mc2sf_<subject>_<unit>`, base units, `_total` for counters; labels are few and bounded (variant,
-topic, role, kind), never a user or an item.
+topic, role, kind), never a user or an item. Every sample also has the labels `run` and `role` of its process.
 """
 
 from __future__ import annotations
 
+import copy
+import platform
+import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
-from streams.process.health import HEALTH, Health
+from streams.process.health import HEALTH, Health, end_if_stuck
 from streams.settings import Settings
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -48,6 +55,14 @@ ONLINE_CHANCE = Gauge(
 )
 DRIFTS = Counter("mc2sf_drifts_total", "Drifts that ADWIN detected in NDCG@10", ["variant"])
 LAG = Gauge("mc2sf_consumer_lag_records", "Records not yet read", ["role", "topic"])
+HEALTHY = Gauge("mc2sf_healthy", "1 if /healthz answers 200; 0 if records are pending and there was no progress")
+READY = Gauge("mc2sf_ready", "1 if /readyz answers 200; 0 if the process lacks its state, a release or a service")
+RELEASE_TIME = Gauge(
+    "mc2sf_release_timestamp_seconds", "Wall clock at which the active release was written, since 1970"
+)
+LEASE_HELD = Gauge("mc2sf_lease_held", "1 in the coordinator that acts, 0 in one that waits for the lease")
+DISK_FREE = Gauge("mc2sf_disk_free_ratio", "Free share of the disk of the process's local files")
+BUILD = Gauge("mc2sf_build_info", "Always 1; the versions of the program and of Python", ["version", "python"])
 
 
 def observe_losses(kind: str, quality: Mapping[str, float | None]) -> None:
@@ -62,9 +77,34 @@ class _Handler(WSGIRequestHandler):
         """Log no requests: they come every second."""
 
 
-def endpoint(health: Health) -> WSGIApplication:
-    """Return the WSGI application: /metrics, and /healthz and /readyz with 200 or 503 and a reason."""
-    metrics: WSGIApplication = make_wsgi_app()
+def _free(folder: Path) -> float:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    usage = shutil.disk_usage(there)
+    return usage.free / usage.total
+
+
+class _Labelled(Collector):
+    """All metrics of this process, each sample with labels that are the same in all of them."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._labels = labels
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        for metric in REGISTRY.collect():
+            labelled = copy.copy(metric)  # some collectors return the same object each time
+            labelled.samples = [s._replace(labels={**self._labels, **s.labels}) for s in metric.samples]
+            yield labelled
+
+
+def endpoint(health: Health, labels: Mapping[str, str]) -> WSGIApplication:
+    """Return the WSGI application: /metrics with `labels`, and /healthz and /readyz with 200 or 503 and a reason."""
+    registry = CollectorRegistry()
+    registry.register(_Labelled(labels))
+    metrics: WSGIApplication = make_wsgi_app(registry)
+    HEALTHY.set_function(lambda: not health.stuck())
+    READY.set_function(lambda: not health.missing())
+    BUILD.labels(version("mc2sf"), platform.python_version()).set(1)
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -80,8 +120,12 @@ def endpoint(health: Health) -> WSGIApplication:
     return answer
 
 
-def serve(settings: Settings, health: Health = HEALTH) -> None:
-    """Serve /metrics, /healthz and /readyz on `settings.host:metrics_port` in a thread; with port 0 do nothing."""
+def serve(settings: Settings, role: str, health: Health = HEALTH) -> None:
+    """Serve /metrics, /healthz and /readyz on `settings.host:metrics_port` in a thread; with port 0 serve nothing."""
+    if settings.end_if_stuck_s is not None:
+        end_if_stuck(health, settings.end_if_stuck_s)
     if settings.metrics_port:
-        server = make_server(settings.host, settings.metrics_port, endpoint(health), ThreadingWSGIServer, _Handler)
+        DISK_FREE.set_function(lambda: _free(settings.state_dir))
+        answers = endpoint(health, {"run": settings.run, "role": role})
+        server = make_server(settings.host, settings.metrics_port, answers, ThreadingWSGIServer, _Handler)
         threading.Thread(target=server.serve_forever, name="telemetry", daemon=True).start()

@@ -76,7 +76,7 @@ class Recorder:
 
 def main(settings: Settings) -> None:
     """Record until SIGTERM: also after the end of the log, so that late dead letters are not lost."""
-    with service(settings) as (engine, stop):
+    with service(settings, ROLE) as (engine, stop):
         run(settings, engine, stop)
 
 

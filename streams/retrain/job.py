@@ -158,11 +158,11 @@ def main(settings: Settings, *, once: bool = False) -> None:
     """Retrain whenever it is due until the log ends or SIGTERM; with `once` retrain now and end."""
     torch.set_num_threads(settings.retrain_threads)  # a fixed number: then sums are equal to the last bit
     with (
-        service(settings, serves_telemetry=False) as (engine, stop),
+        service(settings, ROLE, serves_telemetry=False) as (engine, stop),
         process_group() as processes,
     ):
         if processes.rank == 0:
-            telemetry.serve(settings)
+            telemetry.serve(settings, ROLE)
         run(settings, engine, stop, once=once, processes=processes)
 
 

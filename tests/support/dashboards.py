@@ -45,6 +45,8 @@ def queries(folder: Path = FOLDER, rate_interval: str = "1m") -> list[Query]:
     found: dict[Query, None] = {}  # without repetitions, in order
     for dashboard in dashboards(folder):
         variables = {v["name"]: [option["value"] for option in v["options"]] for v in dashboard["templating"]["list"]}
+        variables["run"] = [".*"]  # Grafana asks Prometheus for its values
+        variables.pop("datasource", None)  # it is in no expression
         for panel in panels(dashboard):
             for target in panel["targets"]:
                 for choice in itertools.product(*variables.values()):
