@@ -22,6 +22,7 @@ from deploy.local.broker import await_broker, free_port
 from streams.kafka import topic_admin
 from streams.settings import PREFIX, Settings
 from streams.topics import TOPICS
+from tests.support.commands import resolve
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -60,14 +61,7 @@ def test_every_process_of_the_system_is_in_the_compose_file() -> None:
 
 @pytest.mark.parametrize("name", sorted(PROCESSES))
 def test_a_process_runs_a_command_that_the_program_has(name: str) -> None:
-    words = [filled(word) for word in PROCESSES[name]["command"]]
-    command = typer.main.get_command(app)
-    context = command.make_context("mc2sf", list(words))
-    while isinstance(command, typer.core.TyperGroup):
-        word, found, words = command.resolve_command(context, words)
-        assert found is not None, word
-        command = found
-        context = command.make_context(word, list(words), parent=context)  # refuses what is unknown or missing
+    resolve(typer.main.get_command(app), [filled(word) for word in PROCESSES[name]["command"]])
 
 
 @pytest.mark.parametrize("name", sorted(PROCESSES))

@@ -1,0 +1,87 @@
+"""The Kubernetes manifests and the systemd unit: valid by the published schemas, and true to what the program has."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+
+from deploy.cli.main import app
+from streams.settings import PREFIX, Settings
+from tests.support.commands import resolve
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+KUSTOMIZATION = yaml.safe_load((DEPLOY / "k8s" / "kustomization.yaml").read_text())
+OBJECTS: list[dict[str, Any]] = [
+    document
+    for name in KUSTOMIZATION["resources"]
+    for document in yaml.safe_load_all((DEPLOY / "k8s" / name).read_text())
+]
+PODS = {o["metadata"]["name"]: o["spec"]["template"]["spec"] for o in OBJECTS if "template" in o.get("spec", {})}
+LITERALS = dict(line.split("=", 1) for line in KUSTOMIZATION["configMapGenerator"][0]["literals"])
+
+
+def test_every_manifest_is_in_the_kustomization() -> None:
+    files = {path.name for path in (DEPLOY / "k8s").iterdir()} - {"kustomization.yaml"}
+    assert files == set(KUSTOMIZATION["resources"])
+
+
+@pytest.mark.parametrize("manifest", OBJECTS, ids=lambda o: f"{o['kind']}-{o['metadata']['name']}")
+def test_a_manifest_follows_the_published_schema(manifest: dict[str, Any]) -> None:
+    kubernetes_validate.validate(manifest, "1.33", strict=True)
+
+
+def test_every_process_but_the_replay_has_a_pod() -> None:
+    assert set(PODS) == {"topics", "coordinator", "device", "cloud", "recorder", "learner", "retrain"}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_runs_a_command_with_settings_that_the_program_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (container,) = PODS[name]["containers"]
+    resolve(typer.main.get_command(app), container["args"])
+    for variable, value in (LITERALS | {v["name"]: v["value"] for v in container.get("env", [])}).items():
+        if variable not in ("MC2SF_KAFKA_CA", "MC2SF_KAFKA_SECURITY"):  # need a file and a secret of the cluster
+            monkeypatch.setenv(variable, value)
+        assert variable.removeprefix(PREFIX).lower() in Settings.model_fields
+    settings = Settings()
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {str(settings.state_dir), str(Path(LITERALS["MC2SF_KAFKA_CA"]).parent)} <= mounts
+    assert PODS[name]["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    if name != "topics":
+        assert [port["containerPort"] for port in container["ports"]] == [settings.metrics_port]
+        for probe, path in (("startup", "/healthz"), ("liveness", "/healthz"), ("readiness", "/readyz")):
+            assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "metrics"}
+
+
+def test_volumes_are_those_that_are_mounted() -> None:
+    for o in (o for o in OBJECTS if "template" in o.get("spec", {})):
+        claims = [claim["metadata"]["name"] for claim in o["spec"].get("volumeClaimTemplates", [])]
+        pod = o["spec"]["template"]["spec"]
+        volumes = [volume["name"] for volume in pod["volumes"]] + claims
+        assert sorted(volumes) == sorted(mount["name"] for mount in pod["containers"][0]["volumeMounts"])
+
+
+def test_services_and_budgets_select_the_pods_of_their_name() -> None:
+    for o in OBJECTS:
+        if o["kind"] in ("Service", "PodDisruptionBudget", "StatefulSet", "Deployment"):
+            selector = o["spec"]["selector"]
+            assert selector.get("matchLabels", selector) == {"app": "mc2sf", "role": o["metadata"]["name"]}
+        if o["kind"] == "Service":
+            assert [port["port"] for port in o["spec"]["ports"]] == [int(LITERALS["MC2SF_METRICS_PORT"])]
+
+
+def test_the_systemd_unit_runs_the_program_with_settings_that_it_has() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "systemd" / "mc2sf@.service")
+    service = unit["Service"]
+    assert service["ExecStart"].endswith("/mc2sf $COMMAND")
+    assert service["Restart"] == "on-failure"
+    for assignment in service["Environment"].split():
+        assert assignment.partition("=")[0].removeprefix(PREFIX).lower() in Settings.model_fields
