@@ -22,6 +22,7 @@ from replay.prepare.plan import LOG, PLAN
 from streams.database import schema
 from streams.database.engine import connect, insert_new
 from streams.kafka import topic_admin
+from streams.plugins.loaded import loaded
 from streams.process.retry import retrying
 from streams.settings import Settings
 
@@ -166,9 +167,10 @@ def agree(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = F
 def joined_run() -> Settings:
     """Return the settings of a process of a run, after a check of its topics and of its agreement with the run.
 
-    Waits for the broker and the database. Raises TopicsError or UserError.
+    Waits for the broker and the database. Raises TopicsError, UserError, or PluginError if a plugin was changed.
     """
     settings = Settings()
+    loaded(settings.plugins)
     retrying(settings.patience_s)(_check, settings)
     return settings
 

@@ -81,6 +81,9 @@ class StreamSettings(_Group):
     exposures: DecidesResults[Exposures] = Field(
         "logged", description="source of exposures: the log, low ratings, or simulated by the replayer"
     )
+    plugins: DecidesResults[str] = Field(
+        "", description="files of one's own, KIND=MODULE:NAME@SHA256 separated by blanks: see docs/plugins.md"
+    )
     faults: DecidesResults[str] = Field("", description="faults of the replayed devices: see docs/faults.md")
 
 

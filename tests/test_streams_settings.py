@@ -8,7 +8,18 @@ from pydantic import Field, ValidationError
 from streams.settings import DecidesResults, MethodSettings, Settings
 
 DECISIVE = {
-    *("lockstep", "seed", "exposures", "faults", "evaluate", "negatives", "threshold", "window_age_s", "carry"),
+    *(
+        "lockstep",
+        "seed",
+        "exposures",
+        "plugins",
+        "faults",
+        "evaluate",
+        "negatives",
+        "threshold",
+        "window_age_s",
+        "carry",
+    ),
     *("history_long", "history_short", "dim", "symlog_priors", "frozen", "retrain_every", "retrain_events"),
     *("retrain_passes", "retrain_threads", "learning_rate", "online_rate", "batch", "l2", "gate_margin"),
 }

@@ -15,6 +15,7 @@ from replay.errors import SourceError
 from replay.send.progress import ReplayError
 from streams.database.engine import DatabaseFolderError
 from streams.kafka.topic_admin import TopicsError
+from streams.plugins.plugin import PluginError
 from streams.process.retry import DATABASE_UNAVAILABLE
 
 
@@ -34,7 +35,9 @@ def explain(error: Exception) -> Explained | None:
         return Explained("settings", f"{field + ': ' if field else ''}{first['msg']}")
     if isinstance(error, RunFailed):
         return Explained("the run failed", str(error), 1)
-    if isinstance(error, DatabaseFolderError | TopicsError | UserError | SourceError | ChildError | ReplayError):
+    if isinstance(
+        error, DatabaseFolderError | PluginError | TopicsError | UserError | SourceError | ChildError | ReplayError
+    ):
         return Explained("error", str(error))
     if isinstance(error, KafkaException):
         return Explained("broker", error.args[0].str())

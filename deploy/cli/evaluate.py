@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from deploy.cli.options import RunArgument, moment
+from deploy.cli.options import MetricOption, RunArgument, moment
 from deploy.console import terminal
 from deploy.user_error import UserError
 
@@ -21,6 +21,7 @@ def evaluate(
         str | None, typer.Option(help="Use only events before this time: ISO 8601 or seconds since 1970.")
     ] = None,
     release: Annotated[int | None, typer.Option(help="Score the same clicks with this release instead.")] = None,
+    metric: MetricOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score every outcome of a run again, from its tables alone.
@@ -29,12 +30,15 @@ def evaluate(
     """
     import msgspec
 
+    from deploy.report.measurements import scored_again
     from deploy.report.summary import by_variant
-    from deploy.report.terminal import quality
+    from deploy.report.terminal import by_plugins, quality
     from deploy.runs import find
+    from streams.plugins.loaded import loaded, setting
     from streams.releases.release import ReleaseError
     from streams.rescoring import rescore
 
+    more = loaded(setting(metrics=metric or []))
     found = find(run)
     try:
         with console.status("scoring again") as status:
@@ -44,13 +48,19 @@ def evaluate(
                 as_of=moment(as_of),
                 release=release,
                 progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
+                more=more,
             )
     except ReleaseError as error:
         raise UserError(str(error)) from error
+    for name, by_name in result.plugin_metrics.items():
+        for variant, mean in by_name.items():
+            result.metrics[variant][name] = mean.value
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result.metrics)) + b"\n")
     else:
         console.print(quality(by_variant(result.metrics), f"offline, run {found.settings.run}"))
+        if result.plugin_metrics:
+            console.print(by_plugins(scored_again(result.plugin_metrics), "metrics of one's own"))
     if release is None:
         console.print(f"{len(result.differences)} ranks differ from those given online")
         raise typer.Exit(1 if result.differences else 0)

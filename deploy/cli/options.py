@@ -40,6 +40,11 @@ PolicyOption = Annotated[
     Exposures | None, typer.Option(help="Where exposures come from.  [default: the first policy of the source]")
 ]
 
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="MODULE:NAME", help="A ranking metric of one's own; repeatable. docs/plugins.md"),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionOptions:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.cli.options import (
+    MetricOption,
     ReplayOptions,
     SourceArgument,
     epochs_between_retrains,
@@ -52,6 +53,7 @@ def run(
             show_default=False,
         ),
     ] = "",
+    metric: MetricOption = None,
     brokers: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Kafka brokers.  [default: an embedded broker]")
     ] = None,
@@ -78,11 +80,13 @@ def run(
     from deploy.report.terminal import show
     from deploy.runs import clear, locked
     from streams.database.engine import sqlite_url
+    from streams.plugins.loaded import setting
     from streams.settings import Settings
 
     only_defaults = threshold == 10 and evaluate is None and retrain_every is None and not faults and lockstep
     given = _given(source, options, only_defaults=only_defaults)
     run_id, folder = _run_and_folder(source, resume, out)
+    plugins = setting(metrics=metric or [])
     parsed = options.parsed(faults)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -103,6 +107,7 @@ def run(
             seed=options.seed,
             exposures=plan.policy,
             faults=str(plan.faults),
+            plugins=plugins,
             **chosen | (given.settings if given else {}),
         )
         if resume and brokers is None:

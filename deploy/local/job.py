@@ -131,6 +131,7 @@ def _account(
             samples=samples,
             offline=by_variant(again.metrics),
             offline_differences=len(again.differences),
+            plugin_metrics=again.plugin_metrics,
             optimum=synthetic_optimum.of_source(job.plan.source),
             experiment=Experiment(job.given.metrics, len(deviations)) if job.given else None,
             faults=_faults(job),
@@ -183,7 +184,8 @@ def _failures(
         failures.append(f"{document.events_sent:,} events sent, {document.events_applied:,} applied")
     if differences:
         failures.append(f"{len(differences)} ranks differ when scored again, the first: {differences[0]}")
-    if document.online != document.offline:
+    by_plugins = [each for of_metric in document.plugin_metrics.values() for each in of_metric.values()]
+    if document.online != document.offline or any(each.online != each.offline for each in by_plugins):
         failures.append("online and offline metrics differ")
     if deviations:
         failures.append(f"{len(deviations)} values differ from the experiment, the first: {deviations[0]}")

@@ -9,11 +9,23 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from deploy.report.intervals import intervals
-from deploy.report.summary import Bytes, Experiment, Freshness, Qualities, Quality, ReleaseEntry, Summary, by_variant
+from deploy.report.summary import (
+    Bytes,
+    Experiment,
+    Freshness,
+    PluginMetric,
+    Qualities,
+    Quality,
+    ReleaseEntry,
+    Summary,
+    by_variant,
+)
 from models.data.event_kinds import CLICK_KINDS
 from streams.database import schema
+from streams.plugins.loaded import loaded
 from streams.prequential import metrics
 from streams.prequential.metrics import Ranked, subsets
+from streams.prequential.plugin_metrics import PluginMean, PluginMetrics
 from streams.prequential.ranked_clicks import ranked_clicks
 from streams.rescoring.run_digest import digest
 from streams.settings import Settings
@@ -34,6 +46,7 @@ class Measured:
     samples: Sequence[Samples | None]
     offline: Qualities
     offline_differences: int
+    plugin_metrics: Mapping[str, Mapping[str, PluginMean]]  # offline
     optimum: dict[str, float] | None
     experiment: Experiment | None
     faults: dict[str, int] | None
@@ -82,6 +95,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         online_collaborative=online(connection, run, "collaborative"),
         online_cold=online(connection, run, "cold"),
         last_quarter=last_quarter(connection, run),
+        plugin_metrics=plugin_metrics(connection, settings, measured.plugin_metrics),
         optimum=measured.optimum,
         experiment=measured.experiment,
         offline_differences=measured.offline_differences,
@@ -126,14 +140,44 @@ def online(connection: sa.Connection, run: str, subset: str = "all") -> Qualitie
 
 def last_quarter(connection: sa.Connection, run: str) -> Qualities:
     """Return the same over the newest quarter of the outcomes in total order."""
+    recorded = ranked(connection, run)
+    return by_variant(metrics.summary(recorded[3 * len(recorded) // 4 :]))
+
+
+def ranked(connection: sa.Connection, run: str) -> list[Ranked]:
+    """Return the recorded ranks of all outcomes, in total order."""
     o = schema.outcomes.c
     query = sa.select(o.time, o.candidates, o.ranks, o.cold, o.history, o.window).where(o.run == run)
-    rows = connection.execute(query.order_by(o.time, o.user, o.seq)).all()
-    newest = (
+    return [
         Ranked(r.time, len(r.candidates) // 8, subsets(cold=r.cold, history=r.history, window=r.window), r.ranks)
-        for r in rows[3 * len(rows) // 4 :]
-    )
-    return by_variant(metrics.summary(newest))
+        for r in connection.execute(query.order_by(o.time, o.user, o.seq))
+    ]
+
+
+def plugin_metrics(
+    connection: sa.Connection, settings: Settings, offline: Mapping[str, Mapping[str, PluginMean]]
+) -> dict[str, dict[str, PluginMetric]]:
+    """Return the metrics that are plugins: online over the recorded ranks, and `offline`, which were scored again."""
+    if not offline:
+        return {}
+    online = PluginMetrics(loaded(settings.plugins).metrics)
+    for outcome in ranked(connection, settings.run):
+        online.update(outcome)
+    return {
+        metric: {
+            v: PluginMetric(mean.value, again.value if (again := offline[metric].get(v)) else None, mean.chance)
+            for v, mean in by_variant.items()
+        }
+        for metric, by_variant in online.of_subset().items()
+    }
+
+
+def scored_again(means: Mapping[str, Mapping[str, PluginMean]]) -> dict[str, dict[str, PluginMetric]]:
+    """Return the metrics of a second scoring, for the table that a run ends with."""
+    return {
+        metric: {v: PluginMetric(mean.value, mean.value, mean.chance) for v, mean in by_variant.items()}
+        for metric, by_variant in means.items()
+    }
 
 
 def releases(connection: sa.Connection, run: str) -> list[ReleaseEntry]:

@@ -57,6 +57,14 @@ class ReleaseEntry(msgspec.Struct, frozen=True):
     gate: dict[str, Value]
 
 
+class PluginMetric(msgspec.Struct, frozen=True):
+    """The mean of a metric of one's own over the outcomes that are not cold, and that of a constant scorer."""
+
+    online: Share
+    offline: Share | None
+    chance: Share
+
+
 class Experiment(msgspec.Struct, frozen=True):
     """Comparison of a `protocol:SOURCE` run with its experiment."""
 
@@ -150,6 +158,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     last_quarter: Annotated[
         Qualities, Meta(description="Per variant, over those of the newest quarter of all outcomes that are not cold.")
     ]
+    plugin_metrics: Annotated[
+        dict[str, dict[str, PluginMetric]],
+        Meta(description="Metrics that are plugins, by metric and variant. See docs/plugins.md."),
+    ] = field(default_factory=dict)
     optimum: Annotated[
         dict[str, Share] | None,
         Meta(description="Metrics of the best possible ranker on synthetic users; null for logs."),

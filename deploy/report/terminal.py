@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -9,13 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.report.intervals import Intervals, Range
-from deploy.report.summary import METRICS, Qualities, Summary
+from deploy.report.summary import METRICS, PluginMetric, Qualities, Summary
 from deploy.report.variants import ordered
 
 
 def show(console: Console, summary: Summary, folder: Path) -> None:
     """Print the end of a run: quality, flow, and commands to try next."""
     console.print(quality(summary.online, "online = offline, all outcomes", summary.online_intervals))
+    if summary.plugin_metrics:
+        console.print(by_plugins(summary.plugin_metrics, "the same outcomes, by metrics of one's own"))
     last = quality(summary.last_quarter, "the newest quarter of the outcomes", summary.last_quarter_intervals)
     if summary.optimum:
         last.add_row("optimum", *(f"{value:.4f}" for value in summary.optimum.values()), "", "", style="italic")
@@ -85,6 +88,16 @@ def differences(intervals: Intervals, title: str) -> Table:
 
 def _half_width(interval: Range) -> str:
     return "" if interval.low is None or interval.high is None else f"±{(interval.high - interval.low) / 2:.4f}"
+
+
+def by_plugins(metrics: Mapping[str, Mapping[str, PluginMetric]], title: str) -> Table:
+    """Return a table of the metrics that are plugins, with one row per variant and one of chance."""
+    table = Table("variant", *metrics, title=title, box=SIMPLE_HEAD, show_edge=False, padding=0, min_width=len(title))
+    first = next(iter(metrics.values()))
+    for variant in ordered(first):
+        table.add_row(variant, *(_score(each[variant].online) for each in metrics.values()))
+    table.add_row("chance", *(_score(each["random"].chance) for each in metrics.values()), style="italic")
+    return table
 
 
 def _count(value: int | None) -> str:

@@ -19,8 +19,10 @@ from sqlalchemy import Connection
 
 from models.data.event_kinds import CLICK_KINDS
 from streams.database.schema import interactions, outcomes
+from streams.plugins.loaded import loaded
 from streams.prequential.drift import Drift, DriftDetectors
 from streams.prequential.metrics import Quality, Ranked, subsets
+from streams.prequential.plugin_metrics import PluginMetrics
 from streams.prequential.popularity_baseline import Click, Popularity, impression_groups
 from streams.prequential.river_baseline import RiverBaseline
 from streams.records import Outcome
@@ -63,6 +65,7 @@ class PrequentialEvaluator:
         self._river = RiverBaseline(settings.seed)
         self._drifts = DriftDetectors()
         self.quality = Quality(int(settings.quality_span_s * 1000))
+        self.plugin_metrics = PluginMetrics(loaded(settings.plugins).metrics)
 
     @classmethod
     def recorded(cls, connection: Connection, settings: Settings, epoch: int) -> PrequentialEvaluator:
@@ -92,6 +95,7 @@ class PrequentialEvaluator:
 
     def _measure(self, ranked: Ranked) -> list[Drift]:
         self.quality.update(ranked)
+        self.plugin_metrics.update(ranked)
         return list(self._drifts.update(ranked))
 
 

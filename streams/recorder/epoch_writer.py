@@ -172,7 +172,7 @@ class EpochWriter:
             row = {"run": self._run, "role": ROLE, "epoch": epoch, "time": time, "over": log_ended}
             upsert(connection, schema.progress, [row])
         self._written(written, committed, Buffer())
-        show(self.prequential.quality)
+        show(self.prequential.quality, self.prequential.plugin_metrics)
         telemetry.EPOCH.labels(ROLE).set(epoch)
         telemetry.EVENT_TIME.labels(ROLE).set(time / 1000)
         for partition in self.barrier.advance():

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from models.evaluation.metrics import METRICS
 from streams.prequential.evaluator import EvaluatedOutcome
 from streams.prequential.metrics import Quality
+from streams.prequential.plugin_metrics import PluginMetrics
 from streams.process import telemetry
 from streams.recorder.rows import Row
 
@@ -34,7 +35,7 @@ def drift_rows(run: str, epoch: int, evaluated: Iterable[EvaluatedOutcome]) -> l
     return rows
 
 
-def show(quality: Quality) -> None:
+def show(quality: Quality, plugin_metrics: PluginMetrics) -> None:
     """Set the Prometheus gauges."""
     for variant, subset, form, point in quality.points():
         for name, value in point.metrics.items():
@@ -42,3 +43,7 @@ def show(quality: Quality) -> None:
         if form == "cumulative" and variant == "random":
             for name, value in point.chance.items():
                 telemetry.ONLINE_CHANCE.labels(name, subset).set(value)
+    for mean in plugin_metrics.means():
+        telemetry.ONLINE.labels(mean.metric, mean.variant, mean.subset, "cumulative").set(mean.value)
+        if mean.variant == "random":
+            telemetry.ONLINE_CHANCE.labels(mean.metric, mean.subset).set(mean.chance)

@@ -20,7 +20,9 @@ import torch
 from sqlalchemy import Engine
 
 from streams.database.schema import runs
+from streams.plugins.loaded import Plugins, loaded
 from streams.prequential.metrics import SUBSETS, Ranked, subsets, summary
+from streams.prequential.plugin_metrics import PluginMean, PluginMetrics
 from streams.releases.release import read_manifest
 from streams.rescoring.baseline_scorer import baseline_ranks
 from streams.rescoring.net_scorer import NetScorer, ranks_in_process, start_process
@@ -59,6 +61,7 @@ class OfflineResult:
     outcomes: int
     hindsight: int = 0
     differences: list[Difference] = field(default_factory=list)
+    plugin_metrics: dict[str, dict[str, PluginMean]] = field(default_factory=dict)  # by metric and variant
 
 
 def rescore(
@@ -69,11 +72,12 @@ def rescore(
     release: int | None = None,
     progress: Progress | None = None,
     processes: int | None = None,
+    more: Plugins | None = None,
 ) -> OfflineResult:
     """Rank every recorded click of `run` again; `as_of`: those up to this event time, ms.
 
-    `release`: by that release instead of the one in force. Raises LookupError if the run is not in the tables, and
-    ReleaseError if a release is incomplete.
+    `release`: by that release instead of the one in force. `more`: plugins beside those of the run. Raises LookupError
+    if the run is not in the tables, ReleaseError if a release is incomplete, and PluginError.
     """
     with engine.connect() as connection:
         settings = _settings(connection, run)
@@ -82,12 +86,14 @@ def rescore(
         queries = RankingQueries(connection, settings, as_of)
         total, done, hindsight = queries.count(), 0, 0
         ranked: list[Ranked] = []
+        plugin_metrics = PluginMetrics(loaded(settings.plugins).metrics | (more.metrics if more else {}))
         differences: list[Difference] = []
         for recorded, nets in _net_ranks(engine, run, queries, total, release, processes):
             for outcome, by_nets in zip(recorded, nets, strict=True):
                 ranks = by_nets | baselines.pop((outcome.user, outcome.seq))
                 where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
                 ranked.append(Ranked(outcome.time, outcome.n, where, ranks))
+                plugin_metrics.update(ranked[-1])
                 hindsight += outcome.time <= trained_until
                 if release is None:
                     differences += _differences(outcome, ranks)
@@ -95,7 +101,7 @@ def rescore(
             if progress is not None:
                 progress(done, total)
     by_subset = {subset: summary(ranked, subset) for subset in SUBSETS}
-    return OfflineResult(by_subset["all"], by_subset, total, hindsight, differences)
+    return OfflineResult(by_subset["all"], by_subset, total, hindsight, differences, plugin_metrics.of_subset())
 
 
 def _settings(connection: sa.Connection, run: str) -> Settings:

@@ -9,6 +9,7 @@ lockstep only: in a free-running run, the log does not determine which release a
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, RowMapping
 
 from streams.database import schema
+from streams.plugins.loaded import loaded
 from streams.releases.release import Assembler, Release, read_release
 from streams.settings import Settings
 from streams.state.cloud import CloudState
@@ -81,6 +83,7 @@ class Verifier:
         self.release_of = functools.cache(self._epoch_release)
         self._catalogues: dict[str, tuple[list[int], frozenset[int]]] = {}  # by the checksum of the embeddings
         self._ranks: defaultdict[str, list[int]] = defaultdict(list)
+        self._sizes: list[int] = []  # of the lists of these ranks
         self.found = Verification()
 
     def _read(self, version: int) -> Release:
@@ -106,6 +109,7 @@ class Verifier:
         popularity.check(self._connection, self._run, len(self._decided) + 1)
         self._no_other_rows()
         self._metrics()
+        self._plugin_metrics()
         return self.found
 
     def _users(self) -> Iterator[tuple[str, list[Event]]]:
@@ -229,6 +233,7 @@ class Verifier:
         for name in NETS:
             require_equal(user, event, f"rank by {name}", row["ranks"].get(name), ranks[name])
         if not candidates.cold:
+            self._sizes.append(len(candidates.keys))
             for name, value in row["ranks"].items():
                 self._ranks[name].append(ranks.get(name, value))
         self.found.outcomes += 1
@@ -278,3 +283,15 @@ class Verifier:
             self.found.metrics[row.variant] = found
             for name, value in found.items():
                 require_equal("", row.variant, name, getattr(row, name.replace("@", "_")), value)
+
+    def _plugin_metrics(self) -> None:
+        """Check the metrics that are plugins in the summary of the run, if it has ended."""
+        r = schema.runs.c
+        summary = self._connection.execute(sa.select(r.summary).where(r.run == self._run)).scalar_one() or {}
+        recorded = summary.get("plugin_metrics", {})
+        for name, metric in loaded(self._settings.plugins).metrics.items():
+            for variant, ranks in self._ranks.items():
+                found = math.fsum(metric(rank, n) for rank, n in zip(ranks, self._sizes, strict=True)) / len(ranks)
+                self.found.metrics[variant][name] = found
+                if recorded:
+                    require_equal("", variant, name, recorded[name][variant]["online"], found)
