@@ -38,7 +38,7 @@ def evaluate(
     from streams.releases.release import ReleaseError
     from streams.rescoring import rescore
 
-    more = loaded(setting(metrics=metric or []))
+    more = loaded(setting(metrics=metric))
     found = find(run)
     try:
         with console.status("scoring again") as status:

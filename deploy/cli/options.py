@@ -32,7 +32,8 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="synthetic[:users=1000,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE, log:FILE; "
-        "or protocol:SOURCE, the stream of what `mc2sf experiment` ranks.",
+        "or protocol:SOURCE, the stream of what `mc2sf experiment` ranks; or module:Class[:PARAMETERS], of a file "
+        "module.py in the current folder (docs/plugins.md).",
     ),
 ]
 UsersOption = Annotated[int | None, typer.Option(min=1, help="Number of users, chosen by a hash of their names.")]

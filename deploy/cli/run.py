@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from deploy.cli.options import (
     epochs_between_retrains,
     flattened,
     is_protocol,
+    parse_source,
 )
 from deploy.console import terminal
 from deploy.user_error import UserError
@@ -86,7 +88,8 @@ def run(
     only_defaults = threshold == 10 and evaluate is None and retrain_every is None and not faults and lockstep
     given = _given(source, options, only_defaults=only_defaults)
     run_id, folder = _run_and_folder(source, resume, out)
-    plugins = setting(metrics=metric or [])
+    own = None if is_protocol(source) else parse_source(source).plugin
+    plugins = setting(metrics=metric, others=[own] if own else [])
     parsed = options.parsed(faults)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -154,7 +157,8 @@ def _run_and_folder(source: str, resume: str | None, out: Path | None) -> tuple[
         found = find(resume)
         return found.settings.run, out or found.folder or Path("runs") / found.settings.run
     moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = f"{source.partition(':')[0]}-{moment}-{secrets.token_hex(2)}"
+    scheme = re.sub(r"[^a-z0-9]+", "-", source.partition(":")[0].lower()).strip("-")[:18] or "run"
+    name = f"{scheme}-{moment}-{secrets.token_hex(2)}"
     folder = out or Path("runs") / name
     refuse_foreign(folder)
     return name, folder

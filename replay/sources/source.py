@@ -16,11 +16,14 @@ from replay.parameters import parameters
 from replay.sources.ebnerd import ebnerd, files
 from replay.sources.exposure_log import exposure_log
 from replay.sources.movielens import movielens
+from replay.sources.plugin_source import PluginSource, named
 from replay.sources.steam import steam
 from replay.sources.synthetic import Synthetic
+from streams.plugins.plugin import Plugin, PluginError
 from streams.settings import Exposures
 
 FORMS = "synthetic[:users=1000,items=200,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
+PLUGIN = "module:Class[:PARAMETERS] for a file module.py in the current folder"
 
 ReadRows = Callable[[Exposures, RowErrors], Iterator[pa.RecordBatch]]
 
@@ -35,6 +38,7 @@ class Source:
     reader: ReadRows
     epoch: str | None = None  # default epoch, as `impression_groups.epoch_ends` reads it
     takes: Literal["", "DIR", "FILE"] = ""  # kind of the text after the colon; "": parameters
+    plugin: Plugin | None = None
 
     @property
     def scheme(self) -> str:
@@ -51,6 +55,8 @@ class Source:
     @property
     def public(self) -> str:
         """The text without paths of this machine."""
+        if self.plugin is not None:
+            return f"{self.plugin.module}:{self.plugin.name}"
         return f"{self.scheme}:{self.takes}" if self.takes else self.text
 
     def read(self, policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
@@ -74,12 +80,17 @@ class Source:
 def parse(text: str) -> Source:
     """Return the source that `text` names. Raises SourceError; files are opened when they are read."""
     scheme, _, rest = text.partition(":")
-    if scheme not in _SCHEMES:
-        raise SourceError(f"{text!r} is no source: write one of {FORMS}")
     try:
-        return _SCHEMES[scheme](text, rest)
+        if scheme in _SCHEMES:
+            return _SCHEMES[scheme](text, rest)
+        if (plugin := named(text)) is not None:
+            own = PluginSource(plugin, text)
+            return Source(text, ("logged", "simulated"), own.files(), own.rows, plugin=plugin)
+    except PluginError as error:
+        raise SourceError(f"{text!r} is no source: write one of {FORMS}; or {PLUGIN}, but {error}") from error
     except OSError as error:
         raise _not_there(text, error) from error
+    raise SourceError(f"{text!r} is no source: write one of {FORMS}; or {PLUGIN}")
 
 
 def _not_there(text: str, error: OSError) -> SourceError:
