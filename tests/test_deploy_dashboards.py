@@ -50,6 +50,7 @@ def work():
         t.RELEASE.labels(role).set(2)
         t.LAG.labels(role, "device-events").set(1)
         t.BATCH_SECONDS.labels(role).observe(0.02)
+    t.LOG_ROWS.labels("sent", "").set(1)
     t.RELEASE_TIME.set(956703932)
     t.LEASE_HELD.set(1)
     for kind in ("retrain", "learner"):

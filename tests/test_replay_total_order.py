@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.duckdb_session import database
-from replay.errors import SourceError
+from replay.errors import RowErrors, SourceError
 from replay.prepare import total_order
+from replay.prepare.logged_impressions import GROUP_EVENTS, LONGEST_MS
 from replay.prepare.total_order import Selection
 from replay.sources.schema import Row
 from streams.records import Kind
@@ -29,13 +30,19 @@ LOGS = st.lists(ROW, min_size=1, max_size=30)
 
 
 def naive(rows: list[Row], selection: Selection | None = None) -> list[tuple[Row, int]]:
-    """Rows with their seq in total order: time of the impression group, user, first row of the group, time, row."""
+    """Rows with their seq in total order: time of the impression group, user, first row of the group, time, row.
+
+    Without exposures of an item that is clicked in the same impression.
+    """
     selection = selection or Selection()
+    names = {row[0] for row in rows}
+    clicked = {(user, item, number) for user, item, _, kind, number in rows if number and kind == Kind.CLICK}
+    rows = [row for row in rows if row[3] == Kind.CLICK or (row[0], row[1], row[4]) not in clicked]
     firsts: dict[tuple[str, int], tuple[int, int]] = {}
     for at, (user, _, time, _, impression) in enumerate(rows):
         if impression:
             firsts[user, impression] = min(firsts.get((user, impression), (time, at)), (time, at))
-    users = sorted({row[0] for row in rows}, key=lambda user: (hashlib.md5(user.encode()).hexdigest(), user))
+    users = sorted(names, key=lambda user: (hashlib.md5(user.encode()).hexdigest(), user))
     chosen = set(users[: selection.users])
     placed = []
     for at, row in enumerate(rows):
@@ -57,7 +64,14 @@ def sorted_log(folder: Path, rows: list[Row], selection: Selection | None = None
     parts = (batch(rows[at : at + size]) for at in range(0, len(rows), size))
     assert total_order.stage(parts, folder / "staged.parquet", lambda _rows: None) == len(rows)
     with database(folder) as connection:
-        total_order.sort(connection, folder / "staged.parquet", folder / "log.parquet", selection or Selection())
+        total_order.sort(
+            connection,
+            folder / "staged.parquet",
+            folder / "log.parquet",
+            selection or Selection(),
+            LONGEST_MS,
+            RowErrors().place,
+        )
     return folder / "log.parquet"
 
 
@@ -101,7 +115,7 @@ def test_identical_rows_are_events_each(tmp_path: Path) -> None:
 def test_an_impression_too_large_for_a_record_is_refused_with_its_size(tmp_path: Path) -> None:
     row: Row = ("a", "x", 1000, Kind.EXPOSURE, 7)
     with pytest.raises(SourceError, match="impression 7 of user a has 2,001 events: at most 2,000"):
-        sorted_log(tmp_path, [row] * (total_order.GROUP_EVENTS + 1), size=1000)
+        sorted_log(tmp_path, [row] * (GROUP_EVENTS + 1), size=1000)
 
 
 def test_a_full_disk_is_a_sentence_with_the_file(tmp_path: Path) -> None:

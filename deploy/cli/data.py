@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +17,7 @@ from rich.table import Table
 from deploy.cli.options import SelectionOptions, SourceArgument, flattened, parse_source
 from deploy.console import terminal
 from replay.errors import OnError
+from replay.prepare.log_account import not_accepted
 from replay.prepare.plan import Options, Plan
 from replay.prepare.prepare import prepare
 from replay.times import utc
@@ -38,16 +43,30 @@ def data_inspect(
         OnError | None,
         typer.Option(help="A bad row stops the command, or is skipped.  [default: skip, then exit code 1]"),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a log: users, items, span of time, kinds of events, ties in time, refused rows and the reasons.
 
-    Rows that can't be read are counted and listed. `mc2sf run` would stop at the first of them, so the exit code is 1
-    then, unless --on-error skip allows to leave them out.
+    Rows that can't be read are counted and listed, and what may not be meant is named with file and line: names that
+    nearly agree, repeated rows, impressions that last too long, stray times. The exit code is 1 if `mc2sf run` would
+    refuse the log: for rows that can't be read without --on-error skip, and for a finding without --accept.
     """
     with TemporaryDirectory(prefix="mc2sf-") as folder:
-        plan = prepared(source, options.selected(on_error or "skip"), Path(folder), console)
-    log = plan.contents
-    table = Table(title=source, show_header=False)
+        given = replace(options.selected(on_error or "skip"), accept=None)
+        plan = prepared(source, given, Path(folder), terminal(stderr=True) if as_json else console)
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(plan.description)) + b"\n")
+    else:
+        console.print(_table(plan))
+        print_findings(plan, console)
+    refused = not_accepted(plan.findings, frozenset(options.accept or ()))
+    raise typer.Exit(1 if refused or (plan.refused and on_error is None) else 0)
+
+
+def _table(plan: Plan) -> Table:
+    log, account = plan.contents, plan.account
+    table = Table(title=plan.source, show_header=False)
+    longest = timedelta(milliseconds=plan.longest_impression)
     for name, value in (
         ("events", f"{log.rows:,}"),
         ("users", f"{log.users:,}"),
@@ -58,30 +77,37 @@ def data_inspect(
         ("exposures", f"{log.exposures:,}"),
         ("candidates (ranking only)", f"{log.candidates:,}"),
         ("exposure policy", plan.policy + (": as the log has them" if log.exposures_logged else "")),
-        ("impressions", f"{log.impressions:,}"),
+        ("impressions", f"{log.impressions:,}; {plan.without_impression:,} events of the source have none"),
+        ("longest, largest impression", f"{longest}, {plan.largest_impression:,} events"),
         ("ties in time", f"{log.ties:,} events at the same time as another impression group of the same user"),
         ("rows refused", f"{sum(plan.refused.values()):,}"),
+        ("rows", account.sentence()),
     ):
         table.add_row(name, value)
-    console.print(table)
-    print_refused(plan, console)
-    raise typer.Exit(1 if plan.refused and on_error is None else 0)
+    return table
 
 
-def prepared(source: str, options: Options, folder: Path, console: Console) -> Plan:
-    """Prepare SOURCE in `folder`; shows the progress."""
+def prepared(source: str, options: Options, folder: Path, console: Console, *, resume: bool = False) -> Plan:
+    """Prepare SOURCE in `folder`; shows the progress. With `resume` the copy of a run that was begun is used."""
     with console.status(f"reading {source}") as status:
         return prepare(
-            parse_source(source), options, folder, progress=lambda task, rows: status.update(f"{task}: {rows:,} rows")
+            parse_source(source),
+            options,
+            folder,
+            resume=resume,
+            progress=lambda task, rows: status.update(f"{task}: {rows:,} rows"),
         )
 
 
-def print_refused(plan: Plan, console: Console) -> None:
-    """Print the number of rows that were skipped, by reason, and the first of them."""
-    if not plan.refused:
-        return
-    total, first = sum(plan.refused.values()), plan.refused_first
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.refused.items())
-    more = "" if total == len(first) else f"; the first {len(first)}"
-    lines = [f"{total:,} rows refused: {reasons}{more}:", *(f"  {text}" for text in first)]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+def print_findings(plan: Plan, console: Console) -> None:
+    """Print the number of refused rows by reason and the first of them, and what was found in the others."""
+    lines = []
+    if plan.refused:
+        total, first = sum(plan.refused.values()), plan.refused_first
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.refused.items())
+        more = "" if total == len(first) else f"; the first {len(first)}"
+        lines += [f"{total:,} rows refused: {reasons}{more}:", *(f"  {text}" for text in first)]
+    for finding in plan.findings:
+        lines += [f"{finding.name}: {finding.sentence}", *(f"  {text}" for text in finding.first)]
+    if lines:
+        console.print("\n".join(lines), highlight=False, soft_wrap=True)

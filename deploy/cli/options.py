@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
@@ -16,6 +16,7 @@ import typer
 from deploy.user_error import UserError
 from replay.errors import OnError
 from replay.faults import Faults
+from replay.prepare.log_account import Acceptable
 from replay.prepare.plan import Options, Plan
 from replay.times import milliseconds, span
 from streams.settings import Exposures
@@ -58,6 +59,13 @@ class SelectionOptions:
     end: Annotated[str | None, typer.Option("--to", help="Event time before which to end, as for --from.")] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Largest number of events.")] = None
     users: UsersOption = None
+    impression_span: Annotated[
+        str, typer.Option(metavar="SPAN", help="Longest span of an impression; one that lasts longer is split.")
+    ] = "30m"
+    accept: Annotated[
+        list[Acceptable] | None,
+        typer.Option(help="Take a log in which this was found; otherwise the command stops.", show_default=False),
+    ] = None
 
     def selected(self, on_error: OnError) -> Options:
         """Return the options of the replayer. Raises UserError for a time that can't be parsed."""
@@ -68,6 +76,8 @@ class SelectionOptions:
             end=moment(self.end),
             limit=self.limit,
             users=self.users,
+            impression_span=_span("--impression-span", self.impression_span),
+            accept=frozenset(self.accept or ()),
         )
 
 
@@ -95,19 +105,21 @@ class ReplayOptions(SelectionOptions):
             of_devices = Faults.parse(faults)
         except ValueError as error:
             raise UserError(f"--faults {error}") from error
-        return Options(
-            exposures=selected.exposures,
-            on_error=self.on_error,
-            start=selected.start,
-            end=selected.end,
-            limit=self.limit,
-            users=self.users,
+        return replace(
+            selected,
             seed=self.seed,
             epoch=self.epoch,
             loops=self.loops,
             speed=speed_factor(self.speed),
             faults=of_devices,
         )
+
+
+def _span(option: str, text: str) -> int:
+    try:
+        return span(text)
+    except ValueError as error:
+        raise UserError(f"{option} {error}") from error
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:

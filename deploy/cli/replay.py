@@ -50,6 +50,8 @@ def replay(
     retrying(settings.patience_s)(topic_admin.require, settings)
     plan = _plan(source, prepared, options, folder, settings)
     telemetry.serve(settings, "replay")
+    for fate, reason, rows in plan.account.rows():
+        telemetry.LOG_ROWS.labels(fate, reason).set(rows)
     HEALTH.needs("log")
     clock = VirtualClock(plan.speed)
     signal.signal(signal.SIGUSR1, clock.toggle)
@@ -71,5 +73,5 @@ def _plan(
     from deploy.cli import data
 
     plan = data.prepared(source, options.parsed(settings.faults), folder or settings.state_dir, console)
-    data.print_refused(plan, console)
+    data.print_findings(plan, console)
     return plan

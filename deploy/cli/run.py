@@ -76,7 +76,7 @@ def run(
     """
     from pydantic import SecretStr
 
-    from deploy.cli.data import prepared, print_refused
+    from deploy.cli.data import prepared, print_findings
     from deploy.local.job import Job, execute
     from deploy.local.signals import Interrupts
     from deploy.report.terminal import show
@@ -93,8 +93,8 @@ def run(
     parsed = options.parsed(faults)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        plan = prepared(source, parsed, folder.resolve(), console)
-        print_refused(plan, console)
+        plan = prepared(source, parsed, folder.resolve(), console, resume=resume is not None)
+        print_findings(plan, console)
         url = database or sqlite_url((folder / "mc2sf.db").resolve())
         chosen = {
             "evaluate": 0.05 if evaluate is None else evaluate,

@@ -126,6 +126,7 @@ def _account(
         deviations = job.given.differences(connection, settings.run) if job.given else []
         measured = Measured(
             source=job.plan.source,
+            log=job.plan.description,
             events_sent=job.plan.events,
             seconds=seconds,
             samples=samples,

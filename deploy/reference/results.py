@@ -9,6 +9,8 @@ from sqlalchemy.dialects import postgresql
 from deploy.reference.markdown import Page, code, prose, sentence
 from deploy.report import summary as types
 from deploy.report.intervals import Intervals, MetricDifference, Range, VariantDifference
+from replay.prepare.log_account import Account, Finding
+from replay.prepare.plan import Contents, LogDescription
 from streams.database import schema
 
 
@@ -44,7 +46,8 @@ def summary() -> Page:
     )
     definitions = msgspec.json.schema(types.Summary)["$defs"]
     kinds = (types.Summary, types.Quality, types.ReleaseEntry, types.Freshness, types.Bytes, types.Experiment)
-    for kind in (*kinds, Intervals, VariantDifference, MetricDifference, Range):
+    of_log = (LogDescription, Contents, Account, Finding)
+    for kind in (*kinds, *of_log, Intervals, VariantDifference, MetricDifference, Range):
         definition = definitions[kind.__name__]
         page.section("Fields" if kind is types.Summary else kind.__name__, definition["description"])
         described = kind in (types.Summary, types.Bytes, types.Experiment, Intervals)

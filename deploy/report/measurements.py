@@ -21,6 +21,7 @@ from deploy.report.summary import (
     by_variant,
 )
 from models.data.event_kinds import CLICK_KINDS
+from replay.prepare.plan import LogDescription
 from streams.database import schema
 from streams.plugins.loaded import loaded
 from streams.prequential import metrics
@@ -41,6 +42,7 @@ class Measured:
     """The part of a summary that is not in the tables. `samples`: see `total`."""
 
     source: str
+    log: LogDescription
     events_sent: int
     seconds: float
     samples: Sequence[Samples | None]
@@ -76,6 +78,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
     return Summary(
         run=run,
         source=measured.source,
+        log=measured.log,
         events_sent=measured.events_sent,
         events_applied=events_applied(connection, run),
         events_duplicate=counted(total(samples, "mc2sf_events_duplicate_total")),

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, field
 
 from deploy.report.intervals import Intervals
+from replay.prepare.plan import LogDescription
 
 Count = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -194,6 +195,13 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, Value], Meta(description="Settings that decide results, the exposure policy and workers included.")
     ]
     versions: Annotated[dict[str, str], Meta(description="Versions of the software, and the CPU.")]
+    log: Annotated[
+        LogDescription | None,
+        Meta(
+            description="The log as it was read: contents, what became of every row (`account`: read + added = sent +"
+            " refused + left_out + outside + lost), and findings; null in files of version 0.1."
+        ),
+    ] = None
     online_intervals: Annotated[Intervals | None, Meta(description="Of `online`; null in files of version 0.1.")] = None
     last_quarter_intervals: Annotated[
         Intervals | None, Meta(description="Of `last_quarter`; null in files of version 0.1.")

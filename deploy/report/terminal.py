@@ -39,6 +39,7 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
     table = Table(title="flow", show_header=False)
     kinds = [entry.kind for entry in summary.releases]
     for name, value in (
+        ("rows", summary.log.account.sentence() if summary.log else "unknown"),
         ("events sent = applied", f"{summary.events_applied:,}"),
         ("events per second", f"{summary.events_per_second:,.0f}"),
         ("requests, outcomes", f"{_count(summary.rank_requests)}, {summary.outcomes:,}"),

@@ -13,6 +13,8 @@ import msgspec
 from replay.errors import OnError, SourceError
 from replay.faults import NO_FAULTS, Faults
 from replay.json_file import write_json
+from replay.prepare.log_account import Acceptable, Account, Finding
+from replay.prepare.logged_impressions import LONGEST_MS
 from streams.settings import Exposures
 
 PLAN, LOG = "plan.json", "log.parquet"
@@ -33,14 +35,16 @@ class Options:
     loops: int = 1  # number of times the log is replayed, each time later by its span
     speed: float | None = None  # event time over wall time; as fast as possible
     faults: Faults = NO_FAULTS  # of the devices
+    impression_span: int = LONGEST_MS  # the longest that an impression lasts before it is split, ms
+    accept: frozenset[Acceptable] | None = frozenset()  # findings that do not end the preparation; None: all
 
 
 class LogFile(msgspec.Struct, frozen=True):
-    """A file of a source as it was read: a change of size or time makes the sorted log stale."""
+    """A file of a source as it was read: another content makes the sorted log stale."""
 
     path: str
     size: int
-    changed_ns: int
+    sha256: str
 
 
 class LogIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +60,7 @@ class LogIdentity(msgspec.Struct, frozen=True, kw_only=True):
     on_error: OnError
     seed: int | None  # None: no row depends on it
     faults: str
+    impression_span: int
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +80,20 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     exposures_logged: bool
 
 
+class LogDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """A log as it was prepared: its contents, what became of every row, and what was found in it."""
+
+    source: str
+    policy: Exposures
+    contents: Contents
+    longest_impression_ms: int  # before it was split
+    largest_impression: int  # events
+    without_impression: int  # events of the source
+    account: Account
+    refused_first: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A sorted log that is ready to be sent from `folder`."""
 
@@ -84,16 +103,40 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ends: tuple[int, ...]  # for each epoch of one loop, the row after its last one
     loops: int
     speed: float | None  # event time over wall time; None: as fast as possible
-    refused: dict[str, int]  # rows by reason
     refused_first: tuple[str, ...]
     faults: Faults
     seed: int  # of the faults
     fault_counts: dict[str, int]  # events by the fault that changed their arrival
+    account: Account
+    findings: tuple[Finding, ...]
+    longest_impression: int  # in the log, before it is split, ms
+    largest_impression: int  # events
+    without_impression: int  # events of the source
 
     @property
     def source(self) -> str:
         """The SOURCE, as the user wrote it."""
         return self.identity.source
+
+    @property
+    def description(self) -> LogDescription:
+        """All that is known of the log."""
+        return LogDescription(
+            source=self.source,
+            policy=self.policy,
+            contents=self.contents,
+            longest_impression_ms=self.longest_impression,
+            largest_impression=self.largest_impression,
+            without_impression=self.without_impression,
+            account=self.account,
+            refused_first=self.refused_first,
+            findings=self.findings,
+        )
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Refused rows by reason."""
+        return self.account.refused
 
     @property
     def policy(self) -> Exposures:

@@ -1,18 +1,24 @@
-"""Preparation of a replay: read a source, sort it into a log on disk, and plan its epochs."""
+"""Preparation of a replay: read a source, sort it into a log on disk, account for every row, and plan its epochs."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import msgspec
+from msgspec.structs import replace
 
 from replay.duckdb_session import database
 from replay.errors import RowErrors, SourceError
-from replay.prepare import impression_groups, total_order
+from replay.prepare import implausible, impression_groups, total_order
 from replay.prepare.late_arrivals import Fleet, late_arrivals
+from replay.prepare.log_account import Account, Finding, not_accepted
+from replay.prepare.logged_impressions import LoggedImpressions
 from replay.prepare.plan import LOG, PLAN, Contents, LogFile, LogIdentity, Options, Plan, find_plan, write_plan
 from replay.prepare.simulated_exposures import simulated
 from replay.sources.source import Source
@@ -21,47 +27,67 @@ from streams.settings import Exposures
 Progress = Callable[[str, int], None]
 
 
-def prepare(source: Source, options: Options, folder: Path, *, progress: Progress = lambda _task, _rows: None) -> Plan:
-    """Sort `source` into `folder` and plan its epochs; a log that was sorted from the same source before is reused.
+def prepare(
+    source: Source,
+    options: Options,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = lambda _task, _rows: None,
+) -> Plan:
+    """Sort `source` into `folder` and plan its epochs; a log that was sorted from the same content before is reused.
 
-    `progress` is called with the current task and the number of rows read so far. Raises SourceError.
+    With `resume` it is reused whatever became of the files: a run goes on with the copy that it was begun with.
+    `progress` is called with the current task and the number of rows read so far. Raises SourceError, also for a
+    finding that a run refuses and `options` do not accept.
     """
     policy = options.exposures or source.policies[0]
     if options.loops < 1 or min(v for v in (options.limit, options.users, 1) if v is not None) < 1:
         raise SourceError("limit, users and loops must be at least 1")
     folder.mkdir(parents=True, exist_ok=True)
-    identity = _identity(source, options, policy)
-    earlier = find_plan(folder)
-    if earlier is not None and earlier.identity == identity:
-        contents, refused, refused_first = earlier.contents, earlier.refused, earlier.refused_first
-        fault_counts = earlier.fault_counts
-    else:
+    stamps, earlier = source.file_stamps(), find_plan(folder)
+    begun = earlier if earlier and replace(earlier.identity, files=()) == _identity(source, options, policy) else None
+    if begun is not None and not (resume or _same_content(source, begun)):
+        begun = None
+    if begun is None:
         (folder / PLAN).unlink(missing_ok=True)
-        errors, fault_counts = RowErrors(options.on_error), Counter[str]()
-        contents = _Sorting(source, options, policy, folder / LOG, errors, fault_counts, progress).run()
-        refused, refused_first = dict(errors.counts), tuple(errors.first)
-    plan = Plan(
-        folder=str(folder),
-        identity=identity,
-        contents=contents,
-        ends=impression_groups.epoch_ends(folder / LOG, contents.rows, options.epoch or source.epoch),
-        loops=options.loops,
-        speed=options.speed,
-        refused=refused,
-        refused_first=refused_first,
-        faults=options.faults,
-        seed=options.seed,
-        fault_counts=dict(fault_counts),
-    )
+        sorting = _Sorting(source, options, policy, folder / LOG, RowErrors(options.on_error), Counter[str](), progress)
+        contents, account, found = sorting.run()
+        changed = source.file_stamps() != stamps
+        prepared = Plan(
+            folder=str(folder),
+            identity=_identity(source, options, policy, () if changed else _files(source)),
+            contents=contents,
+            ends=(),
+            loops=options.loops,
+            speed=options.speed,
+            refused_first=tuple(sorting.errors.first),
+            faults=options.faults,
+            seed=options.seed,
+            fault_counts=dict(sorting.fault_counts),
+            account=account,
+            findings=(*found.findings, *(_changed(source) if changed else ())),
+            longest_impression=found.longest,
+            largest_impression=found.largest,
+            without_impression=found.none,
+        )
+    else:
+        prepared = begun
+    if refusal := not_accepted(prepared.findings, options.accept):
+        (folder / LOG).unlink()
+        (folder / PLAN).unlink(missing_ok=True)
+        raise SourceError(f"{source.text}: {refusal}")
+    ends = impression_groups.epoch_ends(folder / LOG, prepared.contents.rows, options.epoch or source.epoch)
+    plan = replace(prepared, ends=ends, loops=options.loops, speed=options.speed, seed=options.seed)
     if plan != earlier:
         write_plan(plan)
     return plan
 
 
-def _identity(source: Source, options: Options, policy: Exposures) -> LogIdentity:
+def _identity(source: Source, options: Options, policy: Exposures, files: tuple[LogFile, ...] = ()) -> LogIdentity:
     return LogIdentity(
         source=source.text,
-        files=tuple(LogFile(*stamp) for stamp in source.file_stamps()),
+        files=files,
         start=options.start,
         end=options.end,
         limit=options.limit,
@@ -70,7 +96,32 @@ def _identity(source: Source, options: Options, policy: Exposures) -> LogIdentit
         on_error=options.on_error,
         seed=options.seed if policy == "simulated" or options.faults.change_arrivals else None,
         faults=str(options.faults),
+        impression_span=options.impression_span,
     )
+
+
+def _files(source: Source) -> tuple[LogFile, ...]:
+    """Return size and hash of each file of a source. Raises SourceError."""
+    found = []
+    for name, size, _ in source.file_stamps():
+        try:
+            with Path(name).open("rb") as file:
+                found.append(LogFile(name, size, hashlib.file_digest(file, "sha256").hexdigest()))
+        except OSError as error:
+            raise SourceError(f"{name}: {error.strerror or error}") from error
+    return tuple(found)
+
+
+def _same_content(source: Source, plan: Plan) -> bool:
+    sizes = [(file.path, file.size) for file in plan.identity.files]
+    if [stamp[:2] for stamp in source.file_stamps()] != sizes:
+        return False
+    return not source.files or _files(source) == plan.identity.files
+
+
+def _changed(source: Source) -> tuple[Finding, ...]:
+    sentence = f"{source.text} changed while it was read: the run takes what was read, and no other run takes this copy"
+    return (Finding(name="changed-file", count=1, sentence=sentence),)
 
 
 @dataclass(frozen=True)
@@ -85,32 +136,37 @@ class _Sorting:
     fault_counts: Counter[str]
     progress: Progress
 
-    def run(self) -> Contents:
+    def run(self) -> tuple[Contents, Account, LoggedImpressions]:
+        """Return what the log contains, what became of its rows, and the findings."""
         staged, ordered = self.path.with_name("staged.parquet"), self.path.with_name("ordered.parquet")
         try:
-            contents = self._sort(staged, ordered)
+            result = self._sort(staged, ordered)
             ordered.replace(self.path)
         finally:
             staged.unlink(missing_ok=True)
             ordered.unlink(missing_ok=True)
-        return contents
+        return result
 
-    def _sort(self, staged: Path, ordered: Path) -> Contents:
-        options, text = self.options, self.source.text
-        read = total_order.stage(self.source.read(self.policy, self.errors), staged, self._counting("reading"))
+    def _sort(self, staged: Path, ordered: Path) -> tuple[Contents, Account, LoggedImpressions]:
+        options, text, errors = self.options, self.source.text, self.errors
+        read = total_order.stage(self.source.read(self.policy, errors), staged, self._counting("reading"))
         if not read:
             raise SourceError(f"{text}: no row could be read" + self._first_error())
         self.progress("sorting", read)
         with database(self.path.parent) as connection:
             selection = total_order.Selection(options.start, options.end, options.users)
-            total_order.sort(connection, staged, ordered, selection)
-            rows = impression_groups.rows_within(ordered, total_order.count(connection, ordered), options.limit)
+            sorted_ = total_order.sort(connection, staged, ordered, selection, options.impression_span, errors.place)
+            chosen = rows = impression_groups.rows_within(ordered, sorted_.rows, options.limit)
             if not rows:
                 raise SourceError(f"{text}: nothing is left of {read:,} rows by --from, --to, --limit or --users")
+            self.progress("checking", read)
+            found = self._findings(connection, ordered, rows)
             if self.policy == "simulated":
-                added = simulated(ordered, rows, options.seed, text)
-                rows = total_order.stage(added, staged, self._counting("simulating exposures"))
+                rows = total_order.stage(
+                    simulated(ordered, rows, options.seed, text), staged, self._counting("simulating exposures")
+                )
                 total_order.number(connection, staged, ordered)
+            shown = rows
             if options.faults.change_arrivals:
                 fleet = Fleet(options.faults, options.seed, self.fault_counts)
                 rows = total_order.stage(
@@ -120,8 +176,31 @@ class _Sorting:
                     raise SourceError(f"{text}: all of it is lost by the faults {options.faults}")
                 total_order.sort_by_arrival(connection, staged, ordered)
             counts = total_order.contents(connection, ordered, rows)
+        impressions = sorted_.impressions
+        clicked = {"exposure of an item that is clicked in the same impression": impressions.clicked_exposures}
+        account = Account(
+            read=read + errors.total + errors.left_out.total(),
+            refused=dict(errors.counts),
+            left_out=dict(errors.left_out) | (clicked if impressions.clicked_exposures else {}),
+            outside=sorted_.outside + sorted_.rows - chosen,
+            added=shown - chosen,
+            lost=self.fault_counts["lost"],
+            sent=counts["clicks"] + counts["exposures"] + counts["past_clicks"] + counts["candidates"],
+        )
+        account.check()
+        found += implausible.nothing_to_rank(counts, self.policy, self.source.policies)
         logged = self.policy == "logged" and counts["exposures"] > 0
-        return msgspec.convert(counts | {"rows": rows, "exposures_logged": logged}, Contents)
+        contents = msgspec.convert(counts | {"rows": rows, "exposures_logged": logged}, Contents)
+        return contents, account, dataclasses.replace(impressions, findings=impressions.findings + found)
+
+    def _findings(self, connection: duckdb.DuckDBPyConnection, ordered: Path, rows: int) -> tuple[Finding, ...]:
+        place = self.errors.place
+        return (
+            *implausible.similar_names(connection, "user"),
+            *implausible.similar_names(connection, "item"),
+            *implausible.repeated_rows(connection, place),
+            *implausible.stray_times(connection, ordered, rows, place),
+        )
 
     def _counting(self, task: str) -> Callable[[int], None]:
         return lambda rows: self.progress(task, rows)

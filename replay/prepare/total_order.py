@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from replay.duckdb_session import parquet, quoted
 from replay.errors import SourceError
+from replay.prepare import logged_impressions
+from replay.prepare.logged_impressions import LoggedImpressions, Place
 from replay.sources.schema import POSITION, ROWS
 from streams.records import Kind
-
-GROUP_EVENTS = 2000  # the most events of one impression: they must fit into one record
 
 _FORMAT = "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)"
 _KINDS = {
@@ -40,6 +40,15 @@ class Selection:
     start: int | None = None
     end: int | None = None
     users: int | None = None
+
+
+@dataclass(frozen=True)
+class SortResult:
+    """Numbers of rows that are in the sorted log and outside the selection; and the impressions of the whole log."""
+
+    rows: int
+    outside: int
+    impressions: LoggedImpressions
 
 
 def stage(batches: Iterator[pa.RecordBatch], path: Path, progress: Callable[[int], None]) -> int:
@@ -74,34 +83,32 @@ def _stage(batches: Iterator[pa.RecordBatch], path: Path, progress: Callable[[in
     return total
 
 
-def sort(connection: duckdb.DuckDBPyConnection, staged: Path, path: Path, selection: Selection) -> None:
+def sort(
+    connection: duckdb.DuckDBPyConnection, staged: Path, path: Path, selection: Selection, span: int, place: Place
+) -> SortResult:
     """Write the selected rows of `staged` to `path` in total order, with the per-user sequence number `seq`.
 
+    Impressions are split by `span` (ms); exposures of items that are clicked in their impression are left out.
     Raises SourceError if an impression is too large for a record.
     """
     connection.execute(f"CREATE VIEW staged AS SELECT * FROM {parquet(staged)}")
-    connection.execute(
-        """CREATE TEMP TABLE groups AS
-        SELECT user, impression, min({'time': time, 'row': row}) AS first, count(*) AS events
-        FROM staged WHERE impression <> 0 GROUP BY user, impression"""
-    )
-    large = connection.execute(
-        "SELECT user, impression, events FROM groups WHERE events > ? ORDER BY first.row", [GROUP_EVENTS]
-    ).fetchone()
-    if large:
-        raise SourceError(f"impression {large[1]} of user {large[0]} has {large[2]:,} events: at most {GROUP_EVENTS:,}")
+    impressions = logged_impressions.group(connection, span, place)
+    grouped = """SELECT s.*, coalesce(g.first.time, s.time) AS group_time, coalesce(g.first.row, s.row) AS group_row
+        FROM events s LEFT JOIN groups g ON s.impression <> 0 AND s.user = g.user AND s.impression = g.impression"""
+    where = _where(selection)
     connection.execute(
         f"""COPY (
-            WITH grouped AS (
-                SELECT s.*, coalesce(g.first.time, s.time) AS group_time, coalesce(g.first.row, s.row) AS group_row
-                FROM staged s LEFT JOIN groups g
-                    ON s.impression <> 0 AND s.user = g.user AND s.impression = g.impression
-            )
             SELECT user, item, time, kind, impression,
                 row_number() OVER (PARTITION BY user ORDER BY group_time, group_row, time, row) - 1 AS seq
-            FROM grouped WHERE {_where(selection)}
+            FROM ({grouped}) WHERE {where}
             ORDER BY group_time, user, group_row, time, row
         ) TO {quoted(path)} {_FORMAT}"""
+    )
+    outside = f"SELECT count(*) FROM ({grouped}) WHERE NOT ({where})"
+    return SortResult(
+        count(connection, path),
+        _integers(connection, outside)[0] if where != "true" else 0,
+        impressions,
     )
 
 
@@ -158,7 +165,7 @@ def _integers(connection: duckdb.DuckDBPyConnection, query: str) -> list[int]:
 
 
 def _where(selection: Selection) -> str:
-    parts = ["true"]
+    parts = []
     if selection.start is not None:
         parts.append(f"group_time >= {int(selection.start)}")
     if selection.end is not None:
@@ -166,4 +173,4 @@ def _where(selection: Selection) -> str:
     if selection.users is not None:
         chosen = f"SELECT user FROM staged GROUP BY user ORDER BY md5(user), user LIMIT {int(selection.users)}"
         parts.append(f"user IN ({chosen})")
-    return " AND ".join(parts)
+    return " AND ".join(parts) or "true"

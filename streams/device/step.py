@@ -60,7 +60,7 @@ class Context:
     epoch: int
     versions: Versions
     catalogue: Catalogue
-    item_statistics: ItemStatistics  # as of the begin of the epoch; free-running of an earlier one, the newest known
+    item_statistics: ItemStatistics  # as of the begin of the epoch
     asked_wall: int = 0
     resend_r2: bool = False  # before the first request: the cloud may hold a later r2 than the user's last one
 
@@ -221,17 +221,8 @@ class _BatchStep:
             closed_count=state.closed_count,
         )
         candidates, statistics = Tensor.of(chosen.keys, "<i8"), context.item_statistics.of(chosen.keys).tobytes()
-        statistics_epoch = context.item_statistics.epoch + 1
         request = RankRequest(
-            user=batch.user,
-            seq=seq,
-            candidates=candidates,
-            time=time,
-            window=state.window,
-            versions=context.versions,
-            epoch=context.epoch,
-            item_statistics=statistics,
-            statistics_epoch=statistics_epoch,
+            batch.user, seq, candidates, time, state.window, context.versions, context.epoch, statistics
         )
         self.uplink.append(request)
         self.requests.append(
@@ -253,7 +244,6 @@ class _BatchStep:
                 bytes_up=len(encode(request)),
                 asked_wall=context.asked_wall,
                 item_statistics=statistics,
-                statistics_epoch=statistics_epoch,
             )
         )
 

@@ -27,6 +27,7 @@ from streams.settings import Settings
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 EVENTS_SENT = Counter("mc2sf_events_sent_total", "Events that the broker acknowledged to the replayer")
+LOG_ROWS = Gauge("mc2sf_log_rows", "Rows of the log that is replayed, by what became of them", ["fate", "reason"])
 EPOCH = Gauge("mc2sf_epoch", "Epoch that the process has reached", ["role"])
 EVENT_TIME = Gauge("mc2sf_event_time_seconds", "Event time that the process has reached, since 1970", ["role"])
 EVENTS_APPLIED = Counter("mc2sf_events_applied_total", "Events folded into device state")

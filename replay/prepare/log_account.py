@@ -1,0 +1,76 @@
+"""The account of a log: what became of every row, and what looks wrong in it. It is part of a plan."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from replay.errors import SourceError
+
+
+class Acceptable(StrEnum):
+    """The findings that a run refuses unless they are accepted."""
+
+    NO_CLICKS = "no-clicks"
+    STRAY_TIMES = "stray-times"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something in a log that was changed, or that its user may not have meant."""
+
+    name: str  # short and stable
+    count: int
+    sentence: str  # with the likely cause
+    first: tuple[str, ...] = ()  # file, line and value of the first cases
+
+    @property
+    def refused(self) -> bool:
+        """True if a run stops unless it is accepted."""
+        return self.name in set(Acceptable)
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of every row of a log, for one loop: `read + added` is the sum of all other fields."""
+
+    read: int  # rows of the source, refused ones included
+    refused: dict[str, int]  # rows that are no event, by reason
+    left_out: dict[str, int]  # events that are not sent, by reason
+    outside: int  # events outside --from, --to, --limit and --users
+    added: int  # simulated exposures
+    lost: int  # events that --faults lost before they were sent
+    sent: int
+
+    def rows(self) -> list[tuple[str, str, int]]:
+        """Return (fate, reason or "", rows) of every number."""
+        whole = ("read", "outside", "added", "lost", "sent")
+        refused = [("refused", reason, count) for reason, count in self.refused.items()]
+        left_out = [("left_out", reason, count) for reason, count in self.left_out.items()]
+        return [(name, "", getattr(self, name)) for name in whole] + refused + left_out
+
+    def sentence(self) -> str:
+        """Return all numbers in one line."""
+        plus = f" + {self.added:,} simulated exposures" if self.added else ""
+        parts = {"refused": sum(self.refused.values())} | self.left_out
+        parts |= {"outside the selection": self.outside, "lost by faults": self.lost}
+        shown = "".join(f" + {count:,} {what}" for what, count in parts.items() if count)
+        return f"{self.read:,} read{plus} = {self.sent:,} sent{shown}"
+
+    def check(self) -> None:
+        """Raise SourceError if a row is missing or counted twice."""
+        gone = sum(self.refused.values()) + sum(self.left_out.values()) + self.outside + self.lost
+        if self.read + self.added != self.sent + gone:
+            raise SourceError(
+                f"the log was prepared wrongly: {self.read:,} rows read and {self.added:,} added, but {self.sent:,} to "
+                f"be sent and {gone:,} refused, left out or lost; please report this"
+            )
+
+
+def not_accepted(findings: tuple[Finding, ...], accept: frozenset[Acceptable] | None) -> str:
+    """Return a sentence about the findings that a run refuses and `accept` lacks (None: it has all), or ""."""
+    return "; ".join(
+        " ".join([f"{one.sentence}", *(f"({first})" for first in one.first[:1])])
+        + f": --accept {one.name} takes the log as it is"
+        for one in findings
+        if one.refused and accept is not None and one.name not in accept
+    )
