@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
 from rich.console import Console
@@ -19,21 +18,9 @@ from streams.database import schema
 from streams.database.engine import connect
 from streams.prequential.ranked_clicks import RankedClicks, ranked_clicks
 from tests.support.report import RUN, fill, put, summary
+from tests.support.runs import CLICKS, outcomes
 
-USERS, CLICKS = 60, 8
-
-
-def outcomes(run: str, *, seed: int = 1, users: int = USERS) -> list[dict[str, Any]]:
-    """Clicks on which `mc2sf` is much better than the rest, `din` a copy of `fast` with noise."""
-    draw = np.random.default_rng(seed)
-    rows = []
-    for user in range(users):
-        for seq in range(CLICKS):
-            ranks = {name: int(draw.integers(1, 101)) for name in ("fast", "din", "popularity", "random")}
-            ranks["mc2sf"] = int(draw.integers(1, 21))
-            row = {"run": run, "user": f"u{user}", "seq": seq, "time": 10 * seq + user, "target": seq, "ranks": ranks}
-            rows.append(row | {"candidates": np.arange(100).tobytes(), "slate": "sampled"})
-    return rows
+USERS = 60
 
 
 @pytest.fixture

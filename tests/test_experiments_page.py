@@ -21,6 +21,7 @@ from deploy.experiments.results.result import (
     Tuning,
     UploadCosts,
     Versions,
+    over_seeds,
     read_results,
 )
 from deploy.experiments.results.styles import STYLES, base, style
@@ -156,10 +157,10 @@ def test_every_figure_is_valid_svg_that_names_its_models_or_values(experiment: s
 
 
 def test_an_interval_is_student_s_of_the_mean_and_one_seed_has_none() -> None:
-    found = plots.over_seeds([0.1, 0.2, 0.3])
+    found = over_seeds([0.1, 0.2, 0.3])
     assert found.mean == pytest.approx(0.2)
     assert found.half_width == pytest.approx(4.303 * 0.1 / 3**0.5)
-    assert plots.over_seeds([0.4]).half_width == 0
+    assert over_seeds([0.4]).half_width == 0
 
 
 def test_each_model_of_the_committed_results_has_a_style_and_no_two_share_one() -> None:

@@ -22,6 +22,9 @@ class Commands(LazyGroup):
         "run": Entry("deploy.cli.run:run", "Replay SOURCE through all processes, and check the result."),
         "data": Entry("deploy.cli.data:app", "Logs, before they are replayed."),
         "evaluate": Entry("deploy.cli.evaluate:evaluate", "Score every outcome of a run again, from its tables alone."),
+        "compare": Entry(
+            "deploy.cli.compare:compare", "Compare runs with the first one, with 95 % intervals by users."
+        ),
         "verify": Entry("deploy.cli.evaluate:verify", "Verify a run: recompute it from its log with independent code."),
         "recommend": Entry("deploy.cli.inspect:recommend", "Recommend items to a user of a run."),
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import secrets
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,6 +66,10 @@ def run(
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run (needs --brokers).")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the results.  [default: runs/RUN]")] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, metavar="K", help="Run with K seeds from --seed on, each in a folder of its own in --out."),
+    ] = 1,
 ) -> None:
     """Replay SOURCE through all processes, and check the result.
 
@@ -74,6 +80,10 @@ def run(
     `protocol:SOURCE` replays what `mc2sf experiment ablation` ranked, with its candidate lists and fitted nets; exit
     code 0 then also means that every rank equals the one of the experiment.
     """
+    arguments = locals()  # all of them: a run of --seeds is the same command with another seed and folder
+    if seeds > 1:
+        _run_seeds(arguments)
+        return
     from pydantic import SecretStr
 
     from deploy.cli.data import prepared, print_findings
@@ -129,6 +139,35 @@ def run(
             console.print(f"\ninterrupted: every process was stopped; {continued if brokers else from_start}.")
             raise typer.Exit(130) from None
         show(console, summary, folder)
+
+
+def _run_seeds(arguments: dict[str, Any]) -> None:
+    """Run the command once per seed; a seed whose run is finished is kept."""
+    from deploy.analysis.seeds import run_seeds, table
+
+    source, options, out = arguments["source"], arguments["options"], arguments["out"]
+    if arguments["resume"] or out is None:
+        raise UserError("--seeds needs --out, and continues by itself: it can't be used with --resume")
+    once = inspect.unwrap(run)
+
+    def of_seed(seed: int, folder: Path) -> None:
+        console.print(f"seed {seed}: {folder}", soft_wrap=True)
+        once(**arguments | {"options": replace(options, seed=seed), "out": folder, "seeds": 1})
+
+    usual = {name: each.default for name, each in inspect.signature(once).parameters.items()} | asdict(type(options)())
+    given = arguments | asdict(options)
+    decisive = {
+        name: str(value)
+        for name, value in given.items()
+        if value != usual.get(name) and name not in {"source", "out", "seed", "seeds", "options"}
+    }
+    try:
+        result = run_seeds(out, source, decisive, range(options.seed, options.seed + arguments["seeds"]), of_seed)
+    except typer.Exit:
+        console.print("finished seeds are kept: the same command continues with the others")
+        raise
+    console.print(table(result.online, result.finished, "online = offline, all outcomes"))
+    console.print(table(result.last_quarter, result.finished, "the newest quarter of the outcomes"))
 
 
 def _given(source: str, options: ReplayOptions, *, only_defaults: bool) -> InitialRelease | None:

@@ -53,16 +53,20 @@ class UserBootstrap:
                 found[start : start + _AT_ONCE] = drawn[:, :-1] / drawn[:, -1:]
         return found
 
+    def resampled(self, users: Ints, values: Floats) -> Floats:
+        """Return the mean of each row of values [M, N] over clicks of users [N] in each resample, [resamples, M]."""
+        clicks = self.by_user(users, np.ones((1, len(users))))[0]
+        return self.means(self.by_user(users, values), clicks)
+
     def estimates(self, users: Ints, values: Floats) -> list[Estimate]:
         """Return the mean of each row of values [M, N] over clicks of users [N], with its interval."""
-        if len(np.unique(users)) < FEWEST:
-            return [Estimate(float(value), np.nan, np.nan, np.nan) for value in values.mean(1)]
-        clicks = self.by_user(users, np.ones((1, len(users))))[0]
-        return estimates(values.mean(1), self.means(self.by_user(users, values), clicks))
+        return estimates(values.mean(1), self.resampled(users, values), len(np.unique(users)))
 
 
-def estimates(values: Floats, resampled: Floats) -> list[Estimate]:
-    """Return values [M] with their intervals by resamples [resamples, M]."""
+def estimates(values: Floats, resampled: Floats, users: int = FEWEST) -> list[Estimate]:
+    """Return values [M] with their intervals by resamples [resamples, M] of `users` users."""
+    if users < FEWEST:
+        return [Estimate(float(value), np.nan, np.nan, np.nan) for value in values]
     low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
     # twice the share of resamples on the other side of zero; at least what this number of resamples can resolve
     tails = np.minimum((resampled <= 0).sum(0), (resampled >= 0).sum(0))

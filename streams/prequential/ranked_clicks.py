@@ -37,7 +37,7 @@ class RankedClicks:
     def __len__(self) -> int:
         return len(self.user)
 
-    def select(self, which: Bools | slice) -> RankedClicks:
+    def select(self, which: Bools | Ints | slice) -> RankedClicks:
         """Return some of the clicks. `users` stays as it is."""
         return RankedClicks(
             users=self.users,

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
-from deploy.experiments.results.result import Interval, Result
+from deploy.experiments.results.result import Interval, Result, over_seeds
 from deploy.experiments.results.styles import base, style
 
 METRICS = {"ndcg@10": "NDCG@10", "hr@10": "HR@10", "mrr": "MRR"}
@@ -24,17 +24,7 @@ VARIED = {  # experiments that vary a number: the label of the axis of each vari
     "sensitivity": {"d": "embedding size d", "lambda": "L2 weight λ"},
     "window": {"tumbling": "exposures per window"},
 }
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t at 97.5 %, 1 to 9 degrees
 Line = Sequence[tuple[float, Interval]]
-
-
-def over_seeds(values: Sequence[float]) -> Interval:
-    """Return the mean over seeds and its 95 % interval by Student's t; no interval for a single seed."""
-    n = len(values)
-    if n < 2:
-        return Interval(statistics.fmean(values))
-    quantile = _T[n - 2] if n - 2 < len(_T) else 1.96
-    return Interval(statistics.fmean(values), quantile * statistics.stdev(values) / n**0.5)
 
 
 def draw(result: Result, title: str) -> str:

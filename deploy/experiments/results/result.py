@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 from msgspec import Struct, field
 
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t at 97.5 %, 1 to 9 degrees
 Setting = bool | int | float | str  # the value of a protocol's field or of a hyperparameter
 Settings = dict[str, Setting]
 
@@ -18,6 +21,15 @@ class Interval(Struct, frozen=True):
 
     mean: float
     half_width: float = 0.0
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Return the mean over seeds and its 95 % interval by Student's t; no interval for a single seed."""
+    n = len(values)
+    if n < 2:
+        return Interval(statistics.fmean(values))
+    quantile = _T[n - 2] if n - 2 < len(_T) else 1.96
+    return Interval(statistics.fmean(values), quantile * statistics.stdev(values) / n**0.5)
 
 
 class Counts(Struct, frozen=True):

@@ -1,0 +1,179 @@
+"""Runs beside each other: metrics, and differences with 95 % intervals, paired where the clicks are the same."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from deploy.report.intervals import SEED, MetricDifference, bounds, gained, metric_difference
+from deploy.report.variants import ordered
+from models.data.interaction_log import Ints
+from models.evaluation.bootstrap import Estimate, Floats, UserBootstrap, estimates
+from models.evaluation.metrics import METRICS
+from streams.prequential.metrics import SUBSETS
+from streams.prequential.ranked_clicks import RankedClicks
+
+PAIRED_SHARE = 0.9  # share of the smaller run's clicks that must be in the other run for a paired comparison
+
+
+class MetricValue(msgspec.Struct, frozen=True):
+    """A mean over clicks with its 95 % interval; null with fewer than ten users."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class ComparedRun(msgspec.Struct, frozen=True):
+    """The metrics of one run."""
+
+    run: str
+    clicks: Annotated[int, Meta(description="Evaluated clicks, without cold ones.")]
+    users: Annotated[int, Meta(description="Users of these clicks.")]
+    metrics: Annotated[dict[str, dict[str, MetricValue]], Meta(description="Per variant: each metric.")]
+
+
+class RunDifference(msgspec.Struct, frozen=True):
+    """Metrics of run `b` minus those of run `a`, per variant that both have."""
+
+    a: str
+    b: str
+    paired: Annotated[bool, Meta(description="True if the same clicks are compared.")]
+    clicks: Annotated[int, Meta(description="Clicks in common.")]
+    same_candidates: Annotated[int, Meta(description="Of these, clicks that were ranked against the same list.")]
+    variants: dict[str, dict[str, MetricDifference]]
+
+    @property
+    def explanation(self) -> str:
+        """The way of the comparison, in a sentence."""
+        if not self.paired:
+            return f"compared unpaired: {self.clicks:,} evaluated clicks in common, too few of either run"
+        others = self.clicks - self.same_candidates
+        drawn = f", {others:,} of them with other candidates" if others else ", with the same candidates"
+        return f"paired on {self.clicks:,} clicks that both evaluated{drawn}"
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Runs and their differences to the first one."""
+
+    runs: list[ComparedRun]
+    differences: list[RunDifference]
+
+
+class _Common(NamedTuple):
+    a: Ints  # indices of the clicks in common [N]
+    b: Ints
+    paired: bool
+
+
+def compare(runs: Sequence[tuple[str, RankedClicks]]) -> Comparison:
+    """Return the comparison of runs, given by name and ranked clicks, with the first of them."""
+    evaluated = [(name, clicks.select(clicks.subsets["all"])) for name, clicks in runs]
+    first = evaluated[0]
+    return Comparison(
+        [_run(name, clicks) for name, clicks in evaluated],
+        [_difference(first, other) for other in evaluated[1:]],
+    )
+
+
+def pooled(by_seed: Mapping[int, RankedClicks]) -> RankedClicks:
+    """Return the clicks of runs of one log with several seeds as one; the same click of two seeds stays two clicks."""
+    parts = [*by_seed.values()]
+    users = sorted({user for part in parts for user in part.users})
+    number = {user: i for i, user in enumerate(users)}
+
+    def joined(column: Callable[[RankedClicks], Ints]) -> Ints:
+        return np.concatenate([column(part) for part in parts])
+
+    return RankedClicks(
+        users=users,
+        user=joined(lambda part: np.array([number[user] for user in part.users], np.int64)[part.user]),
+        seq=np.concatenate([part.seq + (seed << 40) for seed, part in by_seed.items()]),
+        time=joined(lambda part: part.time),
+        target=joined(lambda part: part.target),
+        candidates=joined(lambda part: part.candidates),
+        ranks={
+            variant: np.concatenate([part.ranks.get(variant, np.zeros(len(part), np.int64)) for part in parts])
+            for variant in {variant for part in parts for variant in part.ranks}
+        },
+        subsets={name: np.concatenate([part.subsets[name] for part in parts]) for name in SUBSETS},
+    )
+
+
+def _run(name: str, clicks: RankedClicks) -> ComparedRun:
+    users, user = np.unique(clicks.user, return_inverse=True)
+    bootstrap = UserBootstrap(len(users), SEED)
+    metrics = {}
+    for variant in ordered(clicks.ranks):
+        where = clicks.ranks[variant] > 0
+        if where.any():
+            found = bootstrap.estimates(user[where], gained(clicks.ranks[variant][where]))
+            metrics[variant] = {m: MetricValue(e.value, *bounds(e)) for m, e in zip(METRICS, found, strict=True)}
+    return ComparedRun(name, len(clicks), len(users), metrics)
+
+
+def _difference(first: tuple[str, RankedClicks], other: tuple[str, RankedClicks]) -> RunDifference:
+    (a, clicks_a), (b, clicks_b) = first, other
+    common = _common(clicks_a, clicks_b)
+    on_a, on_b = clicks_a.select(common.a), clicks_b.select(common.b)
+    variants = {}
+    for variant in ordered(clicks_a.ranks.keys() & clicks_b.ranks.keys()):
+        found = _paired(on_a, on_b, variant) if common.paired else _unpaired(clicks_a, clicks_b, variant)
+        if found:
+            variants[variant] = {m: metric_difference(e) for m, e in zip(METRICS, found, strict=True)}
+    same = int((on_a.candidates == on_b.candidates).sum())
+    return RunDifference(a, b, common.paired, len(common.a), same, variants)
+
+
+def _common(a: RankedClicks, b: RankedClicks) -> _Common:
+    """Return the clicks in common: the same user, number, time and item."""
+
+    def keys(clicks: RankedClicks) -> list[tuple[str, int, int, int]]:
+        names = [clicks.users[user] for user in clicks.user]
+        return [*zip(names, clicks.seq.tolist(), clicks.time.tolist(), clicks.target.tolist(), strict=True)]
+
+    index = {key: i for i, key in enumerate(keys(a))}
+    found = [(index[key], i) for i, key in enumerate(keys(b)) if key in index]
+    of_a, of_b = np.array(found, np.int64).reshape(-1, 2).T
+    return _Common(of_a, of_b, 0 < PAIRED_SHARE * min(len(a), len(b)) <= len(found))
+
+
+def _paired(a: RankedClicks, b: RankedClicks, variant: str) -> list[Estimate]:
+    both = (a.ranks[variant] > 0) & (b.ranks[variant] > 0)
+    if not both.any():
+        return []
+    users, user = np.unique(a.user[both], return_inverse=True)
+    values = gained(b.ranks[variant][both]) - gained(a.ranks[variant][both])
+    return UserBootstrap(len(users), SEED).estimates(user, values)
+
+
+def _unpaired(a: RankedClicks, b: RankedClicks, variant: str) -> list[Estimate]:
+    """Return differences with the users of either run drawn on their own."""
+    values: list[Floats] = []
+    resampled: list[Floats] = []
+    fewest = []
+    for seed, clicks in enumerate((a, b), SEED):
+        where = clicks.ranks[variant] > 0
+        if not where.any():
+            return []
+        users, user = np.unique(clicks.user[where], return_inverse=True)
+        bootstrap, gains = UserBootstrap(len(users), seed), gained(clicks.ranks[variant][where])
+        values.append(gains.mean(1))
+        resampled.append(bootstrap.resampled(user, gains))
+        fewest.append(len(users))
+    return estimates(values[1] - values[0], resampled[1] - resampled[0], min(fewest))
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Return `names`, repeated ones with a number."""
+    seen: dict[str, itertools.count[int]] = {}
+    found = []
+    for name in names:
+        number = next(seen.setdefault(name, itertools.count(1)))
+        found.append(name if number == 1 else f"{name} ({number})")
+    return found

@@ -1,0 +1,63 @@
+"""`mc2sf compare`: runs beside each other."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from deploy.console import terminal
+from deploy.user_error import UserError
+
+console = terminal()
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN", help="Ids of runs, their --out folders, or folders of `run --seeds`."),
+    ],
+    metric: Annotated[str, typer.Option(help="The metric that the tables show.")] = "ndcg@10",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all metrics.")] = False,
+) -> None:
+    """Compare runs with the first one, with 95 % intervals by users.
+
+    Clicks that both runs evaluated are compared in pairs; if they have too few in common, the runs are compared
+    unpaired, and the command says so. Cold clicks are left out.
+    """
+    import msgspec
+
+    from deploy.analysis import comparison
+    from deploy.analysis.reading import read_clicks
+    from models.evaluation.metrics import METRICS
+
+    if len(runs) < 2:
+        raise UserError("name at least two runs")
+    if metric not in METRICS:
+        raise UserError(f"--metric {metric!r}: known are {', '.join(METRICS)}")
+    with console.status("reading the ranked clicks"):
+        read = [(name, read_clicks(name)) for name in runs]
+        names = comparison.distinct_names([Path(name).name or name for name in runs])
+        found = comparison.compare([(name, clicks) for name, (_, clicks) in zip(names, read, strict=True)])
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+        return
+    table = Table("run", "variant", metric, "95 % interval", "clicks", "users", box=SIMPLE_HEAD, padding=(0, 1))
+    for run in found.runs:
+        for variant, metrics in run.metrics.items():
+            value = metrics[metric]
+            interval = "" if value.low is None else f"{value.low:.4f} to {value.high:.4f}"
+            table.add_row(run.run, variant, f"{value.value:.4f}", interval, f"{run.clicks:,}", f"{run.users:,}")
+    console.print(table)
+    for difference in found.differences:
+        console.print(f"{difference.b} minus {difference.a}, {metric}: {difference.explanation}.", soft_wrap=True)
+        table = Table("variant", "difference", "95 % interval", "", box=SIMPLE_HEAD, padding=(0, 1))
+        for variant, differences in difference.variants.items():
+            each = differences[metric]
+            interval = "" if each.low is None else f"{each.low:+.4f} to {each.high:+.4f}"
+            table.add_row(variant, f"{each.difference:+.4f}", interval, each.verdict)
+        console.print(table)
