@@ -130,6 +130,7 @@ class RankRequest(Record, frozen=True, tag="request"):
     versions: Versions  # release in force on the device
     epoch: int = 0  # the answer uses the uploads of earlier epochs only, also if the request is repeated later
     item_statistics: bytes = b""  # u1 [n, 3], item statistics of the candidates: see models/data/item_statistics.py
+    statistics_epoch: int | None = None  # epoch at whose begin these were counted; None: unknown (sent by version 0.1)
 
 
 # cloud-downlink -----------------------------------------------------------------------------------------------------
@@ -147,6 +148,7 @@ class SlowPriors(Record, frozen=True, tag="priors"):
     history: int  # clicks in the uploaded history that was used
     window: int  # number of the window whose r2 was used; 0: zero state
     versions: Versions  # release that was used
+    statistics_epoch: int | None = None  # that of the request; None: unknown (sent by version 0.1)
 
 
 # outcomes -----------------------------------------------------------------------------------------------------------
@@ -175,6 +177,7 @@ class Outcome(Record, frozen=True, tag="outcome"):
     bytes_down: int  # size of the answer, bytes
     asked_wall: int = 0  # wall clock of the request, ms
     answered_wall: int = 0  # wall clock of the answer, ms
+    statistics_epoch: int | None = None  # epoch at whose begin the item statistics were counted; None: unknown
 
 
 # fast-examples ------------------------------------------------------------------------------------------------------

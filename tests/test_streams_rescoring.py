@@ -89,12 +89,17 @@ def some_batches(draw: random.Random) -> list[list[DeviceBatch]]:
     return epochs
 
 
+def begin_run(connection: sa.Connection, settings: Settings) -> dict[int, Release]:
+    """Write the run and its releases."""
+    row = {"run": settings.run, "created_wall": 0, "source": "test", "settings": settings.semantic()}
+    insert_new(connection, schema.runs, [row | {"versions": {}, "status": "finished", "summary": None}])
+    return some_releases(connection, settings)
+
+
 def a_recorded_run(engine: sa.Engine, settings: Settings, seed: int = 1) -> None:
     """A run of device and cloud in lockstep, recorded in the tables."""
     with engine.begin() as connection:
-        row = {"run": settings.run, "created_wall": 0, "source": "test", "settings": settings.semantic()}
-        insert_new(connection, schema.runs, [row | {"versions": {}, "status": "finished", "summary": None}])
-        releases = some_releases(connection, settings)
+        releases = begin_run(connection, settings)
     draw = random.Random(seed)
     simulation = Simulation(settings, releases, draw)
     epoch, time = 0, 0

@@ -106,6 +106,8 @@ class CloudWork:
 
     def _answer(self, message: Message, request: RankRequest, releases: Releases) -> None:
         state = self._users.get(message.key)
+        if state.epoch > request.epoch:
+            return  # a repeat: clicks of its own epoch or later ones are in the history already
         r2 = state.r2(request.window, request.versions.encoder) if request.window else None
         if request.window and r2 is None:
             if state.has_later_r2(request.window, request.versions.encoder):
@@ -138,6 +140,7 @@ class CloudWork:
             history=len(history),
             window=0 if r2 is None else request.window,
             versions=request.versions,
+            statistics_epoch=request.statistics_epoch,
         )
 
     def _apply_marker(self, number: int, marker: EpochEnd | EndOfLog) -> None:

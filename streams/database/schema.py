@@ -203,6 +203,12 @@ outcomes = _table(
     _value("asked_wall", BIG, "wall clock of the request, ms"),
     _value("answered_wall", BIG, "wall clock of the answer, ms"),
     _recorded(),
+    _optional(
+        "statistics_epoch",
+        INTEGER,
+        "epoch at whose begin the item statistics were counted: `epoch`, free-running the newest known; null in rows "
+        "of version 0.1",
+    ),
     Index("outcomes_by_time", "run", "time"),
     Index("outcomes_by_epoch", "run", "epoch"),
     Index("outcomes_by_recorded_epoch", "run", "recorded_epoch"),

@@ -41,7 +41,7 @@ from streams.records import (
     SlowPriors,
 )
 from streams.settings import Settings
-from streams.state.device import PendingRequest, request_key, user_key
+from streams.state.device import DevicePartitionState, PendingRequest, request_key, user_key
 from streams.state.pending_writes import PendingWrites
 from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
 
@@ -95,7 +95,7 @@ class DeviceWork:
     def _overdue_requests(self) -> Iterator[tuple[int, bytes, PendingRequest]]:
         limit = self._wall - int(self._settings.request_timeout_s * 1000)
         for partition, requests in self._rows.index.requests.items():
-            for key, asked_wall in requests.items():
+            for key, (asked_wall, _) in requests.items():
                 if asked_wall < limit and (request := self._rows.request(key)) is not None:
                     yield partition, key, request
 
@@ -108,10 +108,18 @@ class DeviceWork:
                 if request is not None:
                     required.add(request.versions.release)
             elif isinstance(record, EpochBegin):
-                required.add(record.release)
+                required |= self._releases_of(replace(self._rows.partition(message.partition), release=record.release))
             elif isinstance(record, DeviceBatch):
-                required.add(self._rows.partition(message.partition).release)
+                required |= self._releases_of(self._rows.partition(message.partition))
         return required
+
+    @staticmethod
+    def _releases_of(partition: DevicePartitionState) -> set[int | None]:
+        """Return the release of a partition's batches; free-running the newest, and the newest that was used before.
+
+        After a restart, or by another worker's reader, an older release may be the newest for a while.
+        """
+        return {partition.release} if partition.release is not None else {None, partition.newest}
 
     def required_item_statistics(self) -> set[int | None]:
         """Return the epochs as of whose end `process` asks for item statistics; None is the newest known."""
@@ -203,7 +211,10 @@ class DeviceWork:
         if (known := self._contexts.get((number, resend_r2))) is not None:
             return known
         partition = self._rows.partition(number)
-        release = releases(partition.release)
+        release = max(map(releases, self._releases_of(partition)), key=lambda each: each.manifest.version)
+        version = release.manifest.version
+        if partition.release is None and version != partition.newest:
+            self._rows.put_partition(number, replace(partition, newest=version))
         context = self._contexts[number, resend_r2] = Context(
             settings=self._settings,
             spec=self._spec,

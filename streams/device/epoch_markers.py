@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from streams.codec import Tensor, encode
+from streams.codec import Reader, Tensor, encode
 from streams.device.rows import DeviceRows
-from streams.records import ClickUpload, EpochBegin, EpochEnd, EpochMarker
+from streams.records import ClickUpload, EndOfLog, EpochBegin, EpochEnd, EpochMarker
 from streams.state.device import keys_bytes
 from streams.state.pending_writes import PendingWrites
 from streams.topics import DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
+
+_markers: Reader[EpochEnd | EndOfLog] = Reader(EpochEnd | EndOfLog)
 
 
 class EpochMarkers:
@@ -40,13 +42,18 @@ class EpochMarkers:
         self.forward(number)
 
     def forward(self, number: int) -> None:
-        """Send the waiting markers of a partition on, unless a request before them still has no answer."""
+        """Send the waiting markers of a partition on; one stays, with those after it, until its epoch is answered.
+
+        The requests of later epochs do not hold it: free-running there is hardly ever a moment without any.
+        """
         partition = self._rows.partition(number)
-        if partition.waiting and not self._rows.index.requests[number]:
-            for marker in partition.waiting:
-                for topic in (OUTCOMES, FAST_EXAMPLES):
-                    self._writes.send(topic, number, b"", marker)
-            self._rows.put_partition(number, replace(partition, waiting=()))
+        waiting = partition.waiting
+        while waiting and not self._rows.index.is_pending(number, _markers.decode(waiting[0]).epoch):
+            for topic in (OUTCOMES, FAST_EXAMPLES):
+                self._writes.send(topic, number, b"", waiting[0])
+            waiting = waiting[1:]
+        if len(waiting) < len(partition.waiting):
+            self._rows.put_partition(number, replace(partition, waiting=waiting))
 
     def _upload_clicks(self, number: int, marker: EpochEnd) -> None:
         """Send the clicks of the epoch, user by user in the order of names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from streams.kafka.partitioner import partition_of_row
@@ -17,7 +17,8 @@ class DeviceIndex:
     """
 
     def __init__(self) -> None:
-        self.requests: defaultdict[int, dict[bytes, int]] = defaultdict(dict)  # key -> wall clock of the request, ms
+        self.requests: defaultdict[int, dict[bytes, tuple[int, int]]] = defaultdict(dict)  # key -> wall clock, epoch
+        self._pending: defaultdict[int, Counter[int]] = defaultdict(Counter)  # requests by epoch
         self.uploads: defaultdict[int, set[bytes]] = defaultdict(set)
         self.r2_sent: set[bytes] = set()  # since this worker was assigned their partition; also if there is none yet
 
@@ -35,11 +36,19 @@ class DeviceIndex:
 
     def update(self, partition: int, key: bytes, row: DeviceState | PendingRequest | None) -> None:
         """Take in the row that is now under `key`; None: the request was answered."""
-        if isinstance(row, PendingRequest):
-            self.requests[partition][key] = row.asked_wall
-        elif row is None:
-            self.requests[partition].pop(key, None)
+        if row is None or isinstance(row, PendingRequest):
+            _, epoch = self.requests[partition].pop(key, (0, None))
+            if epoch is not None:
+                self._pending[partition][epoch] -= 1
+            if row is not None:
+                self.requests[partition][key] = row.asked_wall, row.epoch
+                self._pending[partition][row.epoch] += 1
         elif row.uploads:
             self.uploads[partition].add(key)
         else:
             self.uploads[partition].discard(key)
+
+    def is_pending(self, partition: int, epoch: int) -> bool:
+        """Return True if a request of an epoch up to `epoch` has no answer yet."""
+        pending = self._pending[partition] = +self._pending[partition]
+        return any(each <= epoch for each in pending)

@@ -20,11 +20,12 @@ from streams.state.device import PendingRequest, keys_array
 def answers_request(priors: SlowPriors, request: PendingRequest) -> bool:
     """Return True if the priors answer this request, not an earlier one for the same click.
 
-    The cloud answers under the release that a request names. If a worker died before it wrote the request's row, the
-    click makes a second request when its event is delivered again, perhaps under a newer release. Then two answers
-    come, and only one was made from the candidates, the encoder and the slow nets that the outcome will name.
+    The cloud answers with the release and the item statistics that a request names. If a worker died before it wrote
+    the request's row, the click makes a second request when its event is delivered again, perhaps with newer ones. Then
+    two answers come, and only one was made from the candidates, the nets and the statistics that the outcome will name.
     """
-    return priors.versions == request.versions
+    same_statistics = priors.statistics_epoch in (None, request.statistics_epoch)
+    return priors.versions == request.versions and same_statistics
 
 
 def check_priors(priors: SlowPriors, request: PendingRequest, settings: Settings) -> None:
@@ -135,4 +136,5 @@ def _outcome(
         bytes_down=bytes_down,
         asked_wall=request.asked_wall,
         answered_wall=wall,
+        statistics_epoch=request.statistics_epoch,
     )

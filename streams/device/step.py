@@ -60,7 +60,7 @@ class Context:
     epoch: int
     versions: Versions
     catalogue: Catalogue
-    item_statistics: ItemStatistics  # as of the begin of the epoch
+    item_statistics: ItemStatistics  # as of the begin of the epoch; free-running of an earlier one, the newest known
     asked_wall: int = 0
     resend_r2: bool = False  # before the first request: the cloud may hold a later r2 than the user's last one
 
@@ -221,8 +221,17 @@ class _BatchStep:
             closed_count=state.closed_count,
         )
         candidates, statistics = Tensor.of(chosen.keys, "<i8"), context.item_statistics.of(chosen.keys).tobytes()
+        statistics_epoch = context.item_statistics.epoch + 1
         request = RankRequest(
-            batch.user, seq, candidates, time, state.window, context.versions, context.epoch, statistics
+            user=batch.user,
+            seq=seq,
+            candidates=candidates,
+            time=time,
+            window=state.window,
+            versions=context.versions,
+            epoch=context.epoch,
+            item_statistics=statistics,
+            statistics_epoch=statistics_epoch,
         )
         self.uplink.append(request)
         self.requests.append(
@@ -244,6 +253,7 @@ class _BatchStep:
                 bytes_up=len(encode(request)),
                 asked_wall=context.asked_wall,
                 item_statistics=statistics,
+                statistics_epoch=statistics_epoch,
             )
         )
 

@@ -81,6 +81,7 @@ class EpochWriter:
         self._dead_letters = self._committed.get(DEAD_LETTER_PARTITION, 0)  # offset to read next
         self._fencing_epochs = {topic.name: FencingEpochs() for topic in CHANGELOGS}
         self._held: defaultdict[TopicPartition, list[Message]] = defaultdict(list)  # records behind a marker
+        self._early: list[Message] = []  # outcomes of later epochs (free-running: they do not wait for older answers)
         self._rows = RowBuilder(self._run, settings.dim, settings.partitions, expected, names)
 
     def positions(self) -> dict[TopicPartition, int]:
@@ -99,12 +100,18 @@ class EpochWriter:
             return
         elif not self.barrier.is_new(message.source, message.offset):
             return
+        self._take(message)
+
+    def _take(self, message: Message) -> None:
         try:
             self._dispatch(self._decode(message), message)
         except RecordError as error:
-            telemetry.DEAD_LETTERS.labels(ROLE, message.topic).inc()
-            log.warning("%s/%d@%d refused: %s", *message[:3], error)
-            self._rows.dead_letter(message.refused(str(error), ROLE), self._clock())
+            self._refuse(message, str(error))
+
+    def _refuse(self, message: Message, reason: str) -> None:
+        telemetry.DEAD_LETTERS.labels(ROLE, message.topic).inc()
+        log.warning("%s/%d@%d refused: %s", *message[:3], reason)
+        self._rows.dead_letter(message.refused(reason, ROLE), self._clock())
 
     def _decode(self, message: Message) -> _Recorded:
         if message.topic in state_snapshots.SIDES:
@@ -119,7 +126,10 @@ class EpochWriter:
         elif isinstance(record, ClickUpload):
             self._rows.upload(record, message, self._clock())
         elif isinstance(record, Outcome):
-            self._rows.outcome(record, message)
+            if record.epoch > self.barrier.epoch:
+                self._early.append(message)
+            else:
+                self._rows.outcome(record, message)
         elif isinstance(record, DeadLetter):
             self._rows.dead_letter(record, self._clock())
         elif isinstance(record, state_snapshots.Changed):
@@ -155,6 +165,8 @@ class EpochWriter:
     def close_epoch(self) -> None:
         """Write the epoch, which is complete, and begin the next one with the records that wait for it."""
         epoch, log_ended = self.barrier.epoch, self.barrier.log_ended
+        while log_ended and self._early:
+            self._refuse(self._early.pop(), "an outcome of an epoch after the end of the log")
         buffer = self._rows.buffer
         with self._engine.begin() as connection:
             self._guard(connection)
@@ -167,7 +179,10 @@ class EpochWriter:
                 evaluated = list(self.prequential.epoch(clicks, outcomes))
                 written |= self._write_outcomes(connection, evaluated, epoch)
             written |= self._write_states(connection, buffer)
-            committed = self._commit_offsets(connection, self.barrier.offsets_after())
+            offsets = self.barrier.offsets_after()
+            for message in self._early:  # to be read again after a crash
+                offsets[message.source] = min(offsets[message.source], message.offset)
+            committed = self._commit_offsets(connection, offsets)
             time = self.barrier.time
             row = {"run": self._run, "role": ROLE, "epoch": epoch, "time": time, "over": log_ended}
             upsert(connection, schema.progress, [row])
@@ -175,7 +190,11 @@ class EpochWriter:
         show(self.prequential.quality, self.prequential.plugin_metrics)
         telemetry.EPOCH.labels(ROLE).set(epoch)
         telemetry.EVENT_TIME.labels(ROLE).set(time / 1000)
-        for partition in self.barrier.advance():
+        opened = self.barrier.advance()
+        early, self._early = self._early, []
+        for message in early:
+            self._take(message)
+        for partition in opened:
             for message in self._held.pop(partition, []):
                 self.add(message)
 

@@ -102,6 +102,8 @@ class RowBuilder:
         """Add an outcome, unless one of the same click is buffered already."""
         message.check_user(record.user, self._partitions)
         check_numbers(record)
+        if record.statistics_epoch is not None and record.statistics_epoch > record.epoch:
+            raise RecordError(f"item statistics of epoch {record.statistics_epoch} for a click of {record.epoch}")
         listed = record.candidates.expect("candidates", "<i8", (None,))
         if not record.target_index < len(listed) or listed[record.target_index] != record.target:
             raise RecordError(f"the target is not at index {record.target_index} of {len(listed)} candidates")
@@ -166,4 +168,4 @@ def outcome_row(run: str, o: Outcome, recorded_epoch: int, ranks: dict[str, int]
         ranks,
     )
     seen = (o.not_finite, v.release, v.encoder, v.slow, v.fast, o.window, o.r2_age, o.history)
-    return (run, *what, *seen, o.bytes_up, o.bytes_down, o.asked_wall, o.answered_wall, wall)
+    return (run, *what, *seen, o.bytes_up, o.bytes_down, o.asked_wall, o.answered_wall, wall, o.statistics_epoch)

@@ -1,7 +1,8 @@
 """Ranking queries: the inputs of each recorded click's ranking, rebuilt from `interactions`.
 
-Of what devices and cloud recorded about a click, only the list of candidates, the release in force and the window
-whose r2 was used are taken over. Histories are derived again, by the function that builds all views.
+Of what devices and cloud recorded about a click, only the list of candidates, the release in force, the epoch of the
+item statistics and the window whose r2 was used are taken over; the log alone does not determine them in a free-running
+run. Histories are derived again, by the function that builds all views.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from models.data.interaction_log import ClickStates, click_states, group_starts
 from models.data.item_statistics import Buckets
 from models.data.windows import WindowCursor
 from streams.database.interaction_log import Interactions
-from streams.database.schema import decisions, outcomes, releases
+from streams.database.schema import negative_memories, outcomes
 from streams.model_config import view_spec
 from streams.settings import Settings
 
@@ -42,7 +43,7 @@ class RankingQuery(NamedTuple):
     r2_items: Keys  # the exposures whose GRU state is r2; empty if r2 is zero
     clicks: Keys
     exposures: Keys
-    item_statistics: Buckets  # of the candidates, at the begin of the click's epoch
+    item_statistics: Buckets  # of the candidates, at the begin of the recorded epoch
 
 
 class RecordedOutcome(NamedTuple):
@@ -72,6 +73,8 @@ class _Row(NamedTuple):
     ranks: dict[str, int]
     target_index: int
     expired: bool
+    encoder: int
+    statistics_epoch: int | None
     candidates: bytes
 
     def recorded(self) -> RecordedOutcome:
@@ -92,9 +95,8 @@ class RankingQueries:
         self._states = click_states(self._log, view_spec(settings))
         self._catalogue = Catalogue(interactions.keys)
         self._item_statistics = self._log.item_statistics(self._catalogue)
-        self._r2_starts: Keys | None = None
-        if settings.carry:
-            self._r2_starts = _r2_starts(self._states, _encoders(connection, settings.run, self._log.epochs))
+        self._window_starts = _window_starts(self._states) if settings.carry else None
+        self._first_windows = _first_windows(connection, settings.run)
 
     def count(self) -> int:
         """Return the number of queries."""
@@ -117,11 +119,13 @@ class RankingQueries:
             raise LookupError(f"the outcome of user {row.user!r}, seq {row.seq} has no recorded click")
         view = self._states.view(i)
         r2_items = view.window_items
-        if self._r2_starts is not None:
-            start = self._r2_starts[self._states.group[i]]
+        if self._window_starts is not None and row.window:
+            first = self._first_windows.get((row.user, row.encoder), row.window)
+            start = self._window_starts[self._numbers[row.user]][first - 1]
             r2_items = self._states.exposure_keys[start : self._states.closed.end[i]]
         candidates = np.frombuffer(row.candidates, "<i8")
-        epochs = np.full(len(candidates), self._log.epochs[event])
+        epoch = self._log.epochs[event] if row.statistics_epoch is None else row.statistics_epoch
+        epochs = np.full(len(candidates), epoch)
         return RankingQuery(
             user=row.user,
             seq=row.seq,
@@ -136,34 +140,30 @@ class RankingQueries:
         )
 
 
-def _r2_starts(states: ClickStates, encoders: Keys) -> Keys:
-    """Return the start of the exposures behind r2 if windows carry their state on: per event, an index, [N].
+def _window_starts(states: ClickStates) -> list[list[int]]:
+    """Return for each user the index of the first exposure of each window, closed or open.
 
-    At a user's first event under another encoder, the device encodes its last closed window again from a zero state,
-    and carries the state on from there. So r2 is the GRU state over all exposures from the start of that window on.
+    If windows carry their state on, r2 is the GRU state over several windows: at a user's first event under another
+    encoder, the device encodes its last closed window again from a zero state, and carries the state on from there.
     """
-    log, spec = states.log, states.spec
-    starts = np.zeros(len(log.keys), np.int64)
+    log, starts = states.log, []
     kinds, times, groups, shown = log.kinds.tolist(), log.times.tolist(), group_starts(log).tolist(), 0
     for first, after in itertools.pairwise(log.offsets.tolist()):
-        windows, start = WindowCursor.at(spec, shown), shown
+        windows = WindowCursor.at(states.spec, shown)
+        starts.append([shown])
         for i in range(first, after):
-            if i > first and encoders[i] != encoders[i - 1]:
-                start = windows.start
             if groups[i] == i:
                 windows.begin_group(times[i])
-            starts[i] = start
             if kinds[i] == EXPOSURE:
                 windows.expose(times[i])
+            if windows.number == len(starts[-1]):
+                starts[-1].append(windows.end)
         shown = windows.shown
     return starts
 
 
-def _encoders(connection: Connection, run: str, epochs: Keys) -> Keys:
-    """Return the version of the encoder in force at each event, by its epoch. In lockstep only."""
-    r, d = releases.c, decisions.c
-    versions = connection.execute(sa.select(r.version, r.encoder).where(r.run == run))
-    encoder: dict[int, int] = {row.version: row.encoder for row in versions}
-    decided = {row.epoch: row.release for row in connection.execute(sa.select(d.epoch, d.release).where(d.run == run))}
-    known = [encoder.get(decided.get(epoch - 1, 0), 0) for epoch in range(int(epochs.max(initial=0)) + 1)]
-    return np.array(known, np.int64)[epochs]
+def _first_windows(connection: Connection, run: str) -> dict[tuple[str, int], int]:
+    """Return the first window that each user's device has uploaded under each encoder."""
+    m = negative_memories.c
+    query = sa.select(m.user, m.encoder, sa.func.min(m.window)).where(m.run == run).group_by(m.user, m.encoder)
+    return {(user, encoder): window for user, encoder, window in connection.execute(query)}

@@ -56,6 +56,7 @@ class PendingRequest(msgspec.Struct, array_like=True, frozen=True):
     bytes_up: int
     asked_wall: int
     item_statistics: bytes = b""  # u1 [n, 3], of the candidates
+    statistics_epoch: int | None = None  # epoch at whose begin these were counted
 
 
 class DevicePartitionState(msgspec.Struct, array_like=True, frozen=True):
@@ -68,6 +69,7 @@ class DevicePartitionState(msgspec.Struct, array_like=True, frozen=True):
     waiting: tuple[bytes, ...] = ()  # encoded epoch markers, to be sent on outcomes and fast-examples
     next: int = 0  # next expected offset of device-events
     gap: int = -1  # the value of `next` at which the worker ended because a later offset came
+    newest: int | None = None  # the newest release used so far (free-running): no older one is used after it
 
 
 def user_key(user: str) -> bytes:

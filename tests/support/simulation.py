@@ -23,7 +23,7 @@ from streams.codec import Reader, Tensor, encode
 from streams.device.worker import Device
 from streams.faust_runtime.worker import Start, Work
 from streams.kafka.message import Message
-from streams.kafka.partitioner import is_partition_key, partition_of, partition_of_row
+from streams.kafka.partitioner import is_partition_key, partition_key, partition_of, partition_of_row
 from streams.model_config import net_config
 from streams.records import (
     DeviceBatch,
@@ -86,14 +86,17 @@ class Worker:
     changelog: Topic
     rows: dict[bytes, bytes] = field(default_factory=dict)
     assignment: int = 0
+    wall: int = 1_000
+    behind: int = 0  # releases that the worker has not received yet
 
     def process(self, received: Sequence[Message], topics: Topics, *, crash_after: int | None = None) -> Work:
         """Process a batch; with `crash_after`, raise Crash after the outputs and that many rows are written."""
-        work = self.start(received, self.rows, self.assignment, 1_000)
+        work = self.start(received, self.rows, self.assignment, self.wall)
         work.required_releases()
         work.required_item_statistics()
+        newest = max(max(self.releases) - self.behind, 0)
         writes = work.process(
-            lambda version: self.releases[max(self.releases) if version is None else version],
+            lambda version: self.releases[newest if version is None else version],
             topics.item_statistics,
         )
         for topic, partition, key, value in list(writes.records()):
@@ -116,6 +119,7 @@ class Topics:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._item_statistics: dict[int, ItemStatistics] = {}
+        self.counted = -1  # the newest epoch whose item statistics are known (free-running)
         self.logs: defaultdict[tuple[str, int], list[tuple[bytes, bytes]]] = defaultdict(list)
 
     def append(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
@@ -123,9 +127,8 @@ class Topics:
         self.logs[topic.removeprefix(f"{self.settings.run}-"), partition].append((key, value))
 
     def item_statistics(self, epoch: int | None) -> ItemStatistics:
-        """Return the item statistics as of the end of `epoch`, which must be over; None: those of the start."""
-        if epoch is None:
-            return ItemStatistics.empty()
+        """Return the item statistics as of the end of `epoch`, which must be over; None: the newest known."""
+        epoch = self.counted if epoch is None else epoch
         if epoch not in self._item_statistics:
             self._item_statistics[epoch] = self._counted(epoch)
         return self._item_statistics[epoch]
@@ -153,7 +156,11 @@ class Topics:
 
 
 class Simulation:
-    """Device and cloud in lockstep on one log of events; `chance` draws the batches and the crashes."""
+    """Device and cloud on one log of events; `chance` draws the batches and the crashes.
+
+    Free-running, a restarted device is behind with the releases for a while, and the item statistics are those of any
+    epoch that all partitions have ended.
+    """
 
     def __init__(
         self, settings: Settings, releases: dict[int, Release], chance: random.Random, crashes: float = 0.0
@@ -177,12 +184,29 @@ class Simulation:
             self.topics.append(DEVICE_EVENTS.name, partition, b"", encode(marker))
 
     def settle(self) -> None:
-        """Run until nothing is left to read."""
+        """Run until nothing is left to read, and free-running no request without an answer."""
         while self._left():
-            if self.chance.random() < 0.5:
-                self._run("device", self.device, (DEVICE_EVENTS, CLOUD_DOWNLINK))
-            else:
-                self._run("cloud", self.cloud, (DEVICE_UPLINK,))
+            self.turn()
+        if not self.settings.lockstep:
+            self.device.wall += 100_000
+            self.device.process([], self.topics)
+
+    def turn(self) -> None:
+        """Run one batch of the device or of the cloud."""
+        if self.chance.random() < 0.5:
+            self._run("device", self.device, (DEVICE_EVENTS, CLOUD_DOWNLINK))
+        else:
+            self._run("cloud", self.cloud, (DEVICE_UPLINK,))
+
+    def _draw_knowledge(self) -> None:
+        """Draw what a free-running device knows: it may lag behind with releases, and with item statistics."""
+        if self.chance.random() < 0.3:
+            self.device.behind = 0
+        number = range(self.settings.partitions)
+        rows = [self.device.rows.get(partition_key(each)) for each in number]
+        states = [DevicePartitionState() if row is None else decode_row(row, DevicePartitionState) for row in rows]
+        over = min(-1 if state.waiting else state.ended for state in states)
+        self.topics.counted = max(self.topics.counted, self.chance.randint(-1, over))
 
     def _left(self) -> bool:
         readers = (("device", DEVICE_EVENTS), ("device", CLOUD_DOWNLINK), ("cloud", DEVICE_UPLINK))
@@ -203,6 +227,8 @@ class Simulation:
         self._interleave(received)
         if not received:
             return
+        if not self.settings.lockstep:
+            self._draw_knowledge()
         crash_after = self.chance.randrange(len(received) + 2) if self.chance.random() < self.crashes else None
         try:
             work = worker.process(received, self.topics, crash_after=crash_after)
@@ -216,6 +242,7 @@ class Simulation:
 
     def _restart(self, role: str, worker: Worker) -> None:
         worker.assignment += 1
+        worker.behind = 0 if self.settings.lockstep else self.chance.randrange(2)
         for at in self.position:
             if at[0] == role:
                 self.position[at] = self.committed.get(at, 0)

@@ -1,0 +1,81 @@
+"""Free-running: nobody waits, workers are killed, and every rank comes out again from the tables."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from streams.database import schema
+from streams.database.engine import connect
+from streams.recorder.epoch_writer import EpochWriter
+from streams.records import EndOfLog, EpochBegin, EpochEnd
+from streams.rescoring.rescore import rescore
+from streams.settings import Settings
+from tests.support.recorder import World, deliver
+from tests.support.simulation import SMALL, Simulation
+from tests.test_streams_rescoring import begin_run, some_batches
+
+FREE = SMALL.model_copy(update={"lockstep": False, "run": "free"})
+VARIANTS = {
+    "tumbling": FREE,
+    "aged": FREE.model_copy(update={"window_age_s": 2.0}),
+    "carried": FREE.model_copy(update={"carry": True}),
+    "sampled": FREE.model_copy(update={"exposures": "rated", "evaluate": 0.7}),
+}
+ARRIVES = {0: 0, 2: 1, 3: 2}  # epoch in which each release arrives, somewhere
+
+
+def a_free_run(engine: sa.Engine, settings: Settings, seed: int, crashes: float) -> None:
+    """A run in which device, cloud and recorder are killed, and the device is behind with what it knows."""
+    with engine.begin() as connection:
+        releases = begin_run(connection, settings)
+    draw = random.Random(seed)
+    simulation = Simulation(settings, {}, draw, crashes)
+    time, epoch = 0, 0
+    for epoch, batches in enumerate(some_batches(draw)):
+        simulation.send_marker(EpochBegin(epoch, None, time))
+        half = draw.randrange(len(batches))
+        simulation.send(*batches[:half])
+        if epoch in ARRIVES:
+            simulation.device.releases[ARRIVES[epoch]] = releases[ARRIVES[epoch]]
+        for _ in range(draw.randrange(30)):
+            simulation.turn()
+        simulation.send(*batches[half:])
+        time = batches[-1].times[-1]
+        simulation.send_marker(EpochEnd(epoch, time))
+    simulation.send_marker(EndOfLog(epoch, time, 0))
+    simulation.settle()
+    world = World(settings, dict(simulation.topics.logs))
+    deliver(world, lambda: EpochWriter(settings, engine, lambda: 0), draw, crashes / 4)
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[sa.Engine]:
+    connected = connect(settings.database.get_secret_value())
+    yield connected
+    connected.dispose()
+
+
+@pytest.mark.parametrize("crashes", [0.0, 0.2])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_offline_equals_online_to_the_last_digit(engine: sa.Engine, variant: str, crashes: float) -> None:
+    a_free_run(engine, VARIANTS[variant], len(variant), crashes)
+    result = rescore(engine, FREE.run)
+    assert result.differences == []
+    o, i = schema.outcomes.c, schema.interactions.c
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(schema.outcomes).where(o.run == FREE.run).order_by(o.user, o.seq)).all()
+        epochs = {(user, seq): epoch for user, seq, epoch in connection.execute(sa.select(i.user, i.seq, i.epoch))}
+    assert len(found) > 50
+    assert {row.release for row in found} == {0, 1, 2}
+    assert len({row.epoch - row.statistics_epoch for row in found}) > 1, "not always the same age of item statistics"
+    assert sum(row.expired for row in found) < len(found) / 10
+    for row in found:
+        assert row.recorded_epoch == row.epoch == epochs[row.user, row.seq]
+        assert row.statistics_epoch <= row.epoch
+    for before, after in itertools.pairwise(found):
+        assert before.user != after.user or before.release <= after.release, "no user goes back to an older release"
