@@ -27,6 +27,7 @@ class Commands(LazyGroup):
         ),
         "verify": Entry("deploy.cli.evaluate:verify", "Verify a run: recompute it from its log with independent code."),
         "recommend": Entry("deploy.cli.inspect:recommend", "Recommend items to a user of a run."),
+        "runs": Entry("deploy.stored_runs.commands:app", "The runs that are kept: list, show, delete, prune."),
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),
         "dead-letters": Entry("deploy.cli.dead_letters:app", "Refused records: list them, show one, send them again."),
         "doctor": Entry("deploy.cli.inspect:doctor", "Check broker, topics, database, lag and versions."),

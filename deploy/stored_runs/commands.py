@@ -1,0 +1,96 @@
+"""`mc2sf runs`: list, show, delete and prune the runs that are kept."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import sqlalchemy as sa
+import typer
+from rich.table import Table
+
+from deploy.cli.options import RunArgument
+from deploy.console import terminal
+from deploy.runs import find
+from deploy.stored_runs.stored_runs import StoredRun, chosen, delete, stored_runs
+from deploy.user_error import UserError
+from replay.times import span, utc
+from streams.database import schema
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="The runs that are kept."
+)
+console = terminal()
+FolderOption = Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder with the folders of runs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@app.command("list")
+def list_runs(*, folder: FolderOption = Path("runs"), as_json: JsonOption = False) -> None:
+    """List the runs under DIR and in the database of MC2SF_DATABASE, oldest first."""
+    found = stored_runs(folder)
+    if as_json:
+        typer.echo(msgspec.json.encode(found))
+        return
+    table = Table("run", "begun (UTC)", "status", "source", "folder", "MB")
+    for stored in found:
+        size = f"{stored.bytes / 1e6:,.1f}" if stored.folder else ""
+        table.add_row(stored.run, utc(stored.created_wall), stored.status, stored.source, stored.folder or "", size)
+    console.print(table)
+
+
+@app.command("show")
+def show_run(run: RunArgument, *, as_json: JsonOption = False) -> None:
+    """Show the settings, the versions and the result of a run."""
+    found = find(run)
+    with found.engine.connect() as connection:
+        query = sa.select(schema.runs).where(schema.runs.c.run == found.settings.run)
+        row = dict(connection.execute(query).mappings().one())
+    found.engine.dispose()
+    if as_json:
+        typer.echo(msgspec.json.encode(row))
+        return
+    table = Table("what", "value")
+    for name in ("run", "source", "status"):
+        table.add_row(name, row[name])
+    table.add_row("begun (UTC)", utc(row["created_wall"]))
+    for group in ("settings", "versions"):
+        for name, value in row[group].items():
+            table.add_row(f"{group}.{name}", str(value))
+    console.print(table)
+
+
+@app.command("delete")
+def delete_run(run: RunArgument, *, folder: FolderOption = Path("runs"), yes: YesOption = False) -> None:
+    """Delete a run: its rows in the database, and its folder. Its topics on a broker are not touched."""
+    _delete([chosen(stored_runs(folder), run)], yes)
+
+
+@app.command("prune")
+def prune(
+    *,
+    older: Annotated[str, typer.Option(metavar="SPAN", help="Delete runs that began longer ago, such as 30d.")],
+    folder: FolderOption = Path("runs"),
+    yes: YesOption = False,
+) -> None:
+    """Delete the runs that began longer ago than SPAN; those with status `running` are kept."""
+    try:
+        before = time.time() * 1000 - span(older)
+    except ValueError as error:
+        raise UserError(f"--older: {error}") from error
+    _delete([s for s in stored_runs(folder) if s.created_wall < before and s.status != "running"], yes)
+
+
+def _delete(runs: list[StoredRun], yes: bool) -> None:
+    for stored in runs:
+        console.print(f"{stored.run} of {utc(stored.created_wall)}: {stored.folder or stored.database}")
+    if not runs:
+        console.print("no run to delete")
+    elif yes or typer.confirm(f"Delete {len(runs)} run(s)?"):
+        for stored in runs:
+            console.print(f"{stored.run} deleted: {delete(stored):,} rows")
+    else:
+        raise typer.Exit(1)

@@ -1,0 +1,120 @@
+"""Find the stored runs, and delete a run from its database and its folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from deploy.runs import RUN_FILE, locked, read_run_file
+from deploy.user_error import UserError
+from streams.database import schema
+from streams.database.engine import connect, schema_version
+from streams.settings import Settings
+
+
+class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as its row in the database describes it."""
+
+    run: str
+    folder: str | None
+    database: str  # URL without the password
+    source: str
+    status: str
+    created_wall: int  # ms since 1970
+    bytes: int  # of the folder; 0 without one
+
+
+def stored_runs(parent: Path) -> list[StoredRun]:
+    """Return the runs in the folders under `parent` and in the database of the environment, oldest first.
+
+    A folder whose run has no row in its database, since it never began, is left out.
+    """
+    found: dict[tuple[str, str], StoredRun] = {}
+    for folder in sorted(path.parent for path in parent.glob(f"*/{RUN_FILE}")):
+        record = read_run_file(folder)
+        for stored in _in_database(_local(folder) or record.database, record.run, folder):
+            found[stored.database, stored.run] = stored
+    given = Settings().database.get_secret_value()
+    if _exists(given):
+        for stored in _in_database(given, None, None):
+            found.setdefault((stored.database, stored.run), stored)
+    return sorted(found.values(), key=lambda stored: (stored.created_wall, stored.run))
+
+
+def delete(stored: StoredRun) -> int:
+    """Delete the rows of a run, then its folder. Return the number of rows. Raises UserError if the run is in use.
+
+    The folder is removed whole: it was made by `mc2sf run`, which refuses one with other files.
+    """
+    if stored.folder is None:
+        return _delete_rows(stored)
+    folder = Path(stored.folder)
+    with locked(folder):
+        rows = 0 if _local(folder) is not None else _delete_rows(stored)  # a database of its own goes with its folder
+        shutil.rmtree(folder)
+    return rows
+
+
+def _local(folder: Path) -> str | None:
+    """Return the URL of the SQLite database in the folder itself, None if there is none."""
+    path = folder / "mc2sf.db"
+    return sa.URL.create("sqlite", database=str(path)).render_as_string() if path.is_file() else None
+
+
+def _exists(url: str) -> bool:
+    parsed = sa.make_url(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
+
+
+def _with_password(url: str) -> str:
+    """Return `url` with the password of the environment, if it is the same database."""
+    given = sa.make_url(Settings().database.get_secret_value())
+    same = given.set(password=None) == sa.make_url(url)
+    return given.render_as_string(hide_password=False) if same else url
+
+
+def _in_database(url: str, run: str | None, folder: Path | None) -> Iterator[StoredRun]:
+    if not _exists(url):
+        return
+    engine = connect(_with_password(url))
+    try:
+        with engine.connect() as connection:
+            if schema_version(connection) is None:
+                return
+            rows = connection.execute(sa.select(schema.runs)).all()
+    finally:
+        engine.dispose()
+    for row in rows:
+        if run in (None, row.run):
+            yield StoredRun(
+                run=row.run,
+                folder=None if folder is None else str(folder),
+                database=sa.make_url(url).set(password=None).render_as_string(),
+                source=row.source,
+                status=row.status,
+                created_wall=row.created_wall,
+                bytes=0 if folder is None else sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+            )
+
+
+def _delete_rows(stored: StoredRun) -> int:
+    engine = connect(_with_password(stored.database))
+    try:
+        with engine.begin() as connection:
+            tables = reversed(schema.metadata.sorted_tables)
+            return sum(connection.execute(sa.delete(t).where(t.c.run == stored.run)).rowcount for t in tables)
+    finally:
+        engine.dispose()
+
+
+def chosen(runs: list[StoredRun], name: str) -> StoredRun:
+    """Return the run with this id or folder. Raises UserError if there is none, or more than one."""
+    same = [stored for stored in runs if name == stored.run or (stored.folder and Path(stored.folder) == Path(name))]
+    if len(same) != 1:
+        found = "no run" if not same else f"{len(same)} runs are called"
+        raise UserError(f"{found} {name!r}: `mc2sf runs list` shows all; give the folder of one")
+    return same[0]

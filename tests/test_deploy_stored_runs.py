@@ -1,0 +1,111 @@
+"""Runs that are kept are listed, shown, deleted and pruned; nothing of another run is touched."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner
+
+from deploy.cli.main import app
+from deploy.runs import agree, locked, write_run_file
+from streams.database import schema
+from streams.database.engine import connect
+from streams.settings import Settings
+
+DAY_MS = 86_400_000
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["runs", *words])
+    return result.exit_code, result.output if result.exception is None else f"{result.output}{result.exception}"
+
+
+def stored(
+    settings: Settings, name: str, database: str, folder: Path | None, *, days: int = 0, status: str = "ended"
+) -> None:
+    own = settings.model_copy(update={"run": name, "database": type(settings.database)(database)})
+    if folder is not None:
+        folder.mkdir(parents=True)
+        write_run_file(folder, own, "synthetic")
+    engine = connect(database)
+    agree(own, engine, "synthetic")
+    values = {"created_wall": int(time.time() * 1000) - days * DAY_MS, "status": status}
+    with engine.begin() as connection:
+        connection.execute(sa.update(schema.runs).where(schema.runs.c.run == name).values(values))
+        connection.execute(sa.insert(schema.leases).values(run=name, role="coordinator", holder="h", until_wall=1))
+    engine.dispose()
+
+
+@pytest.fixture
+def shared(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A database with two runs, and a folder `runs` with one that has its own database."""
+    url = f"sqlite:///{tmp_path}/all.db"
+    monkeypatch.setenv("MC2SF_DATABASE", url)
+    monkeypatch.chdir(tmp_path)
+    stored(settings, "old", url, None, days=40)
+    stored(settings, "live", url, None, days=50, status="running")
+    stored(settings, "own", f"sqlite:///{tmp_path}/runs/own/mc2sf.db", tmp_path / "runs" / "own", days=1)
+    return url
+
+
+def names() -> list[str]:
+    return [row["run"] for row in json.loads(run("list", "--json")[1])]
+
+
+def rows(url: str) -> set[str]:
+    engine = connect(url)
+    with engine.connect() as connection:
+        found = {run for t in schema.metadata.sorted_tables for run in connection.scalars(sa.select(t.c.run))}
+    engine.dispose()
+    return found
+
+
+@pytest.mark.usefixtures("shared")
+def test_runs_of_folders_and_of_the_database_are_listed_oldest_first() -> None:
+    assert names() == ["live", "old", "own"]
+    code, text = run("list")
+    assert code == 0
+    assert "old" in text
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_run_is_shown_with_its_settings() -> None:
+    shown = json.loads(run("show", "runs/own", "--json")[1])
+    assert (shown["run"], shown["source"], shown["settings"]["threshold"]) == ("own", "synthetic", Settings().threshold)
+
+
+def test_only_the_run_that_is_named_is_deleted(shared: str) -> None:
+    assert run("delete", "old", "--yes")[0] == 0
+    assert (names(), rows(shared)) == (["live", "own"], {"live"})
+    assert run("delete", "own", "--yes")[0] == 0
+    assert (names(), Path("runs/own").exists()) == (["live"], False)
+
+
+def test_nothing_is_deleted_without_a_yes(shared: str) -> None:
+    assert run("delete", "old")[0] == 1
+    assert rows(shared) == {"old", "live"}
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_run_in_use_is_not_deleted() -> None:
+    with locked(Path("runs/own")):
+        assert "in use" in run("delete", "own", "--yes")[1]
+    assert names() == ["live", "old", "own"]
+
+
+@pytest.mark.usefixtures("shared")
+def test_old_runs_are_pruned_but_not_those_that_run() -> None:
+    assert run("prune", "--older", "30d", "--yes")[0] == 0
+    assert names() == ["live", "own"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"), [(["delete", "no"], "no run 'no'"), (["prune", "--older", "x"], "no span")]
+)
+@pytest.mark.usefixtures("shared")
+def test_mistakes_end_with_a_sentence(words: list[str], sentence: str) -> None:
+    assert sentence in run(*words)[1]
