@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "MC2SF_"
-Exposures = Literal["logged", "rated", "simulated"]  # source of exposures: see replay/prepare/simulated_exposures.py
+Exposures = Literal["logged", "rated", "simulated", "plugin"]  # see replay/prepare/simulated_exposures.py
 Plain = str | int | float | bool | None  # a value as JSON
 
 T = TypeVar("T")
@@ -79,7 +79,8 @@ class StreamSettings(_Group):
     quality_span_s: float = Field(7 * 86_400, gt=0, description="span of the sliding online metrics, s of event time")
     seed: DecidesResults[int] = Field(1, ge=0, description="seed of every random choice")
     exposures: DecidesResults[Exposures] = Field(
-        "logged", description="source of exposures: the log, low ratings, or simulated by the replayer"
+        "logged",
+        description="source of exposures: the log, low ratings, simulated by the replayer, or one of `plugins`",
     )
     plugins: DecidesResults[str] = Field(
         "", description="files of one's own, KIND=MODULE:NAME@SHA256 separated by blanks: see docs/plugins.md"

@@ -17,9 +17,9 @@ from deploy.user_error import UserError
 from replay.errors import OnError
 from replay.faults import Faults
 from replay.prepare.log_account import Acceptable
-from replay.prepare.plan import Options, Plan
+from replay.prepare.plan import POLICIES, Options, Plan, exposure_policy
 from replay.times import milliseconds, span
-from streams.settings import Exposures
+from streams.plugins.plugin import is_name
 
 if TYPE_CHECKING:
     from replay.sources.source import Source
@@ -38,8 +38,26 @@ SourceArgument = Annotated[
     ),
 ]
 UsersOption = Annotated[int | None, typer.Option(min=1, help="Number of users, chosen by a hash of their names.")]
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    """Return a parser of an option that takes one of `choices`, or a plugin as MODULE:NAME."""
+
+    def parsed(text: str) -> str:
+        if text not in choices and not is_name(text):
+            raise typer.BadParameter(f"{text!r} is none of {', '.join(map(repr, choices))}, and no MODULE:NAME")
+        return text
+
+    return parsed
+
+
 PolicyOption = Annotated[
-    Exposures | None, typer.Option(help="Where exposures come from.  [default: the first policy of the source]")
+    str | None,
+    typer.Option(
+        parser=_choice(*POLICIES),
+        metavar="|".join([*POLICIES, "MODULE:NAME"]),
+        help="Where exposures come from; MODULE:NAME is a policy of one's own.  [default: the first of the source]",
+    ),
 ]
 
 MetricOption = Annotated[
@@ -69,8 +87,10 @@ class SelectionOptions:
 
     def selected(self, on_error: OnError) -> Options:
         """Return the options of the replayer. Raises UserError for a time that can't be parsed."""
+        exposures, plugin = exposure_policy(self.exposures)
         return Options(
-            exposures=self.exposures,
+            exposures=exposures,
+            plugin=plugin,
             on_error=on_error,
             start=moment(self.start),
             end=moment(self.end),

@@ -98,9 +98,9 @@ def run(
     only_defaults = threshold == 10 and evaluate is None and retrain_every is None and not faults and lockstep
     given = _given(source, options, only_defaults=only_defaults)
     run_id, folder = _run_and_folder(source, resume, out)
-    own = None if is_protocol(source) else parse_source(source).plugin
-    plugins = setting(metrics=metric, others=[own] if own else [])
     parsed = options.parsed(faults)
+    others = (None if is_protocol(source) else parse_source(source).plugin, parsed.plugin)
+    plugins = setting(metrics=metric, others=[plugin for plugin in others if plugin])
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         plan = prepared(source, parsed, folder.resolve(), console, resume=resume is not None)

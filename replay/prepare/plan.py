@@ -15,9 +15,11 @@ from replay.faults import NO_FAULTS, Faults
 from replay.json_file import write_json
 from replay.prepare.log_account import Acceptable, Account, Finding
 from replay.prepare.logged_impressions import LONGEST_MS
+from streams.plugins.plugin import Plugin, named
 from streams.settings import Exposures
 
 PLAN, LOG = "plan.json", "log.parquet"
+POLICIES: tuple[Exposures, ...] = ("logged", "rated", "simulated")  # that are no plugin
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Options:
     faults: Faults = NO_FAULTS  # of the devices
     impression_span: int = LONGEST_MS  # the longest that an impression lasts before it is split, ms
     accept: frozenset[Acceptable] | None = frozenset()  # findings that do not end the preparation; None: all
+    plugin: Plugin | None = None  # the exposure policy, if it is `plugin`
 
 
 class LogFile(msgspec.Struct, frozen=True):
@@ -61,6 +64,7 @@ class LogIdentity(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None  # None: no row depends on it
     faults: str
     impression_span: int
+    plugin: str = ""  # the exposure policy, with the hash of its code
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +176,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def shift(self) -> int:
         """Difference in event time between a loop and the one before it, ms."""
         return self.contents.last - self.contents.first + 1
+
+
+def exposure_policy(text: str | None) -> tuple[Exposures | None, Plugin | None]:
+    """Return the policy of a name in POLICIES, or `plugin` and the plugin of a `module:Name`. Raises PluginError."""
+    for policy in POLICIES:
+        if text == policy:
+            return policy, None
+    return (None, None) if text is None else ("plugin", named("exposures", text))
 
 
 def write_plan(plan: Plan) -> None:

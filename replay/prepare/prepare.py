@@ -20,6 +20,7 @@ from replay.prepare.late_arrivals import Fleet, late_arrivals
 from replay.prepare.log_account import Account, Finding, not_accepted
 from replay.prepare.logged_impressions import LoggedImpressions
 from replay.prepare.plan import LOG, PLAN, Contents, LogFile, LogIdentity, Options, Plan, find_plan, write_plan
+from replay.prepare.plugin_exposures import plugin_exposures
 from replay.prepare.simulated_exposures import simulated
 from replay.sources.source import Source
 from streams.settings import Exposures
@@ -94,9 +95,10 @@ def _identity(source: Source, options: Options, policy: Exposures, files: tuple[
         users=options.users,
         policy=policy,
         on_error=options.on_error,
-        seed=options.seed if policy == "simulated" or options.faults.change_arrivals else None,
+        seed=options.seed if policy in {"simulated", "plugin"} or options.faults.change_arrivals else None,
         faults=str(options.faults),
         impression_span=options.impression_span,
+        plugin=options.plugin.setting if options.plugin else "",
     )
 
 
@@ -161,10 +163,12 @@ class _Sorting:
                 raise SourceError(f"{text}: nothing is left of {read:,} rows by --from, --to, --limit or --users")
             self.progress("checking", read)
             found = self._findings(connection, ordered, rows)
-            if self.policy == "simulated":
-                rows = total_order.stage(
-                    simulated(ordered, rows, options.seed, text), staged, self._counting("simulating exposures")
-                )
+            if self.policy in {"simulated", "plugin"}:
+                if options.plugin is None:
+                    added = simulated(ordered, rows, options.seed, text)
+                else:
+                    added = plugin_exposures(ordered, rows, options.seed, text, options.plugin)
+                rows = total_order.stage(added, staged, self._counting("simulating exposures"))
                 total_order.number(connection, staged, ordered)
             shown = rows
             if options.faults.change_arrivals:

@@ -61,6 +61,8 @@ class Source:
 
     def read(self, policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the order of the source. Raises SourceError if `policy` does not fit, or for bad input."""
+        if policy == "plugin":  # which adds exposures, as `simulated` does
+            policy = "simulated"
         if policy not in self.policies:
             raise SourceError(f"{self.text}: exposures can't be {policy!r} here, but {' or '.join(self.policies)}")
         try:

@@ -17,10 +17,9 @@ from models.data.catalogue import FIRST_ROW
 from models.data.event_kinds import CLICK, EXPOSURE, PAST_CLICK
 from models.data.interaction_log import InteractionLog, Ints
 from replay.errors import SourceError
-from replay.prepare.plan import Options
+from replay.prepare.plan import Options, exposure_policy
 from replay.prepare.prepare import prepare
 from replay.sources.source import Source
-from streams.settings import Exposures
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Dataset:
     """The events of all users that are kept. `log.keys` are rows of E; users are numbered in the order of their ids."""
 
     source: str
-    policy: Exposures
+    policy: str  # or module:Name of a plugin
     positives: str  # as in the protocol, or "logged" if the source logs clicks
     log: InteractionLog
     phase: Ints  # [N] phase of each click, -1 for other events
@@ -73,9 +72,9 @@ def load(
     Raises SourceError if no user is left.
     """
     policy = _policy(source, protocol)
-    plan = prepare(
-        source, Options(exposures=policy, users=users, seed=protocol.seed), folder / policy, progress=progress
-    )
+    exposures, plugin = exposure_policy(policy)
+    options = Options(exposures=exposures, plugin=plugin, users=users, seed=protocol.seed)
+    plan = prepare(source, options, folder / (exposures or ""), progress=progress)
     table = pq.read_table(plan.path, partitioning=None)  # no folder on the path is a column
     names, items = (pc.unique(table[column]).sort() for column in ("user", "item"))
     user = pc.index_in(table["user"], names).to_numpy().astype(np.int64)
@@ -118,7 +117,7 @@ def load(
     )
 
 
-def _policy(source: Source, protocol: Protocol) -> Exposures:
+def _policy(source: Source, protocol: Protocol) -> str:
     """Return the policy of exposures. Raises SourceError if it contradicts the positives."""
     if "rated" not in source.policies:
         return protocol.exposures or source.policies[0]

@@ -39,7 +39,7 @@ class Protocol:
     candidates: CandidateRule = "uniform"
     negatives: int = 99
     positives: Positives = "rated"
-    exposures: Literal["logged", "rated", "simulated"] | None = None  # None: chosen by positives and source
+    exposures: str | None = None  # a policy, or module:Name of a plugin; None: chosen by positives and source
     min_count: MinCount = "users"
     minimum: int = 20  # interactions
     test: int = 5

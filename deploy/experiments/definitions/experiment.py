@@ -55,7 +55,8 @@ class Request:
     @property
     def name(self) -> str:
         """The name of results: the data and all options, so that no result replaces another."""
-        return "-".join([self.data, *(f"{name.replace('_', '-')}-{value}" for name, value in self.options.items())])
+        options = (f"{name.replace('_', '-')}-{value.replace(':', '-')}" for name, value in self.options.items())
+        return "-".join([self.data, *options])
 
 
 CaseStudy = Callable[[Request, Callable[[Protocol], Trainer]], list[str]]  # lines of Markdown for the page
