@@ -15,6 +15,7 @@ from streams.recorder.epoch_writer import EpochWriter
 from streams.records import EndOfLog, EpochBegin, EpochEnd
 from streams.rescoring.rescore import rescore
 from streams.settings import Settings
+from streams.verification.verify import verify
 from tests.support.recorder import World, deliver
 from tests.support.simulation import SMALL, Simulation
 from tests.test_streams_rescoring import begin_run, some_batches
@@ -66,6 +67,9 @@ def test_offline_equals_online_to_the_last_digit(engine: sa.Engine, variant: str
     a_free_run(engine, VARIANTS[variant], len(variant), crashes)
     result = rescore(engine, FREE.run)
     assert result.differences == []
+    verified = verify(engine, VARIANTS[variant], sample=3)
+    assert verified.outcomes == result.outcomes
+    assert verified.memories > 10
     o, i = schema.outcomes.c, schema.interactions.c
     with engine.connect() as connection:
         found = connection.execute(sa.select(schema.outcomes).where(o.run == FREE.run).order_by(o.user, o.seq)).all()

@@ -16,8 +16,9 @@ from streams.settings import Settings
 from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row, encode_row
 from streams.verification.differences import DifferenceFound
-from streams.verification.reference_fold import EpochRelease, Event, ReferenceFold
-from streams.verification.verify import TOLERANCE, Verification, Verifier, verify
+from streams.verification.reference_fold import Event, ReferenceFold, ReleaseInForce
+from streams.verification.release_schedule import ReleaseSchedule
+from streams.verification.verify import TOLERANCE, verify
 from tests.support.simulation import SMALL
 from tests.test_streams_rescoring import EPOCHS, VARIANTS, a_recorded_run
 
@@ -52,7 +53,7 @@ def test_a_run_is_verified_completely(engine: sa.Engine, variant: str) -> None:
 def test_epochs_of_the_same_embeddings_share_one_catalogue(engine: sa.Engine) -> None:
     a_recorded_run(engine, SMALL)
     with engine.connect() as connection:
-        force = Verifier(connection, SMALL, 1).release_of
+        force = ReleaseSchedule(connection, SMALL).of_epoch
         epochs = [force(epoch) for epoch in range(EPOCHS)]
     assert len({each.versions.release for each in epochs}) == 3
     assert len({id(each.catalogue) for each in epochs}) == len({id(each.known) for each in epochs}) == 2
@@ -115,13 +116,8 @@ def test_a_lost_event_is_noticed(engine: sa.Engine) -> None:
         verify(engine, SMALL)
 
 
-def test_a_free_running_run_cannot_be_verified(engine: sa.Engine) -> None:
-    with pytest.raises(ValueError, match="lockstep"):
-        assert verify(engine, SMALL.model_copy(update={"lockstep": False})) == Verification()
-
-
 def test_a_list_made_for_ranking_is_verified_in_its_own_order() -> None:
-    release = EpochRelease(Versions(), [3, 4, 8, 9], frozenset([3, 4, 8, 9]))
+    release = ReleaseInForce(Versions(), [3, 4, 8, 9], frozenset([3, 4, 8, 9]))
     lists = {}
     for last in (Kind.CANDIDATE, Kind.EXPOSURE):
         kinds = (Kind.CANDIDATE, Kind.CANDIDATE, Kind.CLICK, last)

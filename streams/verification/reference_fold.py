@@ -36,12 +36,19 @@ class Event(NamedTuple):
     epoch: int
 
 
-class EpochRelease(NamedTuple):
-    """The release in force in an epoch: its versions, and its catalogue in row order."""
+class ReleaseInForce(NamedTuple):
+    """The release in force at an event: its versions, and its catalogue in row order."""
 
     versions: Versions
     catalogue: list[int]
     known: frozenset[int]
+
+
+class Window(NamedTuple):
+    """A closed window: its exposures, and the event time at which it closed."""
+
+    items: tuple[int, ...]
+    time: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class ReferenceFold:
 
     user: str
     settings: Settings
-    release_of: Callable[[int], EpochRelease]  # by epoch
+    release_at: Callable[[Event], ReleaseInForce]  # at the first event of an impression group
     ranked: list[RankedClick] = field(default_factory=list)
     r2_uploads: list[R2Upload] = field(default_factory=list)
     uploads: dict[int, list[int]] = field(default_factory=dict)  # epoch -> all its clicks
@@ -90,33 +97,46 @@ class ReferenceFold:
     time: int = 0
     encoder: int | None = None
     versions: Versions = field(default_factory=Versions)
-    window: int = 0  # number of the last closed window
-    closed: tuple[int, ...] = ()  # its items
-    closed_at: int = 0
-    r2_items: tuple[int, ...] = ()  # items whose GRU state is r2: more than `closed` if windows carry their state on
+    windows: list[Window] = field(default_factory=list)  # closed ones; they are numbered from 1
+    since: int = 1  # first window in r2: before the last closed one if windows carry their state on
     open: list[int] = field(default_factory=list)  # items of the open window
     opened_at: int = 0
 
     def fold(self, events: Sequence[Event]) -> ReferenceFold:
         """Fold all of the user's events, in order of seq."""
-        for epoch, some in groupby(events, lambda event: event.epoch):
-            self.versions = self.release_of(epoch).versions
-            if self.versions.encoder != self.encoder:
-                self._change_encoder()
+        for _, some in groupby(events, lambda event: event.epoch):
             for group in _impression_groups(list(some)):
+                self.versions = self.release_at(group[0]).versions
+                if self.versions.encoder != self.encoder:
+                    self._change_encoder()
                 self._apply(group)
         return self
+
+    @property
+    def window(self) -> int:
+        """The number of the last closed window; 0: none."""
+        return len(self.windows)
+
+    def r2(self, window: int, since: int, versions: Versions) -> R2Upload:
+        """Return the upload of r2 of a window that goes back to window `since` if windows carry their state on."""
+        first = since if self.settings.carry else window
+        items = tuple(item for each in self.windows[first - 1 : window] for item in each.items)
+        closed = self.windows[window - 1]
+        return R2Upload(window, items, versions, len(closed.items), closed.time)
+
+    def r2_items(self, since: int) -> tuple[int, ...]:
+        """Return the exposures whose GRU state is r2 of the last closed window; none before the first one."""
+        return self.r2(self.window, since, self.versions).items if self.window else ()
 
     def _change_encoder(self) -> None:
         """Upload r2 of the closed window again, encoded from a zero state by the new encoder."""
         self.encoder = self.versions.encoder
-        self.r2_items = self.closed
+        self.since = max(self.window, 1)
         if self.window:
             self._upload()
 
     def _upload(self) -> None:
-        upload = R2Upload(self.window, self.r2_items, self.versions, len(self.closed), self.closed_at)
-        self.r2_uploads.append(upload)
+        self.r2_uploads.append(self.r2(self.window, self.since, self.versions))
 
     def _apply(self, group: list[Event]) -> None:
         time, age = group[0].time, self.settings.window_age_s
@@ -143,9 +163,8 @@ class ReferenceFold:
             self.uploads.setdefault(event.epoch, []).append(event.item)
 
     def _close(self, time: int) -> None:
-        carried = self.r2_items if self.settings.carry else ()
-        self.window, self.closed, self.closed_at = self.window + 1, tuple(self.open), time
-        self.r2_items, self.open = carried + self.closed, []
+        self.windows.append(Window(tuple(self.open), time))
+        self.open = []
         self._upload()
 
     def _rank(self, event: Event, group: list[Event]) -> RankedClick:
@@ -163,15 +182,15 @@ class ReferenceFold:
             versions=self.versions,
             history=earlier[-settings.history_long :],
             window=self.window,
-            r2_items=self.r2_items,
-            r2_age=max(time - self.closed_at, 0) if self.window else 0,
+            r2_items=self.r2_items(self.since),
+            r2_age=max(time - self.windows[-1].time, 0) if self.window else 0,
             clicks=self.clicks[-settings.history_short :],
             exposures=self.exposures[-settings.history_short :],
         )
 
     def _candidates(self, event: Event, group: list[Event]) -> tuple[CandidateList, bool]:
         """Return the list that a click is ranked in, and True if the log has shown it."""
-        settings, release = self.settings, self.release_of(event.epoch)
+        settings, release = self.settings, self.release_at(group[0])
         clicked = {other.item for other in group if other.kind == CLICK}
         others = [other for other in group if other.item not in clicked]
         logged = settings.exposures == "logged" and event.impression != 0 and bool(others)

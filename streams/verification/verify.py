@@ -2,17 +2,19 @@
 
 Compares everything recorded: each outcome with its ranks by the nets, by popularity and by chance, each r2, each
 upload, both states of each user, and the metrics. Arithmetic is done by the tile scorer that serves, so that equal
-means equal to the last bit; on a sample of outcomes the same equations without tiles must agree within TOLERANCE. In
-lockstep only: in a free-running run, the log does not determine which release applied.
+means equal to the last bit; on a sample of outcomes the same equations without tiles must agree within TOLERANCE.
+
+The log of a free-running run does not determine which release and which item statistics were known when, nor which
+answers came in time. That is taken from the record, and checked as far as it can be: no user goes back to an older
+release, and no statistics are of the click's own epoch or later.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
@@ -22,7 +24,7 @@ from sqlalchemy import Connection, Engine, RowMapping
 
 from streams.database import schema
 from streams.plugins.loaded import loaded
-from streams.releases.release import Assembler, Release, read_release
+from streams.records import Versions
 from streams.settings import Settings
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
@@ -30,7 +32,8 @@ from streams.state.row_codec import decode_row
 from streams.verification import popularity, reference_ranking, untiled_scores
 from streams.verification.differences import Difference, DifferenceFound, require_equal
 from streams.verification.item_statistics import ReferenceItemStatistics
-from streams.verification.reference_fold import EpochRelease, Event, R2Upload, RankedClick, ReferenceFold
+from streams.verification.reference_fold import Event, R2Upload, RankedClick, ReferenceFold
+from streams.verification.release_schedule import ReleaseSchedule, first_windows
 
 Floats = NDArray[np.float32]
 
@@ -61,10 +64,8 @@ def verify(
 ) -> Verification:
     """Compare everything of a run; one outcome in `sample` is scored without tiles as well.
 
-    Raises DifferenceFound at the first difference, and ValueError if the run was not in lockstep.
+    Raises DifferenceFound at the first difference.
     """
-    if not settings.lockstep:
-        raise ValueError("only a run in lockstep can be verified: its log determines which release applied")
     with engine.connect() as connection:
         return Verifier(connection, settings, sample).run(progress)
 
@@ -74,27 +75,12 @@ class Verifier:
 
     def __init__(self, connection: Connection, settings: Settings, sample: int) -> None:
         self._connection, self._settings, self._run, self._sample = connection, settings, settings.run, sample
-        self._assembler = Assembler()
-        d = schema.decisions.c
-        query = sa.select(d.epoch, d.release).where(d.run == self._run)
-        self._decided = {row.epoch: row.release for row in connection.execute(query)}
+        self._schedule = ReleaseSchedule(connection, settings)
+        self._release = self._schedule.release
         self._statistics = ReferenceItemStatistics(connection, self._run)
-        self._release = functools.cache(self._read)
-        self.release_of = functools.cache(self._epoch_release)
-        self._catalogues: dict[str, tuple[list[int], frozenset[int]]] = {}  # by the checksum of the embeddings
         self._ranks: defaultdict[str, list[int]] = defaultdict(list)
         self._sizes: list[int] = []  # of the lists of these ranks
         self.found = Verification()
-
-    def _read(self, version: int) -> Release:
-        return read_release(self._connection, self._run, version, self._assembler)
-
-    def _epoch_release(self, epoch: int) -> EpochRelease:
-        release = self._release(self._decided[epoch - 1] if epoch else 0)
-        if (catalogue := self._catalogues.get(release.manifest.embeddings)) is None:
-            keys = release.catalogue.keys.tolist()
-            catalogue = self._catalogues[release.manifest.embeddings] = keys, frozenset(keys)
-        return EpochRelease(release.manifest.versions, *catalogue)
 
     def run(self, progress: Callable[[int, int], None]) -> Verification:
         """Compare everything. Raises DifferenceFound."""
@@ -102,11 +88,12 @@ class Verifier:
         of = self._connection.execute(sa.select(sa.func.count(i.user.distinct())).where(i.run == self._run))
         total = int(of.scalar_one())
         for user, events in self._users():
-            self._user(ReferenceFold(user, self._settings, self.release_of).fold(events))
+            self._user(user, events)
             self.found.users += 1
             self.found.events += len(events)
             progress(self.found.users, total)
-        popularity.check(self._connection, self._run, len(self._decided) + 1)
+        last = self._connection.execute(sa.select(sa.func.max(i.epoch)).where(i.run == self._run)).scalar_one()
+        popularity.check(self._connection, self._run, -1 if last is None else last + 1)
         self._no_other_rows()
         self._metrics()
         self._plugin_metrics()
@@ -124,16 +111,23 @@ class Verifier:
         query = sa.select(table).where(table.c.run == self._run, table.c.user == user)
         return list(self._connection.execute(query).mappings())
 
-    def _user(self, fold: ReferenceFold) -> None:
-        self._r2_uploads(fold)
+    def _user(self, user: str, events: list[Event]) -> None:
+        recorded = {row["seq"]: row for row in self._rows(schema.outcomes, user)}
+        fold = ReferenceFold(user, self._settings, self._schedule.of_user(recorded)).fold(events)
+        sent = self._r2_uploads(fold)
+        since = first_windows(sent)
         self._uploads(fold)
-        self._device(fold)
-        self._cloud(fold)
-        recorded = {row["seq"]: row for row in self._rows(schema.outcomes, fold.user)}
+        self._device(fold, since)
+        self._cloud(fold, list(sent))
         ranked = {click.seq: click for click in fold.ranked}
-        require_equal(fold.user, "all", "seqs of outcomes", sorted(recorded), sorted(ranked))
+        require_equal(user, "all", "seqs of outcomes", sorted(recorded), sorted(ranked))
+        releases = [recorded[seq]["release"] for seq in sorted(recorded)]
+        require_equal(user, "all", "order of releases", releases, sorted(releases))
         for seq, click in ranked.items():
-            self._outcome(fold.user, recorded[seq], click)
+            if click.window and not self._settings.lockstep:
+                r2 = fold.r2(click.window, since.get(click.versions.encoder, 1), click.versions)
+                click = replace(click, r2_items=r2.items)  # noqa: PLW2901 - under the encoder that is recorded
+            self._outcome(user, recorded[seq], click)
 
     def _gru_state(self, items: tuple[int, ...], version: int) -> bytes:
         """Return the bytes of GRU_n's state over `items` from zero, on tiles, f4 [d]; empty if there are no items."""
@@ -144,16 +138,24 @@ class Verifier:
         after = release.scorer.encode_exposures(zero, [release.catalogue.rows(items)])
         return after.astype("<f4").tobytes()
 
-    def _r2_uploads(self, fold: ReferenceFold) -> None:
+    def _r2_uploads(self, fold: ReferenceFold) -> dict[tuple[int, int], R2Upload]:
+        """Compare the uploads of r2; return them by window and encoder, in the order of sending if it is known."""
         recorded = {(row["window"], row["encoder"]): row for row in self._rows(schema.negative_memories, fold.user)}
         right: dict[tuple[int, int], R2Upload] = {(r2.window, r2.versions.encoder): r2 for r2 in fold.r2_uploads}
-        require_equal(fold.user, "all", "windows of r2", sorted(recorded), sorted(right))
+        if self._settings.lockstep:
+            require_equal(fold.user, "all", "windows of r2", sorted(recorded), sorted(right))
+        else:
+            windows = sorted({window for window, _ in recorded})
+            require_equal(fold.user, "all", "windows of r2", windows, list(range(1, fold.window + 1)))
+            since = first_windows(recorded)
+            right = {(window, e): fold.r2(window, since[e], Versions(e, e)) for window, e in sorted(recorded)}
         for (window, encoder), r2 in right.items():
             row, event = recorded[window, encoder], f"window {window} under encoder {encoder}"
             require_equal(fold.user, event, "size", row["size"], r2.size)
             require_equal(fold.user, event, "time", row["time"], r2.time)
             require_equal(fold.user, event, "r2", bytes(row["r2"]), self._gru_state(r2.items, r2.versions.release))
         self.found.memories += len(right)
+        return right
 
     def _uploads(self, fold: ReferenceFold) -> None:
         rows = self._rows(schema.click_uploads, fold.user)
@@ -171,21 +173,24 @@ class Verifier:
             raise DifferenceFound(Difference(user, "final state", side, None, "a state"))
         return bytes(found)
 
-    def _device(self, fold: ReferenceFold) -> None:
+    def _device(self, fold: ReferenceFold, since: Mapping[int, int]) -> None:
         state = decode_row(self._newest("device", fold.user), DeviceState)
-        s, version = self._settings, fold.versions.release
-        carried = fold.r2_items if s.carry else ()
+        s, version, encoder, r2_items = self._settings, fold.versions.release, fold.encoder, fold.r2_items(fold.since)
+        if not s.lockstep:  # the encoder's own release, as recorded
+            version = encoder = state.encoder
+            r2_items = fold.r2_items(since.get(version, 1))
+        carried = r2_items if s.carry else ()
         open_items = carried + tuple(fold.open)
         expected: dict[str, object] = {
             "seq": fold.events,
             "time": fold.time,
-            "encoder": fold.encoder,
+            "encoder": encoder,
             "gru_state": self._gru_state(open_items, version),
             "open_count": len(fold.open),
-            "r2": self._gru_state(fold.r2_items, version),
+            "r2": self._gru_state(r2_items, version),
             "window": fold.window,
-            "closed_count": len(fold.closed),
-            "closed": fold.closed_at,
+            "closed_count": len(fold.windows[-1].items) if fold.window else 0,
+            "closed": fold.windows[-1].time if fold.window else 0,
             "clicks": fold.clicks[-s.history_short :],
             "exposures": fold.exposures[-2 * s.threshold :],
             "uploads": [],
@@ -193,23 +198,30 @@ class Verifier:
         for name, value in expected.items():
             require_equal(fold.user, "final device state", name, getattr(state, name), value)
 
-    def _cloud(self, fold: ReferenceFold) -> None:
+    def _cloud(self, fold: ReferenceFold, sent: list[tuple[int, int]]) -> None:
         if not (fold.uploads or fold.r2_uploads):
             return
         state = decode_row(self._newest("cloud", fold.user), CloudState)
         clicks = [item for items in fold.uploads.values() for item in items[-self._settings.history_long :]]
         longest = self._settings.history_long
-        sent = [(r2.window, r2.versions.encoder) for r2 in fold.r2_uploads]
+        received = [(r2.window, r2.encoder) for r2 in state.r2s]
         kept = sent[-2:] if not sent or max(sent) in sent[-2:] else [max(sent), *sent[-2:]]
+        if not self._settings.lockstep:  # a worker that was killed sends again: only that the newest is kept is sure
+            kept = [max(sent)] if sent else []
+            received = [r2 for r2 in received if r2 in kept]
         for name, recorded, value in (
             ("history", [*state.earlier_clicks, *state.last_clicks][-longest:], clicks[-longest:]),
             ("epoch", state.epoch, max(fold.uploads, default=-1)),
-            ("r2s", [(r2.window, r2.encoder) for r2 in state.r2s], kept),
+            ("r2s", received, kept),
         ):
             require_equal(fold.user, "final cloud state", name, recorded, value)
 
     def _outcome(self, user: str, row: RowMapping, click: RankedClick) -> None:
         event, versions, candidates = f"seq {click.seq}", click.versions, click.candidates
+        lockstep, statistics_epoch = self._settings.lockstep, row["statistics_epoch"]
+        expired = bool(row["expired"]) and not lockstep
+        if statistics_epoch is None:  # recorded by version 0.1
+            statistics_epoch = click.epoch
         for name, recorded, value in (
             ("epoch", row["epoch"], click.epoch),
             ("time", row["time"], click.time),
@@ -218,7 +230,8 @@ class Verifier:
             ("target_index", row["target_index"], candidates.target_index),
             ("slate", row["slate"], "logged" if click.logged else "sampled"),
             ("cold", bool(row["cold"]), candidates.cold),
-            ("expired", bool(row["expired"]), False),
+            ("expired", bool(row["expired"]), expired),
+            ("statistics_epoch", statistics_epoch, click.epoch if lockstep else min(click.epoch, statistics_epoch)),
             (
                 "release",
                 (row["release"], row["encoder"], row["slow"], row["fast"]),
@@ -226,11 +239,11 @@ class Verifier:
             ),
             ("window", row["window"], click.window),
             ("r2_age", row["r2_age"], click.r2_age),
-            ("history", row["history"], len(click.history)),
+            ("history", row["history"], 0 if expired else len(click.history)),
         ):
             require_equal(user, event, name, recorded, value)
-        ranks = self._ranks_by_nets(user, click)
-        for name in NETS:
+        ranks = self._ranks_by_nets(user, click, statistics_epoch)
+        for name in ("random", "fast") if expired else NETS:
             require_equal(user, event, f"rank by {name}", row["ranks"].get(name), ranks[name])
         if not candidates.cold:
             self._sizes.append(len(candidates.keys))
@@ -238,11 +251,11 @@ class Verifier:
                 self._ranks[name].append(ranks.get(name, value))
         self.found.outcomes += 1
 
-    def _ranks_by_nets(self, user: str, click: RankedClick) -> dict[str, int]:
+    def _ranks_by_nets(self, user: str, click: RankedClick, statistics_epoch: int) -> dict[str, int]:
         release, keys, target_index = self._release(click.versions.release), click.candidates.keys, click.candidates[1]
         rows, dim = release.catalogue.rows, self._settings.dim
         r2 = np.frombuffer(self._gru_state(click.r2_items, click.versions.release) or bytes(4 * dim), "<f4")
-        buckets = self._statistics.buckets(click.epoch, keys)
+        buckets = self._statistics.buckets(statistics_epoch, keys)
         slow = release.scorer.slow(rows(click.history), r2, rows(keys), buckets)
         short = rows(click.clicks), rows(click.exposures)
         fast = release.scorer.fast(*short, rows(keys), slow.r_t, slow.r_n, buckets)
