@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from replay.duckdb_session import database
 from replay.errors import RowErrors, SourceError
 from replay.prepare import total_order
-from replay.prepare.logged_impressions import GROUP_EVENTS, LONGEST_MS
+from replay.prepare.logged_impressions import GROUP_EVENTS
+from replay.prepare.plan import LONGEST_IMPRESSION_MS
 from replay.prepare.total_order import Selection
 from replay.sources.schema import Row
 from streams.records import Kind
@@ -69,7 +70,7 @@ def sorted_log(folder: Path, rows: list[Row], selection: Selection | None = None
             folder / "staged.parquet",
             folder / "log.parquet",
             selection or Selection(),
-            LONGEST_MS,
+            LONGEST_IMPRESSION_MS,
             RowErrors().place,
         )
     return folder / "log.parquet"

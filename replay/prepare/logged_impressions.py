@@ -20,7 +20,6 @@ from replay.sources.schema import IMPRESSIONS
 from streams.records import Kind
 
 GROUP_EVENTS = 2000  # the most events of one impression: they must fit into one record
-LONGEST_MS = 30 * 60_000  # the default of the longest span, as sessions are usually cut
 LISTED = 5
 
 Place = Callable[[int | None, int | None], str]

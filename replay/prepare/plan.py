@@ -14,12 +14,12 @@ from replay.errors import OnError, SourceError
 from replay.faults import NO_FAULTS, Faults
 from replay.json_file import write_json
 from replay.prepare.log_account import Acceptable, Account, Finding
-from replay.prepare.logged_impressions import LONGEST_MS
 from streams.plugins.plugin import Plugin, named
 from streams.settings import Exposures
 
 PLAN, LOG = "plan.json", "log.parquet"
 POLICIES: tuple[Exposures, ...] = ("logged", "rated", "simulated")  # that are no plugin
+LONGEST_IMPRESSION_MS = 30 * 60_000  # as sessions are usually cut
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Options:
     loops: int = 1  # number of times the log is replayed, each time later by its span
     speed: float | None = None  # event time over wall time; as fast as possible
     faults: Faults = NO_FAULTS  # of the devices
-    impression_span: int = LONGEST_MS  # the longest that an impression lasts before it is split, ms
+    impression_span: int = LONGEST_IMPRESSION_MS  # a longer impression is split
     accept: frozenset[Acceptable] | None = frozenset()  # findings that do not end the preparation; None: all
     plugin: Plugin | None = None  # the exposure policy, if it is `plugin`
 
