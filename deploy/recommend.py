@@ -68,7 +68,7 @@ def recommend(
         statistics = statistics_after(connection, run, recorded[0] if recorded else -1).of(catalogue.keys)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, statistics)
-        fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, statistics)
+        fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, statistics, slow.f2s)
         scores = np.where(np.isin(catalogue.keys, clicks), -np.inf, getattr(fast, by))
         best = [int(n) for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
         t = schema.items.c

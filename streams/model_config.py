@@ -18,6 +18,7 @@ def net_config(settings: Settings) -> NetConfig:
         history_short=settings.history_short,
         threshold=settings.threshold,
         symlog_priors=settings.symlog_priors,
+        stacked=settings.stacked,
     )
 
 

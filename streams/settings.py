@@ -103,6 +103,9 @@ class MethodSettings(_Group):
         10, ge=1, le=100, description="L_F: clicks and exposures that the device encodes"
     )
     dim: DecidesResults[int] = Field(32, ge=4, le=256, multiple_of=4, description="d: width of embeddings and nets")
+    stacked: DecidesResults[bool] = Field(
+        True, description="mc2sf adds up S2F, fast, f2s and item neighbours; false: S2F alone, as in the paper"
+    )
     symlog_priors: DecidesResults[bool] = Field(False, description="the device takes the symlog of the cloud's priors")
 
 

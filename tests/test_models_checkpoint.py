@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 
+from models.data.item_neighbours import NEIGHBOURS, WEIGHTS, ItemNeighbours
 from models.mc2sf.checkpoint import CheckpointError, config_of, pack, unpack, unpack_part
 from models.mc2sf.nets import PARTS, NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
@@ -41,6 +43,25 @@ def test_the_item_table_is_not_in_the_encoders_bytes() -> None:
     assert small == large
 
 
+def test_neighbours_of_items_are_stored_as_many_as_there_are_and_come_back() -> None:
+    config, rows, rng = replace(SMALL, stacked=True), 1000, np.random.default_rng(1)
+    nets = Nets.initial(config, rows, 1)
+    empty = len(pack(nets)["encoder"])
+    neighbours = ItemNeighbours.none(rows)
+    neighbours.rows[7], neighbours.rows[9, :2] = np.arange(2, 2 + NEIGHBOURS), (5, 6)
+    neighbours.weights[neighbours.rows > 0] = rng.random((NEIGHBOURS + 2, WEIGHTS))
+    nets.encoder.set_neighbours(neighbours)
+    assert len(pack(nets)["encoder"]) - empty == 8 * (NEIGHBOURS + 2)
+    again = unpack(config, pack(nets), table(nets)).encoder
+    assert np.array_equal(again.neighbour_rows.numpy(), neighbours.rows)
+    assert np.array_equal(again.neighbour_weights.numpy(), neighbours.weights)
+    tensors = load(pack(nets)["encoder"])
+    tensors["neighbour_counts"][3] = 1
+    header = {"mc2sf": json.dumps({"part": "encoder", **asdict(config)})}
+    with pytest.raises(CheckpointError, match="item neighbours"):
+        unpack_part(nets, "encoder", save(tensors, metadata=header))
+
+
 def test_sizes_are_stored_with_the_weights() -> None:
     for part, data in pack(Nets.initial(SMALL, 9, 1)).items():
         assert config_of(data) == (part, SMALL)
@@ -50,13 +71,14 @@ def test_sizes_beyond_the_paper_are_stored_only_if_they_are_used() -> None:
     plain = pack(Nets.initial(SMALL, 9, 1))["fast"]
     assert b"min_gru" not in plain  # the bytes of a run of the paper's nets are as ever
     assert b"symlog" not in plain
-    config = replace(SMALL, history_layers=1, min_gru=True, symlog_priors=True)
+    assert b"stacked" not in plain
+    config = replace(SMALL, history_layers=1, min_gru=True, symlog_priors=True, stacked=True)
     nets = Nets.initial(config, 9, 1)
     assert config_of(pack(nets)["fast"]) == ("fast", config)
     with pytest.raises(CheckpointError, match="sizes differ"):
         unpack(SMALL, pack(nets), table(nets))
     again = unpack(config, pack(nets), table(nets))
-    assert all(torch.equal(a, b) for a, b in zip(nets.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(nets.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_files_from_before_the_product_existed_are_read_as_without_one() -> None:

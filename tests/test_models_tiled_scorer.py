@@ -10,6 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from models.data.catalogue import ROW_PADDING
+from models.data.item_neighbours import NEIGHBOURS, WEIGHTS, ItemNeighbours
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import TILE, Scorer
 from streams.model_config import net_config
@@ -18,8 +20,8 @@ from tests.support.naive_scores import fast_scores, gru, part, priors, slow_scor
 
 ROWS = 500
 SMALL = NetConfig(dim=12, history_long=10, history_short=7, threshold=4, slow_product=True)
-CONFIGS = [NetConfig(), SMALL, replace(SMALL, symlog_priors=True)]
-NAMES = ["default", "small", "symlog"]
+CONFIGS = [NetConfig(), SMALL, replace(SMALL, symlog_priors=True), replace(SMALL, stacked=True)]
+NAMES = ["default", "small", "symlog", "stacked"]
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -35,7 +37,24 @@ def lively(config: NetConfig) -> Nets:
     with torch.no_grad():
         for weight in nets.parameters():
             weight.mul_(2)
+    if config.stacked:
+        rng = np.random.default_rng(4)
+        shape = ROWS, NEIGHBOURS
+        near = np.array([rng.choice(ROWS, NEIGHBOURS, replace=False) for _ in range(ROWS)], np.int32)
+        near[ROW_PADDING] = 0  # padding has no neighbours
+        nets.encoder.set_neighbours(ItemNeighbours(near, rng.random((*shape, WEIGHTS)).astype(np.float16)))
+        nets.fast.stack.copy_(torch.tensor([0.3, 0.5, 0.2, 0.7, -0.4]))
     return nets
+
+
+def stacked(nets: Nets, clicks: np.ndarray, candidate: int, *scores: float) -> float:
+    """Return mc2sf of one candidate from the scores of S2F, fast alone and F2S, click by click."""
+    weights, near = nets.fast.stack.tolist(), nets.encoder.neighbour_rows.numpy()
+    total = sum(w * score for w, score in zip(weights, scores, strict=False))
+    for age, click in enumerate(clicks[::-1][: nets.config.history_short]):
+        for place in np.flatnonzero(near[click] == candidate):
+            total += 0.8**age * float(nets.encoder.neighbour_weights[click, place].float() @ nets.fast.stack[3:])
+    return total
 
 
 def rows(rng: np.random.Generator, most: int) -> np.ndarray:
@@ -52,7 +71,7 @@ def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
         history, clicks, exposures = rows(rng, 70), rows(rng, 15), rows(rng, 15)
         r2, candidates = rng.standard_normal(config.dim).astype(np.float32), rng.integers(1, ROWS, 70)
         slow = scorer.slow(history, r2, candidates)
-        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n)
+        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n, f2s=slow.f2s)
         for i in (0, 1, 63, 64, 69):
             e = E[candidates[i]]
             r_t, r_n = priors(w, list(E[history[-config.history_long :]]), r2, e)
@@ -68,6 +87,8 @@ def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
             naive = fast_scores(
                 w, list(E[clicks[-short:]]), list(E[exposures[-short:]]), e, *sent, product=config.fast_product
             )
+            if config.stacked:
+                naive = naive[0], stacked(nets, clicks, candidates[i], naive[1], naive[0], slow.f2s[i])
             assert (fast.fast[i], fast.mc2sf[i]) == pytest.approx(naive, rel=1e-4, abs=1e-4)
 
 
@@ -84,9 +105,9 @@ def test_a_candidates_scores_depend_on_no_other_candidate_and_not_on_its_positio
         for all_, some, one in zip(slow, moved, alone, strict=True):
             assert np.array_equal(all_[order], some)
             assert np.array_equal(all_[-1:], one)
-        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n)
-        moved_fast = scorer.fast(clicks, exposures, candidates[order], moved.r_t, moved.r_n)
-        alone_fast = scorer.fast(clicks, exposures, candidates[-1:], alone.r_t, alone.r_n)
+        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n, f2s=slow.f2s)
+        moved_fast = scorer.fast(clicks, exposures, candidates[order], moved.r_t, moved.r_n, f2s=moved.f2s)
+        alone_fast = scorer.fast(clicks, exposures, candidates[-1:], alone.r_t, alone.r_n, f2s=alone.f2s)
         for all_, some, one in zip(fast, moved_fast, alone_fast, strict=True):
             assert np.array_equal(all_[order], some)
             assert np.array_equal(all_[-1:], one)
@@ -103,7 +124,7 @@ def test_one_thread_and_two_give_the_same_bits(config: NetConfig) -> None:
             candidates = rng.integers(1, ROWS, int(rng.integers(1, 130)))
             r2 = rng.standard_normal(config.dim).astype(np.float32)
             slow = scorer.slow(rows(rng, 60), r2, candidates)
-            fast = scorer.fast(rows(rng, 12), rows(rng, 12), candidates, slow.r_t, slow.r_n)
+            fast = scorer.fast(rows(rng, 12), rows(rng, 12), candidates, slow.r_t, slow.r_n, f2s=slow.f2s)
             states = rng.standard_normal((len(candidates), config.dim)).astype(np.float32)
             found += b"".join(x.tobytes() for x in (*slow, *fast, scorer.step(states, candidates)))
         answers.append(found)

@@ -20,7 +20,7 @@ DECISIVE = {
         "window_age_s",
         "carry",
     ),
-    *("history_long", "history_short", "dim", "symlog_priors", "frozen", "retrain_every", "retrain_events"),
+    *("history_long", "history_short", "dim", "symlog_priors", "stacked", "frozen", "retrain_every", "retrain_events"),
     *("retrain_passes", "retrain_threads", "learning_rate", "online_rate", "batch", "l2", "gate_margin"),
 }
 

@@ -17,11 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from models.data.item_neighbours import ItemNeighbours
 from models.mc2sf.nets import PARTS, NetConfig, Nets
 
 _TABLE = "E"
+_NEIGHBOURS = ("neighbour_rows", "neighbour_weights")  # in memory
+_FLAT = ("neighbour_counts", "flat_neighbour_rows", "flat_neighbour_weights")  # in a file
 # fields that are written only if they differ from the default, so that files from before they existed are unchanged
-_LATER = ("history_layers", "min_gru", "symlog_priors")
+_LATER = ("history_layers", "min_gru", "symlog_priors", "stacked")
 
 
 class CheckpointError(ValueError):
@@ -36,6 +39,9 @@ def pack(nets: Nets) -> dict[str, bytes]:
 def pack_part(nets: Nets, part: str) -> bytes:
     """Return the bytes of one part, without E."""
     weights = {name: weight for name, weight in nets.get_submodule(part).state_dict().items() if name != _TABLE}
+    if weights.keys() >= set(_NEIGHBOURS):  # most items of a large catalogue have few neighbours
+        flat = ItemNeighbours(*(weights.pop(name).numpy() for name in _NEIGHBOURS)).flat()
+        weights |= dict(zip(_FLAT, map(torch.from_numpy, flat), strict=True))
     return _saved(weights, part, nets.config)
 
 
@@ -111,6 +117,12 @@ def _load(wanted: Mapping[str, Tensor], config: NetConfig, part: str, data: byte
         weights = load(data)
     except SafetensorError as error:
         raise CheckpointError(f"part {part} is damaged: {error}") from error
+    if weights.keys() >= set(_FLAT):
+        try:
+            found = ItemNeighbours.from_flat(*(weights.pop(name).numpy() for name in _FLAT))
+        except ValueError as error:
+            raise CheckpointError(f"part {part}: {error}") from error
+        weights |= dict(zip(_NEIGHBOURS, map(torch.from_numpy, found), strict=True))
     if weights.keys() != wanted.keys():
         raise CheckpointError(f"part {part} has other tensors: {sorted(weights.keys() ^ wanted.keys())}")
     for name, weight in weights.items():

@@ -33,6 +33,7 @@ class Fast(nn.Module):
         symlog_priors: bool = False,
     ) -> None:
         super().__init__()
+        self.stack: Tensor  # weights of mc2sf [stacking.FEATURES], if the nets are stacked
         self._symlog_priors = symlog_priors
         self.gru_p = MinGruCell(dim) if min_gru else Gru(dim)
         self.gate_p = Mlp(2 * dim, gate)

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
+from models.data.item_neighbours import ItemNeighbours
 from models.data.item_statistics import BUCKETS, FEATURES
 from models.layers.gru import Gru
 from models.layers.hstu_block import HSTUBlock, HSTUConfig
 from models.layers.min_gru import MinGruCell
 from models.layers.mlp import PaddedVectors
+from models.mc2sf import stacking
 from models.mc2sf.fast import Fast
 from models.mc2sf.slow import Slow
 
@@ -45,6 +47,12 @@ class NetConfig:
     history_layers: int = 0  # HSTU blocks over the long history before candidates attend to it
     min_gru: bool = False  # GRU_p and GRU_n are minGRUs
     symlog_priors: bool = False  # the fast part takes the symlog of r_t and r_n, which as sums over 50 clicks are large
+    stacked: bool = False  # mc2sf is stacked, with item neighbours: see `stacking`
+
+    @classmethod
+    def paper(cls) -> NetConfig:
+        """Return the nets as printed in the paper."""
+        return cls(fast_product=False)
 
 
 class Logits(NamedTuple):
@@ -67,10 +75,20 @@ class Inputs(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """The item table E [rows, d] (row 0 padding, row 1 unknown), vectors of item statistics, GRU_n over exposures."""
+    """The item table E [rows, d] (row 0 padding, row 1 unknown), vectors of item statistics, GRU_n over exposures.
 
-    def __init__(self, dim: int, rows: int, *, min_gru: bool = False) -> None:
+    With `stacked`, also the neighbours of each item.
+    """
+
+    neighbour_rows: Tensor
+    neighbour_weights: Tensor
+
+    def __init__(self, dim: int, rows: int, *, min_gru: bool = False, stacked: bool = False) -> None:
         super().__init__()
+        if stacked:
+            self.register_buffer("neighbour_rows", None)
+            self.register_buffer("neighbour_weights", None)
+            self.set_neighbours(ItemNeighbours.none(rows))
         self.E = nn.Parameter(torch.zeros(rows, dim))
         # vectors of item statistics, under the name that checkpoints have
         self.standing = nn.Parameter(torch.zeros(len(FEATURES), BUCKETS, dim))
@@ -84,6 +102,15 @@ class Encoder(nn.Module):
         for feature, vectors in enumerate(self.standing):
             e = e + functional.embedding(buckets[..., feature], vectors)
         return e
+
+    def set_neighbours(self, neighbours: ItemNeighbours) -> None:
+        """Replace the neighbours of all items."""
+        self.neighbour_rows = torch.from_numpy(neighbours.rows)
+        self.neighbour_weights = torch.from_numpy(neighbours.weights)
+
+    def affinity(self, clicks: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """Return the affinities of items [B, C] to the clicks [B, L] before them, rows of E: [B, C] each."""
+        return stacking.affinity(self.neighbour_rows, self.neighbour_weights, clicks, items)
 
     def r2(self, window: PaddedVectors) -> Tensor:
         """Return r2 of eq. (3), GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
@@ -99,7 +126,7 @@ class Nets(nn.Module):
         super().__init__()
         self.config = config
         context = HSTUConfig(config.dim, config.history_long, config.history_layers, dropout=0.0)
-        self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru)
+        self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru, stacked=config.stacked)
         self.slow = Slow(config.dim, config.attention, config.head, product=config.slow_product, context=context)
         self.fast = Fast(
             config.dim,
@@ -109,6 +136,8 @@ class Nets(nn.Module):
             min_gru=config.min_gru,
             symlog_priors=config.symlog_priors,
         )
+        if config.stacked:
+            self.fast.register_buffer("stack", stacking.initial_weights())
 
     @classmethod
     def initial(cls, config: NetConfig, rows: int, seed: int) -> Nets:
@@ -141,6 +170,9 @@ class Nets(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         noise = torch.empty(rows - old, self.config.dim).normal_(0, DEVIATION, generator=generator)
         state["encoder.E"] = torch.cat([state["encoder.E"], state["encoder.E"][ROW_UNKNOWN] + noise])
+        if self.config.stacked:
+            for name in ("encoder.neighbour_rows", "encoder.neighbour_weights"):
+                state[name] = torch.cat([state[name], state[name].new_zeros(rows - old, *state[name].shape[1:])])
         nets.load_state_dict(state)
         return nets
 
@@ -154,6 +186,16 @@ class Nets(nn.Module):
             fast=self.fast.score_fast(self.fast.from_zero(*short), inputs.e),
             mc2sf=self.fast.score_s2f(*short, inputs.e, as_received(r_t), as_received(r_n)),
         )
+
+    def stacked(self, logits: Logits, clicks: Tensor, items: Tensor) -> Logits:
+        """Return all scores as served: mc2sf stacked. `clicks` [B, L] and `items` [B, C] are rows of E."""
+        return logits._replace(mc2sf=self.stack(logits.mc2sf, logits.fast, logits.f2s, clicks, items))
+
+    def stack(self, s2f: Tensor, fast: Tensor, f2s: Tensor, clicks: Tensor, items: Tensor) -> Tensor:
+        """Return the scores of mc2sf [B, C] from those of three nets; those of S2F if the nets are not stacked."""
+        if not self.config.stacked:
+            return s2f
+        return stacking.weighted(self.fast.stack, (s2f, fast, f2s, *self.encoder.affinity(clicks, items)))
 
     def priors(self, history: PaddedVectors, r2: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """Return r_t of eq. (1) and r_n of eq. (5): [B, C, d] each."""

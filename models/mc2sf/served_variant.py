@@ -36,7 +36,8 @@ class ServedVariant:
             if self._name in ("din", "f2s"):
                 found = getattr(slow, self._name)
             else:
-                fast = self._scorer.fast(_real(clicks[i]), _real(exposures[i]), candidates, slow.r_t, slow.r_n)
+                short, priors = (_real(clicks[i]), _real(exposures[i])), (slow.r_t, slow.r_n)
+                fast = self._scorer.fast(*short, candidates, *priors, f2s=slow.f2s)
                 found = getattr(fast, self._name)
             scores[i, torch.from_numpy(listed != ROW_PADDING)] = torch.from_numpy(found)
         return scores

@@ -125,10 +125,12 @@ class Scorer:
         r_t: Halves,
         r_n: Halves,
         item_statistics: Buckets | None = None,
+        f2s: Floats | None = None,
     ) -> FastAnswer:
         """Return the device's scores: clicks and exposures rows of any length, candidates rows [n], priors [n, d].
 
-        `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen.
+        `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen. `f2s` [n] are the
+        cloud's scores, which stacked nets use; default: zeros.
         """
         n = len(candidates)
         buckets = _buckets(item_statistics, n)
@@ -137,23 +139,33 @@ class Scorer:
         of_alone = _sequence(alone, clicks, short), _sequence(alone, exposures, short)
         of_s2f = of_alone if s2f is alone else (_sequence(s2f, clicks, short), _sequence(s2f, exposures, short))
         from_zero = alone.fast.from_zero(alone.encoder.gru_n, *of_alone)
+        last_clicks = torch.from_numpy(left_padded([clicks], short))
+        of_cloud = np.zeros(n, np.float32) if f2s is None else f2s
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
             real = some.stop - start
             e = _candidates(alone, candidates[some], buckets[some])
-            answer.fast[some] = alone.fast.score_fast(from_zero, e)[0, :real].numpy()
+            fast = alone.fast.score_fast(from_zero, e)
+            answer.fast[some] = fast[0, :real].numpy()
             if s2f is not alone:
                 e = _candidates(s2f, candidates[some], buckets[some])
             priors = _padded(r_t[some], TILE).unsqueeze(0), _padded(r_n[some], TILE).unsqueeze(0)
-            answer.mc2sf[some] = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)[0, :real].numpy()
+            of_net = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)
+            received, items = _padded(of_cloud[some, None], TILE).t(), _padded_rows(candidates[some], TILE)[None]
+            answer.mc2sf[some] = s2f.stack(of_net, fast, received, last_clicks, items)[0, :real].numpy()
         return answer
 
 
 def _vectors(nets: Nets, rows: Rows, length: int) -> Tensor:
     """Return the vectors of rows [<= length], zero-padded at the end: [length, d]."""
+    return nets.encoder.E.detach()[_padded_rows(rows, length)]
+
+
+def _padded_rows(rows: Rows, length: int) -> Tensor:
+    """Return rows [<= length], padded at the end: [length]."""
     padded = np.full(length, ROW_PADDING, np.int64)
     padded[: len(rows)] = rows
-    return nets.encoder.E.detach()[torch.from_numpy(padded)]
+    return torch.from_numpy(padded)
 
 
 def _candidates(nets: Nets, rows: Rows, buckets: Rows) -> Tensor:

@@ -46,7 +46,7 @@ class ProcessGroup:
 
     def data_parallel(self, net: nn.Module) -> nn.Module:
         """Return `net` with rank 0's weights and gradients averaged over all processes."""
-        return DistributedDataParallel(net) if self.world > 1 else net
+        return DistributedDataParallel(net, broadcast_buffers=False) if self.world > 1 else net
 
 
 SINGLE_PROCESS = ProcessGroup()

@@ -69,6 +69,7 @@ class ClickSource:
     """The clicks of a log, from which batches are drawn, in rows of one catalogue."""
 
     states: ClickStates
+    catalogue: Catalogue
     rows: int  # of E
     click_rows: Ints
     exposure_rows: Ints
@@ -86,6 +87,7 @@ class ClickSource:
         groups = slates(states)
         return cls(
             states=states,
+            catalogue=catalogue,
             rows=catalogue.size,
             click_rows=catalogue.rows(states.click_keys),
             exposure_rows=catalogue.rows(states.exposure_keys),

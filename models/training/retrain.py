@@ -28,6 +28,7 @@ from models.training.distributed import SINGLE_PROCESS, ProcessGroup
 from models.training.losses import Loss, sampled_softmax
 from models.training.minibatches import Batch, ClickSource
 from models.training.row_adam import RowAdam
+from models.training.stacking import stack
 
 Ints = NDArray[np.int64]
 
@@ -111,6 +112,8 @@ def retrain(
         batches = _batches(source, selected, config, generator, config.passes, config.max_clicks)
         for step, loss in enumerate(train(candidate, batches, paced, steps, processes), 1):
             progress(step, steps, loss)
+    if candidate.config.stacked and len(extended):
+        stack(candidate, source, held, config.loss, seed)
     losses = [float(held_out_loss(each, source, held, config, seed)) for each in (nets, candidate)]
     finite = all(math.isfinite(x) for x in losses) or not len(held)
     return TrainResult(
@@ -206,6 +209,7 @@ def held_out_loss(nets: Nets, source: ClickSource, some: Ints, config: TrainConf
     for start in range(0, len(some), config.batch):
         chosen = some[start : start + config.batch]
         batch = source.batch(chosen, generator, n=config.negatives)
-        held = torch.where(batch.rows < len(nets.encoder.E), batch.rows, ROW_UNKNOWN)
-        total += float(joint_loss(nets(batch.inputs(nets, nets.encoder.E[held])), config.loss)) / 4 * len(chosen)
+        rows = torch.where(batch.rows < len(nets.encoder.E), batch.rows, ROW_UNKNOWN)
+        logits = nets.stacked(nets(batch.inputs(nets, nets.encoder.E[rows])), rows[batch.clicks], rows[batch.items])
+        total += float(joint_loss(logits, config.loss)) / 4 * len(chosen)
     return total / len(some) if len(some) else math.nan

@@ -47,7 +47,8 @@ def rank_with_priors(
     """Return the outcome of an answered request: the ranks by the slow and the fast nets."""
     clicks, exposures, candidates = _rows(request, catalogue)
     statistics = buckets_array(request.item_statistics, len(candidates))
-    scores = scorer.fast(clicks, exposures, candidates, priors.r_t.array(), priors.r_n.array(), statistics)
+    received = priors.r_t.array(), priors.r_n.array(), statistics, priors.f2s.array()
+    scores = scorer.fast(clicks, exposures, candidates, *received)
     ranks, not_finite = {"random": request.target_index + 1}, 0
     for name, values in (
         ("din", priors.din.array()),

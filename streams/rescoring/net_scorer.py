@@ -48,7 +48,7 @@ class NetScorer:
         candidates = rows(query.candidates)
         slow = scorer.slow(rows(query.history), r2, candidates, query.item_statistics)
         clicks, exposures = rows(query.clicks), rows(query.exposures)
-        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n, query.item_statistics)
+        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n, query.item_statistics, slow.f2s)
         scores = {"fast": fast.fast}
         if query.answered or late:
             scores |= {"din": slow.din, "f2s": slow.f2s, "mc2sf": fast.mc2sf}

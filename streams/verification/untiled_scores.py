@@ -11,6 +11,7 @@ from models.data.item_statistics import Buckets
 from models.layers.gru import RecurrentCell
 from models.layers.mlp import PaddedVectors
 from models.mc2sf.nets import STANDALONE, Nets
+from models.mc2sf.stacking import DECAY
 from models.mc2sf.tiled_scorer import SlowAnswer
 from streams.releases.release import Release
 
@@ -59,10 +60,28 @@ def scores(
     of_din = sequence(din, history)
     own_r_t = din.slow.din(of_din.x, of_din.mask, listed(din))
     priors = received(slow.r_t), received(slow.r_n)
+    fast = alone.fast.score_fast(alone.fast.from_zero(*short(alone)), listed(alone))
+    mc2sf = s2f.fast.score_s2f(*short(s2f), listed(s2f), *priors)
+    if s2f.config.stacked:
+        last_clicks = clicks[-s2f.config.history_short :].tolist()
+        mc2sf = _stacked(s2f, (mc2sf, fast, torch.from_numpy(slow.f2s)), last_clicks, candidates.tolist())
     found = {
         "din": din.slow.score_din(own_r_t, listed(din)),
         "f2s": nets.slow.score_f2s(r_n, r_t, e),
-        "fast": alone.fast.score_fast(alone.fast.from_zero(*short(alone)), listed(alone)),
-        "mc2sf": s2f.fast.score_s2f(*short(s2f), listed(s2f), *priors),
+        "fast": fast,
+        "mc2sf": mc2sf,
     }
     return {name: values[0].numpy() for name, values in found.items()}
+
+
+def _stacked(nets: Nets, scores: tuple[Tensor, ...], clicks: list[int], candidates: list[int]) -> Tensor:
+    """Return mc2sf [1, n] from the scores of S2F, fast alone and F2S, and the neighbours of each click."""
+    *of_scores, of_ease, of_transitions = nets.fast.stack.tolist()
+    added = [0.0] * len(candidates)
+    for age, click in enumerate(reversed(clicks)):
+        rows, weights = nets.encoder.neighbour_rows[click].tolist(), nets.encoder.neighbour_weights[click].tolist()
+        neighbours = {row: of_ease * e + of_transitions * t for row, (e, t) in zip(rows, weights, strict=True) if row}
+        for i, candidate in enumerate(candidates):
+            added[i] += DECAY**age * neighbours.get(candidate, 0.0)
+    known = sum((weight * score.double() for weight, score in zip(of_scores, scores, strict=True)), torch.tensor(added))
+    return known.float().view(1, -1)

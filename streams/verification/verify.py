@@ -258,7 +258,7 @@ class Verifier:
         buckets = self._statistics.buckets(statistics_epoch, keys)
         slow = release.scorer.slow(rows(click.history), r2, rows(keys), buckets)
         short = rows(click.clicks), rows(click.exposures)
-        fast = release.scorer.fast(*short, rows(keys), slow.r_t, slow.r_n, buckets)
+        fast = release.scorer.fast(*short, rows(keys), slow.r_t, slow.r_n, buckets, slow.f2s)
         scores = {"din": slow.din, "f2s": slow.f2s, "fast": fast.fast, "mc2sf": fast.mc2sf}
         if self.found.outcomes % self._sample == 0:
             long = rows(click.history), rows(click.r2_items)

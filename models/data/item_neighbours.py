@@ -1,0 +1,116 @@
+"""Item neighbours: what all users' clicks together say about which items follow which, as the top neighbours of each.
+
+Two weights per pair of items: that of EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", 2019), a
+ridge regression of each item on all others in closed form, and the normalised number of times that one was clicked
+soon after the other. Neither net can learn them: the cloud's nets are delayed, and the device knows one user only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.data.catalogue import FIRST_ROW
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+NEIGHBOURS = 64  # kept per item
+WEIGHTS = 2  # per neighbour: EASE, transitions
+RIDGE = 200.0  # of EASE
+EASE_ITEMS = 3000  # most clicked items that EASE covers: its cost is their number cubed
+EASE_CLICKS = 200  # newest of each user, its cost is their number squared
+WITHIN = 5  # clicks from one item to the other of a transition
+WITHIN_MS = 6 * 3_600_000
+SHRINKAGE = 5.0  # added to an item's clicks: transitions of rare items weigh less
+
+
+class ItemNeighbours(NamedTuple):
+    """Neighbours of each row of E: their rows (i4 [rows, NEIGHBOURS], 0: none) and weights (f2 [.., WEIGHTS])."""
+
+    rows: NDArray[np.int32]
+    weights: NDArray[np.float16]
+
+    def flat(self) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.float16]]:
+        """Return the number of neighbours of each row, and their rows and weights one after the other."""
+        some = self.rows > 0
+        return some.sum(1).astype(np.uint8), self.rows[some], self.weights[some]
+
+    @classmethod
+    def from_flat(
+        cls, counts: NDArray[np.uint8], rows: NDArray[np.int32], weights: NDArray[np.float16]
+    ) -> ItemNeighbours:
+        """Return the neighbours of `flat`. Raises ValueError if the arrays do not fit each other."""
+        if int(counts.max(initial=0)) > NEIGHBOURS or (int(counts.sum()), WEIGHTS) != weights.shape:
+            raise ValueError(f"{weights.shape} weights of item neighbours, {int(counts.sum())} counted")
+        some = np.arange(NEIGHBOURS) < counts[:, None]
+        found = cls.none(len(counts))
+        found.rows[some], found.weights[some] = rows, weights
+        return found
+
+    @classmethod
+    def none(cls, size: int) -> ItemNeighbours:
+        """Return the neighbours of `size` rows without any."""
+        return cls(np.zeros((size, NEIGHBOURS), np.int32), np.zeros((size, NEIGHBOURS, WEIGHTS), np.float16))
+
+
+def fit_neighbours(rows: Ints, users: Ints, times: Ints, size: int) -> ItemNeighbours:
+    """Return the neighbours of the items of an E of `size` rows, from clicks [N] in order of user and time (ms)."""
+    known = rows >= FIRST_ROW
+    rows, users, times = rows[known], users[known], times[known]
+    followed, shares = _transitions(rows, users, times, size)
+    related, coefficients = _ease(rows, users, size)
+    codes = np.union1d(followed, related)
+    weights = np.zeros((len(codes), WEIGHTS))
+    for column, (some, values) in enumerate(((related, coefficients), (followed, shares))):
+        weights[np.searchsorted(codes, some), column] = values
+    source, target = codes // size, codes % size
+    strength = (weights / np.maximum(weights.std(0), 1e-9)).sum(1) if len(codes) else np.zeros(0)
+    order = np.lexsort((target, -strength, source))
+    source, target, weights = source[order], target[order], weights[order]
+    place = np.arange(len(source)) - np.searchsorted(source, source)
+    kept = place < NEIGHBOURS
+    found = ItemNeighbours.none(size)
+    found.rows[source[kept], place[kept]] = target[kept]
+    found.weights[source[kept], place[kept]] = weights[kept]
+    return found
+
+
+def _transitions(rows: Ints, users: Ints, times: Ints, size: int) -> tuple[Ints, Floats]:
+    """Return the pairs (from * size + to) of items clicked soon after each other, sorted, and their weights."""
+    pairs = [np.zeros(0, np.int64)]
+    for apart in range(1, WITHIN + 1):
+        soon = (users[apart:] == users[:-apart]) & (times[apart:] - times[:-apart] <= WITHIN_MS)
+        pairs.append(rows[:-apart][soon] * size + rows[apart:][soon])
+    codes, counts = np.unique(np.concatenate(pairs), return_counts=True)
+    clicks = np.bincount(rows, minlength=size) + SHRINKAGE
+    return codes, counts / np.sqrt(clicks[codes // size] * clicks[codes % size])
+
+
+def _ease(rows: Ints, users: Ints, size: int) -> tuple[Ints, Floats]:
+    """Return the pairs of items with the largest positive coefficients of EASE, sorted, and the coefficients."""
+    items = np.sort(np.argsort(-np.bincount(rows, minlength=size), kind="stable")[:EASE_ITEMS])
+    index = np.full(size, -1)
+    index[items] = np.arange(len(items))
+    newest = np.searchsorted(users, users, side="right") - np.arange(len(users)) <= EASE_CLICKS
+    some = newest & (index[rows] >= 0)
+    user, item = np.divmod(np.unique(users[some] * size + index[rows[some]]), size)
+    gram = np.zeros((len(items), len(items)))
+    for apart in range(1, EASE_CLICKS):
+        same = user[apart:] == user[:-apart]
+        if not same.any():
+            break
+        np.add.at(gram, (item[:-apart][same], item[apart:][same]), 1.0)
+    gram += gram.T
+    gram[np.diag_indices_from(gram)] = np.bincount(item, minlength=len(items)) + RIDGE
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram)))
+    coefficients = -inverse / inverse.diagonal()
+    best = coefficients.fill_diagonal_(0).topk(min(NEIGHBOURS, len(items)), 1)
+    codes = (items[:, None] * size + items[best.indices.numpy()]).ravel()
+    values = best.values.numpy().ravel()
+    order = np.argsort(codes)
+    order = order[values[order] > 0]
+    return codes[order], values[order]

@@ -1,0 +1,68 @@
+"""Stacking in a retrain: the item neighbours of all clicks but the held-out ones, and weights fitted on those."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.data.interaction_log import is_click
+from models.data.item_neighbours import fit_neighbours
+from models.mc2sf import stacking
+from models.mc2sf.nets import Nets
+from models.training.losses import Loss
+from models.training.minibatches import ClickSource
+
+Ints = NDArray[np.int64]
+
+NEGATIVES = 19  # per click of the fit
+BATCH = 128
+PRIOR_CLICKS = 10.0  # as much as this many clicks hold the weights where they were
+
+
+def stack(nets: Nets, source: ClickSource, held: Ints, loss: Loss, seed: int) -> None:
+    """Fit item neighbours to the clicks of `source` without those `held` out, and the weights to half of these."""
+    log = source.states.log
+    known = is_click(log.kinds)
+    known[source.states.event[held]] = False
+    rows = source.catalogue.rows(log.keys[known])
+    nets.encoder.set_neighbours(fit_neighbours(rows, log.users[known], log.times[known], source.rows))
+    weights = nets.fast.stack
+    weights.copy_(fit_weights(_features(nets, source, held[::2], seed), weights, loss))
+
+
+@torch.no_grad()
+def _features(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Tensor:
+    """Return the features [M, 1 + NEGATIVES, FEATURES] of clicks `some`."""
+    generator, found = np.random.default_rng([seed, 2]), []
+    for start in range(0, len(some), BATCH):
+        batch = source.batch(some[start : start + BATCH], generator, n=NEGATIVES)
+        logits = nets(batch.inputs(nets, nets.encoder.E[batch.rows]))
+        affinities = nets.encoder.affinity(batch.rows[batch.clicks], batch.rows[batch.items])
+        found.append(torch.stack((logits.mc2sf, logits.fast, logits.f2s, *affinities), -1))
+    return torch.cat(found) if found else torch.empty(0)
+
+
+def fit_weights(features: Tensor, before: Tensor, loss: Loss) -> Tensor:
+    """Return the weights [F] that minimise the loss of clicks with `features` [M, 1 + N, F], column 0 the click.
+
+    The distance from the weights `before`, in units of each feature's deviation, is penalised, so that few clicks
+    change little and the evidence of several fits adds up.
+    """
+    if not len(features):
+        return before
+    x, start = features.double(), before.double()
+    scale = (x - x.mean(1, keepdim=True)).square().mean((0, 1)).sqrt()
+    weights = start.clone().requires_grad_()
+    search = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def value() -> Tensor:
+        search.zero_grad()
+        penalty = (scale * (weights - start)).square().sum() * PRIOR_CLICKS / len(x)
+        found = loss(stacking.weighted(weights, x.unbind(-1))) + penalty
+        found.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        return found
+
+    search.step(value)  # type: ignore[no-untyped-call]  # untyped in torch
+    return weights.detach().to(before.dtype)

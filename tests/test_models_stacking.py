@@ -1,0 +1,146 @@
+"""Item neighbours, and mc2sf as a weighted sum: what they are fitted to, and that they start from fast alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models.data.catalogue import FIRST_ROW, Catalogue
+from models.data.event_kinds import CLICK
+from models.data.interaction_log import InteractionLog, click_states
+from models.data.item_neighbours import NEIGHBOURS, RIDGE, SHRINKAGE, WITHIN_MS, fit_neighbours
+from models.data.views import ViewSpec
+from models.mc2sf.nets import NetConfig, Nets
+from models.mc2sf.stacking import DECAY, FEATURES, affinity, initial_weights
+from models.mc2sf.tiled_scorer import Scorer
+from models.training.losses import sampled_softmax
+from models.training.minibatches import ClickSource
+from models.training.retrain import TrainConfig, held_out_loss, retrain
+from models.training.stacking import fit_weights, stack
+
+torch.set_num_threads(1)
+SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
+STACKED = replace(SIZES, stacked=True)
+SPEC = ViewSpec(history_long=8, history_short=4, threshold=3)
+
+
+def clicks_of(users: int, n: int, items: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rows = FIRST_ROW + rng.integers(0, items, users * n)
+    return rows, np.repeat(np.arange(users), n), np.tile(np.arange(n) * WITHIN_MS // 3, users)
+
+
+def walk(users: int, n: int, items: int, seed: int = 0) -> InteractionLog:
+    """Return a log in which every user walks through the items in one order, from a random one on."""
+    rng = np.random.default_rng(seed)
+    keys = (rng.integers(0, items, users)[:, None] + np.arange(n)).ravel() % items + 100
+    kinds, zeros = np.full(users * n, CLICK), np.zeros(users * n, np.int64)
+    times = np.tile(np.arange(n) * 1000, users) + np.repeat(np.arange(users), n)
+    return InteractionLog(np.arange(0, users * n + 1, n), keys, kinds, times, zeros, np.tile(np.arange(n) // 5, users))
+
+
+def test_weights_of_neighbours_equal_those_counted_and_solved_one_by_one() -> None:
+    rows, users, times = clicks_of(40, 12, 20)
+    size = FIRST_ROW + 20
+    found = fit_neighbours(rows, users, times, size)
+    seen = np.zeros((40, size))
+    seen[users, rows] = 1
+    inverse = np.linalg.inv(seen.T @ seen + RIDGE * np.eye(size))
+    ease = np.maximum(-inverse / np.diag(inverse), 0)
+    np.fill_diagonal(ease, 0)
+    followed = np.zeros((size, size))
+    for i in range(len(rows)):
+        for j in range(i + 1, min(i + 6, len(rows))):
+            if users[i] == users[j] and times[j] - times[i] <= WITHIN_MS:
+                followed[rows[i], rows[j]] += 1
+    counts = np.bincount(rows, minlength=size) + SHRINKAGE
+    followed /= np.sqrt(np.outer(counts, counts))
+    dense = np.zeros((size, size, 2))
+    for row in range(size):
+        np.add.at(dense[row], found.rows[row], found.weights[row].astype(np.float64))
+    np.testing.assert_allclose(dense, np.stack([ease, followed], -1), atol=1e-3)
+    assert (found.weights[:FIRST_ROW] == 0).all()
+
+
+def test_an_item_keeps_as_many_neighbours_as_there_is_room_for() -> None:
+    items = 4 * NEIGHBOURS
+    rows = FIRST_ROW + np.concatenate([np.arange(items), np.zeros(3 * NEIGHBOURS, np.int64)])
+    rows[items + 1 :: 2] = FIRST_ROW + 1 + np.arange(len(rows[items + 1 :: 2]))  # item 0 and another one, in turn
+    found = fit_neighbours(rows, np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64), FIRST_ROW + items)
+    assert (found.rows[FIRST_ROW] > 0).all()
+    assert len(set(found.rows[FIRST_ROW].tolist())) == NEIGHBOURS
+
+
+def test_clicks_of_nobody_have_no_neighbours() -> None:
+    none = np.zeros(0, np.int64)
+    found = fit_neighbours(none, none, none, 5)
+    assert not found.rows.any()
+    assert not found.weights.any()
+
+
+def test_the_affinity_of_a_candidate_decays_with_the_age_of_the_click_and_repeats_add_up() -> None:
+    rows, weights = torch.zeros(6, 2, dtype=torch.int32), torch.zeros(6, 2, 2, dtype=torch.float16)
+    rows[2], weights[2] = torch.tensor([3, 4]), torch.tensor([[0.5, 1.0], [0.25, 2.0]])
+    rows[3, 0], weights[3, 0] = 4, torch.tensor([4.0, 8.0])
+    ease, followed = affinity(rows, weights, torch.tensor([[0, 2, 3, 2]]), torch.tensor([[3, 4, 5, 0]]))
+    assert ease[0].tolist() == pytest.approx([0.5 * (1 + DECAY**2), 0.25 * (1 + DECAY**2) + 4 * DECAY, 0, 0])
+    assert followed[0].tolist() == pytest.approx([1 + DECAY**2, 2 * (1 + DECAY**2) + 8 * DECAY, 0, 0])
+
+
+def test_few_clicks_hardly_move_the_weights_and_many_find_those_that_generated_them() -> None:
+    rng, truth = np.random.default_rng(1), torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0], dtype=torch.float64)
+    features = torch.from_numpy(rng.standard_normal((1500, 20, len(FEATURES))))
+    chosen = (features @ truth + torch.from_numpy(rng.gumbel(size=(1500, 20)))).argmax(1)
+    first = features[torch.arange(1500), chosen].clone()
+    features[torch.arange(1500), chosen] = features[:, 0]
+    features[:, 0] = first
+    start = initial_weights()
+    assert fit_weights(features[:0], start, sampled_softmax).equal(start)
+    assert (fit_weights(features[:3], start, sampled_softmax) - start).abs().max() < 0.4
+    assert torch.allclose(fit_weights(features, start, sampled_softmax).double(), truth, atol=0.2)
+
+
+def test_before_the_first_retrain_mc2sf_is_fast_alone() -> None:
+    scorer, rng = Scorer(Nets.initial(STACKED, 30, 1)), np.random.default_rng(2)
+    clicks, shown, candidates = rng.integers(2, 30, 4), rng.integers(2, 30, 4), rng.integers(2, 30, 70)
+    slow = scorer.slow(clicks, np.ones(8, np.float32), candidates)
+    fast = scorer.fast(clicks, shown, candidates, slow.r_t, slow.r_n, f2s=slow.f2s)
+    assert np.array_equal(fast.mc2sf, fast.fast)
+
+
+def test_a_retrain_learns_what_follows_what_and_lowers_the_loss_of_mc2sf() -> None:
+    log = walk(60, 20, 40)
+    result = retrain(
+        Nets.initial(STACKED, FIRST_ROW, 1), Catalogue([]), log, config=TrainConfig(passes=1), spec=SPEC, seed=1
+    )
+    nets, rows = result.nets, result.catalogue.rows(np.arange(100, 140))
+    following = torch.from_numpy(np.roll(rows, -1)[:, None])
+    _, followed = nets.encoder.affinity(torch.from_numpy(rows[:, None]), following)
+    assert (followed > 0.3).all()
+    weights = dict(zip(FEATURES, nets.fast.stack.tolist(), strict=True))
+    assert weights["transitions"] + weights["ease"] > 0.5
+    source = ClickSource.of(click_states(log, SPEC), result.catalogue)
+    some, alone = np.arange(0, 1200, 7), nets.grown(len(nets.encoder.E), 1)
+    alone.fast.stack.copy_(initial_weights())
+    losses = [held_out_loss(each, source, some, TrainConfig(), 1) for each in (nets, alone)]
+    assert losses[0] < losses[1] - 0.02
+
+
+def test_clicks_held_out_are_unknown_to_the_neighbours() -> None:
+    log = walk(30, 20, 40)
+    catalogue = Catalogue(np.unique(log.keys))
+    source = ClickSource.of(click_states(log, SPEC), catalogue)
+    nets = Nets.initial(STACKED, catalogue.size, 1)
+    stack(nets, source, np.arange(len(source.targets)), sampled_softmax, 1)
+    assert not nets.encoder.neighbour_rows.any()
+
+
+def test_items_that_are_new_have_no_neighbours_and_those_of_others_stay() -> None:
+    nets = Nets.initial(STACKED, 10, 1)
+    nets.encoder.neighbour_rows[3, 0] = 4
+    grown = nets.grown(12, 1)
+    assert grown.encoder.neighbour_rows[:10].equal(nets.encoder.neighbour_rows)
+    assert not grown.encoder.neighbour_rows[10:].any()
