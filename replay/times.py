@@ -1,48 +1,43 @@
-"""Times and spans of logs and options: parse them into integer milliseconds since 1970 (UTC), and print them."""
+"""Units of time, the years in which an event of a log is plausible, spans of options, and times as text."""
 
 from __future__ import annotations
 
-import math
+import functools
 from datetime import UTC, datetime
+from typing import Final, Literal
 
-MS_FROM = 100_000_000_000  # numbers from here up are milliseconds (March 1973), below they are seconds (until 5138)
-LATEST = 253_402_300_799_999  # end of the year 9999
+TimeUnit = Literal["s", "ms", "us", "ns", "m", "h", "d", "excel"]
+
+LATEST = 253_402_300_799_999  # end of the year 9999, ms
+FIRST_YEAR = 1990  # of plausible events: the first public logs are a few years younger
+MS = 1_000_000  # ns
+NS: Final[dict[TimeUnit, int]] = {
+    "s": 1_000_000_000,
+    "ms": MS,
+    "us": 1000,
+    "ns": 1,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+    "d": 86_400_000_000_000,
+    "excel": 86_400_000_000_000,  # days since 1899-12-30, as spreadsheets count them
+}
+EXCEL_1970 = 25_569  # 1970-01-01 as a spreadsheet's day
 
 _SPANS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
-def milliseconds(value: str | float) -> int:
-    """Parse epoch seconds, epoch milliseconds or ISO 8601 (UTC without a zone). Raises ValueError with the reason."""
-    if isinstance(value, str):
-        try:
-            number: float = int(value) if value.lstrip("-").isdecimal() else float(value.replace("_", "x"))
-        except ValueError:
-            return iso(value)
-    else:
-        number = value
-    if isinstance(number, float) and not math.isfinite(number):  # an int may be too large for a float
-        raise ValueError("time is not a finite number")
-    if number < 0:
-        raise ValueError("time is negative")
-    result = int(number) if number >= MS_FROM else round(number * 1000)
-    if result > LATEST:
-        raise ValueError("time is beyond the year 9999")
-    return result
+@functools.cache
+def plausible_years() -> tuple[int, int]:
+    """Return the first and the last year in which an event of a log is plausible: 1990 and the next year."""
+    return FIRST_YEAR, datetime.now(UTC).year + 1
 
 
-def iso(text: str) -> int:
-    """Parse ISO 8601 into milliseconds; UTC without a zone. Raises ValueError."""
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise ValueError("time is neither a number nor ISO 8601") from error
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    result = round(moment.timestamp() * 1000)
-    if result < 0:
-        raise ValueError("time is negative")
-    if result > LATEST:
-        raise ValueError("time is beyond the year 9999")
-    return result
+@functools.cache
+def plausible_ms() -> tuple[int, int]:
+    """Return the begin of the plausible years and their end, ms since 1970."""
+    first, last = plausible_years()
+    begin, end = (datetime(year, 1, 1, tzinfo=UTC) for year in (first, last + 1))
+    return int(begin.timestamp()) * 1000, int(end.timestamp()) * 1000
 
 
 def span(text: str) -> int:

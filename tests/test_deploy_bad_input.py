@@ -15,24 +15,32 @@ from streams.settings import Settings
 from tests.support.command import Command, installed
 from tests.support.logs import HEADER
 
-GOOD = HEADER + "u,i,3,click\n"
+GOOD = HEADER + "u,i,1700000003,click\n"
 CASES: dict[str, tuple[str, bytes, str]] = {
-    "truncated gzip": ("a.csv.gz", gzip.compress((HEADER + "u,i,3,click\n" * 10_000).encode())[:-200], "line "),
+    "truncated gzip": (
+        "a.csv.gz",
+        gzip.compress((HEADER + "u,i,1700000003,click\n" * 10_000).encode())[:-200],
+        "line ",
+    ),
     "wrong columns": ("a.csv", b"who,what\n1,2\n", "there is no user, item, timestamp, event"),
     "a cell too few": ("a.csv", (GOOD + "u,i,3\n").encode(), "line 3: wrong columns"),
     "NaN": ("a.csv", (GOOD + "u,i,nan,click\n").encode(), "line 3: time is not a finite number"),
     "negative time": ("a.csv", (GOOD + "u,i,-5,click\n").encode(), "line 3: time is negative"),
-    "unknown kind": ("a.csv", (GOOD + "u,i,4,klick\n").encode(), "line 3: unknown event kind ('klick')"),
-    "a long line": ("a.csv", (GOOD + "u," + 10_000_000 * "x" + ",4,click\n").encode(), "line 3: line of more than"),
+    "unknown kind": ("a.csv", (GOOD + "u,i,1700000004,klick\n").encode(), "line 3: unknown event kind ('klick')"),
+    "a long line": (
+        "a.csv",
+        (GOOD + "u," + 10_000_000 * "x" + ",1700000004,click\n").encode(),
+        "line 3: line of more than",
+    ),
     "another encoding": ("a.csv", (GOOD + "caf\xe9,i,4,click\n").encode("latin-1"), "line 3: not UTF-8"),
     "UTF-16": ("a.csv", GOOD.encode("utf-16"), "line 1: not UTF-8"),
     "empty": ("a.csv", b"", "is empty"),
     "only a header": ("a.csv", HEADER.encode(), "no row could be read"),
     "broken JSON": ("a.jsonl", b'{"user": 1,\n', "line 1: not JSON"),
     "no Parquet": ("a.parquet", b"PAR1", "is not Parquet"),
-    "another ending": ("a.xlsx", b"x", "a log ends in .csv"),
+    "another format": ("a.xlsx", b"x", "there is no user, item, timestamp, event"),
 }
-WHOLE = {"truncated gzip", "wrong columns", "empty", "only a header", "no Parquet", "another ending"}
+WHOLE = {"truncated gzip", "wrong columns", "empty", "only a header", "no Parquet", "another format"}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -61,7 +69,7 @@ def test_inspect_lists_every_reason_and_says_by_its_exit_code_that_a_run_would_s
     mc2sf: Command, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.csv"
-    path.write_text(GOOD + "u,i,nan,click\n" * 30 + "u,i,4,klick\n")
+    path.write_text(GOOD + "u,i,nan,click\n" * 30 + "u,i,1700000004,klick\n")
     done = mc2sf("data", "inspect", f"log:{path}")
     assert done.returncode == 1
     assert "31 rows refused: 30 time is not a finite number, 1 unknown event kind; the first 20:" in done.stdout
@@ -95,7 +103,9 @@ def test_a_source_that_is_not_there_is_a_sentence(mc2sf: Command, tmp_path: Path
     ("option", "value", "says"),
     [
         ("--from", "yesterday", "is no time"),
-        ("--to", "99999999999999999", "is no time"),
+        ("--to", "99999999999999999999", "is no time"),
+        ("--from", "20230518", "looks like yyyymmdd"),
+        ("--to", "2023", "looks like yyyy"),
         ("--exposures", "rated", "exposures can't be 'rated' here"),
         ("--epoch", "often", "epoch 'often'"),
         ("--speed", "nan", "--speed"),
@@ -114,7 +124,7 @@ def test_an_option_that_makes_no_sense_is_a_sentence(
 
 @pytest.mark.process
 def test_the_installed_command_stops_at_a_bad_row_with_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(GOOD + "u,i,4,klick\n")
+    (tmp_path / "a.csv").write_text(GOOD + "u,i,1700000004,klick\n")
     done = installed("run", f"log:{tmp_path / 'a.csv'}", "--out", str(tmp_path / "out"))
     assert done.returncode == 2
     assert "a.csv, line 3: unknown event kind ('klick')" in done.stderr

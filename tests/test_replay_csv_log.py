@@ -24,7 +24,8 @@ from tests.support.logs import HEADER, read, skipped, write
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_size=1, max_size=12)
 IDS = (NAMES | st.integers(-(10**9), 10**12).map(str)).filter(lambda name: name.strip().lower() not in NO_VALUE)
 SPELLINGS = ("NULL", "null", "NaN", "nan", "None", "none", "\\N", " ", "-1")
-EVENTS = st.tuples(IDS, IDS, st.integers(0, 4_000_000_000), st.sampled_from(["click", "exposure"]), st.none() | IDS)
+NOW = 1_700_000_000  # a plausible second; the tests count from it
+EVENTS = st.tuples(IDS, IDS, st.integers(NOW, NOW + 10**8), st.sampled_from(["click", "exposure"]), st.none() | IDS)
 FORMATS = ("a.csv", "a.csv.gz", "a.jsonl", "a.json.gz", "a.parquet")
 COLUMNS = ("user", "item", "timestamp", "event", "impression")
 
@@ -61,14 +62,14 @@ def test_every_format_holds_the_same_events_in_the_order_of_the_file(
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_integer_identifiers_are_the_same_as_their_text(tmp_path: Path, name: str) -> None:
-    rows = [(7, -3, 5, "click", 12), (10**18, 0, 6, "exposure", None)]
+    rows = [(7, -3, NOW + 5, "click", 12), (10**18, 0, NOW + 6, "exposure", None)]
     assert read(f"log:{save(tmp_path / name, rows)}") == expected(rows)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("spelling", [*SPELLINGS, "", "0"])
 def test_an_impression_of_no_value_is_none_however_it_is_written(tmp_path: Path, name: str, spelling: str) -> None:
-    rows = [("u", "i", 5, "click", spelling), ("u", "j", 6, "click", "7")]
+    rows = [("u", "i", NOW + 5, "click", spelling), ("u", "j", NOW + 6, "click", "7")]
     assert [row[4] for row in read(f"log:{save(tmp_path / name, rows)}")] == [0, 7]
 
 
@@ -76,16 +77,16 @@ def test_an_impression_of_no_value_is_none_however_it_is_written(tmp_path: Path,
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("column", [0, 1])
 def test_a_user_or_item_of_no_value_is_refused(tmp_path: Path, name: str, spelling: str, column: int) -> None:
-    bad = ["u", "i", 5, "click", "7"]
+    bad = ["u", "i", NOW + 5, "click", "7"]
     bad[column] = spelling
-    rows, errors = skipped(f"log:{save(tmp_path / name, [tuple(bad), ('u', 'i', 6, 'click', '7')])}")
-    assert [row[2] for row in rows] == [6000]
+    rows, errors = skipped(f"log:{save(tmp_path / name, [tuple(bad), ('u', 'i', NOW + 6, 'click', '7')])}")
+    assert [row[2] for row in rows] == [(NOW + 6) * 1000]
     assert dict(errors.counts) == {f"{COLUMNS[column]} is a placeholder for no value": 1}
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_integers_that_mean_no_value_are_none_as_impression_and_refused_as_user(tmp_path: Path, name: str) -> None:
-    rows = [(-1, 2, 5, "click", 3), (4, 2, 6, "click", -1), (0, 2, 7, "click", 0)]
+    rows = [(-1, 2, NOW + 5, "click", 3), (4, 2, NOW + 6, "click", -1), (0, 2, NOW + 7, "click", 0)]
     found, errors = skipped(f"log:{save(tmp_path / name, rows)}")
     assert [(row[0], row[4]) for row in found] == [("4", 0), ("0", 0)]
     assert sum(errors.counts.values()) == 1
@@ -125,45 +126,47 @@ def test_dictionaries_and_large_strings_of_parquet_are_text_too(tmp_path: Path) 
         {
             "user": pa.array(["u", "v"]).dictionary_encode(),
             "item": pa.array(["i", "j"], pa.large_string()),
-            "timestamp": pa.array([1, 2], pa.uint64()),
+            "timestamp": pa.array([NOW + 1, NOW + 2], pa.uint64()),
             "event": pa.array(["click", "exposure"]).dictionary_encode(),
             "impression": pa.array(["a", None]).dictionary_encode(),
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
     assert read(f"log:{tmp_path / 'a.parquet'}") == expected(
-        [("u", "i", 1, "click", "a"), ("v", "j", 2, "exposure", None)]
+        [("u", "i", NOW + 1, "click", "a"), ("v", "j", NOW + 2, "exposure", None)]
     )
 
 
 def test_columns_may_stand_in_any_order_and_others_are_passed_over(tmp_path: Path) -> None:
     columns = ("price", "Event", " TIMESTAMP ", "item", "user")
     for name in FORMATS:
-        path = save(tmp_path / name, [(9.5, "click", 3, "i", "u")], columns)
-        assert read(f"log:{path}") == [("u", "i", 3000, Kind.CLICK, 0)]
+        path = save(tmp_path / name, [(9.5, "click", NOW + 3, "i", "u")], columns)
+        assert read(f"log:{path}") == [("u", "i", (NOW + 3) * 1000, Kind.CLICK, 0)]
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_column_that_occurs_twice_is_refused(tmp_path: Path, name: str) -> None:
-    path = save(tmp_path / name, [("u", "i", 3, "click", "v")], ("user", "item", "timestamp", "event", "User"))
+    path = save(tmp_path / name, [("u", "i", NOW + 3, "click", "v")], ("user", "item", "timestamp", "event", "User"))
     with pytest.raises(SourceError, match=f"{name}.* wrong columns.*user occurs twice"):
         read(f"log:{path}")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_case_of_a_file_s_name_makes_no_difference(tmp_path: Path, name: str) -> None:
-    path = save(tmp_path / name, [("u", "i", 3, "click", None)]).rename(tmp_path / name.upper())
-    assert read(f"log:{path}") == [("u", "i", 3000, Kind.CLICK, 0)]
+    path = save(tmp_path / name, [("u", "i", NOW + 3, "click", None)]).rename(tmp_path / name.upper())
+    assert read(f"log:{path}") == [("u", "i", (NOW + 3) * 1000, Kind.CLICK, 0)]
 
 
 def test_a_byte_order_mark_before_json_is_passed_over(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", '\ufeff{"user": "u", "item": "i", "timestamp": 3, "event": "click"}\n')
-    assert read(f"log:{path}") == [("u", "i", 3000, Kind.CLICK, 0)]
+    path = write(
+        tmp_path / "a.jsonl", f'\ufeff{{"user": "u", "item": "i", "timestamp": {NOW + 3}, "event": "click"}}\n'
+    )
+    assert read(f"log:{path}") == [("u", "i", (NOW + 3) * 1000, Kind.CLICK, 0)]
 
 
 def test_a_byte_order_mark_and_quotes_are_understood(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", "\ufeff" + HEADER + '"a, ""b""",i,3,click\n')
-    assert read(f"log:{path}") == [('a, "b"', "i", 3000, Kind.CLICK, 0)]
+    path = write(tmp_path / "a.csv", "\ufeff" + HEADER + f'"a, ""b""",i,{NOW + 3},click\n')
+    assert read(f"log:{path}") == [('a, "b"', "i", (NOW + 3) * 1000, Kind.CLICK, 0)]
 
 
 def test_a_number_too_large_for_any_arithmetic_is_a_time_beyond_the_years(tmp_path: Path) -> None:
@@ -184,30 +187,29 @@ def test_dates_are_times_in_parquet_as_in_text(tmp_path: Path) -> None:
         assert "row 2: time is missing" in refusals.first[0]
 
 
-def test_values_that_python_can_not_hold_are_told_with_file_and_row(tmp_path: Path) -> None:
+def test_values_that_python_can_not_hold_are_refused_with_file_and_row(tmp_path: Path) -> None:
     odd = pa.array([1], pa.timestamp("ns"))  # no datetime has nanoseconds
-    table = pa.table({"user": odd, "item": ["i"], "timestamp": [3], "event": ["click"]})
+    table = pa.table({"user": odd, "item": ["i"], "timestamp": [NOW], "event": ["click"]})
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(SourceError, match=r"a\.parquet, near row 1: Nanosecond"):
-        skipped(f"log:{tmp_path / 'a.parquet'}")
+    assert "a.parquet, row 1: user is neither" in skipped(f"log:{tmp_path / 'a.parquet'}")[1].first[0]
 
 
 BAD: dict[str, tuple[Any, ...]] = {
     "time is not a finite number": ("u", "i", float("nan"), "click", None),
     "time is negative": ("u", "i", -5, "click", None),
     "time is neither a number": ("u", "i", "then", "click", None),
-    "unknown event kind": ("u", "i", 3, "klick", None),
-    "user is empty": ("", "i", 3, "click", None),
-    "item is empty": ("u", "", 3, "click", None),
-    "item has a NUL": ("u", "i\0", 3, "click", None),
-    "user of more than 256 bytes": ("u" * 257, "i", 3, "click", None),
+    "unknown event kind": ("u", "i", NOW + 3, "klick", None),
+    "user is empty": ("", "i", NOW + 3, "click", None),
+    "item is empty": ("u", "", NOW + 3, "click", None),
+    "item has a NUL": ("u", "i\0", NOW + 3, "click", None),
+    "user of more than 256 bytes": ("u" * 257, "i", NOW + 3, "click", None),
 }
 
 
 @pytest.mark.parametrize("reason", BAD)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_bad_row_is_told_with_file_line_and_reason(tmp_path: Path, name: str, reason: str) -> None:
-    good = ("u", "i", "3", "click", None)
+    good = ("u", "i", str(NOW), "click", None)
     bad = tuple(value if value is None else str(value) for value in BAD[reason])  # a Parquet column has one type
     path = save(tmp_path / name, [good, bad, good])
     place = "row 2" if name.endswith("parquet") else "line 2" if "json" in name else "line 3"
@@ -220,14 +222,14 @@ def test_a_bad_row_is_told_with_file_line_and_reason(tmp_path: Path, name: str, 
 
 def test_numbers_that_are_none_are_refused_in_parquet_as_in_text(tmp_path: Path) -> None:
     for reason in ("time is not a finite number", "time is negative"):
-        path = save(tmp_path / "a.parquet", [("u", "i", 3.0, "click", None), tuple(BAD[reason])])
+        path = save(tmp_path / "a.parquet", [("u", "i", NOW + 0.0, "click", None), tuple(BAD[reason])])
         with pytest.raises(RowError, match=f"row 2: {reason}"):
             read(f"log:{path}")
 
 
 @pytest.mark.parametrize("value", ["null", "true", "[]", '{"a": 1}', "1.5"])
 def test_a_user_of_json_is_a_string_or_an_integer(tmp_path: Path, value: str) -> None:
-    path = write(tmp_path / "a.jsonl", f'{{"user": {value}, "item": 1, "timestamp": 3, "event": "click"}}\n')
+    path = write(tmp_path / "a.jsonl", f'{{"user": {value}, "item": 1, "timestamp": {NOW}, "event": "click"}}\n')
     with pytest.raises(RowError, match="line 1: user is neither a string nor an integer"):
         read(f"log:{path}")
 
@@ -254,7 +256,7 @@ def test_a_file_of_another_shape_says_so(tmp_path: Path, name: str, text: str, s
 
 def test_parquet_without_rows_with_other_columns_cut_or_with_bytes_for_text_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    table = pa.table({"user": ["u"], "item": ["i"], "timestamp": [3], "event": ["click"]})
+    table = pa.table({"user": ["u"], "item": ["i"], "timestamp": [NOW], "event": ["click"]})
     pq.write_table(table.slice(0, 0), path)
     with pytest.raises(SourceError, match="is empty"):
         read(f"log:{path}")

@@ -19,7 +19,7 @@ from streams.records import Kind
 from tests.support.logs import HEADER, write
 
 ROWS = "".join(
-    f"u{n % 7},i{n % 11},{1_000_000 + 60 * (n * 37 % 400)},{'click' if n % 3 else 'exposure'}\n" for n in range(400)
+    f"u{n % 7},i{n % 11},{1_600_000_000 + 60 * (n * 37 % 400)},{'click' if n % 3 else 'exposure'}\n" for n in range(400)
 )
 
 
@@ -56,7 +56,7 @@ def test_a_plan_is_used_again_and_made_again_where_the_source_or_a_choice_change
     assert planned(log, epoch="100").path.stat().st_mtime_ns == made, "epochs are no matter of the order"
     assert planned(log, limit=100).events == 100
     assert planned(log) == first
-    log.write_text(HEADER + ROWS + "new,i1,1,click\n")
+    log.write_text(HEADER + ROWS + "new,i1,1600000000,click\n")
     os.utime(log, ns=(1, 1))
     assert planned(log).users == 8
 
@@ -69,7 +69,7 @@ def test_what_was_half_made_is_made_again(log: Path) -> None:
 
 
 def test_skipped_rows_are_in_the_plan_also_when_it_is_used_again(log: Path) -> None:
-    log.write_text(HEADER + ROWS + "u,i,nan,click\nu,i,1,klick\nu,i,2,klick\n")
+    log.write_text(HEADER + ROWS + "u,i,nan,click\nu,i,1600000000,klick\nu,i,1600000000,klick\n")
     for _ in range(2):
         plan = planned(log, on_error="skip")
         assert plan.refused == {"time is not a finite number": 1, "unknown event kind": 2}
@@ -114,7 +114,7 @@ def test_loops_repeat_events_and_epochs(log: Path) -> None:
 
 
 def test_from_and_to_are_times_of_impression_groups(log: Path) -> None:
-    middle = 1_000_000_000 + 60_000 * 200
+    middle = 1_600_000_000_000 + 60_000 * 200
     early, late = planned(log, end=middle).contents, planned(log, start=middle).contents
     assert early.rows + late.rows == 400
     assert early.last < middle <= late.first

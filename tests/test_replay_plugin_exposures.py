@@ -58,7 +58,9 @@ def test_clicks_stay_and_what_is_shown_depends_on_the_past_only(tmp_path: Path, 
 def test_a_log_is_prepared_with_it_and_again_if_its_code_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "log.csv").write_text(HEADER + "".join(f"u{n % 3},i{n % 5},{n},click\n" for n in range(30)))
+    (tmp_path / "log.csv").write_text(
+        HEADER + "".join(f"u{n % 3},i{n % 5},{1_700_000_000 + n},click\n" for n in range(30))
+    )
     monkeypatch.chdir(tmp_path)
     rows = []
     for item in ("first", "second"):

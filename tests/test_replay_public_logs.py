@@ -92,6 +92,7 @@ def test_memory_stays_within_what_duckdb_may_use_and_the_program(tmp_path: Path)
         file.write(HEADER)
         for _ in range(rows // 100_000):
             users, items, times = (generator.integers(0, n, 100_000) for n in (50_000, 20_000, 10**8))
+            times += 1_600_000_000
             file.writelines(f"u{u},{i},{t},click\n" for u, i, t in zip(users, items, times, strict=True))
     peak = _peak_mb([str(Path(sys.executable).parent / "mc2sf"), "data", "inspect", f"log:{path}"])
     assert peak < float(MEMORY.removesuffix("MB")) + PROGRAM_MB

@@ -84,7 +84,7 @@ def test_each_source_says_which_exposures_it_can_have(text: str, policies: tuple
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
 def test_rows_carry_their_file_and_line(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    rows = [("u", f"i{n}", "x" if n == 1 else n) for n in range(4)]  # the second one is refused
+    rows = [("u", f"i{n}", "x" if n == 1 else 1_700_000_000 + n) for n in range(4)]  # the second one is refused
     if name.endswith("csv"):
         path.write_text(HEADER + "".join(f"{u},{i},{t},click\n" for u, i, t in rows))
     elif name.endswith("jsonl"):

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, get_type_hints
 import typer
 
 from deploy.user_error import UserError
-from replay.errors import OnError
+from replay.errors import InvalidError, OnError
 from replay.faults import Faults
 from replay.prepare.log_account import Acceptable
 from replay.prepare.plan import POLICIES, Options, Plan, exposure_policy
-from replay.times import milliseconds, span
+from replay.times import MS, span
+from replay.values.times import Times
 from streams.plugins.plugin import is_name
 
 if TYPE_CHECKING:
@@ -203,9 +204,9 @@ def moment(text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        return milliseconds(text)
-    except ValueError as error:
-        raise UserError(f"{text!r} is no time ({error}): write ISO 8601 or seconds since 1970") from error
+        return Times().ns(text) // MS
+    except InvalidError as error:
+        raise UserError(f"{text!r} is no time: {error}; write ISO 8601 or seconds since 1970") from error
 
 
 def epochs_between_retrains(text: str | None, plan: Plan) -> int:

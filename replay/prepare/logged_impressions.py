@@ -130,7 +130,8 @@ def _clicked(connection: duckdb.DuckDBPyConnection, count: int, place: Place) ->
 def _groups(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
         """CREATE OR REPLACE TEMP TABLE groups AS
-        SELECT user, impression, min({'time': time, 'row': row}) AS first, max(time) AS last, count(*) AS events
+        SELECT user, impression, min({'time': time, 'ns': ns, 'row': row}) AS first,
+            max(time) AS last, count(*) AS events
         FROM events WHERE impression <> 0 GROUP BY user, impression"""
     )
 

@@ -1,7 +1,7 @@
 """The total order of a log, computed on disk: source rows are staged as Parquet, duckdb sorts them into another file.
 
-Order: time of the impression group, user, first source row of the group, time, source row. The time of a group is that
-of its first event. Memory stays within `duckdb_session.MEMORY` for any size of log.
+Order: time of the impression group in ms, user, its ns within the ms, first source row of the group, time, source row.
+The time of a group is that of its first event. Memory stays within `duckdb_session.MEMORY` for any size of log.
 """
 
 # ruff: noqa: S608 - paths and numbers of our own; duckdb takes no parameters in COPY and views
@@ -20,7 +20,7 @@ from replay.duckdb_session import parquet, quoted
 from replay.errors import SourceError
 from replay.prepare import logged_impressions
 from replay.prepare.logged_impressions import LoggedImpressions, Place
-from replay.sources.schema import POSITION, ROWS
+from replay.sources.schema import READ
 from streams.records import Kind
 
 _FORMAT = "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)"
@@ -30,7 +30,7 @@ _KINDS = {
     Kind.PAST_CLICK: "past_clicks",
     Kind.CANDIDATE: "candidates",
 }
-_STAGED = pa.schema([*ROWS, *POSITION, pa.field("row", pa.int64(), nullable=False)])
+_STAGED = READ.append(pa.field("row", pa.int64(), nullable=False))
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def _stage(batches: Iterator[pa.RecordBatch], path: Path, progress: Callable[[in
             rows = batch
             if "position" not in batch.schema.names:
                 numbers = pa.array(np.arange(total, total + batch.num_rows))
-                known = batch.schema.names[len(ROWS) :]
-                places = [batch[f.name] if f.name in known else pa.nulls(batch.num_rows, f.type) for f in POSITION]
-                rows = pa.record_batch([*batch.columns[: len(ROWS)], *places, numbers], schema=_STAGED)
+                known = batch.schema.names
+                columns = [batch[f.name] if f.name in known else pa.nulls(batch.num_rows, f.type) for f in READ]
+                rows = pa.record_batch([*columns, numbers], schema=_STAGED)
             writer = writer or pq.ParquetWriter(path, rows.schema, compression="zstd", compression_level=1)
             writer.write_batch(rows)
             total += batch.num_rows
@@ -91,17 +91,18 @@ def sort(
     Impressions are split by `span` (ms); exposures of items that are clicked in their impression are left out.
     Raises SourceError if an impression is too large for a record.
     """
-    connection.execute(f"CREATE VIEW staged AS SELECT * FROM {parquet(staged)}")
+    connection.execute(f"CREATE VIEW staged AS SELECT * REPLACE (coalesce(ns, 0) AS ns) FROM {parquet(staged)}")
     impressions = logged_impressions.group(connection, span, place)
-    grouped = """SELECT s.*, coalesce(g.first.time, s.time) AS group_time, coalesce(g.first.row, s.row) AS group_row
+    grouped = """SELECT s.*, coalesce(g.first.time, s.time) AS group_time, coalesce(g.first.ns, s.ns) AS group_ns,
+            coalesce(g.first.row, s.row) AS group_row
         FROM events s LEFT JOIN groups g ON s.impression <> 0 AND s.user = g.user AND s.impression = g.impression"""
     where = _where(selection)
     connection.execute(
         f"""COPY (
             SELECT user, item, time, kind, impression,
-                row_number() OVER (PARTITION BY user ORDER BY group_time, group_row, time, row) - 1 AS seq
+                row_number() OVER (PARTITION BY user ORDER BY group_time, group_ns, group_row, time, ns, row) - 1 AS seq
             FROM ({grouped}) WHERE {where}
-            ORDER BY group_time, user, group_row, time, row
+            ORDER BY group_time, user, group_ns, group_row, time, ns, row
         ) TO {quoted(path)} {_FORMAT}"""
     )
     outside = f"SELECT count(*) FROM ({grouped}) WHERE NOT ({where})"

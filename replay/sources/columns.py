@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Container, Iterable, Mapping
+from decimal import Decimal
+from uuid import UUID
 
 from replay.errors import InvalidError, shown
 from replay.sources.schema import IMPRESSIONS, NAME_BYTES, Row
-from replay.times import milliseconds
+from replay.times import MS
+from replay.values.times import Times
 from streams.records import Kind, item_key
 
 NEEDED = ("user", "item", "timestamp", "event")
 COLUMNS = (*NEEDED, "impression")
 NO_VALUE = ("", "null", "nan", "none", "\\n", "-1")  # spellings of "no value", in lower case and without blanks
 NO_IMPRESSION = (*NO_VALUE, "0")
+FLOAT_WHOLE = 2**53  # up to here a float holds every whole number
 KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE}
 
 
@@ -37,15 +42,10 @@ def columns(written: Iterable[str]) -> dict[str, str]:
 
 def time(value: object) -> int:
     """Return a time in ms. Raises InvalidError."""
-    try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return milliseconds(value)
-    except (ValueError, OverflowError) as error:
-        raise InvalidError(str(error), shown(value)) from error
-    raise InvalidError("time is neither a number nor ISO 8601", shown(value))
+    return Times().ns(value) // MS
 
 
-def row(values: Mapping[str, object], time: Callable[[object], int] = time) -> Row:
+def row(values: Mapping[str, object]) -> Row:
     """Return the event that `values` describe. Raises InvalidError."""
     event = values["event"]
     kind = KINDS.get(event) if isinstance(event, str) else None
@@ -55,17 +55,15 @@ def row(values: Mapping[str, object], time: Callable[[object], int] = time) -> R
     return user, item, time(values["timestamp"]), kind, impression(values.get("impression"))
 
 
-def name(what: str, value: object) -> str:
-    """Return a user or an item as text, from a non-empty string or an integer. Raises InvalidError."""
-    if isinstance(value, str):
-        text = value
-    elif isinstance(value, int) and not isinstance(value, bool):
-        text = str(value)
-    else:
-        raise InvalidError(f"{what} is neither a string nor an integer", shown(value))
+def name(what: str, value: object, null: Container[str] = NO_VALUE) -> str:
+    """Return a user or an item as text, from a non-empty string, a whole number, UTF-8 bytes or a UUID.
+
+    Raises InvalidError, also for the spellings of no value in `null`.
+    """
+    text = _text(what, value)
     if not text:
         raise InvalidError(f"{what} is empty", "''")
-    if text.strip().lower() in NO_VALUE:
+    if text.strip().lower() in null:
         raise InvalidError(f"{what} is a placeholder for no value", shown(text))
     if "\0" in text:  # no database keeps it
         raise InvalidError(f"{what} has a NUL in it", shown(text))
@@ -78,11 +76,29 @@ def name(what: str, value: object) -> str:
     return text
 
 
-def impression(value: object) -> int:
+def _text(what: str, value: object) -> str:
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidError("not UTF-8", shown(value)) from error
+    if isinstance(value, float | Decimal) and value == value and abs(value) != math.inf:  # noqa: PLR0124 - NaN
+        if value != int(value):
+            raise InvalidError(f"{what} is neither a string nor an integer", shown(value))
+        if isinstance(value, float) and abs(value) > FLOAT_WHOLE:
+            raise InvalidError(f"{what} is a float too large to be exact", shown(value))
+        return str(int(value))
+    if isinstance(value, str | int | float | Decimal | UUID) and not isinstance(value, bool):
+        return str(value)
+    raise InvalidError(f"{what} is neither a string nor an integer", shown(value))
+
+
+def impression(value: object, null: Container[str] = NO_IMPRESSION) -> int:
     """Return the number of an impression; 0 for none, however that is written. Raises InvalidError."""
-    if value is None or str(value).strip().lower() in NO_IMPRESSION:
+    if value is None or str(value).strip().lower() in null:
         return 0
-    return impression_number(name("impression", value))
+    text = name("impression", value)
+    return 0 if text in null else impression_number(text)
 
 
 @functools.lru_cache(maxsize=1 << 12)

@@ -14,9 +14,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from replay.errors import SourceError
+from replay.times import TimeUnit
 
 Column = Literal["user", "item", "timestamp", "event", "impression", "click", "rating"]
-TimeUnit = Literal["s", "ms", "us", "ns", "m", "h", "d"]
 
 
 class Slate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,7 +60,7 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     null: tuple[str, ...] = ()
     """Spellings of "no value" beside the usual ones (empty, NULL, nan, None, `\\N`, -1)."""
     time_unit: TimeUnit | None = None
-    """Unit of times that are numbers, since 1970; None: s, ms, us or ns by the size of the number."""
+    """Unit of times that are numbers, since 1970 (`excel`: a spreadsheet's days); None: s, ms, us or ns by the size."""
     time_format: str | None = None
     """Format of times that are text, as strptime reads it; None: ISO 8601."""
     tz: str | None = None

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from replay.errors import InvalidError, RowError, RowErrors, SourceError, shown
+from replay.errors import InvalidError, RowError, RowErrors, SourceError
 from replay.sources import columns
 from replay.sources.columns import KINDS, NEEDED, NO_VALUE
-from replay.sources.schema import BATCH, NAME_BYTES, POSITION, ROWS, Row, batches
-from replay.times import LATEST, MS_FROM
+from replay.sources.schema import BATCH, FINER, NAME_BYTES, READ, ROWS, Row, batches
+from replay.values.time_column import is_moment, time_column
+from replay.values.times import Times
 
 
 def parquet(path: Path, errors: RowErrors) -> Iterator[pa.RecordBatch]:
@@ -67,13 +68,13 @@ def _whole(batch: pa.RecordBatch) -> pa.RecordBatch | None:
     if any(batch[name].null_count for name in NEEDED):
         return None
     names = [_names(batch[name]) for name in ("user", "item")]
-    time = _times(batch["timestamp"])
+    time, below = time_column(batch["timestamp"], Times())
     kind = pc.index_in(_text(batch["event"]), pa.array(list(KINDS))) if _is_text(batch["event"]) else None
     numbers = _impressions(batch)
-    if None in (*names, time, kind, numbers) or kind is None or kind.null_count:
+    if None in (*names, kind, numbers) or kind is None or kind.null_count or time.null_count:
         return None
     codes = pa.array(np.array([int(k) for k in KINDS.values()], np.int8)).take(kind)
-    return pa.record_batch([*names, time, codes, numbers], schema=ROWS)
+    return pa.record_batch([*names, time, codes, numbers, below], schema=ROWS.append(FINER))
 
 
 def _is_text(column: pa.Array) -> bool:
@@ -112,48 +113,16 @@ def _impressions(batch: pa.RecordBatch) -> pa.Array | None:
     return pc.fill_null(pa.array(numbers, pa.int64()).take(encoded.indices), 0)
 
 
-def _ms(column: pa.Array) -> pa.Array:
-    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
-    return pc.cast(pc.cast(column, pa.timestamp("ms", zone), safe=False), pa.int64())
-
-
-def _is_moment(column: pa.Array) -> bool:
-    return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
-
-
-def _within(value: object) -> int:
-    """Return a time that is in ms already. Raises InvalidError."""
-    if not isinstance(value, int) or not 0 <= value <= LATEST:
-        raise InvalidError("time is missing, negative or beyond the year 9999", shown(value))
-    return value
-
-
-def _times(column: pa.Array) -> pa.Array | None:
-    """Return a column of integers or timestamps as ms; None if rows must be checked one by one."""
-    if _is_moment(column):
-        ms = _ms(column)
-    elif pa.types.is_integer(column.type):
-        number = pc.cast(column, pa.int64(), safe=False)
-        if (pc.min(number).as_py() or 0) < 0:
-            return None
-        ms = pc.if_else(pc.less(number, MS_FROM), pc.multiply(number, 1000), number)
-    else:
-        return None
-    span = pc.min_max(ms).as_py()
-    return ms if (span["min"] or 0) >= 0 and (span["max"] or 0) <= LATEST else None
-
-
 def _by_row(path: Path, batch: pa.RecordBatch, first: int, errors: RowErrors) -> Iterator[pa.RecordBatch]:
-    time = columns.time
-    if _is_moment(batch["timestamp"]):
+    if is_moment(batch["timestamp"]):
         at = batch.schema.names.index("timestamp")
-        batch, time = batch.set_column(at, "timestamp", _ms(batch["timestamp"])), _within
+        batch = batch.set_column(at, "timestamp", pc.cast(batch["timestamp"], pa.string()))
 
     def rows() -> Iterator[Row]:
         for number, found in enumerate(batch.to_pylist(), first):
             errors.line = number
             try:
-                yield columns.row(found, time)
+                yield columns.row(found)
             except InvalidError as error:
                 errors.add(RowError(path, number, error.reason, error.detail, unit="row"))
 
@@ -163,4 +132,5 @@ def _by_row(path: Path, batch: pa.RecordBatch, first: int, errors: RowErrors) ->
 def _placed(batch: pa.RecordBatch, first: int, errors: RowErrors) -> pa.RecordBatch:
     """Add the columns POSITION to rows that are adjacent in their file, from row `first` on."""
     places = np.full(batch.num_rows, len(errors.files) - 1, np.int16), np.arange(first, first + batch.num_rows)
-    return pa.record_batch([*batch.columns, *map(pa.array, places)], schema=pa.schema([*ROWS, *POSITION]))
+    rows, below = batch.columns[: len(ROWS)], batch["ns"]
+    return pa.record_batch([*rows, *map(pa.array, places), below], schema=READ)

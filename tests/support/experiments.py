@@ -13,6 +13,7 @@ from deploy.experiments.training.trainer import Trainer
 from replay.sources.source import Source, parse
 
 ITEMS, PARTS = 60, 3
+START = 1_600_000_000  # s
 SMALL = Protocol(negatives=20, history=20, recent=10, short=5, threshold=4)
 QUICK = Hyperparameters(dim=8, learning_rate=0.01, batch=64, negatives=8, ahead=False, epochs=2)
 QUICK_SET = HyperparameterSet(**dict.fromkeys(HyperparameterSet().settings(), QUICK))
@@ -28,8 +29,8 @@ def written(path: Path, users: int = 24, clicks: int = 30, seed: int = 1) -> Sou
         for i in range(clicks):
             other = (part + int(generator.integers(1, PARTS))) % PARTS
             shown = other * size + int(generator.integers(size))
-            lines.append(f"u{user},{shown},{2 * i + 1},exposure")
-            lines.append(f"u{user},{part * size + (start + i) % (size - 1)},{2 * i + 2},click")
+            lines.append(f"u{user},{shown},{START + 2 * i + 1},exposure")
+            lines.append(f"u{user},{part * size + (start + i) % (size - 1)},{START + 2 * i + 2},click")
     path.write_text("\n".join(lines) + "\n")
     return parse(f"log:{path}")
 

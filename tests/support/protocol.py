@@ -32,7 +32,7 @@ def shown(folder: Path) -> str:
     for user in range(15):
         for i, items in enumerate(chance.choice(150, (30, 4)).tolist()):
             kinds = ("exposure", "exposure", "click", "exposure")
-            time = 40 * i + user
+            time = 1_600_000_000 + 40 * i + user
             lines += [
                 f"u{user},{item},{time + k},{kind},{i}" for k, (item, kind) in enumerate(zip(items, kinds, strict=True))
             ]
