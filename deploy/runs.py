@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from deploy.user_error import UserError
 from replay.json_file import write_json
 from replay.prepare.plan import LOG, PLAN
+from replay.sources.log_map import LogMap
 from streams.database import schema
 from streams.database.engine import connect, insert_new
 from streams.kafka import topic_admin
@@ -40,6 +41,7 @@ class RunFile(msgspec.Struct, frozen=True):
     database: str  # SQLAlchemy URL, without the password
     brokers: str  # HOST:PORT, separated by commas
     source: str  # as the user wrote it
+    log_map: LogMap | None = None  # how the log is written, if a map says it
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class Found:
     source: str
 
 
-def write_run_file(folder: Path, settings: Settings, source: str) -> None:
+def write_run_file(folder: Path, settings: Settings, source: str, log_map: LogMap | None = None) -> None:
     """Write RUN_FILE into `folder`, without the password of the database."""
     shown = sa.make_url(settings.database.get_secret_value()).set(password=None)
-    record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source)
+    record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source, log_map)
     write_json(folder / RUN_FILE, record)
 
 

@@ -44,6 +44,9 @@ def data_inspect(
         typer.Option(help="A bad row stops the command, or is skipped.  [default: skip, then exit code 1]"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="Print a map for --map, proposed after a look at the first rows.")
+    ] = False,
 ) -> None:
     """Describe a log: users, items, span of time, kinds of events, ties in time, refused rows and the reasons.
 
@@ -51,6 +54,11 @@ def data_inspect(
     nearly agree, repeated rows, impressions that last too long, stray times. The exit code is 1 if `mc2sf run` would
     refuse the log: for rows that can't be read without --on-error skip, and for a finding without --accept.
     """
+    if suggest:
+        from replay.suggest.suggestion import suggestion
+
+        console.print(suggestion(source, options.log_map()), highlight=False, soft_wrap=True, end="")
+        return
     with TemporaryDirectory(prefix="mc2sf-") as folder:
         given = replace(options.selected(on_error or "skip"), accept=None)
         plan = prepared(source, given, Path(folder), terminal(stderr=True) if as_json else console)
@@ -91,7 +99,7 @@ def prepared(source: str, options: Options, folder: Path, console: Console, *, r
     """Prepare SOURCE in `folder`; shows the progress. With `resume` the copy of a run that was begun is used."""
     with console.status(f"reading {source}") as status:
         return prepare(
-            parse_source(source),
+            parse_source(source, options.log_map),
             options,
             folder,
             resume=resume,

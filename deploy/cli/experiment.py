@@ -13,7 +13,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from deploy.cli import options
+from deploy.cli.map_options import MapOptions
+from deploy.cli.options import PolicyOption, UsersOption, flattened
 from deploy.console import terminal
 from deploy.experiments.data.protocol import CandidateRule, MinCount, Positives
 from deploy.experiments.results.result import Result, Tuning
@@ -45,10 +46,13 @@ Name = Literal[
 ]
 
 
+@flattened
 def experiment(
+    *,
     name: Annotated[Name, typer.Argument(help="name of the table or figure")],
+    options: MapOptions,
     data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="as for `mc2sf run`")],
-    users: options.UsersOption = None,
+    users: UsersOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="fits of each model, from different initial weights")] = 3,
     candidates: Annotated[
         CandidateRule | None,
@@ -61,7 +65,7 @@ def experiment(
     min_count: Annotated[
         MinCount | None, typer.Option(help="at least 20 interactions per user, or also per item [default: users]")
     ] = None,
-    exposures: options.PolicyOption = None,
+    exposures: PolicyOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="maximal number per fit, for a quick trial")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="of torch [default: all cores]")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="results: NAME_DATA.json, .svg and README.md")] = Path(
@@ -102,7 +106,7 @@ def experiment(
         exposures=exposures or usual.exposures,
     )
     hyperparameters = chosen.hyperparameters if epochs is None else chosen.hyperparameters.capped(epochs)
-    request = Request(parse(data), protocol, hyperparameters, users, seeds, epochs, chosen.protocol)
+    request = Request(parse(data, options.log_map()), protocol, hyperparameters, users, seeds, epochs, chosen.protocol)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
+from deploy.cli.map_options import MapOptions
 from deploy.user_error import UserError
 from replay.errors import InvalidError, OnError
 from replay.faults import Faults
@@ -23,6 +24,7 @@ from replay.values.times import Times
 from streams.plugins.plugin import is_name
 
 if TYPE_CHECKING:
+    from replay.sources.log_map import LogMap
     from replay.sources.source import Source
 
 RETRAINS = 10  # retrains per source, if --retrain-every is not given
@@ -33,7 +35,8 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="synthetic[:users=1000,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE, log:FILE; "
+        help="synthetic[:users=1000,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE, log:FILE (or a "
+        "folder of parts, or - for standard input); "
         "or protocol:SOURCE, the stream of what `mc2sf experiment` ranks; or module:Class[:PARAMETERS], of a file "
         "module.py in the current folder (docs/plugins.md).",
     ),
@@ -68,8 +71,8 @@ MetricOption = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionOptions:
-    """The part of a source that is read."""
+class SelectionOptions(MapOptions):
+    """The part of a source that is read, and how it is written."""
 
     exposures: PolicyOption = None
     start: Annotated[str | None, typer.Option("--from", help="First event time: ISO 8601 or seconds since 1970.")] = (
@@ -90,6 +93,7 @@ class SelectionOptions:
         """Return the options of the replayer. Raises UserError for a time that can't be parsed."""
         exposures, plugin = exposure_policy(self.exposures)
         return Options(
+            log_map=self.log_map(),
             exposures=exposures,
             plugin=plugin,
             on_error=on_error,
@@ -175,12 +179,12 @@ def is_protocol(text: str) -> bool:
     return text.startswith(PROTOCOL)
 
 
-def parse_source(text: str) -> Source:
+def parse_source(text: str, log_map: LogMap | None = None) -> Source:
     """Return the source that `text` names. Raises SourceError; only a `protocol:` source is read at once."""
     from replay.sources import source
 
     if not is_protocol(text):
-        return source.parse(text)
+        return source.parse(text, log_map)
     from deploy.experiments.streaming import source as experiment_stream
 
     return experiment_stream.source(text)

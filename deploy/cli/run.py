@@ -99,7 +99,7 @@ def run(
     given = _given(source, options, only_defaults=only_defaults)
     run_id, folder = _run_and_folder(source, resume, out)
     parsed = options.parsed(faults)
-    others = (None if is_protocol(source) else parse_source(source).plugin, parsed.plugin)
+    others = (None if is_protocol(source) else parse_source(source, parsed.log_map).plugin, parsed.plugin)
     plugins = setting(metrics=metric, others=[plugin for plugin in others if plugin])
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):

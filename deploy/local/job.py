@@ -91,7 +91,7 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
         begin = retrying(settings.patience_s, meanwhile=interrupts.check)
         engine = begin(connect, settings.database.get_secret_value())
         agree(settings, engine, job.plan.source, fresh=not job.resume)
-        write_run_file(job.out, settings, job.plan.source)
+        write_run_file(job.out, settings, job.plan.source, job.plan.identity.log_map)
         if job.given is not None and not job.resume:
             with engine.begin() as connection:  # the coordinator finds it unpublished, and publishes it
                 registry.write_release(connection, settings.run, job.given.draft)

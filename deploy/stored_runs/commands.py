@@ -20,10 +20,7 @@ from replay.times import span, utc
 from streams.database import schema
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    help="The runs that are kept: list, show, delete, prune.",
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="The runs that are kept."
 )
 console = terminal()
 FolderOption = Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder with the folders of runs.")]

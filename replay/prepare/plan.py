@@ -14,6 +14,7 @@ from replay.errors import OnError, SourceError
 from replay.faults import NO_FAULTS, Faults
 from replay.json_file import write_json
 from replay.prepare.log_account import Acceptable, Account, Finding
+from replay.sources.log_map import LogMap
 from streams.plugins.plugin import Plugin, named
 from streams.settings import Exposures
 
@@ -26,6 +27,7 @@ LONGEST_IMPRESSION_MS = 30 * 60_000  # as sessions are usually cut
 class Options:
     """The selected part of a source and the way it is replayed. None: the default in the comment."""
 
+    log_map: LogMap | None = None  # how the log is written; as the source knows
     exposures: Exposures | None = None  # the source's first policy
     on_error: OnError = "stop"
     start: int | None = None  # impression groups from this event time on, ms; all
@@ -54,6 +56,7 @@ class LogIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """Everything on which the sorted log depends; an equal one is reused."""
 
     source: str
+    log_map: LogMap | None  # how the log is written
     files: tuple[LogFile, ...]
     start: int | None
     end: int | None

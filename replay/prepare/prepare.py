@@ -88,6 +88,7 @@ def prepare(
 def _identity(source: Source, options: Options, policy: Exposures, files: tuple[LogFile, ...] = ()) -> LogIdentity:
     return LogIdentity(
         source=source.text,
+        log_map=source.log_map,
         files=files,
         start=options.start,
         end=options.end,
@@ -116,7 +117,7 @@ def _files(source: Source) -> tuple[LogFile, ...]:
 
 def _same_content(source: Source, plan: Plan) -> bool:
     sizes = [(file.path, file.size) for file in plan.identity.files]
-    if [stamp[:2] for stamp in source.file_stamps()] != sizes:
+    if source.once or [stamp[:2] for stamp in source.file_stamps()] != sizes:
         return False
     return not source.files or _files(source) == plan.identity.files
 

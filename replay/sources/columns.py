@@ -4,55 +4,55 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Sequence
 from decimal import Decimal
 from uuid import UUID
 
 from replay.errors import InvalidError, shown
-from replay.sources.schema import IMPRESSIONS, NAME_BYTES, Row
-from replay.times import MS
-from replay.values.times import Times
+from replay.sources.log_map import GENERIC, LogMap
+from replay.sources.schema import IMPRESSIONS, NAME_BYTES
 from streams.records import Kind, item_key
 
-NEEDED = ("user", "item", "timestamp", "event")
-COLUMNS = (*NEEDED, "impression")
+HINT = "say which is which with --columns, or let `mc2sf data inspect SOURCE --suggest` propose it"
 NO_VALUE = ("", "null", "nan", "none", "\\n", "-1")  # spellings of "no value", in lower case and without blanks
 NO_IMPRESSION = (*NO_VALUE, "0")
 FLOAT_WHOLE = 2**53  # up to here a float holds every whole number
 KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE}
 
 
-def columns(written: Iterable[str]) -> dict[str, str]:
-    """Map each known column to its name in the log; case and blanks around a name make no difference.
+def columns(written: Iterable[str], log_map: LogMap = GENERIC) -> dict[str, str]:
+    """Return the name in the log of each column that is read. Raises InvalidError as `positions` does."""
+    names = list(written)
+    return {column: names[at] for column, at in positions(names, log_map).items()}
 
+
+def positions(names: Sequence[str], log_map: LogMap) -> dict[str, int]:
+    """Return where each column that is read is among `names`, from 0.
+
+    Case and blanks around a name make no difference; a number in the map is a position if no column is called so.
     Raises InvalidError if a needed column is missing, or one occurs twice.
     """
-    found: dict[str, str] = {}
-    for name in (names := list(written)):
-        column = name.strip().lower()
-        if column in found:
-            raise InvalidError("wrong columns", f"{column} occurs twice in {shown(','.join(names))}")
-        if column in COLUMNS:
-            found[column] = name
-    missing = [name for name in NEEDED if name not in found]
+    found: dict[str, int] = {
+        column: at
+        for column in dict.fromkeys((*log_map.needed, "impression", *log_map.columns))
+        if (at := _position(names, log_map.columns.get(column, column))) is not None
+    }
+    missing = [name for name in dict.fromkeys((*log_map.needed, *log_map.columns)) if name not in found]
     if missing:
-        raise InvalidError("wrong columns", f"there is no {', '.join(missing)} among {shown(','.join(names))}")
+        wanted = ", ".join(log_map.columns.get(name, name) for name in missing)
+        raise InvalidError("wrong columns", f"there is no {wanted} among {shown(','.join(names))}")
     return found
 
 
-def time(value: object) -> int:
-    """Return a time in ms. Raises InvalidError."""
-    return Times().ns(value) // MS
-
-
-def row(values: Mapping[str, object]) -> Row:
-    """Return the event that `values` describe. Raises InvalidError."""
-    event = values["event"]
-    kind = KINDS.get(event) if isinstance(event, str) else None
-    if kind is None:
-        raise InvalidError("unknown event kind", shown(event))
-    user, item = name("user", values["user"]), name("item", values["item"])
-    return user, item, time(values["timestamp"]), kind, impression(values.get("impression"))
+def _position(names: Sequence[str], wanted: str) -> int | None:
+    plain = wanted.strip().lower()
+    exact = [at for at, name in enumerate(names) if name == wanted and name != plain]
+    at = exact or [at for at, name in enumerate(names) if name.strip().lower() == plain]
+    if len(at) > 1:
+        raise InvalidError("wrong columns", f"{wanted} occurs twice in {shown(','.join(names))}")
+    if not at and wanted.isascii() and wanted.isdecimal() and 0 < int(wanted) <= len(names):
+        return int(wanted) - 1
+    return at[0] if at else None
 
 
 def name(what: str, value: object, null: Container[str] = NO_VALUE) -> str:
@@ -60,23 +60,24 @@ def name(what: str, value: object, null: Container[str] = NO_VALUE) -> str:
 
     Raises InvalidError, also for the spellings of no value in `null`.
     """
-    text = _text(what, value)
-    if not text:
+    found = text(what, value)
+    if not found:
         raise InvalidError(f"{what} is empty", "''")
-    if text.strip().lower() in null:
-        raise InvalidError(f"{what} is a placeholder for no value", shown(text))
-    if "\0" in text:  # no database keeps it
-        raise InvalidError(f"{what} has a NUL in it", shown(text))
+    if found.strip().lower() in null:
+        raise InvalidError(f"{what} is a placeholder for no value", shown(found))
+    if "\0" in found:  # no database keeps it
+        raise InvalidError(f"{what} has a NUL in it", shown(found))
     try:
-        size = len(text.encode())
+        size = len(found.encode())
     except UnicodeEncodeError as error:
-        raise InvalidError("not UTF-8", shown(text)) from error
+        raise InvalidError("not UTF-8", shown(found)) from error
     if size > NAME_BYTES:
-        raise InvalidError(f"{what} of more than {NAME_BYTES} bytes", shown(text))
-    return text
+        raise InvalidError(f"{what} of more than {NAME_BYTES} bytes", shown(found))
+    return found
 
 
-def _text(what: str, value: object) -> str:
+def text(what: str, value: object) -> str:
+    """Return a string, a whole number, UTF-8 bytes or a UUID as text. Raises InvalidError."""
     if isinstance(value, bytes):
         try:
             return value.decode()
@@ -97,8 +98,8 @@ def impression(value: object, null: Container[str] = NO_IMPRESSION) -> int:
     """Return the number of an impression; 0 for none, however that is written. Raises InvalidError."""
     if value is None or str(value).strip().lower() in null:
         return 0
-    text = name("impression", value)
-    return 0 if text in null else impression_number(text)
+    found = name("impression", value)
+    return 0 if found in null else impression_number(found)
 
 
 @functools.lru_cache(maxsize=1 << 12)

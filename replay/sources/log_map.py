@@ -67,6 +67,8 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """IANA name of the time zone of times without one; None: UTC."""
     comment: str | None = None
     """First character of lines of a CSV file that are passed over."""
+    parts: str | None = None
+    """Pattern of the shell for the files in a folder that are parts of the log (`part-*.csv`); None: all of them."""
     slate: Slate | None = None
     """Column of the items of an impression, if a row is one impression."""
     history: str | None = None
@@ -93,6 +95,24 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"columns: only one of {', '.join(sorted(kinds))} can make a row a click")
         if self.event and kinds:
             raise ValueError(f"event: the column {kinds.pop()} decides already")
+
+    @property
+    def decides(self) -> Literal["event", "click", "rating"]:
+        """The column that makes a row a click or an exposure, if `event` does not."""
+        return "click" if "click" in self.columns else "rating" if "rating" in self.columns else "event"
+
+    @property
+    def smallest_click(self) -> float:
+        """The smallest value of `click` or `rating` that is a click."""
+        return {"click": 1, "rating": 4}.get(self.decides, 1) if self.click_from is None else self.click_from
+
+    @property
+    def needed(self) -> tuple[Column, ...]:
+        """The columns without which no row is an event."""
+        return ("user", "item", "timestamp") if self.event else ("user", "item", "timestamp", self.decides)
+
+
+GENERIC = LogMap()
 
 
 def read_map(path: Path) -> LogMap:

@@ -10,8 +10,8 @@ from typing import cast
 import pyarrow as pa
 
 from replay.errors import InvalidError, RowError, RowErrors, SourceError, shown
-from replay.sources import columns
 from replay.sources.schema import Row, batches
+from replay.values.events import EventReader
 from streams.plugins import plugin as plugins
 from streams.plugins.laws import call
 from streams.plugins.plugin import Plugin, PluginError
@@ -19,6 +19,7 @@ from streams.plugins.protocols import Event, LogSource
 
 FIRST = 1000  # events that are read twice: they must be the same
 
+_READER = EventReader()
 _END = object()
 _FIELDS = ("user", "item", "timestamp", "event", "impression")
 
@@ -56,9 +57,12 @@ class PluginSource:
             try:
                 if not isinstance(event, tuple) or len(event) != len(_FIELDS):
                     raise InvalidError("no (user, item, time, event, impression)", shown(event))  # noqa: TRY301
-                yield columns.row(dict(zip(_FIELDS, event, strict=True)))
+                row = _READER.row(dict(zip(_FIELDS, event, strict=True)))
             except InvalidError as error:
                 errors.add(RowError(self._plugin.path, number, error.reason, error.detail, unit="event"))
+                continue
+            if row is not None:
+                yield row
 
     def _events(self) -> Iterator[Event]:
         """Yield the events as they come. Raises PluginError instead of the plugin's own errors."""

@@ -15,10 +15,12 @@ from replay.errors import RowErrors, SourceError
 from replay.parameters import parameters
 from replay.sources.ebnerd import ebnerd, files
 from replay.sources.exposure_log import exposure_log
+from replay.sources.log_map import GENERIC, LogMap
 from replay.sources.movielens import movielens
 from replay.sources.plugin_source import PluginSource, named
 from replay.sources.steam import steam
 from replay.sources.synthetic import Synthetic
+from replay.sources.text.containers import STDIN, parts
 from streams.plugins.plugin import Plugin, PluginError
 from streams.settings import Exposures
 
@@ -30,7 +32,7 @@ ReadRows = Callable[[Exposures, RowErrors], Iterator[pa.RecordBatch]]
 
 @dataclass(frozen=True)
 class Source:
-    """A log that can be read any number of times, with the same result: batches of `schema.ROWS`."""
+    """A log that can be read any number of times (but for `once`), with the same result: batches of `schema.ROWS`."""
 
     text: str  # as the user wrote it
     policies: tuple[Exposures, ...]  # with which it can be read, the default first
@@ -39,6 +41,8 @@ class Source:
     epoch: str | None = None  # default epoch, as `impression_groups.epoch_ends` reads it
     takes: Literal["", "DIR", "FILE"] = ""  # kind of the text after the colon; "": parameters
     plugin: Plugin | None = None
+    log_map: LogMap | None = None  # how the log is written, if a map says it
+    once: bool = False  # True if it can be read once only, and is never the same again
 
     @property
     def scheme(self) -> str:
@@ -79,10 +83,14 @@ class Source:
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
-def parse(text: str) -> Source:
-    """Return the source that `text` names. Raises SourceError; files are opened when they are read."""
+def parse(text: str, log_map: LogMap | None = None) -> Source:
+    """Return the source that `text` names, written as `log_map` says. Raises SourceError; no file is opened yet."""
     scheme, _, rest = text.partition(":")
+    if log_map is not None and scheme != "log":
+        raise SourceError(f"{text}: only log: takes a map (--map, --columns and so on), others are read as they are")
     try:
+        if log_map is not None:
+            return _log(text, rest, log_map)
         if scheme in _SCHEMES:
             return _SCHEMES[scheme](text, rest)
         if (plugin := named(text)) is not None:
@@ -125,6 +133,22 @@ def _file(
     return Source(text, policies, (path,), partial(read, path), takes="FILE")
 
 
+def _log(text: str, rest: str, log_map: LogMap = GENERIC) -> Source:
+    once = rest == "-"
+    path = STDIN if once else _path(text, rest)
+    files = parts(path, log_map.parts) if path.is_dir() else (path,)
+    rated = log_map.decides == "rating"
+    return Source(
+        text,
+        ("rated", "simulated", "logged") if rated else ("logged", "simulated"),
+        () if once else files,
+        partial(exposure_log, files, log_map),
+        takes="FILE",
+        log_map=None if log_map == GENERIC else log_map,
+        once=once,
+    )
+
+
 def _path(text: str, rest: str) -> Path:
     if not rest or "\0" in rest:
         raise SourceError(f"{text!r} names no file: write {text.partition(':')[0]}:PATH")
@@ -140,6 +164,6 @@ _SCHEMES: dict[str, Callable[[str, str], Source]] = {
     "ml-100k": partial(_movielens, "u.data", "\t"),
     "steam": partial(_file, steam, ("simulated", "logged")),
     "ebnerd": _ebnerd,
-    "alipay": partial(_file, exposure_log, ("logged", "simulated")),
-    "log": partial(_file, exposure_log, ("logged", "simulated")),
+    "alipay": _log,
+    "log": _log,
 }

@@ -18,6 +18,8 @@ from replay.errors import InvalidError, RowError, RowErrors, shown
 from replay.sources import columns
 from replay.sources.schema import Row, batches
 from replay.sources.text.lines import lines
+from replay.times import MS
+from replay.values.times import Times
 from streams.records import Kind
 from streams.settings import Exposures
 
@@ -50,7 +52,7 @@ def _row(review: dict[str, object]) -> Row:
     date = review[DATE]
     if not isinstance(date, str) or not _DATE.fullmatch(date):
         raise InvalidError("date is not YYYY-MM-DD", shown(date))
-    return columns.name("user", review[USER]), columns.name("item", review[ITEM]), columns.time(date), Kind.CLICK, 0
+    return columns.name("user", review[USER]), columns.name("item", review[ITEM]), Times().ns(date) // MS, Kind.CLICK, 0
 
 
 def fields(line: str) -> dict[str, object]:

@@ -52,6 +52,21 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise SourceError(f"{path}: {error.strerror or error}") from error
 
 
+def byte_chunks(path: Path, size: int) -> Iterator[bytes]:
+    """Yield the plain bytes of a file in pieces. Raises SourceError as `opened` does, and for damaged data."""
+    lines = 0
+    with opened(path) as file:
+        while True:
+            try:
+                chunk = file.read(size)
+            except DAMAGED as error:
+                raise damaged(path, lines, error) from error
+            if not chunk:
+                return
+            lines += chunk.count(b"\n")
+            yield chunk
+
+
 def damaged(path: Path, lines: int, error: object) -> RowError:
     """Return the error of a stream that fails after `lines` lines: an unknown number of rows is missing then."""
     return RowError(path, lines + 1, "compressed data break off or are damaged", str(error))

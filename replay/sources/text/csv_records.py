@@ -50,6 +50,15 @@ class Block:
     problems: tuple[Problem, ...] = ()  # of lines that are no record
 
 
+def leading(data: bytes, dialect: Dialect) -> Iterator[re.Match[bytes]]:
+    """Yield the first records as matches of `Dialect.record`, up to one that is none; not blank lines and comments."""
+    record, at = dialect.record(), 0
+    while at < len(data) and (found := record.match(data, at)):
+        at = found.end()
+        if found[1].strip(b" ") and not (dialect.comment and found[1].startswith(dialect.comment)):
+            yield found
+
+
 def blocks(chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
     """Yield the records of a stream that begins at `line`, in its order and in blocks of about `block_bytes`."""
     cutter = Cutter(dialect, line)

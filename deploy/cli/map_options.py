@@ -1,0 +1,108 @@
+"""The options that say how a log is written: a map in a file, and single fields of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+
+from deploy.user_error import UserError
+from replay.sources.log_map import GENERIC, LogMap, read_map
+
+_PANEL: Final = "How the log is written (log:FILE)"
+_SPELT: Final = {r"\t": "\t", "tab": "\t", "space": " "}  # separators that are hard to write in a shell
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """How a log is written."""
+
+    map_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--map", metavar="FILE.toml", help="Map of the log; the options beside it win.", rich_help_panel=_PANEL
+        ),
+    ] = None
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OURS=NAME,...",
+            help="Columns by name or number: user, item, timestamp, event, impression; or click or rating, a number.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VALUE=KIND,...",
+            help="Kind of each event: click, exposure or ignore. A kind alone is that of every row.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    click_from: Annotated[
+        float | None,
+        typer.Option(help="Least value of the column click or rating of a click.", rich_help_panel=_PANEL),
+    ] = None
+    header: Annotated[
+        bool | None,
+        typer.Option("--header/--no-header", help="First line of CSV: names, or a row.", rich_help_panel=_PANEL),
+    ] = None
+    separator: Annotated[
+        str | None, typer.Option(help="Between fields of CSV.  [default: found in line 1]", rich_help_panel=_PANEL)
+    ] = None
+    encoding: Annotated[str | None, typer.Option(help="Of text.  [default: utf-8]", rich_help_panel=_PANEL)] = None
+    null: Annotated[
+        str | None, typer.Option(metavar="TEXT,...", help="More spellings of no value.", rich_help_panel=_PANEL)
+    ] = None
+    time_unit: Annotated[
+        str | None,
+        typer.Option(help="Of numbers: s, ms, us, ns, m, h, d since 1970, or excel.", rich_help_panel=_PANEL),
+    ] = None
+    time_format: Annotated[
+        str | None, typer.Option(metavar="STRPTIME", help="Such as %d.%m.%Y.", rich_help_panel=_PANEL)
+    ] = None
+    tz: Annotated[
+        str | None, typer.Option(metavar="ZONE", help="Of times without one.  [default: UTC]", rich_help_panel=_PANEL)
+    ] = None
+    parts: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Of the files in a folder that are read.", rich_help_panel=_PANEL),
+    ] = None
+
+    def log_map(self) -> LogMap | None:
+        """Return the map that the options describe; None if none is given. Raises UserError, SourceError."""
+        base = read_map(self.map_file) if self.map_file else GENERIC
+        given: dict[str, object] = {
+            name: value
+            for name in ("click_from", "header", "encoding", "time_unit", "time_format", "tz", "parts")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.columns is not None:
+            given["columns"] = base.columns | dict(_pairs("--columns", self.columns))
+        if self.events is not None and "=" not in self.events:
+            given["event"] = self.events
+        elif self.events is not None:
+            given["events"] = base.events | dict(_pairs("--events", self.events))
+        if self.separator is not None:
+            given["separator"] = _SPELT.get(self.separator, self.separator)
+        if self.null is not None:
+            given["null"] = [*base.null, *self.null.split(",")]
+        if not given:
+            return base if self.map_file else None
+        try:
+            return msgspec.convert(msgspec.to_builtins(base) | given, LogMap)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise UserError(f"the map of the log: {error}") from error
+
+
+def _pairs(option: str, text: str) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of `name=value,...`; in `--events` a name may hold `=`. Raises UserError."""
+    for part in text.split(","):
+        name, equal, value = part.rpartition("=") if option == "--events" else part.partition("=")
+        if not (name and equal and value):
+            raise UserError(f"{option} {part!r}: write name=value,...; a name with a comma goes into a --map file")
+        yield name, value

@@ -1,0 +1,102 @@
+"""The form of a CSV file: its separator, its header, and the positions of its columns, from its first records."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from replay.errors import InvalidError, SourceError
+from replay.sources import columns
+from replay.sources.log_map import LogMap
+from replay.sources.text.csv_records import LINE_BYTES, Dialect, leading, line_ends
+
+SEPARATORS: Final = (",", "\t", ";", "|", "::")
+
+_SNIFFED = 20  # records that a separator must split alike
+_UNIT = b"\x1f"  # in place of a separator of more than one byte
+
+csv.field_size_limit(LINE_BYTES + 1)
+
+
+@dataclass(frozen=True)
+class CsvForm:
+    """How a CSV file is written, and where its rows begin."""
+
+    separator: bytes
+    dialect: Dialect
+    names: list[str]  # of the columns; their numbers if there is no header
+    positions: dict[str, int]  # of the columns that are read
+    begin: int  # bytes before the first row, with `_UNIT` as separator
+    line: int  # number of the first row's line
+
+    def separated(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces with `_UNIT` in place of a separator of more than one byte."""
+        kept = b""
+        for chunk in chunks:
+            data, kept = _separated(kept + chunk, self.separator), b""
+            for size in range(len(self.separator) - 1, 0, -1):  # the piece may end within a separator
+                if data.endswith(self.separator[:size]):
+                    data, kept = data[:-size], data[-size:]
+                    break
+            yield data
+        if kept:
+            yield kept
+
+
+def csv_form(path: Path, head: bytes, log_map: LogMap) -> CsvForm:
+    """Return the form of a file that begins with `head`. Raises SourceError for missing columns."""
+    separator = (log_map.separator or sniffed(head, log_map)).encode()
+    dialect = _dialect(separator, log_map)
+    data = _separated(head, separator)
+    first = next(leading(data, dialect), None)
+    if first is None:
+        raise SourceError(f"{path}, line 1: not CSV" if data.strip() else f"{path} is empty")
+    names = next(fields([first[1].decode(errors="replace")], dialect))
+    by_number = bool(log_map.columns) and all(name.isdecimal() for name in log_map.columns.values())
+    header = not by_number if log_map.header is None else log_map.header
+    if not header:
+        names = [str(number) for number in range(1, len(names) + 1)]
+    try:
+        positions = columns.positions(names, log_map)
+    except InvalidError as error:
+        raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
+    begin = first.end() if header else first.start()
+    return CsvForm(separator, dialect, names, positions, begin, 1 + line_ends(data[:begin]))
+
+
+def fields(records: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
+    """Yield the values of each record; it must match `Dialect.record`."""
+    separator, quote = dialect.separator.decode(), dialect.quote.decode()
+    if quote:
+        return csv.reader(records, delimiter=separator, quotechar=quote)
+    return csv.reader(records, delimiter=separator, quoting=csv.QUOTE_NONE)
+
+
+def first_records(head: bytes, separator: str, log_map: LogMap) -> Iterator[list[str]]:
+    """Yield the values of the first records, up to one that is none."""
+    dialect = _dialect(separator.encode(), log_map)
+    records = leading(_separated(head, separator.encode()), dialect)
+    return fields((one[1].decode(errors="replace") for one in records), dialect)
+
+
+def sniffed(head: bytes, log_map: LogMap) -> str:
+    """Return the separator that splits the first records alike and into the most fields, or line 1 at least."""
+
+    def score(separator: str) -> tuple[bool, int]:
+        widths = [len(row) for row in islice(first_records(head, separator, log_map), _SNIFFED)]
+        return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0
+
+    return max(SEPARATORS, key=score)  # the first of equal ones
+
+
+def _dialect(separator: bytes, log_map: LogMap) -> Dialect:
+    comment = (log_map.comment or "").encode()
+    return Dialect(separator, b'"', comment) if len(separator) == 1 else Dialect(_UNIT, b"", comment)
+
+
+def _separated(data: bytes, separator: bytes) -> bytes:
+    return data.replace(separator, _UNIT) if len(separator) > 1 else data

@@ -1,0 +1,145 @@
+"""Reader of a log in CSV: `csv_records` cuts records, pyarrow parses them, `values.events` reads their columns."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from replay.errors import RowErrors, SourceError
+from replay.sources.text.containers import byte_chunks
+from replay.sources.text.csv_form import CsvForm, csv_form, fields
+from replay.sources.text.csv_records import BLOCK_BYTES, Block, Cutter, Problem, blocks
+from replay.values.events import EventReader, Table
+
+_UTF8 = ("utf-8", "ascii", "utf-8-sig")
+
+
+def csv_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+    """Yield batches of `schema.ROWS`. Raises SourceError for a file that is no such log; bad rows go to `errors`."""
+    errors.opens(path)
+    chunks = utf8(path, reader.log_map.encoding)
+    form = csv_form(path, head := next(chunks), reader.log_map)
+    pieces = form.separated(chain([head], chunks))
+    parser = _Parser(path, form, reader.log_map.encoding)
+    for block in blocks(chain([next(pieces)[form.begin :]], pieces), form.dialect, form.line):
+        table, problems = parser.table(block)
+        if table.rows.num_rows or problems:
+            yield reader.events(table, errors, problems)
+
+
+def utf8(path: Path, encoding: str) -> Iterator[bytes]:
+    """Yield the file's text in UTF-8, in pieces; bytes that are not in `encoding` are left as they are.
+
+    A byte order mark is passed over, and that of UTF-16 decides the encoding. Raises SourceError for an empty file.
+    """
+    chunks = byte_chunks(path, BLOCK_BYTES)
+    head = next(chunks, b"")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    head = head.removeprefix(codecs.BOM_UTF8)
+    if not head:
+        raise SourceError(f"{path} is empty")
+    if codecs.lookup(encoding).name in _UTF8:
+        yield from chain([head], chunks)
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    try:
+        for chunk in chain([head], chunks):
+            yield decoder.decode(chunk).encode("utf-8", "surrogateescape")
+        yield decoder.decode(b"", final=True).encode("utf-8", "surrogateescape")
+    except UnicodeError as error:
+        raise SourceError(f"{path}: not {encoding.upper()}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Parser:
+    path: Path
+    form: CsvForm
+    encoding: str
+
+    def table(self, block: Block) -> tuple[Table, list[Problem]]:
+        """Return the rows of a block under our names of columns, and the lines that are none."""
+        if block.records is None:
+            parsed = self._parsed(block)
+            if parsed is not None:
+                return parsed
+            block, _size = Cutter(self.form.dialect, int(block.lines[0])).one_by_one(block.data, last=True)
+        return self._one_by_one(block)
+
+    def _parsed(self, block: Block) -> tuple[Table, list[Problem]] | None:
+        """Return the rows as pyarrow parses them; None if a value is not UTF-8."""
+        bad: list[csv.InvalidRow] = []
+
+        def skip(row: csv.InvalidRow) -> str:
+            bad.append(row)
+            return "skip"
+
+        names = [str(number) for number in range(len(self.form.names))]
+        wanted = [str(at) for at in self.form.positions.values()]
+        dialect = self.form.dialect
+        try:
+            found = csv.read_csv(
+                pa.BufferReader(block.data),
+                csv.ReadOptions(use_threads=False, block_size=len(block.data) + 1, column_names=names),
+                csv.ParseOptions(
+                    delimiter=dialect.separator.decode(),
+                    quote_char=dialect.quote.decode() or False,
+                    newlines_in_values=bool(dialect.quote),
+                    invalid_row_handler=skip if _is_utf8(block.data) else None,  # it takes text
+                ),
+                csv.ConvertOptions(
+                    column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False, include_columns=wanted
+                ),
+            )
+        except pa.ArrowInvalid:  # a value is not UTF-8, or a row that `skip` can't take
+            return None
+        lines = np.delete(block.lines, [row.number - 1 for row in bad])
+        if len(lines) != found.num_rows:
+            return None
+        problems = [
+            (int(block.lines[row.number - 1]), *_of_other_width(row.actual_columns, row.expected_columns))
+            for row in bad
+            if row.text.strip(" ")
+        ]
+        return self._table([column.combine_chunks() for column in found.columns], lines), problems
+
+    def _one_by_one(self, block: Block) -> tuple[Table, list[Problem]]:
+        """Return the rows as Python's csv parses them; what is not UTF-8 becomes a problem of its line."""
+        assert block.records is not None
+        problems = list(block.problems)
+        rows: list[list[str]] = []
+        lines: list[int] = []
+        texts = (record.decode(errors="surrogateescape") for record in block.records)
+        for line, values in zip(block.lines.tolist(), fields(texts, self.form.dialect), strict=True):
+            if len(values) != len(self.form.names):
+                problems.append((line, *_of_other_width(len(values), len(self.form.names))))
+                continue
+            wanted = [values[at] for at in self.form.positions.values()]
+            if any("\udc80" <= character <= "\udcff" for character in "".join(wanted)):
+                problems.append((line, f"not {self.encoding.upper()}", ""))
+                continue
+            rows.append(wanted)
+            lines.append(line)
+        columns = zip(*rows, strict=True) if rows else [()] * len(self.form.positions)
+        return self._table([pa.array(column, pa.string()) for column in columns], np.array(lines, np.int64)), problems
+
+    def _table(self, columns: list[pa.Array], lines: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Table:
+        return Table(self.path, pa.RecordBatch.from_arrays(columns, names=list(self.form.positions)), lines)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _of_other_width(found: int, expected: int) -> tuple[str, str]:
+    return "wrong columns", f"{found} instead of {expected}"

@@ -1,0 +1,108 @@
+"""The first rows of a log, as text under the names of its columns, whatever they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from replay.errors import RowErrors, SourceError
+from replay.sources.exposure_log import JSON
+from replay.sources.log_map import LogMap
+from replay.sources.parquet_log import opened
+from replay.sources.text.containers import plain_name
+from replay.sources.text.csv_form import first_records, sniffed
+from replay.sources.text.csv_log import utf8
+from replay.sources.text.lines import lines
+from replay.suggest.usual_names import USUAL, plain
+
+ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Columns of the first rows. `separator` and `header` are None for formats that have none."""
+
+    columns: dict[str, list[str]]
+    separator: str | None = None
+    header: bool | None = None
+    nested: str | None = None
+
+
+def sample(path: Path, log_map: LogMap) -> Sample:
+    """Return the first rows of a file. Raises SourceError if it can't be read."""
+    name = plain_name(path)
+    if name.endswith(".parquet"):
+        return _of_parquet(path)
+    return _of_json(path) if name.endswith(JSON) else _of_csv(path, log_map)
+
+
+def _of_csv(path: Path, log_map: LogMap) -> Sample:
+    head = next(utf8(path, log_map.encoding))
+    separator = log_map.separator or sniffed(head, log_map)
+    rows = list(islice(first_records(head, separator, log_map), ROWS + 1))
+    if not rows:
+        raise SourceError(f"{path}, line 1: not CSV")
+    width = len(rows[0])
+    rows = [row for row in rows if len(row) == width]
+    header = _is_header(rows) if log_map.header is None else log_map.header
+    names = rows[0] if header and len(set(rows[0])) == width else [str(n) for n in range(1, width + 1)]
+    return Sample(dict(zip(names, map(list, zip(*rows[header:], strict=True)), strict=False)), separator, header)
+
+
+def _is_header(rows: list[list[str]]) -> bool:
+    """Return True if line 1 has two usual names, or no number while there are numbers below."""
+    if sum(plain(text) in USUAL for text in rows[0]) > 1:
+        return True
+    return not any(map(_numeric, rows[0])) and any(_numeric(text) for row in rows[1:] for text in row)
+
+
+def _numeric(text: str) -> bool:
+    return text.strip().lstrip("-").replace(".", "", 1).isdecimal() or text[:4].isdecimal()
+
+
+def _of_json(path: Path) -> Sample:
+    found: list[dict[str, object]] = []
+    for _number, line in islice(lines(path, RowErrors("skip")), ROWS):
+        try:
+            found.append(msgspec.json.decode(line, type=dict[str, object]))
+        except (msgspec.DecodeError, RecursionError):
+            continue
+    if not found:
+        raise SourceError(f"{path}: no line is a JSON object")
+    nested = next((name for name, value in found[0].items() if _is_list_of_objects(value)), None)
+    return Sample(_columns(_unnested(found, nested)), nested=nested)
+
+
+def _unnested(rows: list[dict[str, object]], nested: str | None) -> Iterator[dict[str, object]]:
+    for row in rows:
+        inside = row.get(nested) if nested else None
+        outside = {name: value for name, value in row.items() if name != nested}
+        if isinstance(inside, list):
+            yield from (outside | one for one in inside if isinstance(one, dict))
+        else:
+            yield outside
+
+
+def _is_list_of_objects(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _of_parquet(path: Path) -> Sample:
+    with opened(path) as file:
+        batch = next(file.iter_batches(batch_size=ROWS), None)
+    if batch is None:
+        raise SourceError(f"{path} is empty")
+    return Sample(_columns(iter(batch.to_pylist())))
+
+
+def _columns(rows: Iterator[dict[str, object]]) -> dict[str, list[str]]:
+    columns: dict[str, list[str]] = {}
+    for row in islice(rows, ROWS):
+        for name, value in row.items():
+            text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+            columns.setdefault(name, []).append("" if value is None else text)
+    return columns

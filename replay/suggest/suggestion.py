@@ -1,0 +1,158 @@
+"""Propose the map of a log as TOML: columns by the field's usual names, words for events, and what times look like."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from replay.errors import InvalidError, SourceError
+from replay.sources.log_map import GENERIC, Column, LogMap
+from replay.sources.source import parse
+from replay.sources.text.containers import STDIN
+from replay.suggest.sample import Sample, sample
+from replay.suggest.usual_names import CLICKED, NAMES, SHOWN, plain
+from replay.values.likely_times import number_cause, text_formats
+from replay.values.times import Times
+
+_OPTION = re.compile(r"--time-(unit|format) (\S+)")
+
+
+def suggestion(text: str, log_map: LogMap | None) -> str:
+    """Return a map for the source `log:FILE`, as TOML with comments on what is unsure.
+
+    What `log_map` says already is kept. Raises SourceError for another source, or if the file can't be read.
+    """
+    source, known = parse(text, log_map), log_map or GENERIC
+    if source.scheme != "log":
+        raise SourceError(f"{text}: only log:FILE takes a map")
+    path = source.files[0] if source.files else STDIN
+    return "\n".join(_lines(sample(path, known), known)) + "\n"
+
+
+def _lines(found: Sample, log_map: LogMap) -> Iterator[str]:
+    columns, unsure = _columns(found, log_map)
+    yield f"# columns in the log: {', '.join(map(_text, found.columns))}"
+    yield f"columns = {_table(columns)}" + (f"  # unsure: {', '.join(unsure)}" if unsure else "")
+    missing = [name for name in ("user", "item", "timestamp") if name not in columns]
+    if missing:
+        yield f"# nothing looks like {', '.join(missing)}: add it to columns"
+    if "event" in columns:
+        words = dict.fromkeys(found.columns[columns["event"]])
+        kinds = {word: _kind(word) for word in words}
+        yield f"events = {_table({word: kind or 'ignore' for word, kind in kinds.items()})}" + (
+            "  # unsure: " + ", ".join(map(_text, (word for word, kind in kinds.items() if kind is None)))
+            if None in kinds.values()
+            else ""
+        )
+    elif "click" in columns or "rating" in columns:
+        yield f"click_from = {1 if 'click' in columns else 4}  # unsure: rows below it are exposures"
+    else:
+        yield 'event = "click"  # unsure: no column tells clicks from exposures, so every row is a click'
+    if found.header is not None and not found.header:
+        yield "header = false"
+    if found.separator not in (None, ","):
+        yield f"separator = {_text(found.separator)}"
+    if found.nested:
+        yield f"nested = {_text(found.nested)}"
+    if log_map.encoding != "utf-8":
+        yield f"encoding = {_text(log_map.encoding)}"
+    if "timestamp" in columns:
+        yield from _times(found.columns[columns["timestamp"]], log_map)
+
+
+def _columns(found: Sample, log_map: LogMap) -> tuple[dict[str, str], list[str]]:
+    """Return the name in the log of each of our columns, and those of ours that are guesses from the values alone."""
+    columns: dict[str, str] = {name: log_map.columns[name] for name in log_map.columns}
+    known_as = {plain(name): name for name in reversed(found.columns)}
+    for column, names in NAMES.items():
+        known = next((known_as[name] for name in names if known_as.get(name, "") not in ("", *columns.values())), None)
+        if known is not None and column not in columns and not (column in ("click", "rating") and _decided(columns)):
+            columns[column] = known
+    unsure: list[str] = []
+    for column, fits in _FITS.items():
+        if column in columns or (column in ("event", "rating") and (found.header or _decided(columns))):
+            continue
+        free = [name for name in found.columns if name not in columns.values() and fits(found.columns[name])]
+        guess = max(free, key=lambda name: column == "user" and _repeats(found.columns[name]), default=None)
+        if guess is not None:
+            columns[column] = guess
+            unsure.append(column)
+    return {name: columns[name] for name in NAMES if name in columns}, unsure
+
+
+def _decided(columns: Mapping[str, str]) -> bool:
+    return not columns.keys().isdisjoint({"event", "click", "rating"})
+
+
+def _are_times(values: Sequence[str]) -> bool:
+    return all(_is_time(value) or text_formats(value) for value in values[:20])
+
+
+def _are_words(values: Sequence[str]) -> bool:
+    return len(set(values)) <= 12 and any(map(_kind, set(values)))
+
+
+def _are_ratings(values: Sequence[str]) -> bool:
+    return 3 <= len(set(values)) <= 11 and all(re.fullmatch(r"(10|\d)(\.[05]0*)?", value) for value in set(values))
+
+
+def _repeats(values: Sequence[str]) -> bool:
+    """Return True if a value occurs twice: a user comes again, the number of a row does not."""
+    return len(set(values)) < len(values)
+
+
+def _are_names(values: Sequence[str]) -> bool:
+    return all(0 < len(value.strip()) <= 64 and " " not in value.strip() for value in values)
+
+
+_FITS: Final[dict[Column, Callable[[Sequence[str]], object]]] = {  # in the order in which columns are guessed
+    "timestamp": _are_times,
+    "event": _are_words,
+    "rating": _are_ratings,
+    "user": _are_names,
+    "item": _are_names,
+}
+
+
+def _is_time(value: str) -> bool:
+    try:
+        Times().ns(value)
+    except InvalidError:
+        return False
+    return True
+
+
+def _times(values: Sequence[str], log_map: LogMap) -> Iterator[str]:
+    values = [value for value in values if value.strip()][:100]
+    if log_map.time_format or log_map.time_unit or all(map(_is_time, values)):
+        yield from (f"{k} = {_text(v)}" for k in ("time_unit", "time_format", "tz") if (v := getattr(log_map, k)))
+        return
+    try:
+        option = _OPTION.search(number_cause(float(values[0])))
+    except ValueError:
+        option = None
+    if option:
+        yield f"time_{option[1]} = {_text(option[2])}"
+        return
+    formats = [form for form in text_formats(values[0]) if all(form in text_formats(value) for value in values)]
+    if formats:
+        others = f"  # unsure: or {' or '.join(map(_text, formats[1:]))}" if formats[1:] else ""
+        yield f"time_format = {_text(formats[0])}{others}"
+    else:
+        yield f"# {_text(values[0]) if values else 'nothing'} is no time that is known: add time_format or time_unit"
+
+
+def _kind(word: str) -> str | None:
+    return "exposure" if plain(word) in SHOWN else "click" if plain(word) in CLICKED else None
+
+
+def _table(pairs: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{_text(key)} = {_text(value)}" for key, value in pairs.items()) + "}"
+
+
+def _text(value: object) -> str:
+    """Return a TOML string; control characters are escaped, so that a comment can hold it, too."""
+    text = json.dumps(str(value), ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)

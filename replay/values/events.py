@@ -1,0 +1,228 @@
+"""From the columns of a log to events: whole columns are read at once, and a row alone only if a value is not valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replay.errors import InvalidError, RowError, RowErrors, shown
+from replay.sources import columns
+from replay.sources.columns import KINDS, NO_IMPRESSION, NO_VALUE
+from replay.sources.log_map import GENERIC, LogMap
+from replay.sources.schema import IMPRESSIONS, NAME_BYTES, READ, ROWS, Row
+from replay.times import MS
+from replay.values.time_column import is_moment, is_text, time_column
+from replay.values.times import Times
+from streams.records import Kind
+from streams.settings import Exposures
+
+IGNORED: Final = -1  # in a column of kinds: the row is left out
+LEFT_OUT = "events that the map ignores"
+
+Problem = tuple[int, str, str]  # line, reason and detail, as in RowError
+Numbers = npt.NDArray[np.int64]
+
+_EVENTS: Final = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "ignore": None}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a file under our names of columns, with the 1-based number of the line or row of each."""
+
+    path: Path
+    rows: pa.RecordBatch
+    lines: Numbers
+    unit: Literal["line", "row"] = "line"
+
+    def filter(self, wanted: npt.NDArray[np.bool_]) -> Table:
+        """Return the rows for which `wanted` is true."""
+        return replace(self, rows=self.rows.filter(pa.array(wanted)), lines=self.lines[wanted])
+
+
+@dataclass(frozen=True)
+class EventReader:
+    """Reads events from the values of a log, as its map says."""
+
+    log_map: LogMap = GENERIC
+    policy: Exposures = "logged"
+
+    def events(self, table: Table, errors: RowErrors, problems: Sequence[Problem] = ()) -> pa.RecordBatch:
+        """Return the events with their positions, in the order of the rows; rows that are none go to `errors`.
+
+        `problems` are lines that did not even become rows. Rows of ignored events are counted in `errors.left_out`.
+        """
+        kinds = self._kinds(table.rows)
+        wanted = pc.fill_null(pc.not_equal(kinds, IGNORED), True).to_numpy(zero_copy_only=False)
+        if ignored := int((~wanted).sum()):
+            errors.left_out[LEFT_OUT] += ignored
+            table, kinds = table.filter(wanted), kinds.filter(pa.array(wanted))
+        rows = table.rows
+        ms, below = time_column(rows["timestamp"], self.times)
+        found = [*(self._names(name, rows[name]) for name in ("user", "item")), ms, kinds, self._impressions(rows)]
+        file = pa.array(np.full(rows.num_rows, len(errors.files) - 1, np.int16))
+        batch = pa.RecordBatch.from_arrays([*found, file, pa.array(table.lines), below], schema=_NULLABLE)
+        invalid = np.flatnonzero(np.any([c.is_null().to_numpy(zero_copy_only=False) for c in found], axis=0))
+        told = list(problems)
+        if len(invalid):
+            batch = self._mended(batch, table, invalid, told)
+        for line, reason, detail in sorted(told):
+            errors.add(RowError(table.path, line, reason, detail, unit=table.unit))
+        return batch.cast(READ)
+
+    def row(self, values: dict[str, object]) -> Row | None:
+        """Return the event that the values of a row are, None if it is ignored. Raises InvalidError."""
+        kind = self._fixed_kind if self._decides is None else self._kind(values[self._decides])
+        if kind is None:
+            return None
+        user, item = (columns.name(name, values[name], self._no_value) for name in ("user", "item"))
+        time = self.times.ns(values["timestamp"]) // MS
+        return user, item, time, kind, columns.impression(values.get("impression"), self._no_impression)
+
+    @cached_property
+    def times(self) -> Times:
+        """The reader of times."""
+        return Times(self.log_map.time_unit, self.log_map.time_format, self.log_map.tz)
+
+    @cached_property
+    def _no_value(self) -> frozenset[str]:
+        return frozenset(NO_VALUE) | {text.strip().lower() for text in self.log_map.null}
+
+    @cached_property
+    def _no_impression(self) -> frozenset[str]:
+        return self._no_value | set(NO_IMPRESSION)
+
+    @cached_property
+    def _decides(self) -> str | None:
+        """The column that makes a row a click or an exposure; None if all rows are of one kind."""
+        return None if self.log_map.event else self.log_map.decides
+
+    @cached_property
+    def _fixed_kind(self) -> Kind | None:
+        return _EVENTS[self.log_map.event or "click"]
+
+    @cached_property
+    def _words(self) -> dict[str, Kind | None]:
+        return {**KINDS, **{word: _EVENTS[kind] for word, kind in self.log_map.events.items()}}
+
+    def _kind(self, value: object) -> Kind | None:
+        """Return the kind that a value of the deciding column is; None: ignored. Raises InvalidError."""
+        if self._decides == "event":
+            word = ""
+            with suppress(InvalidError):
+                word = columns.text("event", value)
+            if word not in self._words:
+                raise InvalidError("unknown event kind", shown(value))
+            return self._words[word]
+        number = _number(value)
+        if number is None:
+            raise InvalidError(f"{self._decides} is no number", shown(value))
+        if self._decides == "rating" and self.policy != "rated":
+            return Kind.CLICK
+        return Kind.CLICK if number >= self.log_map.smallest_click else Kind.EXPOSURE
+
+    def _kinds(self, rows: pa.RecordBatch) -> pa.Array:
+        """Return the kind of each row; null where it is not valid."""
+        if self._decides is None:
+            return pa.array(np.full(rows.num_rows, self._fixed_kind, np.int8))
+        return per_value(rows[self._decides], pa.int8(), lambda v: IGNORED if (k := self._kind(v)) is None else int(k))
+
+    def _names(self, what: str, column: pa.Array) -> pa.Array:
+        """Return users or items as text; null where the value is not valid."""
+        if not (_is_text(column) or pa.types.is_integer(column.type)):
+            return per_value(column, pa.string(), lambda value: columns.name(what, value, self._no_value))
+        text = pc.cast(column, pa.string())
+        bad = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(text)), pa.array(sorted(self._no_value)))
+        bad = pc.or_(pc.or_(bad, pc.greater(pc.binary_length(text), NAME_BYTES)), pc.match_substring(text, "\0"))
+        return pc.if_else(bad, None, text)
+
+    def _impressions(self, rows: pa.RecordBatch) -> pa.Array:
+        """Return the numbers of impressions, 0 for none; null where the value is not valid."""
+        if "impression" not in rows.schema.names:
+            return pa.array(np.zeros(rows.num_rows, np.int64))
+        column = rows["impression"]
+        if not self.log_map.null and not column.null_count:  # canonical numbers are themselves
+            try:
+                numbers = pc.cast(column, pa.int64())
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                numbers = None
+            if (
+                numbers is not None
+                and pc.all(pc.equal(pc.cast(numbers, pa.string()), pc.cast(column, pa.string()))).as_py()
+            ):
+                span = pc.min_max(numbers).as_py()
+                if (span["min"] or 1) > 0 and (span["max"] or 1) < IMPRESSIONS:
+                    return numbers
+        return per_value(column, pa.int64(), lambda value: columns.impression(value, self._no_impression))
+
+    def _mended(self, batch: pa.RecordBatch, table: Table, invalid: Numbers, told: list[Problem]) -> pa.RecordBatch:
+        """Return the batch with rows that a second look can read, without the others: these are added to `told`."""
+        read: list[Row] = []
+        at: list[int] = []
+        rows = table.rows.take(pa.array(invalid))
+        if is_moment(rows["timestamp"]):  # Python has no such times beyond its years, nor below microseconds
+            rows = rows.set_column(
+                rows.schema.names.index("timestamp"), "timestamp", rows["timestamp"].cast(pa.string())
+            )
+        for index, values in zip(invalid.tolist(), rows.to_pylist(), strict=True):
+            try:
+                row = self.row(values)
+            except InvalidError as error:
+                told.append((int(table.lines[index]), error.reason, error.detail))
+            else:
+                if row is not None:
+                    read.append(row)
+                    at.append(index)
+        valid = np.delete(np.arange(batch.num_rows), invalid)
+        good = batch.take(pa.array(valid))
+        if not read:
+            return good
+        values = zip(*read, strict=True)
+        again = [pa.array(list(c), f.type) for c, f in zip(values, ROWS, strict=True)]
+        second = pa.RecordBatch.from_arrays([*again, *batch.take(pa.array(at)).columns[len(ROWS) :]], schema=_NULLABLE)
+        order = np.argsort(np.concatenate([valid, at]), kind="stable")
+        return pa.concat_batches([good, second]).take(pa.array(order))
+
+
+def per_value(column: pa.Array, kind: pa.DataType, read: Callable[[object], object]) -> pa.Array:
+    """Return `read` of every value, called once for equal ones; null where it raises InvalidError."""
+
+    def valid(value: object) -> object:
+        try:
+            return read(value)
+        except InvalidError:
+            return None
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        encoded = pc.dictionary_encode(column, null_encoding="encode")
+    except pa.ArrowNotImplementedError:  # a UUID, a list
+        return pa.array(map(valid, column.to_pylist()), kind)
+    return pa.array(map(valid, encoded.dictionary.to_pylist()), kind).take(encoded.indices)
+
+
+def _is_text(column: pa.Array) -> bool:
+    return is_text(column) or (pa.types.is_dictionary(column.type) and is_text(column.dictionary))
+
+
+def _number(value: object) -> float | None:
+    """Return the number that a value is: a number, its text, or a truth value; None for all others and NaN."""
+    if isinstance(value, str):
+        value = {"true": "1", "false": "0"}.get(text := value.strip().lower(), text.replace("_", "x"))
+    try:
+        number = float(value)  # type: ignore[arg-type]  # what it can't take raises TypeError
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if number != number else number  # noqa: PLR0124 - NaN
+
+
+_NULLABLE = pa.schema([pa.field(f.name, f.type) for f in READ])
