@@ -118,23 +118,97 @@ def test_a_metric_that_breaks_a_law_is_refused(folder: Path, code: str, sentence
         setting(metrics=["own:own"])
 
 
-def test_a_metric_is_the_same_online_offline_and_verified(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(EXAMPLES)
-    settings = SMALL.model_copy(update={"plugins": setting(metrics=["auc:auc"])})
+# candidate rules ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("return draw.catalogue", "draws the clicked item|draws 300 items"),
+        ("return [5, 5]", "an item twice"),
+        ("return [draw.target]", "draws the clicked item"),
+        ("return [-5]", "not in the catalogue"),
+        ("return ['a']", "a list of item keys is needed"),
+        ("return draw.catalogue[draw.catalogue != draw.target]", "draws 299 items where 99 are asked for"),
+        ("draw.catalogue[0] = 1", "read-only"),
+        (
+            "import numpy; return numpy.random.permutation(draw.catalogue[draw.catalogue != draw.target])[:50]",
+            "draws others",
+        ),
+        ("raise KeyError(draw.user)", "KeyError: 'user 1'"),
+    ],
+)
+def test_a_candidate_rule_that_breaks_a_law_is_refused(folder: Path, code: str, sentence: str) -> None:
+    write(folder, f"def own(draw):\n    {code}\n")
+    with pytest.raises(PluginError, match=sentence):
+        setting(candidates="own:own")
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("def __call__(self, seen): return [0.0]", r"of shape \(1,\) for 70 candidates"),
+        ("def __call__(self, seen): return ['a'] * len(seen.candidates)", "for 70 candidates"),
+        ("def __call__(self, seen): return [float('inf')] * len(seen.candidates)", "not finite"),
+        ("def __call__(self, seen): return range(len(seen.candidates))", "on the other candidates"),
+        ("n = 0\n    def __call__(self, seen): self.n += 1; return seen.candidates * 0 + self.n", "earlier calls"),
+        ("def __call__(self, seen): return seen.candidates - seen.candidates.mean()", "on the other candidates"),
+        ("def __call__(self, seen): seen.candidates.sort(); return seen.candidates", "read-only"),
+        ("def __init__(self, needed): pass", "TypeError"),
+        ("pass", "neither a function nor a class with __call__"),
+    ],
+)
+def test_a_variant_that_breaks_a_law_is_refused(folder: Path, body: str, sentence: str) -> None:
+    write(folder, f"class Own:\n    {body}\n")
+    with pytest.raises(PluginError, match=sentence):
+        setting(variants=["own:Own"])
+
+
+# runs ---------------------------------------------------------------------------------------------------------------
+
+
+def test_metric_candidates_and_variant_are_the_same_online_offline_and_verified(
+    engine: sa.Engine, folder: Path
+) -> None:
+    for name in ("auc", "unclicked", "last_click"):
+        (folder / f"{name}.py").write_bytes((EXAMPLES / f"{name}.py").read_bytes())
+    (folder / "more").mkdir()
+    code = (EXAMPLES / "last_click.py").read_text().replace("class LastClick", "class Twice")
+    (folder / "more" / "last_click.py").write_text(code)
+    text = setting(candidates="unclicked:unclicked", variants=["last_click:LastClick"], metrics=["auc:auc"])
+    settings = SMALL.model_copy(update={"plugins": text, "exposures": "rated"})
     a_recorded_run(engine, settings)
-    found = rescore(engine, settings.run)
+    found = rescore(engine, settings.run, more=setting(variants=["more.last_click:Twice"], metrics=["auc:auc"]))
+    assert found.differences == [], "a variant that the run did not have is none"
+    assert found.metrics["LastClick"]["n"] == found.metrics["mc2sf"]["n"] > 20
+    assert found.metrics["Twice"] == found.metrics["LastClick"]
     means = found.plugin_metrics["auc"]
     assert means.keys() == found.metrics.keys()
-    assert means["random"].chance == pytest.approx(0.5)
     assert means["random"].n == found.metrics["random"]["n"]
-    summary = {"plugin_metrics": {"auc": {v: {"online": mean.value} for v, mean in means.items()}}}
+
+    def summary(by_random: float) -> dict[str, object]:
+        online = {v: by_random if v == "random" else mean.value for v, mean in means.items() if v != "Twice"}
+        return {"plugin_metrics": {"auc": {v: {"online": value} for v, value in online.items()}}}
+
     with engine.begin() as connection:
-        connection.execute(sa.update(schema.runs).values(summary=summary))
-    verified = verify(engine, settings)
-    assert {v: values["auc"] for v, values in verified.metrics.items()} == {v: mean.value for v, mean in means.items()}
-    summary["plugin_metrics"]["auc"]["mc2sf"]["online"] /= 2
+        connection.execute(sa.update(schema.runs).values(summary=summary(means["random"].value)))
+    verified = verify(engine, settings, sample=3).metrics
+    assert verified["LastClick"]["mrr"] == found.metrics["LastClick"]["mrr"]
+    assert {v: values["auc"] for v, values in verified.items()} == {
+        v: m.value for v, m in means.items() if v != "Twice"
+    }
     with engine.begin() as connection:
-        connection.execute(sa.update(schema.runs).values(summary=summary))
+        connection.execute(sa.update(schema.runs).values(summary=summary(0.1)))
     with pytest.raises(DifferenceFound, match="auc"):
         verify(engine, settings)
-    assert rescore(engine, settings.run, more=loaded(setting(metrics=["auc:auc"]))).plugin_metrics == {"auc": means}
+    without_rule = " ".join(word for word in text.split() if not word.startswith("candidates"))
+    with pytest.raises(DifferenceFound, match="candidates"):
+        verify(engine, settings.model_copy(update={"plugins": without_rule}))
+    o = schema.outcomes.c
+    with engine.begin() as connection:
+        row = connection.execute(sa.select(o.user, o.seq, o.ranks).order_by(o.user, o.seq).limit(1)).one()
+        changed = row.ranks | {"LastClick": row.ranks["LastClick"] % 2 + 1}
+        which = (o.user == row.user) & (o.seq == row.seq)
+        connection.execute(sa.update(schema.outcomes).where(which).values(ranks=changed))
+    with pytest.raises(DifferenceFound, match="rank by LastClick"):
+        verify(engine, settings)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from deploy.cli.options import MetricOption, RunArgument, moment
+from deploy.cli.options import MetricOption, RunArgument, VariantOption, moment
 from deploy.console import terminal
 from deploy.user_error import UserError
 
@@ -22,6 +22,7 @@ def evaluate(
     ] = None,
     release: Annotated[int | None, typer.Option(help="Score the same clicks with this release instead.")] = None,
     metric: MetricOption = None,
+    variant: VariantOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score every outcome of a run again, from its tables alone.
@@ -34,11 +35,11 @@ def evaluate(
     from deploy.report.summary import by_variant
     from deploy.report.terminal import by_plugins, quality
     from deploy.runs import find
-    from streams.plugins.loaded import loaded, setting
+    from streams.plugins.loaded import setting
     from streams.releases.release import ReleaseError
     from streams.rescoring import rescore
 
-    more = loaded(setting(metrics=metric))
+    more = setting(metrics=metric, variants=variant)
     found = find(run)
     try:
         with console.status("scoring again") as status:
@@ -53,8 +54,8 @@ def evaluate(
     except ReleaseError as error:
         raise UserError(str(error)) from error
     for name, by_name in result.plugin_metrics.items():
-        for variant, mean in by_name.items():
-            result.metrics[variant][name] = mean.value
+        for by, mean in by_name.items():
+            result.metrics[by][name] = mean.value
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result.metrics)) + b"\n")
     else:

@@ -69,6 +69,11 @@ MetricOption = Annotated[
     typer.Option("--metric", metavar="MODULE:NAME", help="A ranking metric of one's own; repeatable. docs/plugins.md"),
 ]
 
+VariantOption = Annotated[
+    list[str] | None,
+    typer.Option("--variant", metavar="MODULE:NAME", help="A ranker of one's own; repeatable. docs/plugins.md"),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionOptions(MapOptions):

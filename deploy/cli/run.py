@@ -16,6 +16,7 @@ from deploy.cli.options import (
     MetricOption,
     ReplayOptions,
     SourceArgument,
+    VariantOption,
     epochs_between_retrains,
     flattened,
     is_protocol,
@@ -57,7 +58,12 @@ def run(
             show_default=False,
         ),
     ] = "",
+    candidates: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="A rule of one's own for sampled candidates. docs/plugins.md"),
+    ] = None,
     metric: MetricOption = None,
+    variant: VariantOption = None,
     brokers: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Kafka brokers.  [default: an embedded broker]")
     ] = None,
@@ -100,7 +106,9 @@ def run(
     run_id, folder = _run_and_folder(source, resume, out)
     parsed = options.parsed(faults)
     others = (None if is_protocol(source) else parse_source(source, parsed.log_map).plugin, parsed.plugin)
-    plugins = setting(metrics=metric, others=[plugin for plugin in others if plugin])
+    plugins = setting(
+        metrics=metric, variants=variant, candidates=candidates, others=[plugin for plugin in others if plugin]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         plan = prepared(source, parsed, folder.resolve(), console, resume=resume is not None)

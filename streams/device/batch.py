@@ -19,6 +19,7 @@ from streams.device.index import DeviceIndex
 from streams.device.ranking import (
     answers_request,
     check_priors,
+    rank_with_plugins,
     rank_with_priors,
     rank_without_priors,
     training_example,
@@ -28,6 +29,7 @@ from streams.device.step import Context, DeferredNegativeMemory, SequenceGap, St
 from streams.faust_runtime.worker import Releases, StatisticsByEpoch
 from streams.kafka.message import Message, check_batch
 from streams.model_config import view_spec
+from streams.plugins.loaded import loaded
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
 from streams.records import (
@@ -239,6 +241,7 @@ class DeviceWork:
         check_priors(priors, request, self._settings)
         release, size = releases(request.versions.release), len(message.value)
         outcome = rank_with_priors(request, priors, release.scorer, release.catalogue, size, self._wall)
+        outcome = rank_with_plugins(outcome, request, loaded(self._settings.plugins), release)
         self._writes.send(OUTCOMES, message.partition, message.key, outcome)
         if (example := training_example(request, priors, self._settings.seed)) is not None:
             self._writes.send(FAST_EXAMPLES, message.partition, message.key, example)
@@ -254,6 +257,7 @@ class DeviceWork:
                 continue  # answered in this batch
             release = releases(request.versions.release)
             outcome = rank_without_priors(request, release.scorer, release.catalogue, self._wall)
+            outcome = rank_with_plugins(outcome, request, loaded(self._settings.plugins), release)
             self._writes.send(OUTCOMES, partition, user_key(request.user), outcome)
             self._rows.put_request(partition, key, None)
             self._counts["expired"] += 1

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from models.data.catalogue import Catalogue
 from models.evaluation.metrics import rank
 from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import RecordError, Tensor
+from streams.plugins.loaded import Plugins
+from streams.plugins.protocols import Seen
 from streams.records import EXAMPLE_NEGATIVES, FastExample, Outcome, SlowPriors
 from streams.releases.item_statistics import buckets_array
+from streams.releases.release import Release
 from streams.settings import Settings
 from streams.state.device import PendingRequest, keys_array
 
@@ -70,6 +74,24 @@ def rank_without_priors(request: PendingRequest, scorer: Scorer, catalogue: Cata
     fast, not_finite = rank(scores.fast, request.target_index)
     ranks = {"random": request.target_index + 1, "fast": fast}
     return _outcome(request, ranks, not_finite, request.window, 0, 0, wall, expired=True)
+
+
+def rank_with_plugins(outcome: Outcome, request: PendingRequest, plugins: Plugins, release: Release) -> Outcome:
+    """Return the outcome with the ranks by the variants that are plugins, which need no priors."""
+    if not plugins.variants:
+        return outcome
+    keys = keys_array(request.candidates)
+    seen = Seen(
+        clicks=keys_array(request.clicks),
+        exposures=keys_array(request.exposures),
+        candidates=keys,
+        item_statistics=buckets_array(request.item_statistics, len(keys)),
+        vectors=release.vectors,
+    )
+    found = plugins.ranks(seen, request.target_index)
+    ranks = outcome.ranks | {name: each.rank for name, each in found.items()}
+    not_finite = outcome.not_finite + sum(each.not_finite for each in found.values())
+    return replace(outcome, ranks=ranks, not_finite=not_finite)
 
 
 def training_example(request: PendingRequest, priors: SlowPriors, seed: int) -> FastExample | None:

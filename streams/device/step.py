@@ -22,6 +22,7 @@ from models.data.windows import split_windows
 from models.evaluation.candidates import Candidates, evaluated, sampled, slate
 from streams.codec import Tensor, encode
 from streams.device.deferred_gru import DeferredGru, GruState, computed
+from streams.plugins.loaded import loaded
 from streams.records import DeviceBatch, NegativeMemory, RankRequest, Versions, item_key
 from streams.settings import Settings
 from streams.state.device import DeviceState, PendingRequest, keys_bytes
@@ -271,6 +272,11 @@ class _BatchStep:
                     index = sum(j < i for j in others)
                     return Candidates(np.insert(shown, index, target), index, cold), True
                 return slate(settings.seed, user, seq, shown, target, cold=cold), True
+        if (plugins := loaded(settings.plugins)).negatives is not None:
+            clicks = _array(self.state.clicks)
+            keys = plugins.draw(settings.seed, user, seq, target, catalogue.keys, clicks, settings.negatives)
+            cold = target not in catalogue.keys or len(keys) < settings.negatives
+            return slate(settings.seed, user, seq, keys, target, cold=cold), False
         return sampled(settings.seed, user, seq, catalogue.keys, target, settings.negatives), False
 
 

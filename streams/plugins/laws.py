@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from models.data.item_statistics import BUCKETS, FEATURES
 from streams.plugins.plugin import Plugin, PluginError
 from streams.plugins.protocols import CandidateRule, Draw, Keys, Metric, Seen, Variant
+
+T = TypeVar("T", np.int64, np.uint8)
 
 
 def check_metric(plugin: Plugin, metric: Metric) -> None:
@@ -44,6 +48,7 @@ def check_candidates(plugin: Plugin, rule: CandidateRule) -> None:
 
 def negatives(plugin: Plugin, rule: CandidateRule, draw: Draw) -> Keys:
     """Return the negatives of `draw`. Raises PluginError for a repeat, for the target, or for too many."""
+    draw = replace(draw, catalogue=_frozen(draw.catalogue), clicks=_frozen(draw.clicks))
     drawn = np.asarray(call(plugin, rule, draw))
     if drawn.ndim != 1 or (len(drawn) and drawn.dtype.kind != "i"):
         raise _broken(plugin, f"it returns {drawn.dtype} of shape {drawn.shape}, where a list of item keys is needed")
@@ -72,10 +77,24 @@ def check_variant(plugin: Plugin, variant: Variant) -> None:
 
 def scores(plugin: Plugin, variant: Variant, seen: Seen) -> NDArray[np.float64]:
     """Return the scores of the candidates, f8 [n]. Raises PluginError if they are no such list."""
-    found = np.asarray(call(plugin, variant, seen))
+    frozen = Seen(
+        _frozen(seen.clicks),
+        _frozen(seen.exposures),
+        _frozen(seen.candidates),
+        _frozen(seen.item_statistics),
+        seen.vectors,
+    )
+    found = np.asarray(call(plugin, variant, frozen))
     if found.shape != (len(seen.candidates),) or found.dtype.kind not in "iuf":
         raise _broken(plugin, f"it returns {found.dtype} of shape {found.shape} for {len(seen.candidates)} candidates")
     return found.astype(np.float64)
+
+
+def _frozen(array: NDArray[T]) -> NDArray[T]:
+    """Return the same array, not writable: the process goes on to use it."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _draw(size: int, seed: int) -> Draw:

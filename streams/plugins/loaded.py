@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -32,6 +33,15 @@ class Plugins:
     def ranks(self, seen: Seen, target_index: int) -> dict[str, Rank]:
         """Return the ranks of the candidate at `target_index` by the variants."""
         return {name: rank(scores(seen), target_index) for name, scores in self.variants.items()}
+
+    def draw(self, seed: int, user: str, seq: int, target: int, catalogue: Keys, clicks: Keys, count: int) -> Keys:
+        """Return the negatives of click `seq` of `user` by the candidate rule, which must be there."""
+        assert self.negatives is not None
+        if not np.any(catalogue != target):
+            return catalogue[:0]
+        digest = hashlib.blake2b(f"candidates\0{seed}\0{user}\0{seq}".encode(), digest_size=16).digest()
+        random = np.random.Generator(np.random.Philox(int.from_bytes(digest, "little")))
+        return self.negatives(Draw(user, target, catalogue, clicks, count, random))
 
 
 @functools.lru_cache(maxsize=8)

@@ -39,6 +39,11 @@ class Release:
     catalogue: Catalogue
     standalone: Mapping[str, Nets] = field(default_factory=dict)  # standalone nets by name
 
+    def vectors(self, keys: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of items by key, f4 [n, d]; those that the release does not know share one."""
+        found: NDArray[np.float32] = self.nets.encoder.E.detach().numpy()[self.catalogue.rows(keys)]
+        return found
+
 
 @dataclass(frozen=True)
 class ItemTable:

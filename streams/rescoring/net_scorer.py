@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, create_engine
 
 from models.evaluation.metrics import rank
+from streams.plugins.loaded import loaded
+from streams.plugins.protocols import Seen
 from streams.releases.release import Assembler, Release, read_release
 from streams.rescoring.ranking_queries import RankingQuery
 
@@ -17,10 +19,11 @@ Floats = NDArray[np.float32]
 
 
 class NetScorer:
-    """Ranks queries of a run by its releases; keeps the last release."""
+    """Ranks queries of a run by its releases and by variants that are plugins; keeps the last release."""
 
-    def __init__(self, engine: Engine, run: str) -> None:
-        self._engine, self._run = engine, run
+    def __init__(self, engine: Engine, run: str, plugins: str = "") -> None:
+        """`plugins` is a setting of that name."""
+        self._engine, self._run, self._plugins = engine, run, loaded(plugins)
         self._assembler = Assembler()
         self._release: Release | None = None
 
@@ -42,8 +45,7 @@ class NetScorer:
         zero = np.zeros((len(exposures), release.scorer.config.dim), np.float32)
         return release.scorer.encode_exposures(zero, [release.catalogue.rows(keys) for keys in exposures])
 
-    @staticmethod
-    def _rank(release: Release, query: RankingQuery, r2: Floats, *, late: bool) -> dict[str, int]:
+    def _rank(self, release: Release, query: RankingQuery, r2: Floats, *, late: bool) -> dict[str, int]:
         scorer, rows = release.scorer, release.catalogue.rows
         candidates = rows(query.candidates)
         slow = scorer.slow(rows(query.history), r2, candidates, query.item_statistics)
@@ -53,7 +55,9 @@ class NetScorer:
         if query.answered or late:
             scores |= {"din": slow.din, "f2s": slow.f2s, "mc2sf": fast.mc2sf}
         ranks = {name: rank(values, query.target_index).rank for name, values in scores.items()}
-        return {"random": query.target_index + 1} | ranks
+        seen = Seen(query.clicks, query.exposures, query.candidates, query.item_statistics, release.vectors)
+        by_plugins = self._plugins.ranks(seen, query.target_index)
+        return {"random": query.target_index + 1} | ranks | {name: each.rank for name, each in by_plugins.items()}
 
 
 @functools.cache
@@ -62,10 +66,10 @@ def _of_process() -> dict[str, NetScorer]:
     return {}
 
 
-def start_process(url: str, run: str) -> None:
+def start_process(url: str, run: str, plugins: str) -> None:
     """Prepare this process. The schema is up to date: the parent process has connected."""
     torch.set_num_threads(1)
-    _of_process()["own"] = NetScorer(create_engine(url), run)
+    _of_process()["own"] = NetScorer(create_engine(url), run, plugins)
 
 
 def ranks_in_process(version: int, queries: list[RankingQuery], late: bool) -> list[dict[str, int]]:

@@ -20,7 +20,7 @@ import torch
 from sqlalchemy import Engine
 
 from streams.database.schema import runs
-from streams.plugins.loaded import Plugins, loaded
+from streams.plugins.loaded import loaded
 from streams.prequential.metrics import SUBSETS, Ranked, subsets, summary
 from streams.prequential.plugin_metrics import PluginMean, PluginMetrics
 from streams.releases.release import read_manifest
@@ -72,23 +72,25 @@ def rescore(
     release: int | None = None,
     progress: Progress | None = None,
     processes: int | None = None,
-    more: Plugins | None = None,
+    more: str = "",
 ) -> OfflineResult:
     """Rank every recorded click of `run` again; `as_of`: those up to this event time, ms.
 
-    `release`: by that release instead of the one in force. `more`: plugins beside those of the run. Raises LookupError
-    if the run is not in the tables, ReleaseError if a release is incomplete, and PluginError.
+    `release`: by that release instead of the one in force. `more`: a setting `plugins` beside that of
+    the run. Raises LookupError if the run is not in the tables, ReleaseError if a release is incomplete, PluginError.
     """
     with engine.connect() as connection:
         settings = _settings(connection, run)
+        plugins = " ".join(dict.fromkeys(f"{settings.plugins} {more}".split()))
+        only_now = loaded(plugins).variants.keys() - loaded(settings.plugins).variants.keys()
         trained_until = -1 if release is None else read_manifest(connection, run, release).trained_until
         baselines = baseline_ranks(connection, settings, as_of)
         queries = RankingQueries(connection, settings, as_of)
         total, done, hindsight = queries.count(), 0, 0
         ranked: list[Ranked] = []
-        plugin_metrics = PluginMetrics(loaded(settings.plugins).metrics | (more.metrics if more else {}))
+        plugin_metrics = PluginMetrics(loaded(plugins).metrics)
         differences: list[Difference] = []
-        for recorded, nets in _net_ranks(engine, run, queries, total, release, processes):
+        for recorded, nets in _net_ranks(engine, run, plugins, queries, total, release, processes):
             for outcome, by_nets in zip(recorded, nets, strict=True):
                 ranks = by_nets | baselines.pop((outcome.user, outcome.seq))
                 where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
@@ -96,7 +98,9 @@ def rescore(
                 plugin_metrics.update(ranked[-1])
                 hindsight += outcome.time <= trained_until
                 if release is None:
-                    differences += _differences(outcome, ranks)
+                    differences += _differences(
+                        outcome, {variant: ranks[variant] for variant in ranks.keys() - only_now}
+                    )
             done += len(recorded)
             if progress is not None:
                 progress(done, total)
@@ -119,12 +123,18 @@ def _differences(outcome: RecordedOutcome, ranks: Ranks) -> Iterator[Difference]
 
 
 def _net_ranks(
-    engine: Engine, run: str, queries: RankingQueries, total: int, release: int | None, processes: int | None
+    engine: Engine,
+    run: str,
+    plugins: str,
+    queries: RankingQueries,
+    total: int,
+    release: int | None,
+    processes: int | None,
 ) -> Iterator[tuple[list[RecordedOutcome], list[Ranks]]]:
     """Yield the nets' ranks, chunk by chunk in order."""
     with (
         closing(queries.by_release(_CHUNK)) as chunks,  # on errors too: the server holds the cursor
-        _scoring(engine, run, total, processes) as submit,
+        _scoring(engine, run, plugins, total, processes) as submit,
     ):
         waiting: list[tuple[list[RecordedOutcome], Future[list[Ranks]]]] = []
         for version, chunk in chunks:
@@ -138,12 +148,12 @@ def _net_ranks(
 
 
 @contextmanager
-def _scoring(engine: Engine, run: str, total: int, processes: int | None) -> Iterator[Submit]:
+def _scoring(engine: Engine, run: str, plugins: str, total: int, processes: int | None) -> Iterator[Submit]:
     """Yield a function that ranks queries: in several processes if there are many."""
     if processes is None:
         processes = min(os.cpu_count() or 1, 2) if total > _FEW else 1
     if processes == 1:
-        scorer = NetScorer(engine, run)
+        scorer = NetScorer(engine, run, plugins)
 
         def at_once(version: int, queries: list[RankingQuery], late: bool) -> Future[list[Ranks]]:
             future: Future[list[Ranks]] = Future()
@@ -159,5 +169,5 @@ def _scoring(engine: Engine, run: str, total: int, processes: int | None) -> Ite
         return
     url = engine.url.render_as_string(hide_password=False)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, start_process, (url, run)) as pool:
+    with ProcessPoolExecutor(processes, context, start_process, (url, run, plugins)) as pool:
         yield lambda version, queries, late: pool.submit(ranks_in_process, version, queries, late)

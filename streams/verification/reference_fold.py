@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
+
+from streams.plugins.loaded import loaded
 from streams.records import Versions
 from streams.settings import Settings
 from streams.verification.reference_ranking import (
@@ -202,6 +205,13 @@ class ReferenceFold:
             shown = [other.item for other in others]
             return slate(settings.seed, self.user, event.seq, shown, event.item, cold=cold), logged
         catalogue = release.catalogue
+        plugins = loaded(settings.plugins)
+        if plugins.negatives is not None:
+            clicks = np.array(self.clicks[-settings.history_short :], np.int64)
+            of_click = settings.seed, self.user, event.seq
+            drawn = plugins.draw(*of_click, event.item, np.array(catalogue, np.int64), clicks, settings.negatives)
+            cold = cold or len(drawn) < settings.negatives
+            return slate(*of_click, drawn.tolist(), event.item, cold=cold), logged
         return sampled(settings.seed, self.user, event.seq, catalogue, event.item, settings.negatives), logged
 
 

@@ -11,7 +11,6 @@ release, and no statistics are of the click's own epoch or later.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, RowMapping
 
 from streams.database import schema
-from streams.plugins.loaded import loaded
 from streams.records import Versions
 from streams.settings import Settings
 from streams.state.cloud import CloudState
@@ -32,13 +30,14 @@ from streams.state.row_codec import decode_row
 from streams.verification import popularity, reference_ranking, untiled_scores
 from streams.verification.differences import Difference, DifferenceFound, require_equal
 from streams.verification.item_statistics import ReferenceItemStatistics
+from streams.verification.plugin_reference import PluginReference
 from streams.verification.reference_fold import Event, R2Upload, RankedClick, ReferenceFold
 from streams.verification.release_schedule import ReleaseSchedule, first_windows
 
 Floats = NDArray[np.float32]
 
+WITH_PRIORS = ("din", "f2s", "mc2sf")  # variants that need the cloud's answer
 TOLERANCE = 1e-5  # of scores without tiles, relative to 1 + the score's size
-NETS = ("random", "din", "f2s", "fast", "mc2sf")
 
 
 @dataclass
@@ -79,7 +78,8 @@ class Verifier:
         self._release = self._schedule.release
         self._statistics = ReferenceItemStatistics(connection, self._run)
         self._ranks: defaultdict[str, list[int]] = defaultdict(list)
-        self._sizes: list[int] = []  # of the lists of these ranks
+        self._plugins = PluginReference(settings.plugins)
+        self._sizes: defaultdict[str, list[int]] = defaultdict(list)  # of the lists of these ranks
         self.found = Verification()
 
     def run(self, progress: Callable[[int, int], None]) -> Verification:
@@ -96,7 +96,8 @@ class Verifier:
         popularity.check(self._connection, self._run, -1 if last is None else last + 1)
         self._no_other_rows()
         self._metrics()
-        self._plugin_metrics()
+        for variant, by_plugins in self._plugins.metrics(self._connection, self._run, self._ranks, self._sizes).items():
+            self.found.metrics[variant] |= by_plugins
         return self.found
 
     def _users(self) -> Iterator[tuple[str, list[Event]]]:
@@ -243,12 +244,12 @@ class Verifier:
         ):
             require_equal(user, event, name, recorded, value)
         ranks = self._ranks_by_nets(user, click, statistics_epoch)
-        for name in ("random", "fast") if expired else NETS:
+        for name in ranks.keys() - (WITH_PRIORS if expired else ()):
             require_equal(user, event, f"rank by {name}", row["ranks"].get(name), ranks[name])
         if not candidates.cold:
-            self._sizes.append(len(candidates.keys))
             for name, value in row["ranks"].items():
                 self._ranks[name].append(ranks.get(name, value))
+                self._sizes[name].append(len(candidates.keys))
         self.found.outcomes += 1
 
     def _ranks_by_nets(self, user: str, click: RankedClick, statistics_epoch: int) -> dict[str, int]:
@@ -266,7 +267,11 @@ class Verifier:
                 user, click.seq, scores, untiled_scores.scores(release, *long, *short, rows(keys), buckets, slow)
             )
         ranks = {name: reference_ranking.rank(values.tolist(), target_index) for name, values in scores.items()}
-        return ranks | {"random": target_index + 1}
+        return (
+            ranks
+            | {"random": target_index + 1}
+            | self._plugins.ranks(click, buckets, release.vectors, alone=self.found.outcomes % self._sample == 0)
+        )
 
     def _compare_untiled(self, user: str, seq: int, scores: dict[str, Floats], untiled: dict[str, Floats]) -> None:
         for name, tiled in scores.items():
@@ -296,15 +301,3 @@ class Verifier:
             self.found.metrics[row.variant] = found
             for name, value in found.items():
                 require_equal("", row.variant, name, getattr(row, name.replace("@", "_")), value)
-
-    def _plugin_metrics(self) -> None:
-        """Check the metrics that are plugins in the summary of the run, if it has ended."""
-        r = schema.runs.c
-        summary = self._connection.execute(sa.select(r.summary).where(r.run == self._run)).scalar_one() or {}
-        recorded = summary.get("plugin_metrics", {})
-        for name, metric in loaded(self._settings.plugins).metrics.items():
-            for variant, ranks in self._ranks.items():
-                found = math.fsum(metric(rank, n) for rank, n in zip(ranks, self._sizes, strict=True)) / len(ranks)
-                self.found.metrics[variant][name] = found
-                if recorded:
-                    require_equal("", variant, name, recorded[name][variant]["online"], found)
