@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from streams.process.retry import retrying
 from streams.settings import Settings
 
 RUN_FILE = "run.json"
+DATABASE = "mc2sf.db"  # the SQLite database in the folder of a run
 
 
 class RunFailed(RuntimeError):  # noqa: N818 - the end of a run, not an error in the program
@@ -38,7 +39,7 @@ class RunFile(msgspec.Struct, frozen=True):
     """The file by which a run is found from its --out folder. It holds no secret."""
 
     run: str
-    database: str  # SQLAlchemy URL, without the password
+    database: str  # SQLAlchemy URL, without the password; an SQLite file in the folder of the run by its name alone
     brokers: str  # HOST:PORT, separated by commas
     source: str  # as the user wrote it
     log_map: LogMap | None = None  # how the log is written, if a map says it
@@ -57,17 +58,28 @@ class Found:
 def write_run_file(folder: Path, settings: Settings, source: str, log_map: LogMap | None = None) -> None:
     """Write RUN_FILE into `folder`, without the password of the database."""
     shown = sa.make_url(settings.database.get_secret_value()).set(password=None)
+    if shown.get_backend_name() == "sqlite" and not shown.query and shown.database:
+        path = Path(shown.database)
+        if path.resolve().parent == folder.resolve():
+            shown = shown.set(database=path.name)  # so that a moved or copied folder works by its own files
     record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source, log_map)
     write_json(folder / RUN_FILE, record)
 
 
 def read_run_file(folder: Path) -> RunFile:
-    """Read RUN_FILE in `folder`. Raises UserError if it is damaged."""
+    """Read RUN_FILE in `folder`, with the URL of its database resolved. Raises UserError if it is damaged."""
     path = folder / RUN_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunFile)
-    except msgspec.DecodeError as error:
+        record = msgspec.json.decode(path.read_bytes(), type=RunFile)
+        url = sa.make_url(record.database)
+    except (msgspec.DecodeError, sa.exc.ArgumentError) as error:
         raise UserError(f"{path} is damaged ({error}): move {folder} elsewhere, or write the file again") from error
+    if url.get_backend_name() == "sqlite" and not url.query and url.database:
+        own = folder.resolve() / Path(url.database).name
+        of_version_0_1 = own.name == DATABASE and own.is_file()  # the whole path, wherever the folder was then
+        if url.database == own.name or of_version_0_1:
+            url = url.set(database=str(own))
+    return msgspec.structs.replace(record, database=url.render_as_string(hide_password=False))
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -78,7 +90,7 @@ def refuse_foreign(folder: Path) -> None:
         read_run_file(folder)
         return
     present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    of_a_run = {name for name in present if name in {PLAN, LOG, "state", "logs"} or name.startswith("mc2sf.db")}
+    of_a_run = {name for name in present if name in {PLAN, LOG, "state", "logs"} or name.startswith(DATABASE)}
     if present and (PLAN not in present or present != of_a_run):
         raise UserError(f"{folder} is not empty and holds no run (no {RUN_FILE}): name another folder, or a new one")
 
@@ -100,13 +112,27 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make `folder` if it is missing; if the block fails and leaves it empty, it and the parents made are deleted."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty
+            for path in missing:
+                path.rmdir()
+        raise
+
+
 def clear(folder: Path) -> None:
     """Delete state, logs and SQLite database of the run in `folder`; does nothing if it contains no run."""
     if not (folder / RUN_FILE).is_file():
         return
     shutil.rmtree(folder / "state", ignore_errors=True)
     shutil.rmtree(folder / "logs", ignore_errors=True)
-    for path in folder.glob("mc2sf.db*"):
+    for path in folder.glob(f"{DATABASE}*"):
         path.unlink()
 
 

@@ -122,6 +122,42 @@ def test_an_option_that_makes_no_sense_is_a_sentence(
     assert says in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--out", "x" * 300, "File name too long"),
+        ("--out", "file/out", "Not a directory"),
+        ("--out", "new/\udcff", "is not UTF-8"),
+        ("--database", "nonsense", "can't be parsed"),
+        ("--database", "postgresql://me:hunter2@h:port/x", "can't be parsed"),
+        ("--database", "mysql://h/x", "mysql is no database that can be used"),
+        ("--database", "sqlite:///.", "is a folder"),
+        ("--database", "sqlite:///none/x.db", "there is no folder none"),
+    ],
+)
+def test_a_place_that_can_not_be_written_is_a_sentence_and_nothing_is_left_there(
+    mc2sf: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    arguments = [option, value] if option == "--out" else ["--out", "new", option, value]
+    done = mc2sf("run", "synthetic:users=3", *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert says in done.stderr
+    assert "hunter2" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.process
+def test_a_terminal_that_is_not_utf_8_and_a_narrow_one_get_every_character(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(HEADER + "caf\u00e9,i,1684411200,click\ncafe\u0301,i,1684411200,click\n")
+    done = installed("data", "inspect", f"log:{tmp_path / 'a.csv'}", PYTHONIOENCODING="ascii", COLUMNS="40")
+    assert done.returncode == 0
+    assert done.stdout.isascii()
+    assert "..." not in done.stdout
+    assert "group of the same user" in " ".join(done.stdout.replace("|", "").split())
+
+
 @pytest.mark.process
 def test_the_installed_command_stops_at_a_bad_row_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(GOOD + "u,i,1700000004,klick\n")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
-from deploy.runs import agree, clear, find, locked, refuse_foreign, write_run_file
+from deploy.runs import RunFile, agree, clear, find, locked, new_folder, refuse_foreign, write_run_file
 from deploy.user_error import UserError
+from replay.json_file import write_json
 from streams.database import schema
-from streams.database.engine import connect
+from streams.database.engine import connect, sqlite_url
 from streams.settings import Settings
 from tests.support.command import Command
 
@@ -48,6 +52,44 @@ def test_a_run_is_found_by_its_folder_with_the_settings_it_was_begun_with(tmp_pa
     found.engine.dispose()
     with pytest.raises(UserError, match="no run 'nobody'"):
         find("nobody")
+
+
+def begun(folder: Path, settings: Settings, threshold: int) -> Settings:
+    """A run in `folder`, with its database there."""
+    folder.mkdir()
+    url = SecretStr(sqlite_url((folder / "mc2sf.db").resolve()))
+    run = settings.model_copy(update={"database": url, "threshold": threshold})
+    engine = connect(url.get_secret_value())
+    agree(run, engine, "synthetic")
+    engine.dispose()
+    write_run_file(folder, run, "synthetic")
+    return run
+
+
+@pytest.mark.parametrize("version_0_1", [False, True])
+def test_a_copied_or_moved_folder_works_by_its_own_database(
+    tmp_path: Path, settings: Settings, version_0_1: bool
+) -> None:
+    run = begun(tmp_path / "first", settings, 7)
+    if version_0_1:  # the whole path is in the file
+        record = RunFile(run.run, run.database.get_secret_value(), run.brokers, "synthetic")
+        write_json(tmp_path / "first" / "run.json", record)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy [1]?#%41")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    begun(tmp_path / "first", settings, 9)  # another run is where the first one was
+    for name in ("copy [1]?#%41", "moved"):
+        found = find(str(tmp_path / name))
+        assert (found.engine.url.database, found.settings.threshold) == (str(tmp_path / name / "mc2sf.db"), 7)
+        found.engine.dispose()
+
+
+def test_a_new_folder_is_deleted_if_nothing_was_put_into_it_and_no_other(tmp_path: Path) -> None:
+    for name, content in (("a/b", False), ("c/d", True), (".", False)):
+        with suppress(ValueError), new_folder(tmp_path / name):
+            if content:
+                (tmp_path / name / "log").touch()
+            raise ValueError
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["c", "c/d", "c/d/log"]
 
 
 def test_a_run_gives_way_to_the_next_in_its_folder_and_nothing_else_does(tmp_path: Path, settings: Settings) -> None:

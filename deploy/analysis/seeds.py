@@ -11,8 +11,8 @@ import msgspec
 import sqlalchemy as sa
 from msgspec import Meta
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
+from deploy.console import Table
 from deploy.experiments.results.result import over_seeds
 from deploy.report.summary import METRICS, Qualities, Summary
 from deploy.report.variants import ordered

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from deploy.console import terminal
+from deploy.console import Table, terminal
 from deploy.user_error import UserError
 
 console = terminal()

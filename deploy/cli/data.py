@@ -12,10 +12,9 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from deploy.cli.options import SelectionOptions, SourceArgument, flattened, parse_source
-from deploy.console import terminal
+from deploy.console import Table, terminal
 from replay.errors import OnError
 from replay.prepare.log_account import not_accepted
 from replay.prepare.plan import Options, Plan

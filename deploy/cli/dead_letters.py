@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from deploy.cli.options import RunArgument
-from deploy.console import terminal
+from deploy.console import Table, terminal
 from deploy.runs import Found, find
 from deploy.user_error import UserError
 from replay.times import utc

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from deploy.local.child_process import ChildError
 from deploy.runs import RunFailed
 from deploy.user_error import UserError
-from replay.errors import SourceError
+from replay.errors import SourceError, shown
 from replay.send.progress import ReplayError
-from streams.database.engine import DatabaseFolderError
+from streams.database.engine import DatabaseUrlError
 from streams.kafka.topic_admin import TopicsError
 from streams.plugins.plugin import PluginError
 from streams.process.retry import DATABASE_UNAVAILABLE
@@ -36,13 +36,21 @@ def explain(error: Exception) -> Explained | None:
     if isinstance(error, RunFailed):
         return Explained("the run failed", str(error), 1)
     if isinstance(
-        error, DatabaseFolderError | PluginError | TopicsError | UserError | SourceError | ChildError | ReplayError
+        error, DatabaseUrlError | PluginError | TopicsError | UserError | SourceError | ChildError | ReplayError
     ):
         return Explained("error", str(error))
     if isinstance(error, KafkaException):
         return Explained("broker", error.args[0].str())
     if isinstance(error, DATABASE_UNAVAILABLE):
         return Explained("database", _of_database(error))
+    return _of_file(error)
+
+
+def _of_file(error: Exception) -> Explained | None:
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":  # as Python reads such names
+        return Explained("error", f"{shown(error.object)} is not UTF-8: rename the file or folder")
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return Explained("error", f"{error.filename}: {error.strerror}")
     return None
 
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from deploy.cli.map_options import MapOptions
 from deploy.cli.options import PolicyOption, UsersOption, flattened
-from deploy.console import terminal
+from deploy.console import Table, terminal
 from deploy.experiments.data.protocol import CandidateRule, MinCount, Positives
 from deploy.experiments.results.result import Result, Tuning
 from models.evaluation.metrics import METRICS

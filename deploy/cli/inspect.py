@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from deploy.cli.options import RunArgument
-from deploy.console import terminal
+from deploy.console import Table, terminal
 from deploy.user_error import UserError
 from replay.times import utc
 

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from deploy.cli.lazy_group import Entry, LazyGroup
+from deploy.console import never_fail
 
 
 class Commands(LazyGroup):
@@ -75,6 +76,7 @@ def root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command with `arguments` (None: those of the process); a mistake of the user ends with a sentence."""
+    never_fail(sys.stdout, sys.stderr)
     try:
         app(arguments)
     except Exception as error:

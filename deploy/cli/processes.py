@@ -34,8 +34,7 @@ def topics_create() -> None:
 @topics_app.command("check")
 def topics_check() -> None:
     """List what is wrong with the topics; exit code 1 if anything is."""
-    from rich.table import Table
-
+    from deploy.console import Table
     from streams.kafka import topic_admin
     from streams.settings import Settings
 

@@ -96,8 +96,8 @@ def run(
     from deploy.local.job import Job, execute
     from deploy.local.signals import Interrupts
     from deploy.report.terminal import show
-    from deploy.runs import clear, locked
-    from streams.database.engine import sqlite_url
+    from deploy.runs import DATABASE, clear, locked, new_folder
+    from streams.database.engine import check_url, sqlite_url
     from streams.plugins.loaded import setting
     from streams.settings import Settings
 
@@ -109,11 +109,12 @@ def run(
     plugins = setting(
         metrics=metric, variants=variant, candidates=candidates, others=[plugin for plugin in others if plugin]
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    if database is not None:
+        check_url(database)
+    with new_folder(folder), locked(folder):
         plan = prepared(source, parsed, folder.resolve(), console, resume=resume is not None)
         print_findings(plan, console)
-        url = database or sqlite_url((folder / "mc2sf.db").resolve())
+        url = database or sqlite_url((folder / DATABASE).resolve())
         chosen = {
             "evaluate": 0.05 if evaluate is None else evaluate,
             "threshold": threshold,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from deploy.console import Table
 from deploy.report.intervals import Intervals, Range
 from deploy.report.summary import METRICS, PluginMetric, Qualities, Summary
 from deploy.report.variants import ordered
@@ -56,10 +56,11 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
     later = f"  mc2sf evaluate {folder} --release 1      rank the same clicks with release 1\n"
     console.print(
         f"report: {folder / 'report.html'}\nsummary: {folder / 'summary.json'}\n\nTry next:\n"
-        f"{later if len(kinds) > 1 else ''}"
+        f"{later if any(entry.version == 1 for entry in summary.releases) else ''}"
         f"  mc2sf releases list {folder}             list the releases and the losses that the gate compared\n"
         f"  mc2sf data inspect ml-1m:DIR             show what a log of your own contains; then `mc2sf run` it",
         highlight=False,
+        soft_wrap=True,  # no path is broken
     )
 
 

@@ -9,10 +9,9 @@ from typing import Annotated
 import msgspec
 import sqlalchemy as sa
 import typer
-from rich.table import Table
 
 from deploy.cli.options import RunArgument
-from deploy.console import terminal
+from deploy.console import Table, terminal
 from deploy.runs import find
 from deploy.stored_runs.stored_runs import StoredRun, chosen, delete, stored_runs
 from deploy.user_error import UserError

@@ -12,9 +12,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, URL, Connection, Engine, Table, create_engine, event, text
+from sqlalchemy import JSON, URL, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6D633273  # any number: PostgreSQL's advisory lock that is held during a migration
@@ -22,11 +23,13 @@ _BUSY_MS = 60_000
 _AT_ONCE = 200  # rows per INSERT
 # options of PostgreSQL's client: an unreachable server is an error after seconds, not an endless wait
 _TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 10, "keepalives_interval": 10}
+_DRIVERS = {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}
+_FORMS = "write sqlite:////PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME"
 _one_thread = threading.Lock()  # Alembic keeps its state in globals
 
 
-class DatabaseFolderError(ValueError):
-    """The folder of an SQLite database does not exist: no wait would help."""
+class DatabaseUrlError(ValueError):
+    """A URL names no database that can be used: no wait would help. The message holds no password."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -34,17 +37,35 @@ def sqlite_url(path: Path) -> str:
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
+def check_url(url: str) -> None:
+    """Raise DatabaseUrlError for a URL that can't be parsed, another database, or an SQLite file in no folder."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:  # neither is shown: they may hold the password
+        raise DatabaseUrlError(f"the database URL can't be parsed: {_FORMS}") from error
+    if parsed.drivername not in _DRIVERS:
+        raise DatabaseUrlError(f"{parsed.drivername} is no database that can be used: {_FORMS}")
+    if (
+        parsed.get_backend_name() == "sqlite" and "uri" not in parsed.query
+    ):  # with `uri` it is SQLite's own URI, no path
+        if parsed.host:
+            raise DatabaseUrlError(f"{url} names no file: {_FORMS}")
+        path = Path(parsed.database or "")
+        if path.is_dir():
+            raise DatabaseUrlError(f"unable to open {path}: it is a folder")
+        if not path.parent.is_dir():
+            raise DatabaseUrlError(f"unable to open {path}: there is no folder {path.parent}")
+
+
 def connect(url: str) -> Engine:
     """Return an engine on `url` with the newest schema. SQLite waits for other writers and uses a write-ahead log.
 
-    Raises DatabaseFolderError if the folder of an SQLite database does not exist.
+    Raises DatabaseUrlError.
     """
+    check_url(url)
     timeouts = _TIMEOUTS if url.startswith("postgresql") else {}
     engine = create_engine(url, pool_pre_ping=True, connect_args=timeouts)
     if engine.dialect.name == "sqlite":
-        path = Path(engine.url.database or "")
-        if "uri" not in engine.url.query and not path.parent.is_dir():  # with `uri` it is SQLite's own URI, not a path
-            raise DatabaseFolderError(f"unable to open {path}: there is no folder {path.parent}")
 
         @event.listens_for(engine, "connect")
         def _pragmas(connection: DBAPIConnection, _: object) -> None:

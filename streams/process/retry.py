@@ -29,7 +29,10 @@ _BROKER_UNAVAILABLE = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
 }
-_REFUSED = ("password authentication failed", "does not exist", "no pg_hba.conf entry")  # by a PostgreSQL that answers
+_REFUSED = (
+    *("password authentication failed", "does not exist", "no pg_hba.conf entry"),  # by a PostgreSQL that answers
+    *("unable to open database file", "attempt to write a readonly database"),  # by SQLite
+)
 RETRY_DELAY_S = 1.0
 
 
