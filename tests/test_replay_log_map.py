@@ -42,6 +42,7 @@ def test_a_map_is_read_from_toml_and_kept_in_json(tmp_path: Path) -> None:
         ("header = 3", "header"),
         ('encoding = "utf-99"', "encoding: 'utf-99' is unknown"),
         ('encoding = "a\\u0000"', "encoding: "),
+        ('encoding = "rot13"', "encoding: 'rot13' is unknown"),
         ('tz = "Mars/Base"', "tz: 'Mars/Base' is no time zone"),
         ('tz = "../../etc/passwd"', "tz: "),
         ('separator = ""', "separator: ''"),

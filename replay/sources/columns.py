@@ -32,14 +32,15 @@ def positions(names: Sequence[str], log_map: LogMap) -> dict[str, int]:
     Case and blanks around a name make no difference; a number in the map is a position if no column is called so.
     Raises InvalidError if a needed column is missing, or one occurs twice.
     """
+    named = log_map.wanted
     found: dict[str, int] = {
         column: at
-        for column in dict.fromkeys((*log_map.needed, "impression", *log_map.columns))
-        if (at := _position(names, log_map.columns.get(column, column))) is not None
+        for column in dict.fromkeys((*log_map.needed, "impression", *named))
+        if (at := _position(names, named.get(column, column))) is not None
     }
-    missing = [name for name in dict.fromkeys((*log_map.needed, *log_map.columns)) if name not in found]
+    missing = [name for name in dict.fromkeys((*log_map.needed, *named)) if name not in found]
     if missing:
-        wanted = ", ".join(log_map.columns.get(name, name) for name in missing)
+        wanted = ", ".join(named.get(name, name) for name in missing)
         raise InvalidError("wrong columns", f"there is no {wanted} among {shown(','.join(names))}")
     return found
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from replay.errors import RowErrors
+from replay.errors import RowErrors, SourceError
 from replay.sources.json_log import json_log
 from replay.sources.log_map import LogMap
 from replay.sources.parquet_log import parquet_log
-from replay.sources.text.containers import plain_name
+from replay.sources.text.containers import STDIN, plain_name
 from replay.sources.text.csv_log import csv_log
 from replay.values.events import EventReader
+from replay.values.slates import Histories
 from streams.settings import Exposures
 
 JSON = (".jsonl", ".ndjson", ".json")
@@ -28,7 +31,17 @@ def exposure_log(
     files: Sequence[Path], log_map: LogMap, policy: Exposures, errors: RowErrors
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches of `schema.ROWS` from the files; their names give the format: Parquet, JSON lines, or else CSV."""
-    reader = EventReader(log_map, policy)
+    histories = None
+    if log_map.history:
+        if STDIN in files:
+            raise SourceError("log:-: a log with a history column is read twice: save it into a file")
+        plain = EventReader(msgspec.structs.replace(log_map, history=None), policy)
+        first = [pc.min(batch["time"]).as_py() for batch in _batches(files, plain, RowErrors("skip")) if batch.num_rows]
+        histories = Histories(min(first, default=0), log_map.slate.separator if log_map.slate else " ")
+    yield from _batches(files, EventReader(log_map, policy, histories), errors)
+
+
+def _batches(files: Sequence[Path], reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     for path in files:
         name = plain_name(path)
         if name.endswith(".parquet"):

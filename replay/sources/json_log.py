@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from replay.errors import InvalidError, RowError, RowErrors, shown
+from replay.errors import InvalidError, RowError, RowErrors, SourceError, shown
 from replay.sources.columns import columns
 from replay.sources.schema import Row, batches
 from replay.sources.text.lines import lines
@@ -21,6 +21,8 @@ _json = msgspec.json.Decoder()
 
 def json_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     """Yield batches of `schema.READ`; bad lines, and bad events in the list of a line, go to `errors`."""
+    if reader.log_map.slate or reader.log_map.history:
+        raise SourceError(f"{path}: slate and history are columns of CSV and Parquet; JSON lines have nested lists")
     return batches(_rows(path, reader, errors), errors)
 
 

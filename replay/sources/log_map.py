@@ -6,7 +6,6 @@ presets of public logs.
 
 from __future__ import annotations
 
-import codecs
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -79,7 +78,7 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         """Raise ValueError that names the field that has no possible value."""
         try:
-            codecs.lookup(self.encoding)
+            "".encode(self.encoding)
         except (LookupError, ValueError) as error:
             raise ValueError(f"encoding: {self.encoding!r} is unknown") from error
         try:
@@ -97,19 +96,34 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"event: the column {kinds.pop()} decides already")
 
     @property
-    def decides(self) -> Literal["event", "click", "rating"]:
-        """The column that makes a row a click or an exposure, if `event` does not."""
-        return "click" if "click" in self.columns else "rating" if "rating" in self.columns else "event"
+    def decides(self) -> Literal["event", "click", "rating"] | None:
+        """The column that makes a row a click or an exposure; None if all rows are of one kind, or are slates."""
+        if "click" in self.columns:
+            return "click"
+        if "rating" in self.columns:
+            return "rating"
+        return None if self.event or (self.slate and "event" not in self.columns) else "event"
 
     @property
     def smallest_click(self) -> float:
         """The smallest value of `click` or `rating` that is a click."""
-        return {"click": 1, "rating": 4}.get(self.decides, 1) if self.click_from is None else self.click_from
+        return self.click_from if self.click_from is not None else 4 if self.decides == "rating" else 1
 
     @property
-    def needed(self) -> tuple[Column, ...]:
+    def wanted(self) -> dict[str, str]:
+        """Name in the log, or number, of each column that the map names."""
+        found: dict[str, str] = dict(self.columns.items())
+        if self.slate:
+            found["slate"] = self.slate.column
+        if self.history:
+            found["history"] = self.history
+        return found
+
+    @property
+    def needed(self) -> tuple[str, ...]:
         """The columns without which no row is an event."""
-        return ("user", "item", "timestamp") if self.event else ("user", "item", "timestamp", self.decides)
+        of_slate = ("slate",) if self.slate else ("item",)
+        return ("user", *of_slate, "timestamp", *((self.decides,) if self.decides else ()))
 
 
 GENERIC = LogMap()

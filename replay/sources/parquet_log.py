@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from replay.errors import InvalidError, RowErrors, SourceError
 from replay.sources import columns
 from replay.sources.schema import BATCH
-from replay.values.events import EventReader, Table
+from replay.values.events import EventReader
+from replay.values.table import Table
 
 
 def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,8 @@ from replay.sources.columns import KINDS, NO_IMPRESSION, NO_VALUE
 from replay.sources.log_map import GENERIC, LogMap
 from replay.sources.schema import IMPRESSIONS, NAME_BYTES, READ, ROWS, Row
 from replay.times import MS
+from replay.values.slates import Histories, expanded
+from replay.values.table import Table
 from replay.values.time_column import is_moment, is_text, time_column
 from replay.values.times import Times
 from streams.records import Kind
@@ -35,25 +36,12 @@ _EVENTS: Final = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "ignore": None
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of a file under our names of columns, with the 1-based number of the line or row of each."""
-
-    path: Path
-    rows: pa.RecordBatch
-    lines: Numbers
-    unit: Literal["line", "row"] = "line"
-
-    def filter(self, wanted: npt.NDArray[np.bool_]) -> Table:
-        """Return the rows for which `wanted` is true."""
-        return replace(self, rows=self.rows.filter(pa.array(wanted)), lines=self.lines[wanted])
-
-
-@dataclass(frozen=True)
 class EventReader:
     """Reads events from the values of a log, as its map says."""
 
     log_map: LogMap = GENERIC
     policy: Exposures = "logged"
+    histories: Histories | None = None  # clicks before the log that come with its rows; None: there are none
 
     def events(self, table: Table, errors: RowErrors, problems: Sequence[Problem] = ()) -> pa.RecordBatch:
         """Return the events with their positions, in the order of the rows; rows that are none go to `errors`.
@@ -65,26 +53,43 @@ class EventReader:
         if ignored := int((~wanted).sum()):
             errors.left_out[LEFT_OUT] += ignored
             table, kinds = table.filter(wanted), kinds.filter(pa.array(wanted))
-        rows = table.rows
-        ms, below = time_column(rows["timestamp"], self.times)
-        found = [*(self._names(name, rows[name]) for name in ("user", "item")), ms, kinds, self._impressions(rows)]
-        file = pa.array(np.full(rows.num_rows, len(errors.files) - 1, np.int16))
-        batch = pa.RecordBatch.from_arrays([*found, file, pa.array(table.lines), below], schema=_NULLABLE)
-        invalid = np.flatnonzero(np.any([c.is_null().to_numpy(zero_copy_only=False) for c in found], axis=0))
         told = list(problems)
-        if len(invalid):
-            batch = self._mended(batch, table, invalid, told)
+        batches = []
+        if self.histories is not None:
+            past, ms = self.histories.past(table)
+            kind = pa.array(np.full(past.rows.num_rows, int(Kind.PAST_CLICK), np.int8))
+            batches.append(self._valid(past, kind, (ms, pa.nulls(len(ms), pa.int32())), errors, told))
+        if self.log_map.slate:
+            table, kinds = expanded(table, kinds, self.log_map.slate, len(errors.files) - 1)
+        batches.append(self._valid(table, kinds, time_column(table.rows["timestamp"], self.times), errors, told))
         for line, reason, detail in sorted(told):
             errors.add(RowError(table.path, line, reason, detail, unit=table.unit))
-        return batch.cast(READ)
+        return pa.concat_batches(batches).cast(READ)
 
-    def row(self, values: dict[str, object]) -> Row | None:
-        """Return the event that the values of a row are, None if it is ignored. Raises InvalidError."""
-        kind = self._fixed_kind if self._decides is None else self._kind(values[self._decides])
+    def _valid(
+        self, table: Table, kinds: pa.Array, time: tuple[pa.Array, pa.Array], errors: RowErrors, told: list[Problem]
+    ) -> pa.RecordBatch:
+        """Return the rows that are events; those that are none are added to `told`."""
+        rows = table.rows
+        found = [*(self._names(name, rows[name]) for name in ("user", "item")), time[0], kinds, self._impressions(rows)]
+        file = pa.array(np.full(rows.num_rows, len(errors.files) - 1, np.int16))
+        batch = pa.RecordBatch.from_arrays([*found, file, pa.array(table.lines), time[1]], schema=_NULLABLE)
+        invalid = np.flatnonzero(np.any([c.is_null().to_numpy(zero_copy_only=False) for c in found], axis=0))
+        return self._mended(batch, table, invalid, told) if len(invalid) else batch
+
+    def row(self, values: dict[str, object], code: int | None = None, ms: int | None = None) -> Row | None:
+        """Return the event that the values of a row are, None if it is ignored. Raises InvalidError.
+
+        `code` is its kind and `ms` its time, if they are known already.
+        """
+        if code is not None:
+            kind: Kind | None = Kind(code)
+        else:
+            kind = self._fixed_kind if self.log_map.decides is None else self._kind(values[self.log_map.decides])
         if kind is None:
             return None
         user, item = (columns.name(name, values[name], self._no_value) for name in ("user", "item"))
-        time = self.times.ns(values["timestamp"]) // MS
+        time = self.times.ns(values["timestamp"]) // MS if ms is None else ms
         return user, item, time, kind, columns.impression(values.get("impression"), self._no_impression)
 
     @cached_property
@@ -101,11 +106,6 @@ class EventReader:
         return self._no_value | set(NO_IMPRESSION)
 
     @cached_property
-    def _decides(self) -> str | None:
-        """The column that makes a row a click or an exposure; None if all rows are of one kind."""
-        return None if self.log_map.event else self.log_map.decides
-
-    @cached_property
     def _fixed_kind(self) -> Kind | None:
         return _EVENTS[self.log_map.event or "click"]
 
@@ -115,7 +115,7 @@ class EventReader:
 
     def _kind(self, value: object) -> Kind | None:
         """Return the kind that a value of the deciding column is; None: ignored. Raises InvalidError."""
-        if self._decides == "event":
+        if self.log_map.decides == "event":
             word = ""
             with suppress(InvalidError):
                 word = columns.text("event", value)
@@ -124,16 +124,18 @@ class EventReader:
             return self._words[word]
         number = _number(value)
         if number is None:
-            raise InvalidError(f"{self._decides} is no number", shown(value))
-        if self._decides == "rating" and self.policy != "rated":
+            raise InvalidError(f"{self.log_map.decides} is no number", shown(value))
+        if self.log_map.decides == "rating" and self.policy != "rated":
             return Kind.CLICK
         return Kind.CLICK if number >= self.log_map.smallest_click else Kind.EXPOSURE
 
     def _kinds(self, rows: pa.RecordBatch) -> pa.Array:
         """Return the kind of each row; null where it is not valid."""
-        if self._decides is None:
+        if self.log_map.decides is None:
             return pa.array(np.full(rows.num_rows, self._fixed_kind, np.int8))
-        return per_value(rows[self._decides], pa.int8(), lambda v: IGNORED if (k := self._kind(v)) is None else int(k))
+        return per_value(
+            rows[self.log_map.decides], pa.int8(), lambda v: IGNORED if (k := self._kind(v)) is None else int(k)
+        )
 
     def _names(self, what: str, column: pa.Array) -> pa.Array:
         """Return users or items as text; null where the value is not valid."""
@@ -168,13 +170,15 @@ class EventReader:
         read: list[Row] = []
         at: list[int] = []
         rows = table.rows.take(pa.array(invalid))
-        if is_moment(rows["timestamp"]):  # Python has no such times beyond its years, nor below microseconds
+        if "timestamp" in rows.schema.names and is_moment(
+            rows["timestamp"]
+        ):  # Python has no such times beyond its years, nor below microseconds
             rows = rows.set_column(
                 rows.schema.names.index("timestamp"), "timestamp", rows["timestamp"].cast(pa.string())
             )
         for index, values in zip(invalid.tolist(), rows.to_pylist(), strict=True):
             try:
-                row = self.row(values)
+                row = self.row(values, batch["kind"][index].as_py(), batch["time"][index].as_py())
             except InvalidError as error:
                 told.append((int(table.lines[index]), error.reason, error.detail))
             else:

@@ -16,7 +16,8 @@ from replay.errors import RowErrors, SourceError
 from replay.sources.text.containers import byte_chunks
 from replay.sources.text.csv_form import CsvForm, csv_form, fields
 from replay.sources.text.csv_records import BLOCK_BYTES, Block, Cutter, Problem, blocks
-from replay.values.events import EventReader, Table
+from replay.values.events import EventReader
+from replay.values.table import Table
 
 _UTF8 = ("utf-8", "ascii", "utf-8-sig")
 
