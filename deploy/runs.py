@@ -159,6 +159,20 @@ def find(name: str) -> Found:
     raise UserError(f"no run {name!r}: give the --out folder of a run, or its id with MC2SF_DATABASE set")
 
 
+def find_in(url: str, run: str | None) -> Found:
+    """Find a run in the database `url`; `run` may be None if it holds one only. Raises UserError."""
+    environment = Settings()
+    if run is None:
+        engine = connect(url)
+        with engine.connect() as connection:
+            runs = connection.execute(sa.select(schema.runs.c.run).order_by(schema.runs.c.run)).scalars().all()
+        engine.dispose()
+        if len(runs) != 1:
+            raise UserError(f"{engine.url.render_as_string()} holds {len(runs)} runs: name one of them")
+        run = runs[0]
+    return _load(run, url, environment.brokers, None, environment)
+
+
 def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Settings) -> Found:
     engine = connect(url)
     with engine.connect() as connection:

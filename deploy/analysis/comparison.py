@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from deploy.report.intervals import SEED, MetricDifference, bounds, gained, metric_difference
+from deploy.report.intervals import SEED, MetricDifference, MetricInterval, gained, metric_difference, metric_interval
 from deploy.report.variants import ordered
 from models.data.interaction_log import Ints
 from models.evaluation.bootstrap import Estimate, Floats, UserBootstrap, estimates
@@ -21,21 +21,13 @@ from streams.prequential.ranked_clicks import RankedClicks
 PAIRED_SHARE = 0.9  # share of the smaller run's clicks that must be in the other run for a paired comparison
 
 
-class MetricValue(msgspec.Struct, frozen=True):
-    """A mean over clicks with its 95 % interval; null with fewer than ten users."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
 class ComparedRun(msgspec.Struct, frozen=True):
     """The metrics of one run."""
 
     run: str
     clicks: Annotated[int, Meta(description="Evaluated clicks, without cold ones.")]
     users: Annotated[int, Meta(description="Users of these clicks.")]
-    metrics: Annotated[dict[str, dict[str, MetricValue]], Meta(description="Per variant: each metric.")]
+    metrics: Annotated[dict[str, dict[str, MetricInterval]], Meta(description="Per variant: each metric.")]
 
 
 class RunDifference(msgspec.Struct, frozen=True):
@@ -63,6 +55,34 @@ class Comparison(msgspec.Struct, frozen=True):
 
     runs: list[ComparedRun]
     differences: list[RunDifference]
+
+    def rows(self) -> list[ComparedRow]:
+        """Return all metrics and differences, for a frame."""
+        found = [
+            ComparedRow(run.run, None, variant, metric, each.value, each.low, each.high, None)
+            for run in self.runs
+            for variant, metrics in run.metrics.items()
+            for metric, each in metrics.items()
+        ]
+        return found + [
+            ComparedRow(one.b, one.a, variant, metric, each.difference, each.low, each.high, each.distinguishable)
+            for one in self.differences
+            for variant, metrics in one.variants.items()
+            for metric, each in metrics.items()
+        ]
+
+
+class ComparedRow(NamedTuple):
+    """A metric of a run, or with `minus` its difference to another run, with the 95 % interval: a row of a frame."""
+
+    run: str
+    minus: str | None
+    variant: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    distinguishable: bool | None
 
 
 class _Common(NamedTuple):
@@ -113,7 +133,7 @@ def _run(name: str, clicks: RankedClicks) -> ComparedRun:
         where = clicks.ranks[variant] > 0
         if where.any():
             found = bootstrap.estimates(user[where], gained(clicks.ranks[variant][where]))
-            metrics[variant] = {m: MetricValue(e.value, *bounds(e)) for m, e in zip(METRICS, found, strict=True)}
+            metrics[variant] = dict(zip(METRICS, map(metric_interval, found), strict=True))
     return ComparedRun(name, len(clicks), len(users), metrics)
 
 
@@ -125,7 +145,7 @@ def _difference(first: tuple[str, RankedClicks], other: tuple[str, RankedClicks]
     for variant in ordered(clicks_a.ranks.keys() & clicks_b.ranks.keys()):
         found = _paired(on_a, on_b, variant) if common.paired else _unpaired(clicks_a, clicks_b, variant)
         if found:
-            variants[variant] = {m: metric_difference(e) for m, e in zip(METRICS, found, strict=True)}
+            variants[variant] = dict(zip(METRICS, map(metric_difference, found), strict=True))
     same = int((on_a.candidates == on_b.candidates).sum())
     return RunDifference(a, b, common.paired, len(common.a), same, variants)
 

@@ -45,6 +45,9 @@ def compare(
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
         return
+    for run in found.runs:
+        if not run.clicks:
+            console.print(f"{run.run} has no evaluated clicks", soft_wrap=True)
     table = Table("run", "variant", metric, "95 % interval", "clicks", "users", box=SIMPLE_HEAD, padding=(0, 1))
     for run in found.runs:
         for variant, metrics in run.metrics.items():

@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql
 
 from deploy.reference.markdown import Page, code, prose, sentence
 from deploy.report import summary as types
-from deploy.report.intervals import Intervals, MetricDifference, Range, VariantDifference
+from deploy.report.intervals import Intervals, MetricDifference, MetricInterval, VariantDifference
 from replay.prepare.log_account import Account, Finding
 from replay.prepare.plan import Contents, LogDescription
 from streams.database import schema
@@ -47,7 +47,7 @@ def summary() -> Page:
     definitions = msgspec.json.schema(types.Summary)["$defs"]
     kinds = (types.Summary, types.Quality, types.ReleaseEntry, types.Freshness, types.Bytes, types.Experiment)
     of_log = (LogDescription, Contents, Account, Finding)
-    for kind in (*kinds, *of_log, Intervals, VariantDifference, MetricDifference, Range):
+    for kind in (*kinds, *of_log, Intervals, VariantDifference, MetricDifference, MetricInterval):
         definition = definitions[kind.__name__]
         page.section("Fields" if kind is types.Summary else kind.__name__, definition["description"])
         described = kind in (types.Summary, types.Bytes, types.Experiment, Intervals)

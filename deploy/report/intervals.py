@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,9 +22,10 @@ BASELINES = ("popularity", "river")
 _DIGITS = 6  # sums of floats may differ beyond between machines
 
 
-class Range(msgspec.Struct, frozen=True):
-    """A 95 % interval; null with fewer than ten users."""
+class MetricInterval(msgspec.Struct, frozen=True):
+    """A mean over clicks with its 95 % interval; null with fewer than ten users."""
 
+    value: float
     low: float | None
     high: float | None
 
@@ -48,6 +49,18 @@ class MetricDifference(msgspec.Struct, frozen=True):
         return ("higher" if self.difference > 0 else "lower") if self.distinguishable else "not distinguishable"
 
 
+class IntervalRow(NamedTuple):
+    """A metric, or with `minus` its difference to another variant, with the 95 % interval: a row of a frame."""
+
+    variant: str
+    minus: str | None
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    distinguishable: bool | None
+
+
 class VariantDifference(msgspec.Struct, frozen=True):
     """The metrics of variant `a` minus those of `b` on the `n` clicks that both ranked."""
 
@@ -61,7 +74,9 @@ class Intervals(msgspec.Struct, frozen=True):
     """95 % intervals by a bootstrap over users; differences on the same clicks, for each pair of variants."""
 
     users: Annotated[int, Meta(description="Users with a click: what the bootstrap draws.")]
-    metrics: Annotated[dict[str, dict[str, Range]], Meta(description="Per variant: the interval of each metric.")]
+    metrics: Annotated[
+        dict[str, dict[str, MetricInterval]], Meta(description="Per variant: the interval of each metric.")
+    ]
     differences: Annotated[list[VariantDifference], Meta(description="Per pair of variants.")]
     best_baseline: Annotated[
         str | None, Meta(description="The baseline (popularity, river) with the higher NDCG@10; null without one.")
@@ -75,6 +90,19 @@ class Intervals(msgspec.Struct, frozen=True):
             if (each.a, each.b) == (b, a):
                 return each.metrics[metric].reversed()
         return None
+
+    def rows(self) -> list[IntervalRow]:
+        """Return all metrics and differences, for a frame."""
+        found = [
+            IntervalRow(variant, None, metric, each.value, each.low, each.high, None)
+            for variant, metrics in self.metrics.items()
+            for metric, each in metrics.items()
+        ]
+        return found + [
+            IntervalRow(one.a, one.b, metric, each.difference, each.low, each.high, each.distinguishable)
+            for one in self.differences
+            for metric, each in one.metrics.items()
+        ]
 
     def to_references(self, metric: str) -> Iterator[tuple[str, str, MetricDifference]]:
         """Yield the differences of each variant to `fast` and to the best baseline: variant, reference, difference."""
@@ -91,21 +119,19 @@ def intervals(clicks: RankedClicks) -> Intervals:
     users, user = np.unique(clicks.user, return_inverse=True)
     bootstrap = UserBootstrap(len(users), SEED)
     ranked = {variant: clicks.ranks[variant] > 0 for variant in ordered(clicks.ranks) if clicks.ranks[variant].any()}
-    metrics: dict[str, dict[str, Range]] = {}
-    ndcg: dict[str, float] = {}
+    metrics: dict[str, dict[str, MetricInterval]] = {}
     for variant, where in ranked.items():
         found = bootstrap.estimates(user[where], gained(clicks.ranks[variant][where]))
-        metrics[variant] = {name: Range(*bounds(each)) for name, each in zip(METRICS, found, strict=True)}
-        ndcg[variant] = found[METRICS.index("ndcg@10")].value
+        metrics[variant] = dict(zip(METRICS, map(metric_interval, found), strict=True))
     differences = []
     for a, b in itertools.combinations(ranked, 2):
         both = ranked[a] & ranked[b]
         if both.any():
             of_a, of_b = (gained(clicks.ranks[variant][both]) for variant in (a, b))
             found = bootstrap.estimates(user[both], of_a - of_b)
-            compared = {name: metric_difference(each) for name, each in zip(METRICS, found, strict=True)}
+            compared = dict(zip(METRICS, map(metric_difference, found), strict=True))
             differences.append(VariantDifference(a, b, int(both.sum()), compared))
-    best = max((v for v in BASELINES if v in ndcg), key=lambda v: ndcg[v], default=None)
+    best = max((v for v in BASELINES if v in metrics), key=lambda v: metrics[v]["ndcg@10"].value, default=None)
     return Intervals(len(users), metrics, differences, best)
 
 
@@ -119,6 +145,11 @@ def bounds(estimate: Estimate) -> tuple[float | None, float | None]:
     if math.isnan(estimate.low):
         return None, None
     return round(estimate.low, _DIGITS), round(estimate.high, _DIGITS)
+
+
+def metric_interval(estimate: Estimate) -> MetricInterval:
+    """Return an estimated mean as a type of the summary."""
+    return MetricInterval(round(estimate.value, _DIGITS), *bounds(estimate))
 
 
 def metric_difference(estimate: Estimate) -> MetricDifference:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 
 from deploy.console import Table
-from deploy.report.intervals import Intervals, Range
+from deploy.report.intervals import Intervals, MetricInterval
 from deploy.report.summary import METRICS, PluginMetric, Qualities, Summary
 from deploy.report.variants import ordered
 
@@ -23,9 +23,9 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
     if summary.optimum:
         last.add_row("optimum", *(f"{value:.4f}" for value in summary.optimum.values()), "", "", style="italic")
     console.print(last)
-    if summary.online_intervals:
+    if summary.online_intervals and summary.online_intervals.differences:
         console.print(differences(summary.online_intervals, "NDCG@10 on the same clicks, all outcomes"))
-    if summary.last_quarter_intervals:
+    if summary.last_quarter_intervals and summary.last_quarter_intervals.differences:
         console.print(differences(summary.last_quarter_intervals, "NDCG@10 on the same clicks, the newest quarter"))
     if summary.online_collaborative:
         console.print(quality(summary.online_collaborative, "users with a delayed history and an r2 in the cloud"))
@@ -88,7 +88,7 @@ def differences(intervals: Intervals, title: str) -> Table:
     return table
 
 
-def _half_width(interval: Range) -> str:
+def _half_width(interval: MetricInterval) -> str:
     return "" if interval.low is None or interval.high is None else f"±{(interval.high - interval.low) / 2:.4f}"
 
 

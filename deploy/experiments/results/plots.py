@@ -14,10 +14,9 @@ from contextlib import contextmanager
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.typing import RcKeyType
 
 from deploy.experiments.results.result import Interval, Result, over_seeds
-from deploy.experiments.results.styles import base, style
+from deploy.experiments.results.styles import LOOK, base, style
 
 METRICS = {"ndcg@10": "NDCG@10", "hr@10": "HR@10", "mrr": "MRR"}
 VARIED = {  # experiments that vary a number: the label of the axis of each varied name
@@ -151,18 +150,7 @@ def _point(
 def _figure(title: str, note: str, width: float, height: float) -> Iterator[tuple[Figure, io.StringIO]]:
     """Yield a figure to draw on and the text that becomes its SVG."""
     svg = io.StringIO()
-    look: dict[RcKeyType, object] = {
-        "svg.hashsalt": "mc2sf",
-        "svg.fonttype": "none",
-        "font.family": ["DejaVu Sans"],
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "axes.grid": True,
-        "grid.color": "#e4e4e4",
-    }
-    with mpl.rc_context(look):
+    with mpl.rc_context(LOOK):
         figure = Figure((width, height), layout="constrained")
         figure.suptitle(title, fontweight="bold", fontsize=10)
         figure.supxlabel(note, fontsize=8, color="#555555")

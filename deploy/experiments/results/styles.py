@@ -1,8 +1,11 @@
-"""The colour and the marker of each model: the same in all figures. No two models share a colour."""
+"""The look of all figures, and the colour and marker of each model. No two models share a colour."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 
 class Style(NamedTuple):
@@ -53,6 +56,18 @@ LINES = {  # lines of figures with an axis of numbers
     "warm": Style("#b2182b", "o"),
     "whole rate": Style("#4d4d4d", "s", filled=False),
     "scratch": Style("#2166ac", "^"),
+}
+
+LOOK: dict[RcKeyType, object] = {
+    "svg.hashsalt": "mc2sf",
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
 }
 
 

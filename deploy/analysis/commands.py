@@ -1,0 +1,91 @@
+"""The commands `mc2sf data inspect` and `mc2sf run`, called from Python in a process of their own.
+
+Options are those of the command with underscores for hyphens: `retrain_every="1d"` is `--retrain-every 1d`,
+`from_="2023-05-18"` is `--from 2023-05-18`, `lockstep=False` is `--free`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from deploy.analysis.opened_run import Run
+from deploy.runs import RunFailed
+from deploy.user_error import UserError
+
+Option = bool | int | float | str | Path | Sequence[str] | Mapping[str, str] | None
+Description = dict[str, object]
+_NEGATIONS = {"--lockstep": "--free", "--header": "--no-header"}  # of the options that have one
+
+
+def inspect(source: str, **options: Option) -> Description:
+    """Return what `mc2sf data inspect --json` says of a log. Rows that can't be read are in it, and don't raise.
+
+    Raises UserError if the log or an option can't be read.
+    """
+    return msgspec.json.decode(
+        _called("data", "inspect", source=source, options=options | {"json": True}, show=False), type=Description
+    )
+
+
+def run(source: str, out: str | Path, *, quiet: bool = False, **options: Option) -> Run:
+    """Run `source` into the folder `out` and return the run. Progress is printed unless `quiet`.
+
+    Raises UserError if the log or an option can't be read, and RunFailed if a check of the result fails.
+    """
+    _called("run", source=source, options=options | {"out": out}, show=not quiet)
+    return Run(out)
+
+
+def arguments(options: Mapping[str, Option]) -> list[str]:
+    """Return options as arguments of the command: `--name=value`, so that no value is taken for an option."""
+    found = []
+    for name, value in options.items():
+        option = "--" + name.rstrip("_").replace("_", "-")
+        if value is False:
+            found += [_NEGATIONS[option]] if option in _NEGATIONS else []
+        elif value is True:
+            found.append(option)
+        elif isinstance(value, Mapping):
+            found.append(f"{option}={','.join(f'{key}={each}' for key, each in value.items())}")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            found += [f"{option}={each}" for each in value]
+        elif value is not None:
+            found.append(f"{option}={value}")
+    return found
+
+
+def _called(*command: str, source: str, options: Mapping[str, Option], show: bool) -> bytes:
+    """Return what the command printed. Ctrl-C, or the notebook's interrupt, stops it with all its processes."""
+    line = [sys.executable, "-m", "deploy.cli", *command, *arguments(options), "--", source]
+    printed = []
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(  # noqa: S603 - this program, and no shell
+            line, stdout=subprocess.PIPE, stderr=errors, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            try:
+                for text in process.stdout:
+                    printed.append(text)
+                    if show:
+                        print(text.decode(errors="replace"), end="", flush=True)  # noqa: T201 - progress in a notebook
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+                raise
+            process.wait()
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip()
+    if process.returncode == 1 and command[0] == "run":
+        raise RunFailed(said.removeprefix("the run failed: "))
+    if process.returncode not in (0, 1):
+        raise UserError(said.removeprefix("error: ") or f"mc2sf {' '.join(command)} ended with {process.returncode}")
+    return b"".join(printed)
