@@ -191,9 +191,9 @@ def prometheus(tool: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[
 @pytest.fixture(scope="session")
 def cases() -> Path:
     """The folder of small logs as people have them."""
-    folder = Path(__file__).parents[2] / "shared" / "cases"
+    folder = Path(os.environ.get("MC2SF_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")).parent / "cases"
     if not folder.is_dir():
-        pytest.skip(f"no small logs in {folder}")
+        pytest.skip(f"no small logs in {folder}: set MC2SF_TEST_DATA to the folder beside it")
     return folder
 
 

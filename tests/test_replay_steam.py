@@ -127,3 +127,12 @@ def test_any_text_is_fields_or_refused(text: str) -> None:
             fields(text)
         except InvalidError as error:
             assert error.reason == "not a dict literal"  # noqa: PT017 - both ends are right
+
+
+def test_users_of_one_name_are_told_apart_by_their_id(tmp_path: Path) -> None:
+    lines = [
+        f"{{u'username': u'x', {user}u'product_id': u'1', u'date': u'2017-12-01'}}\n"
+        for user in ("u'user_id': u'7', ", "u'user_id': u'8', ", "")
+    ]
+    path = write(tmp_path / "reviews.json", "".join(lines))
+    assert [row[0] for row in read(f"steam:{path}")] == ["7", "8", "x"]

@@ -1,7 +1,8 @@
 """Reader of steam_reviews.json.gz: one Python dict literal per line (`{u'username': u'...', ...}`), dated by day.
 
 A lexer for flat dicts reads the lines, several times as fast as `ast.literal_eval`, which reads the lines that the
-lexer does not cover. Nothing is evaluated. Every review is one click: the file has no ratings and no exposures.
+lexer does not cover. Nothing is evaluated. Every review is one click: the file has no ratings and no exposures. The
+user is the `user_id`, or the name where there is none.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from streams.records import Kind
 from streams.settings import Exposures
 
 USER, ITEM, DATE = "username", "product_id", "date"
+USER_ID = "user_id"  # in some reviews; names are not unique
 
 _STRING = r"u?(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
 _OTHER = r"True|False|None|-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
@@ -46,17 +48,18 @@ def _rows(path: Path, errors: RowErrors) -> Iterator[Row]:
 
 def _row(review: dict[str, object]) -> Row:
     """Return a review as a click. Raises InvalidError."""
-    missing = [name for name in (USER, ITEM, DATE) if name not in review]
+    user = USER_ID if review.get(USER_ID) else USER
+    missing = [name for name in (user, ITEM, DATE) if name not in review]
     if missing:
         raise InvalidError("wrong columns", f"no {', '.join(missing)}")
     date = review[DATE]
     if not isinstance(date, str) or not _DATE.fullmatch(date):
         raise InvalidError("date is not YYYY-MM-DD", shown(date))
-    return columns.name("user", review[USER]), columns.name("item", review[ITEM]), Times().ns(date) // MS, Kind.CLICK, 0
+    return columns.name("user", review[user]), columns.name("item", review[ITEM]), Times().ns(date) // MS, Kind.CLICK, 0
 
 
 def fields(line: str) -> dict[str, object]:
-    """Return the fields user, item and date of a dict literal, if they are present. Raises InvalidError."""
+    """Return the fields user, its id, item and date of a dict literal, if they are present. Raises InvalidError."""
     found: dict[str, str] = {}
     at = 1
     while line.startswith("{") and (pair := _PAIR.match(line, at)):
@@ -64,7 +67,7 @@ def fields(line: str) -> dict[str, object]:
         found[name.lstrip("u")[1:-1]] = value
         at = pair.end()
         if end[0] == "}":
-            return {name: _literal(found[name]) for name in (USER, ITEM, DATE) if name in found}
+            return {name: _literal(found[name]) for name in (USER, USER_ID, ITEM, DATE) if name in found}
     whole = _literal(line.strip())
     if not isinstance(whole, dict):
         raise InvalidError("not a dict literal", shown(line))
