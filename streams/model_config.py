@@ -17,6 +17,7 @@ def net_config(settings: Settings) -> NetConfig:
         history_long=settings.history_long,
         history_short=settings.history_short,
         threshold=settings.threshold,
+        floor=True,
         symlog_priors=settings.symlog_priors,
         stacked=settings.stacked,
     )

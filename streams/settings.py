@@ -134,7 +134,7 @@ class TrainingSettings(_Group):
     )
     l2: DecidesResults[float] = Field(1e-4, ge=0, description="lambda: weight of the L2 penalty (the paper's)")
     gate_margin: DecidesResults[float] = Field(
-        0.02, ge=0, description="share by which the held-out loss of a release candidate may rise"
+        0.0, ge=0, description="share by which the held-out loss of a release candidate may rise; 0: not at all"
     )
 
 

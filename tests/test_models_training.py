@@ -18,7 +18,7 @@ from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from models.training.minibatches import ClickSource
 from models.training.negative_sampling import draw_uniform
-from models.training.retrain import TrainConfig, TrainResult, retrain, train
+from models.training.retrain import TrainConfig, TrainResult, at_pace, retrain, train
 from models.training.row_adam import RowAdam
 
 torch.set_num_threads(1)
@@ -56,7 +56,8 @@ def ndcg(result: TrainResult, log: InteractionLog) -> dict[str, float]:
     for i in states.order()[-300:]:
         seen = states.view(i)
         target = catalogue.rows(states.target[i : i + 1])
-        rows = np.concatenate([target, draw_uniform(rng, target, catalogue.size, 20)[0]])
+        rows, place = draw_uniform(rng, target, catalogue.size, 20)[0], int(rng.integers(0, 21))
+        rows = np.insert(rows, place, target)
         window = catalogue.rows(seen.window_items)
         r2 = scorer.encode_exposures(np.zeros((1, 8), np.float32), [window])[0]
         buckets = statistics.of(rows, np.full(len(rows), log.epochs[states.event[i]]))
@@ -64,7 +65,7 @@ def ndcg(result: TrainResult, log: InteractionLog) -> dict[str, float]:
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, buckets)
         for name, scores in (("din", slow.din), ("f2s", slow.f2s), ("fast", fast.fast), ("mc2sf", fast.mc2sf)):
-            ranks[name].append(rank(scores, 0).rank)
+            ranks[name].append(rank(scores, place).rank)
     return {name: metrics(of)["ndcg@10"] for name, of in ranks.items()}
 
 
@@ -87,9 +88,10 @@ def test_users_with_a_single_click_are_trained_on() -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
-    log = log_of(20, 30, 40)
+    log, config = log_of(40, 30, 40), replace(CONFIG, passes=8)
     nets = Nets.initial(SIZES, FIRST_ROW, 1)
-    one, same, other = (retrain(nets, Catalogue([]), log, config=CONFIG, spec=SPEC, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (retrain(nets, Catalogue([]), log, config=config, spec=SPEC, seed=seed) for seed in (1, 1, 2))
+    assert one.kept
     assert pack(one.nets) == pack(same.nets)
     assert torch.equal(one.nets.encoder.E, same.nets.encoder.E)
     assert (one.active, one.candidate) == (same.active, same.candidate)
@@ -153,38 +155,55 @@ def test_row_adam_is_adam_on_the_batches_that_hold_a_row() -> None:
 
 
 def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
-    log = log_of(20, 30, 40)
-    states = click_states(log, SPEC)
-    times = np.sort(states.time)
-    first = retrained(log, held_out=0.1)
-    assert first.n == len(times) // 10
-    assert first.trained == len(times) - first.n
-    assert first.trained_until == times[first.trained - 1]
-    again = retrain(first.nets, first.catalogue, log, config=CONFIG, spec=SPEC, seed=1, since=first.trained_until)
-    new = int((times > first.trained_until).sum())
-    assert again.n == new // 10
-    assert again.trained == 2 * (new - again.n)  # and as many older ones
-    assert again.catalogue == first.catalogue
-    assert retrained(log, held_out_max=5).n == 5
-
-
-def test_a_retrain_moves_the_nets_less_the_less_of_the_log_it_looks_at() -> None:
-    """Adam's first step moves a weight by the learning rate."""
-    log, one = log_of(40, 30, 40), replace(CONFIG, batch=10_000, passes=1, table_passes=0)
+    log, few = log_of(40, 30, 40), {"held_out_min": 0, "passes": 8}
     times = np.sort(click_states(log, SPEC).time)
-    nets = Nets.initial(SIZES, FIRST_ROW, 1)
+    first = retrained(log, held_out=0.2, **few)
+    assert first.kept
+    assert first.trained == len(times) - len(times) // 5
+    assert first.n == len(times) // 5 // 2  # the others select
+    assert first.trained_until == times[first.trained - 1]
+    config = replace(CONFIG, held_out_min=0, held_out=0.2)
+    again = retrain(first.nets, first.catalogue, log, config=config, spec=SPEC, seed=1, since=first.trained_until)
+    new = int((times > first.trained_until).sum())
+    assert again.trained == 2 * (new - new // 5)  # and as many older ones
+    assert again.catalogue == first.catalogue
+    assert retrained(log, held_out_max=5, **few).n == 2
 
-    def moved(since: int | None) -> tuple[TrainResult, float]:
-        result = retrain(nets, Catalogue([]), log, config=one, spec=SPEC, seed=1, since=since)
-        pairs = zip(nets.slow.parameters(), result.nets.slow.parameters(), strict=True)
-        return result, max(float((after - before).detach().abs().max()) for before, after in pairs)
 
-    first, whole = moved(None)
-    assert (first.steps, whole) == (1, pytest.approx(one.learning_rate, rel=1e-3))
-    later, some = moved(int(times[len(times) * 9 // 10]))
-    share = later.trained / (len(times) - later.n)
-    assert 0.1 < share < 0.3
-    assert some == pytest.approx(one.learning_rate * share**1.5, rel=1e-3)
+def test_training_that_helps_on_no_held_out_click_leaves_the_nets_as_they_were() -> None:
+    nets = Nets.initial(replace(SIZES, floor=True), FIRST_ROW, 1)
+    with torch.no_grad():
+        nets.encoder.popularity.zero_()
+    log = log_of(60, 30, 80, learnable=False)
+    result = retrain(nets, Catalogue([]), log, config=replace(CONFIG, passes=8), spec=SPEC, seed=1)
+    assert result.steps > 50
+    assert result.candidate <= result.active
+    assert (result.kept, result.trained_until) == (0, 0)
+    assert torch.equal(result.nets.encoder.E[FIRST_ROW:], nets.encoder.E[ROW_UNKNOWN].expand(len(result.catalogue), -1))
+
+
+def test_nets_above_a_floor_rank_by_popularity_before_any_training() -> None:
+    nets, buckets = Nets.initial(replace(SIZES, floor=True), FIRST_ROW, 1), np.zeros((6, 3), np.uint8)
+    buckets[:, 0] = [0, 3, 9, 1, 23, 12]
+    zero, unknown = np.zeros(8, np.float32), np.full(6, ROW_UNKNOWN)
+    slow = Scorer(nets).slow(unknown[:2], zero, unknown, buckets)
+    fast = Scorer(nets).fast(unknown[:2], unknown[:2], unknown, slow.r_t, slow.r_n, buckets)
+    for scores in (slow.din, slow.f2s, fast.fast, fast.mc2sf):
+        assert np.argsort(scores).tolist() == [0, 3, 1, 2, 5, 4]
+
+
+def test_a_retrain_moves_the_nets_less_the_less_of_the_log_it_uses() -> None:
+    """Adam's first step moves a weight by the learning rate."""
+    log = log_of(40, 30, 40)
+    catalogue = Catalogue(np.unique(log.keys))
+    batch = ClickSource.of(click_states(log, SPEC), catalogue).batch(np.arange(32), np.random.default_rng(1), n=4)
+    for used in (100, 20):
+        nets = Nets.initial(SIZES, catalogue.size, 1)
+        before = [weight.detach().clone() for weight in nets.slow.parameters()]
+        list(train(nets, [batch], at_pace(CONFIG, used, 100), 1))
+        pairs = zip(nets.slow.parameters(), before, strict=True)
+        moved = max(float((after - old).detach().abs().max()) for after, old in pairs)
+        assert moved == pytest.approx(CONFIG.learning_rate * (used / 100) ** 1.5, rel=1e-3)
 
 
 def test_new_items_are_appended_and_no_row_moves() -> None:

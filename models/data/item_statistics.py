@@ -19,7 +19,7 @@ Buckets = NDArray[np.uint8]
 
 FEATURES = ("clicks", "recent", "age")
 BUCKETS = 24  # per feature, two per octave
-_MEAN = 9  # bucket of an item that is clicked as often as the mean item
+MEAN = 9  # bucket of an item that is clicked as often as the mean item
 
 
 def buckets(clicks: Ints, recent: Ints, age: Ints, totals: tuple[Ints, Ints, Ints]) -> Buckets:
@@ -36,7 +36,7 @@ def buckets(clicks: Ints, recent: Ints, age: Ints, totals: tuple[Ints, Ints, Int
 def _share(count: Ints, total: Ints, items: Ints) -> NDArray[np.float64]:
     """Return the bucket of each count relative to the mean item's count, `total / items`."""
     lift = np.maximum(count, 1) * np.maximum(items, 1) / np.maximum(total, 1)
-    return np.where(count > 0, np.clip(_MEAN + np.floor(2 * np.log2(lift)), 1, BUCKETS - 1), 0)
+    return np.where(count > 0, np.clip(MEAN + np.floor(2 * np.log2(lift)), 1, BUCKETS - 1), 0)
 
 
 @dataclass(frozen=True)

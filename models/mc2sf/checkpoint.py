@@ -24,7 +24,7 @@ _TABLE = "E"
 _NEIGHBOURS = ("neighbour_rows", "neighbour_weights")  # in memory
 _FLAT = ("neighbour_counts", "flat_neighbour_rows", "flat_neighbour_weights")  # in a file
 # fields that are written only if they differ from the default, so that files from before they existed are unchanged
-_LATER = ("history_layers", "min_gru", "symlog_priors", "stacked")
+_LATER = ("floor", "history_layers", "min_gru", "symlog_priors", "stacked")
 
 
 class CheckpointError(ValueError):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
 from models.data.item_neighbours import ItemNeighbours
-from models.data.item_statistics import BUCKETS, FEATURES
+from models.data.item_statistics import BUCKETS, FEATURES, MEAN
 from models.layers.gru import Gru
 from models.layers.hstu_block import HSTUBlock, HSTUConfig
 from models.layers.min_gru import MinGruCell
@@ -46,6 +46,7 @@ class NetConfig:
     # not in the paper:
     history_layers: int = 0  # HSTU blocks over the long history before candidates attend to it
     min_gru: bool = False  # GRU_p and GRU_n are minGRUs
+    floor: bool = False  # the nets score what popularity does not explain: see `Encoder`
     symlog_priors: bool = False  # the fast part takes the symlog of r_t and r_n, which as sums over 50 clicks are large
     stacked: bool = False  # mc2sf is stacked, with item neighbours: see `stacking`
 
@@ -72,19 +73,30 @@ class Inputs(NamedTuple):
     clicks: PaddedVectors
     exposures: PaddedVectors
     e: Tensor
+    floor: Tensor = torch.zeros(())  # [B, C], of the candidates
 
 
 class Encoder(nn.Module):
     """The item table E [rows, d] (row 0 padding, row 1 unknown), vectors of item statistics, GRU_n over exposures.
 
+    With a floor, every logit is a score by popularity, one number per bucket of the item statistics, plus the net's
+    score times a gain. Untrained nets then rank by popularity, and a gain of 0 takes a net out that knows no more.
     With `stacked`, also the neighbours of each item.
     """
 
+    popularity: Tensor
+    gains: Tensor  # in the order of `Logits`
     neighbour_rows: Tensor
     neighbour_weights: Tensor
 
-    def __init__(self, dim: int, rows: int, *, min_gru: bool = False, stacked: bool = False) -> None:
+    def __init__(
+        self, dim: int, rows: int, *, min_gru: bool = False, floor: bool = False, stacked: bool = False
+    ) -> None:
         super().__init__()
+        self._floor = floor
+        if floor:
+            self.register_buffer("popularity", torch.zeros(len(FEATURES), BUCKETS))
+            self.register_buffer("gains", torch.ones(4))
         if stacked:
             self.register_buffer("neighbour_rows", None)
             self.register_buffer("neighbour_weights", None)
@@ -112,6 +124,17 @@ class Encoder(nn.Module):
         """Return the affinities of items [B, C] to the clicks [B, L] before them, rows of E: [B, C] each."""
         return stacking.affinity(self.neighbour_rows, self.neighbour_weights, clicks, items)
 
+    def floor(self, buckets: Tensor) -> Tensor:
+        """Return the score by popularity of candidates with item statistics [..., 3] (i8): [...]; 0 without a floor."""
+        if not self._floor:
+            return torch.zeros(())
+        clicks, recent, age = self.popularity.unbind(0)
+        return clicks[buckets[..., 0]] + recent[buckets[..., 1]] + age[buckets[..., 2]]
+
+    def above(self, floor: Tensor, net: str, score: Tensor) -> Tensor:
+        """Return the logits of a net, named as in `Logits`, from its scores."""
+        return floor + self.gains[Logits._fields.index(net)] * score if self._floor else score
+
     def r2(self, window: PaddedVectors) -> Tensor:
         """Return r2 of eq. (3), GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
         zero = window.x.new_zeros(window.x.shape[0], 1, window.x.shape[2])
@@ -126,7 +149,7 @@ class Nets(nn.Module):
         super().__init__()
         self.config = config
         context = HSTUConfig(config.dim, config.history_long, config.history_layers, dropout=0.0)
-        self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru, stacked=config.stacked)
+        self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru, floor=config.floor, stacked=config.stacked)
         self.slow = Slow(config.dim, config.attention, config.head, product=config.slow_product, context=context)
         self.fast = Fast(
             config.dim,
@@ -152,15 +175,18 @@ class Nets(nn.Module):
                 weight.uniform_(-bound, bound, generator=generator)
             nets.encoder.E.normal_(0, DEVIATION, generator=generator)
             nets.encoder.E[ROW_PADDING] = 0
+            if config.floor:
+                nets.encoder.popularity[FEATURES.index("clicks")] = log_share()
             for layer in nets.slow.din.context.modules():
                 if isinstance(layer, HSTUBlock):
                     layer.reset()
         return nets
 
-    def grown(self, rows: int, seed: int) -> Nets:
+    def grown(self, rows: int, seed: int, deviation: float | Tensor = DEVIATION) -> Nets:
         """Return a copy with `rows` rows of E: old rows unchanged, new ones near the unknown row.
 
-        Raises ValueError if `rows` is smaller than the present number.
+        `deviation` is the standard deviation of the difference, one number or one per new row. Raises ValueError if
+        `rows` is smaller than the present number.
         """
         old = len(self.encoder.E)
         if rows < old or old < FIRST_ROW:
@@ -168,7 +194,8 @@ class Nets(nn.Module):
         nets = Nets(self.config, rows)
         state = self.state_dict()
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.empty(rows - old, self.config.dim).normal_(0, DEVIATION, generator=generator)
+        noise = torch.empty(rows - old, self.config.dim).normal_(0, 1, generator=generator)
+        noise *= torch.as_tensor(deviation).expand(rows - old)[:, None]
         state["encoder.E"] = torch.cat([state["encoder.E"], state["encoder.E"][ROW_UNKNOWN] + noise])
         if self.config.stacked:
             for name in ("encoder.neighbour_rows", "encoder.neighbour_weights"):
@@ -180,12 +207,14 @@ class Nets(nn.Module):
         """Return all four scores. r2 is data for the slow part, r_t and r_n are data for the fast part."""
         r_t, r_n = self.priors(inputs.history, inputs.r2, inputs.e)
         short = (self.encoder.gru_n, inputs.clicks, inputs.exposures)
-        return Logits(
+        scores = Logits(
             din=self.slow.score_din(r_t, inputs.e),
             f2s=self.slow.score_f2s(r_n, r_t, inputs.e),
             fast=self.fast.score_fast(self.fast.from_zero(*short), inputs.e),
             mc2sf=self.fast.score_s2f(*short, inputs.e, as_received(r_t), as_received(r_n)),
         )
+        above = (self.encoder.above(inputs.floor, net, score) for net, score in scores._asdict().items())
+        return Logits(*above)
 
     def stacked(self, logits: Logits, clicks: Tensor, items: Tensor) -> Logits:
         """Return all scores as served: mc2sf stacked. `clicks` [B, L] and `items` [B, C] are rows of E."""
@@ -201,6 +230,13 @@ class Nets(nn.Module):
         """Return r_t of eq. (1) and r_n of eq. (5): [B, C, d] each."""
         r_t = self.slow.din(history.x, history.mask, e)
         return r_t, self.slow.reaction(self.encoder.gru_n, r2.detach(), e)
+
+
+def log_share() -> Tensor:
+    """Return log(1 + count relative to the mean item's) of each bucket of a share, [BUCKETS]; 0 for bucket 0."""
+    values = torch.log1p(2 ** ((torch.arange(BUCKETS) - MEAN) / 2))
+    values[0] = 0
+    return values
 
 
 def as_received(prior: Tensor) -> Tensor:

@@ -105,15 +105,15 @@ class Scorer:
         state = torch.from_numpy(np.array(r2, np.float32)).view(1, d)
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
-            e = _candidates(nets, candidates[some], buckets[some])
+            e, floor = _candidates(nets, candidates[some], buckets[some])
             r_t, r_n = nets.priors(sequence, state, e)
             real = some.stop - start
             answer.r_t[some], answer.r_n[some] = r_t[0, :real].half().numpy(), r_n[0, :real].half().numpy()
-            answer.f2s[some] = nets.slow.score_f2s(r_n, r_t, e)[0, :real].numpy()
+            answer.f2s[some] = nets.encoder.above(floor, "f2s", nets.slow.score_f2s(r_n, r_t, e))[0, :real].numpy()
             if din is not nets:
-                e = _candidates(din, candidates[some], buckets[some])
+                e, floor = _candidates(din, candidates[some], buckets[some])
                 r_t = din.slow.din(of_din.x, of_din.mask, e)
-            answer.din[some] = din.slow.score_din(r_t, e)[0, :real].numpy()
+            answer.din[some] = din.encoder.above(floor, "din", din.slow.score_din(r_t, e))[0, :real].numpy()
         return answer
 
     @torch.inference_mode()
@@ -144,13 +144,14 @@ class Scorer:
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
             real = some.stop - start
-            e = _candidates(alone, candidates[some], buckets[some])
-            fast = alone.fast.score_fast(from_zero, e)
+            e, floor = _candidates(alone, candidates[some], buckets[some])
+            fast = alone.encoder.above(floor, "fast", alone.fast.score_fast(from_zero, e))
             answer.fast[some] = fast[0, :real].numpy()
             if s2f is not alone:
-                e = _candidates(s2f, candidates[some], buckets[some])
+                e, floor = _candidates(s2f, candidates[some], buckets[some])
             priors = _padded(r_t[some], TILE).unsqueeze(0), _padded(r_n[some], TILE).unsqueeze(0)
-            of_net = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)
+            s2f_score = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)
+            of_net = s2f.encoder.above(floor, "mc2sf", s2f_score)
             received, items = _padded(of_cloud[some, None], TILE).t(), _padded_rows(candidates[some], TILE)[None]
             answer.mc2sf[some] = s2f.stack(of_net, fast, received, last_clicks, items)[0, :real].numpy()
         return answer
@@ -168,11 +169,12 @@ def _padded_rows(rows: Rows, length: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def _candidates(nets: Nets, rows: Rows, buckets: Rows) -> Tensor:
-    """Return candidates [<= TILE] with their item statistics [<= TILE, 3], padded at the end: [1, TILE, d]."""
+def _candidates(nets: Nets, rows: Rows, buckets: Rows) -> tuple[Tensor, Tensor]:
+    """Return the vectors [1, TILE, d] of candidates [<= TILE] with item statistics [<= TILE, 3], and their floor."""
     padded = np.zeros((TILE, buckets.shape[1]), np.int64)
     padded[: len(buckets)] = buckets
-    return nets.encoder.with_statistics(_vectors(nets, rows, TILE), torch.from_numpy(padded)).unsqueeze(0)
+    listed = torch.from_numpy(padded)[None]
+    return nets.encoder.with_statistics(_vectors(nets, rows, TILE)[None], listed), nets.encoder.floor(listed)
 
 
 def _buckets(item_statistics: Buckets | None, n: int) -> Rows:

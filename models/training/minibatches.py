@@ -47,6 +47,7 @@ class Batch(NamedTuple):
             clicks=_sequence(table, self.clicks),
             exposures=_sequence(table, self.exposures),
             e=nets.encoder.with_statistics(functional.embedding(self.items, table), self.item_statistics),
+            floor=nets.encoder.floor(self.item_statistics),
         )
 
     def share(self, rank: int, world: int) -> tuple[Batch, float]:
@@ -102,9 +103,15 @@ class ClickSource:
 
         An item is replaced everywhere in the batch, as history, click and negative, so that the row reveals no labels.
         """
-        spec, states = self.states.spec, self.states
-        lengths = states.history.length(some, spec.history_long)
-        some = some[np.argsort(lengths, kind="stable")]  # the cheapest order for `local_attention`
+        some = some[self.by_history(some)]
+        return self.listed(some, self.candidates(some, generator, n=n), generator, unknown)
+
+    def by_history(self, some: Ints) -> Ints:
+        """Return the order of clicks `some` by the length of their history: the cheapest for `local_attention`."""
+        return np.argsort(self.states.history.length(some, self.states.spec.history_long), kind="stable")
+
+    def candidates(self, some: Ints, generator: np.random.Generator, *, n: int) -> Ints:
+        """Return the items of clicks `some` and `n` negatives each, from their slates or uniform: rows [B, 1 + n]."""
         items = np.empty((len(some), 1 + n), np.int64)
         items[:, 0] = self.targets[some]
         items[:, 1:] = draw_uniform(generator, items[:, 0], self.rows, n)
@@ -112,6 +119,13 @@ class ClickSource:
         if len(shown):
             start, end = self.slate.start[some[shown]], self.slate.end[some[shown]]
             items[shown, 1:] = draw_from_slates(generator, self.not_clicked, start, end, n)
+        return items
+
+    def listed(
+        self, some: Ints, items: Ints, generator: np.random.Generator | None = None, unknown: float = 0.0
+    ) -> Batch:
+        """Return clicks `some` with candidates `items`, rows [B, C]; for `unknown` see `batch`."""
+        spec, states = self.states.spec, self.states
         short = spec.history_short
         of = (
             states.history.gather(self.click_rows, some, spec.history_long, ROW_PADDING),
@@ -126,7 +140,7 @@ class ClickSource:
 
 
 def localise(
-    of: tuple[Ints, ...], item_statistics: Buckets, size: int, generator: np.random.Generator, unknown: float
+    of: tuple[Ints, ...], item_statistics: Buckets, size: int, generator: np.random.Generator | None, unknown: float
 ) -> Batch:
     """Return a Batch of history, window, clicks, exposures and items, given as rows of an E of `size` rows.
 
@@ -135,7 +149,7 @@ def localise(
     present = np.zeros(size, bool)
     for rows in of:
         present[rows] = True
-    if unknown:
+    if generator is not None and unknown:
         replaced = np.flatnonzero(present)
         replaced = replaced[(replaced >= FIRST_ROW) & (generator.random(len(replaced)) < unknown)]
         present[replaced] = False
@@ -144,7 +158,7 @@ def localise(
     used = np.flatnonzero(present)
     index = np.zeros(size, np.int64)
     index[used] = np.arange(len(used))
-    if unknown:
+    if generator is not None and unknown:
         index[replaced] = index[ROW_UNKNOWN]
     history, window, clicks, exposures, items = (torch.from_numpy(index[rows]) for rows in of)
     buckets = torch.from_numpy(item_statistics.astype(np.int64))

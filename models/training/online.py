@@ -116,8 +116,9 @@ class FastLearner:
         buckets = torch.from_numpy(np.stack([example.item_statistics for example in examples]).astype(np.int64))
         e = self.nets.encoder.with_statistics(functional.embedding(items, E), buckets)
         r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
-        fast = self.nets.fast.score_fast(self.nets.fast.from_zero(*histories), e)
-        mc2sf = self.nets.fast.score_s2f(*histories, e, r_t, r_n)
+        encoder, floor = self.nets.encoder, self.nets.encoder.floor(buckets)
+        fast = encoder.above(floor, "fast", self.nets.fast.score_fast(self.nets.fast.from_zero(*histories), e))
+        mc2sf = encoder.above(floor, "mc2sf", self.nets.fast.score_s2f(*histories, e, r_t, r_n))
         return self._config.loss(fast) + self._config.loss(mc2sf)
 
 

@@ -9,6 +9,7 @@ candidate and the active nets. It is deterministic for a seed at one number of t
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -19,14 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.data.catalogue import ROW_UNKNOWN, Catalogue
+from models.data.catalogue import Catalogue
 from models.data.interaction_log import InteractionLog, click_states
 from models.data.views import ViewSpec
-from models.mc2sf.nets import Logits, Nets
+from models.mc2sf.nets import DEVIATION, Logits, Nets
 from models.training.cooccurrence_loss import cooccurrence_loss
 from models.training.distributed import SINGLE_PROCESS, ProcessGroup
+from models.training.held_out import NEGATIVES, HeldOut, is_better
 from models.training.losses import Loss, sampled_softmax
 from models.training.minibatches import Batch, ClickSource
+from models.training.popularity_floor import fit_floor, fit_gains
 from models.training.row_adam import RowAdam
 from models.training.stacking import stack
 
@@ -51,21 +54,26 @@ class TrainConfig:
     unknown: float = 0.03  # share of a batch's items replaced by the unknown row
     older: float = 3.0  # clicks sampled per new click from those trained on before
     held_out: float = 0.1  # share of the new clicks, the newest, that are used for evaluation only
-    held_out_max: int = 4096
+    held_out_min: int = 200  # of a few new clicks, but no more than half
+    held_out_max: int = 2048
+    snapshots: int = 8  # of the weights during training
+    floor_clicks: int = 10_000  # to which the popularity floor is fitted
+    distinct: float = 20.0  # clicks of a new item from which on its row does not start nearer to the unknown row
     loss: Loss = sampled_softmax
 
 
 class TrainResult(NamedTuple):
-    """A candidate for release. Losses are means over the four nets on the held-out clicks."""
+    """A candidate for release. Losses are means over the four nets on the half of the held-out clicks that judges."""
 
     nets: Nets
     catalogue: Catalogue
     active: float  # held-out loss of the nets before training
     candidate: float  # held-out loss of the trained nets
-    n: int  # held-out clicks
+    n: int  # clicks that judge
     finite: bool  # True if all weights and both losses are finite
     trained_until: int  # time of the newest click trained on, ms; pass it as the next `since`
     steps: int
+    kept: int  # step after which the weights were copied; 0: the nets learnt nothing
     trained: int  # clicks selected for training
 
 
@@ -85,48 +93,110 @@ def retrain(
 
     Clicks after `since` (ms; None: all) are new: the newest share of them is held out, the others are trained on
     together with a sample of older ones. The learning rate falls with the share of these clicks that is used: at the
-    full rate the nets would forget what is not shown again. New items get rows appended. `progress` is called with
+    full rate the nets would forget what is not shown again. New items get rows appended.
+
+    Of the held-out clicks every other one selects: of the weights before training, with a new popularity floor, and
+    after each of some steps, the first that is better than all before by a standard error. So training on too few
+    clicks ends early and does no harm. The other clicks judge the selected nets, and those with a higher loss than
+    `nets` are dropped for `nets` with the new items. `progress` is called with
     (step, steps, loss). All of `processes` must call this with the same arguments; the passes of the item table alone,
     the cheap part, are computed in full by each of them.
     """
     generator = np.random.default_rng(seed)
     extended = catalogue.extended(np.unique(log.keys))
-    candidate = nets.grown(extended.size, seed)
     states = click_states(log, spec)
     source = ClickSource.of(states, extended)
     order = states.order()
     new = order[states.time[order] > since] if since is not None else order
-    out = min(int(len(new) * config.held_out), config.held_out_max)
+    out = max(int(len(new) * config.held_out), min(config.held_out_min, len(new) // 2))
+    out = min(out, config.held_out_max)
     fresh, held = new[: len(new) - out], new[len(new) - out :]
     older = order[: len(order) - len(new)]
     room = min(int(config.older * len(fresh)), max(0, config.max_clicks - len(fresh)))
     again = generator.choice(older, min(len(older), room), replace=False)
     selected = np.concatenate([fresh, again])
-    share = len(selected) / max(1, len(fresh) + len(older))
-    paced = replace(config, learning_rate=config.learning_rate * share**config.pace)
+    paced = at_pace(config, len(selected), len(fresh) + len(older))
+    judging = HeldOut.draw(source, held[1::2], seed)
+    active = judging.losses(nets)
+    unchanged = nets.grown(extended.size, seed, 0.0)
+    selection = Selection(unchanged, HeldOut.draw(source, held[::2], seed))
     steps = 0
     if len(selected) and len(extended) >= 2:
+        counts = np.bincount(source.targets, minlength=extended.size)[len(nets.encoder.E) :]
+        deviation = DEVIATION * torch.from_numpy(np.minimum(counts / config.distinct, 1)).float()
+        candidate = nets.grown(extended.size, seed, deviation)
+        if candidate.config.floor:
+            some = generator.permutation(selected)[: config.floor_clicks]
+            fit_floor(candidate, source.batch(some, generator, n=NEGATIVES))
+            selection.consider_floor(candidate)
+            candidate.encoder.gains.fill_(1)
         of_table = _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks)
         align(candidate, of_table, paced)
         steps = _steps(len(selected), config.passes, config.max_clicks, config.batch)
         batches = _batches(source, selected, config, generator, config.passes, config.max_clicks)
+        snapshots = np.ceil(steps * np.arange(1, config.snapshots + 1) / config.snapshots)
         for step, loss in enumerate(train(candidate, batches, paced, steps, processes), 1):
             progress(step, steps, loss)
+            if step in snapshots:
+                selection.consider(candidate, step)
     if candidate.config.stacked and len(extended):
-        stack(candidate, source, held, config.loss, seed)
-    losses = [float(held_out_loss(each, source, held, config, seed)) for each in (nets, candidate)]
-    finite = all(math.isfinite(x) for x in losses) or not len(held)
+        selection.consider_stack(held, config.loss, seed)
+    best, losses = selection.best, judging.losses(selection.best)
+    learnt = best is not unchanged and bool(losses.mean() <= active.mean())
+    if not learnt:
+        best, losses = unchanged, judging.losses(unchanged)
+    values = [float(each.mean()) if len(each) else math.nan for each in (active, losses)]
     return TrainResult(
-        nets=candidate,
+        nets=best,
         catalogue=extended,
-        active=losses[0],
-        candidate=losses[1],
-        n=len(held),
-        finite=finite and all(bool(torch.isfinite(weight).all()) for weight in candidate.parameters()),
-        trained_until=int(states.time[fresh].max(initial=since or 0)),
+        active=values[0],
+        candidate=values[1],
+        n=len(judging.clicks),
+        finite=all(bool(torch.isfinite(weight).all()) for weight in best.state_dict().values())
+        and (not len(losses) or all(map(math.isfinite, values))),
+        trained_until=int(states.time[fresh].max(initial=since or 0)) if learnt else since or 0,
         steps=steps,
+        kept=selection.kept if learnt else 0,
         trained=len(selected),
     )
+
+
+def at_pace(config: TrainConfig, used: int, clicks: int) -> TrainConfig:
+    """Return `config` with the learning rate of a retrain that uses `used` of `clicks`."""
+    return replace(config, learning_rate=config.learning_rate * (used / max(1, clicks)) ** config.pace)
+
+
+class Selection:
+    """The best nets of a retrain so far, by their loss on held-out clicks. It begins with nets that learnt nothing."""
+
+    def __init__(self, nets: Nets, held_out: HeldOut) -> None:
+        self.best, self.kept = nets, 0  # the nets, and after how many steps they were copied
+        self._held_out = held_out
+        self._losses = held_out.losses(nets)
+
+    def consider_floor(self, nets: Nets) -> None:
+        """Take over the popularity floor of `nets` if it is better."""
+        copied = copy.deepcopy(self.best)
+        copied.encoder.popularity.copy_(nets.encoder.popularity)
+        self._keep(copied, 0)
+
+    def consider(self, nets: Nets, step: int) -> None:
+        """Keep a copy of `nets`, with fitted gains, if it is better."""
+        copied = copy.deepcopy(nets).eval()
+        if nets.config.floor:
+            fit_gains(copied, self._held_out)
+        self._keep(copied, step)
+
+    def consider_stack(self, held: Ints, loss: Loss, seed: int) -> None:
+        """Take over item neighbours of all clicks but those `held` out, and new weights, if they are better."""
+        copied = copy.deepcopy(self.best)
+        stack(copied, self._held_out.source, held, loss, seed)
+        self._keep(copied, self.kept)
+
+    def _keep(self, nets: Nets, step: int) -> None:
+        losses = self._held_out.losses(nets)
+        if is_better(losses, self._losses):
+            self.best, self.kept, self._losses = nets, step, losses
 
 
 def _steps(clicks: int, passes: int, max_clicks: int, batch: int) -> int:
@@ -196,20 +266,3 @@ def train(
 def joint_loss(logits: Logits, loss: Loss) -> Tensor:
     """Return the sum of the four nets' losses; gradients between nets are cut as in the equations."""
     return torch.stack([loss(each) for each in logits]).sum()
-
-
-@torch.no_grad()
-def held_out_loss(nets: Nets, source: ClickSource, some: Ints, config: TrainConfig, seed: int) -> float:
-    """Return the mean loss over the four nets on clicks `some`, with negatives drawn from `seed`; NaN without clicks.
-
-    Rows beyond those of `nets` are replaced by the unknown row.
-    """
-    generator = np.random.default_rng([seed, 1])
-    total = 0.0
-    for start in range(0, len(some), config.batch):
-        chosen = some[start : start + config.batch]
-        batch = source.batch(chosen, generator, n=config.negatives)
-        rows = torch.where(batch.rows < len(nets.encoder.E), batch.rows, ROW_UNKNOWN)
-        logits = nets.stacked(nets(batch.inputs(nets, nets.encoder.E[rows])), rows[batch.clicks], rows[batch.items])
-        total += float(joint_loss(logits, config.loss)) / 4 * len(chosen)
-    return total / len(some) if len(some) else math.nan

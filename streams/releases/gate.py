@@ -37,7 +37,7 @@ def refuse_weights(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.
     except CheckpointError as error:
         return str(error)
     for part in PARTS:
-        if not all(bool(torch.isfinite(weight).all()) for weight in nets.get_submodule(part).parameters()):
+        if not all(bool(torch.isfinite(weight).all()) for weight in nets.get_submodule(part).state_dict().values()):
             return f"part {part} has a weight that is not finite"
     return None
 

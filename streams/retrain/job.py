@@ -109,9 +109,10 @@ class Retrain:
         telemetry.TRAINING_SECONDS.labels(ROLE).observe(time.monotonic() - began)
         telemetry.observe_losses(ROLE, candidate.quality)
         log.info(
-            "epoch %d: %d clicks, %d steps, held-out loss %.4f -> %.4f, %d items; %.1f s to load, %.1f s to train",
+            "epoch %d: %d clicks, step %d of %d kept, loss %.4f -> %.4f, %d items; %.1f s to load, %.1f s to train",
             epoch,
             result.trained,
+            result.kept,
             result.steps,
             result.active,
             result.candidate,
@@ -135,6 +136,7 @@ def _candidate(epoch: int, parent: int, result: TrainResult) -> ReleaseCandidate
         "finite": result.finite,
         "trained": result.trained,
         "steps": result.steps,
+        "kept": result.kept,
     }
     return ReleaseCandidate(epoch, ROLE, WAITING, parent, candidates.pack(entries), {}, quality, result.trained_until)
 

@@ -60,18 +60,27 @@ def scores(
     of_din = sequence(din, history)
     own_r_t = din.slow.din(of_din.x, of_din.mask, listed(din))
     priors = received(slow.r_t), received(slow.r_n)
-    fast = alone.fast.score_fast(alone.fast.from_zero(*short(alone)), listed(alone))
-    mc2sf = s2f.fast.score_s2f(*short(s2f), listed(s2f), *priors)
+    fast = _above(alone, 2, buckets, alone.fast.score_fast(alone.fast.from_zero(*short(alone)), listed(alone)))
+    mc2sf = _above(s2f, 3, buckets, s2f.fast.score_s2f(*short(s2f), listed(s2f), *priors))
     if s2f.config.stacked:
         last_clicks = clicks[-s2f.config.history_short :].tolist()
         mc2sf = _stacked(s2f, (mc2sf, fast, torch.from_numpy(slow.f2s)), last_clicks, candidates.tolist())
     found = {
-        "din": din.slow.score_din(own_r_t, listed(din)),
-        "f2s": nets.slow.score_f2s(r_n, r_t, e),
+        "din": _above(din, 0, buckets, din.slow.score_din(own_r_t, listed(din))),
+        "f2s": _above(nets, 1, buckets, nets.slow.score_f2s(r_n, r_t, e)),
         "fast": fast,
         "mc2sf": mc2sf,
     }
     return {name: values[0].numpy() for name, values in found.items()}
+
+
+def _above(nets: Nets, net: int, buckets: Buckets, score: Tensor) -> Tensor:
+    """Return the logits of net number `net` from its scores [1, n]: the score by popularity, and the gain."""
+    if not nets.config.floor:
+        return score
+    indices = torch.from_numpy(buckets.astype(np.int64)).T
+    by_feature = [scores.gather(0, index) for scores, index in zip(nets.encoder.popularity, indices, strict=True)]
+    return nets.encoder.gains[net] * score + torch.stack(by_feature).sum(0)
 
 
 def _stacked(nets: Nets, scores: tuple[Tensor, ...], clicks: list[int], candidates: list[int]) -> Tensor:

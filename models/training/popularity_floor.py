@@ -1,0 +1,57 @@
+"""The popularity floor: the score that the statistics of an item alone give it, and the gains of the nets above it.
+
+The floor is fitted before the nets, which then learn what popularity does not explain. It has three weights: of the
+share of all clicks, of the share of the last epoch's clicks, and of the age. So few clicks are enough. The weights of
+shares are not negative: a log may begin with few users, who don't click an item twice, and popularity helps later.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.data.item_statistics import BUCKETS
+from models.mc2sf.nets import Nets, log_share
+from models.training.held_out import HeldOut, cross_entropy
+from models.training.minibatches import Batch
+
+PRIOR = 5.0  # weight of the squared distance from plain popularity, against the sum over clicks
+_STEPS = 40
+_HALVINGS = 20
+
+
+def fit_floor(nets: Nets, batch: Batch) -> None:
+    """Fit `nets.encoder.popularity` to the clicks of `batch`, in place."""
+    shapes = torch.stack([log_share(), log_share(), torch.arange(BUCKETS) / BUCKETS]).double()
+    features = torch.stack([shape[batch.item_statistics[..., i]] for i, shape in enumerate(shapes)], -1)  # [N, C, 3]
+    plain = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    roots = torch.tensor([1.0, 0.1, 0.0], dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([roots], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def weights() -> Tensor:
+        return torch.cat([roots[:2].square(), roots[2:]])
+
+    def value() -> Tensor:
+        search.zero_grad()
+        distance = (weights() - plain).square().sum()
+        total = cross_entropy(features @ weights()).mean() + PRIOR * distance / len(features)
+        total.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        return total
+
+    search.step(value)  # type: ignore[no-untyped-call]  # untyped in torch
+    nets.encoder.popularity.copy_(weights().detach()[:, None] * shapes)
+
+
+@torch.no_grad()
+def fit_gains(nets: Nets, held_out: HeldOut) -> None:
+    """Set the gain of each net to the share of its scores, 0 to 1, that has the lowest held-out loss, in place."""
+    nets.encoder.gains.fill_(1)
+    logits, floor = held_out.logits(nets)
+    scores = logits - floor
+    low, high = torch.zeros(len(scores)), torch.ones(len(scores))
+    for _ in range(_HALVINGS):  # the loss is convex in the gain: bisection on the sign of its derivative
+        gain = (low + high) / 2
+        chosen = torch.softmax(floor + gain[:, None, None] * scores, -1)
+        slope = ((chosen * scores).sum(-1) - scores[..., 0]).mean(-1)
+        low, high = torch.where(slope < 0, gain, low), torch.where(slope < 0, high, gain)
+    nets.encoder.gains.copy_((low + high) / 2)

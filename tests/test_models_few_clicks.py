@@ -1,0 +1,31 @@
+"""Retrains on few clicks: on a log with less than one click an item no release is worse than the one before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.training.simulation import Simulated, simulate
+from benchmarks.training.sparse_world import SLATE, sparse_log
+from models.evaluation.metrics import gains
+from models.training.retrain import TrainConfig
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def simulated() -> Simulated:
+    log = sparse_log(users=200, items=6000, clicks=600, epochs=30, seed=1)
+    return simulate(log, TrainConfig(), lambda made: made.candidate <= made.active, every=10, seed=1)
+
+
+def test_every_retrain_becomes_a_release_that_is_no_worse_on_held_out_clicks(simulated: Simulated) -> None:
+    assert simulated.accepted == [True] * len(simulated.retrains)
+    assert any(made.candidate < made.active for made in simulated.retrains)
+
+
+def test_no_net_is_below_popularity_and_all_are_above_chance(simulated: Simulated) -> None:
+    found = {name: float(gains(ranks)["ndcg@10"].mean()) for name, ranks in simulated.ranks.items()}
+    chance = float(gains(range(1, SLATE + 1))["ndcg@10"].mean())
+    popularity = found.pop("popularity")
+    assert min(found.values()) > max(chance, popularity - 0.01), (popularity, chance, found)
