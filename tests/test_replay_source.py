@@ -18,7 +18,7 @@ from tests.support.logs import HEADER
     ("text", "says"),
     [
         ("", "no source"),
-        ("ml-20m:x", "no source: write one of synthetic"),
+        ("ml-20n:x", "no source: write one of synthetic"),
         ("log", "names no file: write log:PATH"),
         ("ml-1m:", "names no file"),
         ("synthetic:users", "int expected"),

@@ -13,6 +13,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from deploy.cli.data_formats import data_convert, data_formats
 from deploy.cli.options import SelectionOptions, SourceArgument, flattened, parse_source
 from deploy.console import Table, terminal
 from replay.errors import OnError
@@ -24,6 +25,8 @@ from replay.times import utc
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Logs, before they are replayed."
 )
+app.command("formats")(data_formats)
+app.command("convert")(data_convert)
 console = terminal()
 
 

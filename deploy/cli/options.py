@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, get_type_hints
 
@@ -36,7 +37,7 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="synthetic[:users=1000,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE, log:FILE (or a "
-        "folder of parts, or - for standard input); "
+        "folder of parts, or - for standard input), or a public log that `mc2sf data formats` lists; "
         "or protocol:SOURCE, the stream of what `mc2sf experiment` ranks; or module:Class[:PARAMETERS], of a file "
         "module.py in the current folder (docs/plugins.md).",
     ),
@@ -97,13 +98,14 @@ class SelectionOptions(MapOptions):
     def selected(self, on_error: OnError) -> Options:
         """Return the options of the replayer. Raises UserError for a time that can't be parsed."""
         exposures, plugin = exposure_policy(self.exposures)
+        log_map = self.log_map()
         return Options(
-            log_map=self.log_map(),
+            log_map=log_map,
             exposures=exposures,
             plugin=plugin,
             on_error=on_error,
-            start=moment(self.start),
-            end=moment(self.end),
+            start=moment(self.start, log_map),
+            end=moment(self.end, log_map),
             limit=self.limit,
             users=self.users,
             impression_span=_span("--impression-span", self.impression_span),
@@ -208,10 +210,13 @@ def speed_factor(text: str) -> float | None:
     return value
 
 
-def moment(text: str | None) -> int | None:
-    """Parse an event time into ms. Raises UserError."""
+def moment(text: str | None, log_map: LogMap | None = None) -> int | None:
+    """Parse an event time into ms: ISO 8601, a number, or as the log's own times are written. Raises UserError."""
     if text is None:
         return None
+    if log_map is not None:
+        with suppress(InvalidError):
+            return Times(log_map.time_unit, log_map.time_format, log_map.tz).ns(text) // MS
     try:
         return Times().ns(text) // MS
     except InvalidError as error:

@@ -17,7 +17,7 @@ HINT = "say which is which with --columns, or let `mc2sf data inspect SOURCE --s
 NO_VALUE = ("", "null", "nan", "none", "\\n", "-1")  # spellings of "no value", in lower case and without blanks
 NO_IMPRESSION = (*NO_VALUE, "0")
 FLOAT_WHOLE = 2**53  # up to here a float holds every whole number
-KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE}
+KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "past_click": Kind.PAST_CLICK}
 
 
 def columns(written: Iterable[str], log_map: LogMap = GENERIC) -> dict[str, str]:

@@ -45,7 +45,7 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     `rating` under the exposure policy `rated`, while under every other policy all rated items are clicks.
     """
     events: dict[str, Literal["click", "exposure", "ignore"]] = {}
-    """Kind of each value of the column `event`; `ignore` leaves the row out. Empty: the values are the kinds."""
+    """Kind of each value of the column `event`; `ignore` leaves the row out, `*` is for all other values."""
     event: Literal["click", "exposure"] | None = None
     """Kind of every row of a log without a column `event`, `click` or `rating`."""
     click_from: float | None = None
@@ -64,6 +64,8 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Format of times that are text, as strptime reads it; None: ISO 8601."""
     tz: str | None = None
     """IANA name of the time zone of times without one; None: UTC."""
+    quote: Literal['"', ""] = '"'
+    """Character around a field of a CSV file that holds separators or line ends; empty: there is none."""
     comment: str | None = None
     """First character of lines of a CSV file that are passed over."""
     parts: str | None = None

@@ -16,15 +16,20 @@ from replay.parameters import parameters
 from replay.sources.ebnerd import ebnerd, files
 from replay.sources.exposure_log import exposure_log
 from replay.sources.log_map import GENERIC, LogMap
+from replay.sources.metarank import metarank
 from replay.sources.movielens import movielens
 from replay.sources.plugin_source import PluginSource, named
+from replay.sources.presets import Preset, presets
 from replay.sources.steam import steam
 from replay.sources.synthetic import Synthetic
 from replay.sources.text.containers import STDIN, parts
 from streams.plugins.plugin import Plugin, PluginError
 from streams.settings import Exposures
 
-FORMS = "synthetic[:users=1000,items=200,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE or log:FILE"
+FORMS = (
+    "synthetic[:users=1000,items=200,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE, log:FILE, "
+    "or a scheme that `mc2sf data formats` lists"
+)
 PLUGIN = "module:Class[:PARAMETERS] for a file module.py in the current folder"
 
 ReadRows = Callable[[Exposures, RowErrors], Iterator[pa.RecordBatch]]
@@ -93,6 +98,8 @@ def parse(text: str, log_map: LogMap | None = None) -> Source:
             return _log(text, rest, log_map)
         if scheme in _SCHEMES:
             return _SCHEMES[scheme](text, rest)
+        if (preset := presets().get(scheme)) is not None and preset.map is not None:
+            return _preset(preset, preset.map, text, rest)
         if (plugin := named(text)) is not None:
             own = PluginSource(plugin, text)
             return Source(text, ("logged", "simulated"), own.files(), own.rows, plugin=plugin)
@@ -149,6 +156,20 @@ def _log(text: str, rest: str, log_map: LogMap = GENERIC) -> Source:
     )
 
 
+def _metarank(text: str, rest: str) -> Source:
+    files = parts(_path(text, rest))
+    return Source(text, ("logged",), files, partial(metarank, files), takes="FILE")
+
+
+def _preset(preset: Preset, log_map: LogMap, text: str, rest: str) -> Source:
+    path = _path(text, rest)
+    if preset.file and path.is_dir():
+        path /= preset.file
+    files = parts(path, log_map.parts) if path.is_dir() else (path,)
+    reader = partial(exposure_log, files, log_map)
+    return Source(text, preset.policies, files, reader, takes="DIR" if preset.file else "FILE")
+
+
 def _path(text: str, rest: str) -> Path:
     if not rest or "\0" in rest:
         raise SourceError(f"{text!r} names no file: write {text.partition(':')[0]}:PATH")
@@ -164,6 +185,7 @@ _SCHEMES: dict[str, Callable[[str, str], Source]] = {
     "ml-100k": partial(_movielens, "u.data", "\t"),
     "steam": partial(_file, steam, ("simulated", "logged")),
     "ebnerd": _ebnerd,
+    "metarank": _metarank,
     "alipay": _log,
     "log": _log,
 }

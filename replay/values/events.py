@@ -119,9 +119,9 @@ class EventReader:
             word = ""
             with suppress(InvalidError):
                 word = columns.text("event", value)
-            if word not in self._words:
+            if word not in self._words and "*" not in self._words:
                 raise InvalidError("unknown event kind", shown(value))
-            return self._words[word]
+            return self._words.get(word, self._words.get("*"))
         number = _number(value)
         if number is None:
             raise InvalidError(f"{self.log_map.decides} is no number", shown(value))

@@ -95,7 +95,8 @@ def sniffed(head: bytes, log_map: LogMap) -> str:
 
 def _dialect(separator: bytes, log_map: LogMap) -> Dialect:
     comment = (log_map.comment or "").encode()
-    return Dialect(separator, b'"', comment) if len(separator) == 1 else Dialect(_UNIT, b"", comment)
+    quote = log_map.quote.encode()
+    return Dialect(separator, quote, comment) if len(separator) == 1 else Dialect(_UNIT, b"", comment)
 
 
 def _separated(data: bytes, separator: bytes) -> bytes:
