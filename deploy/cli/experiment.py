@@ -13,12 +13,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.cli.map_options import MapOptions
-from deploy.cli.options import PolicyOption, UsersOption, flattened
+from deploy.cli.options import MetricOption, PolicyOption, UsersOption, VariantOption, choice, flattened
 from deploy.console import Table, terminal
-from deploy.experiments.data.protocol import CandidateRule, MinCount, Positives
+from deploy.experiments.data.protocol import RULES, MinCount, Positives
 from deploy.experiments.results.result import Result, Tuning
-from models.evaluation.metrics import METRICS
+from replay.prepare.plan import exposure_policy
 from replay.sources.source import parse
+from streams.plugins.plugin import is_name, named, recorded
 
 if TYPE_CHECKING:
     from deploy.experiments.definitions.experiment import Experiment
@@ -54,8 +55,12 @@ def experiment(
     users: UsersOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="fits of each model, from different initial weights")] = 3,
     candidates: Annotated[
-        CandidateRule | None,
-        typer.Option(help="negatives of each click: 99 drawn by this rule, or all items [default: uniform]"),
+        str | None,
+        typer.Option(
+            parser=choice(*RULES),
+            metavar="|".join([*RULES, "MODULE:NAME"]),
+            help="negatives of each click: 99 drawn by this rule, or all items [default: uniform]",
+        ),
     ] = None,
     positives: Annotated[
         Positives | None,
@@ -65,6 +70,8 @@ def experiment(
         MinCount | None, typer.Option(help="at least 20 interactions per user, or also per item [default: users]")
     ] = None,
     exposures: PolicyOption = None,
+    metric: MetricOption = None,
+    variant: VariantOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="maximal number per fit, for a quick trial")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="of torch [default: all cores]")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="results: NAME_DATA.json, .svg and README.md")] = Path(
@@ -87,9 +94,11 @@ def experiment(
     import torch
 
     from deploy.experiments.definitions.catalogue import EXPERIMENTS
-    from deploy.experiments.definitions.experiment import Request
+    from deploy.experiments.definitions.experiment import Request, arms_of
     from deploy.experiments.results import page
     from deploy.experiments.runner import runner, tuning
+    from deploy.experiments.training.plugin_model import plugin_model
+    from streams.plugins.loaded import setting
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -105,7 +114,14 @@ def experiment(
         exposures=exposures or usual.exposures,
     )
     hyperparameters = chosen.hyperparameters if epochs is None else chosen.hyperparameters.capped(epochs)
-    request = Request(parse(data, options.log_map()), protocol, hyperparameters, users, seeds, epochs, chosen.protocol)
+    source = parse(data, options.log_map())
+    parts = [source.plugin, exposure_policy(protocol.exposures)[1]]
+    parts += [named("candidates", protocol.candidates)] if is_name(protocol.candidates) else []
+    plugins = recorded(setting(metrics=metric, variants=variant, others=[plugin for plugin in parts if plugin]))
+    request = Request(source, protocol, hyperparameters, users, seeds, epochs, chosen.protocol, plugins=tuple(plugins))
+    models = [plugin_model(plugin) for plugin in plugins if plugin.kind == "variant"]
+    usual_arms = chosen.arms
+    chosen = replace(chosen, arms=lambda request: usual_arms(request) + arms_of(*models)(request))
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name)
@@ -163,8 +179,8 @@ def trials(best: dict[str, dict[str, float]]) -> Table:
 
 def means(result: Result) -> Table:
     """Return a table of the mean metrics of each model over seeds."""
-    table = Table("model", *METRICS, title=f"{result.experiment}, {result.data}")
+    table = Table("model", *result.metrics, title=f"{result.experiment}, {result.data}")
     for model in result.models:
         rows = result.of_model(model)
-        table.add_row(model, *(f"{fmean(row.metrics[metric] for row in rows):.4f}" for metric in METRICS))
+        table.add_row(model, *(f"{fmean(row.metrics[metric] for row in rows):.4f}" for metric in result.metrics))
     return table

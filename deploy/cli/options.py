@@ -45,7 +45,7 @@ SourceArgument = Annotated[
 UsersOption = Annotated[int | None, typer.Option(min=1, help="Number of users, chosen by a hash of their names.")]
 
 
-def _choice(*choices: str) -> Callable[[str], str]:
+def choice(*choices: str) -> Callable[[str], str]:
     """Return a parser of an option that takes one of `choices`, or a plugin as MODULE:NAME."""
 
     def parsed(text: str) -> str:
@@ -59,7 +59,7 @@ def _choice(*choices: str) -> Callable[[str], str]:
 PolicyOption = Annotated[
     str | None,
     typer.Option(
-        parser=_choice(*POLICIES),
+        parser=choice(*POLICIES),
         metavar="|".join([*POLICIES, "MODULE:NAME"]),
         help="Where exposures come from; MODULE:NAME is a policy of one's own.  [default: the first of the source]",
     ),

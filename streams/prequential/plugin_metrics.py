@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -61,3 +61,13 @@ class PluginMetrics:
             values = (Fraction(self._metrics[metric](rank, size)) for rank in range(1, size + 1))
             self._chance[metric, size] = sum(values, Fraction()) / size
         return self._chance[metric, size]
+
+
+def plugin_means(
+    metrics: Mapping[str, RankValue], sizes: Sequence[int], ranks: Sequence[int] | None
+) -> dict[str, float]:
+    """Return the mean of each metric over lists of `sizes` with the clicked items at `ranks`; None: over all ranks."""
+    counts = PluginMetrics(metrics)
+    for i, n in enumerate(sizes):
+        counts.update(Ranked(0, n, ("all",), {"": ranks[i] if ranks is not None else n}))
+    return {mean.metric: mean.value if ranks is not None else mean.chance for mean in counts.means()}

@@ -13,10 +13,13 @@ from torch import Tensor
 from deploy.experiments.data.dataset import Dataset
 from deploy.experiments.data.protocol import Phase, Protocol
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
-from models.data.interaction_log import Ints
+from models.data.event_kinds import CLICK
+from models.data.interaction_log import Ints, group_starts
 from models.data.queries import Queries
 from models.evaluation.metrics import rank
 from replay.errors import SourceError
+from streams.plugins.loaded import Plugins, loaded
+from streams.plugins.plugin import is_name, named
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ def draw_candidates(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Candi
     items = np.full((len(clicks), length), ROW_PADDING)
     target_index = np.empty(len(clicks), np.int64)
     users = log.users[clicks]
+    rule = loaded(named("candidates", protocol.candidates).setting) if is_name(protocol.candidates) else None
+    starts = group_starts(log) if rule else clicks
     for user in np.unique(users):
         generator = _generator(protocol.seed, dataset.users[user])
         events = slice(log.offsets[user], log.offsets[user + 1])
@@ -50,12 +55,14 @@ def draw_candidates(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Candi
         barred[own] = True
         free = np.flatnonzero(~barred)
         barred[own] = False
-        if not len(free):
+        if not len(free) and rule is None:
             raise SourceError(
                 f"{dataset.source}: user {dataset.users[user]!r} had every item: none is left to rank against"
             )
         for i in np.flatnonzero(users == user):
-            if protocol.candidates == "full":
+            if rule is not None:
+                drawn = _by_rule(rule, dataset, protocol, int(clicks[i]), int(starts[clicks[i]]))
+            elif protocol.candidates == "full":
                 drawn = free
             else:  # the largest Gumbel keys: sampling without replacement in proportion to the weights
                 keys = generator.gumbel(size=len(free))
@@ -67,6 +74,16 @@ def draw_candidates(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Candi
             items[i, : len(drawn) + 1] = np.insert(drawn + FIRST_ROW, target_index[i], log.keys[clicks[i]])
     longest = int((items != ROW_PADDING).sum(1).max(initial=0))
     return CandidateLists(clicks, target_index, items[:, :longest])
+
+
+def _by_rule(rule: Plugins, dataset: Dataset, protocol: Protocol, click: int, start: int) -> Ints:
+    """Return the items that a candidate rule draws for the click of event `click`, whose group begins at `start`."""
+    log, catalogue = dataset.log, dataset.catalogue
+    first = int(log.offsets[log.users[click]])
+    keys = catalogue.keys[log.keys[first:start][log.kinds[first:start] == CLICK][-protocol.short :] - FIRST_ROW]
+    user, target = dataset.users[log.users[click]], int(catalogue.keys[log.keys[click] - FIRST_ROW])
+    drawn = rule.draw(protocol.seed, user, click - first, target, catalogue.keys, keys, protocol.negatives)
+    return catalogue.rows(drawn) - FIRST_ROW
 
 
 def _generator(seed: int, user: str) -> np.random.Generator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ import pyarrow.parquet as pq
 
 from deploy.experiments.data.protocol import Phase, Protocol, phases_of
 from deploy.experiments.results.result import Counts
-from models.data.catalogue import FIRST_ROW
+from models.data.catalogue import FIRST_ROW, Catalogue
 from models.data.event_kinds import CLICK, EXPOSURE, PAST_CLICK
 from models.data.interaction_log import InteractionLog, Ints
 from replay.errors import SourceError
 from replay.prepare.plan import Options, exposure_policy
 from replay.prepare.prepare import prepare
 from replay.sources.source import Source
+from streams.records import item_key
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Dataset:
     def rows(self) -> int:
         """Rows of E, the reserved ones included."""
         return FIRST_ROW + len(self.items)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The items by their keys, as streams and plugins know them; rows are those of E."""
+        return Catalogue([item_key(name) for name in self.items])
 
     def clicks(self, *phases: Phase) -> Ints:
         """Return the indices in the log of the clicks of `phases`."""

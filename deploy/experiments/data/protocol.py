@@ -15,7 +15,7 @@ import numpy as np
 from models.data.event_kinds import CLICK
 from models.data.interaction_log import InteractionLog, Ints, group_starts
 
-CandidateRule = Literal["uniform", "popularity", "full"]
+RULES = ("uniform", "popularity", "full")  # of candidates
 Positives = Literal["rated", "all"]
 MinCount = Literal["users", "both"]
 
@@ -36,7 +36,7 @@ class Protocol:
     The names and values of the fields are hashed into the names of kept cells: to rename one makes them all unfindable.
     """
 
-    candidates: CandidateRule = "uniform"
+    candidates: str = "uniform"  # one of RULES, or module:Name of a plugin
     negatives: int = 99
     positives: Positives = "rated"
     exposures: str | None = None  # a policy, or module:Name of a plugin; None: chosen by positives and source

@@ -11,6 +11,7 @@ from deploy.experiments.training.hyperparameters import HyperparameterSet
 from deploy.experiments.training.models import Model
 from deploy.experiments.training.trainer import Trainer
 from replay.sources.source import Source
+from streams.plugins.plugin import Plugin
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Request:
     seeds: int = 3
     epochs: int | None = None  # of each fit at most; None: as in the hyperparameters
     usual: Protocol = field(default_factory=Protocol)  # without options
+    plugins: tuple[Plugin, ...] = ()  # of all kinds
 
     @property
     def data(self) -> str:
@@ -56,7 +58,8 @@ class Request:
     def name(self) -> str:
         """The name of results: the data and all options, so that no result replaces another."""
         options = (f"{name.replace('_', '-')}-{value.replace(':', '-')}" for name, value in self.options.items())
-        return "-".join([self.data, *options])
+        more = (plugin.name for plugin in self.plugins if plugin.kind in {"metric", "variant"})
+        return "-".join([self.data, *options, *more])
 
 
 CaseStudy = Callable[[Request, Callable[[Protocol], Trainer]], list[str]]  # lines of Markdown for the page

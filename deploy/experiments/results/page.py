@@ -15,7 +15,6 @@ from msgspec import structs
 from deploy.experiments.definitions.catalogue import EXPERIMENTS
 from deploy.experiments.results import published
 from deploy.experiments.results.result import Result, ResultRow, Tuning, read_results, read_tunings
-from models.evaluation.metrics import METRICS
 
 TITLES = {experiment.name: experiment.title for experiment in EXPERIMENTS}
 FIRST = """# The paper's experiments
@@ -82,16 +81,17 @@ def section(result: Result, figure: str | None) -> Iterator[str]:
 
 
 def _table(result: Result) -> Iterator[str]:
-    yield "| model | " + " | ".join(METRICS) + " | seconds | epochs |"
-    yield "|---|" + "---|" * (len(METRICS) + 2)
+    names = result.metrics
+    yield "| model | " + " | ".join(names) + " | seconds | epochs |"
+    yield "|---|" + "---|" * (len(names) + 2)
     chance = result.settings.chance
-    yield "| chance | " + " | ".join(f"{chance[metric]:.4f}" for metric in METRICS) + " | | |"
+    yield "| chance | " + " | ".join(f"{chance[metric]:.4f}" for metric in names) + " | | |"
     models = result.models
-    best = {metric: max(models, key=lambda m: _mean(result, m, metric)) for metric in METRICS}
+    best = {metric: max(models, key=lambda m: _mean(result, m, metric)) for metric in names}
     for model in models:
         rows = result.of_model(model)
         cells = []
-        for metric in METRICS:
+        for metric in names:
             text = _mean_and_deviation([row.metrics[metric] for row in rows])
             cells.append(f"**{text}**" if best[metric] == model else text)
         seconds, epochs = (statistics.mean(v) for v in ([r.seconds for r in rows], [r.epochs for r in rows]))
@@ -99,11 +99,11 @@ def _table(result: Result) -> Iterator[str]:
         yield f"| {model} | " + " | ".join([*cells, f"{seconds:.0f}", f"{epochs:.0f}{limited}"]) + " |"
         paper = published.paper(result.experiment, result.data, model)
         if paper:
-            yield f"| *{model}, paper* | " + " | ".join(_or_dash(paper.get(m)) for m in METRICS) + " | | |"
+            yield f"| *{model}, paper* | " + " | ".join(_or_dash(paper.get(m)) for m in names) + " | | |"
         is_published = (result.experiment, result.data) == ("reference", "ml-1m")
         other = published.LEAVE_ONE_OUT.get(model) if is_published else None
         if other:
-            yield f"| *{model}, published* | " + " | ".join(_or_dash(other.get(m)) for m in METRICS) + " | | |"
+            yield f"| *{model}, published* | " + " | ".join(_or_dash(other.get(m)) for m in names) + " | | |"
     yield ""
 
 

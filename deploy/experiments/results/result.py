@@ -11,6 +11,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
+from models.evaluation.metrics import METRICS
+
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t at 97.5 %, 1 to 9 degrees
 Setting = bool | int | float | str  # the value of a protocol's field or of a hyperparameter
 Settings = dict[str, Setting]
@@ -128,11 +130,17 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tests: list[Difference]
     slices: list[FrequencySlice] | None = None
     cases: list[str] | None = None  # lines of Markdown
+    plugins: list[str] | None = None  # KIND=MODULE:NAME@SHA256
 
     @property
     def models(self) -> list[str]:
         """The models in the order in which they were run."""
         return list(dict.fromkeys(row.model for row in self.rows))
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of its rows: the project's, then those that are plugins."""
+        return [*METRICS, *(name for name in self.settings.chance if name not in METRICS)]
 
     def of_model(self, model: str) -> list[ResultRow]:
         """The rows of `model`, one per seed."""

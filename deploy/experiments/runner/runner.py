@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import shlex
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from msgspec import structs
 from deploy.experiments.data.dataset import load
 from deploy.experiments.data.protocol import Phase, Protocol
 from deploy.experiments.definitions.experiment import Arm, Experiment, Request
-from deploy.experiments.results.result import CellCount, Difference, Result, RunSettings, Settings, Versions
+from deploy.experiments.results.result import CellCount, Difference, Result, ResultRow, RunSettings, Settings, Versions
 from deploy.experiments.runner.cells import Cell, Measured, load_or_compute
 from deploy.experiments.runner.frequency_slices import slices
 from deploy.experiments.runner.significance import by_user, compare
@@ -24,6 +25,8 @@ from deploy.experiments.training.trainer import EpochProgress, Trainer, TrainerI
 from models.data.catalogue import ROW_PADDING
 from models.evaluation.metrics import mean_chance
 from replay.json_file import write_json
+from streams.plugins.loaded import loaded
+from streams.prequential.plugin_metrics import plugin_means
 
 Compared = dict[tuple[str | int, ...], list[Difference]]  # by two models and the seeds that both have
 
@@ -94,7 +97,14 @@ def cell_of(arm: Arm, seed: int, trainer: Trainer, keep: Path) -> Cell:
 def cell_name(arm: Arm, seed: int, trainer_identity: TrainerIdentity) -> str:
     """Return the name of the file of a cell. A change of it, or of what is hashed into it, orphans all kept cells."""
     hyperparameters = {net: arm.hyperparameters.of(net).settings() for net in arm.model.nets}
-    setting = {"model": arm.name, "of": trainer_identity, "recipes": hyperparameters, "others": arm.shuffled_users}
+    setting: dict[str, object] = {
+        "model": arm.name,
+        "of": trainer_identity,
+        "recipes": hyperparameters,
+        "others": arm.shuffled_users,
+    }
+    if arm.model.code:
+        setting["code"] = arm.model.code
     return f"{arm.name}-{seed}-{identity(setting)}.json".replace(" ", "_").replace("/", "-")
 
 
@@ -105,7 +115,9 @@ def result_of(
     arms = {arm.name: arm for arm in experiment.arms(request)}
     trainer = trainers.of(next(iter(arms.values())).protocol)
     read = {net for arm in arms.values() for net in arm.model.nets}
-    sizes = (trainer.candidate_lists(Phase.TEST).items != ROW_PADDING).sum(1)
+    sizes = (trainer.candidate_lists(Phase.TEST).items != ROW_PADDING).sum(1).tolist()
+    plugins = " ".join(plugin.setting for plugin in request.plugins)
+    of_plugins = functools.partial(plugin_means, loaded(plugins).metrics, sizes)
     settings = RunSettings(
         command=command_of(experiment.name, request),
         source=request.source.scheme,
@@ -113,7 +125,7 @@ def result_of(
         seeds=sorted({cell.seed for cell in done}),
         cells=CellCount(len(done), len(arms) * request.seeds),
         counts=trainer.dataset.counts(),
-        chance=mean_chance(sizes.tolist()),
+        chance=mean_chance(sizes) | of_plugins(None),
         hyperparameters={net: params for net, params in request.hyperparameters.settings().items() if net in read},
         threads=torch.get_num_threads(),
         versions=Versions(version("torch"), version("numpy"), platform.python_version()),
@@ -123,10 +135,16 @@ def result_of(
         data=request.name,
         protocol=trainer.protocol_record,
         settings=settings,
-        rows=[cell.row(_varied(arms[cell.model], request)) for cell in done],
+        rows=[_row(cell, arms, request, of_plugins(cell.ranks.tolist())) for cell in done],
+        plugins=plugins.split() or None,
         tests=list(_tests(experiment, arms, trainers, done, compared)),
         slices=slices(trainer, done) if experiment.sliced else None,
     )
+
+
+def _row(cell: Cell, arms: dict[str, Arm], request: Request, by_plugins: dict[str, float]) -> ResultRow:
+    row = cell.row(_varied(arms[cell.model], request))
+    return structs.replace(row, metrics=row.metrics | by_plugins)
 
 
 def command_of(name: str, request: Request) -> str:
@@ -134,6 +152,9 @@ def command_of(name: str, request: Request) -> str:
     words = ["mc2sf", "experiment", name, "--data", request.source.public]
     for option, value in request.options.items():
         words += ["--" + option.replace("_", "-"), value]
+    for plugin in request.plugins:
+        if plugin.kind in {"metric", "variant"}:
+            words += [f"--{plugin.kind}", f"{plugin.module}:{plugin.name}"]
     if request.users is not None:
         words += ["--users", str(request.users)]
     return shlex.join(words if name == "tune" else [*words, "--seeds", str(request.seeds)])

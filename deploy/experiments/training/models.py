@@ -42,6 +42,7 @@ class Model:
     name: str
     fit: Fit
     nets: tuple[str, ...]  # the nets whose hyperparameters `fit` reads: other hyperparameters do not change its cells
+    code: str = ""  # SHA-256 of a plugin's file: another code has other cells
     fresh: bool = True  # r2 of the last L_F exposures before the target (paper), or of the last closed window (served)
 
 

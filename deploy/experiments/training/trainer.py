@@ -35,6 +35,7 @@ from models.mc2sf.variants import Variant
 from models.training.fit import FitConfig, fit
 from models.training.losses import bind_catalogue_size, prior_logit
 from models.training.objectives import objective
+from streams.plugins.plugin import is_name, named
 
 EpochProgress = Callable[[str, int, float, float], None]  # fit, epoch, loss, validation NDCG@10
 
@@ -78,7 +79,10 @@ class Trainer:
         self.dataset = dataset
         self.protocol = protocol
         self.cost = TrainingCost()
-        self.identity: TrainerIdentity = {"dataset": dataset.digest, "protocol": asdict(protocol)}
+        settings: Settings = asdict(protocol)
+        if is_name(protocol.candidates):  # another code draws other lists
+            settings["candidates"] = named("candidates", protocol.candidates).setting
+        self.identity: TrainerIdentity = {"dataset": dataset.digest, "protocol": settings}
         self._fits = fits
         self._progress = progress
         self._cached_only = cached_only
