@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,10 +17,14 @@ from typer.testing import CliRunner
 
 from deploy.analysis import Run, compare, inspect, plots
 from deploy.analysis.commands import arguments
+from deploy.analysis.export import export
 from deploy.cli.main import app
 from deploy.user_error import UserError
 from streams.database import schema
 from streams.database.engine import connect, sqlite_url
+from streams.state.cloud import R2, CloudState
+from streams.state.device import DeviceState
+from streams.state.row_codec import encode_row
 from tests.support.report import EPOCHS, RUN, START, fill, put, summary
 from tests.support.runs import CLICKS, finished, outcomes
 
@@ -178,3 +183,24 @@ def test_a_log_of_foreign_columns_is_described_and_what_cannot_be_read_is_a_sent
     assert found["contents"]["clicks"] == 9
     with pytest.raises(UserError, match="nowhere"):
         inspect("log:nowhere.csv")
+
+
+def test_an_export_has_every_table_with_names_units_and_decoded_states(folder: Path, tmp_path: Path) -> None:
+    engine = connect(sqlite_url(folder / "mc2sf.db"))
+    device = DeviceState(seq=3, r2=np.array([0.5, -1], "<f4").tobytes(), clicks=[7, 1])
+    cloud = CloudState(r2s=(R2(1, 2, device.r2),), last_clicks=(7,))
+    with engine.begin() as connection:
+        rows = [("device", encode_row(device)), ("cloud", encode_row(cloud))]
+        put(connection, schema.user_snapshots, [{"run": RUN, "user": "u1", "side": s, "state": v} for s, v in rows])
+    engine.dispose()
+    result = CliRunner().invoke(app, ["export", str(folder), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    written = {path.stem: pl.read_parquet(path) for path in (tmp_path / "out").iterdir()}
+    with Run(folder) as run:
+        assert set(written) == set(run.tables)
+        assert written["outcomes"].equals(run.polars("outcomes"))
+    states = {row["side"]: json.loads(row["state"]) for row in written["user_snapshots"].to_dicts()}
+    assert (states["device"]["seq"], states["device"]["r2"], states["device"]["clicks"]) == (3, [0.5, -1.0], [7, 1])
+    assert states["cloud"]["r2s"] == [{"window": 1, "encoder": 2, "data": [0.5, -1.0]}]
+    with pytest.raises(UserError, match="not an empty folder"), Run(folder) as run:
+        export(run, tmp_path / "out")

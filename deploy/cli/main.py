@@ -28,6 +28,10 @@ class Commands(LazyGroup):
         ),
         "verify": Entry("deploy.cli.evaluate:verify", "Verify a run: recompute it from its log with independent code."),
         "recommend": Entry("deploy.cli.inspect:recommend", "Recommend items to a user of a run."),
+        "export": Entry(
+            "deploy.stored_runs.commands:export_run",
+            "Export a run: a Parquet file per table, with named columns and decoded states.",
+        ),
         "runs": Entry("deploy.stored_runs.commands:app", "The runs that are kept: list, show, delete, prune."),
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),
         "dead-letters": Entry("deploy.cli.dead_letters:app", "Refused records: list them, show one, send them again."),

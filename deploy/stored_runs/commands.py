@@ -83,6 +83,19 @@ def prune(
     _delete([s for s in stored_runs(folder) if s.created_wall < before and s.status != "running"], yes)
 
 
+def export_run(
+    run: RunArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for a Parquet file per table.")],
+) -> None:
+    """Export a run: a Parquet file per table, with named columns and decoded states."""
+    from deploy.analysis import Run
+    from deploy.analysis.export import export
+
+    with Run(run) as opened, console.status("exporting") as status:
+        rows = export(opened, folder, lambda table, rows: status.update(f"{table}: {rows:,} rows"))
+    console.print(f"{rows:,} rows written to {folder}")
+
+
 def _delete(runs: list[StoredRun], yes: bool) -> None:
     for stored in runs:
         console.print(f"{stored.run} of {utc(stored.created_wall)}: {stored.folder or stored.database}")

@@ -40,13 +40,14 @@ def commands(page: Path) -> list[Command]:
 
 
 def mc2sf(text: str) -> list[list[str]]:
-    """Return the arguments of every call of `mc2sf` in a command, loops and other programs before it left out."""
+    """Return the arguments of every call of `mc2sf` in a command, without what surrounds them in the shell."""
     calls = []
     for part in re.split(r"[;|]|&&|\bdo\b", text):
         words = shlex.split(part)
         names = [index for index, word in enumerate(words) if Path(word).name == "mc2sf"]
         if names:
-            calls.append(words[names[-1] + 1 :])
+            given = words[names[-1] + 1 :]
+            calls.append(given[: given.index(">")] if ">" in given else given)
     return calls
 
 
