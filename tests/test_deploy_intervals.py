@@ -51,6 +51,14 @@ def test_clicks_are_read_in_total_order_with_their_subsets(engine: sa.Engine) ->
     assert len(set(clicks.candidates.tolist())) == 1
 
 
+def test_clicks_that_were_ranked_again_keep_the_rest_and_lose_the_others(engine: sa.Engine) -> None:
+    clicks = read(engine, outcomes(RUN))
+    again = clicks.with_ranks({("u3", 2): {"mc2sf": 1, "new": 7}, ("u1", 5): {"mc2sf": 2}})
+    assert [(again.users[user], seq) for user, seq in zip(again.user, again.seq, strict=True)] == [("u3", 2), ("u1", 5)]
+    assert {variant: ranks.tolist() for variant, ranks in again.ranks.items()} == {"mc2sf": [1, 2], "new": [7, 0]}
+    assert len(again.time) == len(again.subsets["all"]) == 2
+
+
 def test_each_interval_contains_its_metric_and_differences_are_paired(engine: sa.Engine) -> None:
     rows = outcomes(RUN)
     of = found(engine, rows)

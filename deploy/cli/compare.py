@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 
 from deploy.console import Table, terminal
 from deploy.user_error import UserError
+
+if TYPE_CHECKING:
+    from deploy.analysis.comparison import RunDifference
 
 console = terminal()
 
@@ -57,9 +60,14 @@ def compare(
     console.print(table)
     for difference in found.differences:
         console.print(f"{difference.b} minus {difference.a}, {metric}: {difference.explanation}.", soft_wrap=True)
-        table = Table("variant", "difference", "95 % interval", "", box=SIMPLE_HEAD, padding=(0, 1))
-        for variant, differences in difference.variants.items():
-            each = differences[metric]
-            interval = "" if each.low is None else f"{each.low:+.4f} to {each.high:+.4f}"
-            table.add_row(variant, f"{each.difference:+.4f}", interval, each.verdict)
-        console.print(table)
+        console.print(differences(difference, metric))
+
+
+def differences(difference: RunDifference, metric: str) -> Table:
+    """Return a table of the difference of each variant, with its 95 % interval."""
+    table = Table("variant", "difference", "95 % interval", "", box=SIMPLE_HEAD, padding=(0, 1))
+    for variant, by_metric in difference.variants.items():
+        each = by_metric[metric]
+        interval = "" if each.low is None else f"{each.low:+.4f} to {each.high:+.4f}"
+        table.add_row(variant, f"{each.difference:+.4f}", interval, each.verdict)
+    return table

@@ -31,11 +31,15 @@ def evaluate(
     """
     import msgspec
 
+    from deploy.analysis.comparison import compare
+    from deploy.cli.compare import differences
+    from deploy.report.intervals import intervals
     from deploy.report.measurements import scored_again
     from deploy.report.summary import by_variant
     from deploy.report.terminal import by_plugins, quality
     from deploy.runs import find
     from streams.plugins.loaded import setting
+    from streams.prequential.ranked_clicks import ranked_clicks
     from streams.releases.release import ReleaseError
     from streams.rescoring import rescore
 
@@ -56,16 +60,24 @@ def evaluate(
     for name, by_name in result.plugin_metrics.items():
         for by, mean in by_name.items():
             result.metrics[by][name] = mean.value
+    with found.engine.connect() as connection:
+        recorded = ranked_clicks(connection, found.settings.run)
+    again = recorded.with_ranks(result.ranks)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result.metrics)) + b"\n")
     else:
-        console.print(quality(by_variant(result.metrics), f"offline, run {found.settings.run}"))
+        widths = intervals(again.select(again.subsets["all"]))
+        console.print(quality(by_variant(result.metrics), f"offline, run {found.settings.run}", widths))
         if result.plugin_metrics:
             console.print(by_plugins(scored_again(result.plugin_metrics), "metrics of one's own"))
     if release is None:
         console.print(f"{len(result.differences)} ranks differ from those given online")
         raise typer.Exit(1 if result.differences else 0)
     console.print(f"release {release} on the same clicks" + (" (hindsight)" if result.hindsight else ""))
+    if not as_json:
+        (difference,) = compare([("the releases in force", recorded), (f"release {release}", again)]).differences
+        console.print(f"release {release} minus the releases in force, ndcg@10, by {len(again.users):,} users:")
+        console.print(differences(difference, "ndcg@10"))
 
 
 def verify(

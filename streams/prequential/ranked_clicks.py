@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from operator import itemgetter
 from typing import NamedTuple
@@ -50,6 +50,12 @@ class RankedClicks:
             subsets={name: each[which] for name, each in self.subsets.items()},
         )
 
+    def with_ranks(self, by_click: Mapping[tuple[str, int], Mapping[str, int]]) -> RankedClicks:
+        """Return the clicks that `by_click` has, by user and seq, with its ranks."""
+        keys = [(self.users[user], seq) for user, seq in zip(self.user.tolist(), self.seq.tolist(), strict=True)]
+        found = [(i, by_click[key]) for i, key in enumerate(keys) if key in by_click]
+        return replace(self.select(_ints(i for i, _ in found)), ranks=_by_variant([ranks for _, ranks in found]))
+
 
 class _Row(NamedTuple):
     time: int
@@ -80,12 +86,14 @@ def ranked_clicks(connection: Connection, run: str) -> RankedClicks:
         time=_ints(row.time for row in rows),
         target=_ints(row.target for row in rows),
         candidates=_ints(row.candidates for row in rows),
-        ranks={
-            variant: _ints(row.ranks.get(variant, 0) for row in rows)
-            for variant in sorted({variant for row in rows for variant in row.ranks})
-        },
+        ranks=_by_variant([row.ranks for row in rows]),
         subsets={name: np.array([name in row.subsets for row in rows], bool) for name in SUBSETS},
     )
+
+
+def _by_variant(ranks: Sequence[Mapping[str, int]]) -> dict[str, Ints]:
+    variants = sorted({variant for each in ranks for variant in each})
+    return {variant: _ints(each.get(variant, 0) for each in ranks) for variant in variants}
 
 
 def _ints(values: Iterable[int]) -> Ints:

@@ -62,6 +62,7 @@ class OfflineResult:
     hindsight: int = 0
     differences: list[Difference] = field(default_factory=list)
     plugin_metrics: dict[str, dict[str, PluginMean]] = field(default_factory=dict)  # by metric and variant
+    ranks: dict[tuple[str, int], Ranks] = field(default_factory=dict)  # by user and seq
 
 
 def rescore(
@@ -88,12 +89,14 @@ def rescore(
         queries = RankingQueries(connection, settings, as_of)
         total, done, hindsight = queries.count(), 0, 0
         ranked: list[Ranked] = []
+        by_click: dict[tuple[str, int], Ranks] = {}
         plugin_metrics = PluginMetrics(loaded(plugins).metrics)
         differences: list[Difference] = []
         for recorded, nets in _net_ranks(engine, run, plugins, queries, total, release, processes):
             for outcome, by_nets in zip(recorded, nets, strict=True):
                 ranks = by_nets | baselines.pop((outcome.user, outcome.seq))
                 where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
+                by_click[outcome.user, outcome.seq] = ranks
                 ranked.append(Ranked(outcome.time, outcome.n, where, ranks))
                 plugin_metrics.update(ranked[-1])
                 hindsight += outcome.time <= trained_until
@@ -105,7 +108,9 @@ def rescore(
             if progress is not None:
                 progress(done, total)
     by_subset = {subset: summary(ranked, subset) for subset in SUBSETS}
-    return OfflineResult(by_subset["all"], by_subset, total, hindsight, differences, plugin_metrics.of_subset())
+    return OfflineResult(
+        by_subset["all"], by_subset, total, hindsight, differences, plugin_metrics.of_subset(), by_click
+    )
 
 
 def _settings(connection: sa.Connection, run: str) -> Settings:
