@@ -11,7 +11,7 @@ import torch
 from models.data.catalogue import FIRST_ROW, Catalogue
 from models.data.event_kinds import CLICK
 from models.data.interaction_log import InteractionLog, click_states
-from models.data.item_neighbours import NEIGHBOURS, RIDGE, SHRINKAGE, WITHIN_MS, fit_neighbours
+from models.data.item_neighbours import NEIGHBOURS, RIDGE, SHRINKAGE, WITHIN_MS, ItemNeighbours, fit_neighbours
 from models.data.views import ViewSpec
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.stacking import DECAY, FEATURES, affinity, initial_weights
@@ -82,12 +82,12 @@ def test_clicks_of_nobody_have_no_neighbours() -> None:
 
 
 def test_the_affinity_of_a_candidate_decays_with_the_age_of_the_click_and_repeats_add_up() -> None:
-    rows, weights = torch.zeros(6, 2, dtype=torch.int32), torch.zeros(6, 2, 2, dtype=torch.float16)
-    rows[2], weights[2] = torch.tensor([3, 4]), torch.tensor([[0.5, 1.0], [0.25, 2.0]])
-    rows[3, 0], weights[3, 0] = 4, torch.tensor([4.0, 8.0])
-    ease, followed = affinity(rows, weights, torch.tensor([[0, 2, 3, 2]]), torch.tensor([[3, 4, 5, 0]]))
-    assert ease[0].tolist() == pytest.approx([0.5 * (1 + DECAY**2), 0.25 * (1 + DECAY**2) + 4 * DECAY, 0, 0])
-    assert followed[0].tolist() == pytest.approx([1 + DECAY**2, 2 * (1 + DECAY**2) + 8 * DECAY, 0, 0])
+    near = ItemNeighbours.none(6)
+    near.rows[2, :2], near.weights[2, :2] = (3, 4), ((0.5, 1.0), (0.25, 2.0))
+    near.rows[3, 0], near.weights[3, 0] = 4, (4.0, 8.0)
+    ease, followed = affinity(near, np.array([0, 2, 3, 2]), np.array([3, 4, 5, 0]))
+    assert ease.tolist() == pytest.approx([0.5 * (1 + DECAY**2), 0.25 * (1 + DECAY**2) + 4 * DECAY, 0, 0])
+    assert followed.tolist() == pytest.approx([1 + DECAY**2, 2 * (1 + DECAY**2) + 8 * DECAY, 0, 0])
 
 
 def test_few_clicks_hardly_move_the_weights_and_many_find_those_that_generated_them() -> None:
@@ -118,7 +118,7 @@ def test_a_retrain_learns_what_follows_what_and_lowers_the_loss_of_mc2sf() -> No
     )
     nets, rows = result.nets, result.catalogue.rows(np.arange(100, 140))
     following = torch.from_numpy(np.roll(rows, -1)[:, None])
-    _, followed = nets.encoder.affinity(torch.from_numpy(rows[:, None]), following)
+    _, followed = nets.encoder.affinities(torch.from_numpy(rows[:, None]), following)
     assert (followed > 0.3).all()
     weights = dict(zip(FEATURES, nets.fast.stack.tolist(), strict=True))
     assert weights["transitions"] + weights["ease"] > 0.5

@@ -7,10 +7,13 @@ online learning use the same code.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,6 +27,8 @@ from models.layers.mlp import PaddedVectors
 from models.mc2sf import stacking
 from models.mc2sf.fast import Fast
 from models.mc2sf.slow import Slow
+
+Ints = NDArray[np.int64]
 
 PARTS = ("encoder", "slow", "fast")
 STANDALONE = ("din", "alone", "s2f")  # scores that may have nets of their own in a release: DIN, fast alone, S2F
@@ -120,9 +125,15 @@ class Encoder(nn.Module):
         self.neighbour_rows = torch.from_numpy(neighbours.rows)
         self.neighbour_weights = torch.from_numpy(neighbours.weights)
 
-    def affinity(self, clicks: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-        """Return the affinities of items [B, C] to the clicks [B, L] before them, rows of E: [B, C] each."""
-        return stacking.affinity(self.neighbour_rows, self.neighbour_weights, clicks, items)
+    def affinity(self, clicks: Ints, items: Ints) -> NDArray[np.float32]:
+        """Return `stacking.affinity` of items [C] to the clicks [L] before them: [WEIGHTS, C]."""
+        neighbours = ItemNeighbours(self.neighbour_rows.numpy(), self.neighbour_weights.numpy())
+        return stacking.affinity(neighbours, clicks, items)
+
+    def affinities(self, clicks: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """Return the affinities of items [B, C] to left-padded clicks [B, L]: [B, C] each."""
+        pairs = zip(clicks.numpy(), items.numpy(), strict=True)
+        return torch.from_numpy(np.stack([self.affinity(*pair) for pair in pairs])).unbind(1)
 
     def floor(self, buckets: Tensor) -> Tensor:
         """Return the score by popularity of candidates with item statistics [..., 3] (i8): [...]; 0 without a floor."""
@@ -218,13 +229,14 @@ class Nets(nn.Module):
 
     def stacked(self, logits: Logits, clicks: Tensor, items: Tensor) -> Logits:
         """Return all scores as served: mc2sf stacked. `clicks` [B, L] and `items` [B, C] are rows of E."""
-        return logits._replace(mc2sf=self.stack(logits.mc2sf, logits.fast, logits.f2s, clicks, items))
-
-    def stack(self, s2f: Tensor, fast: Tensor, f2s: Tensor, clicks: Tensor, items: Tensor) -> Tensor:
-        """Return the scores of mc2sf [B, C] from those of three nets; those of S2F if the nets are not stacked."""
         if not self.config.stacked:
-            return s2f
-        return stacking.weighted(self.fast.stack, (s2f, fast, f2s, *self.encoder.affinity(clicks, items)))
+            return logits
+        affinities = self.encoder.affinities(clicks, items)
+        return logits._replace(mc2sf=self.stack(logits.mc2sf, logits.fast, logits.f2s, affinities))
+
+    def stack(self, s2f: Tensor, fast: Tensor, f2s: Tensor, affinities: Sequence[Tensor]) -> Tensor:
+        """Return the scores of mc2sf [B, C] from those of three nets and the affinities, [B, C] each."""
+        return stacking.weighted(self.fast.stack, (s2f, fast, f2s, *affinities))
 
     def priors(self, history: PaddedVectors, r2: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """Return r_t of eq. (1) and r_n of eq. (5): [B, C, d] each."""

@@ -11,8 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from models.data.item_neighbours import ItemNeighbours
+
+Ints = NDArray[np.int64]
 
 FEATURES = ("s2f", "fast", "f2s", "ease", "transitions")
 DECAY = 0.8  # of the affinity to a click per later click
@@ -31,14 +37,13 @@ def weighted(weights: Tensor, features: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def affinity(neighbour_rows: Tensor, neighbour_weights: Tensor, clicks: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-    """Return how close each candidate is to the clicks before it, by each weight of the item neighbours: [B, C] each.
+def affinity(neighbours: ItemNeighbours, clicks: Ints, items: Ints) -> NDArray[np.float32]:
+    """Return how close candidates [C] are to the clicks [L] before them: [WEIGHTS, C], one row per kind of weight.
 
-    `clicks` [B, L] are left-padded rows of E, `items` [B, C] rows of E. The sum over the clicks decays with their age.
-    At most one neighbour of a click is the candidate, so the inner sum is exact in any order.
+    Both are rows of E, clicks oldest first. A candidate may be a neighbour of each click; its weight decays with the
+    click's age. The sums are in order of the clicks.
     """
-    total = torch.zeros(*items.shape, neighbour_weights.shape[-1])
-    for age, row in enumerate(clicks.flip(1).t()):
-        match = neighbour_rows[row].unsqueeze(1) == items.unsqueeze(2)  # [B, C, neighbours]
-        total = total + DECAY**age * (match.unsqueeze(-1) * neighbour_weights[row].float().unsqueeze(1)).sum(2)
-    return total.unbind(-1)
+    near, decay = neighbours.rows[clicks[::-1]].ravel(), DECAY ** np.arange(len(clicks))
+    weights = neighbours.weights[clicks[::-1]] * decay[:, None, None]
+    sums = [np.bincount(near, of.ravel(), len(neighbours.rows))[items] for of in np.moveaxis(weights, -1, 0)]
+    return np.array(sums, np.float32)

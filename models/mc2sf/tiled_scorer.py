@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.catalogue import ROW_PADDING
+from models.data.item_neighbours import WEIGHTS
 from models.data.item_statistics import FEATURES, Buckets
 from models.data.ranges import left_padded
 from models.layers.local_attention import STRIDE
@@ -139,8 +140,10 @@ class Scorer:
         of_alone = _sequence(alone, clicks, short), _sequence(alone, exposures, short)
         of_s2f = of_alone if s2f is alone else (_sequence(s2f, clicks, short), _sequence(s2f, exposures, short))
         from_zero = alone.fast.from_zero(alone.encoder.gru_n, *of_alone)
-        last_clicks = torch.from_numpy(left_padded([clicks], short))
-        of_cloud = np.zeros(n, np.float32) if f2s is None else f2s
+        received = np.zeros((n, 1 + WEIGHTS), np.float32)  # f2s and affinities
+        if s2f.config.stacked:
+            received[:, 0] = 0 if f2s is None else f2s
+            received[:, 1:] = s2f.encoder.affinity(clicks[-short:], candidates).T
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
             real = some.stop - start
@@ -150,23 +153,20 @@ class Scorer:
             if s2f is not alone:
                 e, floor = _candidates(s2f, candidates[some], buckets[some])
             priors = _padded(r_t[some], TILE).unsqueeze(0), _padded(r_n[some], TILE).unsqueeze(0)
-            s2f_score = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)
-            of_net = s2f.encoder.above(floor, "mc2sf", s2f_score)
-            received, items = _padded(of_cloud[some, None], TILE).t(), _padded_rows(candidates[some], TILE)[None]
-            answer.mc2sf[some] = s2f.stack(of_net, fast, received, last_clicks, items)[0, :real].numpy()
+            of_net = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)
+            of_net = s2f.encoder.above(floor, "mc2sf", of_net)
+            if s2f.config.stacked:
+                of_cloud, *affinities = _padded(received[some], TILE).t().unsqueeze(1)
+                of_net = s2f.stack(of_net, fast, of_cloud, affinities)
+            answer.mc2sf[some] = of_net[0, :real].numpy()
         return answer
 
 
 def _vectors(nets: Nets, rows: Rows, length: int) -> Tensor:
     """Return the vectors of rows [<= length], zero-padded at the end: [length, d]."""
-    return nets.encoder.E.detach()[_padded_rows(rows, length)]
-
-
-def _padded_rows(rows: Rows, length: int) -> Tensor:
-    """Return rows [<= length], padded at the end: [length]."""
     padded = np.full(length, ROW_PADDING, np.int64)
     padded[: len(rows)] = rows
-    return torch.from_numpy(padded)
+    return nets.encoder.E.detach()[torch.from_numpy(padded)]
 
 
 def _candidates(nets: Nets, rows: Rows, buckets: Rows) -> tuple[Tensor, Tensor]:

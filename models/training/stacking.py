@@ -39,7 +39,7 @@ def _features(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Tensor:
     for start in range(0, len(some), BATCH):
         batch = source.batch(some[start : start + BATCH], generator, n=NEGATIVES)
         logits = nets(batch.inputs(nets, nets.encoder.E[batch.rows]))
-        affinities = nets.encoder.affinity(batch.rows[batch.clicks], batch.rows[batch.items])
+        affinities = nets.encoder.affinities(batch.rows[batch.clicks], batch.rows[batch.items])
         found.append(torch.stack((logits.mc2sf, logits.fast, logits.f2s, *affinities), -1))
     return torch.cat(found) if found else torch.empty(0)
 
