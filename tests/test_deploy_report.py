@@ -17,10 +17,11 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from deploy.report import html, measurements
-from deploy.report.summary import METRICS, Bytes, Quality
+from deploy.report.summary import METRICS, Bytes, Quality, ReleaseEntry
 from deploy.report.terminal import show
 from streams.database import schema
 from streams.database.engine import connect
+from streams.settings import Settings
 from tests.support.report import EPOCHS, MONTH, RUN, START, VARIANTS, fill, quality, summary
 
 QUALITIES = ["all-hr_10", "all-ndcg_10", "collaborative-hr_10", "collaborative-ndcg_10"]
@@ -209,3 +210,18 @@ def test_a_report_of_a_run_whose_devices_could_not_be_read_shows_no_numbers_for_
     text = html.write(unread, engine, RUN, tmp_path / "report.html").read_text()
     assert "- requests" in text
     assert "- answers" in text
+
+
+def test_a_run_that_learnt_nothing_or_ranked_nothing_says_so_first() -> None:
+    settings, begin = Settings(), ReleaseEntry(0, "initial", 0, {})
+    refused = ReleaseEntry(None, "rejected", 1, {"active": 1.0, "candidate": 1.1, "kept": 3})
+    same, better = (ReleaseEntry(1, "retrain", 1, {"active": 1.0, "candidate": loss}) for loss in (1.0, 0.9))
+    assert measurements.warnings(settings, 5, [begin, better, refused]) == []
+    for made, words in (([begin, refused], "refused"), ([begin], "No retrain"), ([begin, same], "popularity")):
+        (warning,) = measurements.warnings(settings, 5, made)
+        assert words in warning
+    assert "No click was ranked" in measurements.warnings(settings, 0, [begin, better])[0]
+    assert measurements.warnings(settings.model_copy(update={"frozen": True}), 5, [begin]) == []
+    out = io.StringIO()
+    show(Console(file=out, width=200), summary(warnings=["No click was ranked [at all]."]), Path("runs/x"))
+    assert out.getvalue().startswith("No click was ranked [at all].")

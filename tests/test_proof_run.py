@@ -65,7 +65,7 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Pat
     assert 0 < summary["freshness_ms"]["p50"] <= summary["freshness_ms"]["p99"]
     assert (out / "report.html").stat().st_size > 10_000
     with sqlite3.connect(out / "mc2sf.db") as database:
-        where = {"collaborative": "NOT cold AND history > 0 AND window > 0", "cold": "cold"}
+        where = {"collaborative": "NOT cold AND history > 0 AND window > 0", "cold": "cold", "known": "NOT cold"}
         for subset, some in where.items():
             (n,) = database.execute(f"SELECT count(*) FROM outcomes WHERE {some}").fetchone()
             assert {row["n"] for row in summary[f"online_{subset}"].values()} == {n}

@@ -128,11 +128,14 @@ def test_the_last_points_are_the_metrics_of_all_recorded_ranks(small: Settings, 
         last = (m.run == small.run) & (m.epoch == 2) & (m.form == "cumulative")
         points = connection.execute(sa.select(schema.metric_points).where(last)).all()
     assert {(p.variant, p.subset) for p in points} == {
-        (v, s) for v in ("random", "fast", "mc2sf", "popularity", "river") for s in ("all", "collaborative", "cold")
+        (v, s)
+        for v in ("random", "fast", "mc2sf", "popularity", "river")
+        for s in ("all", "known", "collaborative", "cold")
     }
     for point in points:
         some = {
-            "all": [o for o in outcomes if not o.cold],
+            "all": outcomes,
+            "known": [o for o in outcomes if not o.cold],
             "collaborative": [o for o in outcomes if not o.cold and o.history and o.window],
             "cold": [o for o in outcomes if o.cold],
         }[point.subset]

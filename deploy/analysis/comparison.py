@@ -25,7 +25,7 @@ class ComparedRun(msgspec.Struct, frozen=True):
     """The metrics of one run."""
 
     run: str
-    clicks: Annotated[int, Meta(description="Evaluated clicks, without cold ones.")]
+    clicks: Annotated[int, Meta(description="Evaluated clicks.")]
     users: Annotated[int, Meta(description="Users of these clicks.")]
     metrics: Annotated[dict[str, dict[str, MetricInterval]], Meta(description="Per variant: each metric.")]
 

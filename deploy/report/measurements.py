@@ -97,6 +97,8 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         offline=measured.offline,
         online_collaborative=online(connection, run, "collaborative"),
         online_cold=online(connection, run, "cold"),
+        online_known=online(connection, run, "known"),
+        warnings=warnings(settings, outcomes, releases(connection, run)),
         last_quarter=last_quarter(connection, run),
         plugin_metrics=plugin_metrics(connection, settings, measured.plugin_metrics),
         optimum=measured.optimum,
@@ -122,6 +124,29 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         online_intervals=intervals(clicks.select(clicks.subsets["all"])),
         last_quarter_intervals=intervals(newest.select(newest.subsets["all"])),
     )
+
+
+def warnings(settings: Settings, outcomes: int, made: Sequence[ReleaseEntry]) -> list[str]:
+    """Return what a reader must know before the metrics of a run, one sentence each."""
+    found = []
+    if not outcomes:
+        found.append("No click was ranked: no metric exists.")
+    if settings.frozen:
+        return found
+    retrains = [entry for entry in made if entry.kind == "retrain"]
+    refused = [entry for entry in made if entry.kind == "rejected" and "kept" in entry.gate]
+    if refused and not retrains:
+        found.append(
+            f"All {len(refused)} retrains were refused: the nets are those of release 0, which learnt nothing."
+        )
+    elif not retrains:
+        found.append("No retrain was made: the nets are those of release 0, which learnt nothing.")
+    elif not any(entry.gate.get("candidate") != entry.gate.get("active") for entry in retrains):
+        found.append(
+            f"None of {len(retrains)} retrains found anything that held on later clicks: all variants follow"
+            " popularity."
+        )
+    return found
 
 
 def online(connection: sa.Connection, run: str, subset: str = "all") -> Qualities:

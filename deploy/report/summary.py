@@ -59,7 +59,7 @@ class ReleaseEntry(msgspec.Struct, frozen=True):
 
 
 class PluginMetric(msgspec.Struct, frozen=True):
-    """The mean of a metric of one's own over the outcomes that are not cold, and that of a constant scorer."""
+    """The mean of a metric of one's own over all outcomes, and that of a constant scorer."""
 
     online: Share
     offline: Share | None
@@ -135,7 +135,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         Count,
         Meta(
             description="Outcomes whose item the release in force did not know, or with too few items for a full list."
-            " Not in `online`; see `online_cold`."
+            " Part of `online`; see also `online_cold` and `online_known`."
         ),
     ]
     releases: Annotated[
@@ -145,9 +145,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             " trained_until is event time, gate the held-out losses that were compared."
         ),
     ]
-    online: Annotated[
-        Qualities, Meta(description="Per variant, over all outcomes that are not cold, as ranked online.")
-    ]
+    online: Annotated[Qualities, Meta(description="Per variant, over all outcomes, as ranked online.")]
     offline: Annotated[
         Qualities, Meta(description="The same, scored again from the tables. In lockstep equal to `online`, exactly.")
     ]
@@ -156,9 +154,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Per variant, over outcomes whose user had a delayed history and an r2 in the cloud."),
     ]
     online_cold: Annotated[Qualities, Meta(description="Per variant, over cold outcomes.")]
-    last_quarter: Annotated[
-        Qualities, Meta(description="Per variant, over those of the newest quarter of all outcomes that are not cold.")
-    ]
+    last_quarter: Annotated[Qualities, Meta(description="Per variant, over the newest quarter of all outcomes.")]
     plugin_metrics: Annotated[
         dict[str, dict[str, PluginMetric]],
         Meta(description="Metrics that are plugins, by metric and variant. See docs/plugins.md."),
@@ -202,6 +198,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             " refused + left_out + outside + lost), and findings; null in files of version 0.1."
         ),
     ] = None
+    online_known: Annotated[
+        Qualities, Meta(description="Per variant, over outcomes that are not cold; empty in files of version 0.1.")
+    ] = field(default_factory=dict)
+    warnings: Annotated[
+        list[str], Meta(description="What to know before any metric is believed: nothing ranked, nothing learnt.")
+    ] = field(default_factory=list)
     online_intervals: Annotated[Intervals | None, Meta(description="Of `online`; null in files of version 0.1.")] = None
     last_quarter_intervals: Annotated[
         Intervals | None, Meta(description="Of `last_quarter`; null in files of version 0.1.")

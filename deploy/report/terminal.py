@@ -15,7 +15,9 @@ from deploy.report.variants import ordered
 
 
 def show(console: Console, summary: Summary, folder: Path) -> None:
-    """Print the end of a run: quality, flow, and commands to try next."""
+    """Print the end of a run: warnings, quality, flow, and commands to try next."""
+    for warning in summary.warnings:
+        console.print(warning, style="bold red", markup=False)
     console.print(quality(summary.online, "online = offline, all outcomes", summary.online_intervals))
     if summary.plugin_metrics:
         console.print(by_plugins(summary.plugin_metrics, "the same outcomes, by metrics of one's own"))
@@ -29,7 +31,8 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
         console.print(differences(summary.last_quarter_intervals, "NDCG@10 on the same clicks, the newest quarter"))
     if summary.online_collaborative:
         console.print(quality(summary.online_collaborative, "users with a delayed history and an r2 in the cloud"))
-    if summary.cold > summary.outcomes / 10:
+    if summary.cold:
+        console.print(quality(summary.online_known, "known: the release knew the item"))
         console.print(
             quality(summary.online_cold, "cold: the release did not know the item, or too few items for a list")
         )

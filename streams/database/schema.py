@@ -177,7 +177,7 @@ progress = _table(
 )
 outcomes = _table(
     "outcomes",
-    "One row per ranked click. Metrics leave out the rows with `cold`.",
+    "One row per ranked click.",
     _key("user", TEXT, _USER),
     _key("seq", BIG, "sequence number of the click"),
     _value("epoch", INTEGER, "epoch of the click"),
@@ -231,7 +231,7 @@ metric_points = _table(
     "Online metrics at the end of each epoch, per variant, subset and form of the mean.",
     _key("epoch", INTEGER, "epoch that is over"),
     _key("variant", NAME, "name of the ranking model"),
-    _key("subset", WORD, "`all`: not cold; `collaborative`: of these, with uploaded history and r2; `cold`"),
+    _key("subset", WORD, "`all`; of these `cold` or `known`; `collaborative`: known, with uploaded history and r2"),
     _key(
         "form",
         WORD,

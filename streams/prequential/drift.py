@@ -19,15 +19,13 @@ class Drift(NamedTuple):
 
 
 class DriftDetectors:
-    """One detector per variant; cold outcomes are left out."""
+    """One detector per variant."""
 
     def __init__(self) -> None:
         self._detectors: dict[str, ADWIN] = {}
 
     def update(self, outcome: Ranked) -> Iterator[Drift]:
         """Add an outcome; yield the drifts that it raises. The iterator must be exhausted."""
-        if "all" not in outcome.subsets:
-            return
         for variant in sorted(outcome.ranks):
             detector = self._detectors.setdefault(variant, ADWIN())
             before = detector.estimation

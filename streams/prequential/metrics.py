@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.evaluation.metrics import METRICS, chance, gains
 
-SUBSETS = ("all", "collaborative", "cold")
+SUBSETS = ("all", "known", "collaborative", "cold")
 FORMS = ("cumulative", "sliding", "fading")
 FADING = 0.998  # factor on an outcome's weight per later outcome: the last 500 have most of the weight
 BUCKETS = 24  # a sliding mean drops old outcomes in steps of its span / BUCKETS
@@ -45,10 +45,13 @@ class Point(NamedTuple):
 
 
 def subsets(*, cold: bool, history: int, window: int) -> tuple[str, ...]:
-    """Return the subsets of an outcome: `cold` or `all`, and `collaborative` if the nets had uploaded clicks and r2."""
+    """Return the subsets of an outcome: `all`, and either `cold` or `known`.
+
+    A known one is also `collaborative` if the nets had uploaded clicks and r2.
+    """
     if cold:
-        return ("cold",)
-    return ("all", "collaborative") if history and window else ("all",)
+        return ("all", "cold")
+    return ("all", "known", "collaborative") if history and window else ("all", "known")
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -246,10 +246,9 @@ class Verifier:
         ranks = self._ranks_by_nets(user, click, statistics_epoch)
         for name in ranks.keys() - (WITH_PRIORS if expired else ()):
             require_equal(user, event, f"rank by {name}", row["ranks"].get(name), ranks[name])
-        if not candidates.cold:
-            for name, value in row["ranks"].items():
-                self._ranks[name].append(ranks.get(name, value))
-                self._sizes[name].append(len(candidates.keys))
+        for name, value in row["ranks"].items():
+            self._ranks[name].append(ranks.get(name, value))
+            self._sizes[name].append(len(candidates.keys))
         self.found.outcomes += 1
 
     def _ranks_by_nets(self, user: str, click: RankedClick, statistics_epoch: int) -> dict[str, int]:
