@@ -172,7 +172,9 @@ def test_replay_stops_at_a_bad_row_or_skips_counts_and_lists_it(
     settings = settings.model_copy(update={"brokers": servers("embedded"), "lockstep": False})
     topic_admin.create(settings)
     path = tmp_path / "a.parquet"
-    table = pa.table({"user": ["u"] * 3, "item": ["i"] * 3, "timestamp": [1, -1, 2], "event": ["click"] * 3})
+    table = pa.table(
+        {"user": ["u"] * 3, "item": ["i"] * 3, "timestamp": [1_600_000_001, -1, 1_600_000_002], "event": ["click"] * 3}
+    )
     pq.write_table(table, path)
     stopped = installed("replay", f"log:{path}", **settings.environment())
     assert stopped.returncode == 2

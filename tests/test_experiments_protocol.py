@@ -19,7 +19,7 @@ from models.evaluation.metrics import metrics
 from replay.errors import SourceError
 from replay.sources.source import parse
 from streams.settings import Exposures
-from tests.support.experiments import SMALL, dataset, written
+from tests.support.experiments import SMALL, START, dataset, written
 
 
 def clicks_of(folder: Path, user: int = 0, **sizes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +42,7 @@ def test_exposures_have_no_phase(tmp_path: Path) -> None:
 def test_users_with_too_little_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     written(path, users=3)
-    few = "".join(f"few,{i},{i + 1},click\n" for i in range(19))
+    few = "".join(f"few,{i},{START + i + 1},click\n" for i in range(19))
     path.write_text(path.read_text() + few)
     data = load(parse(f"log:{path}"), SMALL, tmp_path / "sorted")
     assert data.users == ["u0", "u1", "u2"]
@@ -59,7 +59,7 @@ def test_nothing_left_is_a_sentence(tmp_path: Path) -> None:
 def test_rare_items_are_dropped_only_where_both_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     written(path)
-    rare = "".join(f"u{user},rare,{1000 + user},click\n" for user in range(3))
+    rare = "".join(f"u{user},rare,{START + 1000 + user},click\n" for user in range(3))
     path.write_text(path.read_text() + rare)
     kept = {
         rule: load(parse(f"log:{path}"), replace(SMALL, min_count=rule, minimum=4), tmp_path / rule).items
@@ -155,7 +155,7 @@ def test_popular_items_are_drawn_more_often_by_popularity(tmp_path: Path) -> Non
     path = tmp_path / "log.csv"
     written(path, users=30)
     lines = path.read_text().splitlines()
-    lines += [f"fan{f},{59 if i % 2 else 100 + i},{i + 1},click" for f in range(10) for i in range(40)]
+    lines += [f"fan{f},{59 if i % 2 else 100 + i},{START + i + 1},click" for f in range(10) for i in range(40)]
     path.write_text("\n".join(lines) + "\n")
     share = {}
     for rule in ("uniform", "popularity"):
@@ -213,7 +213,11 @@ def test_lists_shorter_than_asked_for_are_ranked_as_they_are(tmp_path: Path) -> 
 
 def rated(folder: Path, users: int = 3, ratings: int = 30) -> str:
     """A file of ratings in ML-100K's form: 4 and 2 in turn, of other items for each user."""
-    lines = [f"{user}\t{100 * user + i}\t{4 - i % 2 * 2}\t{i + 1}" for user in range(users) for i in range(ratings)]
+    lines = [
+        f"{user}\t{100 * user + i}\t{4 - i % 2 * 2}\t{1_600_000_000 + i}"
+        for user in range(users)
+        for i in range(ratings)
+    ]
     (folder / "u.data").write_text("\n".join(lines) + "\n")
     return f"ml-100k:{folder}"
 

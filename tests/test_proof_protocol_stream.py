@@ -88,8 +88,8 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
 
 def test_two_clicks_of_one_impression_are_refused(tmp_path: Path) -> None:
     lines = ["user,item,timestamp,event,impression"]
-    lines += [f"u,{i},{i + 1},click,{1 if i >= 28 else ''}" for i in range(30)]
-    lines += [f"v,{30 + i},{i + 1},click," for i in range(30)]
+    lines += [f"u,{i},{1_600_000_001 + i},click,{1 if i >= 28 else ''}" for i in range(30)]
+    lines += [f"v,{30 + i},{1_600_000_001 + i},click," for i in range(30)]
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(SourceError, match="2 test clicks share their impression with another click"):
         parse_source(f"protocol:work={tmp_path},log:{tmp_path / 'log.csv'}")

@@ -15,6 +15,7 @@ from replay.errors import RowErrors, SourceError
 from replay.sources.ebnerd import FLAT
 from replay.sources.schema import Row
 from replay.sources.source import parse
+from replay.times import plausible_years
 from streams.records import Kind
 from tests.support.logs import read, skipped
 
@@ -110,6 +111,7 @@ def test_one_split_alone_is_read(tmp_path: Path) -> None:
         ("item_id", None, "user or item is missing"),
         ("timestamp", None, "time is missing"),
         ("timestamp", -1, "time is negative"),
+        ("timestamp", 20230518, f"time is outside the years 1990 to {plausible_years()[1]}"),
         ("timestamp", 9 * 10**15, "time is beyond the year 9999"),
         ("timestamp", 2**63 - 1, "time is beyond the year 9999"),  # as milliseconds it would not fit into 64 bits
         ("impression_id", 0, "impression is no positive number"),

@@ -10,8 +10,10 @@ from replay.errors import RowError, SourceError
 from streams.records import Kind
 from tests.support.logs import read, skipped, write
 
+NOW = 978_300_760  # s
 RATINGS = st.lists(
-    st.tuples(st.integers(1, 6040), st.integers(1, 3952), st.integers(1, 5), st.integers(0, 10**10)), min_size=1
+    st.tuples(st.integers(1, 6040), st.integers(1, 3952), st.integers(1, 5), st.integers(700_000_000, 1_700_000_000)),
+    min_size=1,
 )
 
 
@@ -43,8 +45,8 @@ def test_rated_parts_the_ratings_into_clicks_and_exposures(
 
 
 def test_rated_is_what_a_log_of_ratings_is_read_with(tmp_path: Path) -> None:
-    for source in files(tmp_path, [(1, 2, 3, 4)]):
-        assert read(source) == read(source, "rated") == [("1", "2", 4000, Kind.EXPOSURE, 0)]
+    for source in files(tmp_path, [(1, 2, 3, NOW)]):
+        assert read(source) == read(source, "rated") == [("1", "2", NOW * 1000, Kind.EXPOSURE, 0)]
 
 
 @pytest.mark.parametrize(
@@ -60,13 +62,14 @@ def test_rated_is_what_a_log_of_ratings_is_read_with(tmp_path: Path) -> None:
         ("1::2::3::nan", "time is not whole seconds"),
         ("1::2::3::4.5", "time is not whole seconds"),
         ("1::2::3::" + "9" * 13, "time is not whole seconds"),
-        ("1::2::3::" + "9" * 12, "time is beyond the year 9999"),
+        ("1::2::3::" + "9" * 10, "time is outside the years"),
+        ("1::2::3::20230518", "time is outside the years .* looks like yyyymmdd"),
         ("1" * 257 + "::2::3::4", "user or item of more than 256 bytes"),
         ("\xb2::2::3::4", "user or item is not a number"),
     ],
 )
 def test_a_bad_rating_is_told_with_file_line_and_reason(tmp_path: Path, line: str, reason: str) -> None:
-    write(tmp_path / "ratings.dat", f"1::2::3::4\n{line}\n1::2::3::5\n".encode("latin-1"))
+    write(tmp_path / "ratings.dat", f"1::2::3::{NOW}\n{line}\n1::2::3::{NOW}\n".encode("latin-1"))
     with pytest.raises(RowError, match=rf"ratings\.dat, line 2: {reason}"):
         read(f"ml-1m:{tmp_path}")
     rows, refusals = skipped(f"ml-1m:{tmp_path}")
@@ -86,9 +89,9 @@ def test_a_folder_without_the_file_or_a_file_for_the_folder_is_a_sentence(tmp_pa
 def test_any_bytes_are_rows_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("any")
     path = folder / "ratings.dat"
-    path.write_bytes(b"1::2::3::4\n" + data)
+    path.write_bytes(f"1::2::3::{NOW}\n".encode() + data)
     rows, refusals = skipped(f"ml-1m:{folder}")
-    assert rows[0] == ("1", "2", 4000, Kind.EXPOSURE, 0)
+    assert rows[0] == ("1", "2", NOW * 1000, Kind.EXPOSURE, 0)
     assert len(rows) + refusals.total == sum(
         bool(line.strip()) for line in path.read_bytes().decode("latin-1").split("\n")
     )

@@ -20,7 +20,7 @@ import pyarrow as pa
 from replay.duckdb_session import database, parquet
 from replay.errors import RowError, RowErrors, SourceError
 from replay.sources.schema import BATCH, IMPRESSIONS, ROWS
-from replay.times import LATEST
+from replay.times import LATEST, plausible_ms, plausible_years
 from streams.records import Kind
 from streams.settings import Exposures
 
@@ -44,6 +44,9 @@ _REASONS = {
     "time IS NULL": "time is missing",
     "time < 0": "time is negative",
     f"time > {LATEST}": "time is beyond the year 9999",
+    "time NOT BETWEEN {} AND {} - 1".format(*plausible_ms()): "time is outside the years {} to {}".format(
+        *plausible_years()
+    ),
 }
 _SHOWN_REASONS = _REASONS | {
     f"impression IS NULL OR impression NOT BETWEEN 1 AND {IMPRESSIONS - 1}": "impression is no positive number",

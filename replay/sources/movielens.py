@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from replay.errors import RowError, RowErrors, shown
+from replay.errors import InvalidError, RowError, RowErrors, shown
 from replay.sources.schema import NAME_BYTES, Row, batches
 from replay.sources.text.lines import lines
-from replay.times import LATEST
+from replay.times import MS
+from replay.values.times import Times
 from streams.records import Kind
 from streams.settings import Exposures
 
@@ -23,6 +24,7 @@ def movielens(path: Path, separator: str, policy: Exposures, errors: RowErrors) 
 
 
 def _rows(path: Path, separator: str, policy: Exposures, errors: RowErrors) -> Iterator[Row]:
+    times = Times()
     least = LIKED if policy == "rated" else 0
     for number, line in lines(path, errors, "latin-1"):
         parts = line.split(separator)
@@ -40,9 +42,12 @@ def _rows(path: Path, separator: str, policy: Exposures, errors: RowErrors) -> I
             reason, found = "rating is not 1 to 5", rating
         elif not (seconds.isascii() and seconds.isdecimal() and len(seconds) <= 12):
             reason, found = ("time is negative" if seconds.startswith("-") else "time is not whole seconds"), seconds
-        elif int(seconds) * 1000 > LATEST:
-            reason, found = "time is beyond the year 9999", seconds
         if reason:
             errors.add(RowError(path, number, reason, shown(found)))
             continue
-        yield user, item, int(seconds) * 1000, Kind.CLICK if int(rating) >= least else Kind.EXPOSURE, 0
+        try:
+            ms = times.ns(seconds) // MS
+        except InvalidError as error:
+            errors.add(RowError(path, number, error.reason, error.detail))
+            continue
+        yield user, item, ms, Kind.CLICK if int(rating) >= least else Kind.EXPOSURE, 0

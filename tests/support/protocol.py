@@ -13,7 +13,7 @@ def rated(folder: Path) -> str:
     """A small log in ML-100K's form: a third of the ratings are exposures, alone in their units."""
     chance = np.random.default_rng(2)
     lines = [
-        f"{user}\t{item}\t{chance.integers(2, 6)}\t{1000 + 7 * user + 50 * i}"
+        f"{user}\t{item}\t{chance.integers(2, 6)}\t{1_600_000_000 + 7 * user + 50 * i}"
         for user in range(1, 21)
         for i, item in enumerate(chance.choice(150, 60, replace=False).tolist())
     ]
