@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from replay.errors import RowErrors, SourceError
-from replay.sources.ebnerd import FLAT
+from replay.sources.ebnerd import FLAT, LEFT_OUT
 from replay.sources.schema import Row
 from replay.sources.source import parse
 from replay.times import plausible_years
@@ -89,9 +89,13 @@ def expected() -> list[Row]:
 
 @pytest.mark.parametrize("layout", [flat, published])
 def test_past_clicks_come_first_once_each_and_none_after_the_first_impression(tmp_path: Path, layout: Any) -> None:
-    rows = read(layout(tmp_path))
+    errors = RowErrors()
+    rows = read(layout(tmp_path), None, errors)
     assert sorted(rows[:4]) == sorted(expected()[:4])
     assert rows[4:] == expected()[4:]
+    assert errors.left_out.keys() == set(LEFT_OUT)
+    if layout is flat:
+        assert errors.left_out.total() == len(PAST) - 4
 
 
 @pytest.mark.parametrize(("folder", "exposures"), [("ebnerd_plain", 36), ("ebnerd_outside", 48)])

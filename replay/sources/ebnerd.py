@@ -3,7 +3,8 @@
 Two layouts of a folder are read: `ebnerd_demo_impressions.parquet` with `ebnerd_demo_history.parquet` (one row per
 article in view; one row per past click), and the public one, `train` and/or `validation` with `behaviors.parquet` and
 `history.parquet` (lists in columns). Past clicks come first, as Kind.PAST_CLICK: the histories of both splits overlap,
-so equal (user, time, item) count once, and clicks at or after the first impression of the user are left out. The
+so equal (user, time, item) count once, and clicks at or after the first impression of the user are left out; both
+are counted. The
 clicked articles of an impression are clicks, the others exposures. Times without a zone are read as UTC.
 """
 
@@ -11,6 +12,7 @@ clicked articles of an impression are clicks, the others exposures. Times withou
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from streams.settings import Exposures
 FLAT = ("ebnerd_demo_impressions.parquet", "ebnerd_demo_history.parquet")
 SPLITS = ("train", "validation")
 LISTS = ("behaviors.parquet", "history.parquet")
+LEFT_OUT = ("past clicks that are in a history twice", "past clicks not before the user's first impression")
 
 _MS = "timestamp * 1000::HUGEINT AS time"  # nothing that a column holds overflows
 _FLAT_SHOWN = f"""SELECT user_id AS user, {_MS}, item_id AS item, clicked,
@@ -75,13 +78,20 @@ def ebnerd(folder: Path, _policy: Exposures, errors: RowErrors) -> Iterator[pa.R
         history = [_good(connection, path, read, _REASONS, errors) for path in found[1::2]]
         connection.execute(f"CREATE VIEW shown AS {' UNION ALL '.join(impressions)}")
         connection.execute(f"CREATE VIEW past AS {' UNION ALL '.join(history)}")
+        connection.execute(
+            """CREATE TEMP TABLE clicks AS SELECT past.*, coalesce(time >= first, false) AS late
+            FROM (SELECT user, item, time, min(row) AS row, count(*) AS times FROM past GROUP BY ALL) past
+            LEFT JOIN (SELECT user, min(time) AS first FROM shown GROUP BY user) USING (user)"""
+        )
+        ((twice, late),) = connection.execute(
+            "SELECT coalesce(sum(times - 1), 0)::BIGINT, count(*) FILTER (late) FROM clicks"
+        ).fetchall()
+        errors.left_out += Counter(dict(zip(LEFT_OUT, (twice, late), strict=True)))
         columns = "user::VARCHAR AS user, item::VARCHAR AS item, time::BIGINT AS time"
         yield from _rows(
             connection,
             f"""SELECT {columns}, {int(Kind.PAST_CLICK)} AS kind, 0 AS impression
-            FROM (SELECT user, item, time, min(row) AS row FROM past GROUP BY ALL)
-            LEFT JOIN (SELECT user, min(time) AS first FROM shown GROUP BY user) USING (user)
-            WHERE first IS NULL OR time < first ORDER BY row, user, time, item""",
+            FROM clicks WHERE NOT late ORDER BY row, user, time, item""",
         )
         kind = f"CASE clicked WHEN 1 THEN {int(Kind.CLICK)} ELSE {int(Kind.EXPOSURE)} END AS kind"
         yield from _rows(connection, f"SELECT {columns}, {kind}, impression FROM shown")
