@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 from deploy.cli.experiment import Name, called
 from deploy.cli.main import main
+from deploy.cli.options import FREE_LEAST_S, FREE_RATE, ReplayOptions, paced
 from deploy.experiments.definitions.catalogue import EXPERIMENTS, TABLE2
+from deploy.user_error import UserError
+from replay.prepare.plan import Options
+from replay.prepare.prepare import prepare
+from replay.sources.source import parse
 
 
 def test_every_experiment_can_be_called_and_only_tuning_borrows_one() -> None:
@@ -48,3 +55,25 @@ def test_a_choice_that_there_is_not_is_answered_with_those_there_are(
 def test_the_command_starts_without_torch() -> None:
     code = "import sys, deploy.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_pace_is_a_speed_or_a_rate() -> None:
+    for text, pace in (
+        ("max", (None, None)),
+        ("auto", (None, None)),
+        ("3600x", (3600.0, None)),
+        ("50/s", (None, 50.0)),
+    ):
+        parsed = ReplayOptions(speed=text).parsed()
+        assert (parsed.speed, parsed.rate) == pace
+    with pytest.raises(UserError, match="--speed '0'"):
+        ReplayOptions(speed="0/s").parsed()
+
+
+def test_a_free_running_replay_is_slow_enough_to_learn_from_unless_a_pace_is_given(tmp_path: Path) -> None:
+    small = prepare(parse("synthetic:users=5,items=20,clicks=4"), Options(), tmp_path)
+    large = replace(small, loops=1_000_000)
+    assert paced(small, "auto", lockstep=False).rate == small.events / FREE_LEAST_S
+    assert paced(large, "auto", lockstep=False).rate == FREE_RATE
+    for plan in (small, large):
+        assert paced(plan, "auto", lockstep=True) == paced(plan, "max", lockstep=False) == plan

@@ -166,11 +166,36 @@ def test_a_fleet_with_every_fault_is_accounted_for_and_repeatable(
     assert (again["digest"], again["faults"]) == (summary["digest"], befell)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
-def test_a_free_run_accounts_for_everything_too(tmp_path: Path) -> None:
-    summary = run(tmp_path / "free", "--free", "--limit", "1200")
-    assert summary["events_applied"] == summary["events_sent"]
-    assert summary["outcomes"] == summary["rank_requests"]
+def test_a_free_run_under_kill_9_loses_nothing_and_every_rank_comes_out_again(tmp_path: Path) -> None:
+    out = tmp_path / "free"
+    process = subprocess.Popen(
+        command(out, "--free", "--speed", "100/s", "--workers", "2"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    for epoch, role in ((2, "device"), (4, "cloud"), (6, "device")):
+        wait_for(lambda epoch=epoch: recorded_epoch(out) >= epoch, f"epoch {epoch} in the tables")
+        next(
+            child for child in psutil.Process(process.pid).children() if {"worker", role} <= set(child.cmdline())
+        ).kill()
+    told = process.communicate(timeout=280)[0].decode()
+    assert process.returncode == 0, told
+    summary = json.loads((out / "summary.json").read_text())
+    assert sum(summary["restarts"].values()) == 3
+    assert summary["events_applied"] == summary["events_sent"] > 2900
+    assert summary["outcomes"] > 300
+    assert summary["offline_differences"] == summary["dead_letters"] == 0
+    assert summary["online"] == summary["offline"]
+    verify = [sys.executable, "-m", "deploy.cli", "verify", str(out)]
+    verified = subprocess.run(verify, capture_output=True, text=True, timeout=120, check=False)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def recorded_epoch(out: Path) -> int:
+    with suppress(sqlite3.OperationalError), sqlite3.connect(out / "mc2sf.db") as database:
+        found = database.execute("SELECT epoch FROM progress WHERE role = 'recorder'").fetchone()
+        return -1 if found is None else int(found[0])
+    return -1
 
 
 @pytest.mark.slow

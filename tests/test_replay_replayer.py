@@ -225,6 +225,18 @@ def test_a_paused_clock_sends_nothing_and_goes_on_where_it_stood(settings_of_run
     check(settings_of_run, plan, lambda _epoch: None)
 
 
+def test_a_rate_of_events_needs_the_time_of_all_events_and_keeps_their_order(settings_of_run: Settings) -> None:
+    plan, now = planned(settings_of_run, rate=50.0), 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    send(settings_of_run, plan, clock=VirtualClock(1.0, time=lambda: now, sleep=sleep))
+    assert plan.events / 50 - 1 < now < plan.events / 50 + 1
+    check(settings_of_run, plan, lambda _epoch: None)
+
+
 def test_another_log_or_a_topic_of_others_is_not_continued(settings_of_run: Settings) -> None:
     plan = planned(settings_of_run)
     send(settings_of_run, plan)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, get_type_hints
 
+import msgspec
 import typer
 
 from deploy.cli.map_options import MapOptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from replay.sources.log_map import LogMap
     from replay.sources.source import Source
 
+AUTO, FREE_RATE, FREE_LEAST_S = "auto", 1000.0, 120.0  # --speed auto, free-running: events per s, shortest replay
 RETRAINS = 10  # retrains per source, if --retrain-every is not given
 PROTOCOL = "protocol:"
 
@@ -117,9 +119,13 @@ class SelectionOptions(MapOptions):
 class ReplayOptions(SelectionOptions):
     """The selected part of a source and the way it is replayed."""
 
-    speed: Annotated[str, typer.Option(help="Event time over wall time: 3600 replays an hour per second; or max.")] = (
-        "max"
-    )
+    speed: Annotated[
+        str,
+        typer.Option(
+            help="Event time over wall time (3600: an hour per second), events per second (1000/s), or max. auto is "
+            "max in lockstep; free-running it is 1000/s, or what makes the log last two minutes."
+        ),
+    ] = AUTO
     epoch: Annotated[
         str | None,
         typer.Option(help="Span of event time (6h) or number of events (5000) per epoch.  [default: 200 epochs]"),
@@ -133,6 +139,7 @@ class ReplayOptions(SelectionOptions):
     def parsed(self, faults: str = "") -> Options:
         """Return the options of the replayer. Raises UserError if one of them can't be parsed."""
         selected = self.selected(self.on_error)
+        rate, factor = self.speed.endswith("/s"), speed_factor(self.speed.removesuffix("/s"))
         try:
             of_devices = Faults.parse(faults)
         except ValueError as error:
@@ -142,7 +149,8 @@ class ReplayOptions(SelectionOptions):
             seed=self.seed,
             epoch=self.epoch,
             loops=self.loops,
-            speed=speed_factor(self.speed),
+            speed=None if rate else factor,
+            rate=factor if rate else None,
             faults=of_devices,
         )
 
@@ -197,16 +205,23 @@ def parse_source(text: str, log_map: LogMap | None = None) -> Source:
     return experiment_stream.source(text)
 
 
+def paced(plan: Plan, speed: str, *, lockstep: bool) -> Plan:
+    """Return the plan with the rate of `--speed auto`: free-running, retrains must end while events still come."""
+    if lockstep or speed != AUTO:
+        return plan
+    return msgspec.structs.replace(plan, rate=min(FREE_RATE, plan.events / FREE_LEAST_S))
+
+
 def speed_factor(text: str) -> float | None:
-    """Parse --speed: event time over wall time; None for max. Raises UserError."""
-    if text == "max":
+    """Parse the number of --speed; None for max and auto. Raises UserError."""
+    if text in {"max", AUTO}:
         return None
     try:
         value = float(text.removesuffix("x"))
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise UserError(f"--speed {text!r}: write a positive number, or max")
+        raise UserError(f"--speed {text!r}: write a positive number, one of events per second (1000/s), max or auto")
     return value
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import ReplayOptions, flattened
+from deploy.cli.options import ReplayOptions, flattened, paced
 from deploy.console import terminal
 from deploy.user_error import UserError
 from replay.prepare.plan import Plan, read_plan
@@ -53,7 +53,7 @@ def replay(
     for fate, reason, rows in plan.account.rows():
         telemetry.LOG_ROWS.labels(fate, reason).set(rows)
     HEALTH.needs("log")
-    clock = VirtualClock(plan.speed)
+    clock = VirtualClock(1.0 if plan.rate else plan.speed)
     signal.signal(signal.SIGUSR1, clock.toggle)
     with lockstep(settings) if settings.lockstep else nullcontext(free) as decide:
         result = send(settings, plan, decide=decide, clock=clock)
@@ -74,4 +74,4 @@ def _plan(
 
     plan = data.prepared(source, options.parsed(settings.faults), folder or settings.state_dir, console)
     data.print_findings(plan, console)
-    return plan
+    return paced(plan, options.speed, lockstep=settings.lockstep)

@@ -20,6 +20,7 @@ from deploy.cli.options import (
     epochs_between_retrains,
     flattened,
     is_protocol,
+    paced,
     parse_source,
 )
 from deploy.console import terminal
@@ -97,6 +98,7 @@ def run(
     from deploy.local.signals import Interrupts
     from deploy.report.terminal import show
     from deploy.runs import DATABASE, clear, locked, new_folder
+    from replay.prepare.plan import write_plan
     from streams.database.engine import check_url, sqlite_url
     from streams.plugins.loaded import setting
     from streams.settings import Settings
@@ -113,6 +115,8 @@ def run(
         check_url(database)
     with new_folder(folder), locked(folder):
         plan = prepared(source, parsed, folder.resolve(), console, resume=resume is not None)
+        plan = paced(plan, options.speed, lockstep=lockstep)
+        write_plan(plan)  # for the replayer
         print_findings(plan, console)
         url = database or sqlite_url((folder / DATABASE).resolve())
         chosen = {

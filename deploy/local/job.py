@@ -188,6 +188,18 @@ def _failures(
     by_plugins = [each for of_metric in document.plugin_metrics.values() for each in of_metric.values()]
     if document.online != document.offline or any(each.online != each.offline for each in by_plugins):
         failures.append("online and offline metrics differ")
+    if not document.settings["lockstep"]:
+        failures += _untaught(document)
     if deviations:
         failures.append(f"{len(deviations)} values differ from the experiment, the first: {deviations[0]}")
     return failures
+
+
+def _untaught(document: Summary) -> list[str]:
+    """Return what a free run lacked to say anything about quality; empty if it lacked nothing."""
+    found, settings = [], document.settings
+    if settings["evaluate"] and not document.online:
+        found.append(f"no click was ranked: no release in force knew the items of the {document.outcomes:,} drawn")
+    if not settings["frozen"] and not any(entry.kind == "retrain" for entry in document.releases):
+        found.append("no retrain came into force: replay the log more slowly (--speed), or more of it")
+    return found

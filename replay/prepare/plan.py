@@ -38,6 +38,7 @@ class Options:
     epoch: str | None = None  # 6h, or a number of events; the source's own, or 200 epochs of equal size
     loops: int = 1  # number of times the log is replayed, each time later by its span
     speed: float | None = None  # event time over wall time; as fast as possible
+    rate: float | None = None  # events per second of wall time, instead of a speed
     faults: Faults = NO_FAULTS  # of the devices
     impression_span: int = LONGEST_IMPRESSION_MS  # a longer impression is split
     accept: frozenset[Acceptable] | None = frozenset()  # findings that do not end the preparation; None: all
@@ -110,6 +111,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ends: tuple[int, ...]  # for each epoch of one loop, the row after its last one
     loops: int
     speed: float | None  # event time over wall time; None: as fast as possible
+    rate: float | None = None  # events per second of wall time, instead of a speed
     refused_first: tuple[str, ...]
     faults: Faults
     seed: int  # of the faults

@@ -62,6 +62,7 @@ def prepare(
             ends=(),
             loops=options.loops,
             speed=options.speed,
+            rate=options.rate,
             refused_first=tuple(sorting.errors.first),
             faults=options.faults,
             seed=options.seed,
@@ -79,7 +80,8 @@ def prepare(
         (folder / PLAN).unlink(missing_ok=True)
         raise SourceError(f"{source.text}: {refusal}")
     ends = impression_groups.epoch_ends(folder / LOG, prepared.contents.rows, options.epoch or source.epoch)
-    plan = replace(prepared, ends=ends, loops=options.loops, speed=options.speed, seed=options.seed)
+    paced = {"loops": options.loops, "speed": options.speed, "rate": options.rate}
+    plan = replace(prepared, ends=ends, seed=options.seed, **paced)
     if plan != earlier:
         write_plan(plan)
     return plan

@@ -16,7 +16,7 @@ from replay.send.epoch_barrier import BEFORE_FIRST, Decide, free
 from replay.send.fault_injection import FaultInjection, OutgoingRecord
 from replay.send.producer import Sender
 from replay.send.progress import Progress, ReplayError
-from replay.send.sorted_log import LogSlice, SortedLog
+from replay.send.sorted_log import ImpressionGroup, LogSlice, SortedLog
 from replay.send.virtual_clock import VirtualClock
 from streams.process import telemetry
 from streams.records import EndOfLog, EpochBegin, EpochEnd, EpochMarker
@@ -102,6 +102,7 @@ class _Replay:
             progress_file.save(self._folder, start, settings.patience_s)
         self._sender = Sender(settings, start.offsets, start.events, start.batches)
         self._epoch, self._time = start.epoch, start.time
+        self._passed = 0  # events of this process that are sent or on their way
         self._log = SortedLog(plan.path, plan.contents.rows, plan.loops, plan.shift)
 
     def run(self) -> ReplayResult:
@@ -140,16 +141,25 @@ class _Replay:
         sent = self._sent.users  # before this process was started
         groups, at = [g for g in rows.groups if rows.seqs[g.first] >= sent.get(g.user, 0)], 0
         while at < len(groups):
-            self._clock.wait(groups[at].due, self._idle)
+            self._clock.wait(self._due(groups[at], 0), self._idle)
             due, events, end = self._clock.reached(), 0, at
-            while end < len(groups) and events < TICK_EVENTS and (groups[end].due <= due or end == at):
+            while end < len(groups) and events < TICK_EVENTS and (self._due(groups[end], events) <= due or end == at):
                 events += groups[end].end - groups[end].first
                 end += 1
+            self._passed += events
             self._put(self._faults.records(grouped(rows, groups[at:end], int(self._wall() * 1000))))
             at = end
             telemetry.EVENT_TIME.labels("replay").set(groups[at - 1].due / 1000)
             self._report("sending")
         self._time = max(self._time, *rows.times)
+
+    def _due(self, group: ImpressionGroup, ahead: int) -> int:
+        """Return the clock's time at which a group is sent: its event time, or by a rate of events that of its turn.
+
+        `ahead` events are sent before it in the same tick.
+        """
+        rate = self._plan.rate
+        return group.due if rate is None else int((self._passed + ahead) * 1000 / rate)
 
     def _put(self, records: Iterable[OutgoingRecord]) -> None:
         for record in records:

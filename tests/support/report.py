@@ -65,7 +65,7 @@ def summary(**changed: Any) -> Summary:
         restarts={},
         digest="0123456789abcdef",
         seed=1,
-        settings={"exposures": "simulated"},
+        settings={"exposures": "simulated", "evaluate": 0.05, "frozen": False, "lockstep": True},
         versions={"torch": "2.13.0", "python": "3.11"},
     )
     return msgspec.structs.replace(whole, **changed)
