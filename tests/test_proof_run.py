@@ -27,6 +27,7 @@ from streams.settings import Settings
 from streams.topics import MODEL_WEIGHTS, TOPICS, Topic
 
 pytestmark = pytest.mark.process
+PATIENCE_S = 280.0  # a busy machine is slow
 SOURCE = "synthetic:users=60,items=150"
 SMALL = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
 
@@ -168,17 +169,30 @@ def test_a_fleet_with_every_fault_is_accounted_for_and_repeatable(
 
 @pytest.mark.proof
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_free_run_under_kill_9_loses_nothing_and_every_rank_comes_out_again(tmp_path: Path) -> None:
     out = tmp_path / "free"
     process = subprocess.Popen(
-        command(out, "--free", "--speed", "100/s", "--workers", "2"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command(out, "--free", "--speed", "150/s", "--workers", "2"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    for epoch, role in ((2, "device"), (4, "cloud"), (6, "device")):
-        wait_for(lambda epoch=epoch: recorded_epoch(out) >= epoch, f"epoch {epoch} in the tables")
-        next(
-            child for child in psutil.Process(process.pid).children() if {"worker", role} <= set(child.cmdline())
-        ).kill()
-    told = process.communicate(timeout=280)[0].decode()
+
+    def found(query: str) -> int:
+        with suppress(sqlite3.OperationalError), sqlite3.connect(out / "mc2sf.db") as database:
+            return int(database.execute(query).fetchone()[0])
+        return 0
+
+    epochs = "SELECT coalesce(max(epoch), 0) FROM progress WHERE role = 'recorder'"
+    retrains = "SELECT count(*) FROM proposals WHERE kind = 'retrain'"
+    sent = out / "state" / "replay" / "progress.json"
+    wait_for(lambda: sent.exists() and json.loads(sent.read_text())["epoch"] >= 3, "three epochs sent", PATIENCE_S)
+    replay = child(process.pid, "replay")
+    replay.send_signal(signal.SIGUSR1)  # pause: a busy machine must not run out of events before it has learnt
+    wait_for(lambda: found(retrains), "a retrain", PATIENCE_S)
+    replay.send_signal(signal.SIGUSR1)
+    for epoch, role in ((3, "device"), (5, "cloud"), (7, "device")):
+        wait_for(lambda epoch=epoch: found(epochs) >= epoch, f"epoch {epoch} in the tables", PATIENCE_S)
+        child(process.pid, "worker", role).kill()
+    told = process.communicate(timeout=PATIENCE_S)[0].decode()
     assert process.returncode == 0, told
     summary = json.loads((out / "summary.json").read_text())
     assert sum(summary["restarts"].values()) == 3
@@ -191,11 +205,12 @@ def test_a_free_run_under_kill_9_loses_nothing_and_every_rank_comes_out_again(tm
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def recorded_epoch(out: Path) -> int:
-    with suppress(sqlite3.OperationalError), sqlite3.connect(out / "mc2sf.db") as database:
-        found = database.execute("SELECT epoch FROM progress WHERE role = 'recorder'").fetchone()
-        return -1 if found is None else int(found[0])
-    return -1
+def child(run: int, *command: str) -> psutil.Process:
+    for each in psutil.Process(run).children():
+        with suppress(psutil.Error):  # it has ended
+            if set(command) <= set(each.cmdline()):
+                return each
+    raise AssertionError(f"no process {command} is running")
 
 
 @pytest.mark.slow

@@ -58,7 +58,8 @@ class Job:
     given: InitialRelease | None = None
 
 
-def _start(supervisor: Supervisor, job: Job, settings: Settings) -> Child:
+def _start(supervisor: Supervisor, job: Job, settings: Settings, interrupts: Interrupts) -> Child:
+    """Start the processes; return the replayer. Free-running it starts once the others are ready: it waits for none."""
     supervisor.add("coordinator", ["coordinator"], settings)
     supervisor.add("recorder", ["recorder"], settings)
     for number in range(1, job.workers + 1):
@@ -67,6 +68,10 @@ def _start(supervisor: Supervisor, job: Job, settings: Settings) -> Child:
     if not settings.frozen:
         supervisor.add("learner", ["learner"], settings)
         supervisor.add("retrain", ["retrain", "--every"], settings)
+    while not settings.lockstep and not supervisor.ready():
+        interrupts.check()
+        supervisor.check()
+        time.sleep(0.2)
     return supervisor.add("replay", ["replay", "--prepared", job.plan.folder], settings, restart=False)
 
 
@@ -97,8 +102,8 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
                 registry.write_release(connection, settings.run, job.given.draft)
         begin(topic_admin.create, settings)
         begin(topic_admin.require, settings)
+        replayer = _start(supervisor, job, settings, interrupts)
         began = time.monotonic()
-        replayer = _start(supervisor, job, settings)
         display = ProgressDisplay(console, engine, settings, supervisor, job.plan)
         with pause_on_space(replayer), display:
             patient = retrying(settings.patience_s, meanwhile=supervisor.check)

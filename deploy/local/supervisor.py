@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Self, TypedDict
 
+from deploy.local import loopback
 from deploy.local.broker import broker_command, free_port
 from deploy.local.child_process import STOP_S, Child, ChildError
 from deploy.local.health_probes import SILENT_S, HealthProbes
@@ -22,6 +23,7 @@ from streams.settings import Settings
 RESTART_AFTER_S = 5.0  # delay before restarting a child that exited with 0 before the end of the run
 TARGETS = "targets.json"  # in the folder of the logs: the processes of the run, for Prometheus
 
+_READY_S = 1.0  # of one probe
 _DEATHS_IN_A_ROW = 5
 _HEALTHY_AFTER_S = 20.0
 _MEASURE_S = 1.0  # between two measurements of memory, which walk over all processes of the machine
@@ -98,6 +100,15 @@ class Supervisor:
 
     def _ports(self) -> list[int]:
         return [child.metrics_port for child in self.children.values() if child.metrics_port]
+
+    def ready(self) -> bool:
+        """Return True if every process says that it has what it needs."""
+        try:
+            for port in self._ports():
+                loopback.get(port, "/readyz", _READY_S)
+        except OSError:  # refused, too late, or 503
+            return False
+        return True
 
     def check(self) -> None:
         """Check every child once, and restart dead and stuck ones. Raises ChildError if one does not stay alive."""
