@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from models.data.event_kinds import CLICK_KINDS, EXPOSURE
 from models.data.views import View, view
 from streams.database import run_state, schema
 from streams.model_config import view_spec
+from streams.records import item_key
 from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Release, ReleaseError, read_release
 
@@ -28,13 +30,29 @@ class Suggestion(NamedTuple):
     score: float
 
 
-def recommend(
-    found: Found, user: str, k: int, release: int | None = None, by: By | None = None
-) -> tuple[By, list[Suggestion]]:
-    """Return the score that is used, and the k best items for `user` by it, without items clicked before.
+class Recommendation(NamedTuple):
+    """The score that is used, and the best items by it; the release, and the last epoch whose events are known."""
 
-    `release` defaults to the newest one, `by` to the score that ranked better in the run so far.
-    Raises UserError if the user or the release is unknown, or the release is incomplete.
+    by: By
+    items: list[Suggestion]
+    release: int
+    epoch: int
+
+
+def recommend(
+    found: Found,
+    user: str,
+    k: int,
+    release: int | None = None,
+    by: By | None = None,
+    *,
+    candidates: Sequence[str] | None = None,
+    read: Callable[[sa.Connection, str, int], Release] = read_release,
+) -> Recommendation:
+    """Return the k best items of the catalogue for `user`, without those clicked before; or `candidates` in order.
+
+    `release` defaults to the newest one, `by` to the score that ranked better in the run so far; `read` reads a
+    release. Raises UserError if the user or the release is unknown, or the release is incomplete.
     """
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
@@ -48,7 +66,7 @@ def recommend(
         if release is None:
             raise UserError(f"run {run} has no release yet")
         try:
-            whole = read_release(connection, run, release)
+            whole = read(connection, run, release)
         except ReleaseError as error:
             raise UserError(str(error)) from error
         scorer, catalogue = whole.scorer, whole.catalogue
@@ -62,20 +80,29 @@ def recommend(
         window = max(sizes, default=0)
         open_count = len(shown) - sum(sizes.values())
         seen = view(clicks, clicks, shown, open_count, window, view_spec(settings), closed_count=sizes.get(window))
-        rows = catalogue.rows(catalogue.keys)
+        keys = catalogue.keys if candidates is None else np.array([item_key(name) for name in candidates], np.int64)
+        rows = catalogue.rows(keys)
         r2 = _memory(connection, run, user, whole, seen)
         recorded = run_state.recorded(connection, run)
-        statistics = statistics_after(connection, run, recorded[0] if recorded else -1).of(catalogue.keys)
+        epoch = recorded[0] if recorded else -1
+        statistics = statistics_after(connection, run, epoch).of(keys)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, statistics)
         fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, statistics, slow.f2s)
-        scores = np.where(np.isin(catalogue.keys, clicks), -np.inf, getattr(fast, by))
+        scores = getattr(fast, by)
+        if candidates is None:
+            scores = np.where(np.isin(keys, clicks), -np.inf, scores)
         best = [int(n) for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
-        t = schema.items.c
-        keys = [int(catalogue.keys[n]) for n in best]
-        named = sa.select(t.item, t.name).where(t.run == run, t.item.in_(keys))
-        names = {row.item: row.name for row in connection.execute(named)}
-    return by, [Suggestion(names.get(key, str(key)), float(scores[n])) for n, key in zip(best, keys, strict=True)]
+        names = _names(connection, run, keys[best].tolist()) if candidates is None else [candidates[n] for n in best]
+    items = [Suggestion(name, float(scores[n])) for name, n in zip(names, best, strict=True)]
+    return Recommendation(by, items, release, epoch)
+
+
+def _names(connection: sa.Connection, run: str, keys: list[int]) -> list[str]:
+    t = schema.items.c
+    named = connection.execute(sa.select(t.item, t.name).where(t.run == run, t.item.in_(keys)))
+    names = {row.item: row.name for row in named}
+    return [names.get(key, str(key)) for key in keys]
 
 
 def better_online(connection: sa.Connection, run: str) -> By:

@@ -96,7 +96,7 @@ def recommend(
     from deploy.recommend import recommend as rank_catalogue
     from deploy.runs import find
 
-    by, suggestions = rank_catalogue(find(run), user, k, release, by)
+    by, suggestions, *_ = rank_catalogue(find(run), user, k, release, by)
     table = Table("", "item", f"{by}'s score")
     for rank, suggestion in enumerate(suggestions, start=1):
         table.add_row(str(rank), suggestion.item, f"{suggestion.score:.3f}")

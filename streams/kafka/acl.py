@@ -1,7 +1,7 @@
 """The least rights that each processor needs in Kafka, as access control lists.
 
 Used by `mc2sf topics grant` and by the test that tries what is not granted. A device worker can't publish a release,
-and only the replayer can write a device's events.
+and only the replayer and the gateway can write a device's events.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Access:
 
 
 ACCESS: dict[str, Access] = {
+    "gateway": Access((), (DEVICE_EVENTS,)),
     "replay": Access((MODEL_RELEASES, DEVICE_EVENTS), (DEVICE_EVENTS,)),  # its own topic: to resume
     "device": Access(
         (DEVICE_EVENTS, CLOUD_DOWNLINK, DEVICE_STATE, *_RELEASE),

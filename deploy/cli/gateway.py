@@ -1,0 +1,85 @@
+"""`mc2sf gateway`: serve live devices over HTTP, and make the tokens by which they are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.console import terminal
+from deploy.user_error import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Live events in, rankings out, by HTTP.",
+)
+console = terminal()
+TokensOption = Annotated[Path, typer.Option("--tokens", metavar="FILE", help="File of the tokens' hashes.")]
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Owner of the token.")],
+    tokens: TokensOption,
+    ingest: Annotated[bool, typer.Option("--ingest", help="It may send events.")] = False,
+    rank: Annotated[bool, typer.Option("--rank", help="It may ask for rankings.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="It may do everything.")] = False,
+    user: Annotated[str | None, typer.Option(help="The only user that it may name.  [default: any]")] = None,
+) -> None:
+    """Make a token and print it, once: the file keeps its hash."""
+    from deploy.gateway.tokens import Scope, add
+
+    scopes: dict[Scope, bool] = {"ingest": ingest, "rank": rank, "admin": admin}
+    if not any(scopes.values()):
+        raise UserError("a token needs at least one of --ingest, --rank and --admin")
+    console.out(add(tokens, name, [scope for scope, given in scopes.items() if given], user), highlight=False)
+
+
+@app.command()
+def serve(
+    tokens: TokensOption,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+    epoch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN",
+            help="End an epoch every SPAN of wall time (60s, 10m), for a run into which only gateways write.  "
+            "[default: a replayer ends them]",
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM file of a certificate, for TLS.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM file of its private key.")] = None,
+) -> None:
+    """Take events of live devices, and rank for them, in the run of the environment.
+
+    Events are accepted once Kafka has acknowledged them. Rankings are computed from the tables with the newest release,
+    as by `mc2sf recommend`. As many instances as wanted may run.
+    """
+    import uvicorn
+
+    from deploy.gateway.serving import gateway
+    from replay.times import span
+
+    if (certificate is None) != (key is None):
+        raise UserError("--certificate and --key go together")
+    try:
+        seconds = None if epoch is None else span(epoch) / 1000
+    except ValueError as error:
+        raise UserError(f"--epoch {epoch!r}: write a span of time, such as 60s") from error
+    with gateway(tokens, seconds) as app:
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+            timeout_keep_alive=30,
+            h11_max_incomplete_event_size=16_384,
+        )
