@@ -51,7 +51,7 @@ def test_the_variables_of_the_compose_file_are_documented() -> None:
             assert Path(default).name == Path(asked[name]).name, name
 
 
-PROGRAMS = {"cd", "docker", "export", "git", "kubectl", "pip", "torchrun", "apt-get"}  # commands of others
+PROGRAMS = {"cd", "curl", "docker", "export", "git", "kubectl", "pip", "torchrun", "apt-get"}  # commands of others
 
 
 @pytest.mark.parametrize("command", [each for page in PAGES for each in commands(page)], ids=lambda c: c.text)
