@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
+from deploy.local.job import _failures
 from deploy.report import html, measurements
 from deploy.report.summary import METRICS, Bytes, Quality, ReleaseEntry
 from deploy.report.terminal import show
@@ -225,3 +227,20 @@ def test_a_run_that_learnt_nothing_or_ranked_nothing_says_so_first() -> None:
     out = io.StringIO()
     show(Console(file=out, width=200), summary(warnings=["No click was ranked [at all]."]), Path("runs/x"))
     assert out.getvalue().startswith("No click was ranked [at all].")
+
+
+def test_a_free_run_that_ranked_or_trained_nothing_fails() -> None:
+    def failures(**changed: Any) -> list[str]:
+        free = summary().settings | {"lockstep": False, **changed.pop("settings", {})}
+        trained = [ReleaseEntry(0, "initial", 0, {}), ReleaseEntry(1, "retrain", 5, {})]
+        whole = {"releases": trained, "settings": free} | changed
+        return _failures(summary(**whole), [], [], 0)
+
+    assert failures() == []
+    nothing = {"online": {}, "offline": {}, "releases": [ReleaseEntry(0, "initial", 0, {})]}
+    assert [each.partition(":")[0] for each in failures(**nothing)] == [
+        "no click was ranked",
+        "no retrain came into force",
+    ]
+    assert failures(**nothing, settings={"frozen": True, "evaluate": 0}) == [], "neither was asked for"
+    assert failures(**nothing, settings={"lockstep": True}) == [], "there the retrains were waited for"
