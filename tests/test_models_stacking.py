@@ -16,9 +16,10 @@ from models.data.views import ViewSpec
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.stacking import DECAY, FEATURES, affinity, initial_weights
 from models.mc2sf.tiled_scorer import Scorer
+from models.training.held_out import HeldOut
 from models.training.losses import sampled_softmax
 from models.training.minibatches import ClickSource
-from models.training.retrain import TrainConfig, held_out_loss, retrain
+from models.training.retrain import TrainConfig, retrain
 from models.training.stacking import fit_weights, stack
 
 torch.set_num_threads(1)
@@ -125,7 +126,7 @@ def test_a_retrain_learns_what_follows_what_and_lowers_the_loss_of_mc2sf() -> No
     source = ClickSource.of(click_states(log, SPEC), result.catalogue)
     some, alone = np.arange(0, 1200, 7), nets.grown(len(nets.encoder.E), 1)
     alone.fast.stack.copy_(initial_weights())
-    losses = [held_out_loss(each, source, some, TrainConfig(), 1) for each in (nets, alone)]
+    losses = [HeldOut.draw(source, some, 1).losses(each).mean() for each in (nets, alone)]
     assert losses[0] < losses[1] - 0.02
 
 
