@@ -33,14 +33,22 @@ CASES: dict[str, tuple[str, bytes, str]] = {
         "line 3: line of more than",
     ),
     "another encoding": ("a.csv", (GOOD + "caf\xe9,i,4,click\n").encode("latin-1"), "line 3: not UTF-8"),
-    "UTF-16": ("a.csv", GOOD.encode("utf-16"), "line 1: not UTF-8"),
+    "UTF-16 without its mark": ("a.csv", GOOD.encode("utf-16-le"), "there is no user, item, timestamp, event"),
     "empty": ("a.csv", b"", "is empty"),
     "only a header": ("a.csv", HEADER.encode(), "no row could be read"),
     "broken JSON": ("a.jsonl", b'{"user": 1,\n', "line 1: not JSON"),
     "no Parquet": ("a.parquet", b"PAR1", "is not Parquet"),
     "another format": ("a.xlsx", b"x", "there is no user, item, timestamp, event"),
 }
-WHOLE = {"truncated gzip", "wrong columns", "empty", "only a header", "no Parquet", "another format"}
+WHOLE = {
+    "truncated gzip",
+    "wrong columns",
+    "UTF-16 without its mark",
+    "empty",
+    "only a header",
+    "no Parquet",
+    "another format",
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -80,7 +88,7 @@ def test_inspect_lists_every_reason_and_says_by_its_exit_code_that_a_run_would_s
     ("source", "says"),
     [
         ("log:{}/none.csv", "none.csv: No such file"),
-        ("log:{}", "is a folder"),
+        ("log:{}", "no file in the folder"),
         ("steam:{}", "is a folder"),
         ("steam:{}/none.json.gz", "No such file"),
         ("ml-1m:{}", "ratings.dat: No such file"),

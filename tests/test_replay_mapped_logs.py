@@ -188,6 +188,16 @@ def test_the_parts_of_a_folder_are_one_log_with_the_lines_of_each_file(tmp_path:
     assert [row[0] for row in mapped(tmp_path, LogMap(parts="*-1.csv*"), RowErrors("skip"))] == ["u1"]
 
 
+def test_a_line_of_ten_megabytes_costs_itself_alone(tmp_path: Path) -> None:
+    row = f"u,i,{T},click\n"
+    path = write(tmp_path / "a.csv", HEADER + row + "x" * 10_000_000 + "\n" + row)
+    errors = RowErrors("skip")
+    assert len(mapped(path, LogMap(), errors)) == 2
+    assert errors.first == [f"{path}, line 3: line of more than 1,000,000 bytes"]
+    with pytest.raises(SourceError, match="line 1: not CSV"):
+        mapped(write(tmp_path / "b.csv", "x" * 10_000_000), LogMap())
+
+
 def test_a_map_goes_with_log_alone() -> None:
     with pytest.raises(SourceError, match="synthetic: only log: takes a map"):
         parse("synthetic", LogMap())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from replay.errors import InvalidError, SourceError
@@ -16,6 +17,7 @@ from replay.suggest.usual_names import CLICKED, NAMES, SHOWN, plain
 from replay.values.likely_times import number_cause, text_formats
 from replay.values.times import Times
 
+_SLATE = re.compile(r"\S+-[01](?: \S+-[01])*")
 _OPTION = re.compile(r"--time-(unit|format) (\S+)")
 
 
@@ -32,24 +34,16 @@ def suggestion(text: str, log_map: LogMap | None) -> str:
 
 
 def _lines(found: Sample, log_map: LogMap) -> Iterator[str]:
-    columns, unsure = _columns(found, log_map)
+    slate = next((name for name, cells in found.columns.items() if all(map(_SLATE.fullmatch, cells))), None)
+    of_rows = {name: cells for name, cells in found.columns.items() if name != slate}
+    columns, unsure = _columns(replace(found, columns=of_rows), log_map, () if slate is None else ("user", "timestamp"))
     yield f"# columns in the log: {', '.join(map(_text, found.columns))}"
     yield f"columns = {_table(columns)}" + (f"  # unsure: {', '.join(unsure)}" if unsure else "")
-    missing = [name for name in ("user", "item", "timestamp") if name not in columns]
+    needed = ("user", "timestamp") if slate else ("user", "item", "timestamp")
+    missing = [name for name in needed if name not in columns]
     if missing:
         yield f"# nothing looks like {', '.join(missing)}: add it to columns"
-    if "event" in columns:
-        words = dict.fromkeys(found.columns[columns["event"]])
-        kinds = {word: _kind(word) for word in words}
-        yield f"events = {_table({word: kind or 'ignore' for word, kind in kinds.items()})}" + (
-            "  # unsure: " + ", ".join(map(_text, (word for word, kind in kinds.items() if kind is None)))
-            if None in kinds.values()
-            else ""
-        )
-    elif "click" in columns or "rating" in columns:
-        yield f"click_from = {1 if 'click' in columns else 4}  # unsure: rows below it are exposures"
-    else:
-        yield 'event = "click"  # unsure: no column tells clicks from exposures, so every row is a click'
+    yield from _kinds(found, columns, of_slates=slate is not None)
     if found.header is not None and not found.header:
         yield "header = false"
     if found.separator not in (None, ","):
@@ -60,10 +54,30 @@ def _lines(found: Sample, log_map: LogMap) -> Iterator[str]:
         yield f"encoding = {_text(log_map.encoding)}"
     if "timestamp" in columns:
         yield from _times(found.columns[columns["timestamp"]], log_map)
+    if slate is not None:
+        yield f'[slate]\ncolumn = {_text(slate)}\nclick_suffix = "-1"\nexposure_suffix = "-0"'
 
 
-def _columns(found: Sample, log_map: LogMap) -> tuple[dict[str, str], list[str]]:
-    """Return the name in the log of each of our columns, and those of ours that are guesses from the values alone."""
+def _kinds(found: Sample, columns: Mapping[str, str], *, of_slates: bool) -> Iterator[str]:
+    if "event" in columns:
+        words = dict.fromkeys(found.columns[columns["event"]])
+        kinds = {word: _kind(word) for word in words}
+        yield f"events = {_table({word: kind or 'ignore' for word, kind in kinds.items()})}" + (
+            "  # unsure: " + ", ".join(map(_text, (word for word, kind in kinds.items() if kind is None)))
+            if None in kinds.values()
+            else ""
+        )
+    elif "click" in columns or "rating" in columns:
+        yield f"click_from = {1 if 'click' in columns else 4}  # unsure: rows below it are exposures"
+    elif not of_slates:
+        yield 'event = "click"  # unsure: no column tells clicks from exposures, so every row is a click'
+
+
+def _columns(found: Sample, log_map: LogMap, only: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the name in the log of each of our columns, and those that are guesses from the values alone.
+
+    With `only`, no others are guessed.
+    """
     columns: dict[str, str] = {name: log_map.columns[name] for name in log_map.columns}
     known_as = {plain(name): name for name in reversed(found.columns)}
     for column, names in NAMES.items():
@@ -72,7 +86,11 @@ def _columns(found: Sample, log_map: LogMap) -> tuple[dict[str, str], list[str]]
             columns[column] = known
     unsure: list[str] = []
     for column, fits in _FITS.items():
-        if column in columns or (column in ("event", "rating") and (found.header or _decided(columns))):
+        if (
+            column in columns
+            or (only and column not in only)
+            or (column in ("event", "rating") and (found.header or _decided(columns)))
+        ):
             continue
         free = [name for name in found.columns if name not in columns.values() and fits(found.columns[name])]
         guess = max(free, key=lambda name: column == "user" and _repeats(found.columns[name]), default=None)

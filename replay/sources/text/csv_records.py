@@ -53,7 +53,7 @@ class Block:
 def leading(data: bytes, dialect: Dialect) -> Iterator[re.Match[bytes]]:
     """Yield the first records as matches of `Dialect.record`, up to one that is none; not blank lines and comments."""
     record, at = dialect.record(), 0
-    while at < len(data) and (found := record.match(data, at)):
+    while at < len(data) and (found := record.match(data, at)) and len(found[1]) <= LINE_BYTES:
         at = found.end()
         if found[1].strip(b" ") and not (dialect.comment and found[1].startswith(dialect.comment)):
             yield found

@@ -1,0 +1,161 @@
+"""The speed of reading a log in CSV: `python -m benchmarks.import_log [--before CHECKOUT] [--events N]`.
+
+Contenders read the same generated file, each in a process of its own, in turns: `mc2sf` with every check of every row;
+`before`, the reader of an older checkout; and bare reading of all columns as text by pyarrow, polars and duckdb, which
+checks nothing and numbers no line. `import_log.json` has medians of events per CPU second and the peaks of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from benchmarks.machine import described
+from replay.errors import RowErrors
+from replay.sources.source import parse
+
+RESULT = Path(__file__).with_name("import_log.json")
+REPEATS, PIECE = 3, 1_000_000
+LOGS = {"numbers": "user and item are numbers, times are seconds", "texts": "names, ISO times, a quoted title"}
+
+
+def generate(path: Path, events: int, log: str) -> None:
+    """Write a log of `events` rows: one in five a click, five events an impression."""
+    chance = np.random.default_rng(1)
+    form = csv.WriteOptions(quoting_style="none" if log == "numbers" else "needed")
+    with csv.CSVWriter(path, _piece(chance, 0, 0, log).schema, write_options=form) as writer:
+        for first in range(0, events, PIECE):
+            writer.write_table(_piece(chance, first, min(PIECE, events - first), log))
+
+
+def _piece(chance: np.random.Generator, first: int, rows: int, log: str) -> pa.Table:
+    numbers = np.arange(first, first + rows)
+    user, item = (pa.array(chance.integers(0, most, rows)).cast(pa.string()) for most in (100_000, 20_000))
+    seconds = pa.array(1_684_393_203 + numbers // 10)
+    columns: dict[str, Any] = {
+        "user": user,
+        "item": item,
+        "timestamp": seconds,
+        "event": pa.array(["click", "exposure"]).take(pa.array((chance.random(rows) > 0.2).astype(np.int8))),
+        "impression": pa.array(numbers // 5 + 1),
+    }
+    if log == "texts":
+        columns |= {
+            "user": pc.binary_join_element_wise("user", user, "-"),
+            "timestamp": seconds.cast(pa.timestamp("s")).cast(pa.string()),
+            "title": pc.binary_join_element_wise("what,", item, " "),
+        }
+    return pa.table(columns)
+
+
+def _mc2sf(path: Path) -> int:
+    return sum(batch.num_rows for batch in parse(f"log:{path}").read("logged", RowErrors()))
+
+
+def _pyarrow(path: Path) -> int:
+    names = path.open().readline().strip().replace('"', "").split(",")
+    options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    read = csv.ReadOptions(use_threads=False, block_size=1 << 22)
+    return sum(batch.num_rows for batch in csv.open_csv(path, read_options=read, convert_options=options))
+
+
+def _polars(path: Path) -> int:
+    return pl.read_csv(path, infer_schema=False).height
+
+
+def _duckdb(path: Path) -> int:
+    connection = duckdb.connect(config={"threads": 1})
+    rows = connection.sql("SELECT * FROM read_csv(?, all_varchar = true)", params=[str(path)])
+    return sum(batch.num_rows for batch in rows.to_arrow_reader(100_000))
+
+
+CONTENDERS: dict[str, Callable[[Path], int]] = {
+    "mc2sf": _mc2sf,
+    "before": _mc2sf,
+    "pyarrow": _pyarrow,
+    "polars": _polars,
+    "duckdb": _duckdb,
+}
+
+
+def one(contender: str, path: Path) -> dict[str, float]:
+    """Return the events per CPU second and per second of one reading, and the peak of memory in MB."""
+    CONTENDERS[contender](path.with_stem(f"{path.stem}-small"))  # imports
+    wall, cpu = time.perf_counter(), time.process_time()
+    events = CONTENDERS[contender](path)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"events_per_cpu_second": events / cpu, "events_per_second": events / wall, "peak_mb": peak}
+
+
+def measured(path: Path, before: Path | None) -> dict[str, Any]:
+    """Return the medians of each contender, and how many times as fast as it mc2sf is by CPU time."""
+    here = Path(__file__).parents[1]
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(REPEATS):
+        for name in CONTENDERS:
+            root = before if name == "before" else here
+            if root is not None:
+                command = [sys.executable, __file__, "--contender", name, "--file", str(path)]
+                paths = os.pathsep.join([str(root), str(here)])  # the older checkout has no such benchmark
+                result = subprocess.run(  # noqa: S603 - this file, in a process of its own
+                    command, env=os.environ | {"PYTHONPATH": paths}, check=True, capture_output=True
+                )
+                found.setdefault(name, []).append(json.loads(result.stdout))
+    rows = {name: {k: median(run[k] for run in runs) for k in runs[0]} for name, runs in found.items()}
+    own = rows["mc2sf"]["events_per_cpu_second"]
+    return {
+        name: {
+            "events_per_cpu_second": round(row["events_per_cpu_second"]),
+            "peak_mb": round(row["peak_mb"]),
+            "mc2sf_is_faster_by": round(own / row["events_per_cpu_second"], 3),
+        }
+        for name, row in rows.items()
+    }
+
+
+def main() -> None:
+    """Measure, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--before", type=Path, help="a checkout of an older version")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--contender", choices=CONTENDERS, help="measure this one alone, on --file")
+    parser.add_argument("--file", type=Path)
+    asked = parser.parse_args()
+    if asked.contender:
+        print(json.dumps(one(asked.contender, asked.file)))
+        return
+    logs: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="mc2sf-") as folder:
+        for log, what in LOGS.items():
+            path = Path(folder) / f"{log}.csv"
+            generate(path, asked.events, log)
+            generate(path.with_stem(f"{path.stem}-small"), 1000, log)
+            logs[log] = {"log": what, "mb": path.stat().st_size >> 20, **measured(path, asked.before)}
+            print(json.dumps({log: logs[log]}))
+            path.unlink()
+    machine = described(("pyarrow", "polars", "duckdb"))
+    result = {"events": asked.events, "repeats": REPEATS, "logs": logs, "machine": machine}
+    asked.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The map that is proposed for an unknown log: its TOML is a map, and reads the log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from replay.errors import RowErrors, SourceError
+from replay.sources.log_map import LogMap, Slate
+from replay.sources.source import parse
+from replay.suggest.suggestion import suggestion
+from tests.support.logs import write
+
+T = 1_684_393_203  # s
+
+
+def proposed(path: Path) -> LogMap:
+    return msgspec.toml.decode(suggestion(f"log:{path}", None), type=LogMap)
+
+
+def rows(path: Path) -> int:
+    source = parse(f"log:{path}", proposed(path))
+    return sum(batch.num_rows for batch in source.read(source.policies[0], RowErrors()))
+
+
+LOGS: dict[str, tuple[str, str, int, dict[str, str]]] = {  # name of the file, text, rows, words for events
+    "names": (
+        "a.csv",
+        f"visitorid,event,itemid,timestamp\n1,view,2,{T}000\n1,addtocart,2,{T}001\n",
+        2,
+        {"view": "exposure", "addtocart": "click"},
+    ),
+    "no header": ("a.csv", f"1,2,9,pv,{T}\n1,3,9,buy,{T + 1}\n", 2, {"pv": "exposure", "buy": "click"}),
+    "RecBole": ("a.inter", f"user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t2\t5\t{T}\n", 1, {}),
+    "ratings": ("a.csv", f"A1,B1,4.0,{T}\nA1,B2,5.0,{T}\nA2,B1,1.0,{T}\n", 3, {}),
+    "dates": ("a.csv", "user;item;timestamp;event\nu;i;31.12.2021 07:01;click\n", 1, {"click": "click"}),
+    "lists": (
+        "a.jsonl",
+        json.dumps({"session": 1, "events": [{"aid": 1, "ts": T, "type": "carts"}]}),
+        1,
+        {"carts": "click"},
+    ),
+    "only ids": ("a.csv", f"user_id,movie,ts\n1,2,{T}\n1,3,{T}\n", 2, {}),
+}
+
+
+@pytest.mark.parametrize("case", LOGS)
+def test_a_log_is_read_with_the_map_that_is_proposed_for_it(tmp_path: Path, case: str) -> None:
+    name, text, count, events = LOGS[case]
+    path = write(tmp_path / name, text)
+    assert rows(path) == count
+    assert proposed(path).events == events
+
+
+def test_slates_with_marked_clicks_are_noticed(tmp_path: Path) -> None:
+    lines = [f"{n}\tU{n % 2}\t1/10/2023 1:00:00 PM\t\tN1-0 N2-1" for n in range(4)]
+    path = write(tmp_path / "behaviors.tsv", "\n".join(lines))
+    assert proposed(path).slate == Slate(column="5", click_suffix="-1", exposure_suffix="-0")
+    assert proposed(path).columns["user"] == "2"
+    assert rows(path) == 8
+
+
+def test_a_column_of_a_parquet_file_is_proposed_by_its_name(tmp_path: Path) -> None:
+    table = pa.table({"customer_id": [1], "asin": ["B"], "event_time": [T], "event_type": [b"purchase"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert rows(tmp_path / "a.parquet") == 1
+
+
+def test_what_is_unsure_is_said(tmp_path: Path) -> None:
+    text = suggestion(
+        f"log:{write(tmp_path / 'a.csv', f'user,item,timestamp,event{chr(10)}u,i,{T},wave{chr(10)}')}", None
+    )
+    assert 'events = {"wave" = "ignore"}  # unsure: "wave"' in text
+    assert "nothing looks like timestamp" in suggestion(f"log:{write(tmp_path / 'b.csv', 'a,b' + chr(10))}", None)
+    with pytest.raises(SourceError, match="synthetic: only log:FILE takes a map"):
+        suggestion("synthetic", None)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.text(max_size=8), min_size=2, max_size=5), st.text(max_size=30), st.binary(max_size=40))
+def test_whatever_a_log_has_for_names_and_words_the_proposal_is_toml(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], word: str, data: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("hostile")
+    first = json.dumps({**dict.fromkeys(names, word), "event": word, "timestamp": T})
+    for path in (write(folder / "a.jsonl", first), write(folder / "a.csv", data), write(folder / "b.csv", word)):
+        try:
+            proposed(path)
+        except SourceError as error:
+            assert str(path) in str(error)  # noqa: PT017 - both ends are right
