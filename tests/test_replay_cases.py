@@ -22,3 +22,7 @@ def test_a_log_gives_what_the_table_says(mc2sf: Command, cases: Path, case: Case
         PAGE.write_text(PAGE.read_text().replace(case.line(), case.line(found)))
     else:
         assert found == case.result
+
+
+def test_the_table_has_every_log_of_the_folder(cases: Path) -> None:
+    assert {path.name for path in cases.iterdir()} - {"README.md"} == {case.file for case in table()}
