@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from replay.errors import RowError, RowErrors, SourceError
 from replay.sources.columns import NO_IMPRESSION, NO_VALUE, impression
 from replay.sources.schema import IMPRESSIONS, Row
+from replay.sources.source import parse
 from streams.records import Kind
 from tests.support.logs import HEADER, read, skipped, write
 
@@ -167,6 +168,34 @@ def test_a_byte_order_mark_before_json_is_passed_over(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_quotes_are_understood(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "\ufeff" + HEADER + f'"a, ""b""",i,{NOW + 3},click\n')
     assert read(f"log:{path}") == [('a, "b"', "i", (NOW + 3) * 1000, Kind.CLICK, 0)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_finer_times_decide_the_order_in_every_format(tmp_path: Path, name: str) -> None:
+    rows = [("u", f"i{n}", f"2020-11-17T15:21:34.47100{n}", "click", None) for n in (9, 5, 1)]
+    path = save(tmp_path / name, rows)
+    batch = next(iter(parse(f"log:{path}").read("logged", RowErrors())))
+    assert batch["ns"].to_pylist() == [9000, 5000, 1000]
+
+
+def test_values_of_any_type_in_json_are_names_or_refused_one_by_one(tmp_path: Path) -> None:
+    users = ["a", 1, 2.0, 1.5, True, None, [1], [1, "x"], {"b": 2}, float("nan"), 2**60, 10**30, "\ud800", "z"]
+    events = [{"user": user, "item": n, "timestamp": NOW + n, "event": "click"} for n, user in enumerate(users)]
+    events += [{"user": "t", "item": 0, "timestamp": time, "event": "click"} for time in ([NOW], {}, True, "x")]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(event) + "\n" for event in events))
+    found, errors = skipped(f"log:{path}")
+    assert [row[0] for row in found] == ["a", "1", "2", str(2**60), str(10**30), "z"]
+    assert [int(text.split("line ")[1].split(":")[0]) for text in errors.first] == [
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+        13,
+        *range(15, 19),
+    ]
 
 
 def test_a_number_too_large_for_any_arithmetic_is_a_time_beyond_the_years(tmp_path: Path) -> None:

@@ -113,7 +113,10 @@ def _moments(column: pa.Array, times: Times) -> tuple[pa.Array, pa.Array]:
 
 
 def _one_by_one(column: pa.Array, times: Times) -> tuple[pa.Array, pa.Array]:
-    encoded = pc.dictionary_encode(column)
+    try:
+        encoded = pc.dictionary_encode(column)
+    except pa.ArrowNotImplementedError:  # a list, a struct
+        encoded = pa.DictionaryArray.from_arrays(pa.array(range(len(column)), pa.int32()), pa.nulls(len(column)))
     found = [_ns(value, times) for value in encoded.dictionary.to_pylist()]
     ms = pa.array([None if ns is None else ns // MS for ns in found], pa.int64())
     below = pa.array([None if ns is None else ns % MS for ns in found], pa.int32())
