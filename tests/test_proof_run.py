@@ -247,6 +247,11 @@ def test_evaluate_and_recommend_work_from_the_tables_of_a_finished_run(once: tup
     assert json.loads(again.stdout[: again.stdout.rindex("}") + 1]) == summary["online"]
     hindsight = mc2sf("evaluate", str(out), "--release", "1")
     assert "hindsight" in hindsight.stdout
+    assert "release 1 minus the releases in force" in hindsight.stdout
+    for variant, metrics in summary["online_intervals"]["metrics"].items():
+        for name, interval in metrics.items():
+            assert interval["value"] == pytest.approx(summary["online"][variant][name], abs=1e-6)
+            assert interval["low"] <= interval["value"] <= interval["high"]
     listed = mc2sf("releases", "list", str(out))
     assert "retrain" in listed.stdout
     user = sqlite3.connect(out / "mc2sf.db").execute("SELECT user FROM interactions LIMIT 1").fetchone()[0]
