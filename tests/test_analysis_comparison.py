@@ -21,13 +21,15 @@ from tests.support.runs import CLICKS, finished, outcomes
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs: `a`; `better`, of the same clicks; `other`, of other lists; `part`, of half the clicks; `few`."""
+    """Runs: `a`; `better`, of the same clicks; `other`, other lists; `part`, `later`, of other times; `few` users."""
     folder = tmp_path_factory.mktemp("runs")
     rows = outcomes("r")
     finished(folder / "a", summary(run="r"), rows)
     finished(folder / "better", summary(run="r"), outcomes("r", seed=2, best=5))
     finished(folder / "other", summary(run="r"), [row | {"candidates": LIST_OF_TWO} for row in rows])
     finished(folder / "part", summary(run="r"), [row | {"time": 7_000_000 + row["time"]} for row in rows[::2]])
+    later = [row | {"time": 7_000_000 + row["time"]} for row in outcomes("r", seed=2, best=5)]
+    finished(folder / "later", summary(run="r"), later)
     finished(folder / "few", summary(run="r"), outcomes("r", users=4))
     return folder
 
@@ -69,6 +71,15 @@ def test_runs_without_clicks_in_common_are_compared_unpaired_and_wider(folder: P
     wide, narrow = (each.variants["mc2sf"]["mrr"] for each in (apart, same))
     assert wide.high - wide.low > narrow.high - narrow.low
     assert wide.low < 0 < wide.high
+
+
+def test_an_unpaired_difference_is_that_of_the_two_runs_metrics(folder: Path) -> None:
+    found = compared(folder, "a", "later")
+    for variant, metrics in found.differences[0].variants.items():
+        for name, each in metrics.items():
+            one, other = (run.metrics[variant][name].value for run in found.runs)
+            assert each.difference == pytest.approx(other - one, abs=2e-6)
+    assert found.differences[0].variants["mc2sf"]["ndcg@10"].verdict == "higher"
 
 
 def test_runs_of_few_users_are_compared_without_an_interval(folder: Path) -> None:
@@ -153,6 +164,27 @@ def test_another_source_or_option_is_not_mixed_with_the_finished_seeds(tmp_path:
     (tmp_path / "seeds" / SEEDS_FILE).write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         read_seeds_file(tmp_path / "seeds")
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--out", "x", "--resume", "r", "--brokers", "b:1"]], ids=["no folder", "resume"]
+)
+def test_several_seeds_need_a_folder_and_continue_by_themselves(options: list[str]) -> None:
+    with pytest.raises(UserError, match="--seeds needs --out"):
+        CliRunner().invoke(app, ["run", "synthetic", "--seeds", "2", *options], catch_exceptions=False)
+
+
+def test_the_command_runs_each_seed_that_is_not_finished_with_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_seeds(Path("seeds"), "synthetic:users=5", {"epoch": "6h", "workers": "2"}, [7, 8], of_seed)
+    arguments = ["run", "synthetic:users=5", "--epoch", "6h", "--workers", "2", "--seed", "7", "--out", "seeds"]
+    shown = CliRunner().invoke(app, [*arguments, "--seeds", "2"], catch_exceptions=False)
+    assert "mean of 2 seeds" in shown.output
+    assert "seeds/seed-7" not in shown.output  # both are finished
+    with pytest.raises(UserError, match="other options"):
+        CliRunner().invoke(app, [*arguments, "--seeds", "2", "--threshold", "5"], catch_exceptions=False)
 
 
 def test_folders_of_seeds_are_compared_click_by_click_of_each_seed(tmp_path: Path) -> None:
