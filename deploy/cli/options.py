@@ -23,7 +23,7 @@ from replay.prepare.log_account import Acceptable
 from replay.prepare.plan import POLICIES, Options, Plan, exposure_policy
 from replay.times import MS, span
 from replay.values.times import Times
-from streams.plugins.plugin import is_name
+from streams.plugins.plugin import Plugin, is_name
 
 if TYPE_CHECKING:
     from replay.sources.log_map import LogMap
@@ -210,6 +210,15 @@ def paced(plan: Plan, speed: str, *, lockstep: bool) -> Plan:
     if lockstep or speed != AUTO:
         return plan
     return msgspec.structs.replace(plan, rate=min(FREE_RATE, plan.events / FREE_LEAST_S))
+
+
+def source_plugin(text: str, log_map: LogMap | None) -> Plugin | None:
+    """Return the plugin that a SOURCE or the source of an experiment's stream is. Raises SourceError."""
+    if not is_protocol(text):
+        return parse_source(text, log_map).plugin
+    from deploy.experiments.streaming.source import StreamRequest
+
+    return StreamRequest.of(text).request.source.plugin
 
 
 def speed_factor(text: str) -> float | None:

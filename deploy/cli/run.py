@@ -21,7 +21,7 @@ from deploy.cli.options import (
     flattened,
     is_protocol,
     paced,
-    parse_source,
+    source_plugin,
 )
 from deploy.console import terminal
 from deploy.user_error import UserError
@@ -103,11 +103,12 @@ def run(
     from streams.plugins.loaded import setting
     from streams.settings import Settings
 
-    only_defaults = threshold == 10 and evaluate is None and retrain_every is None and not faults and lockstep
+    chosen_by_user = (evaluate, retrain_every, candidates, faults or None)
+    only_defaults = threshold == 10 and lockstep and all(option is None for option in chosen_by_user)
     given = _given(source, options, only_defaults=only_defaults)
     run_id, folder = _run_and_folder(source, resume, out)
     parsed = options.parsed(faults)
-    others = (None if is_protocol(source) else parse_source(source, parsed.log_map).plugin, parsed.plugin)
+    others = (source_plugin(source, parsed.log_map), parsed.plugin)
     plugins = setting(
         metrics=metric, variants=variant, candidates=candidates, others=[plugin for plugin in others if plugin]
     )

@@ -70,12 +70,12 @@ class Source:
 
     def read(self, policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the order of the source. Raises SourceError if `policy` does not fit, or for bad input."""
-        if policy == "plugin":  # which adds exposures, as `simulated` does
-            policy = "simulated"
-        if policy not in self.policies:
-            raise SourceError(f"{self.text}: exposures can't be {policy!r} here, but {' or '.join(self.policies)}")
+        as_read: Exposures = "simulated" if policy == "plugin" else policy  # both add exposures
+        if as_read not in self.policies:
+            chosen = "added by a plugin" if policy == "plugin" else repr(policy)
+            raise SourceError(f"{self.text}: exposures can't be {chosen} here, but {' or '.join(self.policies)}")
         try:
-            yield from self.reader(policy, errors)
+            yield from self.reader(as_read, errors)
         except OSError as error:
             raise _not_there(self.text, error) from error
 

@@ -81,6 +81,9 @@ def setting(
     others: Sequence[Plugin] = (),
 ) -> str:
     """Return the setting `plugins` for names from a command line. Raises PluginError, also for a broken law."""
+    for plugin in others:
+        if not callable(load(plugin)):
+            raise PluginError(f"{plugin} is no class")
     found = [*others, *([named("candidates", candidates)] if candidates is not None else [])]
     found += [named("metric", name) for name in metrics or ()] + [named("variant", name) for name in variants or ()]
     text = " ".join(plugin.setting for plugin in found)
