@@ -222,10 +222,13 @@ def test_training_lowers_the_held_out_loss() -> None:
     assert result.candidate < result.active - 0.1
 
 
-def test_a_log_without_a_click_trains_nothing_and_says_so() -> None:
-    none = np.empty(0, np.int64)
-    result = retrained(InteractionLog(np.zeros(1, np.int64), none, none, none, none, none))
-    assert (result.n, result.steps, result.trained, len(result.catalogue)) == (0, 0, 0, 0)
+@pytest.mark.parametrize(("kind", "items"), [(EXPOSURE, 0), (EXPOSURE, 3), (CLICK, 1)])
+def test_a_log_without_a_click_or_with_one_item_trains_nothing_and_says_so(kind: int, items: int) -> None:
+    keys, zeros = np.arange(9) % items if items else np.empty(0, np.int64), np.zeros(9 if items else 0, np.int64)
+    log = InteractionLog(np.array([0, len(keys)]), keys, zeros + kind, np.arange(len(keys)), zeros, zeros)
+    nets = Nets.initial(replace(SIZES, floor=True, stacked=True), FIRST_ROW, 1)
+    result = retrain(nets, Catalogue([]), log, config=CONFIG, spec=SPEC, seed=1)
+    assert (result.n, result.steps, result.kept, len(result.catalogue)) == (0, 0, 0, items)
     assert result.finite
 
 

@@ -109,7 +109,7 @@ def retrain(
     order = states.order()
     new = order[states.time[order] > since] if since is not None else order
     out = max(int(len(new) * config.held_out), min(config.held_out_min, len(new) // 2))
-    out = min(out, config.held_out_max)
+    out = min(out, config.held_out_max) if len(extended) >= 2 else 0  # one item has no negatives
     fresh, held = new[: len(new) - out], new[len(new) - out :]
     older = order[: len(order) - len(new)]
     room = min(int(config.older * len(fresh)), max(0, config.max_clicks - len(fresh)))
@@ -139,8 +139,8 @@ def retrain(
             progress(step, steps, loss)
             if step in snapshots:
                 selection.consider(candidate, step)
-    if candidate.config.stacked and len(extended):
-        selection.consider_stack(held, config.loss, seed)
+        if candidate.config.stacked:
+            selection.consider_stack(held, config.loss, seed)
     best, losses = selection.best, judging.losses(selection.best)
     learnt = best is not unchanged and bool(losses.mean() <= active.mean())
     if not learnt:
