@@ -78,6 +78,7 @@ def serve(
             host=host,
             port=port,
             log_level="warning",
+            server_header=False,
             ssl_certfile=certificate,
             ssl_keyfile=key,
             timeout_keep_alive=30,

@@ -147,7 +147,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ]
     online: Annotated[Qualities, Meta(description="Per variant, over all outcomes, as ranked online.")]
     offline: Annotated[
-        Qualities, Meta(description="The same, scored again from the tables. In lockstep equal to `online`, exactly.")
+        Qualities,
+        Meta(description="The same, scored again from the tables. Equal to `online`, exactly; free-running too."),
     ]
     online_collaborative: Annotated[
         Qualities,
