@@ -80,7 +80,7 @@ def load(
     """
     policy = _policy(source, protocol)
     exposures, plugin = exposure_policy(policy)
-    options = Options(exposures=exposures, plugin=plugin, users=users, seed=protocol.seed)
+    options = Options(exposures=exposures, plugin=plugin, users=users, seed=protocol.seed, accept=None)
     plan = prepare(source, options, folder / (exposures or ""), progress=progress)
     table = pq.read_table(plan.path, partitioning=None)  # no folder on the path is a column
     names, items = (pc.unique(table[column]).sort() for column in ("user", "item"))
