@@ -32,6 +32,10 @@ class Commands(LazyGroup):
             "deploy.stored_runs.commands:export_run",
             "Export a run: a Parquet file per table, with named columns and decoded states.",
         ),
+        "export-device": Entry(
+            "deploy.stored_runs.commands:export_device",
+            "Export a release for a device: the fast part as ONNX, the items as Parquet.",
+        ),
         "runs": Entry("deploy.stored_runs.commands:app", "The runs that are kept: list, show, delete, prune."),
         "gateway": Entry("deploy.cli.gateway:app", "Live events in, rankings out, by HTTP."),
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),

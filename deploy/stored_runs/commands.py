@@ -19,7 +19,10 @@ from replay.times import span, utc
 from streams.database import schema
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="The runs that are kept."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="The runs that are kept: list, show, delete, prune.",
 )
 console = terminal()
 FolderOption = Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder with the folders of runs.")]
@@ -94,6 +97,22 @@ def export_run(
     with Run(run) as opened, console.status("exporting") as status:
         rows = export(opened, folder, lambda table, rows: status.update(f"{table}: {rows:,} rows"))
     console.print(f"{rows:,} rows written to {folder}")
+
+
+def export_device(
+    run: RunArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the model and the table of items.")],
+    release: Annotated[int | None, typer.Option(help="Version.  [default: the active release]")] = None,
+) -> None:
+    """Export a release for a device: the fast part as ONNX, the items as Parquet."""
+    from deploy.analysis import device_export
+
+    found = find(run)
+    with console.status("exporting"):
+        version = device_export.export_device(found, folder, release)
+    found.engine.dispose()
+    size = (folder / device_export.MODEL).stat().st_size
+    console.print(f"release {version} written to {folder}: {size:,} bytes without the items")
 
 
 def _delete(runs: list[StoredRun], yes: bool) -> None:

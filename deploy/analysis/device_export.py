@@ -1,0 +1,71 @@
+"""Export of a release for a device: its model as ONNX, its items as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from deploy.analysis.device_model import INPUTS, OUTPUTS, write_onnx
+from deploy.runs import Found
+from deploy.user_error import UserError
+from models.mc2sf.nets import Nets
+from streams.database import run_state, schema
+from streams.releases.release import Assembler, ReleaseError, read_release_and_items
+
+MODEL, ITEMS, MANIFEST = "model.onnx", "items.parquet", "manifest.json"
+
+
+def export_device(
+    found: Found, folder: Path, version: int | None = None, write_model: Callable[[Nets, Path], None] = write_onnx
+) -> int:
+    """Write MODEL, ITEMS and MANIFEST of a release, by default the active one, to `folder`. Return its version.
+
+    Raises UserError if there is no such release, if it cannot be exported, or if the folder is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder: name a new one")
+    run = found.settings.run
+    with found.engine.connect() as connection:
+        if version is None and (version := run_state.active_release(connection, run)) is None:
+            raise UserError(f"run {run} has no release yet")
+        try:
+            release, items = read_release_and_items(connection, run, version, Assembler())
+        except ReleaseError as error:
+            raise UserError(str(error)) from error
+        i = schema.items.c
+        names = {row.item: row.name for row in connection.execute(sa.select(i.item, i.name).where(i.run == run))}
+    if release.standalone:
+        raise UserError(f"release {version} has standalone nets: only the product's own can be exported")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        write_model(release.nets, folder / MODEL)
+    except ImportError as error:
+        raise UserError("an export for devices needs ONNX: pip install 'mc2sf[onnx]'") from error
+    except ValueError as error:
+        raise UserError(f"release {version}: {error}") from error
+    encoder = release.nets.encoder
+    table = {
+        "row": pa.array(range(len(items.keys)), pa.int32()),
+        "item": pa.array(items.keys, pa.int64()),
+        "name": pa.array([names.get(key) for key in items.keys.tolist()], pa.string()),
+        "vector": _lists(items.E),
+        "neighbour_rows": _lists(encoder.neighbour_rows.numpy()),
+        "neighbour_weights": _lists(encoder.neighbour_weights.float().numpy().reshape(len(items.keys), -1)),
+    }
+    pq.write_table(pa.table(table), folder / ITEMS, compression="zstd")
+    config = release.nets.config
+    manifest = {"run": run, "release": version, "inputs": INPUTS, "outputs": OUTPUTS}
+    manifest |= {"dim": config.dim, "history_short": config.history_short, "threshold": config.threshold}
+    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+    return version
+
+
+def _lists(rows: NDArray[np.float32] | NDArray[np.int32]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel()), rows.shape[1])

@@ -1,0 +1,137 @@
+"""The device's part of a release as one ONNX graph, for runtimes without torch."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.data.item_neighbours import NEIGHBOURS, WEIGHTS
+from models.data.item_statistics import FEATURES
+from models.layers.gru import Gru
+from models.layers.mlp import PaddedVectors
+from models.mc2sf import stacking
+from models.mc2sf.nets import Nets
+
+OUTPUTS = {"fast": "f4 [1, C]: logits of the device alone", "mc2sf": "f4 [1, C]: logits with the cloud's answer"}
+INPUTS = {
+    "clicks": "f4 [1, L_F, d]: vectors of the newest clicks, the newest last, zeros before the first",
+    "clicks_mask": "bool [1, L_F]: true on clicks",
+    "exposures": "f4 [1, L_F, d]: vectors of the newest exposures",
+    "exposures_mask": "bool [1, L_F]: true on exposures",
+    "neighbour_rows": f"i8 [L_F, {NEIGHBOURS}]: rows of the neighbours of each click, zeros without a click",
+    "neighbour_weights": f"f4 [L_F, {NEIGHBOURS}, {WEIGHTS}]: their weights",
+    "items": "i8 [1, C]: rows of the candidates",
+    "vectors": "f4 [1, C, d]: vectors of the candidates",
+    "statistics": f"i8 [1, C, {len(FEATURES)}]: buckets of their item statistics",
+    "r_t": "f4 [1, C, d]: the cloud's answer, zeros without one",
+    "r_n": "f4 [1, C, d]",
+    "f2s": "f4 [1, C]: the cloud's own scores",
+}
+_OF_CANDIDATES = ("items", "vectors", "statistics", "r_t", "r_n", "f2s")
+
+
+class _PlainGru(nn.Module):
+    """`Gru.encode` in plain operations, for a fixed number of steps."""
+
+    def __init__(self, gru: Gru) -> None:
+        super().__init__()
+        self.gru = gru
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        """See `Gru.step`."""
+        return self.gru.step(x, h)
+
+    def encode(self, x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
+        """See `Gru.encode`."""
+        given, real = functional.linear(x, self.gru.w_ih, self.gru.b_ih), mask.to(x.dtype)
+        for t in range(x.shape[1]):
+            of_r, of_z, of_n = given[:, t : t + 1].chunk(3, -1)
+            r, z, n = functional.linear(h, self.gru.w_hh, self.gru.b_hh).chunk(3, -1)
+            new = torch.tanh(of_n + torch.sigmoid(of_r + r) * n)
+            h = h + (1 - torch.sigmoid(of_z + z)) * real[:, t : t + 1, None] * (new - h)
+        return h
+
+
+class DeviceModel(nn.Module):
+    """Fast alone and mc2sf for the candidates of one request: takes INPUTS, returns OUTPUTS."""
+
+    def __init__(self, nets: Nets) -> None:
+        """Copy what the device needs of `nets`. Raises ValueError for nets that are not stacked, or have minGRUs."""
+        super().__init__()
+        gru_n, gru_p = nets.encoder.gru_n, nets.fast.gru_p
+        if not nets.config.stacked or not isinstance(gru_n, Gru) or not isinstance(gru_p, Gru):
+            raise ValueError("only stacked nets with GRUs can be exported")
+        small = Nets(nets.config, 1)
+        rows = {"E", "neighbour_rows", "neighbour_weights"}
+        weights = {name: weight for name, weight in nets.encoder.state_dict().items() if name not in rows}
+        small.encoder.load_state_dict(weights, strict=False)
+        self.encoder, self.fast = small.encoder, copy.deepcopy(nets.fast)
+        self.gru_n, self.fast.gru_p = _PlainGru(small.encoder.gru_n), _PlainGru(gru_p)  # type: ignore[arg-type,assignment]
+
+    def forward(
+        self,
+        clicks: Tensor,
+        clicks_mask: Tensor,
+        exposures: Tensor,
+        exposures_mask: Tensor,
+        neighbour_rows: Tensor,
+        neighbour_weights: Tensor,
+        items: Tensor,
+        vectors: Tensor,
+        statistics: Tensor,
+        r_t: Tensor,
+        r_n: Tensor,
+        f2s: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of fast alone and of mc2sf, [1, C] each."""
+        short = self.gru_n, PaddedVectors(clicks, clicks_mask), PaddedVectors(exposures, exposures_mask)
+        e, floor = self.encoder.with_statistics(vectors, statistics), self.encoder.floor(statistics)
+        fast = self.encoder.above(floor, "fast", self.fast.score_fast(self.fast.from_zero(*short), e))
+        s2f = self.encoder.above(floor, "mc2sf", self.fast.score_s2f(*short, e, r_t, r_n))
+        order = torch.arange(len(neighbour_rows))[None]  # the tables hold one row per click
+        affinities = stacking.affinity(neighbour_rows, neighbour_weights, order, items)
+        return fast, stacking.weighted(self.fast.stack, (s2f, fast, f2s, *affinities))
+
+
+def write_onnx(nets: Nets, path: Path) -> None:
+    """Write the device's model of `nets`, for any number of candidates. Raises ValueError as `DeviceModel` does."""
+    import onnx  # noqa: PLC0415 - an optional dependency
+
+    d, length = nets.config.dim, nets.config.history_short
+    several = torch.export.Dim("candidates", min=1)
+    arguments = (
+        torch.zeros(1, length, d),
+        torch.ones(1, length, dtype=torch.bool),
+        torch.zeros(1, length, d),
+        torch.ones(1, length, dtype=torch.bool),
+        torch.zeros(length, NEIGHBOURS, dtype=torch.int64),
+        torch.zeros(length, NEIGHBOURS, WEIGHTS),
+        torch.zeros(1, 100, dtype=torch.int64),
+        torch.zeros(1, 100, d),
+        torch.zeros(1, 100, len(FEATURES), dtype=torch.int64),
+        torch.zeros(1, 100, d),
+        torch.zeros(1, 100, d),
+        torch.zeros(1, 100),
+    )
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # the exporter's own
+        program = torch.onnx.export(
+            DeviceModel(nets).eval(),
+            arguments,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_shapes=tuple({1: several} if name in _OF_CANDIDATES else None for name in INPUTS),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces of this machine, most of the file
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    onnx.save(model, str(path))
