@@ -93,9 +93,16 @@ class DeviceModel(nn.Module):
         e, floor = self.encoder.with_statistics(vectors, statistics), self.encoder.floor(statistics)
         fast = self.encoder.above(floor, "fast", self.fast.score_fast(self.fast.from_zero(*short), e))
         s2f = self.encoder.above(floor, "mc2sf", self.fast.score_s2f(*short, e, r_t, r_n))
-        order = torch.arange(len(neighbour_rows))[None]  # the tables hold one row per click
-        affinities = stacking.affinity(neighbour_rows, neighbour_weights, order, items)
+        affinities = _affinities(neighbour_rows, neighbour_weights, items)
         return fast, stacking.weighted(self.fast.stack, (s2f, fast, f2s, *affinities))
+
+
+def _affinities(rows: Tensor, weights: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+    """Return `stacking.affinity` of items [1, C] from the neighbours of the clicks alone: [1, C] each."""
+    decay = stacking.DECAY ** torch.arange(len(rows) - 1, -1, -1, dtype=weights.dtype)
+    match = (rows.flatten()[None, :, None] == items[:, None, :]).to(weights.dtype)  # [1, clicks x neighbours, C]
+    decayed = (weights * decay[:, None, None]).flatten(0, 1)
+    return tuple((match * each[None, :, None]).sum(1) for each in decayed.unbind(1))
 
 
 def write_onnx(nets: Nets, path: Path) -> None:
