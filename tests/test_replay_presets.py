@@ -78,6 +78,22 @@ CLICKS = {
         '{u}\t{iso}Z\tf1b1cf71-bd35\t{i}\t\tThe "Song"',
     ),
 }
+OTHERS = {  # name and one row with the time {t}
+    "otto": ("a.jsonl", '{{"session": 1, "events": [{{"aid": 2, "ts": {t}, "type": "clicks"}}]}}'),
+    "kuairand": ("log_a.csv", "user_id,video_id,time_ms,is_click\n1,2,{t},1"),
+    "recbole-labels": ("a.inter", "user_id:token\titem_id:token\ttimestamp:float\tlabel:float\n1\t2\t{t}\t1"),
+    "trivago": ("train.csv", "user_id,timestamp,action_type,reference,impressions\nu,{t},clickout item,1,1|2"),
+    "metarank": (
+        "a.jsonl",
+        '{{"event": "interaction", "type": "click", "timestamp": "{t}", "user": "u", "item": "i"}}',
+    ),
+    "log": ("a.csv", "user,item,timestamp,event\nu,i,{t},click"),
+}
+TIMED = OTHERS | {
+    scheme: (name, "\n".join(filter(None, [header, form])))
+    for scheme, (name, header, form) in (RATED | CLICKS).items()
+    if "{t}" in form
+}
 WORDS = {
     "retailrocket": ("view", "addtocart", "transaction"),
     "taobao": ("pv", "cart", "fav", "buy"),
@@ -230,6 +246,18 @@ def test_every_preset_says_what_it_holds_and_where_it_is_and_has_a_test(tmp_path
         assert scheme in {"steam", "ebnerd", "alipay"} or scheme in text or scheme in RATED, (
             scheme
         )  # they have their own
+
+
+@pytest.mark.parametrize("scheme", TIMED)
+@pytest.mark.parametrize("time", [20230518, 20230518093000, 2023, 19495, 470_000])
+def test_dates_years_days_and_hours_are_not_read_as_seconds(tmp_path: Path, scheme: str, time: int) -> None:
+    name, form = TIMED[scheme]
+    path = write(tmp_path / name, form.format(u=1, i=2, r=5, t=time, w=WORDS.get(scheme, ("",))[0]) + "\n")
+    rows, errors = skipped(f"{scheme}:{tmp_path if presets().get(scheme) and presets()[scheme].file else path}")
+    assert not rows
+    (reason,) = errors.counts
+    assert reason.startswith(("time is outside the years", "time is beyond", "time is not whole seconds"))
+    assert f"{name}, line {len(path.read_text().splitlines())}: " in errors.first[0]
 
 
 def test_a_preset_is_prepared_like_any_log(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _table(plan: Plan) -> Table:
         ("exposure policy", plan.policy + (": as the log has them" if log.exposures_logged else "")),
         ("impressions", f"{log.impressions:,}; {plan.without_impression:,} events of the source have none"),
         ("longest, largest impression", f"{longest}, {plan.largest_impression:,} events"),
-        ("ties in time", f"{log.ties:,} events at the same time as another impression group of the same user"),
+        ("ties in time", f"{log.ties:,} events in the same ms as another impression group of the same user"),
         ("rows refused", f"{sum(plan.refused.values()):,}"),
         ("rows", account.sentence()),
     ):

@@ -84,7 +84,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     impressions: int
     first: int  # event time of the first and the last event, ms
     last: int
-    ties: int  # events at the same time as another impression group of the same user: in the order of the source
+    ties: int  # events in the ms of another impression group of their user: ordered by finer times, then by the source
     exposures_logged: bool
 
 
