@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with engine.begin() as connection:
         of = {"run": RUN, "user": "u1"}
         put(connection, schema.items, [{"run": RUN, "item": key, "name": name} for key, name in NAMES.items()])
-        put(connection, schema.items, [{"run": "another", "item": 1, "name": "another's"}])
+        put(connection, schema.items, [{"run": "another", "item": 5, "name": "another's"}])
         kinds = [{"seq": kind, "item": 7 - kind, "kind": kind, "time": START} for kind in range(4)]
         put(connection, schema.interactions, [of | row for row in kinds])
         put(connection, schema.click_uploads, [of | {"items": np.array([7, 1, 5]).tobytes(), "time": START}])

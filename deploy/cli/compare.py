@@ -29,7 +29,7 @@ def compare(
     """Compare runs with the first one, with 95 % intervals by users.
 
     Clicks that both runs evaluated are compared in pairs; if they have too few in common, the runs are compared
-    unpaired, and the command says so. Cold clicks are left out.
+    unpaired, and the command says so.
     """
     import msgspec
 
