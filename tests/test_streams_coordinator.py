@@ -66,6 +66,21 @@ def test_a_learner_release_replaces_the_fast_part_only_and_publishes_no_row(worl
     assert (versions.encoder, versions.slow, versions.fast) == (0, 0, 1)
 
 
+def test_a_learner_release_is_accepted_on_a_retrain_that_has_neighbours_of_items(world: World) -> None:
+    world = World(world.settings.model_copy(update={"retrain_every": 1}), world.engine)
+    world.act()
+    nets, catalogue = some_nets(world.settings, 5, seed=2)
+    world.record(0)
+    world.propose("learner", 0, None)
+    world.propose("retrain", 0, retrained(nets, catalogue))
+    world.act()
+    world = World(world.settings.model_copy(update={"retrain_every": 9}), world.engine)
+    world.record(1)
+    world.propose("learner", 1, learnt(nets))
+    world.act()
+    assert outcomes(world) == [(0, 1, "retrain"), (1, 2, "learner")]
+
+
 def test_a_retrain_supersedes_the_learners_candidate(world: World) -> None:
     world = World(world.settings.model_copy(update={"retrain_every": 1}), world.engine)
     world.act()

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from sqlalchemy import Connection
 
-from models.data.catalogue import FIRST_ROW, Catalogue
+from models.data.catalogue import Catalogue
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import PARTS
 from streams.model_config import net_config
@@ -154,8 +154,7 @@ def _learner(
 ) -> Draft:
     numbers = _passed(settings, candidate)
     fast = {"fast": candidates.unpack(candidate.data)["fast"]}
-    few = active.items.E[:FIRST_ROW]  # E does not change
-    if refused := gate.refuse_weights(net_config(settings), active.parts | fast, few):
+    if refused := gate.refuse_weights(net_config(settings), active.parts | fast, active.items.E):
         raise RefusedError(refused)
     return Draft("learner", active.manifest, epoch, fast, None, candidate.trained_until, offsets, numbers)
 
