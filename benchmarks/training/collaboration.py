@@ -78,7 +78,11 @@ class Interval:
 def intervals(log: InteractionLog, epochs: int, seed: int) -> Iterator[Interval]:
     """Yield the intervals after each retrain."""
     every = epochs // RETRAINS
-    nets, catalogue, since = Nets.initial(NetConfig(stacked=True), Catalogue([]).size, seed), Catalogue([]), None
+    nets, catalogue, since = (
+        Nets.initial(NetConfig(floor=True, stacked=True), Catalogue([]).size, seed),
+        Catalogue([]),
+        None,
+    )
     for epoch in range(every, epochs, every):
         before = until(log, epoch)
         made = retrain(nets, catalogue, before, config=TrainConfig(), spec=SPEC, seed=seed, since=since)
