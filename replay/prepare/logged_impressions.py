@@ -25,6 +25,14 @@ LISTED = 5
 Place = Callable[[int | None, int | None], str]
 
 
+class LargeImpressionError(SourceError):
+    """An impression does not fit into a record; `file` and `line` are the place of its first event, as for a Place."""
+
+    def __init__(self, message: str, file: int | None, line: int | None) -> None:
+        self.file, self.line = file, line
+        super().__init__(message)
+
+
 @dataclass(frozen=True)
 class LoggedImpressions:
     """The longest span in ms and the most events of an impression as the log has them, and what was changed."""
@@ -41,7 +49,7 @@ def group(connection: duckdb.DuckDBPyConnection, span: int, place: Place) -> Log
 
     In `events` impressions are split by `span` (ms), and exposures are left out whose item is clicked in the same
     impression: trackers log an exposure for every item that was shown, but a click is no sign of rejection. Raises
-    SourceError if an impression is too large for a record.
+    LargeImpressionError if one is too large for a record.
     """
     connection.execute("CREATE VIEW events AS SELECT * FROM staged")
     _groups(connection)
@@ -146,9 +154,11 @@ def _refuse_large(connection: duckdb.DuckDBPyConnection, place: Place) -> None:
         user, events, impression, file, line = found
         at = place(file, line)  # the number of a text is a hash: the line shows the text
         which = f"{at}: the impression of this line" if at else f"impression {impression}"
-        raise SourceError(
+        raise LargeImpressionError(
             f"{which} of user {user} has {events:,} events: at most {GROUP_EVENTS:,}; if the column holds a constant "
-            "or the id of a session, leave it out or set a shorter --impression-span"
+            "or the id of a session, leave it out or set a shorter --impression-span",
+            file,
+            line,
         )
 
 

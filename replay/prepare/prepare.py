@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import duckdb
@@ -14,15 +15,16 @@ import msgspec
 from msgspec.structs import replace
 
 from replay.duckdb_session import database
-from replay.errors import RowErrors, SourceError
+from replay.errors import RowErrors, SourceError, shown
 from replay.prepare import implausible, impression_groups, total_order
 from replay.prepare.late_arrivals import Fleet, late_arrivals
 from replay.prepare.log_account import Account, Finding, not_accepted
-from replay.prepare.logged_impressions import LoggedImpressions
+from replay.prepare.logged_impressions import LargeImpressionError, LoggedImpressions
 from replay.prepare.plan import LOG, PLAN, Contents, LogFile, LogIdentity, Options, Plan, find_plan, write_plan
 from replay.prepare.plugin_exposures import plugin_exposures
 from replay.prepare.simulated_exposures import simulated
 from replay.sources.source import Source
+from replay.sources.text.lines import lines
 from streams.settings import Exposures
 
 Progress = Callable[[str, int], None]
@@ -160,7 +162,12 @@ class _Sorting:
         self.progress("sorting", read)
         with database(self.path.parent) as connection:
             selection = total_order.Selection(options.start, options.end, options.users)
-            sorted_ = total_order.sort(connection, staged, ordered, selection, options.impression_span, errors.place)
+            try:
+                sorted_ = total_order.sort(
+                    connection, staged, ordered, selection, options.impression_span, errors.place
+                )
+            except LargeImpressionError as error:
+                raise SourceError(f"{error}{self._line(error)}") from error
             chosen = rows = impression_groups.rows_within(ordered, sorted_.rows, options.limit)
             if not rows:
                 raise SourceError(f"{text}: nothing is left of {read:,} rows by --from, --to, --limit or --users")
@@ -208,6 +215,14 @@ class _Sorting:
             *implausible.repeated_rows(connection, place),
             *implausible.stray_times(connection, ordered, rows, place),
         )
+
+    def _line(self, error: LargeImpressionError) -> str:
+        """Return the line of a text file, in brackets; "" for other files and what can't be read again."""
+        path = Path() if error.file is None or self.source.once else self.errors.files[error.file]
+        if path.suffix.lower() == ".parquet" or not path.is_file():
+            return ""
+        found = (text for number, text in lines(path, RowErrors("skip")) if number == error.line)
+        return "".join(f" ({shown(text)})" for text in islice(found, 1))
 
     def _counting(self, task: str) -> Callable[[int], None]:
         return lambda rows: self.progress(task, rows)
