@@ -10,7 +10,7 @@ import pytest
 from replay.errors import RowErrors, SourceError
 from replay.parameters import parameters
 from replay.sources.source import FORMS, parse
-from replay.sources.synthetic import Synthetic
+from replay.sources.synthetic.users import Synthetic
 from tests.support.logs import HEADER
 
 

@@ -20,8 +20,8 @@ from models.mc2sf.nets import NetConfig, Nets
 from models.training.minibatches import localise
 from models.training.retrain import TrainConfig, retrain
 from replay.errors import SourceError
-from replay.sources.synthetic import MOST, PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
-from replay.sources.synthetic_optimum import of_source, optimum, probabilities
+from replay.sources.synthetic.optimum import of_source, optimum, probabilities
+from replay.sources.synthetic.users import MOST, PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
 from streams.records import Kind
 
 SMALL = Synthetic(users=40, items=60, groups=6, favourites=2, clicks=20)

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replay.errors import RowErrors, SourceError
-from replay.sources.json_log import json_log
 from replay.sources.log_map import LogMap
 from replay.sources.parquet_log import parquet_log
 from replay.sources.text.containers import STDIN, plain_name
 from replay.sources.text.csv_log import csv_log
+from replay.sources.text.json_log import json_log
 from replay.values.events import EventReader
 from replay.values.slates import Histories
 from streams.settings import Exposures

@@ -21,7 +21,7 @@ from replay.sources.movielens import movielens
 from replay.sources.plugin_source import PluginSource, named
 from replay.sources.presets import Preset, presets
 from replay.sources.steam import steam
-from replay.sources.synthetic import Synthetic
+from replay.sources.synthetic.users import Synthetic
 from replay.sources.text.containers import STDIN, parts
 from streams.plugins.plugin import Plugin, PluginError
 from streams.settings import Exposures

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.evaluation.metrics import metrics, rank
 from replay.parameters import parameters
-from replay.sources.synthetic import FLOW, RECENT, RING, TASTE, TIRED, Floats, Synthetic, Traces
+from replay.sources.synthetic.users import FLOW, RECENT, RING, TASTE, TIRED, Floats, Synthetic, Traces
 
 Items = NDArray[np.int64]  # numbers of items, 0-based: the name of the item minus one
 
