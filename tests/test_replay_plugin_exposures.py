@@ -55,6 +55,17 @@ def test_clicks_stay_and_what_is_shown_depends_on_the_past_only(tmp_path: Path, 
         assert same[: len(before)] == before, "a later event of the same impression changes nothing"
 
 
+def test_a_policy_is_asked_for_a_whole_impression_before_it_learns_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    body = "    n = 0\n    def shown(self, *_): return [f'after {self.n}']\n    def learn(self, *_): self.n += 1\n"
+    (tmp_path / "own.py").write_text(f"class Own:\n{body}")
+    rows = added(tmp_path, LOG[:9], named("exposures", "own:Own"))
+    shown = [row[1] for row in rows if row[3] == Kind.EXPOSURE]
+    assert shown == [f"after {n}" for n in (0, 0, 0, 3, 3, 3, 6, 6, 6)]
+
+
 def test_a_log_is_prepared_with_it_and_again_if_its_code_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
