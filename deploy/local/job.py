@@ -32,7 +32,7 @@ from replay.prepare.plan import Plan
 from replay.send import progress
 from replay.send.fault_injection import FaultInjection
 from replay.send.replayer import digest as plan_digest
-from replay.sources import synthetic_optimum
+from replay.sources.synthetic import optimum as synthetic_optimum
 from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.kafka import topic_admin

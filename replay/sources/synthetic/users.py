@@ -11,7 +11,7 @@ clicked; their groups are drawn from the clicks of the user, and each group is s
 except that taste skips the groups of the last RECENT clicks, for variety, and neither taste nor flow chooses groups
 with TIRED or more of the last RING exposures. So long history, last clicks and exposures each carry information that
 the others lack. With `noise` a click is, with that probability, any item: at 1 nothing can be learnt. The optimum is
-computed in synthetic_optimum.py. Exposures have no impression, so candidates are sampled, and chance and popularity
+computed in optimum.py. Exposures have no impression, so candidates are sampled, and chance and popularity
 keep their usual meaning.
 """
 
