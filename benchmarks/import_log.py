@@ -2,7 +2,7 @@
 
 Contenders read the same generated file, each in a process of its own, in turns: `mc2sf` with every check of every row;
 `before`, the reader of an older checkout; and bare reading of all columns as text by pyarrow, polars and duckdb, which
-checks nothing and numbers no line. `import_log.json` has medians of events per CPU second and the peaks of memory.
+checks nothing and numbers no line. `import_log.json` has medians of events per CPU second.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -96,13 +95,12 @@ CONTENDERS: dict[str, Callable[[Path], int]] = {
 
 
 def one(contender: str, path: Path) -> dict[str, float]:
-    """Return the events per CPU second and per second of one reading, and the peak of memory in MB."""
+    """Return the events per CPU second of one reading."""
     CONTENDERS[contender](path.with_stem(f"{path.stem}-small"))  # imports
-    wall, cpu = time.perf_counter(), time.process_time()
+    begun = time.process_time()
     events = CONTENDERS[contender](path)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"events_per_cpu_second": events / cpu, "events_per_second": events / wall, "peak_mb": peak}
+    cpu = time.process_time() - begun
+    return {"events_per_cpu_second": events / cpu}
 
 
 def measured(path: Path, before: Path | None) -> dict[str, Any]:
@@ -124,7 +122,6 @@ def measured(path: Path, before: Path | None) -> dict[str, Any]:
     return {
         name: {
             "events_per_cpu_second": round(row["events_per_cpu_second"]),
-            "peak_mb": round(row["peak_mb"]),
             "mc2sf_is_faster_by": round(own / row["events_per_cpu_second"], 3),
         }
         for name, row in rows.items()
