@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from benchmarks.training.increment import until
 from models.data.catalogue import ROW_UNKNOWN, Catalogue
 from models.data.event_kinds import PAST_CLICK
 from models.data.interaction_log import ClickStates, InteractionLog, Ints, click_states
@@ -34,14 +35,6 @@ class Simulated:
     ranks: dict[str, Ints]
     retrains: list[TrainResult]
     accepted: list[bool]
-
-
-def until(log: InteractionLog, epoch: int) -> InteractionLog:
-    """Return the events before `epoch`."""
-    kept = log.epochs < epoch
-    offsets = np.concatenate([[0], np.cumsum(kept)])[log.offsets]
-    keys, kinds, times = log.keys[kept], log.kinds[kept], log.times[kept]
-    return InteractionLog(offsets, keys, kinds, times, log.impressions[kept], log.epochs[kept])
 
 
 def simulate(
