@@ -158,8 +158,9 @@ def test_a_place_that_can_not_be_written_is_a_sentence_and_nothing_is_left_there
 
 @pytest.mark.process
 def test_a_terminal_that_is_not_utf_8_and_a_narrow_one_get_every_character(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(HEADER + "caf\u00e9,i,1684411200,click\ncafe\u0301,i,1684411200,click\n")
-    done = installed("data", "inspect", f"log:{tmp_path / 'a.csv'}", PYTHONIOENCODING="ascii", COLUMNS="40")
+    log = tmp_path / "caf\u00e9.csv"
+    log.write_text(HEADER + "caf\u00e9,i,1684411200,click\ncafe\u0301,i,1684411200,click\n")
+    done = installed("data", "inspect", f"log:{log}", PYTHONIOENCODING="ascii", COLUMNS="40")
     assert done.returncode == 0
     assert done.stdout.isascii()
     assert "..." not in done.stdout

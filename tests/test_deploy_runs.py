@@ -54,10 +54,10 @@ def test_a_run_is_found_by_its_folder_with_the_settings_it_was_begun_with(tmp_pa
         find("nobody")
 
 
-def begun(folder: Path, settings: Settings, threshold: int) -> Settings:
+def begun(folder: Path, settings: Settings, threshold: int, database: str = "mc2sf.db") -> Settings:
     """A run in `folder`, with its database there."""
     folder.mkdir()
-    url = SecretStr(sqlite_url((folder / "mc2sf.db").resolve()))
+    url = SecretStr(sqlite_url((folder / database).resolve()))
     run = settings.model_copy(update={"database": url, "threshold": threshold})
     engine = connect(url.get_secret_value())
     agree(run, engine, "synthetic")
@@ -70,16 +70,17 @@ def begun(folder: Path, settings: Settings, threshold: int) -> Settings:
 def test_a_copied_or_moved_folder_works_by_its_own_database(
     tmp_path: Path, settings: Settings, version_0_1: bool
 ) -> None:
-    run = begun(tmp_path / "first", settings, 7)
+    database = "mc2sf.db" if version_0_1 else "own.db"
+    run = begun(tmp_path / "first", settings, 7, database)
     if version_0_1:  # the whole path is in the file
         record = RunFile(run.run, run.database.get_secret_value(), run.brokers, "synthetic")
         write_json(tmp_path / "first" / "run.json", record)
     shutil.copytree(tmp_path / "first", tmp_path / "copy [1]?#%41")
     (tmp_path / "first").rename(tmp_path / "moved")
-    begun(tmp_path / "first", settings, 9)  # another run is where the first one was
+    begun(tmp_path / "first", settings, 9, database)  # another run is where the first one was
     for name in ("copy [1]?#%41", "moved"):
         found = find(str(tmp_path / name))
-        assert (found.engine.url.database, found.settings.threshold) == (str(tmp_path / name / "mc2sf.db"), 7)
+        assert (found.engine.url.database, found.settings.threshold) == (str(tmp_path / name / database), 7)
         found.engine.dispose()
 
 
