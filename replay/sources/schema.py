@@ -19,7 +19,7 @@ ROWS = pa.schema(
     ]
 )
 # A batch may say where its rows are: the number of the file in RowErrors.files, and the line (Parquet: the row) in it.
-POSITION = (pa.field("file", pa.int16()), pa.field("line", pa.int64()))
+POSITION = (pa.field("file", pa.int32()), pa.field("line", pa.int64()))
 # A batch may have times finer than ms, of which only the order of events is kept: ns within the ms.
 FINER = pa.field("ns", pa.int32())
 READ = pa.schema([*ROWS, *POSITION, FINER])  # everything that a batch may have

@@ -72,7 +72,7 @@ class EventReader:
         """Return the rows that are events; those that are none are added to `told`."""
         rows = table.rows
         found = [*(self._names(name, rows[name]) for name in ("user", "item")), time[0], kinds, self._impressions(rows)]
-        file = pa.array(np.full(rows.num_rows, len(errors.files) - 1, np.int16))
+        file = pa.array(np.full(rows.num_rows, len(errors.files) - 1, np.int32))
         batch = pa.RecordBatch.from_arrays([*found, file, pa.array(table.lines), time[1]], schema=_NULLABLE)
         invalid = np.flatnonzero(np.any([c.is_null().to_numpy(zero_copy_only=False) for c in found], axis=0))
         return self._mended(batch, table, invalid, told) if len(invalid) else batch
