@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli.map_options import MapOptions
+from deploy.cli.data.map_options import MapOptions
 from deploy.user_error import UserError
 from replay.prepare.plan import Options, find_plan
 from replay.prepare.prepare import prepare

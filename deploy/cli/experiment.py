@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deploy.cli.map_options import MapOptions
+from deploy.cli.data.map_options import MapOptions
 from deploy.cli.options import MetricOption, PolicyOption, UsersOption, VariantOption, choice, flattened
 from deploy.console import Table, terminal
 from deploy.experiments.data.protocol import RULES, MinCount, Positives

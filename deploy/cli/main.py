@@ -21,7 +21,7 @@ class Commands(LazyGroup):
 
     entries: ClassVar = {
         "run": Entry("deploy.cli.run:run", "Replay SOURCE through all processes, and check the result."),
-        "data": Entry("deploy.cli.data:app", "Logs, before they are replayed."),
+        "data": Entry("deploy.cli.data.commands:app", "Logs, before they are replayed."),
         "evaluate": Entry("deploy.cli.evaluate:evaluate", "Score every outcome of a run again, from its tables alone."),
         "compare": Entry(
             "deploy.cli.compare:compare", "Compare runs with the first one, with 95 % intervals by users."

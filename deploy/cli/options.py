@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, get_type_hints
 import msgspec
 import typer
 
-from deploy.cli.map_options import MapOptions
+from deploy.cli.data.map_options import MapOptions
 from deploy.user_error import UserError
 from replay.errors import InvalidError, OnError
 from replay.faults import Faults

@@ -70,7 +70,7 @@ def _plan(
         return read_plan(prepared)
     if source is None:
         raise UserError("name a SOURCE, or the folder of a plan with --prepared")
-    from deploy.cli import data
+    from deploy.cli.data import commands as data
 
     plan = data.prepared(source, options.parsed(settings.faults), folder or settings.state_dir, console)
     data.print_findings(plan, console)

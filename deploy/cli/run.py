@@ -93,7 +93,7 @@ def run(
         return
     from pydantic import SecretStr
 
-    from deploy.cli.data import prepared, print_findings
+    from deploy.cli.data.commands import prepared, print_findings
     from deploy.local.job import Job, execute
     from deploy.local.signals import Interrupts
     from deploy.report.terminal import show

@@ -1,12 +1,10 @@
 """Verification of a run: compares its tables with its log folded again, and names the first difference.
 
-Compares everything recorded: each outcome with its ranks by the nets, by popularity and by chance, each r2, each
-upload, both states of each user, and the metrics. Arithmetic is done by the tile scorer that serves, so that equal
-means equal to the last bit; on a sample of outcomes the same equations without tiles must agree within TOLERANCE.
+Compares everything recorded: each outcome's ranks, each r2 and upload, both states of each user, and the metrics.
+Arithmetic is done by the serving scorer, so equal means equal to the last bit; on a sample of outcomes the same
+equations without tiles must agree within TOLERANCE.
 
-The log of a free-running run does not determine which release and which item statistics were known when, nor which
-answers came in time. That is taken from the record, and checked as far as it can be: no user goes back to an older
-release, and no statistics are of the click's own epoch or later.
+Free-running, the record says which release and statistics were known, and which answers came in time.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.map_options import MapOptions
+from deploy.cli.data.map_options import MapOptions
 from deploy.cli.options import PolicyOption, SourceArgument, flattened, parse_source
 from deploy.console import terminal
 from deploy.user_error import UserError

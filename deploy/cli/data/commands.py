@@ -13,7 +13,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from deploy.cli.data_formats import data_convert, data_formats
+from deploy.cli.data.formats import data_convert, data_formats
 from deploy.cli.options import SelectionOptions, SourceArgument, flattened, parse_source
 from deploy.console import Table, terminal
 from replay.errors import OnError

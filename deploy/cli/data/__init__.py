@@ -1,0 +1,1 @@
+"""`mc2sf data`: logs, before they are replayed."""
