@@ -241,7 +241,7 @@ def test_another_log_or_a_topic_of_others_is_not_continued(settings_of_run: Sett
     plan = planned(settings_of_run)
     send(settings_of_run, plan)
     with pytest.raises(ReplayError, match="belongs to another log or other options"):
-        send(settings_of_run, planned(settings_of_run, limit=100))
+        send(settings_of_run, planned(settings_of_run, limit=300))
     (settings_of_run.state_dir / PROGRESS).unlink()
     with pytest.raises(ReplayError, match="has records, but there is no progress file"):
         send(settings_of_run, planned(settings_of_run))

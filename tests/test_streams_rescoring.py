@@ -47,6 +47,8 @@ def some_releases(connection: sa.Connection, settings: Settings) -> dict[int, Re
     for kind, items, seed in (("initial", 12, 1), ("retrain", 20, 2), ("learner", 20, 3)):
         catalogue = Catalogue(np.arange(1, items + 1))
         nets = Nets.initial(config, catalogue.size, seed)
+        if config.stacked:
+            nets.fast.stack.fill_(0.5)  # else mc2sf is fast alone
         last = made[len(made) - 1] if made else None
         if kind == "learner" and last is not None:
             nets.encoder, nets.slow = last.nets.encoder, last.nets.slow

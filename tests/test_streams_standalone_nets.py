@@ -29,7 +29,7 @@ ITEMS = 70
 
 @pytest.fixture
 def world(settings: Settings) -> World:
-    settings = settings.model_copy(update={"dim": 8, "retrain_every": 2})
+    settings = settings.model_copy(update={"dim": 8, "retrain_every": 2, "stacked": False})
     return World(settings, connect(settings.database.get_secret_value()))
 
 

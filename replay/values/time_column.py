@@ -50,11 +50,13 @@ def _columns(ms: Ints, below: Ints, valid: Bools) -> tuple[pa.Array, pa.Array]:
     return pa.array(ms, mask=~valid), pa.array(below.astype(np.int32), mask=~valid)
 
 
-def _integers(column: pa.Array, units: tuple[TimeUnit, ...], *, any_year: bool) -> tuple[Ints, Ints, Bools]:
+def _integers(
+    column: pa.Array, units: tuple[TimeUnit, ...], *, any_year: bool, ticks: bool = True
+) -> tuple[Ints, Ints, Bools]:
     numbers = pc.fill_null(column, -1).to_numpy(zero_copy_only=False)
     ms, below, valid = np.zeros_like(numbers), np.zeros_like(numbers), np.zeros(len(numbers), bool)
     for unit in units:
-        here = _in_range(numbers, unit, any_year=any_year)
+        here = _in_range(numbers, unit, any_year=any_year, ticks=ticks)
         if NS[unit] >= MS:
             ms[here] = numbers[here] * (NS[unit] // MS)
         else:
@@ -71,14 +73,18 @@ def _floats(column: pa.Array, units: tuple[TimeUnit, ...], *, any_year: bool) ->
         here = _in_range(numbers, unit, any_year=any_year)
         us[here] = np.rint(numbers[here] * (NS[unit] / NS["us"])).astype(np.int64)
         valid |= here
+    valid &= us < (LATEST + 1 if any_year else plausible_ms()[1]) * 1000  # rounded up
     return us // 1000, us % 1000 * 1000, valid
 
 
-def _in_range(numbers: Ints | NDArray[np.float64], unit: TimeUnit, *, any_year: bool) -> Bools:
-    """Return True for each number of units that is a time of a plausible, or of any, year."""
+def _in_range(numbers: Ints | NDArray[np.float64], unit: TimeUnit, *, any_year: bool, ticks: bool = True) -> Bools:
+    """Return True for each number of units that is a time of a plausible, or of any, year.
+
+    With `ticks`, a number of ns that may be .NET's ticks is none.
+    """
     begin, end = (0, LATEST + 1) if any_year else plausible_ms()
     here = (numbers >= -(-begin * MS // NS[unit])) & (numbers < min(-(-end * MS // NS[unit]), 2**63 - 1))
-    if unit == "ns" and not any_year:
+    if unit == "ns" and ticks and not any_year:
         here &= (numbers < TICKS.start) | (numbers >= TICKS.stop)
     return np.asarray(here)
 
@@ -104,7 +110,7 @@ def _moments(column: pa.Array, times: Times) -> tuple[pa.Array, pa.Array]:
         ms, below, valid = _integers(days, ("d",), any_year=times.explicit)
     else:
         unit = _MOMENTS[kind.unit] if pa.types.is_timestamp(kind) else "ms"
-        ms, below, valid = _integers(pc.cast(column, pa.int64()), (unit,), any_year=times.explicit)
+        ms, below, valid = _integers(pc.cast(column, pa.int64()), (unit,), any_year=times.explicit, ticks=False)
     if times.tz is not None and not (pa.types.is_timestamp(kind) and kind.tz):
         seconds, index = np.unique(ms // 1000, return_inverse=True)
         local = [times.local(int(second) * NS["s"]) // MS for second in seconds]

@@ -45,9 +45,8 @@ def check_url(url: str) -> None:
         raise DatabaseUrlError(f"the database URL can't be parsed: {_FORMS}") from error
     if parsed.drivername not in _DRIVERS:
         raise DatabaseUrlError(f"{parsed.drivername} is no database that can be used: {_FORMS}")
-    if (
-        parsed.get_backend_name() == "sqlite" and "uri" not in parsed.query
-    ):  # with `uri` it is SQLite's own URI, no path
+    is_file = parsed.database not in (None, "", ":memory:") and "uri" not in parsed.query  # else SQLite's own URI
+    if parsed.get_backend_name() == "sqlite" and (is_file or parsed.host):
         if parsed.host:
             raise DatabaseUrlError(f"{url} names no file: {_FORMS}")
         path = Path(parsed.database or "")

@@ -215,7 +215,7 @@ class DeviceWork:
         partition = self._rows.partition(number)
         release = max(map(releases, self._releases_of(partition)), key=lambda each: each.manifest.version)
         version = release.manifest.version
-        if partition.release is None and version != partition.newest:
+        if not self._settings.lockstep and partition.release is None and version != partition.newest:
             self._rows.put_partition(number, replace(partition, newest=version))
         context = self._contexts[number, resend_r2] = Context(
             settings=self._settings,
