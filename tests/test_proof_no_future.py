@@ -43,7 +43,7 @@ def events(seed: int) -> list[Event]:
         clicked = chance.choice(TWINS) if unit % 2 else slate[0]
         for item in dict.fromkeys(slate):
             kind = "click" if item == clicked else "exposure"
-            found.append(Event(f"u{user}", item, 1_000_000 + 60 * unit, kind, unit + 1))
+            found.append(Event(f"u{user}", item, 1_700_000_000 + 60 * unit, kind, unit + 1))
     return found
 
 
