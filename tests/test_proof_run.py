@@ -75,6 +75,7 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Pat
 
 @pytest.mark.proof
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # three whole runs
 def test_kafka_and_postgresql_give_the_same_digest_as_the_embedded_defaults(
     once: tuple[Path, dict[str, Any]], kafka: str, servers: Callable[[str], str], tmp_path: Path
 ) -> None:
