@@ -112,6 +112,12 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def refuse_used(folder: Path) -> None:
+    """Raise UserError if `folder` exists and is not an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder: name a new one")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
     """Make `folder` if it is missing; if the block fails and leaves it empty, it and the parents made are deleted."""
@@ -136,6 +142,13 @@ def clear(folder: Path) -> None:
         path.unlink()
 
 
+def with_password(url: str) -> str:
+    """Return `url` with the password of the environment's, if that is the same database: no file holds it."""
+    given = sa.make_url(Settings().database.get_secret_value())
+    same = given.set(password=None) == sa.make_url(url)
+    return given.render_as_string(hide_password=False) if same else url
+
+
 def find(name: str) -> Found:
     """Find the run `name`: an --out folder, or an id under ./runs or in the database of the environment.
 
@@ -149,10 +162,7 @@ def find(name: str) -> Found:
             continue
         record = read_run_file(folder)
         if folder == Path(name) or record.run == name:
-            url = sa.make_url(record.database)
-            if given.set(password=None) == url:  # the password is only in the environment
-                url = given
-            return _load(record.run, url.render_as_string(hide_password=False), record.brokers, folder, environment)
+            return _load(record.run, with_password(record.database), record.brokers, folder, environment)
     if given.get_backend_name() != "sqlite" or Path(given.database or "").is_file():
         shown = given.render_as_string(hide_password=False)
         return _load(name, shown, environment.brokers, None, environment)

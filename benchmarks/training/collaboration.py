@@ -1,4 +1,4 @@
-"""What the cloud's knowledge is worth: the retrains of a stream in one process, and mixtures of scores on its clicks.
+"""Measure the value of the cloud's knowledge: a stream's retrains in one process, mixtures of scores on its clicks.
 
 Run `python -m benchmarks.training.collaboration SOURCE`.
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from deploy.analysis.device_model import INPUTS, OUTPUTS, write_onnx
-from deploy.runs import Found
+from deploy.runs import Found, refuse_used
 from deploy.user_error import UserError
 from models.mc2sf.nets import Nets
 from streams.database import run_state, schema
@@ -29,8 +29,7 @@ def export_device(
 
     Raises UserError if there is no such release, if it cannot be exported, or if the folder is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder: name a new one")
+    refuse_used(folder)
     run = found.settings.run
     with found.engine.connect() as connection:
         if version is None and (version := run_state.active_release(connection, run)) is None:

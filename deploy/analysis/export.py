@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deploy.analysis.opened_run import Run
-from deploy.user_error import UserError
+from deploy.runs import refuse_used
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row
@@ -25,8 +25,7 @@ def export(run: Run, folder: Path, progress: Callable[[str, int], None] = lambda
     Columns are those of `Run.arrow`; states of users are JSON objects. `progress` gets a table and its number of rows.
     Raises UserError if the folder is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder: name a new one")
+    refuse_used(folder)
     folder.mkdir(parents=True, exist_ok=True)
     total = 0
     for name in run.tables:

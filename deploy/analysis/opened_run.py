@@ -55,7 +55,7 @@ class Run:
 
     @property
     def summary(self) -> Summary:
-        """What `summary.json` has. Raises UserError if the run is not over."""
+        """The contents of `summary.json`. Raises UserError if the run is not over."""
         r = schema.runs.c
         with self._found.engine.connect() as connection:
             found = connection.execute(sa.select(r.summary).where(r.run == self.id)).scalar_one()

@@ -36,7 +36,7 @@ MAX_K = 1000
 
 @dataclass(frozen=True)
 class Gateway:
-    """What the routes need of the outside world."""
+    """The dependencies of the routes, and the application over them."""
 
     tokens: Tokens
     ingest: Ingest

@@ -1,4 +1,4 @@
-"""What clients send and get: bodies as structs, so that an error names the field. Pure."""
+"""Bodies of requests and answers as structs, so that an error names the field. Pure."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from deploy.runs import RUN_FILE, locked, read_run_file
+from deploy.runs import DATABASE, RUN_FILE, locked, read_run_file, with_password
 from deploy.user_error import UserError
 from streams.database import schema
 from streams.database.engine import connect, schema_version
@@ -36,7 +36,7 @@ def stored_runs(parent: Path) -> list[StoredRun]:
     found: dict[tuple[str, str], StoredRun] = {}
     for folder in sorted(path.parent for path in parent.glob(f"*/{RUN_FILE}")):
         record = read_run_file(folder)
-        for stored in _in_database(_local(folder) or record.database, record.run, folder):
+        for stored in _in_database(record.database, record.run, folder):
             found[stored.database, stored.run] = stored
     given = Settings().database.get_secret_value()
     if _exists(given):
@@ -54,15 +54,10 @@ def delete(stored: StoredRun) -> int:
         return _delete_rows(stored)
     folder = Path(stored.folder)
     with locked(folder):
-        rows = 0 if _local(folder) is not None else _delete_rows(stored)  # a database of its own goes with its folder
+        own = (folder / DATABASE).is_file()  # a database of its own goes with its folder
+        rows = 0 if own else _delete_rows(stored)
         shutil.rmtree(folder)
     return rows
-
-
-def _local(folder: Path) -> str | None:
-    """Return the URL of the SQLite database in the folder itself, None if there is none."""
-    path = folder / "mc2sf.db"
-    return sa.URL.create("sqlite", database=str(path)).render_as_string() if path.is_file() else None
 
 
 def _exists(url: str) -> bool:
@@ -70,17 +65,10 @@ def _exists(url: str) -> bool:
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
 
 
-def _with_password(url: str) -> str:
-    """Return `url` with the password of the environment, if it is the same database."""
-    given = sa.make_url(Settings().database.get_secret_value())
-    same = given.set(password=None) == sa.make_url(url)
-    return given.render_as_string(hide_password=False) if same else url
-
-
 def _in_database(url: str, run: str | None, folder: Path | None) -> Iterator[StoredRun]:
     if not _exists(url):
         return
-    engine = connect(_with_password(url))
+    engine = connect(with_password(url))
     try:
         with engine.connect() as connection:
             if schema_version(connection) is None:
@@ -102,7 +90,7 @@ def _in_database(url: str, run: str | None, folder: Path | None) -> Iterator[Sto
 
 
 def _delete_rows(stored: StoredRun) -> int:
-    engine = connect(_with_password(stored.database))
+    engine = connect(with_password(stored.database))
     try:
         with engine.begin() as connection:
             tables = reversed(schema.metadata.sorted_tables)

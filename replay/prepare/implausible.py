@@ -1,4 +1,4 @@
-"""What can be read but may not have been meant: similar names, repeated rows, stray times, nothing to rank."""
+"""Checks for input that is valid but implausible: similar names, repeated rows, stray times, nothing to rank."""
 
 # ruff: noqa: S608 - numbers and expressions of our own
 from __future__ import annotations

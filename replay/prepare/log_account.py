@@ -31,7 +31,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of every row of a log, for one loop: `read + added` is the sum of all other fields."""
+    """Counts of the rows of a log by their fate, for one loop: `read + added` is the sum of all other fields."""
 
     read: int  # rows of the source, refused ones included
     refused: dict[str, int]  # rows that are no event, by reason

@@ -70,7 +70,7 @@ def recorded(text: str) -> list[Plugin]:
 
 
 def load(plugin: Plugin) -> object:
-    """Return what the plugin's name stands for in its file. Raises PluginError, also if the file was changed."""
+    """Return the function or class that a plugin names. Raises PluginError, also if its file was changed."""
     module = _executed(plugin)
     try:
         return getattr(module, plugin.name)

@@ -44,7 +44,7 @@ def data_formats(
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions(MapOptions):
-    """How a source is read."""
+    """Options that decide which events a source yields."""
 
     exposures: PolicyOption = None
     on_error: Annotated[OnError, typer.Option(help="A bad row stops the command, or is skipped and counted.")] = "stop"

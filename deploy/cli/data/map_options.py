@@ -19,7 +19,7 @@ _SPELT: Final = {r"\t": "\t", "tab": "\t", "space": " "}  # separators that are 
 
 @dataclass(frozen=True, kw_only=True)
 class MapOptions:
-    """How a log is written."""
+    """Options that describe the format of a log."""
 
     map_file: Annotated[
         Path | None,
