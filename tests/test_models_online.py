@@ -10,7 +10,7 @@ from models.data.item_statistics import BUCKETS
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
-from models.training.online import FastBatchExample, FastLearner
+from models.training.online import FastBatchExample, FastLearner, losses
 from models.training.retrain import TrainConfig
 
 torch.set_num_threads(1)
@@ -43,11 +43,11 @@ def test_what_can_be_learnt_is_learnt() -> None:
         given.encoder.E[2:31, 0] += 1
         given.encoder.E[31:, 0] -= 1
     learner, unseen = FastLearner(given, CONFIG, 1), examples(200, seed=7)
-    before = learner.loss(unseen)
+    before = losses(given, unseen).mean()
     for epoch in range(8):
         learner.learn(examples(500, seed=epoch))
     assert learner.learnt == 4000
-    assert learner.loss(unseen) < before - 0.3
+    assert losses(learner.nets, unseen).mean() < before - 0.3
 
 
 def test_only_the_fast_part_of_a_copy_moves() -> None:
@@ -60,20 +60,27 @@ def test_only_the_fast_part_of_a_copy_moves() -> None:
     assert moved == {"fast"}
 
 
-def test_its_loss_is_that_of_the_scores_that_serving_gives() -> None:
+def test_the_losses_are_those_of_the_scores_that_serving_gives() -> None:
     given = nets()
     with torch.no_grad():
         given.encoder.standing.normal_(generator=torch.Generator().manual_seed(3))
-    learner, scorer = FastLearner(given, CONFIG, 1), Scorer(given)
-    total = 0.0
-    listed = examples(40)
+    scorer, listed, expected = Scorer(given), examples(70), []
     for each in listed:
         answer = scorer.fast(each.clicks, each.exposures, each.items, each.r_t, each.r_n, each.item_statistics)
-        for logits in answer:
-            values = logits.astype(np.float64)
-            total += float(np.log(np.exp(values).sum()) - values[0]) / 2
-    assert learner.loss(listed) == pytest.approx(total / len(listed), rel=1e-5)
-    assert np.isnan(learner.loss([]))
+        values = np.stack(answer).astype(np.float64)
+        expected.append((np.log(np.exp(values).sum(1)) - values[:, 0]).mean())
+    assert losses(given, listed) == pytest.approx(np.array(expected), rel=1e-5)
+    assert not len(losses(given, []))
+
+
+def test_after_a_restart_it_learns_as_if_it_had_not_learnt_before() -> None:
+    learner, fresh = FastLearner(nets(), CONFIG, 1), FastLearner(nets(), CONFIG, 1)
+    learner.learn(examples(70, seed=3))
+    learner.restart(nets())
+    fresh.learnt = learner.learnt  # which decides the order of the examples only
+    for each in (learner, fresh):
+        each.learn(examples(70))
+    assert learner.state() == fresh.state()
 
 
 def test_a_learner_restored_from_its_state_gives_the_same_result() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +18,13 @@ from models.data.ranges import left_padded
 from models.layers.mlp import PaddedVectors
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import Nets
+from models.training.held_out import cross_entropy
 from models.training.retrain import TrainConfig
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_BATCH = 64
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's, of each weight
 
 
@@ -53,19 +56,18 @@ class FastLearner:
     def learn(self, examples: list[FastBatchExample]) -> None:
         """Train on `examples` once, in batches shuffled by the seed. All must have the same number of items."""
         order = np.random.default_rng([self._seed, self.learnt]).permutation(len(examples))
-        for chosen in self._split(order):
+        for start in range(0, len(order), self._config.batch):
+            chosen = order[start : start + self._config.batch]
             self._adam.zero_grad(set_to_none=True)
-            self._batch_loss([examples[i] for i in chosen]).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            fast, s2f = _logits(self.nets, [examples[i] for i in chosen])
+            (self._config.loss(fast) + self._config.loss(s2f)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             self._adam.step()
         self.learnt += len(examples)
 
-    @torch.no_grad()
-    def loss(self, examples: list[FastBatchExample]) -> float:
-        """Return the mean loss of fast alone and S2F on `examples`; NaN without examples."""
-        if not examples:
-            return float("nan")
-        losses = ((self._batch_loss([examples[i] for i in c]), len(c)) for c in self._split(np.arange(len(examples))))
-        return sum(float(loss) / 2 * n for loss, n in losses) / len(examples)
+    def restart(self, nets: Nets) -> None:
+        """Go back to the fast part of `nets`, with a new optimiser."""
+        self.nets.fast.load_state_dict(nets.fast.state_dict())
+        self._adam.state.clear()
 
     def state(self) -> bytes:
         """Return weights, optimiser state and position for `load`, as safetensors."""
@@ -98,28 +100,34 @@ class FastLearner:
                 if moments[name]:
                     self._adam.state[weight] = moments[name]
 
-    def _split(self, order: Ints) -> Iterable[Ints]:
-        """Return `order` cut into batches."""
-        return (order[start : start + self._config.batch] for start in range(0, len(order), self._config.batch))
 
-    def _batch_loss(self, examples: list[FastBatchExample]) -> Tensor:
-        """Return the sum of the losses of fast alone and S2F."""
-        E, short = self.nets.encoder.E, self.nets.config.history_short
-        clicks = torch.from_numpy(left_padded([example.clicks for example in examples], short))
-        exposures = torch.from_numpy(left_padded([example.exposures for example in examples], short))
-        items = torch.from_numpy(np.stack([example.items for example in examples]))
-        histories = (
-            self.nets.encoder.gru_n,
-            PaddedVectors(functional.embedding(clicks, E), clicks != ROW_PADDING),
-            PaddedVectors(functional.embedding(exposures, E), exposures != ROW_PADDING),
-        )
-        buckets = torch.from_numpy(np.stack([example.item_statistics for example in examples]).astype(np.int64))
-        e = self.nets.encoder.with_statistics(functional.embedding(items, E), buckets)
-        r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
-        encoder, floor = self.nets.encoder, self.nets.encoder.floor(buckets)
-        fast = encoder.above(floor, "fast", self.nets.fast.score_fast(self.nets.fast.from_zero(*histories), e))
-        mc2sf = encoder.above(floor, "mc2sf", self.nets.fast.score_s2f(*histories, e, r_t, r_n))
-        return self._config.loss(fast) + self._config.loss(mc2sf)
+@torch.no_grad()
+def losses(nets: Nets, examples: list[FastBatchExample]) -> Floats:
+    """Return the cross-entropy of each click, the mean of fast alone and S2F: [n]."""
+    found = [torch.empty(0)]
+    for start in range(0, len(examples), _BATCH):
+        logits = torch.stack(_logits(nets, examples[start : start + _BATCH]))
+        found.append(cross_entropy(logits).mean(0))
+    return torch.cat(found).double().numpy()
+
+
+def _logits(nets: Nets, examples: list[FastBatchExample]) -> tuple[Tensor, Tensor]:
+    """Return the logits of fast alone and of S2F: [B, 1 + N] each."""
+    encoder, short = nets.encoder, nets.config.history_short
+    clicks = torch.from_numpy(left_padded([example.clicks for example in examples], short))
+    exposures = torch.from_numpy(left_padded([example.exposures for example in examples], short))
+    items = torch.from_numpy(np.stack([example.items for example in examples]))
+    histories = (
+        encoder.gru_n,
+        PaddedVectors(functional.embedding(clicks, encoder.E), clicks != ROW_PADDING),
+        PaddedVectors(functional.embedding(exposures, encoder.E), exposures != ROW_PADDING),
+    )
+    buckets = torch.from_numpy(np.stack([example.item_statistics for example in examples]).astype(np.int64))
+    e, floor = encoder.with_statistics(functional.embedding(items, encoder.E), buckets), encoder.floor(buckets)
+    r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
+    fast = nets.fast.score_fast(nets.fast.from_zero(*histories), e)
+    s2f = nets.fast.score_s2f(*histories, e, r_t, r_n)
+    return encoder.above(floor, "fast", fast), encoder.above(floor, "mc2sf", s2f)
 
 
 def _stacked(priors: list[NDArray[np.float16]]) -> Tensor:

@@ -145,16 +145,14 @@ proposals = _table(
     "Release candidates of learner and retrain, and requests for a rollback.",
     _key("epoch", INTEGER, "epoch after which it was made"),
     _key("kind", WORD, "`retrain`, `learner` or `rollback`"),
-    _value("status", WORD, "`waiting`, `accepted`, `rejected`, `superseded`, or `empty` if nothing was trained"),
+    _value("status", WORD, "`waiting`, `accepted`, `rejected`, `superseded`, or `empty` if nothing is proposed"),
     _value("parent", INTEGER, "version of the release it was trained from"),
-    _optional(
-        "data", BYTES, "safetensors of byte arrays: the parts, and the learner's optimiser; null once not needed"
-    ),
+    _optional("data", BYTES, "safetensors of byte arrays: the parts, and the learner's state; null once not needed"),
     _value("offsets", DOCUMENT, '{"topic/partition": next offset to be consumed by the learner}'),
     _value(
         "quality",
         DOCUMENT,
-        "{`active`, `candidate`: held-out losses, `n`: examples, `finite`: weights, ...; later `verdict`}",
+        "{`active`, `candidate`: losses on the same clicks, `n`: examples, `finite`: weights, ...; later `verdict`}",
     ),
     _value("trained_until", BIG, "event time of the newest event it was trained on, ms"),
     _value("created_wall", BIG, "wall clock of writing, ms"),

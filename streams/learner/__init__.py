@@ -1,1 +1,1 @@
-"""The learner: trains the fast part online and writes one release candidate per epoch."""
+"""The learner: trains the fast part online and proposes a release when it is better."""

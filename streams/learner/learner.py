@@ -1,7 +1,7 @@
-"""The learner: trains the fast part online and writes one small release candidate per epoch.
+"""The learner: trains the fast part online and writes a release candidate per epoch, an empty one until it is better.
 
-In: fast-examples; decisions (tables). Out: release candidates (tables). Its state is what was accepted: the row of a
-candidate holds weights, optimizer and offsets together, so after a crash the learner continues exactly there.
+In: fast-examples; decisions (tables). Out: release candidates (tables). The row of a candidate, also of an empty one,
+holds weights, optimiser, evidence and offsets together, so after a crash the learner continues exactly there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from streams.process.service_loop import run_through_outages, service
 from streams.records import EpochDecision, FastExample
 from streams.releases import candidates
 from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
-from streams.releases.release import read_manifest, read_release
+from streams.releases.release import read_release
 from streams.settings import Settings
 from streams.topics import FAST_EXAMPLES
 
@@ -47,7 +47,7 @@ class Learner:
         self.buffer = ExampleBuffer(FAST_EXAMPLES.partitions(settings), closed=-1)
         self.awaited: int | None = -1
         self._trainer: Trainer | None = None
-        self._round: TrainingRound | None = None  # of the epoch whose decision is awaited
+        self._candidate: bytes | None = None  # the fast part whose decision is awaited
         self._carried: list[FastExample] = []
         with engine.connect() as connection:
             own = candidates.read(connection, self._run, schema.proposals.c.kind == ROLE)
@@ -55,7 +55,11 @@ class Learner:
             last = own[-1]
             self.buffer.closed = self.awaited = last.epoch
             self.buffer.resume({int(name.rpartition("/")[2]): offset for name, offset in last.offsets.items()})
-            self._carried = examples.from_bytes(candidates.unpack(last.data)["carried"])
+            entries = candidates.unpack(last.data)
+            self._carried = examples.from_bytes(entries["carried"])
+            self._candidate = entries.get("fast")
+            self._trainer = self._start_from(last.parent)
+            self._trainer.load(entries["state"])
 
     def check_decision(self) -> bool:
         """Act on the awaited decision; return False if there is none yet."""
@@ -67,15 +71,15 @@ class Learner:
                 decision = run_state.decision(connection, self._run, self.awaited)
         if decision is None:
             return False
-        if self._trainer is None:
-            self._start_from(decision.release)
-        elif decision.release == self._trainer.version:
-            self._trainer.revert()
-        elif decision.outcome == ROLE and self._round is not None:
-            self._trainer.accept(decision.release, self._round)
+        trainer, made = self._trainer, self._candidate
+        if trainer is not None and decision.release == trainer.version:
+            if made is not None:  # it was rejected
+                trainer.discard()
+        elif trainer is not None and made is not None and decision.outcome == ROLE:
+            trainer.accept(decision.release, made)
         else:
-            self._start_from(decision.release)
-        self.awaited = self._round = None
+            self._trainer = self._start_from(decision.release)
+        self.awaited = self._candidate = None
         telemetry.RELEASE.labels(ROLE).set(decision.release)
         return True
 
@@ -89,22 +93,22 @@ class Learner:
     def train(self) -> None:
         """Train on the epoch that all partitions have ended, and write the release candidate."""
         assert self._trainer is not None
-        pool = self._carried + self.buffer.close()
-        fitting = [example for example in pool if self._trainer.fits(example)]
+        made = self.buffer.close()
+        carried, received = ([each for each in some if self._trainer.fits(each)] for some in (self._carried, made))
         began = time.monotonic()
-        trained = self._trainer.train(fitting)
+        trained = self._trainer.train(carried, received)
         telemetry.TRAINING_SECONDS.labels(ROLE).observe(time.monotonic() - began)
-        telemetry.EXAMPLES.labels("fitting").inc(len(fitting))
-        telemetry.EXAMPLES.labels("other_release").inc(len(pool) - len(fitting))
+        telemetry.EXAMPLES.labels("fitting").inc(len(received))
+        telemetry.EXAMPLES.labels("other_release").inc(len(made) - len(received))
         telemetry.EPOCH.labels(ROLE).set(self.buffer.closed)
         telemetry.observe_losses(ROLE, trained.quality)
         self._write_candidate(self._trainer.version, trained)
-        self.awaited, self._round, self._carried = self.buffer.closed, trained, trained.carried
+        self.awaited, self._candidate, self._carried = self.buffer.closed, trained.fast, trained.carried
 
     def _write_candidate(self, parent: int, trained: TrainingRound) -> None:
-        entries = {"carried": examples.to_bytes(trained.carried)}
-        if trained.fast is not None and trained.state is not None:
-            entries |= {"fast": trained.fast, "state": trained.state}
+        entries = {"carried": examples.to_bytes(trained.carried), "state": trained.state}
+        if trained.fast is not None:
+            entries["fast"] = trained.fast
         offsets = {f"{FAST_EXAMPLES.name}/{p}": offset for p, offset in self.buffer.offsets().items()}
         epoch = self.buffer.closed
         status = WAITING if trained.fast is not None else EMPTY
@@ -113,21 +117,13 @@ class Learner:
         with self._engine.begin() as connection:
             candidates.write(connection, self._run, candidate)
             t = schema.proposals.c
-            active = read_manifest(connection, self._run, parent)
-            old = (t.kind == ROLE) & (t.epoch < epoch - _KEEP_EPOCHS) & (t.epoch != active.epoch)
-            candidates.forget(connection, self._run, old)
+            candidates.forget(connection, self._run, (t.kind == ROLE) & (t.epoch < epoch - _KEEP_EPOCHS))
 
-    def _start_from(self, version: int) -> None:
-        """Train on release `version` from now on; if it is the learner's own, with its optimizer."""
+    def _start_from(self, version: int) -> Trainer:
         with self._engine.connect() as connection:
             release = read_release(connection, self._run, version)
-            state = None
-            if release.manifest.kind == ROLE:
-                t = schema.proposals.c
-                own = (t.kind == ROLE) & (t.epoch == release.manifest.epoch)
-                state = candidates.unpack(candidates.read(connection, self._run, own)[0].data)["state"]
-        self._trainer = Trainer(self._settings, release, state)
         log.info("training on release %d", version)
+        return Trainer(self._settings, release)
 
 
 def main(settings: Settings) -> None:

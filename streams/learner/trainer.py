@@ -1,14 +1,20 @@
-"""The trainer of the fast part: one training round per epoch on one release, and its undoing. No Kafka, no SQL."""
+"""The trainer of the fast part: it goes on learning beside the released weights until the evidence decides. Pure.
+
+Each example is ranked by the released weights and by those that learn, before these learn from it. The differences of
+their losses add up over epochs. If the learning weights are significantly better, by more than a trifle, they become a
+release candidate as they were when they ranked. If they are significantly worse, they start again from the released.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
+import msgspec
+import numpy as np
 
-from models.mc2sf.checkpoint import pack_part
-from models.training.online import FastLearner
+from models.evaluation.sequential_test import PairedEvidence
+from models.mc2sf.checkpoint import pack_part, unpack_part
+from models.training.online import FastBatchExample, FastLearner, losses
 from streams.learner.examples import in_rows
 from streams.model_config import learner_config
 from streams.records import FastExample
@@ -16,66 +22,107 @@ from streams.releases.gate import number_or_none
 from streams.releases.release import Release
 from streams.settings import Settings
 
-ENOUGH = 50  # examples: fewer are kept for the next epoch
-HELD_OUT = 10  # the newest one in ten measures the round, and is trained on in the next one
-CARRIED_MOST = 512
+LEAST_GAIN = 1e-3  # nats: a smaller one is not worth a release, however certain it is
+ENOUGH = 50  # examples: fewer are kept, to be learnt with those of the next epoch
+
+
+class _State(msgspec.Struct, array_like=True):
+    """What a trainer continues from after a crash."""
+
+    learner: bytes
+    evidence: PairedEvidence
+    released_loss: float
+    until: int
 
 
 @dataclass(frozen=True)
 class TrainingRound:
-    """The result of an epoch's examples. `fast` and `state` are None if there were too few to train on."""
+    """The result of an epoch's examples. `fast` is None without a release candidate."""
 
-    carried: list[FastExample]  # for the next round
+    carried: list[FastExample]  # not learnt from yet
     quality: dict[str, float | None]
     trained_until: int  # event time, ms
+    state: bytes
     fast: bytes | None = None
-    state: bytes | None = None
 
 
 class Trainer:
-    """Fast part and optimizer of `release`; `state` is that of the round which became this release."""
+    """Released and learning fast part on the encoder and slow part of `release`."""
 
-    def __init__(self, settings: Settings, release: Release, state: bytes | None = None) -> None:
+    def __init__(self, settings: Settings, release: Release) -> None:
         self.version = release.manifest.version
         self._versions = release.manifest.versions
-        self._until = release.manifest.trained_until
         self._catalogue = release.catalogue
         self._learner = FastLearner(release.nets, learner_config(settings), settings.seed)
-        if state is not None:
-            self._learner.load(state)
-        self._accepted = self._learner.state()
+        self._released = release.nets.grown(len(release.nets.encoder.E), settings.seed)
+        self._until = release.manifest.trained_until
+        self._evidence, self._released_loss = PairedEvidence(), 0.0
 
     def fits(self, example: FastExample) -> bool:
         """Return True if the example was made with the encoder and the slow part of this release."""
         made = example.versions
         return len(self._catalogue) > 1 and (made.encoder, made.slow) == (self._versions.encoder, self._versions.slow)
 
-    def train(self, pool: list[FastExample]) -> TrainingRound:
-        """Train on all but the newest of `pool`, which is in total order and fits."""
-        if len(pool) < ENOUGH:
-            return TrainingRound(pool, {"active": None, "candidate": None, "n": 0, "finite": True}, self._until)
-        held_out = max(1, len(pool) // HELD_OUT)
-        rows = [in_rows(example, self._catalogue) for example in pool]
-        active = self._learner.loss(rows[-held_out:])
-        self._learner.learn(rows[:-held_out])
-        candidate = self._learner.loss(rows[-held_out:])
-        finite = math.isfinite(candidate) and all(
-            bool(torch.isfinite(weight).all()) for weight in self._learner.nets.fast.parameters()
-        )
-        losses = {"active": number_or_none(active), "candidate": number_or_none(candidate)}
+    def train(self, carried: list[FastExample], new: list[FastExample]) -> TrainingRound:
+        """Rank the `new` examples, then learn from them and those `carried` over; all fit, in total order."""
+        verdict, judged = self._rank([in_rows(example, self._catalogue) for example in new])
+        quality = self._quality()
+        fast = pack_part(self._learner.nets, "fast") if verdict == "lower" else None
+        until = self._until
+        if verdict == "higher":
+            self.discard()
+        pool, learnt = carried + new, 0
+        if len(pool) >= ENOUGH:
+            self._learner.learn([in_rows(example, self._catalogue) for example in pool])
+            self._until, pool, learnt = max(example.time for example in pool), [], len(pool)
         return TrainingRound(
-            carried=pool[-held_out:][-CARRIED_MOST:],
-            quality={**losses, "n": held_out, "finite": finite, "learnt": len(pool) - held_out},
-            trained_until=max(example.time for example in pool[:-held_out]),
-            fast=pack_part(self._learner.nets, "fast"),
-            state=self._learner.state(),
+            carried=pool,
+            quality=quality | {"new": judged, "learnt": learnt, "discarded": float(verdict == "higher")},
+            trained_until=until,
+            state=self.state(),
+            fast=fast,
         )
 
-    def accept(self, version: int, trained: TrainingRound) -> None:
-        """Continue from the training round, which became release `version`."""
-        assert trained.state is not None
-        self.version, self._accepted, self._until = version, trained.state, trained.trained_until
+    def _rank(self, rows: list[FastBatchExample]) -> tuple[str | None, int]:
+        """Add what the examples show to the evidence; return its verdict, and how many examples were ranked."""
+        released, learning = losses(self._released, rows), losses(self._learner.nets, rows)
+        if not np.isfinite(learning).all():
+            return "higher", len(rows)
+        if (released != learning).any():  # else nothing was learnt yet
+            self._evidence = self._evidence.plus(learning - released)
+            self._released_loss += float(released.sum())
+        verdict, n = self._evidence.verdict(), self._evidence.n
+        trifle = verdict == "lower" and self._evidence.total > -LEAST_GAIN * n
+        return None if trifle else verdict, len(rows)
 
-    def revert(self) -> None:
-        """Undo the training round."""
-        self._learner.load(self._accepted)
+    def _quality(self) -> dict[str, float | None]:
+        n = self._evidence.n
+        active = self._released_loss / n if n else None
+        candidate = None if active is None else active + self._evidence.total / n
+        radius = number_or_none(self._evidence.radius())
+        return {"active": active, "candidate": candidate, "n": n, "radius": radius, "finite": True}
+
+    def state(self) -> bytes:
+        """Return the weights that learn, their optimiser and the evidence, for `load`."""
+        state = _State(self._learner.state(), self._evidence, self._released_loss, self._until)
+        return msgspec.msgpack.encode(state)
+
+    def load(self, data: bytes) -> None:
+        """Restore the `state` of a trainer on the same release. Raises CheckpointError or msgspec.DecodeError."""
+        state = msgspec.msgpack.decode(data, type=_State)
+        self._learner.load(state.learner)
+        self._evidence, self._released_loss, self._until = state.evidence, state.released_loss, state.until
+
+    def accept(self, version: int, fast: bytes) -> None:
+        """Note that the release candidate `fast` became release `version`; the evidence begins anew."""
+        self.version = version
+        unpack_part(self._released, "fast", fast)
+        self._forget()
+
+    def discard(self) -> None:
+        """Begin again from the released weights."""
+        self._learner.restart(self._released)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._evidence, self._released_loss = PairedEvidence(), 0.0

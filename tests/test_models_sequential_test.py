@@ -1,0 +1,50 @@
+"""The sequential test: seldom wrong about two that are equal, however often it is asked, and right about others."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from models.evaluation.sequential_test import ALPHA, LEAST, PairedEvidence
+
+
+def first_verdict(differences: np.ndarray, step: int = 20) -> tuple[str | None, int]:
+    """Return the first verdict and after how many differences it came."""
+    evidence = PairedEvidence()
+    for start in range(0, len(differences), step):
+        evidence = evidence.plus(differences[start : start + step])
+        if (verdict := evidence.verdict()) is not None:
+            return verdict, evidence.n
+    return None, len(differences)
+
+
+def test_of_two_that_are_equal_few_are_ever_called_better_however_often_one_asks() -> None:
+    rng = np.random.default_rng(1)
+    found = [first_verdict(rng.exponential(1.0, 4000) - 1)[0] for _ in range(400)]
+    wrong = sum(verdict is not None for verdict in found)
+    assert wrong <= 400 * ALPHA
+    naive = 0  # an interval for one look, looked at as often
+    for _ in range(100):
+        sums = np.cumsum(rng.normal(size=4000))[LEAST::20]
+        naive += bool((np.abs(sums) > 1.96 * np.sqrt(np.arange(LEAST, 4000, 20) + 1)).any())
+    assert naive > 100 * 2 * ALPHA
+
+
+def test_a_difference_is_found_after_hundreds_on_the_right_side_and_never_before_there_are_enough() -> None:
+    rng = np.random.default_rng(2)
+    for sign, verdict in ((-1, "lower"), (1, "higher")):
+        found = [first_verdict(rng.normal(sign * 0.15, 1, 4000)) for _ in range(50)]
+        assert {name for name, _ in found} == {verdict}
+        assert 200 < np.median([n for _, n in found]) < 1000
+    assert PairedEvidence().plus(np.full(LEAST - 1, -1.0) + rng.normal(size=LEAST - 1) / 9).verdict() is None
+    assert math.isinf(PairedEvidence().radius())
+
+
+def test_evidence_in_parts_is_the_evidence_as_a_whole() -> None:
+    values = np.random.default_rng(3).normal(size=600).round(3)
+    whole = PairedEvidence().plus(values)
+    parts = PairedEvidence().plus(values[:250]).plus(values[250:])
+    assert parts.n == whole.n
+    assert math.isclose(parts.radius(), whole.radius())
+    assert math.isclose(whole.radius() / values.std(), 3.04 / math.sqrt(600), rel_tol=0.01)
