@@ -16,6 +16,7 @@ import hypothesis
 import psycopg
 import pytest
 import torch
+from selenium import webdriver
 from tenacity import retry, stop_after_delay, wait_fixed
 
 from benchmarks.servers.kafka import Cluster
@@ -24,6 +25,7 @@ from deploy.cli.main import main
 from deploy.local.broker import EmbeddedBroker, free_port
 from streams.settings import Settings
 from tests.support import process_guard
+from tests.support.browser import chromium
 from tests.support.command import Command, Done
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
@@ -159,6 +161,14 @@ def tool() -> Callable[[str], str]:
         return path or ""
 
     return find
+
+
+@pytest.fixture(scope="session")
+def browser(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """Chromium, started at its first use."""
+    driver = chromium(tool("chromium"), tool("chromedriver"), tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture

@@ -63,6 +63,8 @@ def work():
     t.DEVICE_BYTES.labels("up").inc(900)
     t.RECORDED_ROWS.labels("outcomes").inc()
     t.FRESHNESS.observe(0.1)
+    t.ANSWER_SECONDS.observe(0.1)
+    t.REPLAY_SPEED.labels("event_time").set(60)
     for counter in (t.EVENTS_SENT, t.EVENTS_APPLIED, t.R2_UPLOADS, t.CLICK_UPLOADS):
         counter.inc(10)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from deploy.report.terminal import show
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
+from tests.support.browser import CLIPPED, screen
 from tests.support.report import EPOCHS, MONTH, RUN, START, VARIANTS, fill, quality, summary
 
 QUALITIES = ["all-hr_10", "all-ndcg_10", "collaborative-hr_10", "collaborative-ndcg_10"]
@@ -96,30 +96,6 @@ def test_missing_events_and_different_metrics_are_reported_in_the_header(engine:
     assert "figures differ" in head
 
 
-@pytest.fixture(scope="module")
-def browser(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """Chromium without a screen, with a profile of its own."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = tool("chromium")
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "window-size=1300,1000",
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(tool("chromedriver")))
-    yield driver
-    driver.quit()
-
-
 def test_a_browser_shows_the_report_without_an_error(page: Path, browser: webdriver.Chrome) -> None:
     browser.get(page.as_uri())
     figures = browser.find_elements(By.CSS_SELECTOR, "figure svg")
@@ -142,20 +118,6 @@ def test_a_browser_shows_the_report_without_an_error(page: Path, browser: webdri
     assert [name for name in requests if not name.startswith(("data:", "file:"))] == []
 
 
-CLIPPED = """
-const wide = document.documentElement.clientWidth, bad = [];
-const outside = (inner, outer) => inner.left < outer.left - 0.5 || inner.right > outer.right + 0.5
-  || inner.top < outer.top - 0.5 || inner.bottom > outer.bottom + 0.5;
-for (const text of document.querySelectorAll("svg text")) {
-  const box = text.getBoundingClientRect(), picture = text.ownerSVGElement.getBoundingClientRect();
-  if (box.width && (outside(box, picture) || box.right > wide)) bad.push(text.textContent);
-}
-for (const each of document.querySelectorAll("h1, h2, h3, p, figcaption, .tile, .tile b, header *")) {
-  const block = getComputedStyle(each).display != "inline";
-  if (block && each.scrollWidth > each.clientWidth + 1) bad.push(each.textContent);
-}
-return bad;
-"""
 NAMES_OVERLAP = """
 const names = document.querySelector("figure svg").querySelectorAll("text.name");
 const boxes = [...names].map(name => name.getBoundingClientRect()).sort((a, b) => a.top - b.top);
@@ -165,14 +127,12 @@ return boxes.some((box, i) => i && box.top + 0.25 * box.height < boxes[i - 1].bo
 
 @pytest.mark.parametrize("width", [1400, 390])
 def test_no_label_is_clipped_and_the_page_fits_the_screen(page: Path, browser: webdriver.Chrome, width: int) -> None:
-    screen = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.get(page.as_uri())
-    assert browser.execute_script("return document.documentElement.clientWidth") == pytest.approx(width, abs=20)
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    assert browser.execute_script(CLIPPED) == []
-    assert not browser.execute_script(NAMES_OVERLAP)
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    with screen(browser, width):
+        browser.get(page.as_uri())
+        assert browser.execute_script("return document.documentElement.clientWidth") == pytest.approx(width, abs=20)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        assert browser.execute_script(CLIPPED) == []
+        assert not browser.execute_script(NAMES_OVERLAP)
 
 
 def test_the_axis_shows_the_first_and_the_last_event(page: Path, browser: webdriver.Chrome) -> None:
@@ -186,12 +146,10 @@ def test_the_screenshot_in_the_readme_is_a_small_picture(browser: webdriver.Chro
     """Write docs/report.png from the report of a run: REPORT_SCREENSHOT=runs/demo/report.html."""
     picture = Path(__file__).parents[1] / "docs" / "report.png"
     if report := os.environ.get("REPORT_SCREENSHOT"):
-        screen = {"width": 1200, "height": 1330, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
-        browser.get(Path(report).resolve().as_uri())
-        assert browser.save_screenshot(str(picture))
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        with screen(browser, 1200, 1330):
+            browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+            browser.get(Path(report).resolve().as_uri())
+            assert browser.save_screenshot(str(picture))
     data = picture.read_bytes()
     assert data.startswith(b"\x89PNG")
     assert 10_000 < len(data) < 200_000

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
+from replay.send.clock_file import ClockFile, Wanted
 from replay.send.virtual_clock import TICK_S, VirtualClock
 
 
@@ -102,3 +104,47 @@ def test_only_the_first_begin_counts() -> None:
 def test_a_speed_is_a_positive_number(speed: float) -> None:
     with pytest.raises(ValueError, match="positive"):
         VirtualClock(speed)
+
+
+def test_another_speed_applies_from_now_on_also_from_no_limit_and_while_paused() -> None:
+    virtual, wall = clock(60)
+    virtual.begin(0)
+    wall.now += 1
+    virtual.set_speed(2)
+    wall.now += 1
+    assert virtual.reached() == 62_000
+    virtual.pause()
+    virtual.set_speed(10)
+    wall.now += 5
+    assert virtual.reached() == 62_000
+    virtual.resume()
+    wall.now += 1
+    assert virtual.reached() == 72_000
+    virtual.set_speed(None)
+    virtual.wait(500_000, nothing)
+    virtual.set_speed(1)
+    assert virtual.reached() == 500_000, "it goes on from the event that was sent last"
+    with pytest.raises(ValueError, match="positive"):
+        virtual.set_speed(0)
+
+
+def test_a_file_pauses_a_clock_and_sets_its_speed_once_each_time_it_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    virtual, _ = clock(2)
+    file = ClockFile(tmp_path)
+    control = file.control(virtual, rate=100)  # 200 events per second
+    control()
+    assert (virtual.paused, virtual.speed) == (False, 2)
+    file.write(Wanted(paused=True, speed=50))
+    control()
+    assert (virtual.paused, virtual.speed) == (True, 0.5)
+    virtual.toggle()  # the space bar
+    control()
+    assert not virtual.paused, "the file was applied before"
+    file.write(Wanted(speed=0))
+    control()
+    assert virtual.speed is None
+    (tmp_path / "clock.json").write_text('{"speed": -1}')
+    control()
+    assert (virtual.speed, "is ignored" in caplog.text) == (2, True)

@@ -38,6 +38,7 @@ class Commands(LazyGroup):
         ),
         "runs": Entry("deploy.stored_runs.commands:app", "The runs that are kept: list, show, delete, prune."),
         "gateway": Entry("deploy.cli.gateway:app", "Live events in, rankings out, by HTTP."),
+        "dashboard": Entry("deploy.cli.dashboard:dashboard", "Serve the live page of a run, and print its address."),
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),
         "dead-letters": Entry("deploy.cli.dead_letters:app", "Refused records: list them, show one, send them again."),
         "doctor": Entry("deploy.cli.inspect:doctor", "Check broker, topics, database, lag and versions."),

@@ -36,8 +36,9 @@ def replay(
 ) -> None:
     """Send SOURCE to the topics of the run in the environment.
 
-    Continues where it was stopped. SIGUSR1 pauses and resumes.
+    Continues where it was stopped. SIGUSR1 pauses and resumes, and so does the live page of the run.
     """
+    from replay.send.clock_file import ClockFile
     from replay.send.epoch_barrier import free, lockstep
     from replay.send.replayer import send
     from replay.send.virtual_clock import VirtualClock
@@ -56,7 +57,8 @@ def replay(
     clock = VirtualClock(1.0 if plan.rate else plan.speed)
     signal.signal(signal.SIGUSR1, clock.toggle)
     with lockstep(settings) if settings.lockstep else nullcontext(free) as decide:
-        result = send(settings, plan, decide=decide, clock=clock)
+        control = ClockFile(settings.state_dir).control(clock, plan.rate)
+        result = send(settings, plan, decide=decide, clock=clock, control=control)
     console.print(f"{result.events_sent:,} events sent in {plan.epochs} epochs")
 
 

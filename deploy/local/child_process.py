@@ -125,9 +125,19 @@ class Child:
             text = loopback.get(self.metrics_port, "/metrics", _SCRAPE_S)
         except OSError:
             return False
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                own = sorted((k, v) for k, v in sample.labels.items() if k not in ("run", "role"))
-                labels = ",".join(f'{k}="{v}"' for k, v in own)
-                self.samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        self.samples |= parsed(text)
         return True
+
+
+def parsed(text: str) -> dict[str, float]:
+    """Return the samples of a page of metrics by name and labels, without the labels `run` and `role`.
+
+    Raises ValueError if it is none.
+    """
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            own = sorted((k, v) for k, v in sample.labels.items() if k not in ("run", "role"))
+            labels = ",".join(f'{k}="{v}"' for k, v in own)
+            samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return samples

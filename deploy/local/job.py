@@ -17,6 +17,7 @@ import msgspec
 import sqlalchemy as sa
 from rich.console import Console
 
+from deploy.dashboard.serving import live_page
 from deploy.local.broker import await_broker
 from deploy.local.child_process import Child
 from deploy.local.pause_key import pause_on_space
@@ -26,7 +27,7 @@ from deploy.local.supervisor import Supervisor
 from deploy.report import html
 from deploy.report.measurements import Measured, summarise
 from deploy.report.summary import Experiment, Summary, by_variant
-from deploy.runs import RunFailed, agree, software, write_run_file
+from deploy.runs import Found, RunFailed, agree, software, write_run_file
 from replay.json_file import write_json
 from replay.prepare.plan import Plan
 from replay.send import progress
@@ -105,7 +106,9 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
         replayer = _start(supervisor, job, settings, interrupts)
         began = time.monotonic()
         display = ProgressDisplay(console, engine, settings, supervisor, job.plan)
-        with pause_on_space(replayer), display:
+        page = live_page(Found(settings, engine, job.out, job.plan.source))
+        with page as address, pause_on_space(replayer), display:
+            console.print(f"live page: {address}", soft_wrap=True)
             patient = retrying(settings.patience_s, meanwhile=supervisor.check)
             while not patient(_over, engine, settings):
                 interrupts.check()

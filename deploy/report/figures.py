@@ -29,21 +29,22 @@ def figures(connection: sa.Connection, run: str, line: Sequence[Epoch], axis: Ti
     """Return the charts of a run that have data."""
     marks = release_marks(timeline.decisions(connection, run), line)
     return [
-        *_qualities(connection, run, line, axis, marks),
+        *qualities(connection, run, line, axis, marks),
         *_flow(connection, run, line, axis, marks),
         *_drift(connection, run, line, axis),
     ]
 
 
-def _qualities(
+def qualities(
     connection: sa.Connection, run: str, line: Sequence[Epoch], axis: TimeAxis, marks: Sequence[Mark]
 ) -> Iterable[Figure]:
+    """Return the charts of the metrics over the epochs of `line`."""
     caption = "Sliding mean. Vertical lines: retrained releases; ticks: releases of the learner; dashed: chance."
     for subset, clicks in (
         ("all", "all ranked clicks"),
         ("collaborative", "clicks of users with a delayed history and an r2"),
     ):
-        points = timeline.quality(connection, run, subset, "sliding")
+        points = timeline.quality(connection, run, subset, "sliding", line[0].number if line else 0)
         for column, metric in (("hr_10", "HR@10"), ("ndcg_10", "NDCG@10")):
             if points:
                 chart = Chart(f"{metric}, {clicks}", caption, axis, quality_series(points, column, line), marks)

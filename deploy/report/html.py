@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from deploy.report import timeline
 from deploy.report.figures import figures
+from deploy.report.flow import Edge, Flow
 from deploy.report.summary import METRICS, Summary
 from deploy.report.variants import ordered
 from streams.database import schema
@@ -37,15 +38,43 @@ def write(summary: Summary, engine: sa.Engine, run: str, out: Path) -> Path:
             "decisions": timeline.decisions(connection, run),
             "drifts": timeline.drifts(connection, run),
             "slates": timeline.slates(connection, run),
-            "click_uploads": timeline.count(connection, run, schema.click_uploads),
-            "interactions": timeline.count(connection, run, schema.interactions),
+            "flow": _flow(summary, connection, run, row.source),
             "variants": ordered(summary.online),
             "metrics": METRICS,
             "first": moment(axis.first) if line else "",
             "last": moment(axis.last) if line else "",
         }
-    out.write_text(_environment().get_template("report.html.j2").render(context), encoding="utf-8")
+    out.write_text(environment().get_template("report.html.j2").render(context), encoding="utf-8")
     return out
+
+
+def _flow(summary: Summary, connection: sa.Connection, run: str, source: str) -> Flow:
+    requests, expired = summary.rank_requests, summary.expired
+    releases = timeline.count(connection, run, schema.releases)
+    uploads = number(timeline.count(connection, run, schema.click_uploads))
+    sent, applied, r2, outcomes = map(
+        number, (summary.events_sent, summary.events_applied, summary.r2_uploads, summary.outcomes)
+    )
+    return Flow(
+        f"{sent} events sent by replay, {applied} applied by the device, {r2} negative memories and {number(requests)} "
+        f"requests sent to the cloud, {outcomes} outcomes recorded, {releases} releases.",
+        {
+            "replay": source.partition(":")[0],
+            "device": "short histories, r2",
+            "cloud": "delayed histories",
+            "recorder": f"{number(summary.dead_letters)} dead letters",
+            "retrain": "encoder and slow part",
+            "coordinator": f"{releases} releases",
+            "learner": "fast part, online",
+        },
+        Edge(sent, "events"),
+        Edge(f"{r2} r2 · {uploads} click uploads · {number(requests)} requests", f"{size(summary.bytes.up)} up"),
+        Edge(f"{number(None if requests is None else requests - expired)} answers", f"{size(summary.bytes.down)} down"),
+        Edge(outcomes, "outcomes"),
+        Edge(number(summary.outcomes - expired), "examples"),
+        Edge(number(timeline.count(connection, run, schema.interactions)), "rows of events"),
+        Edge(f"{releases} releases", "to device and cloud"),
+    )
 
 
 def moment(ms: int) -> str:
@@ -53,15 +82,18 @@ def moment(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _score(value: float | None) -> str:
+def score(value: float | None) -> str:
+    """Return a metric from 0 to 1 as text."""
     return "-" if value is None else f"{value:.4f}"
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """Return a difference as text with its sign."""
     return "-" if value is None else f"{value:+.4f}"
 
 
-def _size(value: float | None) -> str:
+def size(value: float | None) -> str:
+    """Return a number of bytes as text."""
     if value is None:
         return "-"
     for unit in ("B", "kB", "MB"):
@@ -71,7 +103,8 @@ def _size(value: float | None) -> str:
     return f"{value:,.1f} GB"
 
 
-def _number(value: object) -> str:
+def number(value: object) -> str:
+    """Return a number as text with at most four digits after its first, other values as they are."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -79,9 +112,9 @@ def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_PAGES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"number": _number, "size": _size, "moment": moment, "score": _score, "signed": _signed}
-    return environment
+def environment(*folders: Path) -> jinja2.Environment:
+    """Return an environment of the report's templates, and of those in `folders`, which escapes every value."""
+    loader = jinja2.FileSystemLoader([*folders, _PAGES])
+    made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    made.filters |= {"number": number, "size": size, "moment": moment, "score": score, "signed": signed}
+    return made

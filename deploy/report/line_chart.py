@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,6 @@ WIDTH, HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 122, 18, 40
 _PLOT_W, _PLOT_H = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 _NAME_GAP = 18  # between two names at the ends of lines
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _svg(chart: Chart) -> Markup:
     def y(value: float) -> float:
         return _TOP + _PLOT_H * (1 - (value - grid[0]) / span)
 
-    number = next(_numbers)
+    number = f"{zlib.crc32(chart.title.encode()):x}"  # the same each time: a page sees if a chart has changed
     out = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t{number} d{number}">',
         f'<title id="t{number}">{escape(chart.title)}</title><desc id="d{number}">{escape(chart.description)}</desc>',

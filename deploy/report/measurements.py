@@ -33,7 +33,7 @@ from streams.settings import Settings
 from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row
 
-_BUCKET = re.compile(r'^mc2sf_freshness_seconds_bucket\{le="([^"]+)"\}$')
+_BUCKET = re.compile(r'^(\w+)_bucket\{le="([^"]+)"\}$')
 Samples = Mapping[str, float]
 
 
@@ -241,25 +241,31 @@ def events_applied(connection: sa.Connection, run: str) -> int:
 
 
 def freshness(samples: Iterable[Samples | None]) -> Freshness:
-    """Return quantiles over the histograms of all workers in ms, interpolated as Prometheus does."""
+    """Return quantiles over the histograms of all workers in ms."""
+    found = quantiles(samples, "mc2sf_freshness_seconds", (0.5, 0.95, 0.99))
+    return Freshness(*(None if seconds is None else round(1000 * seconds, 3) for seconds in found))
+
+
+def quantiles(samples: Iterable[Samples | None], metric: str, shares: Iterable[float]) -> list[float | None]:
+    """Return quantiles of a histogram in seconds over several processes, interpolated as Prometheus does."""
     buckets: dict[float, float] = {}
     for one in samples:
         for name, value in (one or {}).items():
-            if match := _BUCKET.match(name):
-                bound = float(match[1].replace("+Inf", "inf"))
+            if (match := _BUCKET.match(name)) and match[1] == metric:
+                bound = float(match[2].replace("+Inf", "inf"))
                 buckets[bound] = buckets.get(bound, 0.0) + value
-    return Freshness(*(_quantile(buckets, share) for share in (0.5, 0.95, 0.99)))
+    return [_quantile(buckets, share) for share in shares]
 
 
 def _quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """Return a quantile in ms of a cumulative histogram in seconds; None if it is empty."""
+    """Return a quantile of a cumulative histogram; None if it is empty."""
     bounds = sorted(buckets)
     wanted = share * buckets[bounds[-1]] if bounds else 0.0
     below, low = 0.0, 0.0
     for bound in bounds if wanted else ():
         if buckets[bound] >= wanted:
             high = low if bound == float("inf") else bound
-            return round(1000 * (low + (high - low) * (wanted - below) / (buckets[bound] - below)), 3)
+            return low + (high - low) * (wanted - below) / (buckets[bound] - below)
         below, low = buckets[bound], bound
     return None
 

@@ -84,11 +84,20 @@ def axis(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> TimeAxis
     return TimeAxis(times, min([int(first or 0), *times]), max([int(last or 0), *times]))
 
 
-def quality(connection: sa.Connection, run: str, subset: str, form: str) -> dict[str, dict[int, Point]]:
-    """Return the metrics of each variant by epoch."""
+def measured_epochs(connection: sa.Connection, run: str, newest: int) -> list[Epoch]:
+    """Return the newest epochs whose metrics are recorded, at most `newest`, in order. Cheap: no event is read."""
+    p = schema.metric_points.c
+    query = sa.select(p.epoch, sa.func.max(p.time)).where(p.run == run).group_by(p.epoch)
+    rows = connection.execute(query.order_by(p.epoch.desc()).limit(newest)).all()
+    return [Epoch(int(number), int(time)) for number, time in reversed(rows)]
+
+
+def quality(connection: sa.Connection, run: str, subset: str, form: str, since: int = 0) -> dict[str, dict[int, Point]]:
+    """Return the metrics of each variant by epoch, from epoch `since` on."""
     p = schema.metric_points.c
     wanted = p.variant, p.epoch, p.n, p.hr_10, p.ndcg_10, p.chance_hr_10, p.chance_ndcg_10
-    query = sa.select(*wanted).where(p.run == run, p.subset == subset, p.form == form).order_by(p.epoch)
+    where = p.run == run, p.subset == subset, p.form == form, p.epoch >= since
+    query = sa.select(*wanted).where(*where).order_by(p.epoch)
     result: dict[str, dict[int, Point]] = {}
     for variant, epoch, *values in connection.execute(query):
         result.setdefault(variant, {})[epoch] = Point(*values)
@@ -160,11 +169,11 @@ def decisions(connection: sa.Connection, run: str) -> list[Decision]:
     return [Decision(*row) for row in connection.execute(query.order_by(d.epoch))]
 
 
-def releases(connection: sa.Connection, run: str) -> list[ReleaseRow]:
-    """Return the releases, oldest first."""
+def releases(connection: sa.Connection, run: str, newest: int | None = None) -> list[ReleaseRow]:
+    """Return the releases, oldest first; or only the `newest` ones."""
     r = schema.releases.c
-    query = sa.select(*(r[name] for name in ReleaseRow._fields)).where(r.run == run).order_by(r.version)
-    return [ReleaseRow(*row) for row in connection.execute(query)]
+    query = sa.select(*(r[name] for name in ReleaseRow._fields)).where(r.run == run).order_by(r.version.desc())
+    return [ReleaseRow(*row) for row in reversed(connection.execute(query.limit(newest)).all())]
 
 
 def count(connection: sa.Connection, run: str, table: sa.Table) -> int:

@@ -57,19 +57,20 @@ def send(
     decide: Decide = free,
     clock: VirtualClock | None = None,
     progress: Callable[[ReplayStatus], None] = lambda _status: None,
+    control: Callable[[], None] = lambda: None,
     wall_time: Callable[[], float] = wall.time,
 ) -> ReplayResult:
     """Send a prepared log; continues a replay that was stopped. Raises ReplayError.
 
     `decide(k)` returns the release with which epoch k + 1 begins, after epoch k has ended (-1: before the first one):
-    see `epoch_barrier.lockstep`. `settings` must name the exposure policy and the faults of the plan: results depend
-    on them.
+    see `epoch_barrier.lockstep`. `control` is called all the time: it may change the clock. `settings` must name the
+    exposure policy and the faults of the plan: results depend on them.
     """
     if settings.exposures != plan.policy:
         raise ReplayError(f"the settings say exposures={settings.exposures}, the log was read with {plan.policy}")
     if settings.faults != str(plan.faults):
         raise ReplayError(f"the settings say faults={settings.faults!r}, the log was read with {str(plan.faults)!r}")
-    return _Replay(settings, plan, decide, clock or VirtualClock(), progress, wall_time).run()
+    return _Replay(settings, plan, decide, clock or VirtualClock(), progress, control, wall_time).run()
 
 
 def digest(plan: Plan) -> str:
@@ -88,9 +89,11 @@ class _Replay:
         decide: Decide,
         clock: VirtualClock,
         progress: Callable[[ReplayStatus], None],
+        control: Callable[[], None],
         wall_time: Callable[[], float],
     ) -> None:
         self._plan, self._decide, self._clock, self._wall = plan, decide, clock, wall_time
+        self._control = control
         self._progress, self._folder, self._patience_s = progress, Path(settings.state_dir), settings.patience_s
         self._log_digest = digest(plan)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +144,7 @@ class _Replay:
         sent = self._sent.users  # before this process was started
         groups, at = [g for g in rows.groups if rows.seqs[g.first] >= sent.get(g.user, 0)], 0
         while at < len(groups):
+            self._control()
             self._clock.wait(self._due(groups[at], 0), self._idle)
             due, events, end = self._clock.reached(), 0, at
             while end < len(groups) and events < TICK_EVENTS and (self._due(groups[end], events) <= due or end == at):
@@ -166,6 +170,7 @@ class _Replay:
             self._sender.record(*record)
 
     def _idle(self) -> None:
+        self._control()
         self._sender.poll()
         self._report("paused" if self._clock.paused else "sending")
 

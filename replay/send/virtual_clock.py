@@ -19,12 +19,16 @@ class VirtualClock:
         time: Callable[[], float] = wall.monotonic,
         sleep: Callable[[float], None] = wall.sleep,
     ) -> None:
-        if speed is not None and not (math.isfinite(speed) and speed > 0):
-            raise ValueError(f"speed must be a positive number, not {speed}")
-        self._speed, self._time, self._sleep = speed, time, sleep
+        self._speed, self._time, self._sleep = _checked(speed), time, sleep
         self._event: float | None = None  # event time at the wall time below
         self._wall = 0.0
+        self._due = 0.0  # event time that was last waited for
         self._paused = False
+
+    @property
+    def speed(self) -> float | None:
+        """Event time over wall time; None: no limit."""
+        return self._speed
 
     @property
     def paused(self) -> bool:
@@ -43,6 +47,15 @@ class VirtualClock:
         if self._speed is None:
             return math.inf
         return self._event + (0.0 if self._paused else (self._time() - self._wall) * 1000 * self._speed)
+
+    def set_speed(self, speed: float | None) -> None:
+        """Let event time run at another speed from now on."""
+        if self._event is not None and not self._paused:
+            self._event = self._due if self._speed is None else self.reached()
+            self._wall = self._time()
+        elif self._event is not None and self._speed is None:
+            self._event = self._due
+        self._speed = _checked(speed)
 
     def pause(self) -> None:
         """Stop event time."""
@@ -68,6 +81,13 @@ class VirtualClock:
     def wait(self, event_ms: int, idle: Callable[[], object]) -> None:
         """Wait until `event_ms` is reached and the clock is not paused; calls `idle` every TICK_S until then."""
         self.begin(event_ms)
+        self._due = event_ms
         while self._paused or event_ms > self.reached():
             idle()
             self._sleep(TICK_S)
+
+
+def _checked(speed: float | None) -> float | None:
+    if speed is not None and not (math.isfinite(speed) and speed > 0):
+        raise ValueError(f"speed must be a positive number, not {speed}")
+    return speed

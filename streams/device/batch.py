@@ -72,6 +72,7 @@ class DeviceWork:
         self._writes = PendingWrites(settings, ROLE, *self._rows.write_order())
         self.fatal = ""
         self._sent_wall: list[int] = []  # of each record applied
+        self._waited_ms: list[int] = []  # by each answered request
         self._counts: Counter[str] = Counter()
         self._epoch_markers = EpochMarkers(self._rows, self._writes)
         self._applied_markers: list[EpochMarker] = []
@@ -246,6 +247,7 @@ class DeviceWork:
         if (example := training_example(request, priors, self._settings.seed)) is not None:
             self._writes.send(FAST_EXAMPLES, message.partition, message.key, example)
         self._rows.put_request(message.partition, key, None)
+        self._waited_ms.append(self._wall - request.asked_wall)
         self._counts["answered"] += 1
         self._counts["bytes down"] += size
         self._epoch_markers.forward(message.partition)
@@ -272,6 +274,8 @@ class DeviceWork:
         """Add the batch to the metrics; `now_ms` is when it was durable."""
         for sent in self._sent_wall:
             telemetry.FRESHNESS.observe(max(now_ms - sent, 0) / 1000)
+        for waited in self._waited_ms:
+            telemetry.ANSWER_SECONDS.observe(max(waited, 0) / 1000)
         telemetry.EVENTS_APPLIED.inc(self._counts["applied"])
         telemetry.EVENTS_DUPLICATE.inc(self._counts["repeated"])
         telemetry.PENDING.set(sum(map(len, self._rows.index.requests.values())))

@@ -27,6 +27,10 @@ from streams.settings import Settings
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 EVENTS_SENT = Counter("mc2sf_events_sent_total", "Events that the broker acknowledged to the replayer")
+REPLAY_PAUSED = Gauge("mc2sf_replay_paused", "1 while the replay is paused")
+REPLAY_SPEED = Gauge(
+    "mc2sf_replay_speed", "Speed of the replay: event time over wall time, or events per second; 0: no limit", ["unit"]
+)
 LOG_ROWS = Gauge("mc2sf_log_rows", "Rows of the log that is replayed, by what became of them", ["fate", "reason"])
 EPOCH = Gauge("mc2sf_epoch", "Epoch that the process has reached", ["role"])
 EVENT_TIME = Gauge("mc2sf_event_time_seconds", "Event time that the process has reached, since 1970", ["role"])
@@ -39,6 +43,7 @@ REQUESTS_WITHOUT_R2 = Counter("mc2sf_requests_without_r2_total", "Requests that 
 PENDING = Gauge("mc2sf_pending_requests", "Requests of this worker without an answer yet")
 OUTCOMES = Counter("mc2sf_outcomes_total", "Outcomes emitted by the device", ["kind"])
 FRESHNESS = Histogram("mc2sf_freshness_seconds", "Event sent until its state is durable", buckets=_SECONDS)
+ANSWER_SECONDS = Histogram("mc2sf_answer_seconds", "Request of a device until its answer is applied", buckets=_SECONDS)
 BATCH_SECONDS = Histogram("mc2sf_batch_seconds", "Time to process one batch", ["role"], buckets=_SECONDS)
 DEVICE_BYTES = Counter("mc2sf_device_traffic_bytes_total", "Bytes between device and cloud", ["direction"])
 DEAD_LETTERS = Counter("mc2sf_dead_letters_total", "Records refused", ["role", "topic"])

@@ -1,5 +1,5 @@
 // Show a vertical rule and the values of all series at the point nearest to the pointer.
-for (const figure of document.querySelectorAll("figure[data-points]")) {
+function followPointer(figure) {
   const { labels, at, series } = JSON.parse(figure.dataset.points);
   const svg = figure.querySelector("svg");
   const rule = svg.querySelector(".rule");
@@ -28,3 +28,4 @@ for (const figure of document.querySelectorAll("figure[data-points]")) {
     tip.style.top = `${svg.offsetTop + 20}px`;
   });
 }
+for (const figure of document.querySelectorAll("figure[data-points]")) followPointer(figure);

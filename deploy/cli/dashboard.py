@@ -1,0 +1,51 @@
+"""`mc2sf dashboard`: the live page of a run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.options import RunArgument
+from deploy.console import terminal
+
+console = terminal()
+
+
+def dashboard(
+    run: RunArgument,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 0,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Addresses of the processes, as Prometheus' file-based service discovery has them.  "
+            "[default: logs/targets.json of the run]",
+        ),
+    ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Tokens of a gateway, whose admins may use the controls.  [default: a new token]"
+        ),
+    ] = None,
+) -> None:
+    """Serve the live page of a run, and print its address.
+
+    It shows flow, quality, releases and processes of a run that goes on, or has ended. The controls of replay and
+    releases and the data of a user need a token. Ctrl-C ends it; the run is not touched.
+    """
+    from deploy.dashboard.serving import admin_of, live_page
+    from deploy.runs import find
+
+    admits = admin_of(tokens) if tokens else None
+    with live_page(find(run), host=host, port=port, targets=targets, admits=admits) as address:
+        console.print(f"live page: {address}", soft_wrap=True)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            console.print()

@@ -1,0 +1,77 @@
+"""Serve the live page: beside a run, in a thread of its process, or on its own."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from deploy.dashboard.app import Page
+from deploy.dashboard.live import Live
+from deploy.dashboard.scraper import Scraper
+from deploy.gateway.tokens import Tokens
+from deploy.local.supervisor import TARGETS
+from deploy.runs import Found
+from deploy.user_error import UserError
+
+_GRACE_S = 2
+
+
+def admin_of(tokens: Path) -> Callable[[str], bool]:
+    """Return a check of tokens by the file of a gateway. Raises UserError."""
+    known = Tokens.read(tokens)
+
+    def admits(presented: str) -> bool:
+        token = known.find(presented)
+        return token is not None and token.admits("admin", token.user or "")
+
+    return admits
+
+
+@contextmanager
+def live_page(
+    found: Found,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    targets: Path | None = None,
+    admits: Callable[[str], bool] | None = None,
+) -> Iterator[str]:
+    """Serve the page of a run from a thread, and yield its address. Raises UserError if the port is taken.
+
+    Without `admits` a token is made, which is in the fragment of the address: browsers send that to nobody.
+    """
+    token = secrets.token_urlsafe(16)
+    if targets is None and found.folder is not None:
+        targets = found.folder / "logs" / TARGETS
+    stop = threading.Event()
+    page = Page(
+        Live(found, Scraper(targets)),
+        admits or (lambda presented: hmac.compare_digest(presented.encode(), token.encode())),
+        ["127.0.0.1", "localhost", host],
+        stop,
+    )
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(f"the live page can't listen on {host}:{port}: {error.strerror}") from error
+    server = uvicorn.Server(
+        uvicorn.Config(
+            page.app(), log_level="warning", server_header=False, timeout_graceful_shutdown=_GRACE_S, lifespan="off"
+        )
+    )
+    thread = threading.Thread(target=server.run, args=([listening],), name="live-page", daemon=True)
+    thread.start()
+    address = f"http://{host}:{listening.getsockname()[1]}/"
+    try:
+        yield address if admits else f"{address}#token={token}"
+    finally:
+        stop.set()
+        server.should_exit = True
+        thread.join(2 * _GRACE_S)
