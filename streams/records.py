@@ -164,7 +164,7 @@ class Outcome(Record, frozen=True, tag="outcome"):
     target: int  # key of the clicked item
     target_index: int  # index of the target among the shuffled candidates: breaks ties
     candidates: Tensor  # i8 [n], item keys, shuffled
-    slate: Literal["sampled", "logged"]  # candidates drawn from the catalogue, or the items shown
+    slate: Literal["sampled", "logged"]  # candidates drawn from the known items, or the items shown
     cold: bool  # the target is not in the catalogue, or the catalogue has too few negatives
     expired: bool  # no priors in time (free-running only): din, f2s and mc2sf are missing from `ranks`
     ranks: dict[str, int]  # variant -> rank, from 1

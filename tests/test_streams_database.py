@@ -161,7 +161,7 @@ def test_what_is_read_as_of_a_time_and_of_an_epoch_is_found_by_an_index(
             insert_new(
                 connection,
                 schema.outcomes,
-                [r | {"epoch": n // 30, "recorded_epoch": n // 30} for n, r in enumerate(ranked)],
+                [r | {"epoch": n // 30} for n, r in enumerate(ranked)],
             )
     asked: list[tuple[str, Any]] = []
     with engine.connect() as connection:

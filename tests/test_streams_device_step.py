@@ -106,15 +106,25 @@ def test_a_click_without_a_slate_is_ranked_against_the_catalogue(events: list[An
         assert not pending.cold
 
 
-def test_a_target_outside_the_catalogue_and_an_empty_catalogue_are_cold() -> None:
+def test_a_target_outside_the_catalogue_is_cold() -> None:
     (unknown,) = step(NEW, batch((CLICK, 99)), context()).requests
     assert unknown.cold
-    (empty,) = step(NEW, batch((CLICK, 4)), context(catalogue=Catalogue([]))).requests
-    assert empty.cold
-    assert keys_array(empty.candidates).tolist() == [4]
     (slate,) = step(NEW, batch((CLICK, 99, 9), (EXPOSURE, 4, 9)), context()).requests
     assert slate.cold
     assert slate.slate == "logged"
+
+
+def test_before_the_first_trained_release_a_click_is_ranked_among_the_items_seen_before_its_epoch() -> None:
+    seen = ItemStatistics.empty().next_epoch(np.array([3, 4, 8]), np.array([0, 2, 1]))
+    (pending,) = step(NEW, batch((CLICK, 4)), context(catalogue=Catalogue([]), item_statistics=seen)).requests
+    assert sorted(keys_array(pending.candidates)) == [3, 4, 8]
+    assert pending.cold
+
+
+def test_a_click_without_other_candidates_is_not_ranked() -> None:
+    alone = step(NEW, batch((CLICK, 4), (EXPOSURE, 5)), context(catalogue=Catalogue([])))
+    assert alone.requests == alone.uplink == []
+    assert alone.user.state.clicks == [4]
 
 
 def test_only_the_share_of_clicks_that_is_drawn_is_ranked() -> None:

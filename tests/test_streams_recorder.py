@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from models.evaluation.candidates import evaluated
 from models.evaluation.metrics import metrics, rank
 from streams.codec import Reader, encode
 from streams.database import schema
@@ -56,8 +57,25 @@ def test_a_run_is_recorded_completely(small: Settings, engine: sa.Engine) -> Non
     with engine.connect() as connection:
         progress = connection.execute(sa.select(schema.progress)).one()
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.dead_letters)).scalar_one() == 0
-    assert (progress.epoch, progress.over) == (2, True)
+    assert (progress.epoch, progress.over, progress.not_ranked) == (2, True, 0)
     assert writer.positions() == {source: len(records) for source, records in world.logs.items()}
+
+
+def test_clicks_without_outcome_are_counted_across_crashes(small: Settings, engine: sa.Engine) -> None:
+    small = small.model_copy(update={"evaluate": 0.5})
+    world, dropped = a_run(small), 0
+    for source, records in world.logs.items():
+        if source.topic == OUTCOMES.name:
+            kept = [(key, value) for key, value in records if not key or key == b"u1"]
+            dropped += len(records) - len(kept)
+            world.logs[source] = kept
+    deliver(world, starter(small, engine), random.Random(1), 0.1)
+    with engine.connect() as connection:
+        query = sa.select(schema.interactions).where(schema.interactions.c.kind == Kind.CLICK)
+        clicks = connection.execute(query.where(schema.interactions.c.user != "u1")).all()
+        count = connection.execute(sa.select(schema.progress.c.not_ranked)).scalar_one()
+    assert len(clicks) == dropped
+    assert 0 < count == sum(evaluated(small.seed, row.user, row.seq, 0.5) for row in clicks) < dropped
 
 
 def test_the_states_of_users_are_kept_as_of_each_epoch(small: Settings, engine: sa.Engine) -> None:

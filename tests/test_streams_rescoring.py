@@ -44,7 +44,8 @@ def some_releases(connection: sa.Connection, settings: Settings) -> dict[int, Re
     """Three releases as they stand in the tables: initial, retrained over more items, and a small one."""
     made: dict[int, Release] = {}
     config = net_config(settings)
-    for kind, items, seed in (("initial", 12, 1), ("retrain", 20, 2), ("learner", 20, 3)):
+    first = 12 if settings.exposures == "logged" else 0  # no items before the first retrain, as outside of tests
+    for kind, items, seed in (("initial", first, 1), ("retrain", 20, 2), ("learner", 20, 3)):
         catalogue = Catalogue(np.arange(1, items + 1))
         nets = Nets.initial(config, catalogue.size, seed)
         if config.stacked:

@@ -45,6 +45,7 @@ def test_a_run_is_verified_completely(engine: sa.Engine, variant: str) -> None:
     assert found.outcomes == count(engine, schema.outcomes) > 50
     assert found.memories == count(engine, schema.negative_memories) > 10
     assert found.uploads == count(engine, schema.click_uploads) > 10
+    assert (found.not_ranked > 0) == (variant == "sampled")
     assert found.untiled >= found.outcomes // 3
     assert found.untiled_difference <= TOLERANCE
     assert set(found.metrics) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf"}
@@ -122,7 +123,7 @@ def test_a_list_made_for_ranking_is_verified_in_its_own_order() -> None:
     for last in (Kind.CANDIDATE, Kind.EXPOSURE):
         kinds = (Kind.CANDIDATE, Kind.CANDIDATE, Kind.CLICK, last)
         group = [Event(i, item, kind, 1, 7, 0) for i, (item, kind) in enumerate(zip((9, 3, 4, 8), kinds, strict=True))]
-        (click,) = ReferenceFold("u", SMALL, lambda _: release).fold(group).ranked
+        (click,) = ReferenceFold("u", SMALL, lambda _: release, lambda _: []).fold(group).ranked
         lists[last] = click.candidates.keys
     assert lists[Kind.CANDIDATE] == [9, 3, 4, 8]
     assert lists[Kind.EXPOSURE] != [9, 3, 4, 8], "what was shown is shuffled"

@@ -90,6 +90,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         r2_uploads=rows(schema.negative_memories),
         rank_requests=counted(total(samples, 'mc2sf_rank_requests_total{side="device"}')),
         outcomes=outcomes,
+        not_ranked=without_rank(connection, run),
         expired=rows(schema.outcomes, o.expired.is_(True)),
         cold=rows(schema.outcomes, o.cold.is_(True)),
         releases=releases(connection, run),
@@ -124,6 +125,12 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         online_intervals=intervals(clicks.select(clicks.subsets["all"])),
         last_quarter_intervals=intervals(newest.select(newest.subsets["all"])),
     )
+
+
+def without_rank(connection: sa.Connection, run: str) -> int:
+    """Return how many clicks were drawn for evaluation and not ranked, as no other candidate was known."""
+    p = schema.progress.c
+    return connection.execute(sa.select(p.not_ranked).where(p.run == run)).scalar() or 0
 
 
 def warnings(settings: Settings, outcomes: int, made: Sequence[ReleaseEntry]) -> list[str]:

@@ -205,6 +205,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     warnings: Annotated[
         list[str], Meta(description="What to know before any metric is believed: nothing ranked, nothing learnt.")
     ] = field(default_factory=list)
+    not_ranked: Annotated[
+        Count,
+        Meta(description="Evaluated clicks that were not ranked, as no other item was known yet: not in `outcomes`."),
+    ] = 0
     online_intervals: Annotated[Intervals | None, Meta(description="Of `online`; null in files of version 0.1.")] = None
     last_quarter_intervals: Annotated[
         Intervals | None, Meta(description="Of `last_quarter`; null in files of version 0.1.")

@@ -46,6 +46,7 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
         ("events sent = applied", f"{summary.events_applied:,}"),
         ("events per second", f"{summary.events_per_second:,.0f}"),
         ("requests, outcomes", f"{_count(summary.rank_requests)}, {summary.outcomes:,}"),
+        ("clicks not ranked", f"{summary.not_ranked:,} (no other item was known yet)"),
         ("r2 uploads", f"{summary.r2_uploads:,}"),
         ("releases", ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))),
         ("dead letters", f"{summary.dead_letters:,}"),

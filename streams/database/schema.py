@@ -172,6 +172,7 @@ progress = _table(
     _value("epoch", INTEGER, "last epoch that was written completely; -1 before the first"),
     _value("time", BIG, "event time reached, ms"),
     _value("over", BOOL, "true if the log is over and written to its end"),
+    _value("not_ranked", BIG, "clicks drawn for evaluation for which no other candidate was known"),
 )
 outcomes = _table(
     "outcomes",
@@ -179,7 +180,6 @@ outcomes = _table(
     _key("user", TEXT, _USER),
     _key("seq", BIG, "sequence number of the click"),
     _value("epoch", INTEGER, "epoch of the click"),
-    _value("recorded_epoch", INTEGER, "epoch it was recorded with; differs from `epoch` in free-running runs only"),
     _value("time", BIG, _EVENT),
     _value("target", BIG, "key of the clicked item"),
     _value("target_index", INTEGER, "index of the target in `candidates`, from 0; equal scores rank in this order"),
@@ -209,7 +209,6 @@ outcomes = _table(
     ),
     Index("outcomes_by_time", "run", "time"),
     Index("outcomes_by_epoch", "run", "epoch"),
-    Index("outcomes_by_recorded_epoch", "run", "recorded_epoch"),
 )
 user_snapshots = _table(
     "user_snapshots",

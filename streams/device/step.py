@@ -206,9 +206,14 @@ class _BatchStep:
         self.resend_r2 = False
 
     def request(self, i: int, start: int, end: int) -> None:
-        """Send a request for click i of the impression group [start, end), and keep what the nets may see of it."""
+        """Send a request for click i of the impression group [start, end), and keep what the nets may see of it.
+
+        A click without other candidates is not ranked: any scorer would rank it first.
+        """
         batch, state, context = self.batch, self.state, self.context
         chosen, logged = self.candidates(i, start, end)
+        if len(chosen.keys) < 2:
+            return  # no other item is known yet: the recorder counts the click as not ranked
         if self.resend_r2 and state.window:
             self.send_r2()
         seq, time = batch.seq + i, batch.times[start]
@@ -259,25 +264,31 @@ class _BatchStep:
         )
 
     def candidates(self, i: int, start: int, end: int) -> tuple[Candidates, bool]:
-        """Return the list in which click i is ranked, and True if it is the logged slate."""
+        """Return the list in which click i is ranked, and True if it is the logged slate.
+
+        While the release in force has no items, candidates are drawn from the items seen before the epoch.
+        """
         settings, user, seq, target = self.settings, self.batch.user, self.batch.seq + i, self.keys[i]
         catalogue, kinds = self.context.catalogue, self.batch.kinds
+        untrained = not len(catalogue)
         if settings.exposures == "logged" and self.batch.impressions[i]:
             clicked = {self.keys[j] for j in range(start, end) if kinds[j] == CLICK}
             others = [j for j in range(start, end) if self.keys[j] not in clicked]
             shown = _array([self.keys[j] for j in others])
             if others:
-                cold = not len(catalogue) or bool((catalogue.rows([target]) == 1).all())
+                cold = untrained or bool((catalogue.rows([target]) == 1).all())
                 if all(kinds[j] == CANDIDATE for j in others):  # a list made for ranking: its order is kept
                     index = sum(j < i for j in others)
                     return Candidates(np.insert(shown, index, target), index, cold), True
                 return slate(settings.seed, user, seq, shown, target, cold=cold), True
+        known = self.context.item_statistics.keys if untrained else catalogue.keys
         if (plugins := loaded(settings.plugins)).negatives is not None:
             clicks = _array(self.state.clicks)
-            keys = plugins.draw(settings.seed, user, seq, target, catalogue.keys, clicks, settings.negatives)
-            cold = target not in catalogue.keys or len(keys) < settings.negatives
+            keys = plugins.draw(settings.seed, user, seq, target, known, clicks, settings.negatives)
+            cold = untrained or target not in known or len(keys) < settings.negatives
             return slate(settings.seed, user, seq, keys, target, cold=cold), False
-        return sampled(settings.seed, user, seq, catalogue.keys, target, settings.negatives), False
+        drawn = sampled(settings.seed, user, seq, known, target, settings.negatives)
+        return drawn._replace(cold=untrained or drawn.cold), False
 
 
 def _append(history: list[int], key: int, longest: int) -> None:

@@ -7,7 +7,7 @@ stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from models.data.event_kinds import CLICK_KINDS
+from models.data.event_kinds import CLICK, CLICK_KINDS
+from models.evaluation.candidates import evaluated
 from streams.database.schema import interactions, outcomes
 from streams.plugins.loaded import loaded
 from streams.prequential.drift import Drift, DriftDetectors
@@ -40,7 +41,6 @@ class EvaluatedOutcome(NamedTuple):
 class OutcomeRow(NamedTuple):
     """Columns of `outcomes` from which the evaluator's state is computed again."""
 
-    recorded_epoch: int
     epoch: int
     time: int
     user: str
@@ -74,8 +74,7 @@ class PrequentialEvaluator:
         for row in recorded_outcomes(connection, settings.run):
             candidates = row.keys()
             self._river.learn(row.user, candidates, row.target_index)
-            where = subsets(cold=row.cold, history=row.history, window=row.window)
-            self._measure(Ranked(row.time, len(candidates), where, row.ranks))
+            self._measure(_ranked(row, len(candidates), row.ranks))
         return self
 
     def epoch(self, clicks: Iterable[Click], outcomes: dict[tuple[str, int], Outcome]) -> Iterator[EvaluatedOutcome]:
@@ -83,7 +82,9 @@ class PrequentialEvaluator:
         for group in impression_groups(clicks, outcomes):
             ranks = [self._predict(outcome) for outcome in group.outcomes]
             for outcome, all_ranks in zip(group.outcomes, ranks, strict=True):
-                yield EvaluatedOutcome(outcome, all_ranks, self._measure(_ranked(outcome, all_ranks)))
+                yield EvaluatedOutcome(
+                    outcome, all_ranks, self._measure(_ranked(outcome, outcome.candidates.shape[0], all_ranks))
+                )
                 self._river.learn(outcome.user, outcome.candidates.array(), outcome.target_index)
             self._popularity.learn(group.clicked)
 
@@ -99,15 +100,10 @@ class PrequentialEvaluator:
         return list(self._drifts.update(ranked))
 
 
-def _ranked(outcome: Outcome, ranks: dict[str, int]) -> Ranked:
-    where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
-    return Ranked(outcome.time, outcome.candidates.shape[0], where, ranks)
-
-
-def ranked(outcome: Outcome, ranks: dict[str, int]) -> Ranked:
+def _ranked(outcome: Outcome | OutcomeRow, n: int, ranks: dict[str, int]) -> Ranked:
     """Return the input of the metrics."""
     where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
-    return Ranked(outcome.time, outcome.candidates.shape[0], where, ranks)
+    return Ranked(outcome.time, n, where, ranks)
 
 
 def click_counts(connection: Connection, run: str, epoch: int) -> dict[int, int]:
@@ -122,18 +118,24 @@ def clicks_of(connection: Connection, run: str, epoch: int) -> list[Click]:
     """Return the clicks recorded in `epoch`."""
     i = interactions.c
     clicked = (i.run == run) & (i.epoch == epoch) & i.kind.in_(CLICK_KINDS)
-    query = sa.select(i.group_time, i.user, i.seq, i.item, i.impression).where(clicked)
+    query = sa.select(i.group_time, i.user, i.seq, i.item, i.impression, i.kind).where(clicked)
     return [Click(*row) for row in connection.execute(query)]
+
+
+def not_ranked(settings: Settings, clicks: Iterable[Click], outcomes: Container[tuple[str, int]]) -> int:
+    """Return how many of an epoch's clicks were drawn for evaluation and have no outcome."""
+    return sum(
+        click.kind == CLICK
+        and (click.user, click.seq) not in outcomes
+        and evaluated(settings.seed, click.user, click.seq, settings.evaluate)
+        for click in clicks
+    )
 
 
 def recorded_outcomes(connection: Connection, run: str) -> Iterator[OutcomeRow]:
     """Yield the recorded outcomes in the order of their evaluation."""
     o = outcomes.c
-    query = sa.select(*(o[name] for name in OutcomeRow._fields)).where(o.run == run).order_by(o.recorded_epoch)
+    query = sa.select(*(o[name] for name in OutcomeRow._fields)).where(o.run == run).order_by(o.epoch)
     rows = (OutcomeRow(*row) for row in connection.execution_options(yield_per=1000).execute(query))
-    for recorded_epoch, group in groupby(rows, attrgetter("recorded_epoch")):
-        of_epoch = list(group)
-        in_time = [row for row in of_epoch if row.epoch == recorded_epoch]
-        late = [row for row in of_epoch if row.epoch != recorded_epoch]
-        yield from sorted(in_time, key=attrgetter("time", "user", "seq"))
-        yield from sorted(late, key=attrgetter("user", "seq"))
+    for _, of_epoch in groupby(rows, attrgetter("epoch")):
+        yield from sorted(of_epoch, key=attrgetter("time", "user", "seq"))

@@ -27,6 +27,7 @@ class Click(NamedTuple):
     seq: int
     item: int
     impression: int
+    kind: int
 
 
 class ImpressionGroup(NamedTuple, Generic[T]):
@@ -39,8 +40,7 @@ class ImpressionGroup(NamedTuple, Generic[T]):
 def impression_groups(clicks: Iterable[Click], outcomes: Mapping[tuple[str, int], T]) -> Iterator[ImpressionGroup[T]]:
     """Yield an epoch's impression groups that hold a click, in total order. `outcomes` is by (user, seq) of the click.
 
-    Outcomes without a click in this epoch come last, in order of (user, seq): in free-running runs an outcome may be
-    read before its click.
+    Outcomes without a click in this epoch come last, in order of (user, seq): the records of their clicks were refused.
     """
     left = dict(outcomes)
     group: ImpressionGroup[T] | None = None

@@ -42,6 +42,7 @@ RANK_REQUESTS = Counter("mc2sf_rank_requests_total", "Requests for priors, by si
 REQUESTS_WITHOUT_R2 = Counter("mc2sf_requests_without_r2_total", "Requests that name an r2 that the cloud lacks")
 PENDING = Gauge("mc2sf_pending_requests", "Requests of this worker without an answer yet")
 OUTCOMES = Counter("mc2sf_outcomes_total", "Outcomes emitted by the device", ["kind"])
+NOT_RANKED = Gauge("mc2sf_clicks_not_ranked", "Clicks drawn for evaluation for which no other candidate was known")
 FRESHNESS = Histogram("mc2sf_freshness_seconds", "Event sent until its state is durable", buckets=_SECONDS)
 ANSWER_SECONDS = Histogram("mc2sf_answer_seconds", "Request of a device until its answer is applied", buckets=_SECONDS)
 BATCH_SECONDS = Histogram("mc2sf_batch_seconds", "Time to process one batch", ["role"], buckets=_SECONDS)

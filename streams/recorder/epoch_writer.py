@@ -19,7 +19,7 @@ from streams.database import schema
 from streams.database.engine import copy_new, insert_new, upsert
 from streams.kafka.message import Message
 from streams.kafka.types import TopicPartition
-from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator, clicks_of
+from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator, clicks_of, not_ranked
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
 from streams.recorder import state_snapshots
@@ -73,7 +73,7 @@ class EpochWriter:
         self._early_rows = early_rows
         self._settings, self._run, self._engine, self._clock = settings, settings.run, engine, clock
         with engine.begin() as connection:
-            epoch, self._committed = self._progress(connection)
+            epoch, self._without_rank, self._committed = self._progress(connection)
             self.prequential = PrequentialEvaluator.recorded(connection, settings, epoch)
             expected, names = _known(connection, self._run)
         partitions = [TopicPartition(topic.name, p) for topic in MARKED for p in range(topic.partitions(settings))]
@@ -164,7 +164,7 @@ class EpochWriter:
 
     def close_epoch(self) -> None:
         """Write the epoch, which is complete, and begin the next one with the records that wait for it."""
-        epoch, log_ended = self.barrier.epoch, self.barrier.log_ended
+        epoch, log_ended, without_rank = self.barrier.epoch, self.barrier.log_ended, self._without_rank
         while log_ended and self._early:
             self._refuse(self._early.pop(), "an outcome of an epoch after the end of the log")
         buffer = self._rows.buffer
@@ -176,6 +176,7 @@ class EpochWriter:
             if log_ended and not clicks and not outcomes:
                 epoch -= 1  # the log ended with its last epoch: there is no further one
             else:
+                without_rank += not_ranked(self._settings, clicks, outcomes)
                 evaluated = list(self.prequential.epoch(clicks, outcomes))
                 written |= self._write_outcomes(connection, evaluated, epoch)
             written |= self._write_states(connection, buffer)
@@ -185,8 +186,10 @@ class EpochWriter:
             committed = self._commit_offsets(connection, offsets)
             time = self.barrier.time
             row = {"run": self._run, "role": ROLE, "epoch": epoch, "time": time, "over": log_ended}
-            upsert(connection, schema.progress, [row])
+            upsert(connection, schema.progress, [row | {"not_ranked": without_rank}])
         self._written(written, committed, Buffer())
+        self._without_rank = without_rank
+        telemetry.NOT_RANKED.set(without_rank)
         show(self.prequential.quality, self.prequential.plugin_metrics)
         telemetry.EPOCH.labels(ROLE).set(epoch)
         telemetry.EVENT_TIME.labels(ROLE).set(time / 1000)
@@ -222,7 +225,7 @@ class EpochWriter:
         self, connection: Connection, evaluated: list[EvaluatedOutcome], epoch: int
     ) -> dict[Table, int]:
         wall = self._clock()
-        rows = [outcome_row(self._run, outcome, epoch, ranks, wall) for outcome, ranks, _ in evaluated]
+        rows = [outcome_row(self._run, outcome, ranks, wall) for outcome, ranks, _ in evaluated]
         points = point_rows(self._run, epoch, self.barrier.time, self.prequential.quality)
         return {
             schema.outcomes: copy_new(connection, schema.outcomes, rows),
@@ -258,13 +261,14 @@ class EpochWriter:
         for table, rows in written.items():
             telemetry.RECORDED_ROWS.labels(table.name).inc(rows)
 
-    def _progress(self, connection: Connection) -> tuple[int, dict[TopicPartition, int]]:
-        """Return the last recorded epoch, -1 if there is none, and the offsets to start from."""
-        first = {"run": self._run, "role": ROLE, "epoch": -1, "time": 0, "over": False}
+    def _progress(self, connection: Connection) -> tuple[int, int, dict[TopicPartition, int]]:
+        """Return the last recorded epoch, -1 if there is none, the clicks not ranked, and the offsets to start from."""
+        first = {"run": self._run, "role": ROLE, "epoch": -1, "time": 0, "over": False, "not_ranked": 0}
         insert_new(connection, schema.progress, [first])
         p = schema.progress.c
-        epoch = connection.execute(sa.select(p.epoch).where(p.run == self._run, p.role == ROLE)).scalar_one()
-        return epoch, self._offsets(connection)
+        query = sa.select(p.epoch, p.not_ranked).where(p.run == self._run, p.role == ROLE)
+        epoch, without_rank = connection.execute(query).one()
+        return epoch, without_rank, self._offsets(connection)
 
     def _offsets(self, connection: Connection) -> dict[TopicPartition, int]:
         c = schema.consumer_offsets.c

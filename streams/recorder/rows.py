@@ -150,14 +150,13 @@ def check_numbers(record: msgspec.Struct) -> None:
                 raise RecordError(f"{name} is {value}: negative or too large")
 
 
-def outcome_row(run: str, o: Outcome, recorded_epoch: int, ranks: dict[str, int], wall: int) -> Row:
-    """Return the row of an outcome that was recorded with epoch `recorded_epoch`, with the ranks of all variants."""
+def outcome_row(run: str, o: Outcome, ranks: dict[str, int], wall: int) -> Row:
+    """Return the row of an outcome with the ranks of all variants."""
     v = o.versions
     what = (
         o.user,
         o.seq,
         o.epoch,
-        recorded_epoch,
         o.time,
         o.target,
         o.target_index,

@@ -46,12 +46,12 @@ def baseline_ranks(connection: Connection, settings: Settings, until: int | None
 def _epochs(
     connection: Connection, run: str, until: int | None
 ) -> Iterator[tuple[list[Click], dict[Key, _Candidates]]]:
-    """Yield each epoch's clicks, and the outcomes recorded with it."""
+    """Yield each epoch's clicks and outcomes."""
     o, i = outcomes.c, interactions.c
     last = connection.execute(sa.select(sa.func.max(i.epoch)).where(i.run == run)).scalar_one()
     wanted = (o.run == run) if until is None else (o.run == run) & (o.time <= until)
     for epoch in range(-1 if last is None else last + 1):
-        query = sa.select(o.user, o.seq, o.target_index, o.candidates).where(wanted & (o.recorded_epoch == epoch))
+        query = sa.select(o.user, o.seq, o.target_index, o.candidates).where(wanted & (o.epoch == epoch))
         rows = connection.execute(query)
         found = [_Candidates(user, seq, index, np.frombuffer(data, "<i8")) for user, seq, index, data in rows]
         yield clicks_of(connection, run, epoch), {(each.user, each.seq): each for each in found}

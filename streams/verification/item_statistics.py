@@ -34,12 +34,19 @@ class ReferenceItemStatistics:
             self._of_all[epoch] += n
         self._before = {item: list(accumulate(each, initial=0)) for item, each in clicks.items()}
         self._totals: dict[int, tuple[int, int, int]] = {}
+        self._seen: dict[int, list[int]] = {}
 
     def buckets(self, epoch: int, items: Sequence[int]) -> NDArray[np.uint8]:
         """Return the buckets of `items` at the begin of `epoch`: [n, 3]."""
         if epoch not in self._totals:
             self._totals[epoch] = self._count(epoch)
         return np.array([self._item(epoch, item) for item in items], np.uint8).reshape(-1, 3)
+
+    def seen_before(self, epoch: int) -> list[int]:
+        """Return the items seen before `epoch`, in ascending order."""
+        if epoch not in self._seen:
+            self._seen[epoch] = sorted(item for item, epochs in self._epochs.items() if epochs[0] < epoch)
+        return self._seen[epoch]
 
     def _count(self, epoch: int) -> tuple[int, int, int]:
         """Return all clicks before `epoch`, those of the epoch before it, and the number of items seen."""

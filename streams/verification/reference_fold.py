@@ -67,7 +67,7 @@ class R2Upload:
 
 @dataclass(frozen=True)
 class RankedClick:
-    """A click that was ranked, and the inputs of its ranking."""
+    """A click drawn for evaluation, and the inputs of its ranking; without other candidates it is not ranked."""
 
     seq: int
     epoch: int
@@ -91,6 +91,7 @@ class ReferenceFold:
     user: str
     settings: Settings
     release_at: Callable[[Event], ReleaseInForce]  # at the first event of an impression group
+    known_items: Callable[[Event], list[int]]  # at a click while the release in force has no items
     ranked: list[RankedClick] = field(default_factory=list)
     r2_uploads: list[R2Upload] = field(default_factory=list)
     uploads: dict[int, list[int]] = field(default_factory=dict)  # epoch -> all its clicks
@@ -204,7 +205,7 @@ class ReferenceFold:
         if logged:
             shown = [other.item for other in others]
             return slate(settings.seed, self.user, event.seq, shown, event.item, cold=cold), logged
-        catalogue = release.catalogue
+        catalogue = release.catalogue or self.known_items(event)
         plugins = loaded(settings.plugins)
         if plugins.negatives is not None:
             clicks = np.array(self.clicks[-settings.history_short :], np.int64)
@@ -212,7 +213,8 @@ class ReferenceFold:
             drawn = plugins.draw(*of_click, event.item, np.array(catalogue, np.int64), clicks, settings.negatives)
             cold = cold or len(drawn) < settings.negatives
             return slate(*of_click, drawn.tolist(), event.item, cold=cold), logged
-        return sampled(settings.seed, self.user, event.seq, catalogue, event.item, settings.negatives), logged
+        found = sampled(settings.seed, self.user, event.seq, catalogue, event.item, settings.negatives)
+        return found._replace(cold=cold or found.cold), logged
 
 
 def _impression_groups(events: list[Event]) -> Iterator[list[Event]]:

@@ -47,6 +47,7 @@ class Verification:
     outcomes: int = 0
     memories: int = 0
     uploads: int = 0
+    not_ranked: int = 0  # clicks without other candidates
     untiled: int = 0  # outcomes scored without tiles as well
     untiled_difference: float = 0.0  # the largest, relative to 1 + the score's size
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -94,6 +95,9 @@ class Verifier:
         popularity.check(self._connection, self._run, -1 if last is None else last + 1)
         self._no_other_rows()
         self._metrics()
+        p = schema.progress.c
+        count = self._connection.execute(sa.select(p.not_ranked).where(p.run == self._run)).scalar_one()
+        require_equal("", "all", "clicks not ranked", count, self.found.not_ranked)
         for variant, by_plugins in self._plugins.metrics(self._connection, self._run, self._ranks, self._sizes).items():
             self.found.metrics[variant] |= by_plugins
         return self.found
@@ -112,13 +116,20 @@ class Verifier:
 
     def _user(self, user: str, events: list[Event]) -> None:
         recorded = {row["seq"]: row for row in self._rows(schema.outcomes, user)}
-        fold = ReferenceFold(user, self._settings, self._schedule.of_user(recorded)).fold(events)
+
+        def known_items(click: Event) -> list[int]:
+            default = click.epoch if self._settings.lockstep else 0
+            epoch = recorded[click.seq]["statistics_epoch"] if click.seq in recorded else default
+            return self._statistics.seen_before(epoch or 0)  # none for clicks recorded by version 0.1
+
+        fold = ReferenceFold(user, self._settings, self._schedule.of_user(recorded), known_items).fold(events)
         sent = self._r2_uploads(fold)
         since = first_windows(sent)
         self._uploads(fold)
         self._device(fold, since)
         self._cloud(fold, list(sent))
-        ranked = {click.seq: click for click in fold.ranked}
+        ranked = {click.seq: click for click in fold.ranked if self._has_candidates(click, recorded)}
+        self.found.not_ranked += len(fold.ranked) - len(ranked)
         require_equal(user, "all", "seqs of outcomes", sorted(recorded), sorted(ranked))
         releases = [recorded[seq]["release"] for seq in sorted(recorded)]
         require_equal(user, "all", "order of releases", releases, sorted(releases))
@@ -127,6 +138,19 @@ class Verifier:
                 r2 = fold.r2(click.window, since.get(click.versions.encoder, 1), click.versions)
                 click = replace(click, r2_items=r2.items)  # noqa: PLW2901 - under the encoder that is recorded
             self._outcome(user, recorded[seq], click)
+
+    def _has_candidates(self, click: RankedClick, recorded: Mapping[int, RowMapping]) -> bool:
+        """Return True if a click must have an outcome: there were other candidates.
+
+        A free-running click without outcome may have come before the device knew any item. A user's releases only grow
+        newer, so that of the outcome before tells which items were known at least. Version 0.1 ranked all clicks.
+        """
+        alone, row = len(click.candidates.keys) < 2, recorded.get(click.seq)
+        if row is not None:
+            return not alone or row["statistics_epoch"] is None
+        release = max((other["release"] for seq, other in recorded.items() if seq < click.seq), default=0)
+        certain = self._settings.lockstep or click.logged or bool(self._schedule.in_force(release).catalogue)
+        return not alone and certain
 
     def _gru_state(self, items: tuple[int, ...], version: int) -> bytes:
         """Return the bytes of GRU_n's state over `items` from zero, on tiles, f4 [d]; empty if there are no items."""
