@@ -1,9 +1,9 @@
-"""Recommendations for a user: the whole catalogue, ranked as the device does, by the better of its scores."""
+"""Recommendations for a user: the whole catalogue, ranked by the variant that is served."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -16,22 +16,21 @@ from models.data.event_kinds import CLICK_KINDS, EXPOSURE
 from models.data.views import View, view
 from streams.database import run_state, schema
 from streams.model_config import view_spec
+from streams.prequential.served import By, leader
 from streams.records import item_key
 from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Release, ReleaseError, read_release
 
-By = Literal["mc2sf", "fast"]  # the scores of the device: eq. (8), and the fast part alone
-
 
 class Suggestion(NamedTuple):
-    """The name of an item, and its logit."""
+    """The name of an item, and its logit; by popularity, its clicks."""
 
     item: str
     score: float
 
 
 class Recommendation(NamedTuple):
-    """The score that is used, and the best items by it; the release, and the last epoch whose events are known."""
+    """The variant that is used, and the best items by it; the release, and the last epoch whose events are known."""
 
     by: By
     items: list[Suggestion]
@@ -51,12 +50,12 @@ def recommend(
 ) -> Recommendation:
     """Return the k best items of the catalogue for `user`, without those clicked before; or `candidates` in order.
 
-    `release` defaults to the newest one, `by` to the score that ranked better in the run so far; `read` reads a
-    release. Raises UserError if the user or the release is unknown, or the release is incomplete.
+    `release` defaults to the newest one, `by` to the variant that is served; `read` reads a release. Raises UserError
+    if the user or the release is unknown, or the release is incomplete.
     """
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
-        by = by or better_online(connection, run)
+        by = by or served_next(connection, run)
         i = schema.interactions.c
         events = connection.execute(sa.select(i.item, i.kind).where(i.run == run, i.user == user).order_by(i.seq)).all()
         if not events:
@@ -85,11 +84,16 @@ def recommend(
         r2 = _memory(connection, run, user, whole, seen)
         recorded = run_state.recorded(connection, run)
         epoch = recorded[0] if recorded else -1
-        statistics = statistics_after(connection, run, epoch).of(keys)
+        counted = statistics_after(connection, run, epoch)
+        statistics = counted.of(keys)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, statistics)
         fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, statistics, slow.f2s)
-        scores = getattr(fast, by)
+        if by == "popularity":
+            clicked = dict(zip(counted.keys.tolist(), counted.clicks.tolist(), strict=True))
+            scores = np.array([clicked.get(key, 0) for key in keys.tolist()], np.float32)
+        else:
+            scores = getattr(slow if by in ("f2s", "din") else fast, by)
         if candidates is None:
             scores = np.where(np.isin(keys, clicks), -np.inf, scores)
         best = [int(n) for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
@@ -105,13 +109,10 @@ def _names(connection: sa.Connection, run: str, keys: list[int]) -> list[str]:
     return [names.get(key, str(key)) for key in keys]
 
 
-def better_online(connection: sa.Connection, run: str) -> By:
-    """Return the score with the higher NDCG@10 over all lists of the run so far; mc2sf if they are equal.
-
-    The priors of the cloud help if tastes are stable (films), and harm if they are stale on arrival (news).
-    """
+def served_next(connection: sa.Connection, run: str) -> By:
+    """Return the variant that is served after the last recorded epoch."""
     found = online(connection, run)
-    return max(get_args(By), key=lambda by: (found[by].ndcg_10 or 0.0) if by in found else 0.0)
+    return leader({variant: quality.ndcg_10 or 0.0 for variant, quality in found.items()})
 
 
 def _memory(connection: sa.Connection, run: str, user: str, release: Release, seen: View) -> NDArray[np.float32]:

@@ -53,6 +53,7 @@ def work():
     t.LOG_ROWS.labels("sent", "").set(1)
     t.RELEASE_TIME.set(956703932)
     t.LEASE_HELD.set(1)
+    t.NOT_RANKED.set(3)
     for kind in ("retrain", "learner"):
         t.TRAINING_SECONDS.labels(kind).observe(3)
         t.TRAINING_LOSS.labels(kind, "active").set(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from deploy.recommend import Suggestion, recommend
 from deploy.runs import Found
+from models.data.event_kinds import CLICK_KINDS
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
@@ -63,14 +65,20 @@ def test_the_score_that_ranked_better_in_the_run_is_taken_unless_one_is_asked_fo
     for fast, mc2sf, better in ((0.4, 0.3, "fast"), (0.3, 0.4, "mc2sf"), (0.3, 0.3, "mc2sf")):
         with engine.begin() as connection:
             last = connection.execute(sa.select(sa.func.max(p.c.epoch)).where(p.c.run == settings.run)).scalar_one()
-            for variant, value in {"fast": fast, "mc2sf": mc2sf}.items():  # as it was before, and in the end
+            others = dict.fromkeys(("popularity", "f2s", "din", "served"), 0.1)
+            for variant, value in {"fast": fast, "mc2sf": mc2sf, **others}.items():  # as it was before, and in the end
                 here = (p.c.run == settings.run) & (p.c.variant == variant) & counted
                 connection.execute(sa.update(p).where(here).values(ndcg_10=1 - value))
                 connection.execute(sa.update(p).where(here, p.c.epoch == last).values(ndcg_10=value, n=1))
         assert recommend(found, "a", ALL, NEWEST) == by_score[better]
     with engine.begin() as connection:
-        connection.execute(sa.update(p).values(n=0))
-    assert recommend(found, "a", ALL, NEWEST) == by_score["mc2sf"]
+        connection.execute(sa.delete(p))
+        clicked = sa.select(schema.interactions.c.item).where(schema.interactions.c.kind.in_(CLICK_KINDS))
+        clicks = Counter(connection.execute(clicked).scalars())
+    suggestion = recommend(found, "a", ALL, NEWEST)
+    assert suggestion.by == "popularity", "nothing is known of any variant"
+    scores = [score for _, score in suggestion.items]
+    assert scores == sorted(scores, reverse=True) == [clicks[int(name)] for name, _ in suggestion.items]
 
 
 def test_under_an_encoder_that_the_device_has_not_met_the_closed_window_is_folded_from_zero(engine: sa.Engine) -> None:

@@ -137,7 +137,7 @@ def test_nobody_knows_how_a_coin_will_fall(honest: Done) -> None:
         if target in twins:
             for variant, rank in json.loads(ranks).items():
                 won.setdefault(variant, []).append(rank)
-    assert set(won) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf"}
+    assert set(won) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf", "served"}
     for variant, ranks in won.items():
         n = len(ranks)
         first = sum(rank == 1 for rank in ranks) / n

@@ -57,7 +57,7 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Pat
     assert summary["dead_letters"] == summary["expired"] == summary["offline_differences"] == 0
     assert summary["outcomes"] == summary["rank_requests"] > 300
     assert summary["online"] == summary["offline"]
-    assert set(summary["online"]) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf"}
+    assert set(summary["online"]) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf", "served"}
     kinds = [entry["kind"] for entry in summary["releases"]]
     assert kinds[0] == "initial"
     assert "retrain" in kinds

@@ -150,8 +150,8 @@ def test_offline_equals_online_to_the_last_digit(engine: sa.Engine, variant: str
     assert any(o.slate == "logged" for o in outcomes) == (variant != "sampled")
     result = rescore(engine, SMALL.run)
     assert result.differences == []
-    assert result.outcomes == len(outcomes) > 50
-    assert set(result.metrics) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf"}
+    assert result.outcomes == len(outcomes) > 40
+    assert set(result.metrics) == {"random", "popularity", "river", "din", "f2s", "fast", "mc2sf", "served"}
     assert result.metrics == online(engine, "all")
     for subset, metrics in result.subsets.items():
         assert metrics == online(engine, subset)

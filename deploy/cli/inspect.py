@@ -85,8 +85,8 @@ def recommend(
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
     release: Annotated[int | None, typer.Option(help="Version of a release.  [default: the newest]")] = None,
     by: Annotated[
-        Literal["mc2sf", "fast"] | None,
-        typer.Option(help="Score: with the priors of the cloud, or without.  [default: the better one in the run]"),
+        Literal["popularity", "mc2sf", "fast", "f2s", "din"] | None,
+        typer.Option(help="Variant to rank by.  [default: the one that is served: the best in the run so far]"),
     ] = None,
 ) -> None:
     """Recommend items to a user of a run.

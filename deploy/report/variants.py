@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 # in the order of their colours; other variants follow
-VARIANTS = ("mc2sf", "fast", "f2s", "din", "river", "popularity", "random")
+VARIANTS = ("mc2sf", "fast", "f2s", "din", "river", "popularity", "random", "served")
 
 
 def ordered(names: Iterable[str]) -> list[str]:

@@ -207,6 +207,7 @@ outcomes = _table(
         "epoch at whose begin the item statistics were counted: `epoch`, free-running the newest known; null in rows "
         "of version 0.1",
     ),
+    _optional("served", NAME, "variant that was served: rank `served`; null in rows of earlier versions"),
     Index("outcomes_by_time", "run", "time"),
     Index("outcomes_by_epoch", "run", "epoch"),
 )

@@ -21,6 +21,7 @@ from models.data.event_kinds import CLICK, CLICK_KINDS
 from models.evaluation.candidates import evaluated
 from streams.database.schema import interactions, outcomes
 from streams.plugins.loaded import loaded
+from streams.prequential import served
 from streams.prequential.drift import Drift, DriftDetectors
 from streams.prequential.metrics import Quality, Ranked, subsets
 from streams.prequential.plugin_metrics import PluginMetrics
@@ -31,10 +32,11 @@ from streams.settings import Settings
 
 
 class EvaluatedOutcome(NamedTuple):
-    """An outcome, the ranks of all variants, and the drifts that it raised."""
+    """An outcome, the ranks of all variants, the variant that was served, and the drifts that it raised."""
 
     outcome: Outcome
     ranks: dict[str, int]
+    served: str
     drifts: list[Drift]
 
 
@@ -79,12 +81,14 @@ class PrequentialEvaluator:
 
     def epoch(self, clicks: Iterable[Click], outcomes: dict[tuple[str, int], Outcome]) -> Iterator[EvaluatedOutcome]:
         """Evaluate the outcomes of an epoch, given its clicks."""
+        leader = served.leader(self.quality.cumulative())
         for group in impression_groups(clicks, outcomes):
             ranks = [self._predict(outcome) for outcome in group.outcomes]
             for outcome, all_ranks in zip(group.outcomes, ranks, strict=True):
-                yield EvaluatedOutcome(
-                    outcome, all_ranks, self._measure(_ranked(outcome, outcome.candidates.shape[0], all_ranks))
-                )
+                by = served.served_by(leader, all_ranks)
+                all_ranks[served.SERVED] = all_ranks[by]
+                drifts = self._measure(_ranked(outcome, outcome.candidates.shape[0], all_ranks))
+                yield EvaluatedOutcome(outcome, all_ranks, by, drifts)
                 self._river.learn(outcome.user, outcome.candidates.array(), outcome.target_index)
             self._popularity.learn(group.clicked)
 

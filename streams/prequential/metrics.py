@@ -152,6 +152,10 @@ class Quality:
                 if recent is not None:
                     recent[series].add(rank, outcome.n)
 
+    def cumulative(self, metric: str = "ndcg@10") -> dict[str, float]:
+        """Return the mean of a metric by each variant over all outcomes that it ranked."""
+        return {v: sums.point().metrics[metric] for (v, subset), sums in self._total.items() if subset == "all"}
+
     def points(self) -> Iterator[tuple[str, str, str, Point]]:
         """Yield each series that has outcomes: variant, subset, form of the mean, means."""
         for (variant, subset), sums in sorted(self._total.items()):

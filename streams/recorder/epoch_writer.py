@@ -225,7 +225,7 @@ class EpochWriter:
         self, connection: Connection, evaluated: list[EvaluatedOutcome], epoch: int
     ) -> dict[Table, int]:
         wall = self._clock()
-        rows = [outcome_row(self._run, outcome, ranks, wall) for outcome, ranks, _ in evaluated]
+        rows = [outcome_row(self._run, each.outcome, each.ranks, each.served, wall) for each in evaluated]
         points = point_rows(self._run, epoch, self.barrier.time, self.prequential.quality)
         return {
             schema.outcomes: copy_new(connection, schema.outcomes, rows),

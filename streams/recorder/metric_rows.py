@@ -27,7 +27,7 @@ def point_rows(run: str, epoch: int, time: int, quality: Quality) -> list[Row]:
 def drift_rows(run: str, epoch: int, evaluated: Iterable[EvaluatedOutcome]) -> list[Row]:
     """Return the rows of drifts, one per detected drift, and count them for Prometheus."""
     rows: list[Row] = []
-    for outcome, _, drifts in evaluated:
+    for outcome, _, _, drifts in evaluated:
         for drift in drifts:
             telemetry.DRIFTS.labels(drift.variant).inc()
             what = (drift.variant, outcome.user, outcome.seq, epoch, outcome.time, drift.before, drift.after)

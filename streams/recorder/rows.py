@@ -150,7 +150,7 @@ def check_numbers(record: msgspec.Struct) -> None:
                 raise RecordError(f"{name} is {value}: negative or too large")
 
 
-def outcome_row(run: str, o: Outcome, ranks: dict[str, int], wall: int) -> Row:
+def outcome_row(run: str, o: Outcome, ranks: dict[str, int], served: str, wall: int) -> Row:
     """Return the row of an outcome with the ranks of all variants."""
     v = o.versions
     what = (
@@ -167,4 +167,15 @@ def outcome_row(run: str, o: Outcome, ranks: dict[str, int], wall: int) -> Row:
         ranks,
     )
     seen = (o.not_finite, v.release, v.encoder, v.slow, v.fast, o.window, o.r2_age, o.history)
-    return (run, *what, *seen, o.bytes_up, o.bytes_down, o.asked_wall, o.answered_wall, wall, o.statistics_epoch)
+    return (
+        run,
+        *what,
+        *seen,
+        o.bytes_up,
+        o.bytes_down,
+        o.asked_wall,
+        o.answered_wall,
+        wall,
+        o.statistics_epoch,
+        served,
+    )

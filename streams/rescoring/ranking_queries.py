@@ -51,6 +51,7 @@ class RecordedOutcome(NamedTuple):
 
     user: str
     seq: int
+    epoch: int
     time: int
     release: int
     cold: bool
@@ -65,6 +66,7 @@ class _Row(NamedTuple):
 
     user: str
     seq: int
+    epoch: int
     time: int
     release: int
     cold: bool
@@ -78,7 +80,7 @@ class _Row(NamedTuple):
     candidates: bytes
 
     def recorded(self) -> RecordedOutcome:
-        return RecordedOutcome(*self[:8], len(self.candidates) // 8)
+        return RecordedOutcome(*self[:9], len(self.candidates) // 8)
 
 
 class RankingQueries:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -21,7 +23,8 @@ from sqlalchemy import Engine
 
 from streams.database.schema import runs
 from streams.plugins.loaded import loaded
-from streams.prequential.metrics import SUBSETS, Ranked, subsets, summary
+from streams.prequential import served
+from streams.prequential.metrics import SUBSETS, Ranked, Sums, subsets, summary
 from streams.prequential.plugin_metrics import PluginMean, PluginMetrics
 from streams.releases.release import read_manifest
 from streams.rescoring.baseline_scorer import baseline_ranks
@@ -89,28 +92,46 @@ def rescore(
         queries = RankingQueries(connection, settings, as_of)
         total, done, hindsight = queries.count(), 0, 0
         ranked: list[Ranked] = []
+        scored: list[tuple[RecordedOutcome, Ranks]] = []
         by_click: dict[tuple[str, int], Ranks] = {}
         plugin_metrics = PluginMetrics(loaded(plugins).metrics)
         differences: list[Difference] = []
         for recorded, nets in _net_ranks(engine, run, plugins, queries, total, release, processes):
             for outcome, by_nets in zip(recorded, nets, strict=True):
-                ranks = by_nets | baselines.pop((outcome.user, outcome.seq))
-                where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
-                by_click[outcome.user, outcome.seq] = ranks
-                ranked.append(Ranked(outcome.time, outcome.n, where, ranks))
-                plugin_metrics.update(ranked[-1])
-                hindsight += outcome.time <= trained_until
-                if release is None:
-                    differences += _differences(
-                        outcome, {variant: ranks[variant] for variant in ranks.keys() - only_now}
-                    )
+                scored.append((outcome, by_nets | baselines.pop((outcome.user, outcome.seq))))
             done += len(recorded)
             if progress is not None:
                 progress(done, total)
+    _serve(scored)
+    for outcome, ranks in scored:
+        where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
+        by_click[outcome.user, outcome.seq] = ranks
+        ranked.append(Ranked(outcome.time, outcome.n, where, ranks))
+        plugin_metrics.update(ranked[-1])
+        hindsight += outcome.time <= trained_until
+        if release is None:
+            differences += _differences(outcome, {variant: ranks[variant] for variant in ranks.keys() - only_now})
     by_subset = {subset: summary(ranked, subset) for subset in SUBSETS}
     return OfflineResult(
         by_subset["all"], by_subset, total, hindsight, differences, plugin_metrics.of_subset(), by_click
     )
+
+
+def _serve(scored: list[tuple[RecordedOutcome, Ranks]]) -> None:
+    """Add the ranks by `served`, epoch after epoch, to outcomes that have one."""
+    sums: defaultdict[str, Sums] = defaultdict(Sums)
+
+    def epoch(each: tuple[RecordedOutcome, Ranks]) -> int:
+        return each[0].epoch
+
+    for _, some in groupby(sorted(scored, key=epoch), epoch):
+        leader = served.leader({variant: each.point().metrics["ndcg@10"] for variant, each in sums.items()})
+        for outcome, ranks in list(some):
+            for variant in served.SERVABLE:
+                if variant in ranks:
+                    sums[variant].add(ranks[variant], outcome.n)
+            if served.SERVED in outcome.ranks:
+                ranks[served.SERVED] = ranks[served.served_by(leader, ranks)]
 
 
 def _settings(connection: sa.Connection, run: str) -> Settings:

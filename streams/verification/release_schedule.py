@@ -57,6 +57,14 @@ class ReleaseSchedule:
 
         return at
 
+    def surely_has_items(self, seq: int, outcomes: Mapping[int, RowMapping]) -> bool:
+        """Return True if the device knew items at a click without outcome, given the user's recorded outcomes by seq.
+
+        Free-running, a user's releases only grow newer: that of the outcome before tells what was known at least.
+        """
+        release = max((row["release"] for other, row in outcomes.items() if other < seq), default=0)
+        return self._lockstep or bool(self.in_force(release).catalogue)
+
 
 def first_windows(uploads: Mapping[tuple[int, int], object]) -> dict[int, int]:
     """Return the first window that was uploaded under each encoder, given uploads of r2 by window and encoder."""

@@ -25,7 +25,7 @@ from streams.settings import Settings
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row
-from streams.verification import popularity, reference_ranking, untiled_scores
+from streams.verification import popularity, reference_ranking, served, totals, untiled_scores
 from streams.verification.differences import Difference, DifferenceFound, require_equal
 from streams.verification.item_statistics import ReferenceItemStatistics
 from streams.verification.plugin_reference import PluginReference
@@ -93,11 +93,12 @@ class Verifier:
             progress(self.found.users, total)
         last = self._connection.execute(sa.select(sa.func.max(i.epoch)).where(i.run == self._run)).scalar_one()
         popularity.check(self._connection, self._run, -1 if last is None else last + 1)
-        self._no_other_rows()
-        self._metrics()
-        p = schema.progress.c
-        count = self._connection.execute(sa.select(p.not_ranked).where(p.run == self._run)).scalar_one()
-        require_equal("", "all", "clicks not ranked", count, self.found.not_ranked)
+        served.check(self._connection, self._run, -1 if last is None else last + 1)
+        found = self.found
+        totals.check_counts(
+            self._connection, self._run, found.outcomes, found.memories, found.uploads, found.not_ranked
+        )
+        self.found.metrics |= totals.check_metrics(self._connection, self._run, self._ranks)
         for variant, by_plugins in self._plugins.metrics(self._connection, self._run, self._ranks, self._sizes).items():
             self.found.metrics[variant] |= by_plugins
         return self.found
@@ -140,17 +141,11 @@ class Verifier:
             self._outcome(user, recorded[seq], click)
 
     def _has_candidates(self, click: RankedClick, recorded: Mapping[int, RowMapping]) -> bool:
-        """Return True if a click must have an outcome: there were other candidates.
-
-        A free-running click without outcome may have come before the device knew any item. A user's releases only grow
-        newer, so that of the outcome before tells which items were known at least. Version 0.1 ranked all clicks.
-        """
+        """Return True if a click must have an outcome: there were other candidates. Version 0.1 ranked all clicks."""
         alone, row = len(click.candidates.keys) < 2, recorded.get(click.seq)
         if row is not None:
             return not alone or row["statistics_epoch"] is None
-        release = max((other["release"] for seq, other in recorded.items() if seq < click.seq), default=0)
-        certain = self._settings.lockstep or click.logged or bool(self._schedule.in_force(release).catalogue)
-        return not alone and certain
+        return not alone and (click.logged or self._schedule.surely_has_items(click.seq, recorded))
 
     def _gru_state(self, items: tuple[int, ...], version: int) -> bytes:
         """Return the bytes of GRU_n's state over `items` from zero, on tiles, f4 [d]; empty if there are no items."""
@@ -301,24 +296,3 @@ class Verifier:
             if not difference <= TOLERANCE:
                 raise DifferenceFound(Difference(user, f"seq {seq}", f"{name} without tiles", difference, TOLERANCE))
         self.found.untiled += 1
-
-    def _no_other_rows(self) -> None:
-        """Check that nothing is recorded of users that are not in the log."""
-        for table, found in (
-            (schema.outcomes, self.found.outcomes),
-            (schema.negative_memories, self.found.memories),
-            (schema.click_uploads, self.found.uploads),
-        ):
-            query = sa.select(sa.func.count()).select_from(table).where(table.c.run == self._run)
-            require_equal("", "all", f"rows of {table.name}", self._connection.execute(query).scalar_one(), found)
-
-    def _metrics(self) -> None:
-        """Check that the last cumulative points are the means of the recomputed ranks."""
-        p = schema.metric_points.c
-        last = sa.select(sa.func.max(p.epoch)).where(p.run == self._run).scalar_subquery()
-        where = (p.run == self._run) & (p.epoch == last) & (p.subset == "all") & (p.form == "cumulative")
-        for row in self._connection.execute(sa.select(schema.metric_points).where(where)):
-            found = reference_ranking.means(self._ranks[row.variant])
-            self.found.metrics[row.variant] = found
-            for name, value in found.items():
-                require_equal("", row.variant, name, getattr(row, name.replace("@", "_")), value)
