@@ -54,6 +54,9 @@ def work():
     t.RELEASE_TIME.set(956703932)
     t.LEASE_HELD.set(1)
     t.NOT_RANKED.set(3)
+    for variant in ("mc2sf", "served"):
+        for bound in ("low", "mean", "high"):
+            t.ONLINE_DIFFERENCE.labels(variant, "fast", bound).set(0.01)
     for kind in ("retrain", "learner"):
         t.TRAINING_SECONDS.labels(kind).observe(3)
         t.TRAINING_LOSS.labels(kind, "active").set(0.5)

@@ -147,7 +147,7 @@ def test_the_last_points_are_the_metrics_of_all_recorded_ranks(small: Settings, 
         points = connection.execute(sa.select(schema.metric_points).where(last)).all()
     assert {(p.variant, p.subset) for p in points} == {
         (v, s)
-        for v in ("random", "fast", "mc2sf", "popularity", "river")
+        for v in ("random", "fast", "mc2sf", "popularity", "river", "served")
         for s in ("all", "known", "collaborative", "cold")
     }
     for point in points:

@@ -30,7 +30,7 @@ from models.data.interaction_log import Ints
 from models.evaluation.metrics import metrics
 from models.training.online import FastBatchExample, FastLearner
 from streams.model_config import learner_config
-from streams.prequential.evaluator import recorded_outcomes
+from streams.prequential.recorded import recorded_outcomes
 from streams.records import EXAMPLE_NEGATIVES
 from streams.releases.release import Release, read_release
 from streams.rescoring.net_scorer import NetScorer

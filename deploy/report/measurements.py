@@ -25,6 +25,7 @@ from replay.prepare.plan import LogDescription
 from streams.database import schema
 from streams.plugins.loaded import loaded
 from streams.prequential import metrics
+from streams.prequential.live_differences import live_differences
 from streams.prequential.metrics import Ranked, subsets
 from streams.prequential.plugin_metrics import PluginMean, PluginMetrics
 from streams.prequential.ranked_clicks import ranked_clicks
@@ -122,6 +123,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         seed=settings.seed,
         settings=settings.semantic() | {"exposure_policy": settings.exposures, "workers": measured.workers},
         versions=measured.versions,
+        live_differences=live_differences(connection, settings),
         online_intervals=intervals(clicks.select(clicks.subsets["all"])),
         last_quarter_intervals=intervals(newest.select(newest.subsets["all"])),
     )

@@ -14,6 +14,7 @@ from msgspec import Meta, field
 
 from deploy.report.intervals import Intervals
 from replay.prepare.plan import LogDescription
+from streams.prequential.live_differences import LiveDifference
 
 Count = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -209,6 +210,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         Count,
         Meta(description="Evaluated clicks that were not ranked, as no other item was known yet: not in `outcomes`."),
     ] = 0
+    live_differences: Annotated[
+        list[LiveDifference],
+        Meta(
+            description="NDCG@10 of mc2sf and of served minus each other variant, over the clicks that all ranked, with"
+            " 95 % intervals that hold at all times: they may be looked at during the run. `since`: the first epoch at"
+            " whose end zero was outside. Empty with fewer than 30 users."
+        ),
+    ] = field(default_factory=list)
     online_intervals: Annotated[Intervals | None, Meta(description="Of `online`; null in files of version 0.1.")] = None
     last_quarter_intervals: Annotated[
         Intervals | None, Meta(description="Of `last_quarter`; null in files of version 0.1.")

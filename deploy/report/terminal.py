@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -12,6 +12,7 @@ from deploy.console import Table
 from deploy.report.intervals import Intervals, MetricInterval
 from deploy.report.summary import METRICS, PluginMetric, Qualities, Summary
 from deploy.report.variants import ordered
+from streams.prequential.live_differences import LiveDifference
 
 
 def show(console: Console, summary: Summary, folder: Path) -> None:
@@ -25,10 +26,8 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
     if summary.optimum:
         last.add_row("optimum", *(f"{value:.4f}" for value in summary.optimum.values()), "", "", style="italic")
     console.print(last)
-    if summary.online_intervals and summary.online_intervals.differences:
-        console.print(differences(summary.online_intervals, "NDCG@10 on the same clicks, all outcomes"))
-    if summary.last_quarter_intervals and summary.last_quarter_intervals.differences:
-        console.print(differences(summary.last_quarter_intervals, "NDCG@10 on the same clicks, the newest quarter"))
+    for table in _differences(summary):
+        console.print(table)
     if summary.online_collaborative:
         console.print(quality(summary.online_collaborative, "users with a delayed history and an r2 in the cloud"))
     if summary.cold:
@@ -89,6 +88,31 @@ def differences(intervals: Intervals, title: str) -> Table:
     for variant, reference, found in intervals.to_references("ndcg@10"):
         interval = "" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
         table.add_row(variant, reference, f"{found.difference:+.4f}", interval, found.verdict)
+    return table
+
+
+def _differences(summary: Summary) -> Iterator[Table]:
+    """Yield the tables of differences between variants."""
+    for found, clicks in (
+        (summary.online_intervals, "all outcomes"),
+        (summary.last_quarter_intervals, "the newest quarter"),
+    ):
+        if found and found.differences:
+            yield differences(found, f"NDCG@10 on the same clicks, {clicks}")
+    if summary.live_differences:
+        yield live(summary.live_differences)
+
+
+def live(found: Sequence[LiveDifference]) -> Table:
+    """Return a table of differences with intervals that hold at all times."""
+    title = "NDCG@10 on the same clicks, intervals that hold at all times"
+    table = Table(
+        "variant", "minus", "difference", "95 % interval", "", title=title, box=SIMPLE_HEAD, show_edge=False, padding=0
+    )
+    for each in found:
+        interval = f"{each.low:+.4f} to {each.high:+.4f}"
+        since = "not distinguishable" if each.since is None else f"distinguishable since epoch {each.since}"
+        table.add_row(each.variant, each.minus, f"{each.difference:+.4f}", interval, since)
     return table
 
 

@@ -172,7 +172,9 @@ progress = _table(
     _value("epoch", INTEGER, "last epoch that was written completely; -1 before the first"),
     _value("time", BIG, "event time reached, ms"),
     _value("over", BOOL, "true if the log is over and written to its end"),
-    _value("not_ranked", BIG, "clicks drawn for evaluation for which no other candidate was known"),
+    _optional(
+        "not_ranked", BIG, "clicks drawn for evaluation that had no other candidate; null in runs of earlier versions"
+    ),
 )
 outcomes = _table(
     "outcomes",

@@ -8,24 +8,22 @@ stopped.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from itertools import groupby
-from operator import attrgetter
 from typing import NamedTuple
 
-import numpy as np
 import sqlalchemy as sa
-from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.data.event_kinds import CLICK, CLICK_KINDS
 from models.evaluation.candidates import evaluated
-from streams.database.schema import interactions, outcomes
+from streams.database.schema import interactions
 from streams.plugins.loaded import loaded
 from streams.prequential import served
 from streams.prequential.drift import Drift, DriftDetectors
+from streams.prequential.live_differences import LiveDifferences
 from streams.prequential.metrics import Quality, Ranked, subsets
 from streams.prequential.plugin_metrics import PluginMetrics
 from streams.prequential.popularity_baseline import Click, Popularity, impression_groups
+from streams.prequential.recorded import OutcomeRow, recorded_outcomes
 from streams.prequential.river_baseline import RiverBaseline
 from streams.records import Outcome
 from streams.settings import Settings
@@ -40,25 +38,6 @@ class EvaluatedOutcome(NamedTuple):
     drifts: list[Drift]
 
 
-class OutcomeRow(NamedTuple):
-    """Columns of `outcomes` from which the evaluator's state is computed again."""
-
-    epoch: int
-    time: int
-    user: str
-    seq: int
-    target_index: int
-    candidates: bytes
-    ranks: dict[str, int]
-    cold: bool
-    history: int
-    window: int
-
-    def keys(self) -> NDArray[np.int64]:
-        """Return the candidates' item keys, i8 [n]."""
-        return np.frombuffer(self.candidates, "<i8")
-
-
 class PrequentialEvaluator:
     """The baselines, and the measures of all variants."""
 
@@ -68,6 +47,7 @@ class PrequentialEvaluator:
         self._drifts = DriftDetectors()
         self.quality = Quality(int(settings.quality_span_s * 1000))
         self.plugin_metrics = PluginMetrics(loaded(settings.plugins).metrics)
+        self.live = LiveDifferences(loaded(settings.plugins).variants)
 
     @classmethod
     def recorded(cls, connection: Connection, settings: Settings, epoch: int) -> PrequentialEvaluator:
@@ -77,6 +57,7 @@ class PrequentialEvaluator:
             candidates = row.keys()
             self._river.learn(row.user, candidates, row.target_index)
             self._measure(_ranked(row, len(candidates), row.ranks))
+            self.live.update(row.epoch, row.user, row.ranks)
         return self
 
     def epoch(self, clicks: Iterable[Click], outcomes: dict[tuple[str, int], Outcome]) -> Iterator[EvaluatedOutcome]:
@@ -87,6 +68,7 @@ class PrequentialEvaluator:
             for outcome, all_ranks in zip(group.outcomes, ranks, strict=True):
                 by = served.served_by(leader, all_ranks)
                 all_ranks[served.SERVED] = all_ranks[by]
+                self.live.update(outcome.epoch, outcome.user, all_ranks)
                 drifts = self._measure(_ranked(outcome, outcome.candidates.shape[0], all_ranks))
                 yield EvaluatedOutcome(outcome, all_ranks, by, drifts)
                 self._river.learn(outcome.user, outcome.candidates.array(), outcome.target_index)
@@ -134,12 +116,3 @@ def not_ranked(settings: Settings, clicks: Iterable[Click], outcomes: Container[
         and evaluated(settings.seed, click.user, click.seq, settings.evaluate)
         for click in clicks
     )
-
-
-def recorded_outcomes(connection: Connection, run: str) -> Iterator[OutcomeRow]:
-    """Yield the recorded outcomes in the order of their evaluation."""
-    o = outcomes.c
-    query = sa.select(*(o[name] for name in OutcomeRow._fields)).where(o.run == run).order_by(o.epoch)
-    rows = (OutcomeRow(*row) for row in connection.execution_options(yield_per=1000).execute(query))
-    for _, of_epoch in groupby(rows, attrgetter("epoch")):
-        yield from sorted(of_epoch, key=attrgetter("time", "user", "seq"))

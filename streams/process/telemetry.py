@@ -60,6 +60,11 @@ ONLINE = Gauge("mc2sf_online_quality", "Online ranking quality", ["metric", "var
 ONLINE_CHANCE = Gauge(
     "mc2sf_online_chance", "Quality of a constant scorer on the same candidates", ["metric", "subset"]
 )
+ONLINE_DIFFERENCE = Gauge(
+    "mc2sf_online_difference",
+    "NDCG@10 of a variant minus another's on the same clicks; low, high: 95 % interval that holds at all times",
+    ["variant", "minus", "bound"],
+)
 DRIFTS = Counter("mc2sf_drifts_total", "Drifts that ADWIN detected in NDCG@10", ["variant"])
 LAG = Gauge("mc2sf_consumer_lag_records", "Records not yet read", ["role", "topic"])
 HEALTHY = Gauge("mc2sf_healthy", "1 if /healthz answers 200; 0 if records are pending and there was no progress")

@@ -190,7 +190,7 @@ class EpochWriter:
         self._written(written, committed, Buffer())
         self._without_rank = without_rank
         telemetry.NOT_RANKED.set(without_rank)
-        show(self.prequential.quality, self.prequential.plugin_metrics)
+        show(self.prequential)
         telemetry.EPOCH.labels(ROLE).set(epoch)
         telemetry.EVENT_TIME.labels(ROLE).set(time / 1000)
         opened = self.barrier.advance()
@@ -268,7 +268,7 @@ class EpochWriter:
         p = schema.progress.c
         query = sa.select(p.epoch, p.not_ranked).where(p.run == self._run, p.role == ROLE)
         epoch, without_rank = connection.execute(query).one()
-        return epoch, without_rank, self._offsets(connection)
+        return epoch, without_rank or 0, self._offsets(connection)
 
     def _offsets(self, connection: Connection) -> dict[TopicPartition, int]:
         c = schema.consumer_offsets.c

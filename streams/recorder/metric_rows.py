@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from models.evaluation.metrics import METRICS
-from streams.prequential.evaluator import EvaluatedOutcome
+from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator
 from streams.prequential.metrics import Quality
-from streams.prequential.plugin_metrics import PluginMetrics
 from streams.process import telemetry
 from streams.recorder.rows import Row
 
@@ -35,15 +34,18 @@ def drift_rows(run: str, epoch: int, evaluated: Iterable[EvaluatedOutcome]) -> l
     return rows
 
 
-def show(quality: Quality, plugin_metrics: PluginMetrics) -> None:
+def show(prequential: PrequentialEvaluator) -> None:
     """Set the Prometheus gauges."""
-    for variant, subset, form, point in quality.points():
+    for variant, subset, form, point in prequential.quality.points():
         for name, value in point.metrics.items():
             telemetry.ONLINE.labels(name, variant, subset, form).set(value)
         if form == "cumulative" and variant == "random":
             for name, value in point.chance.items():
                 telemetry.ONLINE_CHANCE.labels(name, subset).set(value)
-    for mean in plugin_metrics.means():
+    for each in prequential.live.differences():
+        for bound, value in (("low", each.low), ("mean", each.difference), ("high", each.high)):
+            telemetry.ONLINE_DIFFERENCE.labels(each.variant, each.minus, bound).set(value)
+    for mean in prequential.plugin_metrics.means():
         telemetry.ONLINE.labels(mean.metric, mean.variant, mean.subset, "cumulative").set(mean.value)
         if mean.variant == "random":
             telemetry.ONLINE_CHANCE.labels(mean.metric, mean.subset).set(mean.chance)

@@ -13,7 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the count, and drop the column that repeated `epoch`, in place: batch mode copies whole tables on SQLite."""
-    op.add_column("progress", sa.Column("not_ranked", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("progress", sa.Column("not_ranked", sa.BigInteger()))
     op.drop_index("outcomes_by_recorded_epoch", "outcomes")
     op.execute("ALTER TABLE outcomes DROP COLUMN recorded_epoch")
 
