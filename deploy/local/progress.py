@@ -16,7 +16,7 @@ from streams.database import run_state, schema
 from streams.settings import Settings
 
 _REFRESH_S = 1.0
-_SHOWN = ("popularity", "din", "fast", "mc2sf")
+_SHOWN = ("popularity", "din", "fast", "mc2sf", "served")
 
 
 class ProgressDisplay:
