@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from streams.database import schema
+from streams.database.changes import DatabaseChanges
 from streams.database.engine import connect, copy_new, insert_new, migrate, schema_version, upsert
 from streams.database.interaction_log import Interactions
 from streams.rescoring.baseline_scorer import baseline_ranks
@@ -179,3 +181,39 @@ def test_what_is_read_as_of_a_time_and_of_an_epoch_is_found_by_an_index(
             plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {query}", values))
             assert "Seq Scan" not in plan, f"{query}\n{plan}"
             assert "Append" not in plan, plan  # one partition of the outcomes
+
+
+def test_changes_are_seen_once_and_those_of_other_processes_only_after_their_commit(
+    engine: sa.Engine, database_url: str
+) -> None:
+    other = connect(database_url)
+    with DatabaseChanges(engine) as changes, other.connect() as connection:
+        assert changes.changed()  # whatever was there before
+        assert not changes.changed()
+        insert_new(connection, schema.items, [{"run": "r", "item": 1, "name": "1"}])
+        begun = changes.changed()  # PostgreSQL may report a transaction that begins as well
+        assert not begun or engine.dialect.name == "postgresql"
+        connection.commit()
+        assert changes.changed()
+        assert not changes.changed()
+    other.dispose()
+
+
+def test_a_commit_before_a_wait_ends_it_at_once(engine: sa.Engine) -> None:
+    never = threading.Event()
+    with DatabaseChanges(engine) as changes:
+        changes.changed()
+        with engine.begin() as connection:
+            insert_new(connection, schema.items, [{"run": "r", "item": 1, "name": "1"}])
+        changes.wait(never, 1e-3, most_s=3600.0)
+
+
+def test_changes_are_watched_again_after_an_outage(engine: sa.Engine) -> None:
+    with DatabaseChanges(engine) as changes:
+        changes.changed()
+        assert changes._connection is not None
+        changes._connection.close()  # as a restart of the server does
+        with pytest.raises(sa.exc.SQLAlchemyError):
+            changes.changed()
+        assert changes.changed()  # something may have been missed
+        assert not changes.changed()

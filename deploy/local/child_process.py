@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local import loopback
@@ -102,15 +101,6 @@ class Child:
         """Append to the log of the process what the supervisor did to it."""
         with suppress(OSError), self.log.open("a") as log:  # the disk may be full
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} supervisor: {sentence}\n")
-
-    def measure(self) -> None:
-        """Update the peak of the resident memory of the process and its children, bytes."""
-        try:
-            process = psutil.Process(self.process.pid if self.process else 0)
-            family = [process, *process.children(recursive=True)]
-            self.peak_memory = max(self.peak_memory, sum(member.memory_info().rss for member in family))
-        except psutil.Error:
-            pass  # it has just ended
 
     def tail(self, lines: int = 15) -> str:
         """Return the last lines of the log."""

@@ -35,6 +35,7 @@ from replay.send.fault_injection import FaultInjection
 from replay.send.replayer import digest as plan_digest
 from replay.sources.synthetic import optimum as synthetic_optimum
 from streams.database import run_state, schema
+from streams.database.changes import DatabaseChanges
 from streams.database.engine import connect
 from streams.kafka import topic_admin
 from streams.process.retry import retrying
@@ -107,10 +108,10 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
         began = time.monotonic()
         display = ProgressDisplay(console, engine, settings, supervisor, job.plan)
         page = live_page(Found(settings, engine, job.out, job.plan.source))
-        with page as address, pause_on_space(replayer), display:
+        with page as address, pause_on_space(replayer), display, DatabaseChanges(engine) as changes:
             console.print(f"live page: {address}", soft_wrap=True)
             patient = retrying(settings.patience_s, meanwhile=supervisor.check)
-            while not patient(_over, engine, settings):
+            while not (patient(changes.changed) and patient(_over, engine, settings)):
                 interrupts.check()
                 supervisor.check()
                 patient(display.refresh)
@@ -125,9 +126,9 @@ def _account(
 ) -> Summary:
     devices = [child for name, child in supervisor.children.items() if name.startswith("device-")]
     samples = [child.samples if child.scrape() else None for child in devices]
+    supervisor.measure()
     for child in reversed(supervisor.children.values()):
         if child.name != "broker":
-            child.measure()
             child.stop()
     again = _rescore(engine, settings.run, console)
     with engine.connect() as connection:

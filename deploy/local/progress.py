@@ -16,6 +16,7 @@ from streams.database import run_state, schema
 from streams.settings import Settings
 
 _REFRESH_S = 1.0
+_PRINT_S = 5.0  # without a terminal
 _SHOWN = ("popularity", "din", "fast", "mc2sf", "served")
 
 
@@ -50,14 +51,15 @@ class ProgressDisplay:
         self._bars.stop()
 
     def refresh(self, *, now: bool = False) -> None:
-        """Read the tables and the metrics, at most once per second unless `now`, and show them."""
-        if not now and time.monotonic() - self._refreshed < _REFRESH_S:
+        """Read the tables and the metrics, at most once per second, or per 5 s without a terminal, unless `now`, and show them."""
+        if not now and time.monotonic() - self._refreshed < (_REFRESH_S if self._console.is_terminal else _PRINT_S):
             return
         self._refreshed = time.monotonic()
-        for child in self._supervisor.children.values():
-            if child.metrics_port and child.alive:
+        devices = [child for name, child in self._supervisor.children.items() if name.startswith("device-")]
+        for child in devices:
+            if child.alive:
                 child.scrape()
-        samples = [child.samples for child in self._supervisor.children.values()]
+        samples = [child.samples for child in devices]
         applied = measurements.total(samples, "mc2sf_events_applied_total") or 0.0
         r = schema.releases.c
         with self._engine.connect() as connection:

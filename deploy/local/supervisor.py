@@ -10,8 +10,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Self, TypedDict
+
+import psutil
 
 from deploy.local import loopback
 from deploy.local.broker import broker_command, free_port
@@ -26,7 +30,7 @@ TARGETS = "targets.json"  # in the folder of the logs: the processes of the run,
 _READY_S = 1.0  # of one probe
 _DEATHS_IN_A_ROW = 5
 _HEALTHY_AFTER_S = 20.0
-_MEASURE_S = 1.0  # between two measurements of memory, which walk over all processes of the machine
+_MEASURE_S = 2.0  # between two measurements of memory, which walk over all processes of the machine
 
 
 class Target(TypedDict):
@@ -112,16 +116,24 @@ class Supervisor:
 
     def check(self) -> None:
         """Check every child once, and restart dead and stuck ones. Raises ChildError if one does not stay alive."""
-        measure = time.monotonic() - self._measured > _MEASURE_S
-        if measure:
+        if time.monotonic() - self._measured > _MEASURE_S:
             self._measured = time.monotonic()
+            self.measure()
         for child in self.children.values():
             if child.alive:
-                if measure:
-                    child.measure()
                 self._kill_if_stuck(child)
             if not child.alive:
                 self._restart(child)
+
+    def measure(self) -> None:
+        """Update the peak of the resident memory of each child with its own children, bytes."""
+        of_sessions: Counter[int] = Counter()  # each child leads a session of its own
+        for member in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error, ProcessLookupError):  # it has just ended
+                of_sessions[os.getsid(member.pid)] += member.memory_info().rss
+        for child in self.children.values():
+            if child.process is not None:
+                child.peak_memory = max(child.peak_memory, of_sessions[child.process.pid])
 
     def _kill_if_stuck(self, child: Child) -> None:
         if time.monotonic() - child.started > _HEALTHY_AFTER_S:

@@ -161,10 +161,9 @@ def warnings(settings: Settings, outcomes: int, made: Sequence[ReleaseEntry]) ->
 def online(connection: sa.Connection, run: str, subset: str = "all") -> Qualities:
     """Return the cumulative online metrics of each variant over its outcomes in `subset`, as last recorded."""
     points = schema.metric_points.c
-    query = (
-        sa.select(schema.metric_points)
-        .where(points.run == run, points.subset == subset, points.form == "cumulative")
-        .order_by(points.epoch)
+    newest = sa.select(sa.func.max(points.epoch)).where(points.run == run).scalar_subquery()
+    query = sa.select(schema.metric_points).where(
+        points.run == run, points.epoch == newest, points.subset == subset, points.form == "cumulative"
     )
     last = {str(row.variant): row for row in connection.execute(query)}
     return {

@@ -22,6 +22,7 @@ from streams.coordinator.lease import Lease, LeaseLostError
 from streams.coordinator.publisher import PartRetention, PublicationError, Publisher, read_publication
 from streams.coordinator.review import Active, review
 from streams.database import run_state, schema
+from streams.database.changes import DatabaseChanges
 from streams.database.schema import releases
 from streams.kafka import clients
 from streams.model_config import net_config
@@ -40,7 +41,8 @@ from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 ROLE = "coordinator"
-POLL_S = 0.04  # longer than the learner's: a retrain needs the processor more
+POLL_S = 0.02
+_LOOK_AFTER_S = 1.0  # without any change of the database: the lease is to be renewed
 _WAIT_FOR_LEASE_S = 0.5
 _REPORT_AFTER_S = 30.0
 
@@ -218,8 +220,10 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
                 if not acquired:
                     HEALTH.needs("lease")  # a standby process is ready
                     stop.wait(_WAIT_FOR_LEASE_S)
-                elif _act(Coordinator(settings, engine, lease, publisher), stop):
-                    return
+                else:
+                    with DatabaseChanges(engine) as changes:
+                        if _act(Coordinator(settings, engine, lease, publisher), changes, stop):
+                            return
             except LeaseLostError as error:
                 log.warning("%s; waiting for the lease", error)
 
@@ -228,7 +232,7 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
     lease.give_up()
 
 
-def _act(coordinator: Coordinator, stop: threading.Event) -> bool:
+def _act(coordinator: Coordinator, changes: DatabaseChanges, stop: threading.Event) -> bool:
     """Work until the log has ended; return False if `stop` was set before."""
     HEALTH.needs("lease")
     while not stop.is_set():
@@ -236,5 +240,5 @@ def _act(coordinator: Coordinator, stop: threading.Event) -> bool:
         if not coordinator.step():
             if coordinator.is_finished():
                 return True
-            stop.wait(POLL_S)
+            changes.wait(stop, POLL_S, _LOOK_AFTER_S)
     return False

@@ -10,6 +10,8 @@ from streams.codec import MAX_BYTES
 from streams.kafka.types import DeliveryReport, KafkaConsumer, KafkaProducer
 from streams.settings import Settings
 
+# the embedded broker looks for new records a few times within this time, and each empty answer costs it .6 ms
+FETCH_WAIT_MS = 100
 PARTITION_BY_KEY = -1  # librdkafka's RD_KAFKA_PARTITION_UA
 
 
@@ -78,7 +80,7 @@ def consumer(settings: Settings, role: str, **extra: object) -> KafkaConsumer:
             "group.id": f"{settings.run}-{role}",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": 20,
+            "fetch.wait.max.ms": FETCH_WAIT_MS,
             "enable.partition.eof": False,
         }
         | extra

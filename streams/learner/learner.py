@@ -15,6 +15,7 @@ import torch
 from sqlalchemy import Engine
 
 from streams.database import run_state, schema
+from streams.database.changes import DatabaseChanges
 from streams.kafka.stall_detector import StalledError
 from streams.learner import examples
 from streams.learner.example_buffer import ExampleBuffer
@@ -33,6 +34,7 @@ from streams.topics import FAST_EXAMPLES
 
 log = logging.getLogger(__name__)
 POLL_S = 0.01
+_LOOK_AFTER_S = 1.0
 _KEEP_EPOCHS = 3  # the bytes of their candidates are kept
 
 
@@ -138,19 +140,19 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
 
     def learn() -> None:
         learner = Learner(settings, engine)
-        with closing(ExampleConsumer(settings, learner.buffer)) as consumer:
+        with closing(ExampleConsumer(settings, learner.buffer)) as consumer, DatabaseChanges(engine) as changes:
             HEALTH.needs("tables")
-            _learn(learner, consumer, stop)
+            _learn(learner, consumer, changes, stop)
 
     run_through_outages(learn, stop, outages=(*DATABASE_UNAVAILABLE, StalledError))
 
 
-def _learn(learner: Learner, consumer: ExampleConsumer, stop: threading.Event) -> None:
+def _learn(learner: Learner, consumer: ExampleConsumer, changes: DatabaseChanges, stop: threading.Event) -> None:
     while not stop.is_set():
         if learner.awaited is not None:
             HEALTH.set_lag(0)  # waiting for the coordinator is not being stuck
             if not learner.check_decision():
-                stop.wait(POLL_S)
+                changes.wait(stop, POLL_S, _LOOK_AFTER_S)
         elif learner.buffer.ready():
             consumer.flush_dead_letters()
             learner.train()

@@ -22,6 +22,7 @@ from models.training import retrain as training
 from models.training.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from models.training.retrain import TrainResult
 from streams.database import run_state, schema
+from streams.database.changes import DatabaseChanges
 from streams.database.interaction_log import Interactions
 from streams.model_config import train_config, view_spec
 from streams.process import telemetry
@@ -37,6 +38,7 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 ROLE = "retrain"
 POLL_S = 0.02
+_LOOK_AFTER_S = 1.0
 
 
 class Retrain:
@@ -185,6 +187,10 @@ def run(
     HEALTH.set_lag(1)  # there is always something to do: the search for due work
 
     def work() -> None:
+        with DatabaseChanges(engine) as changes:
+            make_due(changes)
+
+    def make_due(changes: DatabaseChanges) -> None:
         while not processes.from_first(stop.is_set):
             HEALTH.progress()
             epoch = processes.from_first(retrain.possible_now if once else retrain.due)
@@ -196,8 +202,8 @@ def run(
                 log.warning("no retrain is due: in lockstep they are made at the epochs of the schedule only")
             if once or (epoch is None and processes.from_first(retrain.is_finished)):
                 return
-            if epoch is None:
-                stop.wait(POLL_S)
+            if epoch is None and processes.rank == 0:  # the others wait for rank 0
+                changes.wait(stop, POLL_S, _LOOK_AFTER_S)
 
     if processes.world > 1:
         work()

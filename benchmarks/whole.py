@@ -1,0 +1,216 @@
+"""Whole runs of this tree beside those of an older commit, by CPU time per process: `python -m benchmarks.whole`.
+
+The same `mc2sf run` is executed in a worktree of the commit and in this tree, in turn and in changing order, so that
+the load of a shared machine falls on both. CPU seconds of each process are sampled while it lives; the total is what
+the kernel accounts to the run with all its children. `whole.json` has one row per source and arguments: ratios, both
+profiles, and the cost of the second half of the epochs beside the first. Each case of an invocation replaces its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from benchmarks.faults.whole_run import ROLES
+from benchmarks.machine import described
+from benchmarks.rounding import rounded
+from deploy.local.child_process import die_with_parent
+
+RESULT = Path(__file__).with_name("whole.json")
+BASE = "891a9ca"
+SOURCE = "synthetic:users=200"
+_SAMPLE_S = 0.2
+_MB = 1 << 20
+_TREE = Path(__file__).resolve().parents[1]
+
+Usage = dict[str, float]  # CPU seconds by process
+
+
+@contextmanager
+def worktree(commit: str, folder: Path) -> Iterator[Path]:
+    """Check a commit out in a folder, for as long as the context is open."""
+    git = ["git", "-C", str(_TREE), "worktree"]
+    subprocess.run([*git, "add", "--quiet", "--detach", str(folder), commit], check=True)  # noqa: S603 - no shell
+    try:
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", str(folder)], check=True)  # noqa: S603 - no shell
+
+
+class Profile:
+    """CPU seconds and peak memory of the processes below `pid`, by role, as last seen."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._spent: dict[tuple[int, float], tuple[str, float]] = {}
+        self.memory_mb = 0.0
+
+    def sample(self) -> None:
+        """Look at all processes. A process that ends meanwhile keeps what was seen last."""
+        memory = 0
+        with suppress(psutil.Error):
+            run = psutil.Process(self._pid)
+            for each in (run, *run.children(recursive=True)):
+                with suppress(psutil.Error), each.oneshot():
+                    times = each.cpu_times()
+                    name = "run" if each.pid == self._pid else _role(each.cmdline())
+                    self._spent[each.pid, each.create_time()] = name, times.user + times.system
+                    memory += each.memory_info().rss
+        self.memory_mb = max(self.memory_mb, memory / _MB)
+
+    def usage(self) -> Usage:
+        """Return the CPU seconds so far."""
+        found: Usage = {}
+        for name, seconds in self._spent.values():
+            found[name] = found.get(name, 0.0) + seconds
+        return found
+
+
+def _role(command: list[str]) -> str:
+    words = " ".join(command)
+    return next((role for role, part in ROLES.items() if f"deploy.cli {part}" in words), "broker")
+
+
+def _epoch(database: Path) -> int:
+    """Return the epoch that the recorder has written last; -1 without one."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as read:
+        row = read.execute("SELECT epoch FROM progress WHERE role = 'recorder'").fetchone()
+        return row[0] if row else -1
+    return -1
+
+
+def measured(tree: Path, source: str, arguments: list[str], out: Path, epochs: int) -> dict[str, Any]:
+    """Execute one run in `tree`. Raises RuntimeError if it fails."""
+    command = [sys.executable, "-m", "deploy.cli", "run", source, *arguments, "--out", str(out)]
+    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    began, half, wal = time.monotonic(), Usage(), 0
+    log = out.with_suffix(".log")
+    with log.open("wb") as said:
+        process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+            command,
+            cwd=tree,
+            env=environment,
+            stdout=said,
+            stderr=said,
+            preexec_fn=die_with_parent,  # noqa: PLW1509
+        )
+    profile = Profile(process.pid)
+    try:
+        while True:
+            pid, status, resources = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            profile.sample()
+            database = next(out.glob("*.db"), out / "none")
+            if not half and _epoch(database) >= epochs // 2 - 1:
+                half = profile.usage()
+            with suppress(FileNotFoundError):
+                wal = max(wal, database.with_name(f"{database.name}-wal").stat().st_size)
+            time.sleep(_SAMPLE_S)
+    except BaseException:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"the run in {tree} failed: {log.read_text(errors='replace')[-1500:]}")
+    summary = json.loads((out / "summary.json").read_text())
+    usage = profile.usage()
+    return {
+        "events": summary["events_applied"],
+        "wall_s": time.monotonic() - began,
+        "stream_s": summary["seconds"],
+        "cpu_s": resources.ru_utime + resources.ru_stime,
+        "by_process": usage,
+        "second_half": {name: usage[name] / half[name] - 1 for name in usage if half.get(name, 0.0) > 1.0},
+        "memory_mb": profile.memory_mb,
+        "table_bytes_per_event": sum(f.stat().st_size for f in out.glob("*.db")) / summary["events_applied"],
+        "wal_mb": wal / _MB,
+        "digest": summary["digest"],
+        "ndcg_10": {name: each["ndcg_10"] for name, each in summary["online"].items()},
+    }
+
+
+def case(commit: str, source: str, arguments: list[str], *, repeats: int, epochs: int) -> dict[str, Any]:
+    """Return the row of one case: both trees in turn, `repeats` times."""
+    runs: dict[str, list[dict[str, Any]]] = {"base": [], "here": []}
+    with tempfile.TemporaryDirectory(prefix="whole-") as name, worktree(commit, Path(name) / "base") as base:
+        trees = {"base": base, "here": _TREE}
+        for repeat in range(repeats):
+            for which in sorted(trees, reverse=bool(repeat % 2)):
+                out = Path(name) / f"{which}-{repeat}"
+                runs[which].append(measured(trees[which], source, arguments, out, epochs))
+                print(which, json.dumps(rounded(runs[which][-1], 3)), flush=True)
+    pairs = list(zip(runs["base"], runs["here"], strict=True))
+    shared = [name for name in runs["here"][0]["by_process"] if all(name in b["by_process"] for b, _ in pairs)]
+    ratios = {
+        "cpu": median(b["cpu_s"] / h["cpu_s"] for b, h in pairs),
+        "wall": median(b["wall_s"] / h["wall_s"] for b, h in pairs),
+        **{name: median(b["by_process"][name] / h["by_process"][name] for b, h in pairs) for name in shared},
+    }
+    return {
+        "source": source,
+        "arguments": arguments,
+        "base_over_here": ratios,
+        "base": runs["base"][-1],
+        "here": runs["here"][-1],
+        "repeats": repeats,
+        "machine": described(("torch", "numpy", "faust-streaming", "sqlalchemy")),
+    }
+
+
+def table(row: dict[str, Any]) -> str:
+    """Return a row as a table in Markdown, microseconds of CPU per event."""
+    lines = [
+        "| process | base, µs/event | here, µs/event | base / here | second half / first half |",
+        "|---|---|---|---|---|",
+    ]
+    names = sorted(row["here"]["by_process"], key=lambda name: -row["base"]["by_process"].get(name, 0.0))
+    for name in names:
+        cost = [1e6 * row[which]["by_process"].get(name, 0.0) / row[which]["events"] for which in ("base", "here")]
+        growth = row["here"]["second_half"].get(name)
+        ratio = row["base_over_here"].get(name, float("nan"))
+        lines.append(
+            f"| {name} | {cost[0]:.0f} | {cost[1]:.0f} | {ratio:.2f} | {'' if growth is None else f'{growth:.2f}'} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure one case and put its row into the result."""
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    usage = "python -m benchmarks.whole [OPTIONS] [SOURCE] [-- ARGUMENTS of `mc2sf run`]"
+    parser = argparse.ArgumentParser(usage=usage, description=__doc__)
+    parser.add_argument("source", nargs="?", default=SOURCE, help="as for `mc2sf run`; a file by its absolute path")
+    parser.add_argument("--commit", default=BASE)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=200, help="epochs of the run, to find its half")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options, arguments = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
+    row = rounded(
+        {"commit": options.commit}
+        | case(options.commit, options.source, arguments, repeats=options.repeats, epochs=options.epochs)
+    )
+    held = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    same = ("commit", "source", "arguments")
+    rows = [each for each in held if any(each[name] != row[name] for name in same)] + [row]
+    options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    print(table(row))
+
+
+if __name__ == "__main__":
+    main()

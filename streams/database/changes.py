@@ -1,0 +1,53 @@
+"""Waiting until another process has written to the database, at the cost of one small query per look.
+
+SQLite counts the commits of other connections (`PRAGMA data_version`); PostgreSQL's snapshot names the transactions that
+are over. The whole database is watched: a change may be of another run, no change of this one is missed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Self
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+_QUERIES = {"sqlite": "PRAGMA data_version", "postgresql": "SELECT pg_current_snapshot()::text"}
+
+
+class DatabaseChanges:
+    """Commits by any other connection to the database. A context that holds a connection of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._query = engine, _QUERIES[engine.dialect.name]
+        self._connection: Connection | None = None
+        self._seen: object = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._seen = None
+
+    def changed(self) -> bool:
+        """Return True if there was a commit since the last call, at the first call, and at the first after an error."""
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            before, self._seen = self._seen, self._connection.exec_driver_sql(self._query).scalar()
+        except SQLAlchemyError:
+            self.__exit__()
+            raise
+        return self._seen != before
+
+    def wait(self, stop: threading.Event, every_s: float, most_s: float) -> None:
+        """Return after a commit, once `stop` is set, or after `most_s`; look every `every_s` seconds.
+
+        A commit between the last call of `changed` or `wait` and this one ends the wait at once.
+        """
+        until = time.monotonic() + most_s
+        while not self.changed() and not stop.is_set() and time.monotonic() < until:
+            stop.wait(every_s)
