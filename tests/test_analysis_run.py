@@ -191,7 +191,11 @@ def test_an_export_has_every_table_with_names_units_and_decoded_states(folder: P
     cloud = CloudState(r2s=(R2(1, 2, device.r2),), last_clicks=(7,))
     with engine.begin() as connection:
         rows = [("device", encode_row(device)), ("cloud", encode_row(cloud))]
-        put(connection, schema.user_snapshots, [{"run": RUN, "user": "u1", "side": s, "state": v} for s, v in rows])
+        put(
+            connection,
+            schema.user_snapshots,
+            [{"run": RUN, "user": "u1", "side": s, "epoch": 0, "state": v} for s, v in rows],
+        )
     engine.dispose()
     result = CliRunner().invoke(app, ["export", str(folder), str(tmp_path / "out")])
     assert result.exit_code == 0, result.output

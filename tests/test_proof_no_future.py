@@ -87,7 +87,6 @@ class Done:
         wanted = {
             "outcomes": (ranked, f"epoch <= {epoch}"),
             "negative_memories": ('"user", "window", encoder, r2', f"time <= {self.end(epoch)} AND {in_force}"),
-            "user_snapshots": ('side, "user", epoch, state', f"epoch <= {epoch}"),
             "releases": ("version, kind, epoch, manifest", f"epoch <= {epoch}"),
             "metric_points": ("epoch, variant, subset, form, n, ndcg_10", f"epoch <= {epoch}"),
         }
@@ -96,6 +95,11 @@ class Done:
             for table, (what, some) in wanted.items()
         }
         return {name: self.rows(query) for name, query in queries.items()}
+
+    def states(self, epoch: int) -> dict[tuple[str, str], Any]:
+        """The states, on device and cloud, of the users that did nothing later."""
+        found = self.rows(f'SELECT side, "user", epoch, state FROM user_snapshots WHERE epoch <= {epoch}')
+        return {(side, user): rest for side, user, *rest in found}
 
     def end(self, epoch: int) -> int:
         """The event time of an epoch's last event, ms."""
@@ -114,6 +118,10 @@ def test_changing_everything_after_a_moment_changes_nothing_before_it(honest: Do
     for name, rows in honest.until(CHANGED - 1).items():
         assert rows, name
         assert rows == other.until(CHANGED - 1)[name], name
+    states = [done.states(CHANGED - 1) for done in (honest, other)]
+    unchanged = states[0].keys() & states[1].keys()
+    assert unchanged
+    assert all(states[0][user] == states[1][user] for user in unchanged)
     assert honest.until(CHANGED)["outcomes"] != other.until(CHANGED)["outcomes"]  # the change is there
     moment = min(honest.end(CHANGED - 1), other.end(CHANGED - 1))
     scored = [rescored(done, moment) for done in (honest, other)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,16 @@ from alembic.runtime.migration import MigrationContext
 
 from streams.database import schema
 from streams.database.changes import DatabaseChanges
-from streams.database.engine import connect, copy_new, insert_new, migrate, schema_version, upsert
+from streams.database.engine import (
+    connect,
+    copy_new,
+    cut_write_ahead_log,
+    insert_new,
+    migrate,
+    schema_version,
+    sqlite_url,
+    upsert,
+)
 from streams.database.interaction_log import Interactions
 from streams.rescoring.baseline_scorer import baseline_ranks
 from streams.rescoring.ranking_queries import RankingQueries
@@ -181,6 +191,35 @@ def test_what_is_read_as_of_a_time_and_of_an_epoch_is_found_by_an_index(
             plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {query}", values))
             assert "Seq Scan" not in plan, f"{query}\n{plan}"
             assert "Append" not in plan, plan  # one partition of the outcomes
+
+
+def test_the_write_ahead_log_of_sqlite_is_cut_back_once_it_is_large(tmp_path: Path) -> None:
+    engine = connect(sqlite_url(tmp_path / "a.db"))
+    log = tmp_path / "a.db-wal"
+    reading = engine.connect()  # an open connection keeps the log from being removed
+    with engine.begin() as connection:
+        copy_new(connection, schema.interactions, [interaction("u", n) for n in range(1000)])
+    written = log.stat().st_size
+    cut_write_ahead_log(engine, above=written)
+    assert log.stat().st_size == written
+    cut_write_ahead_log(engine, above=written - 1)
+    assert log.stat().st_size == 0
+    assert reading.execute(sa.select(sa.func.count()).select_from(schema.interactions)).scalar_one() == 1000
+    reading.close()
+    engine.dispose()
+
+
+def test_sqlite_stores_an_event_in_few_bytes(tmp_path: Path) -> None:
+    engine = connect(sqlite_url(tmp_path / "a.db"))
+    with engine.begin() as connection:
+        run, time = "steam-20261129-170037-4da1", 1_700_000_000_000
+        rows = [(run, f"player {n % 997}", n // 997, n % 31, 1, time, time, -n, n // 500, time) for n in range(20_000)]
+        copy_new(connection, schema.interactions, rows)
+        pages = connection.exec_driver_sql(
+            "SELECT sum(pgsize) FROM dbstat WHERE name LIKE 'interactions%'"
+        ).scalar_one()
+    engine.dispose()
+    assert pages / len(rows) < 180
 
 
 def test_changes_are_seen_once_and_those_of_other_processes_only_after_their_commit(

@@ -51,7 +51,7 @@ class ProgressDisplay:
         self._bars.stop()
 
     def refresh(self, *, now: bool = False) -> None:
-        """Read the tables and the metrics, at most once per second, or per 5 s without a terminal, unless `now`, and show them."""
+        """Read the tables and the metrics and show them; unless `now`, not sooner than a moment after the last time."""
         if not now and time.monotonic() - self._refreshed < (_REFRESH_S if self._console.is_terminal else _PRINT_S):
             return
         self._refreshed = time.monotonic()

@@ -1,7 +1,7 @@
 """Waiting until another process has written to the database, at the cost of one small query per look.
 
-SQLite counts the commits of other connections (`PRAGMA data_version`); PostgreSQL's snapshot names the transactions that
-are over. The whole database is watched: a change may be of another run, no change of this one is missed.
+SQLite counts the commits of other connections (`PRAGMA data_version`); a snapshot of PostgreSQL names the transactions
+that are over. The whole database is watched: a change may be of another run, no change of this one is missed.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6D633273  # any number: PostgreSQL's advisory lock that is held during a migration
 _BUSY_MS = 60_000
 _AT_ONCE = 200  # rows per INSERT
+WAL_BYTES = 32 << 20  # SQLite's write-ahead log is cut back to this size at most
+_CUT_MS = 5_000  # the longest wait for readers to let it be cut
 # options of PostgreSQL's client: an unreachable server is an error after seconds, not an endless wait
 _TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 10, "keepalives_interval": 10}
 _DRIVERS = {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}
@@ -69,12 +71,28 @@ def connect(url: str) -> Engine:
         @event.listens_for(engine, "connect")
         def _pragmas(connection: DBAPIConnection, _: object) -> None:
             cursor = connection.cursor()
-            for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL"):
+            pragmas = f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL"
+            for pragma in (*pragmas, f"journal_size_limit={WAL_BYTES}"):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
     migrate(engine)
     return engine
+
+
+def cut_write_ahead_log(engine: Engine, above: int = WAL_BYTES) -> None:
+    """Empty SQLite's write-ahead log if it is larger than `above` bytes, waiting a moment for the readers of its rows.
+
+    SQLite itself starts it anew only at a commit at which nobody reads: with several readers it grows on.
+    """
+    if engine.dialect.name != "sqlite" or engine.url.database is None:
+        return
+    log = Path(f"{engine.url.database}-wal")
+    if log.exists() and log.stat().st_size > above:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={_CUT_MS}")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:

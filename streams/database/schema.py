@@ -54,8 +54,10 @@ def _recorded() -> Column[int]:
 
 
 # Explanations are `info` and `doc`: comments would be part of the schema, and each change of words a migration.
-def _table(name: str, doc: str, *columns: SchemaItem) -> Table:
-    return Table(name, metadata, _key("run", String(64), "name of the run"), *columns, info={"doc": doc})
+def _table(name: str, doc: str, *columns: SchemaItem, rowid: bool = True) -> Table:
+    """Return a table keyed by run. Without `rowid` SQLite stores the rows in the tree of the key, not beside it."""
+    run = _key("run", String(64), "name of the run")
+    return Table(name, metadata, run, *columns, info={"doc": doc}, sqlite_with_rowid=rowid)
 
 
 runs = _table(
@@ -87,7 +89,7 @@ interactions = _table(
     _value("epoch", INTEGER, "epoch of the event, from 0"),
     _recorded(),
     Index("interactions_by_epoch", "run", "epoch"),
-    Index("interactions_by_time", "run", "time"),
+    rowid=False,
 )
 negative_memories = _table(
     "negative_memories",
@@ -99,6 +101,7 @@ negative_memories = _table(
     _value("size", INTEGER, "exposures in the window"),
     _value("time", BIG, "event time of the event that closed the window, ms"),
     _recorded(),
+    rowid=False,
 )
 click_uploads = _table(
     "click_uploads",
@@ -108,6 +111,7 @@ click_uploads = _table(
     _value("items", BYTES, "item keys, oldest first, at most L_S: numpy <i8 [n]"),
     _value("time", BIG, "event time of the epoch's end, ms"),
     _recorded(),
+    rowid=False,
 )
 releases = _table(
     "releases",
@@ -215,10 +219,10 @@ outcomes = _table(
 )
 user_snapshots = _table(
     "user_snapshots",
-    "The state of each user on device and cloud at the ends of epochs.",
+    "The newest state of each user on device and cloud.",
     _key("side", String(8), "`device` or `cloud`"),
     _key("user", TEXT, _USER),
-    _key("epoch", INTEGER, "epoch whose end it is of; only epochs in which the state changed"),
+    _value("epoch", INTEGER, "epoch whose end it is of: the last one in which the state changed"),
     _value(
         "state",
         BYTES,
@@ -247,6 +251,7 @@ metric_points = _table(
     _optional("mrr", FLOAT, "mean reciprocal rank, 0 to 1; null if n is 0"),
     _optional("chance_hr_10", FLOAT, "HR@10 of a constant scorer on the same lists"),
     _optional("chance_ndcg_10", FLOAT, "NDCG@10 of a constant scorer on the same lists"),
+    rowid=False,
 )
 drifts = _table(
     "drifts",

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, Table
 
 from streams.codec import Reader, RecordError
 from streams.database import schema
-from streams.database.engine import copy_new, insert_new, upsert
+from streams.database.engine import copy_new, cut_write_ahead_log, insert_new, upsert
 from streams.kafka.message import Message
 from streams.kafka.types import TopicPartition
 from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator, clicks_of, not_ranked
@@ -161,6 +161,7 @@ class EpochWriter:
             written = self._write(connection, self._rows.buffer)
             committed = self._commit_offsets(connection, offsets)
         self._written(written, committed, self._rows.buffer.emptied())
+        cut_write_ahead_log(self._engine)
 
     def close_epoch(self) -> None:
         """Write the epoch, which is complete, and begin the next one with the records that wait for it."""
@@ -188,6 +189,7 @@ class EpochWriter:
             row = {"run": self._run, "role": ROLE, "epoch": epoch, "time": time, "over": log_ended}
             upsert(connection, schema.progress, [row | {"not_ranked": without_rank}])
         self._written(written, committed, Buffer())
+        cut_write_ahead_log(self._engine)
         self._without_rank = without_rank
         telemetry.NOT_RANKED.set(without_rank)
         show(self.prequential)
@@ -234,7 +236,7 @@ class EpochWriter:
         }
 
     def _write_states(self, connection: Connection, buffer: Buffer) -> dict[Table, int]:
-        """Write the users' states as of the epochs of their changelogs' markers, later ones without lockstep."""
+        """Write the users' newest states, as of their changelogs' markers; these may be later ones without lockstep."""
         rows = []
         for partition, states in buffer.states.items():
             marker = self.barrier.cursors[partition].marker

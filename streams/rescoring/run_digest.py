@@ -44,11 +44,8 @@ def _outcomes(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:
 
 def _states(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:
     u = schema.user_snapshots.c
-    newest: dict[tuple[str, str], tuple[int, bytes]] = {}
-    for row in connection.execute(sa.select(u.side, u.user, u.epoch, u.state).where(u.run == run).order_by(u.epoch)):
-        newest[row.side, row.user] = row.epoch, bytes(row.state)
-    for side, user in sorted(newest):
-        yield side, user, newest[side, user][1]
+    rows = connection.execute(sa.select(u.side, u.user, u.state).where(u.run == run)).all()
+    yield from ((side, user, bytes(state)) for side, user, state in sorted(rows))
 
 
 def _releases(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:

@@ -185,8 +185,7 @@ class Verifier:
     def _newest(self, side: str, user: str) -> bytes:
         u = schema.user_snapshots.c
         this = (u.run == self._run) & (u.side == side) & (u.user == user)
-        query = sa.select(u.state).where(this).order_by(u.epoch.desc()).limit(1)
-        found = self._connection.execute(query).scalar_one_or_none()
+        found = self._connection.execute(sa.select(u.state).where(this)).scalar_one_or_none()
         if found is None:
             raise DifferenceFound(Difference(user, "final state", side, None, "a state"))
         return bytes(found)
