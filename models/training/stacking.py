@@ -47,22 +47,24 @@ def _features(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Tensor:
 def fit_weights(features: Tensor, before: Tensor, loss: Loss) -> Tensor:
     """Return the weights [F] that minimise the loss of clicks with `features` [M, 1 + N, F], column 0 the click.
 
-    The distance from the weights `before`, in units of each feature's deviation, is penalised, so that few clicks
-    change little and the evidence of several fits adds up.
+    The distance from a multiple of the weights `before`, in units of each feature's deviation, is penalised, so that
+    few clicks change little and the evidence of several fits adds up. The multiple is fitted as well, with hardly a
+    penalty: nets are too sure of clicks that they have not seen, and all their scores shrink together.
     """
     if not len(features):
         return before
     x, start = features.double(), before.double()
     scale = (x - x.mean(1, keepdim=True)).square().mean((0, 1)).sqrt()
-    weights = start.clone().requires_grad_()
-    search = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+    log_multiple = torch.zeros((), dtype=x.dtype, requires_grad=True)
+    change = torch.zeros_like(start, requires_grad=True)
+    search = torch.optim.LBFGS([log_multiple, change], max_iter=100, line_search_fn="strong_wolfe")
 
     def value() -> Tensor:
         search.zero_grad()
-        penalty = (scale * (weights - start)).square().sum() * PRIOR_CLICKS / len(x)
-        found = loss(stacking.weighted(weights, x.unbind(-1))) + penalty
+        penalty = ((scale * change).square().sum() * PRIOR_CLICKS + log_multiple.square()) / len(x)
+        found = loss(stacking.weighted(log_multiple.exp() * start + change, x.unbind(-1))) + penalty
         found.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         return found
 
     search.step(value)  # type: ignore[no-untyped-call]  # untyped in torch
-    return weights.detach().to(before.dtype)
+    return (log_multiple.exp() * start + change).detach().to(before.dtype)

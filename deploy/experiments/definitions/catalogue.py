@@ -35,6 +35,7 @@ from deploy.experiments.training.models import (
     POPULARITY_MODEL,
     SASREC_MODEL,
 )
+from deploy.experiments.training.stacked_model import MC2SF_STACKED_MODEL
 
 # models that need no other fit come first, MC2-SF early: an interrupted run has the main comparison
 _TABLE2 = (
@@ -43,6 +44,7 @@ _TABLE2 = (
     GRU4REC_MODEL,
     DIN_MODEL,
     MC2SF_MODEL,
+    MC2SF_STACKED_MODEL,
     FAST_MODEL,
     DIN_GRU4REC_MODEL,
     FAST_TUNED_MODEL,
@@ -58,7 +60,8 @@ TABLE2 = Experiment(
     "Device side (Table 2)",
     arms_of(*_TABLE2),
     (
-        *((MC2SF_MODEL.name, model.name) for model in _TABLE2 if model is not MC2SF_MODEL),
+        *((MC2SF_STACKED_MODEL.name, model.name) for model in _TABLE2 if model is not MC2SF_STACKED_MODEL),
+        *((MC2SF_MODEL.name, model.name) for model in _TABLE2 if model not in (MC2SF_MODEL, MC2SF_STACKED_MODEL)),
         (FAST_TUNED_MODEL.name, FAST_MODEL.name),
         (DIN_GRU4REC_MODEL.name, GRU4REC_TUNED_MODEL.name),
     ),
