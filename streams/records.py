@@ -19,6 +19,7 @@ from models.data import event_kinds
 from streams.codec import Record, Tensor
 
 LATEST = 1 << 53  # event times and numbers from here up are refused: JSON would round them
+RANKED = LATEST  # impressions from here up to twice as much are rankings: each of their clicks is evaluated
 _HASHED = 1 << 62  # keys from here up are hashes of names, below they are the numbers themselves
 
 
@@ -43,6 +44,11 @@ def item_key(name: str) -> int:
     return _HASHED | int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 2
 
 
+def ranking_impression(ranking: str) -> int:
+    """Return the impression number of the ranking with this id."""
+    return RANKED + int.from_bytes(hashlib.blake2b(ranking.encode(), digest_size=8).digest(), "little") % RANKED
+
+
 class Versions(msgspec.Struct, frozen=True, array_like=True):
     """The release in force and the versions of its three parts."""
 
@@ -58,6 +64,9 @@ class Versions(msgspec.Struct, frozen=True, array_like=True):
 class DeviceBatch(Record, frozen=True, tag="batch"):
     """Consecutive events of one user, as columns of equal length. Event i has sequence number `seq + i`.
 
+    With a key, `seq` counts for nothing: the events follow the user's last ones, and a batch whose key is one of the
+    user's last is a repeat. Device and recorder number them alike: see streams/state/numbering.py.
+
     Events of one impression are adjacent and in one batch. A negative impression is an impression group too, but not a
     slate: its exposures were simulated by the replayer.
     """
@@ -69,6 +78,7 @@ class DeviceBatch(Record, frozen=True, tag="batch"):
     times: list[int]  # event times, ms
     impressions: list[int]  # impression numbers, 0 if the event belongs to none
     sent_wall: int = 0  # wall clock of sending, ms: for freshness only, never in a digest; 0: unknown (schema 1)
+    key: str = ""  # idempotency key of events that their sender did not number
 
 
 class EpochBegin(Record, frozen=True, tag="begin"):
@@ -95,6 +105,18 @@ class EndOfLog(Record, frozen=True, tag="eol"):
 
 
 EpochMarker = EpochBegin | EpochEnd | EndOfLog
+
+
+class GatewayRequest(Record, frozen=True, tag="ask"):
+    """Asks a user's device for a ranking, as of all events before it in its partition. Free-running only."""
+
+    id: str  # id of the ranking
+    user: str  # user's name
+    candidates: list[str]  # item names; empty: the device picks some of the catalogue
+    k: int  # how many items of the catalogue are wanted
+    deadline_wall: int  # wall clock after which nobody waits for the ranking, ms
+    asked_wall: int  # wall clock of the request, ms
+
 
 # device-uplink ------------------------------------------------------------------------------------------------------
 
@@ -131,6 +153,7 @@ class RankRequest(Record, frozen=True, tag="request"):
     epoch: int = 0  # the answer uses the uploads of earlier epochs only, also if the request is repeated later
     item_statistics: bytes = b""  # u1 [n, 3], item statistics of the candidates: see models/data/item_statistics.py
     statistics_epoch: int | None = None  # epoch at whose begin these were counted; None: unknown (sent by version 0.1)
+    ranking: str = ""  # id of the ranking that a gateway asked for; then `seq` is the next event's number
 
 
 # cloud-downlink -----------------------------------------------------------------------------------------------------
@@ -149,6 +172,9 @@ class SlowPriors(Record, frozen=True, tag="priors"):
     window: int  # number of the window whose r2 was used; 0: zero state
     versions: Versions  # release that was used
     statistics_epoch: int | None = None  # that of the request; None: unknown (sent by version 0.1)
+    ranking: str = ""  # that of the request
+    history_items: Tensor | None = None  # i8 [history], item keys of the uploaded history; of a gateway's ranking only
+    r2: bytes = b""  # f4 [d] that was used, empty: zero; of a gateway's ranking only
 
 
 # outcomes -----------------------------------------------------------------------------------------------------------
@@ -178,6 +204,42 @@ class Outcome(Record, frozen=True, tag="outcome"):
     asked_wall: int = 0  # wall clock of the request, ms
     answered_wall: int = 0  # wall clock of the answer, ms
     statistics_epoch: int | None = None  # epoch at whose begin the item statistics were counted; None: unknown
+
+
+# rankings -----------------------------------------------------------------------------------------------------------
+
+
+class Ranking(Record, frozen=True, tag="ranking"):
+    """A device's answer to a GatewayRequest, with all inputs of its scores.
+
+    The fast part's answer comes at once, the whole one when the cloud has answered.
+    """
+
+    id: str  # id of the ranking
+    user: str  # user's name
+    degraded: bool  # by the fast part alone: the cloud had not answered yet
+    variant: str  # the variant whose scores order the items
+    items: Tensor  # i8 [n], item keys of the candidates
+    names: list[str]  # their names [n], if the request named them
+    k: int  # how many of the items are wanted
+    scores: dict[str, Tensor]  # variant -> f4 [n]
+    clicks: Tensor  # i8 [<= L_F], the device's short history of clicks, oldest first
+    exposures: Tensor  # i8 [<= L_F], that of exposures
+    history: Tensor  # i8 [<= L_S], the uploaded clicks that the cloud used
+    window: int  # number of the window whose r2 was used; 0: none
+    r2: bytes  # f4 [d], empty: zero
+    item_statistics: bytes  # u1 [n, 3], item statistics of `items`
+    statistics_epoch: int  # epoch at whose begin these were counted
+    versions: Versions  # release in force
+    epoch: int  # epoch of the request: the history has the uploads of earlier ones
+    seq: int  # the user's events before this number are in the histories
+    offset: int  # offset of the request on device-events: the events before it in the partition were applied
+    time: int  # event time of the user's last event, ms; 0: none
+    closed: int  # event time at which the window closed, ms
+    uploaded: int  # event time of the last upload of clicks, ms; 0: none
+    not_uploaded: int  # clicks of the user that the cloud does not know yet
+    asked_wall: int  # wall clock of the request, ms
+    answered_wall: int  # wall clock of this answer, ms
 
 
 # fast-examples ------------------------------------------------------------------------------------------------------
@@ -261,7 +323,7 @@ class DeadLetter(Record, frozen=True, tag="dead"):
     role: str  # the processor that refused it
 
 
-DeviceEvent = DeviceBatch | EpochBegin | EpochEnd | EndOfLog
+DeviceEvent = DeviceBatch | GatewayRequest | EpochBegin | EpochEnd | EndOfLog
 Uplink = NegativeMemory | ClickUpload | RankRequest | EpochEnd | EndOfLog
 OutcomeEvent = Outcome | EpochEnd | EndOfLog
 ExampleEvent = FastExample | EpochEnd | EndOfLog

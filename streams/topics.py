@@ -43,6 +43,7 @@ DEVICE_EVENTS = Topic("device-events", "user", "events of the users' devices, an
 DEVICE_UPLINK = Topic("device-uplink", "user", "what devices send to the cloud: r2, clicks, requests for priors")
 CLOUD_DOWNLINK = Topic("cloud-downlink", "user", "the cloud's answers to requests for priors")
 OUTCOMES = Topic("outcomes", "user", "ranks of the evaluated clicks")
+RANKINGS = Topic("rankings", "user", "rankings that gateways asked for, and their inputs")
 FAST_EXAMPLES = Topic("fast-examples", "user", "training examples of the fast nets, for the learner")
 ITEM_EMBEDDINGS = Topic("item-embeddings", "item", "changed rows of the item table E", compact=True, keyed=False)
 MODEL_WEIGHTS = Topic(
@@ -65,6 +66,7 @@ TOPICS: Final = (
     DEVICE_UPLINK,
     CLOUD_DOWNLINK,
     OUTCOMES,
+    RANKINGS,
     FAST_EXAMPLES,
     ITEM_EMBEDDINGS,
     MODEL_WEIGHTS,

@@ -12,24 +12,35 @@ import pytest
 from starlette.testclient import TestClient
 
 from deploy.gateway.app import Gateway
-from deploy.gateway.bodies import MAX_BODY, MAX_EVENTS
+from deploy.gateway.bodies import MAX_BODY, MAX_EVENTS, CloudAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
 from deploy.gateway.epoch_ticker import EpochTicker
 from deploy.gateway.ingest import Ingest
-from deploy.gateway.serving import Ranker
+from deploy.gateway.limits import RateLimits
+from deploy.gateway.rankings import Rankings
+from deploy.gateway.tables import Tables
 from deploy.gateway.tokens import Tokens, add
-from deploy.recommend import Recommendation, Suggestion, recommend
 from deploy.runs import Found
 from deploy.user_error import UserError
-from streams.codec import Reader
+from streams.codec import Reader, Tensor
 from streams.coordinator.lease import Lease
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
 from streams.kafka.partitioner import partition_of
-from streams.records import DeviceBatch, DeviceEvent, EpochBegin, EpochEnd
+from streams.records import (
+    DeviceBatch,
+    DeviceEvent,
+    EpochBegin,
+    EpochEnd,
+    GatewayRequest,
+    Ranking,
+    Versions,
+    ranking_impression,
+)
 from streams.releases.registry import finish_release
+from streams.releases.release import Release
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
-from tests.support.simulation import SMALL
+from tests.support.simulation import SMALL, release
 from tests.support.workers import Log
 from tests.test_streams_rescoring import a_recorded_run
 
@@ -45,16 +56,20 @@ class FakeProducer:
     """A producer whose broker acknowledges each record, or is away."""
 
     def __init__(self) -> None:
-        self.away, self.failure = False, ""
+        self.away, self.asked = False, lambda _request: None
         self.records: list[tuple[int, bytes | None, Any]] = []
         self._reports: list[Any] = []
         self._lock = threading.Lock()
         self._events: Reader[Any] = Reader(DeviceEvent)
 
     def produce(self, _topic: str, value: bytes, key: bytes | None, partition: int, on_delivery: Any) -> None:
+        record = self._events.decode(value)
         with self._lock:
-            self.records.append((partition, key, self._events.decode(value)))
             self._reports.append(on_delivery)
+            if not isinstance(record, GatewayRequest):
+                self.records.append((partition, key, record))
+        if isinstance(record, GatewayRequest):
+            self.asked(record)
 
     def poll(self, timeout: float) -> int:
         with self._lock:
@@ -66,6 +81,28 @@ class FakeProducer:
 
     def flush(self, _timeout: float) -> int:
         return 0
+
+
+class FakeTables:
+    """The tables of a run in which little was recorded."""
+
+    def names(self, _keys: Any) -> dict[int, str]:
+        return {1: "a", 2: "b", 3: "c"}
+
+    def user(self, user: str) -> UserAnswer:
+        return UserAnswer(user, 42, None, CloudAnswer(3, ["a"], [1]))
+
+    def releases(self) -> list[ReleaseAnswer]:
+        return [ReleaseAnswer(3, 2, "retrain", 12, 8_000, {"active": 0.5, "reason": "better"})]
+
+    def item(self, item: str) -> ItemAnswer:
+        return ItemAnswer(item, 12, 5, 1, 0, in_catalogue=True)
+
+    def last_events(self, _user: str, _before: int) -> tuple[dict[int, int], dict[int, int]]:
+        return {2: 40}, {}
+
+    def release(self, version: int) -> Release:
+        return release(SMALL, version, 12)
 
 
 class World:
@@ -80,16 +117,36 @@ class World:
         self.producer = FakeProducer()
         patience_s = 30.0 if producer else 0.2
         self.ingest = Ingest(settings, producer or self.producer, patience_s)
-        gateway = Gateway(Tokens.read(path), self.ingest, self.rank, lambda _user: 42, lambda: 9_000)
-        self.client = TestClient(gateway.app(), raise_server_exceptions=False)
+        self.rankings = Rankings(self.ingest, lambda: 9_000, deadline_s=0.05, fast_s=0.05)
+        self.producer.asked = self.answer
+        self.late: set[str] = set()  # which of device and cloud do not answer
+        self.now = 0.0
+        self.limits = RateLimits(1, 50, lambda: self.now)
+        tables: Any = FakeTables()
+        gateway = Gateway(
+            Tokens.read(path), self.ingest, self.rankings, tables, lambda: 9_000, limits=self.limits, body_s=0.2
+        )
+        self.app = gateway.app()
+        self.client = TestClient(self.app, raise_server_exceptions=False)
 
-    def rank(self, user: str, k: int, candidates: list[str] | None) -> Recommendation:
-        if user == "nobody":
-            raise UserError("no events of user 'nobody'")
-        if user == "broken":
-            raise ZeroDivisionError
-        items = [Suggestion(name, 1.0 / (n + 1)) for n, name in enumerate(candidates or ["a", "b", "c"])]
-        return Recommendation("fast", items[:k], 3, 12)
+    def limits_off(self) -> None:
+        """Let everybody send as much as they like."""
+        self.limits._rate = self.limits._burst = 1e9
+
+    def answer(self, request: GatewayRequest) -> None:
+        """Answer as device and cloud do: later candidates have higher scores."""
+        if "device" in self.late:
+            return
+        n = len(request.candidates) or 3
+        i8, scores = Tensor.of([], "<i8"), Tensor.of([each / 2 for each in range(n)], "<f4")
+        for degraded in (True, False)[: 1 if "cloud" in self.late else 2]:
+            ranking = Ranking(
+                request.id, request.user, degraded, "fast" if degraded else "mc2sf",
+                Tensor.of(range(1, n + 1), "<i8"), request.candidates, request.k, {"fast": scores, "mc2sf": scores},
+                i8, i8, i8 if degraded else Tensor.of([1], "<i8"), 1, b"", bytes(3 * n), 0, Versions(3), 12, 42, 7,
+                8_500, 8_400, 8_000, 1, request.asked_wall, 9_000,
+            )  # fmt: skip
+            self.rankings.take(ranking)
 
     def post(self, path: str, body: Any, who: str = "root") -> Any:
         return self.client.post(f"/v1/users/{path}", json=body, headers=self.headers(who))
@@ -110,7 +167,8 @@ def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
 
 def test_accepted_events_are_on_their_users_partition_as_one_record(world: World, settings: Settings) -> None:
     answer = world.post("ada/events", {"seq": SEQ, "events": [CLICK, SHOWN]}, "device")
-    assert (answer.status_code, answer.json()) == (202, {"user": "ada", "accepted": 2, "next_seq": 7})
+    assert answer.status_code == 202
+    assert answer.json() == {"user": "ada", "accepted": 2, "next_seq": 7, "idempotency_key": None}
     expected = DeviceBatch("ada", SEQ, ["film", "other"], b"\x01\x00", [1_000, 1_001], [7, 7], 9_000)
     assert world.producer.records == [(partition_of(b"ada", settings.partitions), b"ada", expected)]
 
@@ -166,7 +224,7 @@ def test_only_a_token_with_the_scope_and_for_the_user_is_admitted(world: World) 
     assert world.producer.records == []
     assert world.post("ada/events", body, "ada").status_code == 202
     assert world.get("ada/rankings", "ada").status_code == 200
-    assert world.get("ada").json() == {"user": "ada", "next_seq": 42}
+    assert world.get("ada").json()["next_seq"] == 42
     assert not any(token in world.kept for token in world.tokens.values()), "the file has hashes only"
 
 
@@ -184,14 +242,135 @@ def test_a_token_is_made_once_and_a_damaged_file_is_a_clear_error(tmp_path: Path
 
 
 def test_rankings_say_what_they_were_made_with(world: World) -> None:
-    known = {"user": "ada", "release": 3, "variant": "fast", "known_until_epoch": 12}
-    best = world.get("ada/rankings?k=2", "shop")
-    assert best.json() == known | {"items": [{"item": "a", "score": 1.0}, {"item": "b", "score": 0.5}]}
-    ranked = world.post("ada/rankings", {"candidates": ["x"]}, "shop")
-    assert ranked.json() == known | {"items": [{"item": "x", "score": 1.0}]}
-    assert world.get("nobody/rankings").status_code == 404
-    assert world.get("broken/rankings").status_code == 500
+    known = {"user": "ada", "release": 3, "variant": "mc2sf", "degraded": False, "next_seq": 42, "r2_age": 600}
+    known |= {"history_age": 1_000, "history": 1, "not_uploaded": 1}
+    best = world.get("ada/rankings?k=2", "shop").json()
+    assert len(best.pop("ranking")) == 16
+    assert best == known | {"items": [{"item": "c", "score": 1.0}, {"item": "b", "score": 0.5}]}
+    ranked = world.post("ada/rankings", {"candidates": ["x", "y"], "k": 1}, "shop").json()
+    assert ranked | known | {"items": [{"item": "y", "score": 0.5}]} == ranked
     assert "candidates" in world.post("ada/rankings", {"candidates": []}).json()["error"]
+
+
+def test_the_fast_part_answers_for_a_late_cloud_and_nobody_for_a_late_device(world: World) -> None:
+    world.late.add("cloud")
+    late = world.get("ada/rankings").json()
+    assert (late["degraded"], late["variant"], late["history_age"]) == (True, "fast", None)
+    world.late.add("device")
+    away = world.get("ada/rankings")
+    assert (away.status_code, away.headers["retry-after"]) == (503, "1")
+    world.late.clear()
+    assert world.get("ada/rankings").json()["degraded"] is False, "it comes back by itself"
+
+
+def test_a_click_on_a_ranking_brings_the_rest_of_its_list_along(world: World, settings: Settings) -> None:
+    ranking = world.post("ada/rankings", {"candidates": ["x", "y", "z"], "k": 2}).json()["ranking"]
+    click = {"item": "y", "kind": "click", "time": 1_000, "ranking": ranking}
+    answer = world.post("ada/events", {"seq": SEQ, "events": [click]})
+    assert (answer.status_code, answer.json()["next_seq"]) == (202, 7)
+    number = ranking_impression(ranking)
+    expected = DeviceBatch("ada", SEQ, ["z", "y"], b"\x00\x01", [1_000] * 2, [number] * 2, 9_000)
+    assert world.producer.records == [(partition_of(b"ada", settings.partitions), b"ada", expected)]
+    seen = [click | {"kind": "exposure", "item": "z"}, click]
+    assert world.post("ada/events", {"seq": 7, "events": seen}).json()["next_seq"] == 9
+    for field, wrong in (
+        ("events[0].ranking", click | {"ranking": "guessed"}),
+        ("events[0].item", click | {"item": "x"}),
+        ("events[0].impression", click | {"impression": 3}),
+    ):
+        refused = world.post("ada/events", {"seq": 9, "events": [wrong]})
+        assert (refused.status_code, field in refused.json()["error"]) == (422, True)
+    assert world.post("bob/events", {"seq": 0, "events": [click]}).status_code == 422
+
+
+def test_events_without_numbers_have_a_key_and_the_time_of_their_arrival(world: World) -> None:
+    headers = world.headers("device") | {"Idempotency-Key": "order 66"}
+    body = {"events": [{"item": "film", "kind": "click"}]}
+    answer = world.client.post("/v1/users/ada/events", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["idempotency_key"], answer.json()["next_seq"]) == (202, "order 66", None)
+    own = world.post("ada/events", body).json()["idempotency_key"]
+    first, second = (record for _, _, record in world.producer.records)
+    assert (first.key, first.seq, first.times) == ("order 66", 0, [9_000])
+    assert second.key == own != first.key
+    both = world.client.post("/v1/users/ada/events", json=body | {"seq": 1}, headers=headers)
+    assert both.status_code == 422
+    empty = world.client.post("/v1/users/ada/events", json=body, headers=headers | {"Idempotency-Key": ""})
+    assert empty.status_code == 422
+
+
+def test_a_ranking_is_explained_from_its_record_and_its_release(world: World) -> None:
+    ranking = world.get("ada/rankings?k=2", "shop").json()
+    path = f"/v1/rankings/{ranking['ranking']}"
+    found = world.client.get(path, headers=world.headers("shop")).json()
+    assert found["ranking"] == ranking
+    assert found["same"] is False, "the scores of this test are made up"
+    assert [each["item"] for each in found["items"]] == ["c", "b"]
+    for each in found["items"]:
+        assert each["w1"] + each["w2"] == pytest.approx(1.0)
+        assert 0 < each["alpha"] < 1
+    assert (found["before_seq"], found["before_offset"], found["window"]) == (42, 7, 1)
+    assert found["history"] == [{"item": "a", "seq": None}]
+    assert found["release"]["version"] == 3
+    assert world.client.get(path, headers=world.headers("ada")).status_code == 200
+    other = world.get("bob/rankings").json()["ranking"]
+    assert world.client.get(f"/v1/rankings/{other}", headers=world.headers("ada")).status_code == 404
+
+
+def test_metaranks_clients_are_served(world: World) -> None:
+    headers = world.headers("root")
+    request = {
+        "id": "r1",
+        "user": "alice",
+        "timestamp": "1661431894711",
+        "items": [{"id": "x"}, {"id": "y"}, {"id": "z"}],
+    }
+    ranked = world.client.post("/rank/xgboost", json=request | {"fields": []}, headers=headers).json()
+    assert [each["item"] for each in ranked["items"]] == ["z", "y", "x"]
+    shown = request | {"event": "ranking"}
+    click = {"event": "interaction", "type": "click", "id": "e2", "ranking": "r1", "item": "y"}
+    click |= {"user": "alice", "timestamp": 1661431895711}
+    film = {"event": "item", "id": "e3", "item": "x", "timestamp": 0, "fields": []}
+    answer = world.client.post("/feedback", json=[shown, click, film], headers=headers)
+    assert (answer.status_code, answer.json()["accepted"], answer.json()["status"]) == (200, 3, "ok")
+    first, second = (record for _, _, record in world.producer.records)
+    assert (first.items, first.kinds, first.key) == (["x", "y", "z"], bytes(3), "ranking r1")
+    assert (second.items, second.kinds, second.key) == (["x", "z", "y"], bytes([2, 2, 1]), "interaction e2")
+    number = ranking_impression(ranked["ranking"])
+    assert second.impressions == [number] * 3, "ranked among what was shown; the exposures came in before"
+    assert world.client.post("/feedback", json=click, headers=world.headers("ada")).status_code == 403
+    for field, wrong in (("user", {"user": None}), ("item", {"item": None}), ("timestamp", {"timestamp": "soon"})):
+        refused = world.client.post("/feedback", json=click | wrong, headers=headers)
+        assert (refused.status_code, field in refused.json()["error"]) == (422, True)
+
+
+def test_floods_and_slow_clients_are_refused(world: World) -> None:
+    statuses = [world.get("ada", "root").status_code for _ in range(52)]
+    assert statuses == [200] * 50 + [429] * 2
+    assert world.get("ada", "root").headers["retry-after"] == "1"
+    assert world.get("ada/rankings", "shop").status_code == 200, "others are not affected"
+    world.now += 2
+    assert [world.get("ada", "root").status_code for _ in range(3)] == [200, 200, 429]
+    assert asyncio.run(_slow(world)) == 408
+
+
+async def _slow(world: World) -> int:
+    """Return the status of a request whose body never ends."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        if sent_body := not getattr(receive, "begun", False):
+            receive.begun = True  # type: ignore[attr-defined]
+        else:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": b"{", "more_body": sent_body}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", world.headers("device")["Authorization"].encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/users/ada/events", "headers": headers, "query_string": b""}
+    await world.app(scope, receive, send)
+    return int(sent[0]["status"])
 
 
 def test_accepted_events_are_on_the_broker(broker_settings: Settings, tmp_path: Path) -> None:
@@ -208,24 +387,25 @@ def test_accepted_events_are_on_the_broker(broker_settings: Settings, tmp_path: 
     ]
 
 
-def test_rankings_are_those_of_the_newest_release_in_the_tables(settings: Settings) -> None:
+def test_the_tables_say_what_is_known_of_users_items_and_releases(settings: Settings) -> None:
     engine = connect(settings.database.get_secret_value())
     a_recorded_run(engine, SMALL)
     with engine.begin() as connection:
-        for version in range(3):
-            finish_release(connection, SMALL.run, version)
-    found = Found(SMALL, engine, None, "test")
-    ranker = Ranker(found)
-    best = ranker("a", 3, None)
-    assert (best.release, len(best.items)) == (2, 3)
-    assert best == recommend(found, "a", 3)
-    names = [each.item for each in best.items]
-    ranked = ranker("a", 4, [*reversed(names), "never seen"])
-    assert [each for each in ranked.items if each.item in names] == best.items, "the same scores"
-    assert {each.item for each in ranked.items} == {*names, "never seen"}
-    with pytest.raises(UserError, match="no events of user 'nobody'"):
-        ranker("nobody", 3, None)
-    assert ranker.next_seq("nobody") == 0 < ranker.next_seq("a")
+        finish_release(connection, SMALL.run, 1)
+    tables = Tables(Found(SMALL, engine, None, "test"))
+    assert tables.user("nobody") == UserAnswer("nobody", 0, None, None)
+    user = tables.user("a")
+    assert user.device is not None
+    assert user.cloud is not None
+    assert user.next_seq > 0 < len(user.device.clicks)
+    assert user.cloud.history[-len(user.device.clicks) :] == user.device.clicks
+    clicked, _ = tables.last_events("a", user.next_seq)
+    assert clicked[int(user.device.clicks[-1])] == max(clicked.values())
+    assert [(each.version, each.kind) for each in tables.releases()] == [(1, "retrain")]
+    item = tables.item(user.device.clicks[-1])
+    assert (item.in_catalogue, item.first_epoch) == (True, 0)
+    assert item.clicks >= item.clicks_of_epoch
+    assert tables.item("never seen") == ItemAnswer("never seen", 4, 0, 0, None, in_catalogue=False)
     engine.dispose()
 
 

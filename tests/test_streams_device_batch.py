@@ -27,6 +27,7 @@ from streams.records import (
     ExampleEvent,
     NegativeMemory,
     OutcomeEvent,
+    Ranking,
     RankRequest,
     SlowPriors,
     Uplink,
@@ -42,6 +43,7 @@ from streams.topics import (
     DEVICE_UPLINK,
     FAST_EXAMPLES,
     OUTCOMES,
+    RANKINGS,
     Topic,
 )
 from tests.support.simulation import SMALL, release
@@ -99,7 +101,7 @@ class Worker:
             lambda version: RELEASES[self.newest if version is None else version], lambda _: ItemStatistics.empty()
         )
         kinds = {DEVICE_UPLINK: Uplink, OUTCOMES: OutcomeEvent, DEAD_LETTERS: DeadLetter, CLOUD_DOWNLINK: SlowPriors}
-        kinds[FAST_EXAMPLES] = ExampleEvent
+        kinds |= {FAST_EXAMPLES: ExampleEvent, RANKINGS: Ranking}
         for topic, _, _, value in writes.records():
             for known, kind in kinds.items():
                 if topic == known.full(self.settings):

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from streams.database import schema
 from streams.database.engine import connect
 from streams.recorder.epoch_writer import EpochWriter
-from streams.records import EndOfLog, EpochBegin, EpochEnd
+from streams.records import RANKED, DeviceBatch, EndOfLog, EpochBegin, EpochEnd, GatewayRequest, Ranking
 from streams.rescoring.rescore import rescore
 from streams.settings import Settings
+from streams.topics import RANKINGS
 from streams.verification.verify import verify
 from tests.support.recorder import World, deliver
 from tests.support.simulation import SMALL, Simulation
@@ -26,8 +28,15 @@ VARIANTS = {
     "aged": FREE.model_copy(update={"window_age_s": 2.0}),
     "carried": FREE.model_copy(update={"carry": True}),
     "sampled": FREE.model_copy(update={"exposures": "rated", "evaluate": 0.7}),
+    "ranked": FREE.model_copy(update={"exposures": "rated", "evaluate": 0.0}),  # clicks on lists of the gateway
 }
 ARRIVES = {0: 0, 2: 1, 3: 2}  # epoch in which each release arrives, somewhere
+
+
+def _of_gateway(batch: DeviceBatch) -> DeviceBatch:
+    """Return the batch as if its impressions were rankings and its sender had not numbered its events."""
+    impressions = [number and RANKED + number for number in batch.impressions]
+    return replace(batch, impressions=impressions, seq=0, key=f"{batch.user} {batch.seq}")
 
 
 def a_free_run(engine: sa.Engine, settings: Settings, seed: int, crashes: float) -> None:
@@ -39,19 +48,24 @@ def a_free_run(engine: sa.Engine, settings: Settings, seed: int, crashes: float)
     time, epoch = 0, 0
     for epoch, batches in enumerate(some_batches(draw)):
         simulation.send_marker(EpochBegin(epoch, None, time))
+        if not settings.evaluate:
+            batches = [_of_gateway(each) for each in batches]  # noqa: PLW2901
         half = draw.randrange(len(batches))
+        simulation.send(*(GatewayRequest(f"{epoch} {u}", u, [], 5, 1 << 40, 0) for u in ("a", "b", "new")))
         simulation.send(*batches[:half])
         if epoch in ARRIVES:
             simulation.device.releases[ARRIVES[epoch]] = releases[ARRIVES[epoch]]
         for _ in range(draw.randrange(30)):
             simulation.turn()
-        simulation.send(*batches[half:])
+        simulation.send(*batches[half:], *(each for each in batches if each.key and draw.random() < 0.2))  # repeats
         time = batches[-1].times[-1]
         simulation.send_marker(EpochEnd(epoch, time))
     simulation.send_marker(EndOfLog(epoch, time, 0))
     simulation.settle()
     world = World(settings, dict(simulation.topics.logs))
     deliver(world, lambda: EpochWriter(settings, engine, lambda: 0), draw, crashes / 4)
+    rankings = [each for some in simulation.topics.read(RANKINGS, Ranking) for each in some]
+    assert {each.user for each in rankings if not each.degraded} == {"a", "b", "new"}
 
 
 @pytest.fixture

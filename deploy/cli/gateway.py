@@ -51,6 +51,10 @@ def serve(
             "[default: a replayer ends them]",
         ),
     ] = None,
+    deadline: Annotated[
+        float, typer.Option(min=0.01, max=60, help="Seconds to wait for the cloud before the fast part answers alone.")
+    ] = 0.5,
+    rate: Annotated[float, typer.Option(min=0.1, help="Requests a second that a token may make, on average.")] = 1000.0,
     certificate: Annotated[
         Path | None, typer.Option(metavar="FILE", help="PEM file of a certificate, for TLS.")
     ] = None,
@@ -58,8 +62,8 @@ def serve(
 ) -> None:
     """Take events of live devices, and rank for them, in the run of the environment.
 
-    Events are accepted once Kafka has acknowledged them. Rankings are computed from the tables with the newest release,
-    as by `mc2sf recommend`. As many instances as wanted may run.
+    Events are accepted once Kafka has acknowledged them. Rankings go over device and cloud as those of evaluated
+    clicks do. As many instances as wanted may run.
     """
     import uvicorn
 
@@ -72,7 +76,7 @@ def serve(
         seconds = None if epoch is None else span(epoch) / 1000
     except ValueError as error:
         raise UserError(f"--epoch {epoch!r}: write a span of time, such as 60s") from error
-    with gateway(tokens, seconds) as app:
+    with gateway(tokens, seconds, deadline, rate) as app:
         uvicorn.run(
             app,
             host=host,
@@ -83,4 +87,5 @@ def serve(
             ssl_keyfile=key,
             timeout_keep_alive=30,
             h11_max_incomplete_event_size=16_384,
+            limit_concurrency=2000,
         )

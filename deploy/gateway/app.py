@@ -8,30 +8,64 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from deploy.gateway.bodies import MAX_BODY, BodyError, Candidates, Events, check_user
+from deploy.gateway import endpoints, metarank
+from deploy.gateway.bodies import (
+    MAX_BODY,
+    MAX_CANDIDATES,
+    MAX_NAME,
+    BodyError,
+    Candidates,
+    ErrorAnswer,
+    Event,
+    Events,
+    EventsAnswer,
+    HealthAnswer,
+    RankingAnswer,
+    ReleasesAnswer,
+    check_user,
+)
+from deploy.gateway.endpoints import Endpoint
 from deploy.gateway.epoch_ticker import EpochTicker
+from deploy.gateway.explanation import explain
 from deploy.gateway.ingest import Ingest, UnacknowledgedError
-from deploy.gateway.tokens import Scope, Tokens
-from deploy.recommend import Recommendation
-from deploy.user_error import UserError
+from deploy.gateway.limits import RateLimits
+from deploy.gateway.lists import batch_of
+from deploy.gateway.openapi import document
+from deploy.gateway.rankings import NoRankingError, Rankings
+from deploy.gateway.shown import answer, shown
+from deploy.gateway.tables import Tables
+from deploy.gateway.tokens import Token, Tokens
+from streams.codec import RecordError
+from streams.releases.release import ReleaseError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-Rank = Callable[[str, int, list[str] | None], Recommendation]  # user, k, candidates
-MAX_K = 1000
+
+class Call(NamedTuple):
+    """A request that was admitted; `user` is empty if its path has none."""
+
+    request: Request
+    token: Token
+    user: str
+
+
+Handler = Callable[[Call], Awaitable[msgspec.Struct]]
 
 
 @dataclass(frozen=True)
@@ -40,21 +74,40 @@ class Gateway:
 
     tokens: Tokens
     ingest: Ingest
-    rank: Rank
-    next_seq: Callable[[str], int]
+    rankings: Rankings
+    tables: Tables
     wall_ms: Callable[[], int]
     ticker: EpochTicker | None = None
+    limits: RateLimits = field(default_factory=lambda: RateLimits(1000, 2000, time.monotonic))
+    body_s: float = 10.0  # that a body may take to arrive
 
     def app(self) -> Starlette:
         """Return the application."""
+        handlers: dict[Endpoint, Handler] = {
+            endpoints.EVENTS: self._events,
+            endpoints.BEST: self._best,
+            endpoints.RANK: self._ranked,
+            endpoints.EXPLAIN: self._explained,
+            endpoints.USER: self._user,
+            endpoints.RELEASES: self._releases,
+            endpoints.ITEM: self._item,
+            endpoints.FEEDBACK: self._feedback,
+            endpoints.METARANK: self._metarank,
+        }
+        routes = [
+            Route(each.path.replace("{item}", "{item:path}"), self._route(each, handler), methods=[each.method])
+            for each, handler in handlers.items()
+        ]
+        described = msgspec.json.encode(document())
+
+        async def openapi(_: Request) -> Response:
+            return Response(described, media_type="application/json")
+
+        async def health(_: Request) -> Response:
+            return _json(HealthAnswer())
+
         return Starlette(
-            routes=[
-                Route("/healthz", self._health),
-                Route("/v1/users/{user}", self._admitted("admin", self._user)),
-                Route("/v1/users/{user}/events", self._admitted("ingest", self._events), methods=["POST"]),
-                Route("/v1/users/{user}/rankings", self._admitted("rank", self._best)),
-                Route("/v1/users/{user}/rankings", self._admitted("rank", self._ranked), methods=["POST"]),
-            ],
+            routes=[Route("/healthz", health), Route("/v1/openapi.json", openapi), *routes],
             exception_handlers={HTTPException: _refuse, Exception: _fail},
             lifespan=self._lifespan,
         )
@@ -68,9 +121,7 @@ class Gateway:
             await asyncio.wait([ticking])
         await asyncio.to_thread(self.ingest.close)
 
-    def _admitted(
-        self, scope: Scope, handle: Callable[[str, Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _route(self, endpoint: Endpoint, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Return the route of a handler that only a token with the scope, for the user of the path, reaches."""
 
         async def route(request: Request) -> Response:
@@ -78,85 +129,148 @@ class Gateway:
             token = self.tokens.find(presented) if kind.lower() == "bearer" else None
             if token is None:
                 raise HTTPException(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
-            user = request.path_params["user"]
-            if not token.admits(scope, user):
-                raise HTTPException(403, f"token {token.name} may not {scope} for this user")
+            if wait := self.limits.take(token.name):
+                raise HTTPException(429, "too many requests with this token", {"Retry-After": str(math.ceil(wait))})
+            user = request.path_params.get("user", "")
+            _admit(token, endpoint, user or token.user)
             try:
-                check_user(user)
-                return await handle(user, request)
-            except (BodyError, msgspec.ValidationError) as error:
+                if "user" in request.path_params:
+                    check_user(user)
+                return _json(await handle(Call(request, token, user)), endpoint.status)
+            except (BodyError, RecordError, msgspec.ValidationError) as error:
                 raise HTTPException(422, str(error)) from error
-            except UserError as error:
-                raise HTTPException(404, str(error)) from error
-            except UnacknowledgedError as error:
-                log.warning("not acknowledged: %s", error)
+            except (UnacknowledgedError, NoRankingError) as error:
+                log.warning("not acknowledged, or not answered: %s", error)
                 sentence = "the broker has not acknowledged it: send the same again"
+                if isinstance(error, NoRankingError):
+                    sentence = "no device worker has answered: ask again"
                 raise HTTPException(503, sentence, {"Retry-After": "1"}) from error
 
         return route
 
-    async def _health(self, _: Request) -> Response:
-        return _json({"status": "ok"})
+    async def _events(self, call: Call) -> EventsAnswer:
+        sent = msgspec.json.decode(await self._body(call.request), type=Events)
+        key = call.request.headers.get("idempotency-key")
+        if key is not None and not (0 < len(key) <= MAX_NAME and key.isprintable()):
+            raise BodyError(f"Idempotency-Key: 1 to {MAX_NAME} printable characters")
+        if key is not None and sent.seq is not None:
+            raise BodyError("seq or Idempotency-Key: one of them says which events these are - at `$.seq`")
+        numbered = sent.seq if sent.seq is not None else key or secrets.token_urlsafe(12)
+        after = await self._accept(call.user, numbered, sent.events)
+        if isinstance(numbered, str):
+            return EventsAnswer(call.user, len(sent.events), None, numbered)
+        return EventsAnswer(call.user, len(sent.events), after, None)
 
-    async def _user(self, user: str, _: Request) -> Response:
-        return _json({"user": user, "next_seq": await run_in_threadpool(self.next_seq, user)})
+    async def _accept(self, user: str, numbered: int | str, events: list[Event], *, seen: bool = False) -> int:
+        """Send events to Kafka; return the number after the last one, if they are numbered."""
 
-    async def _events(self, user: str, request: Request) -> Response:
-        sent = await _body(request, Events)
-        batch = sent.batch(user, self.wall_ms())
+        def listed(ranking: str) -> list[str] | None:
+            found = self.rankings.find(ranking)
+            return None if found is None or found.user != user else shown(found, self.tables.names)
+
+        batch = await run_in_threadpool(batch_of, user, numbered, events, self.wall_ms(), listed, seen=seen)
         await self.ingest.put(user, batch)
         if self.ticker is not None:
             self.ticker.reached = max(self.ticker.reached, batch.times[-1])
-        return _json({"user": user, "accepted": len(sent.events), "next_seq": sent.seq + len(sent.events)}, 202)
+        return batch.seq + len(batch.items)
 
-    async def _best(self, user: str, request: Request) -> Response:
-        k = request.query_params.get("k", "10")
-        if not (k.isascii() and k.isdecimal() and 1 <= int(k[:9]) <= MAX_K):
-            raise BodyError(f"k: a number from 1 to {MAX_K}")
-        return await self._ranking(user, int(k), None)
+    async def _feedback(self, call: Call) -> metarank.FeedbackAnswer:
+        began = self.wall_ms()
+        sent = metarank.decode(await self._body(call.request))
+        for found in sent:
+            if some := metarank.events(found, lambda ranking: self.rankings.find(ranking) is not None):
+                user = metarank.owner(found)
+                check_user(user)
+                _admit(call.token, endpoints.FEEDBACK, user)
+                await self._accept(user, f"{found.event} {found.id}", some, seen=True)
+        return metarank.FeedbackAnswer(len(sent), "ok", self.wall_ms() - began)
 
-    async def _ranked(self, user: str, request: Request) -> Response:
-        sent = await _body(request, Candidates)
-        return await self._ranking(user, len(sent.candidates), sent.candidates)
+    async def _best(self, call: Call) -> RankingAnswer:
+        k = call.request.query_params.get("k", "10")
+        if not (k.isascii() and k.isdecimal() and 1 <= int(k[:9]) <= MAX_CANDIDATES):
+            raise BodyError(f"k: a number from 1 to {MAX_CANDIDATES}")
+        return await self._ranking(call.user, int(k), [])
 
-    async def _ranking(self, user: str, k: int, candidates: list[str] | None) -> Response:
-        found = await run_in_threadpool(self.rank, user, k, candidates)
-        return _json(
-            {
-                "user": user,
-                "items": [{"item": each.item, "score": each.score} for each in found.items],
-                "release": found.release,
-                "variant": found.by,
-                "known_until_epoch": found.epoch,
-            }
-        )
+    async def _ranked(self, call: Call) -> RankingAnswer:
+        sent = msgspec.json.decode(await self._body(call.request), type=Candidates)
+        return await self._ranking(call.user, sent.k, sent.candidates)
+
+    async def _metarank(self, call: Call) -> metarank.RankAnswer:
+        began = self.wall_ms()
+        sent = msgspec.json.decode(await self._body(call.request), type=metarank.Rank)
+        user = metarank.owner(sent)
+        check_user(user)
+        _admit(call.token, endpoints.METARANK, user)
+        items = [item.id for item in sent.items]
+        ranking = await self._ranking(user, len(items), items, metarank.ranking_id(user, sent.id))
+        return metarank.answered(ranking, self.wall_ms() - began)
+
+    async def _ranking(self, user: str, k: int, candidates: list[str], ranking: str = "") -> RankingAnswer:
+        found = await self.rankings.ask(user, k, candidates, ranking)
+        return await run_in_threadpool(answer, found, self.tables.names)
+
+    async def _explained(self, call: Call) -> msgspec.Struct:
+        found = self.rankings.find(call.request.path_params["ranking"])
+        if found is None or call.token.user not in (None, found.user):
+            raise HTTPException(404, "no such ranking, or not known any more")
+
+        def explained() -> msgspec.Struct:
+            seqs = self.tables.last_events(found.user, found.seq)
+            return explain(found, self.tables.release(found.versions.release), self.tables.names, *seqs)
+
+        try:
+            return await run_in_threadpool(explained)
+        except ReleaseError as error:
+            raise HTTPException(404, str(error)) from error
+
+    async def _user(self, call: Call) -> msgspec.Struct:
+        return await run_in_threadpool(self.tables.user, call.user)
+
+    async def _releases(self, _: Call) -> msgspec.Struct:
+        return ReleasesAnswer(await run_in_threadpool(self.tables.releases))
+
+    async def _item(self, call: Call) -> msgspec.Struct:
+        item = call.request.path_params["item"]
+        if not 0 < len(item) <= MAX_NAME or "\0" in item:
+            raise BodyError(f"item: 1 to {MAX_NAME} characters, no NUL")
+        return await run_in_threadpool(self.tables.item, item)
+
+    async def _body(self, request: Request) -> bytes:
+        """Return the body of a request, which is JSON. Raises HTTPException if it is not, too large or too slow."""
+        data = b""
+        try:
+            async with asyncio.timeout(self.body_s):
+                async for chunk in request.stream():
+                    data += chunk
+                    if len(data) > MAX_BODY:
+                        raise HTTPException(413, f"a body has at most {MAX_BODY} bytes")
+        except TimeoutError as error:
+            raise HTTPException(408, f"a body arrives within {self.body_s:g} s") from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, "the body ended early") from error
+        try:
+            msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise HTTPException(400, f"the body is no JSON: {error}") from error
+        return data
 
 
-async def _body(request: Request, kind: type[T]) -> T:
-    """Return the body of a request. Raises HTTPException if it is too large or no JSON, ValidationError for a field."""
-    data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise HTTPException(413, f"a body has at most {MAX_BODY} bytes")
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError:
-        raise
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise HTTPException(400, f"the body is no JSON: {error}") from error
+def _admit(token: Token, endpoint: Endpoint, user: str | None) -> None:
+    """Raise HTTPException if the token may not do this, or not for this user; None: for nobody in particular."""
+    if endpoint.scope is not None and not token.admits(endpoint.scope, user):
+        raise HTTPException(403, f"token {token.name} may not {endpoint.scope} for this user")
 
 
-def _json(answer: dict[str, object], status: int = 200) -> Response:
-    return Response(msgspec.json.encode(answer), status, media_type="application/json")
+def _json(content: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = _json({"error": error.detail}, error.status_code)
-    answer.headers.update(error.headers or {})
-    return answer
+    refusal = _json(ErrorAnswer(error.detail), error.status_code)
+    refusal.headers.update(error.headers or {})
+    return refusal
 
 
 async def _fail(_: Request, _error: Exception) -> Response:
-    return _json({"error": "an error of the gateway; its log says more"}, 500)
+    return _json(ErrorAnswer("an error of the gateway; its log says more"), 500)

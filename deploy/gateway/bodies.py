@@ -1,4 +1,7 @@
-"""Bodies of requests and answers as structs, so that an error names the field. Pure."""
+"""Bodies of requests and answers as structs, so that an error names the field. Pure.
+
+The OpenAPI document is made from them: a docstring is the description of its schema.
+"""
 
 from __future__ import annotations
 
@@ -7,61 +10,151 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from streams.codec import RecordError
-from streams.kafka.message import check_batch
-from streams.records import LATEST, DeviceBatch, Kind
+from streams.records import LATEST
 
 MAX_BODY = 256 * 1024  # bytes
 MAX_EVENTS, MAX_CANDIDATES, MAX_NAME = 500, 1000, 256
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Number = Annotated[int, Meta(ge=0, lt=LATEST)]
+Wanted = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An event of a device."""
+    """An event of a device. `exposure`: shown and not clicked.
+
+    `time` is event time, ms since 1970; default: now. Items of one impression have the same number `impression`; 0:
+    none. An item on the list of a ranking has its id in `ranking` instead.
+    """
 
     item: Name
-    kind: Literal["click", "exposure"]  # exposure: shown and not clicked
-    time: Number  # event time, ms since 1970
-    impression: Number = 0  # number of the impression, the same for all its items; 0: none
+    kind: Literal["click", "exposure"]
+    time: Number | None = None
+    impression: Number = 0
+    ranking: Name | None = None
 
 
 class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Consecutive events of one user. `seq` is the number of the first one: each user's events are numbered from 0.
+    """Consecutive events of one user. All events of an impression or a ranking are in one body.
 
-    Sent again, an event is applied once. All events of an impression are in one body.
+    `seq` is the number of the first one, if the device numbers its events: each user's from 0.
     """
 
-    seq: Number
     events: Annotated[list[Event], Meta(min_length=1, max_length=MAX_EVENTS)]
+    seq: Number | None = None
 
-    def batch(self, user: str, wall_ms: int) -> DeviceBatch:
-        """Return the record for Kafka. Raises BodyError."""
-        events = self.events
-        batch = DeviceBatch(
-            user=user,
-            seq=self.seq,
-            items=[event.item for event in events],
-            kinds=bytes([Kind[event.kind.upper()] for event in events]),
-            times=[event.time for event in events],
-            impressions=[event.impression for event in events],
-            sent_wall=wall_ms,
-        )
-        for i in range(1, len(events)):
-            if events[i].time < events[i - 1].time:
-                raise BodyError(f"earlier than the event before it - at `$.events[{i}].time`")
-        try:
-            check_batch(batch)
-        except RecordError as error:
-            raise BodyError(str(error)) from error
-        return batch
+
+class EventsAnswer(msgspec.Struct, frozen=True):
+    """The events are on Kafka. `next_seq`: number of the user's next event, if the device numbers them."""
+
+    user: str
+    accepted: int
+    next_seq: int | None
+    idempotency_key: str | None
 
 
 class Candidates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Items to be ranked for a user."""
+    """Items to be ranked for a user. `k`: how many of them will be shown; default: all."""
 
     candidates: Annotated[list[Name], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+    k: Wanted = MAX_CANDIDATES
+
+
+class RankedItem(msgspec.Struct, frozen=True):
+    """An item of a ranking, with its score by the variant (a logit)."""
+
+    item: str
+    score: float
+
+
+class RankingAnswer(msgspec.Struct, frozen=True):
+    """A ranking, best first. Ages are in ms; null: there is no such data.
+
+    `ranking` is its id, to be named by a click on one of its items. `degraded`: by the fast part alone, because the
+    cloud was late. The user's events before `next_seq` were known. `r2_age` is the time since the window of exposures
+    closed whose r2 was used, `history_age` that since the user's clicks were last uploaded to the cloud; `history` are
+    the uploaded clicks that were used, `not_uploaded` those that only the device knows yet.
+    """
+
+    ranking: str
+    user: str
+    items: list[RankedItem]
+    release: int
+    variant: str
+    degraded: bool
+    next_seq: int
+    r2_age: int | None
+    history_age: int | None
+    history: int
+    not_uploaded: int
+
+
+class DeviceAnswer(msgspec.Struct, frozen=True):
+    """A user's state on the device at the end of an epoch: short histories, and windows of exposures."""
+
+    epoch: int
+    clicks: list[str]
+    exposures: list[str]
+    not_uploaded: list[str]
+    window: int
+    open_exposures: int
+
+
+class CloudAnswer(msgspec.Struct, frozen=True):
+    """A user's state on the cloud at the end of an epoch: uploaded clicks, and windows whose r2 is kept."""
+
+    epoch: int
+    history: list[str]
+    windows: list[int]
+
+
+class UserAnswer(msgspec.Struct, frozen=True):
+    """A user's state as it was recorded last. `next_seq`: number of the next event, as far as recorded."""
+
+    user: str
+    next_seq: int
+    device: DeviceAnswer | None
+    cloud: CloudAnswer | None
+
+
+class ReleaseAnswer(msgspec.Struct, frozen=True):
+    """A release. It was made after `epoch` from events up to `trained_until` (ms); `gate`: what its gate saw."""
+
+    version: int
+    parent: int
+    kind: str
+    epoch: int
+    trained_until: int
+    gate: dict[str, float | str | None]
+
+
+class ReleasesAnswer(msgspec.Struct, frozen=True):
+    """The published releases, newest first."""
+
+    releases: list[ReleaseAnswer]
+
+
+class ItemAnswer(msgspec.Struct, frozen=True):
+    """An item as of the end of `epoch`. `first_epoch`: in which it was first seen; null: never."""
+
+    item: str
+    epoch: int
+    clicks: int
+    clicks_of_epoch: int
+    first_epoch: int | None
+    in_catalogue: bool
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """A sentence about what is wrong, which names the field if there is one."""
+
+    error: str
+
+
+class HealthAnswer(msgspec.Struct, frozen=True):
+    """The gateway runs."""
+
+    status: Literal["ok"] = "ok"
 
 
 class BodyError(ValueError):

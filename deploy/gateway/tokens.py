@@ -28,8 +28,8 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scopes: tuple[Scope, ...]
     user: str | None = None  # the only user; None: any
 
-    def admits(self, scope: Scope, user: str) -> bool:
-        """Return True if the token may do this in the name of the user."""
+    def admits(self, scope: Scope, user: str | None) -> bool:
+        """Return True if the token may do this in the name of the user; None: of nobody in particular."""
         return (scope in self.scopes or "admin" in self.scopes) and self.user in (None, user)
 
 

@@ -25,6 +25,7 @@ from streams.topics import (
     ITEM_EMBEDDINGS,
     MODEL_RELEASES,
     OUTCOMES,
+    RANKINGS,
     TOPICS,
     Topic,
 )
@@ -34,6 +35,7 @@ _VALUES: Mapping[Topic, object] = {
     DEVICE_UPLINK: record_types.Uplink,
     CLOUD_DOWNLINK: record_types.SlowPriors,
     OUTCOMES: record_types.OutcomeEvent,
+    RANKINGS: record_types.Ranking,
     FAST_EXAMPLES: record_types.ExampleEvent,
     ITEM_EMBEDDINGS: record_types.EmbeddingRow,
     MODEL_RELEASES: record_types.ReleaseEvent,

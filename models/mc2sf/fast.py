@@ -46,15 +46,23 @@ class Fast(nn.Module):
 
     def fuse(self, of_clicks: Tensor, of_exposures: Tensor, e: Tensor) -> Tensor:
         """Return both states weighted by a softmax of their gates (eq. 3, second line): [B, C, d] each -> [B, C, d]."""
-        gates = torch.stack([self.gate_p(torch.cat([of_clicks, e], -1)), self.gate_n(torch.cat([of_exposures, e], -1))])
-        w = torch.softmax(gates, 0).unsqueeze(-1)  # [2, B, C, 1]
+        w = self.weights(of_clicks, of_exposures, e).unsqueeze(-1)
         return w[0] * of_clicks + w[1] * of_exposures
+
+    def weights(self, of_clicks: Tensor, of_exposures: Tensor, e: Tensor) -> Tensor:
+        """Return the softmax of both gates, w1 and w2 of eq. (3): [B, C, d] each -> [2, B, C]."""
+        gates = torch.stack([self.gate_p(torch.cat([of_clicks, e], -1)), self.gate_n(torch.cat([of_exposures, e], -1))])
+        return torch.softmax(gates, 0)
 
     def initial_states(self, r_n: Tensor, r_t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the initial states z_p and z_n for each candidate (eq. 7, first half): [B, C, d] each."""
-        alpha = torch.sigmoid(self.w0(torch.cat([r_n, r_t], -1)))
+        alpha = self.alpha(r_n, r_t)
         r_f = alpha * r_n + (1 - alpha) * r_t
         return torch.relu(self.w1(r_f)), torch.relu(self.w2(r_f))
+
+    def alpha(self, r_n: Tensor, r_t: Tensor) -> Tensor:
+        """Return the share of r_n in the mixture of both priors (eq. 7), per dimension: [B, C, d]."""
+        return torch.sigmoid(self.w0(torch.cat([r_n, r_t], -1)))
 
     def gru_states(
         self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors, z_p: Tensor, z_n: Tensor
@@ -76,8 +84,10 @@ class Fast(nn.Module):
         self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors, e: Tensor, r_t: Tensor, r_n: Tensor
     ) -> Tensor:
         """Return the logits of S2F (eq. 7-8): [B, C]. r_t and r_n [B, C, d] are data: gradients are cut here."""
-        r_t, r_n = r_t.detach(), r_n.detach()
-        if self._symlog_priors:
-            r_t, r_n = symlog(r_t), symlog(r_n)
+        r_t, r_n = self.received(r_t), self.received(r_n)
         r = self.fuse(*self.gru_states(gru_n, clicks, exposures, *self.initial_states(r_n, r_t)), e)
         return self.head_s2f.score((r, r_t), e, r)
+
+    def received(self, prior: Tensor) -> Tensor:
+        """Return a prior as the fast part takes it, without gradient."""
+        return symlog(prior.detach()) if self._symlog_priors else prior.detach()

@@ -47,6 +47,14 @@ class FastAnswer(NamedTuple):
     mc2sf: Floats
 
 
+class S2FWeights(NamedTuple):
+    """Weights inside S2F per candidate (f4 [n]): w1 and w2 (eq. 3), and alpha (eq. 7), the mean of its dimensions."""
+
+    w1: Floats
+    w2: Floats
+    alpha: Floats
+
+
 class Scorer:
     """Scores by the nets of one release, numpy in, numpy out. The weights must not change while it is in use."""
 
@@ -160,6 +168,20 @@ class Scorer:
                 of_net = s2f.stack(of_net, fast, of_cloud, affinities)
             answer.mc2sf[some] = of_net[0, :real].numpy()
         return answer
+
+    @torch.inference_mode()
+    def s2f_weights(
+        self, clicks: Rows, exposures: Rows, candidates: Rows, r_t: Halves, r_n: Halves, item_statistics: Buckets
+    ) -> S2FWeights:
+        """Return the weights inside S2F for the arguments of `fast`: for explanations, in one call without tiles."""
+        nets, short = self._s2f, self.config.history_short
+        e = nets.encoder.E.detach()[torch.from_numpy(candidates)][None]
+        e = nets.encoder.with_statistics(e, torch.from_numpy(_buckets(item_statistics, len(candidates)))[None])
+        of_t, of_n = (nets.fast.received(torch.from_numpy(r.astype(np.float32))[None]) for r in (r_t, r_n))
+        sequences = _sequence(nets, clicks, short), _sequence(nets, exposures, short)
+        states = nets.fast.gru_states(nets.encoder.gru_n, *sequences, *nets.fast.initial_states(of_n, of_t))
+        w1, w2 = nets.fast.weights(*states, e)[:, 0]
+        return S2FWeights(w1.numpy(), w2.numpy(), nets.fast.alpha(of_n, of_t)[0].mean(-1).numpy())
 
 
 def _vectors(nets: Nets, rows: Rows, length: int) -> Tensor:

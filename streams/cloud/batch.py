@@ -141,6 +141,9 @@ class CloudWork:
             window=0 if r2 is None else request.window,
             versions=request.versions,
             statistics_epoch=request.statistics_epoch,
+            ranking=request.ranking,
+            history_items=Tensor.of(history, "<i8") if request.ranking else None,
+            r2=(r2 or b"") if request.ranking else b"",
         )
 
     def _apply_marker(self, number: int, marker: EpochEnd | EndOfLog) -> None:

@@ -285,6 +285,13 @@ consumer_offsets = _table(
     _key("partition", INTEGER, "partition of the topic"),
     _value("offset", BIG, "next offset to read"),
 )
+idempotency_keys = _table(
+    "idempotency_keys",
+    "One row per batch of events that its sender did not number: by its key a repeat is recognised.",
+    _key("user", TEXT, _USER),
+    _key("seq", BIG, "sequence number that its first event was given"),
+    _value("key", BIG, "hash of the key: streams.state.numbering.key_number"),
+)
 leases = _table(
     "leases",
     "Which process of a role is the active one.",

@@ -16,6 +16,7 @@ from streams.codec import Reader, RecordError
 from streams.device.deferred_gru import GruState, compute
 from streams.device.epoch_markers import EpochMarkers
 from streams.device.index import DeviceIndex
+from streams.device.live_ranking import ask, check_request, complete
 from streams.device.ranking import (
     answers_request,
     check_priors,
@@ -38,6 +39,7 @@ from streams.records import (
     DeviceEvent,
     EpochBegin,
     EpochMarker,
+    GatewayRequest,
     NegativeMemory,
     RankRequest,
     SlowPriors,
@@ -45,7 +47,7 @@ from streams.records import (
 from streams.settings import Settings
 from streams.state.device import DevicePartitionState, PendingRequest, request_key, user_key
 from streams.state.pending_writes import PendingWrites
-from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
+from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES, RANKINGS
 
 log = logging.getLogger(__name__)
 log.addFilter(LogThrottle())
@@ -91,6 +93,9 @@ class DeviceWork:
             if isinstance(event, DeviceBatch):
                 message.check_user(event.user, self._settings.partitions)
                 check_batch(event)
+            elif isinstance(event, GatewayRequest):
+                message.check_user(event.user, self._settings.partitions)
+                check_request(event)
         except RecordError as error:
             return error
         return event
@@ -107,12 +112,16 @@ class DeviceWork:
         required: set[int | None] = {request.versions.release for _, _, request in self._overdue}
         for message, record in self._received:
             if isinstance(record, SlowPriors):
-                request = self._rows.request(request_key(record.user, record.seq))
+                request = (
+                    self._rows.index.rankings.get(record.ranking)
+                    if record.ranking
+                    else (self._rows.request(request_key(record.user, record.seq)))
+                )
                 if request is not None:
                     required.add(request.versions.release)
             elif isinstance(record, EpochBegin):
                 required |= self._releases_of(replace(self._rows.partition(message.partition), release=record.release))
-            elif isinstance(record, DeviceBatch):
+            elif isinstance(record, DeviceBatch | GatewayRequest):
                 required |= self._releases_of(self._rows.partition(message.partition))
         return required
 
@@ -130,7 +139,7 @@ class DeviceWork:
         for message, record in self._received:
             if isinstance(record, EpochBegin):
                 required.add(self._epoch_before(record.epoch))
-            elif isinstance(record, DeviceBatch):
+            elif isinstance(record, DeviceBatch | GatewayRequest):
                 required.add(self._epoch_before(self._rows.partition(message.partition).begun))
         return required
 
@@ -147,6 +156,10 @@ class DeviceWork:
                     raise record
                 if isinstance(record, DeviceBatch):
                     self._apply(message, record, releases, item_statistics)
+                elif isinstance(record, GatewayRequest):
+                    self._ask(message, record, releases, item_statistics)
+                elif isinstance(record, SlowPriors) and record.ranking:
+                    self._complete(message, record, releases)
                 elif isinstance(record, SlowPriors):
                     self._answer(message, record, releases)
                 else:
@@ -185,11 +198,7 @@ class DeviceWork:
         made = self._step(user, batch, self._context(message.partition, releases, item_statistics, resend_r2=resend_r2))
         if made.user is not user:
             self._rows.put_user(message.partition, message.key, made.user)
-        for record in made.uplink:
-            self._writes.send(DEVICE_UPLINK, message.partition, message.key, record)
-            self._rows.index.r2_sent.add(message.key)
-            if isinstance(record, DeferredNegativeMemory):
-                self._deferred.append(record.r2)
+        self._send_up(message, made.uplink)
         for request in made.requests:
             self._rows.put_request(message.partition, request_key(request.user, request.seq), request)
         self._counts["repeated"] += made.repeated
@@ -197,6 +206,13 @@ class DeviceWork:
             self._counts["applied"] += made.applied
             if batch.sent_wall:
                 self._sent_wall.append(batch.sent_wall)
+
+    def _send_up(self, message: Message, records: Iterable[DeferredNegativeMemory | RankRequest]) -> None:
+        for record in records:
+            self._writes.send(DEVICE_UPLINK, message.partition, message.key, record)
+            self._rows.index.r2_sent.add(message.key)
+            if isinstance(record, DeferredNegativeMemory):
+                self._deferred.append(record.r2)
 
     def _step(self, user: User, batch: DeviceBatch, context: Context) -> Step:
         try:
@@ -230,6 +246,35 @@ class DeviceWork:
         )
         return context
 
+    def _ask(
+        self, message: Message, request: GatewayRequest, releases: Releases, item_statistics: StatisticsByEpoch
+    ) -> None:
+        """Answer a gateway by the fast part, and ask the cloud; not if it comes too late for both."""
+        if self._settings.lockstep:
+            raise RecordError("a request for a ranking in a run in lockstep")
+        if request.deadline_wall < self._wall:
+            self._counts["late"] += 1
+            return
+        user, resend_r2 = self._rows.user(message.key), message.key not in self._rows.index.r2_sent
+        context = self._context(message.partition, releases, item_statistics, resend_r2=resend_r2)
+        uploaded = self._rows.partition(message.partition).uploaded
+        asked = ask(user, request, context, releases(context.versions.release), message.offset, uploaded)
+        if asked.user is not user and user.state.seq:  # a user without events gets no row
+            self._rows.put_user(message.partition, message.key, asked.user)
+        self._send_up(message, asked.uplink)
+        self._writes.send(RANKINGS, message.partition, message.key, asked.first)
+        self._rows.index.rankings[request.id] = asked.first
+
+    def _complete(self, message: Message, priors: SlowPriors, releases: Releases) -> None:
+        first = self._rows.index.rankings.get(priors.ranking)
+        if first is None or first.user != priors.user or first.versions != priors.versions:
+            self._counts["unasked"] += 1
+            return
+        whole = complete(first, priors, releases(first.versions.release), self._wall)
+        del self._rows.index.rankings[priors.ranking]
+        self._writes.send(RANKINGS, message.partition, message.key, whole)
+        self._counts["bytes down"] += len(message.value)
+
     def _answer(self, message: Message, priors: SlowPriors, releases: Releases) -> None:
         key = request_key(priors.user, priors.seq)
         request = self._rows.request(key)
@@ -253,7 +298,10 @@ class DeviceWork:
         self._epoch_markers.forward(message.partition)
 
     def _expire(self, releases: Releases) -> None:
-        """Rank overdue requests by the fast net alone; there are none in lockstep."""
+        """Rank overdue requests by the fast net alone, and drop rankings; there are none in lockstep."""
+        limit = self._wall - int(self._settings.request_timeout_s * 1000)
+        for ranking in [each for each, first in self._rows.index.rankings.items() if first.answered_wall < limit]:
+            del self._rows.index.rankings[ranking]
         for partition, key, request in self._overdue:
             if self._rows.request(key) is None:
                 continue  # answered in this batch

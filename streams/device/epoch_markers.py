@@ -32,7 +32,7 @@ class EpochMarkers:
             if marker.epoch <= partition.ended:
                 return
             self._upload_clicks(number, marker)
-            partition = replace(partition, ended=marker.epoch)
+            partition = replace(partition, ended=marker.epoch, uploaded=marker.time)
         elif partition.over:
             return
         else:

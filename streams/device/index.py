@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from streams.kafka.partitioner import partition_of_row
+from streams.records import Ranking
 from streams.state.device import DeviceState, PendingRequest, kind_of
 from streams.state.row_codec import decode_row
 
@@ -20,6 +21,7 @@ class DeviceIndex:
         self.requests: defaultdict[int, dict[bytes, tuple[int, int]]] = defaultdict(dict)  # key -> wall clock, epoch
         self._pending: defaultdict[int, Counter[int]] = defaultdict(Counter)  # requests by epoch
         self.uploads: defaultdict[int, set[bytes]] = defaultdict(set)
+        self.rankings: dict[str, Ranking] = {}  # that wait for the cloud, by id; lost with the worker
         self.r2_sent: set[bytes] = set()  # since this worker was assigned their partition; also if there is none yet
 
     @classmethod

@@ -23,9 +23,10 @@ from models.evaluation.candidates import Candidates, evaluated, sampled, slate
 from streams.codec import Tensor, encode
 from streams.device.deferred_gru import DeferredGru, GruState, computed
 from streams.plugins.loaded import loaded
-from streams.records import DeviceBatch, NegativeMemory, RankRequest, Versions, item_key
+from streams.records import RANKED, DeviceBatch, NegativeMemory, RankRequest, Versions, item_key
 from streams.settings import Settings
 from streams.state.device import DeviceState, PendingRequest, keys_bytes
+from streams.state.numbering import numbered, with_key
 
 _NO_UPLOADS = np.empty(0, dtype=np.int64)  # only the cloud knows the uploaded clicks
 
@@ -101,7 +102,10 @@ class Step:
 
 def step(before: User, batch: DeviceBatch, context: Context) -> Step:
     """Apply `batch`; skip events that were applied before. Raises SequenceGap if events before it are missing."""
-    n = len(batch.items)
+    n, of_user = len(batch.items), numbered(batch, before.state.seq, before.state.keys)
+    if of_user is None:
+        return Step(before, repeated=n)
+    batch = of_user
     skip = before.state.seq - batch.seq
     if skip < 0:
         raise SequenceGap(f"seq {batch.seq} behind a missing or refused record: {before.state.seq} is expected")
@@ -109,8 +113,20 @@ def step(before: User, batch: DeviceBatch, context: Context) -> Step:
         return Step(before, repeated=n)
     made = _BatchStep(before, batch, context)
     made.apply_from(skip)
+    made.state.keys = with_key(before.state.keys, batch)
     user = User(made.state, made.gru_state, made.r2)
     return Step(user, made.uplink, made.requests, applied=n - skip, repeated=skip)
+
+
+def prepare_request(before: User, user: str, context: Context) -> Step:
+    """Return the user under the encoder in force, and the r2 that the cloud must have before a request."""
+    made = _BatchStep(before, DeviceBatch(user, before.state.seq, [], b"", [], []), context)
+    if made.state.encoder != context.versions.encoder:
+        made.change_encoder()
+    if made.resend_r2 and made.state.window:
+        made.send_r2()
+    changed = before.state.encoder != made.state.encoder
+    return Step(User(made.state, made.gru_state, made.r2) if changed else before, made.uplink)
 
 
 class _BatchStep:
@@ -158,7 +174,8 @@ class _BatchStep:
             self.close_window(time)
         kinds, settings, user, seq = self.batch.kinds, self.settings, self.batch.user, self.batch.seq
         for i in range(start, end):
-            if kinds[i] == CLICK and evaluated(settings.seed, user, seq + i, settings.evaluate):
+            ranked = self.batch.impressions[i] >= RANKED
+            if kinds[i] == CLICK and (ranked or evaluated(settings.seed, user, seq + i, settings.evaluate)):
                 self.request(i, start, end)
         for i in range(start, end):
             self.learn(i)
@@ -270,8 +287,8 @@ class _BatchStep:
         """
         settings, user, seq, target = self.settings, self.batch.user, self.batch.seq + i, self.keys[i]
         catalogue, kinds = self.context.catalogue, self.batch.kinds
-        untrained = not len(catalogue)
-        if settings.exposures == "logged" and self.batch.impressions[i]:
+        untrained, impression = not len(catalogue), self.batch.impressions[i]
+        if impression >= RANKED or (settings.exposures == "logged" and impression):
             clicked = {self.keys[j] for j in range(start, end) if kinds[j] == CLICK}
             others = [j for j in range(start, end) if self.keys[j] not in clicked]
             shown = _array([self.keys[j] for j in others])

@@ -24,6 +24,7 @@ from streams.topics import (
     MODEL_RELEASES,
     MODEL_WEIGHTS,
     OUTCOMES,
+    RANKINGS,
     TOPICS,
     Topic,
 )
@@ -41,11 +42,11 @@ class Access:
 
 
 ACCESS: dict[str, Access] = {
-    "gateway": Access((), (DEVICE_EVENTS,)),
+    "gateway": Access((RANKINGS,), (DEVICE_EVENTS,)),
     "replay": Access((MODEL_RELEASES, DEVICE_EVENTS), (DEVICE_EVENTS,)),  # its own topic: to resume
     "device": Access(
         (DEVICE_EVENTS, CLOUD_DOWNLINK, DEVICE_STATE, *_RELEASE),
-        (DEVICE_UPLINK, OUTCOMES, FAST_EXAMPLES, DEVICE_STATE, DEAD_LETTERS),
+        (DEVICE_UPLINK, OUTCOMES, RANKINGS, FAST_EXAMPLES, DEVICE_STATE, DEAD_LETTERS),
         group=True,
     ),
     "cloud": Access((DEVICE_UPLINK, CLOUD_STATE, *_RELEASE), (CLOUD_DOWNLINK, CLOUD_STATE, DEAD_LETTERS), group=True),

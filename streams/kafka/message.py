@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from streams.codec import MAX_BYTES, RecordError
 from streams.kafka.partitioner import partition_of
 from streams.kafka.types import KafkaMessage, TopicPartition
-from streams.records import LATEST, DeadLetter, DeviceBatch, Kind
+from streams.records import LATEST, RANKED, DeadLetter, DeviceBatch, Kind
 from streams.settings import Settings
 
 _LAST_KIND = max(Kind)
@@ -92,7 +92,7 @@ def check_batch(batch: DeviceBatch) -> None:
         raise RecordError(f"unknown kind of event {max(batch.kinds)}")
     if min(batch.times) < 0 or max(batch.times) >= LATEST:
         raise RecordError("a time is negative or too large")
-    if max(map(abs, batch.impressions)) >= LATEST:
+    if max(map(abs, batch.impressions)) >= RANKED + LATEST:
         raise RecordError("an impression is too large")
     if not 0 <= batch.seq < LATEST - n:
         raise RecordError(f"seq {batch.seq} is negative or too large")

@@ -25,7 +25,7 @@ from streams.process.log_throttle import LogThrottle
 from streams.recorder import state_snapshots
 from streams.recorder.epoch_barrier import EpochBarrier
 from streams.recorder.metric_rows import drift_rows, point_rows, show
-from streams.recorder.rows import ROLE, Buffer, Row, RowBuilder, outcome_row
+from streams.recorder.rows import ROLE, Buffer, Recorded, Row, RowBuilder, outcome_row
 from streams.records import (
     ClickUpload,
     DeadLetter,
@@ -39,6 +39,7 @@ from streams.records import (
     Uplink,
 )
 from streams.settings import Settings
+from streams.state.numbering import KEPT_KEYS
 from streams.state.row_codec import FencingEpochs
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 
@@ -75,14 +76,14 @@ class EpochWriter:
         with engine.begin() as connection:
             epoch, self._without_rank, self._committed = self._progress(connection)
             self.prequential = PrequentialEvaluator.recorded(connection, settings, epoch)
-            expected, names = _known(connection, self._run)
+            recorded = _recorded(connection, self._run)
         partitions = [TopicPartition(topic.name, p) for topic in MARKED for p in range(topic.partitions(settings))]
         self.barrier = EpochBarrier(partitions, self._committed, epoch + 1)
         self._dead_letters = self._committed.get(DEAD_LETTER_PARTITION, 0)  # offset to read next
         self._fencing_epochs = {topic.name: FencingEpochs() for topic in CHANGELOGS}
         self._held: defaultdict[TopicPartition, list[Message]] = defaultdict(list)  # records behind a marker
         self._early: list[Message] = []  # outcomes of later epochs (free-running: they do not wait for older answers)
-        self._rows = RowBuilder(self._run, settings.dim, settings.partitions, expected, names)
+        self._rows = RowBuilder(self._run, settings.dim, settings.partitions, recorded)
 
     def positions(self) -> dict[TopicPartition, int]:
         """Return the offset to read next in each partition."""
@@ -220,6 +221,7 @@ class EpochWriter:
             schema.negative_memories: buffer.memories,
             schema.click_uploads: buffer.uploads,
             schema.dead_letters: buffer.dead_letters,
+            schema.idempotency_keys: buffer.keys,
         }
         return {table: copy_new(connection, table, rows) for table, rows in plain.items()}
 
@@ -285,9 +287,11 @@ class EpochWriter:
             raise OvertakenError(f"another recorder of run {self._run} is running: stop one of them")
 
 
-def _known(connection: Connection, run: str) -> tuple[dict[str, int], set[str]]:
-    """Return the next seq of each user, and the names of the known items."""
-    i, names = schema.interactions.c, schema.items.c
+def _recorded(connection: Connection, run: str) -> Recorded:
+    i, names, k = schema.interactions.c, schema.items.c, schema.idempotency_keys.c
     last = sa.select(i.user, sa.func.max(i.seq)).where(i.run == run).group_by(i.user)
     expected = {user: seq + 1 for user, seq in connection.execute(last)}
-    return expected, set(connection.execute(sa.select(names.name).where(names.run == run)).scalars())
+    keys: dict[str, list[int]] = {}
+    for user, key in connection.execute(sa.select(k.user, k.key).where(k.run == run).order_by(k.user, k.seq)):
+        keys[user] = [*keys.get(user, []), key][-KEPT_KEYS:]
+    return Recorded(expected, set(connection.execute(sa.select(names.name).where(names.run == run)).scalars()), keys)

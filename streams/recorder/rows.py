@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import count, repeat
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,12 +17,21 @@ from streams.kafka.message import Message, check_batch
 from streams.kafka.types import TopicPartition
 from streams.recorder.state_snapshots import Changed
 from streams.records import LATEST, ClickUpload, DeadLetter, DeviceBatch, NegativeMemory, Outcome, Versions, item_key
+from streams.state.numbering import key_number, numbered, with_key
 
 ROLE = "recorder"
 Row = tuple[object, ...]  # in the order of its table's columns
 
 _LARGE = frozenset({"seq", "time", "window", "target", "r2_age", "asked_wall", "answered_wall", "offset"})
 _INT32 = 1 << 31
+
+
+class Recorded(NamedTuple):
+    """The recorded part of a run as far as later rows depend on it."""
+
+    expected: dict[str, int]  # number of the next event, by user
+    names: set[str]  # of the known items
+    keys: dict[str, list[int]]  # the last idempotency keys, by user
 
 
 @dataclass
@@ -33,6 +43,7 @@ class Buffer:
     memories: list[Row] = field(default_factory=list)
     uploads: list[Row] = field(default_factory=list)
     dead_letters: list[Row] = field(default_factory=list)
+    keys: list[Row] = field(default_factory=list)
     outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
     states: dict[TopicPartition, dict[str, Changed]] = field(default_factory=dict)  # newest of each user, per changelog
 
@@ -43,22 +54,26 @@ class Buffer:
     @property
     def rows(self) -> int:
         """The number of rows that can be written before the epoch ends."""
-        return sum(map(len, (self.interactions, self.memories, self.uploads, self.dead_letters)))
+        return sum(map(len, (self.interactions, self.memories, self.uploads, self.dead_letters, self.keys)))
 
 
 class RowBuilder:
-    """Builds the rows of a run. `expected` is the next seq of each user, `names` are the names of the known items."""
+    """Builds the rows of a run, given what is recorded."""
 
-    def __init__(self, run: str, dim: int, partitions: int, expected: dict[str, int], names: set[str]) -> None:
+    def __init__(self, run: str, dim: int, partitions: int, recorded: Recorded) -> None:
         self._run, self._dim, self._partitions = run, dim, partitions
-        self._expected, self._names = expected, names
+        self._expected, self._names, self._keys = recorded
         self.buffer = Buffer()
 
     def batch(self, record: DeviceBatch, message: Message, epoch: int, wall: int) -> None:
         """Add the new events of a batch. Raises RecordError if the devices refuse the batch."""
         message.check_user(record.user, self._partitions)
         check_batch(record)
-        expected = self._expected.get(record.user, 0)
+        expected, keys = self._expected.get(record.user, 0), self._keys.get(record.user, [])
+        of_user = numbered(record, expected, keys)
+        if of_user is None:
+            return
+        record = of_user
         if record.seq > expected:
             raise RecordError(f"seq {record.seq} behind a missing or refused record: {expected} is expected")
         end = record.seq + len(record.items)
@@ -82,6 +97,9 @@ class RowBuilder:
         )
         self.buffer.interactions += list(rows)[expected - record.seq :]
         self._expected[record.user] = end
+        if record.key:
+            self._keys[record.user] = with_key(keys, record)
+            self.buffer.keys.append((self._run, record.user, record.seq, key_number(record.key)))
 
     def memory(self, record: NegativeMemory, message: Message, wall: int) -> None:
         """Add a negative memory."""

@@ -34,6 +34,7 @@ class DeviceState(msgspec.Struct, array_like=True):
     exposures: list[int] = msgspec.field(default_factory=list)  # of the last two windows
     uploads: list[int] = msgspec.field(default_factory=list)  # clicks since the last upload, at most L_S
     uploads_epoch: int = -1  # epoch of these clicks
+    keys: list[int] = msgspec.field(default_factory=list)  # the last idempotency keys: see streams/state/numbering.py
 
 
 class PendingRequest(msgspec.Struct, array_like=True, frozen=True):
@@ -70,6 +71,7 @@ class DevicePartitionState(msgspec.Struct, array_like=True, frozen=True):
     next: int = 0  # next expected offset of device-events
     gap: int = -1  # the value of `next` at which the worker ended because a later offset came
     newest: int | None = None  # the newest release used so far (free-running): no older one is used after it
+    uploaded: int = 0  # event time of the last epoch's end, when clicks were uploaded
 
 
 def user_key(user: str) -> bytes:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streams.plugins.loaded import loaded
-from streams.records import Versions
+from streams.records import RANKED, Versions
 from streams.settings import Settings
 from streams.verification.reference_ranking import (
     CANDIDATE,
@@ -148,7 +148,8 @@ class ReferenceFold:
             self._close(time)
         share = self.settings.evaluate
         for event in group:
-            if event.kind == CLICK and evaluated(self.settings.seed, self.user, event.seq, share):
+            drawn = event.impression >= RANKED or evaluated(self.settings.seed, self.user, event.seq, share)
+            if event.kind == CLICK and drawn:
                 self.ranked.append(self._rank(event, group))
         for event in group:
             self._learn(event)
@@ -197,7 +198,8 @@ class ReferenceFold:
         settings, release = self.settings, self.release_at(group[0])
         clicked = {other.item for other in group if other.kind == CLICK}
         others = [other for other in group if other.item not in clicked]
-        logged = settings.exposures == "logged" and event.impression != 0 and bool(others)
+        of_list = event.impression >= RANKED or (settings.exposures == "logged" and event.impression != 0)
+        logged = of_list and bool(others)
         cold = event.item not in release.known
         if logged and {other.kind for other in others} == {CANDIDATE}:  # made for ranking: in its own order
             own = [other.item for other in group if other.seq == event.seq or other.item not in clicked]

@@ -30,6 +30,7 @@ from streams.records import (
     DeviceEvent,
     EpochBegin,
     EpochMarker,
+    GatewayRequest,
     ItemCounts,
     Kind,
     Manifest,
@@ -135,12 +136,14 @@ class Topics:
 
     def _counted(self, last: int) -> ItemStatistics:
         batches: defaultdict[int, list[DeviceBatch]] = defaultdict(list)
+        keys: set[str] = set()
         for records in self.read(DEVICE_EVENTS, DeviceEvent):
             epoch = -1
             for record in records:
                 if isinstance(record, EpochBegin):
                     epoch = record.epoch
-                elif isinstance(record, DeviceBatch):
+                elif isinstance(record, DeviceBatch) and not (record.key and record.key in keys):
+                    keys.add(record.key)
                     batches[epoch].append(record)
         statistics = ItemStatistics.empty()
         for epoch in range(last + 1):
@@ -172,8 +175,8 @@ class Simulation:
         self.position: defaultdict[tuple[str, str, int], int] = defaultdict(int)  # by role, topic, partition
         self.committed: dict[tuple[str, str, int], int] = {}
 
-    def send(self, *batches: DeviceBatch) -> None:
-        """Send batches of events."""
+    def send(self, *batches: DeviceBatch | GatewayRequest) -> None:
+        """Send batches of events, and requests of gateways."""
         for batch in batches:
             key = batch.user.encode()
             self.topics.append(DEVICE_EVENTS.name, partition_of(key, self.settings.partitions), key, encode(batch))

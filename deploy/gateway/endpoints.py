@@ -1,0 +1,83 @@
+"""The requests that a gateway takes: path, scope, body and answer of each. Routes and OpenAPI document follow this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from deploy.gateway import bodies, metarank
+from deploy.gateway.explanation import Explanation
+from deploy.gateway.tokens import Scope
+
+_EVENT = bodies.Event("film 9", "click", 1_700_000_000_000, ranking="6L3Jf0dVbTqY1x2a")
+_SHOWN = bodies.Event("film 3", "exposure", 1_700_000_000_000, impression=5)
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoint:
+    """A request. The first line of `doc` is its summary."""
+
+    method: str
+    path: str
+    scope: Scope | None  # that a token needs; None: no token
+    doc: str
+    answer: type[msgspec.Struct]
+    body: type[msgspec.Struct] | None = None
+    example: msgspec.Struct | None = None  # of the body
+    status: int = 200
+    query: dict[str, type[object]] = field(default_factory=dict)
+
+
+EVENTS = Endpoint(
+    "POST",
+    "/v1/users/{user}/events",
+    "ingest",
+    "Accept events of a user, once Kafka has them.\n\nNumbered by the device, or with an Idempotency-Key, the same may "
+    "be sent as often as one likes: it is applied once.",
+    bodies.EventsAnswer,
+    bodies.Events,
+    bodies.Events([_EVENT, _SHOWN]),
+    202,
+)
+BEST = Endpoint(
+    "GET", "/v1/users/{user}/rankings", "rank", "Rank items of the catalogue.", bodies.RankingAnswer,
+    query={"k": bodies.Wanted},
+)  # fmt: skip
+RANK = Endpoint(
+    "POST",
+    "/v1/users/{user}/rankings",
+    "rank",
+    "Rank candidates.",
+    bodies.RankingAnswer,
+    bodies.Candidates,
+    bodies.Candidates(["film 3", "film 9"], 10),
+)
+EXPLAIN = Endpoint("GET", "/v1/rankings/{ranking}", "rank", "Explain one of the last rankings.", Explanation)
+USER = Endpoint(
+    "GET", "/v1/users/{user}", "admin", "Show the state of a user as it was recorded last.", bodies.UserAnswer
+)
+RELEASES = Endpoint("GET", "/v1/releases", "rank", "List the releases.", bodies.ReleasesAnswer)
+ITEM = Endpoint("GET", "/v1/items/{item}", "rank", "Show an item.", bodies.ItemAnswer)
+FEEDBACK = Endpoint(
+    "POST",
+    "/feedback",
+    "ingest",
+    "Accept an event, or a list of events, in Metarank's form.\n\nOf a ranking its items are exposures; an interaction "
+    "of type click is a click; other events are counted and left out.",
+    metarank.FeedbackAnswer,
+    metarank.Feedback,
+    metarank.Feedback("ranking", "id1", "1661431894711", user="alice", items=[metarank.Item("72998")]),
+)
+METARANK = Endpoint(
+    "POST",
+    "/rank/{model}",
+    "rank",
+    "Rank items in Metarank's form.\n\nThe name of the model is not used.",
+    metarank.RankAnswer,
+    metarank.Rank,
+    metarank.Rank("id1", "1661431894711", [metarank.Item("72998"), metarank.Item("589")], user="alice"),
+)
+HEALTH = Endpoint("GET", "/healthz", None, "Return ok if the gateway runs.", bodies.HealthAnswer)
+
+ENDPOINTS = (EVENTS, BEST, RANK, EXPLAIN, USER, RELEASES, ITEM, FEEDBACK, METARANK, HEALTH)

@@ -1,0 +1,93 @@
+"""Events on lists that were ranked: a click that names its ranking brings the rest of the list along as exposures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from deploy.gateway.bodies import BodyError, Event
+from streams.codec import RecordError
+from streams.kafka.message import check_batch
+from streams.records import DeviceBatch, Kind, ranking_impression
+
+
+class PlainEvent(NamedTuple):
+    """An event as it goes into a record."""
+
+    item: str
+    kind: int
+    time: int  # ms
+    impression: int
+
+
+Shown = Callable[[str], Sequence[str] | None]  # the list of a ranking by its id; None: not known
+
+
+def batch_of(
+    user: str, numbered: int | str, events: Sequence[Event], wall_ms: int, shown: Shown, *, seen: bool = False
+) -> DeviceBatch:
+    """Return the record of a user's events: the first has the number `numbered`, or they have this key.
+
+    Before the clicks of a ranking come the items of its list that were not clicked, unless one of the events is an
+    exposure on it: then they say themselves what was seen. If they were `seen` in earlier events, they are candidates
+    only. Raises BodyError.
+    """
+    plain = list(_with_lists(_timed(events, wall_ms), shown, Kind.CANDIDATE if seen else Kind.EXPOSURE))
+    batch = DeviceBatch(
+        user=user,
+        seq=numbered if isinstance(numbered, int) else 0,
+        items=[event.item for event in plain],
+        kinds=bytes(event.kind for event in plain),
+        times=[event.time for event in plain],
+        impressions=[event.impression for event in plain],
+        sent_wall=wall_ms,
+        key=numbered if isinstance(numbered, str) else "",
+    )
+    try:
+        check_batch(batch)
+    except RecordError as error:
+        raise BodyError(str(error)) from error
+    return batch
+
+
+def _timed(events: Sequence[Event], wall_ms: int) -> Iterator[tuple[int, Event, int]]:
+    """Yield the events with their places and times. Raises BodyError if these go backwards."""
+    last = 0
+    for i, event in enumerate(events):
+        time = max(wall_ms, last) if event.time is None else event.time
+        if time < last:
+            raise BodyError(f"earlier than the event before it - at `$.events[{i}].time`")
+        yield i, event, time
+        last = time
+
+
+def _with_lists(events: Iterable[tuple[int, Event, int]], shown: Shown, rest: Kind) -> Iterator[PlainEvent]:
+    for ranking, group in groupby(events, key=lambda each: each[1].ranking):
+        some = list(group)
+        if ranking is not None:
+            yield from _of_ranking(ranking, some, shown(ranking), rest)
+        else:
+            for _, event, time in some:
+                yield PlainEvent(event.item, Kind[event.kind.upper()], time, event.impression)
+
+
+def _of_ranking(
+    ranking: str, events: list[tuple[int, Event, int]], listed: Sequence[str] | None, rest: Kind
+) -> Iterator[PlainEvent]:
+    """Yield the events of a ranking, given with their places in the body."""
+    (first, _, began), impression = events[0], ranking_impression(ranking)
+    if listed is None:
+        raise BodyError(f"no ranking of this user, or not known any more - at `$.events[{first}].ranking`")
+    for i, event, _ in events:
+        if event.item not in listed:
+            raise BodyError(f"the ranking has no such item - at `$.events[{i}].item`")
+        if event.impression:
+            raise BodyError(f"a ranking is an impression itself - at `$.events[{i}].impression`")
+    if all(event.kind == "click" for _, event, _ in events):
+        clicked = {event.item for _, event, _ in events}
+        for item in sorted(listed) if rest is Kind.CANDIDATE else listed:  # candidates are ranked in their own order
+            if item not in clicked:
+                yield PlainEvent(item, rest, began, impression)
+    for _, event, time in events:
+        yield PlainEvent(event.item, Kind[event.kind.upper()], time, impression)

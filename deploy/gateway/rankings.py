@@ -1,0 +1,130 @@
+"""Rankings over the bus: a request goes to the user's device worker, its answers come back on the topic of rankings.
+
+The fast part answers at once, the whole answer follows when the cloud has answered too. A gateway waits for the whole
+one until the deadline and then takes what there is. Every gateway reads all answers, so that each knows the last
+rankings, whichever of them asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import closing
+
+from confluent_kafka import KafkaException
+from confluent_kafka import TopicPartition as Assignment
+
+from deploy.gateway.ingest import Ingest
+from streams.codec import Reader, RecordError
+from streams.kafka import clients
+from streams.kafka.partition_consumer import PartitionConsumer
+from streams.kafka.stall_detector import StalledError
+from streams.kafka.types import TopicPartition
+from streams.process.log_throttle import LogThrottle
+from streams.records import GatewayRequest, Ranking
+from streams.settings import Settings
+from streams.topics import RANKINGS
+
+log = logging.getLogger(__name__)
+log.addFilter(LogThrottle())
+
+KEPT = 10_000  # rankings in memory: 3 KB each with 100 candidates
+_TAKE, _WAIT_S, _ANSWER_S = 1000, 0.05, 10.0
+
+_rankings: Reader[Ranking] = Reader(Ranking)
+
+
+class NoRankingError(RuntimeError):
+    """No device worker has answered."""
+
+
+class Rankings:
+    """Asks for rankings, and knows the last ones. `wall_ms` is the wall clock."""
+
+    def __init__(
+        self, ingest: Ingest, wall_ms: Callable[[], int], deadline_s: float = 0.5, fast_s: float = 2.0
+    ) -> None:
+        """`fast_s` is how long to wait beyond the deadline if not even the fast part has answered."""
+        self._ingest, self._wall_ms, self._deadline_s, self._fast_s = ingest, wall_ms, deadline_s, fast_s
+        self._known: OrderedDict[str, Ranking] = OrderedDict()
+        self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event, asyncio.Event]] = {}  # any, whole
+
+    async def ask(self, user: str, k: int, candidates: list[str], ranking: str = "") -> Ranking:
+        """Return a ranking of `candidates`, of some of the catalogue if there are none; by default with a new id.
+
+        Raises UnacknowledgedError, NoRankingError.
+        """
+        asked, wanted = self._wall_ms(), ranking or secrets.token_urlsafe(12)
+        deadline = asked + int((self._deadline_s + self._fast_s) * 1000)
+        fast, whole = asyncio.Event(), asyncio.Event()
+        self._waiting[wanted] = asyncio.get_running_loop(), fast, whole
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._ingest.put(user, GatewayRequest(wanted, user, candidates, k, deadline, asked))
+                await whole.wait()
+        except TimeoutError:
+            try:
+                async with asyncio.timeout(self._fast_s):
+                    await fast.wait()
+            except TimeoutError as error:
+                raise NoRankingError from error
+        finally:
+            del self._waiting[wanted]
+        return self._known[wanted]
+
+    def find(self, ranking: str) -> Ranking | None:
+        """Return one of the last rankings."""
+        return self._known.get(ranking)
+
+    def take(self, answer: Ranking) -> None:
+        """Take an answer, in any thread; a repeat of the fast part's answer counts for nothing after the whole one."""
+        known = self._known.get(answer.id)
+        if known is None or known.degraded:
+            self._known[answer.id] = answer
+        while len(self._known) > KEPT:
+            self._known.popitem(last=False)
+        if (waiting := self._waiting.get(answer.id)) is not None:
+            loop, fast, whole = waiting
+            loop.call_soon_threadsafe(fast.set)
+            if not answer.degraded:
+                loop.call_soon_threadsafe(whole.set)
+
+
+class RankingsReader:
+    """Reads the last answers, and all that come, in a thread of its own."""
+
+    def __init__(self, settings: Settings, take: Callable[[Ranking], None]) -> None:
+        self._settings, self._take, self._stop = settings, take, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gateway-rankings", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._read()
+            except (KafkaException, StalledError) as error:
+                log.warning("rankings can't be read: %s; trying again", error)
+                self._stop.wait(1.0)
+
+    def _read(self) -> None:
+        consumer, start = clients.consumer(self._settings, "gateway"), {}
+        for partition in range(self._settings.partitions):
+            here = Assignment(RANKINGS.full(self._settings), partition)
+            low, end = consumer.get_watermark_offsets(here, timeout=_ANSWER_S)
+            start[TopicPartition(RANKINGS.name, partition)] = max(low, end - KEPT // self._settings.partitions)
+        with closing(PartitionConsumer(self._settings, "gateway", start, consumer=consumer)) as reader:
+            while not self._stop.is_set():
+                for message in reader.read(_TAKE, _WAIT_S):
+                    try:
+                        self._take(_rankings.decode(message.value))
+                    except RecordError as error:
+                        log.warning("%s/%d@%d: %s", message.topic, message.partition, message.offset, error)

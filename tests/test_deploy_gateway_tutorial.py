@@ -1,0 +1,65 @@
+"""The tutorial of docs/gateway.md, command by command, against a broker and workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.servers.worker import Process
+from deploy.local.broker import free_port
+from streams.settings import Settings
+from tests.support.simulation import release
+from tests.support.workers import publish
+
+PAGE = Path(__file__).parents[1] / "docs" / "gateway.md"
+
+
+def tutorial(page: str) -> str:
+    """Return the commands of the tutorial as a script, each followed by a line that names its end."""
+    section = page.split("## A click, and another ranking")[1].split("\n## ", maxsplit=1)[0]
+    commands = re.findall(
+        r"^\$ (.*?)(?=^\$ |\Z)",
+        "".join(re.findall(r"```console\n(.*?)```", section, re.DOTALL)),
+        re.DOTALL | re.MULTILINE,
+    )
+    return "\n".join(f"{command.strip()}\necho; echo ENDED" for command in commands)
+
+
+def test_every_command_of_the_tutorial_does_what_the_page_says(broker_settings: Settings, tmp_path: Path) -> None:
+    settings = broker_settings.model_copy(
+        update={"lockstep": False, "partitions": 1, "take_within_s": 0.01, "state_dir": tmp_path / "state", "dim": 8}
+    )
+    publish(settings, [release(settings, 0, 12)])
+    port = str(free_port())
+    script = tutorial(PAGE.read_text()).replace("8080", port)
+    environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    with Process(settings, "device") as device, Process(settings, "cloud") as cloud:
+        device.until_ready()
+        cloud.until_ready()
+        script = f"set -eu; trap 'kill $(jobs -p)' EXIT\n{script}"
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    shown = [each.strip() for each in done.stdout.split("ENDED")]
+    answers = [json.loads(each) for each in shown if each.startswith("{")]
+    healthy, before, accepted, after, explained, *_ = answers
+    assert healthy == {"status": "ok"}
+    assert (before["next_seq"], accepted["accepted"], after["next_seq"]) == (0, 1, 4)
+    scores = [{each["item"]: each["score"] for each in ranking["items"]} for ranking in (before, after)]
+    assert scores[0].keys() == scores[1].keys() == {"3", "5", "8", "11"}
+    assert scores[0] != scores[1], "because of the click"
+    assert (explained["ranking"], explained["same"]) == (after, True)
+    assert [each["item"] for each in explained["clicks"]] == ["5"]
+    assert sorted(each["item"] for each in explained["exposures"]) == ["11", "3", "8"]
