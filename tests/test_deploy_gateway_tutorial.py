@@ -21,11 +21,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "gateway.md"
 def tutorial(page: str) -> str:
     """Return the commands of the tutorial as a script, each followed by a line that names its end."""
     section = page.split("## A click, and another ranking")[1].split("\n## ", maxsplit=1)[0]
-    commands = re.findall(
-        r"^\$ (.*?)(?=^\$ |\Z)",
-        "".join(re.findall(r"```console\n(.*?)```", section, re.DOTALL)),
-        re.DOTALL | re.MULTILINE,
-    )
+    blocks = "".join(re.findall(r"```console\n(.*?)```", section, re.DOTALL))
+    commands = re.findall(r"^\$ (.*?)(?=^\$ |\Z)", blocks, re.DOTALL | re.MULTILINE)
     return "\n".join(f"{command.strip()}\necho; echo ENDED" for command in commands)
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from streams.records import DeviceBatch
 
-KEPT_KEYS = 32  # of a user: a batch that is repeated after so many others is applied twice
+KEPT_KEYS = 128  # of a user: a batch that is repeated after so many others is applied twice
 
 
 def key_number(key: str) -> int:
