@@ -60,7 +60,7 @@ class Run:
         self.settings = Settings(
             run="load",
             brokers=f"127.0.0.1:{broker_port}",
-            database=f"sqlite:///{folder / 'mc2sf.db'}",  # type: ignore[arg-type]  # pydantic makes it a secret
+            database=f"sqlite:///{folder / 'mc2sf.db'}",
             state_dir=folder / "state",
             lockstep=False,
             partitions=2,

@@ -116,6 +116,7 @@ class GatewayRequest(Record, frozen=True, tag="ask"):
     k: int  # how many items of the catalogue are wanted
     deadline_wall: int  # wall clock after which nobody waits for the ranking, ms
     asked_wall: int  # wall clock of the request, ms
+    variant: str = "mc2sf"  # whose scores order the items of the whole answer
 
 
 # device-uplink ------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ class World:
         self.producer = FakeProducer()
         patience_s = 30.0 if producer else 0.2
         self.ingest = Ingest(settings, producer or self.producer, patience_s)
-        self.rankings = Rankings(self.ingest, lambda: 9_000, deadline_s=0.05, fast_s=0.05)
+        self.rankings = Rankings(self.ingest, lambda: 9_000, lambda: "mc2sf", deadline_s=0.05, fast_s=0.05)
         self.producer.asked = self.answer
         self.late: set[str] = set()  # which of device and cloud do not answer
         self.now = 0.0

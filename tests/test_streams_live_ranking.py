@@ -56,12 +56,15 @@ def test_the_fast_part_answers_at_once_and_the_whole_answer_follows() -> None:
     }, "nothing is learnt from a request"
     assert (first.degraded, first.variant, whole.degraded, whole.variant) == (True, "fast", False, "mc2sf")
     assert np.array_equal(first.scores["fast"].array(), whole.scores["fast"].array())
-    assert set(whole.scores) == {"din", "f2s", "fast", "mc2sf"}
+    assert set(whole.scores) == {"din", "f2s", "fast", "mc2sf", "popularity"}
     assert (whole.names, whole.window, whole.seq, whole.not_uploaded) == (ASKED, 1, 7, 2)
     assert len(whole.r2) == 4 * FREE.dim
     assert whole.clicks.array().tolist() == [2, 3]
     world.answer()
     assert len(world.device.sent[RANKINGS.name]) == 2
+    world.send(GatewayRequest("s", "u", ASKED, 4, 2_000, 1_000, "popularity"))
+    world.answer()
+    assert world.device.sent[RANKINGS.name][-1].variant == "popularity", "the variant that is served"
 
 
 def test_a_click_changes_the_next_ranking_at_once() -> None:

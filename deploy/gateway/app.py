@@ -51,6 +51,7 @@ from deploy.gateway.shown import answer, shown
 from deploy.gateway.tables import Tables
 from deploy.gateway.tokens import Token, Tokens
 from streams.codec import RecordError
+from streams.prequential.served import SERVABLE, By
 from streams.releases.release import ReleaseError
 
 log = logging.getLogger(__name__)
@@ -189,11 +190,12 @@ class Gateway:
         k = call.request.query_params.get("k", "10")
         if not (k.isascii() and k.isdecimal() and 1 <= int(k[:9]) <= MAX_CANDIDATES):
             raise BodyError(f"k: a number from 1 to {MAX_CANDIDATES}")
-        return await self._ranking(call.user, int(k), [])
+        variant = call.request.query_params.get("variant")
+        return await self._ranking(call.user, int(k), [], None if variant is None else _variant(variant))
 
     async def _ranked(self, call: Call) -> RankingAnswer:
         sent = msgspec.json.decode(await self._body(call.request), type=Candidates)
-        return await self._ranking(call.user, sent.k, sent.candidates)
+        return await self._ranking(call.user, sent.k, sent.candidates, sent.variant)
 
     async def _metarank(self, call: Call) -> metarank.RankAnswer:
         began = self.wall_ms()
@@ -202,11 +204,13 @@ class Gateway:
         check_user(user)
         _admit(call.token, endpoints.METARANK, user)
         items = [item.id for item in sent.items]
-        ranking = await self._ranking(user, len(items), items, metarank.ranking_id(user, sent.id))
+        ranking = await self._ranking(user, len(items), items, ranking=metarank.ranking_id(user, sent.id))
         return metarank.answered(ranking, self.wall_ms() - began)
 
-    async def _ranking(self, user: str, k: int, candidates: list[str], ranking: str = "") -> RankingAnswer:
-        found = await self.rankings.ask(user, k, candidates, ranking)
+    async def _ranking(
+        self, user: str, k: int, candidates: list[str], variant: By | None = None, ranking: str = ""
+    ) -> RankingAnswer:
+        found = await self.rankings.ask(user, k, candidates, variant, ranking)
         return await run_in_threadpool(answer, found, self.tables.names)
 
     async def _explained(self, call: Call) -> msgspec.Struct:
@@ -253,6 +257,13 @@ class Gateway:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HTTPException(400, f"the body is no JSON: {error}") from error
         return data
+
+
+def _variant(name: str) -> By:
+    for variant in SERVABLE:
+        if variant == name:
+            return variant
+    raise BodyError(f"variant: one of {', '.join(SERVABLE)}")
 
 
 def _admit(token: Token, endpoint: Endpoint, user: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from streams.prequential.served import By
 from streams.records import LATEST
 
 MAX_BODY = 256 * 1024  # bytes
@@ -54,10 +55,14 @@ class EventsAnswer(msgspec.Struct, frozen=True):
 
 
 class Candidates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Items to be ranked for a user. `k`: how many of them will be shown; default: all."""
+    """Items to be ranked for a user.
+
+    `k`: how many of them will be shown; default: all. `variant`: whose scores order them; default: the one served.
+    """
 
     candidates: Annotated[list[Name], Meta(min_length=1, max_length=MAX_CANDIDATES)]
     k: Wanted = MAX_CANDIDATES
+    variant: By | None = None
 
 
 class RankedItem(msgspec.Struct, frozen=True):

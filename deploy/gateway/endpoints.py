@@ -9,6 +9,7 @@ import msgspec
 from deploy.gateway import bodies, metarank
 from deploy.gateway.explanation import Explanation
 from deploy.gateway.tokens import Scope
+from streams.prequential.served import By
 
 _EVENT = bodies.Event("film 9", "click", 1_700_000_000_000, ranking="6L3Jf0dVbTqY1x2a")
 _SHOWN = bodies.Event("film 3", "exposure", 1_700_000_000_000, impression=5)
@@ -26,7 +27,7 @@ class Endpoint:
     body: type[msgspec.Struct] | None = None
     example: msgspec.Struct | None = None  # of the body
     status: int = 200
-    query: dict[str, type[object]] = field(default_factory=dict)
+    query: dict[str, object] = field(default_factory=dict)
 
 
 EVENTS = Endpoint(
@@ -42,7 +43,7 @@ EVENTS = Endpoint(
 )
 BEST = Endpoint(
     "GET", "/v1/users/{user}/rankings", "rank", "Rank items of the catalogue.", bodies.RankingAnswer,
-    query={"k": bodies.Wanted},
+    query={"k": bodies.Wanted, "variant": By},
 )  # fmt: skip
 RANK = Endpoint(
     "POST",

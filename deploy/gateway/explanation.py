@@ -34,7 +34,7 @@ class ItemExplanation(msgspec.Struct, frozen=True):
     """A shown item. w1 and w2 weigh the states of clicks and exposures (eq. 3), alpha is r_n's share (eq. 7)."""
 
     item: Name
-    scores: dict[str, float]  # by variant: din and f2s of the cloud, fast and mc2sf of the device
+    scores: dict[str, float]  # by variant: din and f2s of the cloud, fast and mc2sf of the device, popularity
     w1: float | None  # null if the ranking is degraded
     w2: float | None
     alpha: float | None
@@ -96,7 +96,7 @@ def explain(ranking: Ranking, release: Release, names: Names, clicked: Seqs, exp
     stack = release.nets.fast.stack.tolist() if release.nets.config.stacked else None
     return Explanation(
         ranking=shown,
-        same=all(np.array_equal(scores.array(), again[variant]) for variant, scores in ranking.scores.items()),
+        same=all(np.array_equal(ranking.scores[name].array(), again[name]) for name in again.keys() & ranking.scores),
         items=items,
         clicks=_history(ranking.clicks.array(), names, clicked),
         exposures=_history(ranking.exposures.array(), names, exposed),

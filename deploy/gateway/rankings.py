@@ -24,6 +24,7 @@ from streams.kafka import clients
 from streams.kafka.partition_consumer import PartitionConsumer
 from streams.kafka.stall_detector import StalledError
 from streams.kafka.types import TopicPartition
+from streams.prequential.served import By
 from streams.process.log_throttle import LogThrottle
 from streams.records import GatewayRequest, Ranking
 from streams.settings import Settings
@@ -46,17 +47,29 @@ class Rankings:
     """Asks for rankings, and knows the last ones. `wall_ms` is the wall clock."""
 
     def __init__(
-        self, ingest: Ingest, wall_ms: Callable[[], int], deadline_s: float = 0.5, fast_s: float = 2.0
+        self,
+        ingest: Ingest,
+        wall_ms: Callable[[], int],
+        served: Callable[[], By],
+        deadline_s: float = 0.5,
+        fast_s: float = 2.0,
     ) -> None:
-        """`fast_s` is how long to wait beyond the deadline if not even the fast part has answered."""
-        self._ingest, self._wall_ms, self._deadline_s, self._fast_s = ingest, wall_ms, deadline_s, fast_s
+        """`served` returns the variant to be served.
+
+        `fast_s` is how long to wait beyond the deadline if not even the fast part has answered.
+        """
+        self._ingest, self._wall_ms, self._served = ingest, wall_ms, served
+        self._deadline_s, self._fast_s = deadline_s, fast_s
         self._known: OrderedDict[str, Ranking] = OrderedDict()
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event, asyncio.Event]] = {}  # any, whole
 
-    async def ask(self, user: str, k: int, candidates: list[str], ranking: str = "") -> Ranking:
-        """Return a ranking of `candidates`, of some of the catalogue if there are none; by default with a new id.
+    async def ask(
+        self, user: str, k: int, candidates: list[str], variant: By | None = None, ranking: str = ""
+    ) -> Ranking:
+        """Return a ranking of `candidates`, of some of the catalogue if there are none.
 
-        Raises UnacknowledgedError, NoRankingError.
+        By default it is ordered by the variant that is served, and has a new id. Raises UnacknowledgedError,
+        NoRankingError.
         """
         asked, wanted = self._wall_ms(), ranking or secrets.token_urlsafe(12)
         deadline = asked + int((self._deadline_s + self._fast_s) * 1000)
@@ -64,7 +77,8 @@ class Rankings:
         self._waiting[wanted] = asyncio.get_running_loop(), fast, whole
         try:
             async with asyncio.timeout(self._deadline_s):
-                await self._ingest.put(user, GatewayRequest(wanted, user, candidates, k, deadline, asked))
+                by = variant or await asyncio.to_thread(self._served)
+                await self._ingest.put(user, GatewayRequest(wanted, user, candidates, k, deadline, asked, by))
                 await whole.wait()
         except TimeoutError:
             try:

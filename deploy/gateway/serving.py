@@ -36,7 +36,8 @@ def gateway(tokens: Path, epoch_s: float | None, deadline_s: float, rate: float)
         )
     found = find(settings.run)
     ingest = Ingest(settings, clients.producer(settings, "gateway"))
-    rankings = Rankings(ingest, wall_ms, deadline_s)
+    tables = Tables(found)
+    rankings = Rankings(ingest, wall_ms, tables.served, deadline_s)
     limits = RateLimits(rate, 2 * rate, time.monotonic)
     ticker = None
     if epoch_s is not None:
@@ -46,6 +47,6 @@ def gateway(tokens: Path, epoch_s: float | None, deadline_s: float, rate: float)
         ticker = EpochTicker(ingest, Lease(found.engine, settings.run, ROLE), epoch_s, created, wall_ms)
     try:
         with closing(RankingsReader(settings, rankings.take)):
-            yield Gateway(known, ingest, rankings, Tables(found), wall_ms, ticker, limits).app()
+            yield Gateway(known, ingest, rankings, tables, wall_ms, ticker, limits).app()
     finally:
         found.engine.dispose()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import sqlalchemy as sa
 
 from deploy.gateway.bodies import CloudAnswer, DeviceAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
+from deploy.recommend import served_next
 from deploy.runs import Found
 from models.data.event_kinds import CLICK, EXPOSURE
 from models.data.item_statistics import ItemStatistics
 from streams.database import run_state, schema
+from streams.prequential.served import By
 from streams.records import item_key
 from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Release, read_release
@@ -23,6 +26,7 @@ from streams.state.row_codec import decode_row
 S = TypeVar("S", DeviceState, CloudState)
 
 LISTED = 1000  # releases
+_SERVED_S = 10.0  # for which the variant to be served is remembered
 
 
 class Tables:
@@ -31,6 +35,8 @@ class Tables:
     def __init__(self, found: Found) -> None:
         self._engine, self._run = found.engine, found.settings.run
         self._names: dict[int, str] = {}  # of items, by key
+        self._served: By = "popularity"
+        self._served_until = 0.0
         self.release = functools.lru_cache(maxsize=2)(self._read_release)
         self._statistics = functools.lru_cache(maxsize=1)(self._read_statistics)
 
@@ -41,6 +47,15 @@ class Tables:
     def _read_statistics(self, epoch: int) -> ItemStatistics:
         with self._engine.connect() as connection:
             return statistics_after(connection, self._run, epoch)
+
+    def served(self) -> By:
+        """Return the variant to be served: the best in the run so far, as known some seconds ago."""
+        now = time.monotonic()
+        if now > self._served_until:
+            with self._engine.connect() as connection:
+                self._served = served_next(connection, self._run)
+            self._served_until = now + _SERVED_S
+        return self._served
 
     def names(self, keys: Iterable[int]) -> Mapping[int, str]:
         """Return the names of items by key, and perhaps those of others."""

@@ -112,13 +112,9 @@ class DeviceWork:
         required: set[int | None] = {request.versions.release for _, _, request in self._overdue}
         for message, record in self._received:
             if isinstance(record, SlowPriors):
-                request = (
-                    self._rows.index.rankings.get(record.ranking)
-                    if record.ranking
-                    else (self._rows.request(request_key(record.user, record.seq)))
-                )
-                if request is not None:
-                    required.add(request.versions.release)
+                request = self._rows.request(request_key(record.user, record.seq))
+                ranking, _ = self._rows.index.rankings.get(record.ranking, (None, ""))
+                required |= {each.versions.release for each in (request, ranking) if each is not None}
             elif isinstance(record, EpochBegin):
                 required |= self._releases_of(replace(self._rows.partition(message.partition), release=record.release))
             elif isinstance(record, DeviceBatch | GatewayRequest):
@@ -263,14 +259,14 @@ class DeviceWork:
             self._rows.put_user(message.partition, message.key, asked.user)
         self._send_up(message, asked.uplink)
         self._writes.send(RANKINGS, message.partition, message.key, asked.first)
-        self._rows.index.rankings[request.id] = asked.first
+        self._rows.index.rankings[request.id] = asked.first, request.variant
 
     def _complete(self, message: Message, priors: SlowPriors, releases: Releases) -> None:
-        first = self._rows.index.rankings.get(priors.ranking)
+        first, variant = self._rows.index.rankings.get(priors.ranking, (None, ""))
         if first is None or first.user != priors.user or first.versions != priors.versions:
             self._counts["unasked"] += 1
             return
-        whole = complete(first, priors, releases(first.versions.release), self._wall)
+        whole = complete(first, variant, priors, releases(first.versions.release), self._wall)
         del self._rows.index.rankings[priors.ranking]
         self._writes.send(RANKINGS, message.partition, message.key, whole)
         self._counts["bytes down"] += len(message.value)
@@ -300,7 +296,7 @@ class DeviceWork:
     def _expire(self, releases: Releases) -> None:
         """Rank overdue requests by the fast net alone, and drop rankings; there are none in lockstep."""
         limit = self._wall - int(self._settings.request_timeout_s * 1000)
-        for ranking in [each for each, first in self._rows.index.rankings.items() if first.answered_wall < limit]:
+        for ranking in [each for each, (first, _) in self._rows.index.rankings.items() if first.answered_wall < limit]:
             del self._rows.index.rankings[ranking]
         for partition, key, request in self._overdue:
             if self._rows.request(key) is None:

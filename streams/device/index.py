@@ -21,7 +21,7 @@ class DeviceIndex:
         self.requests: defaultdict[int, dict[bytes, tuple[int, int]]] = defaultdict(dict)  # key -> wall clock, epoch
         self._pending: defaultdict[int, Counter[int]] = defaultdict(Counter)  # requests by epoch
         self.uploads: defaultdict[int, set[bytes]] = defaultdict(set)
-        self.rankings: dict[str, Ranking] = {}  # that wait for the cloud, by id; lost with the worker
+        self.rankings: dict[str, tuple[Ranking, str]] = {}  # that wait for the cloud, and the variant that is wanted
         self.r2_sent: set[bytes] = set()  # since this worker was assigned their partition; also if there is none yet
 
     @classmethod

@@ -12,6 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from models.data.item_statistics import ItemStatistics
 from models.data.views import view
 from streams.codec import RecordError, Tensor
 from streams.device.step import Context, DeferredNegativeMemory, User, prepare_request
@@ -64,7 +65,7 @@ def ask(before: User, request: GatewayRequest, context: Context, release: Releas
         items=Tensor.of(keys, "<i8"),
         names=request.candidates,
         k=request.k,
-        scores={"fast": Tensor.of(fast, "<f4")},
+        scores={"fast": Tensor.of(fast, "<f4"), "popularity": Tensor.of(_clicks(keys, context.item_statistics), "<f4")},
         clicks=Tensor.of(seen.clicks, "<i8"),
         exposures=Tensor.of(seen.exposures, "<i8"),
         history=Tensor.of(_NONE, "<i8"),
@@ -100,8 +101,8 @@ def ask(before: User, request: GatewayRequest, context: Context, release: Releas
     return Asked(made.user, made.uplink, first)
 
 
-def complete(first: Ranking, priors: SlowPriors, release: Release, wall: int) -> Ranking:
-    """Return the whole answer. Raises RecordError if the priors do not fit."""
+def complete(first: Ranking, variant: str, priors: SlowPriors, release: Release, wall: int) -> Ranking:
+    """Return the whole answer, ordered by `variant` or else by mc2sf. Raises RecordError if the priors do not fit."""
     n, dim = first.items.shape[0], release.scorer.config.dim
     rows = release.catalogue.rows
     scores = release.scorer.fast(
@@ -113,13 +114,17 @@ def complete(first: Ranking, priors: SlowPriors, release: Release, wall: int) ->
         buckets_array(first.item_statistics, n),
         priors.f2s.expect("f2s", "<f4", (n,)),
     )
-    of_cloud = {"din": priors.din, "f2s": priors.f2s}
-    of_device = {"fast": Tensor.of(scores.fast, "<f4"), "mc2sf": Tensor.of(scores.mc2sf, "<f4")}
+    by_variant = first.scores | {
+        "din": Tensor.of(priors.din.expect("din", "<f4", (n,)), "<f4"),
+        "f2s": priors.f2s,
+        "fast": Tensor.of(scores.fast, "<f4"),
+        "mc2sf": Tensor.of(scores.mc2sf, "<f4"),
+    }
     return replace(
         first,
         degraded=False,
-        variant="mc2sf",
-        scores=of_cloud | of_device,
+        variant=variant if variant in by_variant else "mc2sf",
+        scores=by_variant,
         history=priors.history_items or first.history,
         window=priors.window,
         r2=priors.r2,
@@ -132,13 +137,19 @@ def _from_catalogue(release: Release, clicks: Keys, context: Context, most: int)
     keys, statistics = release.catalogue.keys, context.item_statistics
     if not len(keys):
         return _NONE
-    index = np.minimum(np.searchsorted(statistics.keys, keys), max(len(statistics.keys) - 1, 0))
-    clicked = np.zeros(len(keys), np.int64)
-    if len(statistics.keys):
-        clicked = np.where(statistics.keys[index] == keys, statistics.clicks[index], 0)
+    clicked = _clicks(keys, statistics)
     near = np.zeros(len(keys))
     if release.nets.config.stacked:
         rows = release.catalogue.rows
         near = release.nets.encoder.affinity(rows(clicks), rows(keys)).sum(0)
     order = np.lexsort((-clicked, -near))
     return keys[order[~np.isin(keys[order], clicks)][:most]]
+
+
+def _clicks(keys: Keys, statistics: ItemStatistics) -> Keys:
+    """Return the clicks of items by key, as far as counted."""
+    if not len(statistics.keys):
+        return np.zeros(len(keys), np.int64)
+    index = np.minimum(np.searchsorted(statistics.keys, keys), len(statistics.keys) - 1)
+    found: Keys = np.where(statistics.keys[index] == keys, statistics.clicks[index], 0)
+    return found

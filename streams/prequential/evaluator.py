@@ -25,7 +25,7 @@ from streams.prequential.plugin_metrics import PluginMetrics
 from streams.prequential.popularity_baseline import Click, Popularity, impression_groups
 from streams.prequential.recorded import OutcomeRow, recorded_outcomes
 from streams.prequential.river_baseline import RiverBaseline
-from streams.records import Outcome
+from streams.records import RANKED, Outcome
 from streams.settings import Settings
 
 
@@ -113,6 +113,6 @@ def not_ranked(settings: Settings, clicks: Iterable[Click], outcomes: Container[
     return sum(
         click.kind == CLICK
         and (click.user, click.seq) not in outcomes
-        and evaluated(settings.seed, click.user, click.seq, settings.evaluate)
+        and (click.impression >= RANKED or evaluated(settings.seed, click.user, click.seq, settings.evaluate))
         for click in clicks
     )

@@ -116,7 +116,8 @@ class Feed:
 
     def _over(self) -> bool:
         """A worker sends a mark on before its row says so: who stops it in between finds the row as it was."""
-        for role, kind in (("device", device_state.DevicePartitionState), ("cloud", cloud_state.CloudPartitionState)):
+        kinds: Any = {"device": device_state.DevicePartitionState, "cloud": cloud_state.CloudPartitionState}
+        for role, kind in kinds.items():
             rows = table(self.settings, role)
             found = [rows.get(partition_key(part)) for part in range(self.settings.partitions)]
             if not all(row is not None and decode_row(row, kind).over for row in found):
