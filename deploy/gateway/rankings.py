@@ -77,7 +77,7 @@ class Rankings:
         self._waiting[wanted] = asyncio.get_running_loop(), fast, whole
         try:
             async with asyncio.timeout(self._deadline_s):
-                by = variant or await asyncio.to_thread(self._served)
+                by = await asyncio.to_thread(self._served) if variant is None else variant
                 await self._ingest.put(user, GatewayRequest(wanted, user, candidates, k, deadline, asked, by))
                 await whole.wait()
         except TimeoutError:
