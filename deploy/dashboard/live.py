@@ -19,6 +19,7 @@ from deploy.report.time_axis import TimeAxis
 from deploy.runs import Found
 from replay.send.clock_file import ClockFile
 from streams.database import run_state, schema
+from streams.prequential.served import leader
 
 EPOCHS, RELEASES = 300, 30  # the newest that are shown
 REFRESH_S = 1.0
@@ -65,6 +66,8 @@ class Live:
         r = schema.runs.c
         status = connection.execute(sa.select(r.status).where(r.run == run)).scalar_one()
         releases = timeline.releases(connection, run, RELEASES)
+        online = measurements.online(connection, run)
+        difference = 'mc2sf_online_difference{{bound="{}",minus="popularity",variant="mc2sf"}}'
         context = {
             "run": run,
             "source": self.found.source,
@@ -74,7 +77,9 @@ class Live:
             "paused": self.scraper.total("mc2sf_replay_paused"),
             "speed": self.scraper.total('mc2sf_replay_speed{unit="event_time"}'),
             "rate": self.scraper.total('mc2sf_replay_speed{unit="events_per_second"}'),
-            "online": measurements.online(connection, run),
+            "online": online,
+            "served": leader({variant: each.ndcg_10 or 0.0 for variant, each in online.items()}),
+            "ahead": [self.scraper.total(difference.format(bound)) for bound in ("mean", "low", "high")],
             "processes": self.scraper.processes,
             "releases": releases,
             "decisions": timeline.decisions(connection, run)[-RELEASES:],
