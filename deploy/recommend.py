@@ -50,6 +50,8 @@ def recommend(
 ) -> Recommendation:
     """Return the k best items of the catalogue for `user`, without those clicked before; or `candidates` in order.
 
+    Before the first trained release the catalogue is the items seen so far.
+
     `release` defaults to the newest one, `by` to the variant that is served; `read` reads a release. Raises UserError
     if the user or the release is unknown, or the release is incomplete.
     """
@@ -72,20 +74,19 @@ def recommend(
         m = schema.negative_memories.c
         windows = sa.select(m.window, m.size).where(m.run == run, m.user == user).distinct()
         sizes = {row.window: row.size for row in connection.execute(windows)}
-        if not len(catalogue):
-            raise UserError(f"release {release} has no items yet: it is older than the first retrain")
         clicks = np.array([e.item for e in events if e.kind in CLICK_KINDS], np.int64)
         shown = np.array([e.item for e in events if e.kind == EXPOSURE], np.int64)
         window = max(sizes, default=0)
         open_count = len(shown) - sum(sizes.values())
         seen = view(clicks, clicks, shown, open_count, window, view_spec(settings), closed_count=sizes.get(window))
-        keys = catalogue.keys if candidates is None else np.array([item_key(name) for name in candidates], np.int64)
-        rows = catalogue.rows(keys)
-        r2 = _memory(connection, run, user, whole, seen)
         recorded = run_state.recorded(connection, run)
         epoch = recorded[0] if recorded else -1
         counted = statistics_after(connection, run, epoch)
-        statistics = counted.of(keys)
+        keys = catalogue.keys if len(catalogue) else counted.keys  # before the first retrain: the items seen so far
+        if candidates is not None:
+            keys = np.array([item_key(name) for name in candidates], np.int64)
+        rows, statistics = catalogue.rows(keys), counted.of(keys)
+        r2 = _memory(connection, run, user, whole, seen)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, statistics)
         fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, statistics, slow.f2s)

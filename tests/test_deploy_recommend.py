@@ -81,6 +81,16 @@ def test_the_score_that_ranked_better_in_the_run_is_taken_unless_one_is_asked_fo
     assert scores == sorted(scores, reverse=True) == [clicks[int(name)] for name, _ in suggestion.items]
 
 
+def test_before_the_first_trained_release_the_items_seen_so_far_are_recommended(engine: sa.Engine) -> None:
+    settings = VARIANTS["sampled"]
+    a_recorded_run(engine, settings)
+    found = Found(settings, engine, None, "test")
+    scores = [score for _, score in recommend(found, "a", ALL, 0, "popularity").items]
+    assert len(scores) > 2
+    assert scores == sorted(scores, reverse=True)
+    assert len(recommend(found, "a", ALL, 0, "mc2sf").items) == len(scores)
+
+
 def test_under_an_encoder_that_the_device_has_not_met_the_closed_window_is_folded_from_zero(engine: sa.Engine) -> None:
     settings = VARIANTS["carried"]
     a_recorded_run(engine, settings)
