@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.data.catalogue import ROW_UNKNOWN
-from models.mc2sf.nets import Nets
+from models.data.catalogue import ROW_PADDING, ROW_UNKNOWN
+from models.mc2sf.nets import Logits, Nets
 from models.training.minibatches import ClickSource
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 NEGATIVES = 9
-_BATCH = 64
+_BATCH = 256
 ENOUGH = 8  # clicks below which no difference is believed
 
 
@@ -40,8 +40,8 @@ class HeldOut:
         return cls(source, clicks[order], items[order])
 
     @torch.no_grad()
-    def logits(self, nets: Nets, *, stacked: bool = False) -> tuple[Tensor, Tensor]:
-        """Return the logits of the four nets [4, n, 1 + NEGATIVES], mc2sf perhaps stacked, and the candidates' floor.
+    def logits(self, nets: Nets) -> tuple[Tensor, Tensor]:
+        """Return the logits of the four nets [4, n, 1 + NEGATIVES], none stacked, and the candidates' floor.
 
         Rows beyond those of `nets` are replaced by the unknown row.
         """
@@ -49,19 +49,30 @@ class HeldOut:
         for start in range(0, len(self.clicks), _BATCH):
             some = slice(start, start + _BATCH)
             batch = self.source.listed(self.clicks[some], self.items[some])
-            rows = torch.where(batch.rows < len(nets.encoder.E), batch.rows, ROW_UNKNOWN)
-            inputs = batch.inputs(nets, nets.encoder.E[rows])
-            scores = nets(inputs)
-            if stacked:
-                scores = nets.stacked(scores, rows[batch.clicks], rows[batch.items])
-            logits = torch.stack(scores)
+            inputs = batch.inputs(nets, nets.encoder.E[_known(batch.rows, nets)])
+            logits = torch.stack(nets(inputs))
             found.append(logits)
             floors.append(inputs.floor.expand(logits.shape[1:]))
         return torch.cat(found, 1), torch.cat(floors)
 
-    def losses(self, nets: Nets) -> Floats:
-        """Return the cross-entropy of each click in its list, the mean over the four nets: [n]."""
-        return cross_entropy(self.logits(nets, stacked=True)[0]).mean(0).double().numpy()
+    @torch.no_grad()
+    def losses(self, nets: Nets, logits: Tensor | None = None) -> Floats:
+        """Return the cross-entropy of each click in its list, the mean over the four nets as served: [n].
+
+        `logits` are those of `nets`, if they are known.
+        """
+        scores = Logits(*(self.logits(nets)[0] if logits is None else logits))
+        if nets.config.stacked and len(self.clicks):
+            states, short = self.source.states, self.source.states.spec.history_short
+            clicks = states.clicks.gather(self.source.click_rows, self.clicks, short, ROW_PADDING)
+            known = (_known(torch.from_numpy(rows), nets) for rows in (clicks, self.items))
+            scores = nets.stacked(scores, *known)
+        return cross_entropy(torch.stack(scores)).mean(0).double().numpy()
+
+
+def _known(rows: Tensor, nets: Nets) -> Tensor:
+    """Return `rows`, with the unknown row instead of those that `nets` lack."""
+    return torch.where(rows < len(nets.encoder.E), rows, ROW_UNKNOWN)
 
 
 def cross_entropy(logits: Tensor) -> Tensor:

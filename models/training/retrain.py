@@ -42,7 +42,9 @@ class TrainConfig:
 
     learning_rate: float = 5e-3  # at the beginning of a retrain that uses all clicks
     pace: float = 1.5  # learning rate x (share of clicks used) ** pace
-    batch: int = 64
+    batch: int = 64  # of a retrain on few clicks
+    batch_max: int = 256  # of one on many: a click then costs half as much
+    min_steps: int = 100  # that larger batches leave
     l2: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     passes: int = 2  # over the selected clicks
@@ -115,6 +117,7 @@ def retrain(
     room = min(int(config.older * len(fresh)), max(0, config.max_clicks - len(fresh)))
     again = generator.choice(older, min(len(older), room), replace=False)
     selected = np.concatenate([fresh, again])
+    config = with_larger_batches(config, len(selected))
     paced = at_pace(config, len(selected), len(fresh) + len(older))
     judging = HeldOut.draw(source, held[1::2], seed)
     active = judging.losses(nets)
@@ -166,6 +169,20 @@ def at_pace(config: TrainConfig, used: int, clicks: int) -> TrainConfig:
     return replace(config, learning_rate=config.learning_rate * (used / max(1, clicks)) ** config.pace)
 
 
+def with_larger_batches(config: TrainConfig, clicks: int) -> TrainConfig:
+    """Return `config` with the batch doubled up to `batch_max` as long as enough steps on `clicks` remain.
+
+    The learning rate grows with the root of the batch (Malladi et al., arXiv 2205.10287, for Adam).
+    """
+    batch = config.batch
+    while (
+        2 * batch <= config.batch_max
+        and _steps(clicks, config.passes, config.max_clicks, 2 * batch) >= config.min_steps
+    ):
+        batch *= 2
+    return replace(config, batch=batch, learning_rate=config.learning_rate * math.sqrt(batch / config.batch))
+
+
 class Selection:
     """The best nets of a retrain so far, by their loss on held-out clicks. It begins with nets that learnt nothing."""
 
@@ -183,9 +200,7 @@ class Selection:
     def consider(self, nets: Nets, step: int) -> None:
         """Keep a copy of `nets`, with fitted gains, if it is better."""
         copied = copy.deepcopy(nets).eval()
-        if nets.config.floor:
-            fit_gains(copied, self._held_out)
-        self._keep(copied, step)
+        self._keep(copied, step, fit_gains(copied, self._held_out) if nets.config.floor else None)
 
     def consider_stack(self, held: Ints, loss: Loss, seed: int) -> None:
         """Take over item neighbours of all clicks but those `held` out, and new weights, if they are better."""
@@ -193,8 +208,8 @@ class Selection:
         stack(copied, self._held_out.source, held, loss, seed)
         self._keep(copied, self.kept)
 
-    def _keep(self, nets: Nets, step: int) -> None:
-        losses = self._held_out.losses(nets)
+    def _keep(self, nets: Nets, step: int, logits: Tensor | None = None) -> None:
+        losses = self._held_out.losses(nets, logits)
         if is_better(losses, self._losses):
             self.best, self.kept, self._losses = nets, step, losses
 
