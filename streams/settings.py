@@ -114,6 +114,14 @@ class TrainingSettings(_Group):
 
     frozen: DecidesResults[bool] = Field(False, description="keep the initial release: no learner, no retrain")
     retrain_every: DecidesResults[int] = Field(20, ge=1, description="epochs between two retrains")
+    retrain_delay: DecidesResults[int] = Field(
+        2,
+        ge=0,
+        description="lockstep: epochs until a retrain is applied, less than `retrain_every`; 0: the stream waits",
+    )
+    learner_delay: DecidesResults[int] = Field(
+        1, ge=0, le=1, description="lockstep: epochs until a release of the learner is applied; 0: the stream waits"
+    )
     retrain_events: DecidesResults[int] = Field(
         2_000_000, ge=1, description="newest events that a retrain reads, in whole epochs; bounds its cost"
     )

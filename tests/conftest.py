@@ -138,9 +138,13 @@ def database_on(url: str) -> str:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings of a run of its own, with SQLite and no broker."""
+    """Settings of a run of its own, with SQLite and no broker; decisions apply at once."""
     return Settings(
-        run=f"t-{uuid.uuid4().hex[:10]}", database=f"sqlite:///{tmp_path / 'run.db'}", state_dir=tmp_path / "state"
+        run=f"t-{uuid.uuid4().hex[:10]}",
+        database=f"sqlite:///{tmp_path / 'run.db'}",
+        state_dir=tmp_path / "state",
+        retrain_delay=0,
+        learner_delay=0,
     )
 
 

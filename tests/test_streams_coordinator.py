@@ -10,6 +10,7 @@ from streams.database.engine import connect
 from streams.records import EpochDecision
 from streams.releases import candidates
 from streams.releases.release import read_manifest, read_release
+from streams.releases.retrain_schedule import learner_delay, retrain_delay
 from streams.settings import Settings
 from tests.support.releases import FakeProducer, Killed, World, changed, learnt, retrained, some_nets
 
@@ -50,6 +51,40 @@ def test_every_epoch_is_decided_once_and_in_order(world: World) -> None:
     assert not coordinator.is_finished()
     world.record(1, over=True)
     assert coordinator.is_finished()
+
+
+def test_the_stream_goes_on_for_a_fixed_number_of_epochs_before_training_is_applied(world: World) -> None:
+    delayed = {"retrain_every": 4, "retrain_delay": 2, "learner_delay": 1}
+    world = World(world.settings.model_copy(update=delayed), world.engine)
+    coordinator = world.coordinator()
+    nets, catalogue = some_nets(world.settings, 5, seed=2)
+    for epoch in range(8):
+        world.record(epoch)
+        world.act(coordinator)
+        if epoch == 5:
+            assert len(world.decisions()) == 5, "it waits for the retrain on epochs 0 to 3"
+            world.propose("retrain", 3, retrained(nets, catalogue))
+            world.act(coordinator)
+        assert len(world.decisions()) == epoch + 1
+        world.propose("learner", epoch, learnt(nets) if epoch == 1 else None)
+    assert [(d.epoch, d.outcome) for d in world.decisions() if d.outcome != "unchanged"] == [
+        (2, "learner"),
+        (5, "retrain"),
+    ]
+    world.record(7, over=True)
+    assert not coordinator.is_finished(), "the retrain on all epochs is missing"
+    world.propose("retrain", 7, retrained(changed(nets, [3]), catalogue))
+    world.act(world.coordinator())
+    assert world.coordinator().is_finished()
+    with world.engine.connect() as connection:
+        assert read_manifest(connection, world.settings.run, 3).kind == "retrain"
+    assert (len(world.decisions()), world.status("retrain", 7)) == (8, "accepted")
+
+
+def test_a_delay_is_shorter_than_the_time_between_two_retrains_and_free_running_there_is_none() -> None:
+    for lockstep, every, delay in ((True, 1, 0), (True, 3, 2), (True, 20, 5), (False, 20, 0)):
+        settings = Settings(lockstep=lockstep, retrain_every=every, retrain_delay=5)
+        assert (retrain_delay(settings), learner_delay(settings)) == (delay, int(lockstep))
 
 
 def test_a_learner_release_replaces_the_fast_part_only_and_publishes_no_row(world: World) -> None:

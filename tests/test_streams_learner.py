@@ -88,16 +88,19 @@ class TrainingRun:
     def epoch(
         self, epoch: int, *, versions: Versions | None = None, restart: str = "", reject: bool = False
     ) -> ReleaseCandidate:
-        """Run one epoch from its examples to its decision."""
+        """Run one epoch from its examples to its decision, or with a delay to that of the epoch before."""
+        ahead = self.world.settings.learner_delay
         self.world.record(epoch)
-        if self.learner.awaited is not None:
-            assert self.learner.check_decision()
         versions = versions or self.versions()
         for user in range(self.per_epoch):
             self._put(user % 2, made(self.world.settings, user, epoch, versions))
         for partition in range(2):
             self._put(partition, EpochEnd(epoch, epoch * 1000))
         assert self.learner.buffer.ready()
+        if ahead:
+            assert not self.learner.check_decision(), "it is due at the end of this epoch"
+            self._decide(epoch)
+        assert self.learner.awaited is None or self.learner.check_decision()
         self.learner.train()
         if reject:
             numbers = {"active": 1.0, "candidate": 2.0, "n": 300, "finite": True}
@@ -105,17 +108,21 @@ class TrainingRun:
                 connection.execute(sa.update(schema.proposals).values(quality=numbers))
         if restart == "before":
             self.restart()
-        nets, catalogue = some_nets(self.world.settings, ITEMS, seed=epoch)
-        due = (epoch + 1) % self.world.settings.retrain_every == 0
-        if due or epoch == 0:
-            self.world.propose("retrain", epoch, retrained(nets, catalogue))
-        self.world.act(self.acting)
+        if not ahead:
+            self._decide(epoch)
         if restart == "after":
             self.restart()
         t = schema.proposals.c
         with self.world.engine.connect() as connection:
             own = (t.kind == "learner") & (t.epoch == epoch)
             return candidates.read(connection, self.world.settings.run, own)[0]
+
+    def _decide(self, epoch: int) -> None:
+        nets, catalogue = some_nets(self.world.settings, ITEMS, seed=epoch)
+        due = (epoch + 1) % self.world.settings.retrain_every == 0
+        if due or epoch == 0:
+            self.world.propose("retrain", epoch, retrained(nets, catalogue))
+        self.world.act(self.acting)
 
     def _put(self, partition: int, record: FastExample | EpochEnd) -> None:
         self.learner.buffer.put(partition, self.offsets[partition], record)
@@ -155,8 +162,9 @@ def test_a_gain_that_is_certain_but_tiny_is_no_release(world: World) -> None:
     assert [decision.outcome for decision in world.decisions()] == ["retrain", *["unchanged"] * 3]
 
 
-@pytest.mark.parametrize("restart", ["before", "after"])
-def test_a_restart_around_a_decision_changes_no_bit(world: World, restart: str) -> None:
+@pytest.mark.parametrize(("restart", "delay"), [("before", 0), ("after", 0), ("after", 1)])
+def test_a_restart_around_a_decision_changes_no_bit(world: World, restart: str, delay: int) -> None:
+    world = World(world.settings.model_copy(update={"learner_delay": delay}), world.engine)
     straight = TrainingRun(world)
     for epoch in range(8):
         straight.epoch(epoch)

@@ -21,7 +21,7 @@ from streams.releases.retrain_schedule import next_retrain, retrain_due
 from streams.retrain import job
 from streams.retrain.job import Retrain
 from streams.settings import Settings
-from tests.support.releases import World
+from tests.support.releases import World, learnt, some_nets
 
 USERS, ITEMS, PER_EPOCH = 12, 30, 25
 
@@ -138,6 +138,19 @@ def test_items_are_in_order_of_their_first_appearance(world: World) -> None:
 
 def made(world: World, epoch: int) -> ReleaseCandidate:
     return Retrain(world.settings, world.engine).make(epoch)
+
+
+def test_it_starts_from_the_release_of_its_epoch_however_far_the_stream_has_gone_on(world: World) -> None:
+    world = World(world.settings.model_copy(update={"retrain_delay": 1}), world.engine)
+    acting = world.coordinator()
+    for epoch in range(2):
+        record(world, range(epoch, epoch + 1))
+        nets, _ = some_nets(world.settings, 0, seed=epoch)
+        world.propose("learner", epoch, learnt(nets))
+        world.act(acting)
+    assert [d.release for d in world.decisions()] == [1, 2]
+    assert Retrain(world.settings, world.engine).due() == 1
+    assert made(world, 1).parent == 1
 
 
 def test_it_learns_and_new_items_get_rows_after_the_old_ones(world: World) -> None:

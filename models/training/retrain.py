@@ -44,7 +44,7 @@ class TrainConfig:
     pace: float = 1.5  # learning rate x (share of clicks used) ** pace
     batch: int = 64  # of a retrain on few clicks
     batch_max: int = 256  # of one on many: a click then costs half as much
-    min_steps: int = 100  # that larger batches leave
+    min_steps: int = 300  # that larger batches leave
     l2: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     passes: int = 2  # over the selected clicks

@@ -36,7 +36,7 @@ from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.releases.item_statistics import counts_of
 from streams.releases.registry import Draft
 from streams.releases.release import ItemTable
-from streams.releases.retrain_schedule import retrain_due
+from streams.releases.retrain_schedule import learner_delay, retrain_delay, retrain_due
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class Coordinator:
     def __init__(self, settings: Settings, engine: Engine, lease: Lease, publisher: Publisher) -> None:
         self._settings, self._run = settings, settings.run
         self._engine, self._lease, self._publisher = engine, lease, publisher
+        self._delays = {"retrain": retrain_delay(settings), "learner": learner_delay(settings)}
         self._active: Active | None = None
         self._retention = PartRetention(settings.run)
         self._waiting_since = time.monotonic()
@@ -83,8 +84,13 @@ class Coordinator:
     def is_finished(self) -> bool:
         """Return True if the log has ended and every epoch is decided."""
         with self._engine.connect() as connection:
-            row = run_state.recorded(connection, self._run)
-        return row is not None and row[1] and self._decided >= row[0]
+            recorded = run_state.recorded(connection, self._run)
+            if recorded is None or not recorded[1] or self._decided < recorded[0]:
+                return False
+            left = self._left_over(recorded)
+            t = schema.proposals.c
+            reviewed = (t.kind == "retrain") & (t.epoch == left) & (t.status != WAITING)
+            return left is None or bool(candidates.read(connection, self._run, reviewed))
 
     def _write_release_0(self) -> None:
         """Write release 0: a seeded initialisation with an empty catalogue."""
@@ -97,19 +103,28 @@ class Coordinator:
         self._finish(manifest.version)
 
     def _review(self, version: int) -> bool:
-        """Review the candidates if the epoch is ready, or a rollback at once; return False if neither is due."""
+        """Review the candidates if the epoch is ready, or some at once; return False if neither is due.
+
+        At once: free-running a rollback; in lockstep a retrain that is due only after the end of the log.
+        """
         epoch = self._decided + 1
         with self._engine.connect() as connection:
             waiting = self._waiting(connection, epoch)
-            rollbacks = [candidate for candidate in waiting if candidate.kind == "rollback"]
-            ready = self._ready(connection, epoch, waiting)
-            if not ready and not (rollbacks and not self._settings.lockstep):
+            recorded = run_state.recorded(connection, self._run)
+            ready = self._ready(recorded, epoch, waiting)
+            early = [] if self._settings.lockstep else [each for each in waiting if each.kind == "rollback"]
+            if (left := self._left_over(recorded)) is not None:
+                t = schema.proposals.c
+                early = candidates.read(
+                    connection, self._run, (t.kind == "retrain") & (t.epoch == left) & (t.status == WAITING)
+                )
+            if not ready and not early:
                 return False
             if self._active is None or self._active.manifest.version != version:
                 self._active = Active.read(connection, self._run, version, self._active)
-            at_once = not ready  # a rollback, free-running: no epoch ends by it
+            at_once = not ready  # no epoch ends by it
             if at_once:
-                result = review(connection, self._settings, self._active, self._decided, rollbacks)
+                result = review(connection, self._settings, self._active, self._decided, early)
             else:
                 result = review(connection, self._settings, self._active, epoch, waiting)
         decision = EpochDecision(epoch, version, result.outcome, result.reason)
@@ -176,22 +191,30 @@ class Coordinator:
         self._publisher.decide(decision, counts)
 
     def _waiting(self, connection: Connection, epoch: int) -> list[ReleaseCandidate]:
-        """Return the candidates to review at the end of `epoch`: its own and, free-running, older retrains."""
+        """Return the candidates to review at the end of `epoch`: due ones, rollbacks and, free-running, any retrain."""
         t = schema.proposals.c
+        due = [(t.kind == kind) & (t.epoch == epoch - delay) for kind, delay in self._delays.items()]
         whenever = ("rollback",) if self._settings.lockstep else ("rollback", "retrain")
-        mine = t.kind.in_(whenever) | (t.epoch == epoch)
+        mine = sa.or_(t.kind.in_(whenever), *due)
         return candidates.read(connection, self._run, mine & t.status.in_((WAITING, EMPTY)))
 
-    def _ready(self, connection: Connection, epoch: int, waiting: list[ReleaseCandidate]) -> bool:
+    def _left_over(self, recorded: tuple[int, bool] | None) -> int | None:
+        """Return the epoch of a retrain whose decision is due only after the end of the log, if all else is decided."""
+        if recorded is None or not recorded[1] or self._decided < recorded[0]:
+            return None
+        ended = range(self._decided + 1 - self._delays["retrain"], self._decided + 1)
+        return next((epoch for epoch in ended if retrain_due(self._settings, epoch)), None)
+
+    def _ready(self, recorded: tuple[int, bool] | None, epoch: int, waiting: list[ReleaseCandidate]) -> bool:
         """Return True if everything that the decision of `epoch` needs is there."""
-        recorded = run_state.recorded(connection, self._run)
         missing = []
         if recorded is None or recorded[0] < epoch:
             missing.append("the recorder")
-        kinds = {candidate.kind for candidate in waiting if candidate.epoch == epoch}
-        if "learner" not in kinds and not self._settings.frozen:
+        kinds = {each.kind for each in waiting if each.epoch == epoch - self._delays.get(each.kind, 0)}
+        if "learner" not in kinds and not self._settings.frozen and epoch >= self._delays["learner"]:
             missing.append("the learner")
-        if self._settings.lockstep and retrain_due(self._settings, epoch) and "retrain" not in kinds:
+        due = retrain_due(self._settings, epoch - self._delays["retrain"])
+        if self._settings.lockstep and due and "retrain" not in kinds:
             missing.append("a retrain")
         if missing and time.monotonic() - self._waiting_since > _REPORT_AFTER_S:
             self._waiting_since = time.monotonic()

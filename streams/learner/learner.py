@@ -29,6 +29,7 @@ from streams.records import EpochDecision, FastExample
 from streams.releases import candidates
 from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.releases.release import read_release
+from streams.releases.retrain_schedule import learner_delay
 from streams.settings import Settings
 from streams.topics import FAST_EXAMPLES
 
@@ -41,13 +42,14 @@ _KEEP_EPOCHS = 3  # the bytes of their candidates are kept
 class Learner:
     """Connects example buffer and trainer to the tables, without Kafka.
 
-    It is in one of two states: it waits for the decision of epoch `awaited`, or it collects the next epoch (None).
+    Before it trains on the next epoch it acts on the decision of epoch `awaited`, if that is not None.
     """
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings, self._run, self._engine = settings, settings.run, engine
         self.buffer = ExampleBuffer(FAST_EXAMPLES.partitions(settings), closed=-1)
-        self.awaited: int | None = -1
+        self._delay = learner_delay(settings)
+        self.awaited: int | None = self._delay - 1
         self._trainer: Trainer | None = None
         self._candidate: bytes | None = None  # the fast part whose decision is awaited
         self._carried: list[FastExample] = []
@@ -55,7 +57,7 @@ class Learner:
             own = candidates.read(connection, self._run, schema.proposals.c.kind == ROLE)
         if own:
             last = own[-1]
-            self.buffer.closed = self.awaited = last.epoch
+            self.buffer.closed, self.awaited = last.epoch, last.epoch + self._delay
             self.buffer.resume({int(name.rpartition("/")[2]): offset for name, offset in last.offsets.items()})
             entries = candidates.unpack(last.data)
             self._carried = examples.from_bytes(entries["carried"])
@@ -105,7 +107,8 @@ class Learner:
         telemetry.EPOCH.labels(ROLE).set(self.buffer.closed)
         telemetry.observe_losses(ROLE, trained.quality)
         self._write_candidate(self._trainer.version, trained)
-        self.awaited, self._candidate, self._carried = self.buffer.closed, trained.fast, trained.carried
+        self._candidate, self._carried = trained.fast, trained.carried
+        self.awaited = self.buffer.closed + self._delay
 
     def _write_candidate(self, parent: int, trained: TrainingRound) -> None:
         entries = {"carried": examples.to_bytes(trained.carried), "state": trained.state}
@@ -149,16 +152,15 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
 
 def _learn(learner: Learner, consumer: ExampleConsumer, changes: DatabaseChanges, stop: threading.Event) -> None:
     while not stop.is_set():
-        if learner.awaited is not None:
-            HEALTH.set_lag(0)  # waiting for the coordinator is not being stuck
-            if not learner.check_decision():
-                changes.wait(stop, POLL_S, _LOOK_AFTER_S)
-        elif learner.buffer.ready():
-            consumer.flush_dead_letters()
-            learner.train()
-        elif learner.is_finished():
-            consumer.flush_dead_letters()
-            return
-        else:
+        if not learner.buffer.ready():
+            if learner.is_finished():
+                consumer.flush_dead_letters()
+                return
             consumer.read()
             HEALTH.set_lag(consumer.lag())
+        elif learner.awaited is None or learner.check_decision():
+            consumer.flush_dead_letters()
+            learner.train()
+        else:
+            HEALTH.set_lag(0)  # waiting for the coordinator is not being stuck
+            changes.wait(stop, POLL_S, _LOOK_AFTER_S)

@@ -1,9 +1,9 @@
 """The retrain: a batch job on the tables that trains a new encoder and slow part, and a fast part that fits them.
 
 In: interactions up to an epoch, the active release (tables). Out: a release candidate (tables). It starts from the
-active weights and gives new items rows of their own. The stream does not wait for it, except in lockstep for the
-decision of the epoch at which it is due. Under torchrun several processes share the work: rank 0 determines what is due
-and the release to start from, all processes read the tables, rank 0 writes.
+active weights and gives new items rows of their own. The stream does not wait for it, except in lockstep if it takes
+longer than the epochs until its decision (`retrain_delay`). Under torchrun several processes share the work: rank 0
+determines what is due and the release to start from, all processes read the tables, rank 0 writes.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ class Retrain:
             recorded = run_state.recorded(connection, self._run)
         return recorded[0] if recorded else None
 
+    def _parent(self, connection: Connection, epoch: int) -> int | None:
+        """Return the release to start from: in lockstep that of `epoch`, however far the stream has gone on."""
+        decision = run_state.decision(connection, self._run, epoch - 1) if self._settings.lockstep else None
+        return decision.release if decision else run_state.active_release(connection, self._run)
+
     def is_finished(self) -> bool:
         """Return True if no retrain will be due any more."""
         with self._engine.connect() as connection:
@@ -88,7 +93,7 @@ class Retrain:
         began = time.monotonic()
         with self._engine.connect() as connection:
             self._interactions.load(connection, epoch)
-            version = self._processes.from_first(lambda: run_state.active_release(connection, self._run))
+            version = self._processes.from_first(lambda: self._parent(connection, epoch))
             assert version is not None
             release = read_release(connection, self._run, version)
             since = _trained_until(connection, self._run, release.manifest.versions.encoder)
