@@ -185,7 +185,8 @@ def test_prometheus_accepts_its_files(tool: Callable[[str], str]) -> None:
 
 
 def test_alerts_fire_when_they_should(tool: Callable[[str], str], tmp_path: Path) -> None:
-    cases = (Path(__file__).parent / "alerts.test.yml").read_text().replace("ALERTS", str(DEPLOY / "alerts.yml"))
+    cases = (Path(__file__).parent / "alerts.test.yml").read_text()
+    cases = cases.replace("ALERTS", str(DEPLOY / "alerts.yml")).replace("RECORDING", str(DEPLOY / "recording.yml"))
     (tmp_path / "cases.yml").write_text(cases)
     command = [tool("promtool"), "test", "rules", tmp_path / "cases.yml"]
     checked = subprocess.run(command, check=False, capture_output=True, text=True)

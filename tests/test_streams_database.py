@@ -27,6 +27,7 @@ from streams.database.engine import (
     upsert,
 )
 from streams.database.interaction_log import Interactions
+from streams.database.table_sizes import table_sizes
 from streams.rescoring.baseline_scorer import baseline_ranks
 from streams.rescoring.ranking_queries import RankingQueries
 from streams.settings import Settings
@@ -256,3 +257,20 @@ def test_changes_are_watched_again_after_an_outage(engine: sa.Engine) -> None:
             changes.changed()
         assert changes.changed()  # something may have been missed
         assert not changes.changed()
+
+
+def test_the_size_of_tables_is_known_and_on_postgresql_that_of_each_with_its_partitions(database_url: str) -> None:
+    engine = connect(database_url)
+    with engine.begin() as connection:
+        rows = [{"run": "a", "item": n, "name": str(n)} for n in range(100)]
+        connection.execute(sa.insert(schema.items), rows)
+    with engine.connect() as connection:
+        sizes = {size.table: size for size in table_sizes(connection)}
+    if engine.dialect.name == "sqlite":
+        assert list(sizes) == ["all"]
+        assert sizes["all"].bytes >= 4096
+    else:
+        assert set(sizes) == set(schema.metadata.tables)
+        assert sizes["items"].bytes > 0
+        assert sizes["outcomes"].bytes >= 8 * 8192, "of eight partitions"
+    engine.dispose()

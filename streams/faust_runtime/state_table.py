@@ -21,6 +21,7 @@ from streams.faust_runtime.outbox import KeyValue, Outbox
 from streams.faust_runtime.rocksdb_snapshot import LocalCopies
 from streams.faust_runtime.types import FaustEvent
 from streams.kafka import topic_admin
+from streams.process import telemetry
 from streams.process.health import HEALTH
 from streams.process.log_throttle import LogThrottle
 from streams.settings import Settings
@@ -90,6 +91,7 @@ class StateTable(faust.Table):  # type: ignore[misc] # Faust is not typed
 
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], *args: object, **kwargs: object) -> None:
         """Forget the rows of partitions that this worker does not own any more."""
+        telemetry.REBALANCES.inc()
         HEALTH.needs("state", "its partitions' state is being restored")
         await super().on_rebalance(assigned, revoked, *args, **kwargs)
         changelog = self._changelog_topic_name()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -32,6 +33,7 @@ from streams.state.pending_writes import PendingWrites
 from streams.topics import Topic
 
 _COLLECT_AFTER = 50_000  # objects: a batch creates as many and drops them, with hardly a cycle among them
+_MEASURE_S = 10.0  # between two measurements of the state: 5 ms for 100,000 users
 RELEASE_TIMEOUT_S = 600.0  # a release that a record names is published already
 
 Releases = Callable[[int | None], Release]
@@ -82,6 +84,7 @@ class Worker:
         self.app: PlatformApp = new_app(settings, role)
         self.table: StateTable = state_table(self.app, settings, "state", partition_for_key)
         self._one_at_a_time = asyncio.Lock()
+        self._measured = -math.inf
         self._sources = sources
         subscribe(self.app, settings, sources, self._process_events)
         self.app.before_connect = self._before_connect
@@ -118,6 +121,10 @@ class Worker:
                 exit_without_commit(work.fatal)
             work.count(self._clock())
             telemetry.BATCH_SECONDS.labels(self._role).observe(time.perf_counter() - began)
+            if began - self._measured > _MEASURE_S:
+                self._measured = began
+                telemetry.STATE_ROWS.labels(self._role).set(len(self.table.data))
+                telemetry.STATE_BYTES.labels(self._role).set(sum(map(len, self.table.data.values())))
 
     async def _release(self, version: int | None) -> Release:
         """Return a release (None: the newest); heartbeats go on while the worker waits for it."""

@@ -157,7 +157,9 @@ def _learn(learner: Learner, consumer: ExampleConsumer, changes: DatabaseChanges
                 consumer.flush_dead_letters()
                 return
             consumer.read()
-            HEALTH.set_lag(consumer.lag())
+            lag = consumer.lag()
+            HEALTH.set_lag(lag)
+            telemetry.LAG.labels(ROLE, FAST_EXAMPLES.name).set(lag)
         elif learner.awaited is None or learner.check_decision():
             consumer.flush_dead_letters()
             learner.train()

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from confluent_kafka import KafkaError, KafkaException
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
+from streams.process import telemetry
+
 log = logging.getLogger(__name__)
 
 # COPY bypasses SQLAlchemy, and so do its errors. Both databases report a full disk as an OperationalError.
@@ -55,6 +57,7 @@ def retrying(
 
     def log_and_wait(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        telemetry.RETRIES.inc()
         log.warning("trying again for at most %.0f s: %s", seconds - (state.seconds_since_start or 0.0), error)
         meanwhile()
 

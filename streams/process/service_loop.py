@@ -53,6 +53,7 @@ def run_through_outages(
         try:
             work()
         except outages as error:
+            telemetry.RETRIES.inc()
             log.warning("%s; starting again from the tables in %.1f s", error, delay_s)
             HEALTH.needs(needs, "database or broker are unavailable")
             HEALTH.progress()

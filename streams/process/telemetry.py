@@ -74,6 +74,12 @@ RELEASE_TIME = Gauge(
 )
 LEASE_HELD = Gauge("mc2sf_lease_held", "1 in the coordinator that acts, 0 in one that waits for the lease")
 DISK_FREE = Gauge("mc2sf_disk_free_ratio", "Free share of the disk of the process's local files")
+REBALANCES = Counter("mc2sf_rebalances_total", "Assignments of partitions that this worker got")
+RETRIES = Counter("mc2sf_retries_total", "Calls of broker or database that were tried again because of an outage")
+STATE_ROWS = Gauge("mc2sf_state_rows", "Rows of this worker's state: users, and requests without an answer", ["role"])
+STATE_BYTES = Gauge("mc2sf_state_bytes", "Size of the values of these rows", ["role"])
+TABLE_ROWS = Gauge("mc2sf_table_rows", "Rows of a table as PostgreSQL estimates them; none on SQLite", ["table"])
+TABLE_BYTES = Gauge("mc2sf_table_bytes", "Size of a table with its indexes; on SQLite that of the file", ["table"])
 BUILD = Gauge("mc2sf_build_info", "Always 1; the versions of the program and of Python", ["version", "python"])
 
 

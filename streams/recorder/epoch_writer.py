@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Table
 from streams.codec import Reader, RecordError
 from streams.database import schema
 from streams.database.engine import copy_new, cut_write_ahead_log, insert_new, upsert
+from streams.database.table_sizes import TableSize, table_sizes
 from streams.kafka.message import Message
 from streams.kafka.types import TopicPartition
 from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator, clicks_of, not_ranked
@@ -89,6 +90,11 @@ class EpochWriter:
         """Return the offset to read next in each partition."""
         next_offsets = {partition: cursor.next for partition, cursor in self.barrier.cursors.items()}
         return next_offsets | {DEAD_LETTER_PARTITION: self._dead_letters}
+
+    def table_sizes(self) -> list[TableSize]:
+        """Return how large the tables are."""
+        with self._engine.connect() as connection:
+            return table_sizes(connection)
 
     def add(self, message: Message) -> None:
         """Add a record. An unreadable record becomes a dead letter, a record behind a marker is held."""

@@ -6,6 +6,7 @@ writer decides what becomes of a record; this module reads Kafka from the offset
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import closing
@@ -28,6 +29,7 @@ from streams.settings import Settings
 _TAKE = 1000
 _WAIT_S = 0.05
 _REPORT_S = 1.0  # between two reports of the lag, and between two early writes of a few dead letters
+_MEASURE_S = 60.0  # between two measurements of the tables
 _OUTAGES = (*DATABASE_UNAVAILABLE, KafkaException, StalledError)
 
 
@@ -38,7 +40,7 @@ class Recorder:
         self._writer = writer
         self._consumer = PartitionConsumer(settings, ROLE, writer.positions())
         self._paused: set[TopicPartition] = set()
-        self._reported = 0.0
+        self._reported, self._measured = 0.0, -math.inf
 
     def close(self) -> None:
         """Close the consumer."""
@@ -68,6 +70,12 @@ class Recorder:
         HEALTH.set_lag(sum(lag for partition, lag in lags.items() if partition not in self._paused))
         if self._writer.has_dead_letters:
             self._writer.flush()
+        if self._reported - self._measured > _MEASURE_S:
+            self._measured = self._reported
+            for size in self._writer.table_sizes():
+                telemetry.TABLE_BYTES.labels(size.table).set(size.bytes)
+                if size.rows is not None:
+                    telemetry.TABLE_ROWS.labels(size.table).set(size.rows)
 
     def _dead_letters_follow(self) -> bool:
         """Return True if there are dead letters that were not read: a run that is over has recorded all of them."""
