@@ -9,6 +9,7 @@ import pytest
 from deploy.cli.main import main
 from streams.plugins.loaded import loaded, setting
 from streams.settings import PREFIX
+from tests.support.command import Command
 
 HOSTILE = (
     "os:system",
@@ -63,3 +64,21 @@ def test_a_process_whose_plugin_was_changed_since_the_run_began_ends_with_a_sent
     (folder / "own.py").write_text("raise SystemExit(9)\n")
     for process in ("recorder", "learner", "coordinator"):
         assert "own.py was changed: the run began with code of SHA-256" in refused(capsys, process)
+
+
+def test_a_source_is_given_as_the_argument_or_as_an_option_but_once(
+    folder: Path, mc2sf: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "log.csv").write_text("user,item,timestamp,event\na,1,1700000000,click\n")
+    source = ["--source", "log:log.csv"]
+    by_option, by_argument = (mc2sf("data", "inspect", *each, "--json") for each in (source, source[1:]))
+    assert by_option.stdout == by_argument.stdout
+    assert mc2sf("data", "convert", *source, "out.inter").returncode == 0
+    assert mc2sf("data", "convert", "log:log.csv", "again.inter").returncode == 0
+    assert (folder / "out.inter").read_bytes() == (folder / "again.inter").read_bytes()
+    for command in (["run"], ["data", "inspect"], ["data", "convert"]):
+        assert "name SOURCE, as an argument or with --source" in refused(capsys, *command)
+        assert "SOURCE is given twice" in refused(
+            capsys, *command, *["synthetic", "x"][: 1 + (command[-1] == "convert")], *source
+        )
+    assert "name OUT" in refused(capsys, "data", "convert", *source)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.cli.options import parse_source
+from deploy.cli.source_argument import parse_source
 from deploy.experiments.runner.runner import Trainers
 from deploy.experiments.streaming.initial_release import MODELS, InitialRelease, initial_release
 from deploy.experiments.streaming.source import StreamRequest

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 import torch
 from numpy.typing import NDArray
 
-from deploy.cli.options import parse_source
+from deploy.cli.source_argument import parse_source
 from deploy.experiments.data.protocol import Phase, Protocol
 from deploy.experiments.streaming.initial_release import InitialRelease, initial_release
 from deploy.experiments.streaming.source import StreamRequest

@@ -31,8 +31,8 @@ def evaluate(
     """
     import msgspec
 
+    from deploy.analysis.compare_command import differences
     from deploy.analysis.comparison import compare
-    from deploy.cli.compare import differences
     from deploy.report.intervals import intervals
     from deploy.report.measurements import scored_again
     from deploy.report.summary import by_variant

@@ -51,7 +51,7 @@ def experiment(
     *,
     name: Annotated[Name, typer.Argument(help="name of the table or figure")],
     options: MapOptions,
-    data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="as for `mc2sf run`")],
+    data: Annotated[str, typer.Option("--data", "--source", metavar="SOURCE", help="as for `mc2sf run`")],
     users: UsersOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="fits of each model, from different initial weights")] = 3,
     candidates: Annotated[

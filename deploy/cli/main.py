@@ -24,7 +24,7 @@ class Commands(LazyGroup):
         "data": Entry("deploy.cli.data.commands:app", "Logs, before they are replayed."),
         "evaluate": Entry("deploy.cli.evaluate:evaluate", "Score every outcome of a run again, from its tables alone."),
         "compare": Entry(
-            "deploy.cli.compare:compare", "Compare runs with the first one, with 95 % intervals by users."
+            "deploy.analysis.compare_command:compare", "Compare runs with the first one, with 95 % intervals by users."
         ),
         "verify": Entry("deploy.cli.evaluate:verify", "Verify a run: recompute it from its log with independent code."),
         "recommend": Entry("deploy.cli.inspect:recommend", "Recommend items to a user of a run."),
@@ -37,7 +37,7 @@ class Commands(LazyGroup):
             "Export a release for a device: the fast part as ONNX, the items as Parquet.",
         ),
         "runs": Entry("deploy.stored_runs.commands:app", "The runs that are kept: list, show, delete, prune."),
-        "gateway": Entry("deploy.cli.gateway:app", "Live events in, rankings out, by HTTP."),
+        "gateway": Entry("deploy.gateway.commands:app", "Live events in, rankings out, by HTTP."),
         "dashboard": Entry("deploy.cli.dashboard:dashboard", "Serve the live page of a run, and print its address."),
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),
         "dead-letters": Entry("deploy.cli.dead_letters:app", "Refused records: list them, show one, send them again."),

@@ -10,12 +10,14 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import msgspec
 import typer
+from typer.models import ArgumentInfo
 
 from deploy.cli.data.map_options import MapOptions
+from deploy.cli.source_argument import SourceOption, with_source
 from deploy.user_error import UserError
 from replay.errors import InvalidError, OnError
 from replay.faults import Faults
@@ -23,27 +25,15 @@ from replay.prepare.log_account import Acceptable
 from replay.prepare.plan import POLICIES, Options, Plan, exposure_policy
 from replay.times import MS, span
 from replay.values.times import Times
-from streams.plugins.plugin import Plugin, is_name
+from streams.plugins.plugin import is_name
 
 if TYPE_CHECKING:
     from replay.sources.log_map import LogMap
-    from replay.sources.source import Source
 
 AUTO, FREE_RATE, FREE_LEAST_S = "auto", 1000.0, 120.0  # --speed auto, free-running: events per s, shortest replay
 RETRAINS = 10  # retrains per source, if --retrain-every is not given
-PROTOCOL = "protocol:"
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or its --out folder.")]
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="synthetic[:users=1000,...], ml-1m:DIR, ml-100k:DIR, steam:FILE, ebnerd:DIR, alipay:FILE, log:FILE (or a "
-        "folder of parts, or - for standard input), or a public log that `mc2sf data formats` lists; "
-        "or protocol:SOURCE, the stream of what `mc2sf experiment` ranks; or module:Class[:PARAMETERS], of a file "
-        "module.py in the current folder (docs/plugins.md).",
-    ),
-]
 UsersOption = Annotated[int | None, typer.Option(min=1, help="Number of users, chosen by a hash of their names.")]
 
 
@@ -162,16 +152,29 @@ def _span(option: str, text: str) -> int:
         raise UserError(f"{option} {error}") from error
 
 
+def _is_argument(parameter: inspect.Parameter) -> bool:
+    return any(isinstance(each, ArgumentInfo) for each in getattr(parameter.annotation, "__metadata__", ()))
+
+
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
-    """Return `command` with a parameter per field of its parameter `options`, which is one of the classes above."""
+    """Return `command` with a parameter per field of its parameter `options`, which is one of the classes above.
+
+    Its argument `source` can be given as the option `--source`, too.
+    """
     signature = inspect.signature(command, eval_str=True)
     kind = signature.parameters["options"].annotation
     hints = get_type_hints(kind, include_extras=True)
     names = [field.name for field in fields(kind)]
 
+    arguments = [each for each in signature.parameters.values() if _is_argument(each)]
+    if "source" not in signature.parameters:
+        arguments = []
+
     @functools.wraps(command)
-    def flat(**values: object) -> None:
+    def flat(**values: Any) -> None:
         options = kind(**{name: values.pop(name) for name in names})
+        if arguments:
+            values |= with_source(arguments, values, values.pop("source_option"))
         command(**values, options=options)
 
     parameters: list[inspect.Parameter] = []
@@ -183,26 +186,16 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
                 )
                 for field in fields(kind)
             ]
+        elif parameter in arguments:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, default=None))
         else:
             parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+    if arguments:
+        parameters.append(
+            inspect.Parameter("source_option", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SourceOption)
+        )
     flat.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by Typer
     return flat
-
-
-def is_protocol(text: str) -> bool:
-    """Return True if `text` names the stream of an experiment."""
-    return text.startswith(PROTOCOL)
-
-
-def parse_source(text: str, log_map: LogMap | None = None) -> Source:
-    """Return the source that `text` names. Raises SourceError; only a `protocol:` source is read at once."""
-    from replay.sources import source
-
-    if not is_protocol(text):
-        return source.parse(text, log_map)
-    from deploy.experiments.streaming import source as experiment_stream
-
-    return experiment_stream.source(text)
 
 
 def paced(plan: Plan, speed: str, *, lockstep: bool) -> Plan:
@@ -210,15 +203,6 @@ def paced(plan: Plan, speed: str, *, lockstep: bool) -> Plan:
     if lockstep or speed != AUTO:
         return plan
     return msgspec.structs.replace(plan, rate=min(FREE_RATE, plan.events / FREE_LEAST_S))
-
-
-def source_plugin(text: str, log_map: LogMap | None) -> Plugin | None:
-    """Return the plugin that a SOURCE or the source of an experiment's stream is. Raises SourceError."""
-    if not is_protocol(text):
-        return parse_source(text, log_map).plugin
-    from deploy.experiments.streaming.source import StreamRequest
-
-    return StreamRequest.of(text).request.source.plugin
 
 
 def speed_factor(text: str) -> float | None:

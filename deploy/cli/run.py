@@ -15,14 +15,12 @@ import typer
 from deploy.cli.options import (
     MetricOption,
     ReplayOptions,
-    SourceArgument,
     VariantOption,
     epochs_between_retrains,
     flattened,
-    is_protocol,
     paced,
-    source_plugin,
 )
+from deploy.cli.source_argument import SourceArgument, is_protocol, source_plugin
 from deploy.console import terminal
 from deploy.user_error import UserError
 

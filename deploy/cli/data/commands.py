@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 
 from deploy.cli.data.formats import data_convert, data_formats
-from deploy.cli.options import SelectionOptions, SourceArgument, flattened, parse_source
+from deploy.cli.options import SelectionOptions, flattened
+from deploy.cli.source_argument import SourceArgument, parse_source
 from deploy.console import Table, terminal
 from replay.errors import OnError
 from replay.prepare.log_account import not_accepted

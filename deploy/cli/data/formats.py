@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from deploy.cli.data.map_options import MapOptions
-from deploy.cli.options import PolicyOption, SourceArgument, flattened, parse_source
+from deploy.cli.options import PolicyOption, flattened
+from deploy.cli.source_argument import SourceArgument, parse_source
 from deploy.console import terminal
 from deploy.user_error import UserError
 from replay.convert import convert
