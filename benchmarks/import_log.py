@@ -1,4 +1,4 @@
-"""The speed of reading a log in CSV: `python -m benchmarks.import_log [--before CHECKOUT] [--events N]`.
+"""The speed of reading a log in CSV and JSON lines: `python -m benchmarks.import_log [--before CHECKOUT] [--events N]`.
 
 Contenders read the same generated file, each in a process of its own, in turns: `mc2sf` with every check of every row;
 `before`, the reader of an older checkout; and bare reading of all columns as text by pyarrow, polars and duckdb, which
@@ -25,6 +25,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
+from pyarrow import json as json_lines
 
 from benchmarks.machine import described
 from replay.errors import RowErrors
@@ -32,13 +33,22 @@ from replay.sources.source import parse
 
 RESULT = Path(__file__).with_name("import_log.json")
 REPEATS, PIECE = 3, 1_000_000
-LOGS = {"numbers": "user and item are numbers, times are seconds", "texts": "names, ISO times, a quoted title"}
+LOGS = {
+    "numbers.csv": "user and item are numbers, times are seconds",
+    "texts.csv": "names, ISO times, a quoted title",
+    "texts.jsonl": "the same as JSON lines",
+}
 
 
 def generate(path: Path, events: int, log: str) -> None:
     """Write a log of `events` rows: one in five a click, five events an impression."""
     chance = np.random.default_rng(1)
-    form = csv.WriteOptions(quoting_style="none" if log == "numbers" else "needed")
+    if log.endswith(".jsonl"):
+        with path.open("wb") as file:
+            for first in range(0, events, PIECE):
+                pl.DataFrame(_piece(chance, first, min(PIECE, events - first), log)).write_ndjson(file)
+        return
+    form = csv.WriteOptions(quoting_style="none" if log.startswith("numbers") else "needed")
     with csv.CSVWriter(path, _piece(chance, 0, 0, log).schema, write_options=form) as writer:
         for first in range(0, events, PIECE):
             writer.write_table(_piece(chance, first, min(PIECE, events - first), log))
@@ -46,7 +56,8 @@ def generate(path: Path, events: int, log: str) -> None:
 
 def _piece(chance: np.random.Generator, first: int, rows: int, log: str) -> pa.Table:
     numbers = np.arange(first, first + rows)
-    user, item = (pa.array(chance.integers(0, most, rows)).cast(pa.string()) for most in (100_000, 20_000))
+    user = pa.array(chance.integers(0, 100_000, -(-rows // 5)).repeat(5)[:rows]).cast(pa.string())
+    item = pa.array(chance.integers(0, 20_000, rows)).cast(pa.string())
     seconds = pa.array(1_684_393_203 + numbers // 10)
     columns: dict[str, Any] = {
         "user": user,
@@ -55,7 +66,7 @@ def _piece(chance: np.random.Generator, first: int, rows: int, log: str) -> pa.T
         "event": pa.array(["click", "exposure"]).take(pa.array((chance.random(rows) > 0.2).astype(np.int8))),
         "impression": pa.array(numbers // 5 + 1),
     }
-    if log == "texts":
+    if log.startswith("texts"):
         columns |= {
             "user": pc.binary_join_element_wise("user", user, "-"),
             "timestamp": seconds.cast(pa.timestamp("s")).cast(pa.string()),
@@ -69,6 +80,8 @@ def _mc2sf(path: Path) -> int:
 
 
 def _pyarrow(path: Path) -> int:
+    if path.suffix == ".jsonl":
+        return sum(batch.num_rows for batch in json_lines.open_json(path, json_lines.ReadOptions(use_threads=False)))
     names = path.open().readline().strip().replace('"', "").split(",")
     options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
     read = csv.ReadOptions(use_threads=False, block_size=1 << 22)
@@ -76,12 +89,13 @@ def _pyarrow(path: Path) -> int:
 
 
 def _polars(path: Path) -> int:
-    return pl.read_csv(path, infer_schema=False).height
+    return (pl.read_ndjson(path) if path.suffix == ".jsonl" else pl.read_csv(path, infer_schema=False)).height
 
 
 def _duckdb(path: Path) -> int:
     connection = duckdb.connect(config={"threads": 1})
-    rows = connection.sql("SELECT * FROM read_csv(?, all_varchar = true)", params=[str(path)])
+    reader = "read_json(?)" if path.suffix == ".jsonl" else "read_csv(?, all_varchar = true)"
+    rows = connection.sql(f"SELECT * FROM {reader}", params=[str(path)])  # noqa: S608 - one of two words
     return sum(batch.num_rows for batch in rows.to_arrow_reader(100_000))
 
 
@@ -143,7 +157,7 @@ def main() -> None:
     logs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="mc2sf-") as folder:
         for log, what in LOGS.items():
-            path = Path(folder) / f"{log}.csv"
+            path = Path(folder) / log
             generate(path, asked.events, log)
             generate(path.with_stem(f"{path.stem}-small"), 1000, log)
             logs[log] = {"log": what, "mb": path.stat().st_size >> 20, **measured(path, asked.before)}

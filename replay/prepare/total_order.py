@@ -23,7 +23,7 @@ from replay.prepare.logged_impressions import LoggedImpressions, Place
 from replay.sources.schema import READ
 from streams.records import Kind
 
-_FORMAT = "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 65536)"
+_FORMAT = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, DICTIONARY_SIZE_LIMIT 1000, ROW_GROUP_SIZE 65536)"
 _KINDS = {
     Kind.CLICK: "clicks",
     Kind.EXPOSURE: "exposures",
@@ -73,7 +73,14 @@ def _stage(batches: Iterator[pa.RecordBatch], path: Path, progress: Callable[[in
                 known = batch.schema.names
                 columns = [batch[f.name] if f.name in known else pa.nulls(batch.num_rows, f.type) for f in READ]
                 rows = pa.record_batch([*columns, numbers], schema=_STAGED)
-            writer = writer or pq.ParquetWriter(path, rows.schema, compression="zstd", compression_level=1)
+            writer = writer or pq.ParquetWriter(
+                path,
+                rows.schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=[name for name in ("kind", "file", "ns") if name in rows.schema.names],  # the others are
+                write_statistics=False,  # of many values: a dictionary of them would cost more than it saves
+            )
             writer.write_batch(rows)
             total += batch.num_rows
             progress(total)
@@ -150,10 +157,8 @@ def contents(connection: duckdb.DuckDBPyConnection, path: Path, rows: int) -> di
     groups = f"SELECT DISTINCT user, impression FROM {log} WHERE impression <> 0"
     impressions = _integers(connection, f"SELECT count(*) FROM ({groups})")[0]
     group = "CASE impression WHEN 0 THEN -seq ELSE impression END"
-    times = f"SELECT user, time, count(DISTINCT {group}) AS groups, count(*) AS events"
-    ties = _integers(
-        connection, f"SELECT coalesce(sum(events), 0) FROM ({times} FROM {log} GROUP BY user, time) WHERE groups > 1"
-    )[0]
+    times = f"SELECT min({group}) AS low, max({group}) AS high, count(*) AS events FROM {log} GROUP BY user, time"
+    ties = _integers(connection, f"SELECT coalesce(sum(events), 0) FROM ({times}) WHERE low <> high")[0]
     names = ["users", "items", "first", "last", *_KINDS.values()]
     return dict(zip(names, found, strict=True)) | {"impressions": impressions, "ties": ties}
 

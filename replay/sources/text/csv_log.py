@@ -93,7 +93,7 @@ class _Parser:
                     delimiter=dialect.separator.decode(),
                     quote_char=dialect.quote.decode() or False,
                     newlines_in_values=bool(dialect.quote),
-                    invalid_row_handler=skip if _is_utf8(block.data) else None,  # it takes text
+                    invalid_row_handler=skip if is_utf8(block.data) else None,  # it takes text
                 ),
                 csv.ConvertOptions(
                     column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False, include_columns=wanted
@@ -135,7 +135,8 @@ class _Parser:
         return Table(self.path, pa.RecordBatch.from_arrays(columns, names=list(self.form.positions)), lines)
 
 
-def _is_utf8(data: bytes) -> bool:
+def is_utf8(data: bytes) -> bool:
+    """Return True if the bytes are text in UTF-8."""
     try:
         return data.isascii() or bool(data.decode())
     except UnicodeDecodeError:

@@ -1,24 +1,28 @@
-"""Reader of a log in JSON lines: an object is an event, or has a list of them; other fields are ignored.
+"""Reader of a log in JSON lines: an object is an event, an impression, or has a list of events.
 
-Values become columns of text, so that they are read as those of CSV. A row with a value of a type that is neither text
-nor a number is a batch of its own, and is refused as that of a Parquet file would be.
+Lines of one form become columns at once, by `JsonForm`. A block with a line of another form is read value by value: as
+text, so that it is read as that of CSV. A row with a value of a type that is neither text nor a number is a batch of
+its own then, and is refused as that of a Parquet file would be.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
-from replay.errors import InvalidError, RowErrors, SourceError, shown
+from replay.errors import InvalidError, RowErrors, shown
 from replay.sources.columns import FLOAT_WHOLE, columns
 from replay.sources.schema import BATCH
-from replay.sources.text.lines import lines
+from replay.sources.text.csv_log import is_utf8, utf8
+from replay.sources.text.csv_records import LINE_BYTES
+from replay.sources.text.json_form import LISTS, JsonForm, json_form
 from replay.values.events import EventReader, Problem
 from replay.values.table import Table
 
@@ -27,56 +31,142 @@ _NUMBERS = ("timestamp", "click", "rating")  # columns in which a float is not a
 _json = msgspec.json.Decoder()
 
 Values = dict[str, object]
+Line = tuple[int, bytes]  # number and text
 
 
 def json_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     """Yield batches of `schema.READ`; bad lines, and bad events in the list of a line, go to `errors`."""
-    if reader.log_map.slate or reader.log_map.history:
-        raise SourceError(f"{path}: slate and history are columns of CSV and Parquet; JSON lines have nested lists")
-    held: list[Values] = []
-    places: list[int] = []
-    problems: list[Problem] = []
+    errors.opens(path)
+    log, first = _JsonLog(path, reader), 1
+    for data in _whole_lines(utf8(path, reader.log_map.encoding)):
+        lines = [(first + n, line) for n, line in enumerate(data.split(b"\n")) if line.strip()]
+        for table, problems in log.fast(lines, data) or log.one_by_one(lines):
+            yield reader.events(table, errors, problems)
+        first += data.count(b"\n")
 
-    def events() -> pa.RecordBatch:
-        names = dict.fromkeys([*reader.log_map.needed, *(name for values in held for name in values)])
-        arrays = [_column([values.get(name) for values in held]) for name in names]
-        rows = pa.RecordBatch.from_arrays(arrays, names=list(names))
-        found = reader.events(Table(path, rows, np.array(places, np.int64)), errors, problems)
-        for part in (held, places, problems):
-            part.clear()
-        return found
 
-    forms: dict[tuple[str, ...], dict[str, str]] = {}
-    for number, line in lines(path, errors, reader.log_map.encoding):
-        for found in _objects(line, reader.log_map.nested, number, problems):
+def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the text in pieces that end with lines; of a line that is too long only as much as shows that it is."""
+    kept = b""
+    for chunk in chunks:
+        data = kept + chunk
+        end = data.rfind(b"\n") + 1
+        kept = data[end : end + LINE_BYTES + 2]
+        if end:
+            yield data[:end]
+    if kept:
+        yield kept
+
+
+@dataclass
+class _JsonLog:
+    """The lines of a file as tables, with the problems of those that are none."""
+
+    path: Path
+    reader: EventReader
+    form: JsonForm | None = None  # of the lines that were read last
+    meanings: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)  # name in the log of each column
+
+    def fast(self, lines: list[Line], data: bytes) -> list[tuple[Table, list[Problem]]]:
+        """Return the table of lines that are all of one form; nothing if they are not, or are not all UTF-8."""
+        if not lines or not is_utf8(data) or max(len(line) for _, line in lines) > LINE_BYTES:
+            return []
+        self.form = self._form(lines[0][1])
+        if self.form is None:
+            return []
+        decode, found, numbers = self.form.decoder.decode, [], []
+        problems: list[Problem] = []
+        for number, line in lines:
             try:
-                values = _values(found, reader, forms)
-            except InvalidError as error:
-                problems.append((number, error.reason, error.detail))
-                continue
-            odd = not all(value is None or isinstance(value, str) for value in values.values())
-            if held and (odd or len(held) >= BATCH):
-                yield events()
-            held.append(values)
-            places.append(number)
-            if odd:
-                yield events()
-    if held or problems:
-        yield events()
+                found.append(decode(line))
+            except (msgspec.MsgspecError, RecursionError):
+                objects = self._objects(number, line, problems)
+                if objects:  # its values are of other types
+                    return []
+            else:
+                numbers.append(number)
+        if problems:
+            bad = {number for number, _, _ in problems}
+            data = b"\n".join(line for number, line in lines if number not in bad)
+        read = self.form.columns(found, np.array(numbers, np.int64), data)
+        return [] if read is None else [(Table(self.path, *read), problems)]
+
+    def _form(self, line: bytes) -> JsonForm | None:
+        objects = self._objects(0, line, [])
+        form = json_form(objects[0], self.reader.log_map) if objects else None
+        return self.form if form == self.form else form
+
+    def one_by_one(self, lines: list[Line]) -> Iterator[tuple[Table, list[Problem]]]:
+        """Yield the tables of any lines."""
+        held: list[Values] = []
+        places: list[int] = []
+        problems: list[Problem] = []
+
+        def table() -> tuple[Table, list[Problem]]:
+            names = dict.fromkeys([*self.reader.log_map.needed, *(name for values in held for name in values)])
+            arrays = [_column([values.get(name) for values in held]) for name in names]
+            rows = pa.RecordBatch.from_arrays(arrays, names=list(names))
+            result = Table(self.path, rows, np.array(places, np.int64)), problems.copy()
+            for part in (held, places, problems):
+                part.clear()
+            return result
+
+        for number, line in lines:
+            for found in self._objects(number, line, problems):
+                try:
+                    values = self._values(found)
+                except InvalidError as error:
+                    problems.append((number, error.reason, error.detail))
+                    continue
+                odd = not all(v is None or isinstance(v, str) for c, v in values.items() if c not in LISTS)
+                if held and (odd or len(held) >= BATCH):
+                    yield table()
+                held.append(values)
+                places.append(number)
+                if odd:
+                    yield table()
+        if held or problems:
+            yield table()
+
+    def _values(self, found: Values) -> Values:
+        """Return the values of our columns. Raises InvalidError if one is missing, or is not Unicode."""
+        names = tuple(found)
+        if names not in self.meanings:
+            if len(self.meanings) == _FORMS:
+                self.meanings.clear()
+            self.meanings[names] = columns(names, self.reader.log_map)
+        slate = self.reader.log_map.slate
+        separator = slate.separator if slate else " "
+        values = {c: _plain(c, found[name], separator) for c, name in self.meanings[names].items()}
+        try:
+            "".join(value for value in values.values() if isinstance(value, str)).encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair
+            raise InvalidError("not UTF-8", shown(values)) from error
+        return values
+
+    def _objects(self, number: int, line: bytes, problems: list[Problem]) -> list[Values]:
+        """Return the object in a line, or those of its list `nested` with the fields around them.
+
+        A line that is none is added to `problems`.
+        """
+        nested = self.reader.log_map.nested
+        try:
+            found = _decoded(line, self.reader.log_map.encoding)
+            if not isinstance(found, dict):
+                raise InvalidError("not a JSON object", shown(found))  # noqa: TRY301
+            inside: object = [{}] if nested is None else found.pop(nested, None)
+            if not isinstance(inside, list) or not all(isinstance(one, dict) for one in inside):
+                raise InvalidError(f"{nested} is no list of objects", shown(inside))  # noqa: TRY301
+        except InvalidError as error:
+            problems.append((number, error.reason, error.detail))
+            return []
+        return [found | one if one else found for one in inside]
 
 
-def _values(found: Values, reader: EventReader, forms: dict[tuple[str, ...], dict[str, str]]) -> Values:
-    """Return the values of our columns. Raises InvalidError if one is missing."""
-    names = tuple(found)
-    if names not in forms:
-        if len(forms) == _FORMS:
-            forms.clear()
-        forms[names] = columns(names, reader.log_map)
-    return {column: _plain(column, found[name]) for column, name in forms[names].items()}
-
-
-def _plain(column: str, value: object) -> object:
+def _plain(column: str, value: object, separator: str) -> object:
     """Return text for a text, and for a number that may be in `column`; other values as they are."""
+    if column in LISTS:
+        return _items(column, value, separator)
     if isinstance(value, bool):
         return str(value) if column in {"click", "rating"} else value
     if isinstance(value, float):
@@ -86,45 +176,35 @@ def _plain(column: str, value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
+def _items(column: str, value: object, separator: str) -> list[str] | None:
+    """Return the items of an impression or a history. Raises InvalidError for what is neither a list nor a text."""
+    listed = value if value is None or isinstance(value, list) else str(value).split(separator)
+    if listed is None or all(isinstance(item, str | int) and not isinstance(item, bool) for item in listed):
+        return listed and [str(item) for item in listed]
+    raise InvalidError(f"{column} is no list of names", shown(value))
+
+
 def _column(values: list[object]) -> pa.Array:
-    if len(values) == 1 and not isinstance(values[0], str):
+    if any(isinstance(value, list) for value in values) or (len(values) == 1 and not isinstance(values[0], str)):
         try:
             return pa.array(values)
         except (pa.ArrowException, OverflowError):  # a list of several types
-            return pa.array([[shown(values[0])]])
+            return pa.array([[shown(value)] for value in values])
     return pa.array(values, pa.string())
 
 
-def _objects(line: str, nested: str | None, number: int, problems: list[Problem]) -> Iterator[Values]:
-    """Yield the object in a line, or those of its list `nested` with the fields around them.
-
-    A line that is none is added to `problems`.
-    """
-    try:
-        found = _decoded(line)
-        if not isinstance(found, dict):
-            raise InvalidError("not a JSON object", shown(line))  # noqa: TRY301
-        inside: object = [{}] if nested is None else found.pop(nested, None)
-        if not isinstance(inside, list) or not all(isinstance(one, dict) for one in inside):
-            raise InvalidError(f"{nested} is no list of objects", shown(inside))  # noqa: TRY301
-    except InvalidError as error:
-        problems.append((number, error.reason, error.detail))
-        return
-    for one in inside:
-        yield found | one if one else found
-
-
-def _decoded(line: str) -> object:
+def _decoded(line: bytes, encoding: str) -> object:
     """Return what JSON a line holds; NaN and Infinity are taken, too. Raises InvalidError."""
+    if len(line) > LINE_BYTES:
+        raise InvalidError(f"line of more than {LINE_BYTES:,} bytes", "")
     try:
-        return _json.decode(line)
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidError(f"not {encoding.upper()}", f"byte {error.start + 1} of the line") from error
+    try:
+        return _json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         try:
-            found = json.loads(line)
+            return json.loads(text)
         except (ValueError, RecursionError):
             raise InvalidError("not JSON", str(error)) from error
-    try:
-        json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair
-        raise InvalidError("not UTF-8", shown(line)) from error
-    return found

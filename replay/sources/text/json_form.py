@@ -1,0 +1,110 @@
+"""The form of the objects in JSON lines: only the fields that are read, so that msgspec decodes no others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from msgspec import UNSET, UnsetType
+
+from replay.errors import InvalidError
+from replay.sources.columns import columns
+from replay.sources.log_map import LogMap
+
+Numbers = npt.NDArray[np.int64]
+
+LISTS = ("slate", "history")  # columns in which a value may be a list
+
+# A union, not Any: msgspec refuses what is neither, and such a line is read in another way.
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class JsonForm:
+    """Names in the log of our columns; in all lines alike, or else a line is not decoded."""
+
+    names: dict[str, str]
+    needed: tuple[str, ...]
+    nested: str | None
+    decoder: msgspec.json.Decoder[Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Make the decoder of a line."""
+        kind = self._struct(self.needed if self.nested is None else ())
+        if self.nested is not None:
+            kind = self._struct((), ("nested", list[kind], msgspec.field(name=self.nested)))  # type: ignore[valid-type]
+        object.__setattr__(self, "decoder", msgspec.json.Decoder(kind))
+
+    def _struct(self, required: Sequence[str], *first: tuple[str, type, object]) -> type:
+        """Return a struct with a field per column, after those of `first`."""
+        fields: list[tuple[str, object, object]] = [*first]
+        for column, name in self.names.items():
+            kind = Scalar | list[str | int] if column in LISTS else Scalar
+            if column in required:
+                fields.append((column, kind, msgspec.field(name=name)))
+            else:
+                fields.append((column, kind | UnsetType, msgspec.field(name=name, default=UNSET)))
+        return msgspec.defstruct("Line", fields, gc=False, kw_only=True)  # type: ignore[arg-type]
+
+    def columns(self, found: Sequence[Any], numbers: Numbers, data: bytes) -> tuple[pa.RecordBatch, Numbers] | None:
+        """Return the rows of decoded lines under our names, and the number of the line of each.
+
+        None if a row lacks a column, a name is written in several ways in `data`, which holds the lines, or a column
+        has values of several types.
+        """
+        lowered, given = data.lower(), {c: list(map(attrgetter(c), found)) for c in self.names}
+        may_lack = self.names if self.nested is not None else self.names.keys() - set(self.needed)
+        written = {c: len(values) - (values.count(UNSET) if c in may_lack else 0) for c, values in given.items()}
+        if self.nested is not None:
+            inside = list(chain.from_iterable(line.nested for line in found))
+            sizes = [len(line.nested) for line in found]
+            for column, outer in given.items():
+                values = list(map(attrgetter(column), inside))
+                written[column] += len(values) - values.count(UNSET)
+                around = chain.from_iterable(map(repeat, outer, sizes))
+                given[column] = [o if i is UNSET else i for i, o in zip(values, around, strict=True)]
+            numbers = np.repeat(numbers, sizes)
+        for column, name in self.names.items():
+            if lowered.count(f'"{name.lower()}"'.encode()) != written[column]:
+                return None
+        arrays = {}
+        for column, values in given.items():
+            missing = column in may_lack and UNSET in values
+            if missing and column in self.needed:
+                return None
+            array = _array([None if v is UNSET else v for v in values] if missing else values)
+            if array is None:
+                return None
+            arrays[column] = array
+        return pa.RecordBatch.from_arrays([*arrays.values()], names=[*arrays]), numbers
+
+
+def json_form(first: dict[str, object], log_map: LogMap) -> JsonForm | None:
+    """Return the form of lines that have the fields of `first`; None if it lacks one, or a column is its number."""
+    try:
+        names = columns(tuple(first), log_map)
+    except InvalidError:
+        return None
+    wanted = log_map.wanted
+    if any(name.strip().lower() != wanted.get(column, column).strip().lower() for column, name in names.items()):
+        return None
+    return JsonForm(
+        {"impression": "impression"} | names, tuple(dict.fromkeys((*log_map.needed, *wanted))), log_map.nested
+    )
+
+
+def _array(values: list[Any]) -> pa.Array | None:
+    try:
+        array = pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        if not {type(value) for value in values} <= {str, int, type(None)}:
+            return None
+        array = pa.array([value if value is None else str(value) for value in values])  # ids, some of them in quotes
+    return array.cast(pa.string()) if pa.types.is_null(array.type) else array
