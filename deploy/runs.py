@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from deploy.user_error import UserError
 from replay.json_file import write_json
-from replay.prepare.plan import LOG, PLAN
+from replay.prepare.plan import LOG, PLAN, PREPARING
 from replay.sources.log_map import LogMap
 from streams.database import schema
 from streams.database.engine import connect, insert_new
@@ -90,8 +90,10 @@ def refuse_foreign(folder: Path) -> None:
         read_run_file(folder)
         return
     present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    of_a_run = {name for name in present if name in {PLAN, LOG, "state", "logs"} or name.startswith(DATABASE)}
-    if present and (PLAN not in present or present != of_a_run):
+    of_a_run = {
+        name for name in present if name in {PLAN, LOG, PREPARING, "state", "logs"} or name.startswith(DATABASE)
+    }
+    if present and (present.isdisjoint({PLAN, PREPARING}) or present != of_a_run):
         raise UserError(f"{folder} is not empty and holds no run (no {RUN_FILE}): name another folder, or a new one")
 
 

@@ -10,9 +10,9 @@ from typing import get_args
 import pytest
 from msgspec.structs import replace
 
-from deploy.cli.experiment import Name, called
 from deploy.cli.main import main
 from deploy.cli.options import FREE_LEAST_S, FREE_RATE, ReplayOptions, paced
+from deploy.experiments.commands import Name, called
 from deploy.experiments.definitions.catalogue import EXPERIMENTS, TABLE2
 from deploy.user_error import UserError
 from replay.prepare.plan import Options

@@ -12,7 +12,11 @@ from pydantic import SecretStr
 
 from deploy.runs import RunFile, agree, clear, find, locked, new_folder, refuse_foreign, write_run_file
 from deploy.user_error import UserError
+from replay.errors import SourceError
 from replay.json_file import write_json
+from replay.prepare.plan import Options, find_plan
+from replay.prepare.prepare import prepare
+from replay.sources.source import parse
 from streams.database import schema
 from streams.database.engine import connect, sqlite_url
 from streams.settings import Settings
@@ -133,3 +137,31 @@ def test_a_run_that_never_began_leaves_a_folder_that_the_next_may_have(tmp_path:
     refuse_foreign(tmp_path / "none")
     with pytest.raises(UserError, match="is no folder"):
         refuse_foreign(tmp_path / "plan.json")
+
+
+def test_what_a_killed_preparation_leaves_is_replaced_and_a_foreign_log_is_not(tmp_path: Path) -> None:
+    source, killed = parse("synthetic:users=9,items=9,clicks=4"), tmp_path / "killed"
+
+    def kill(task: str, _rows: int) -> None:
+        if task == "sorting":
+            shutil.copytree(tmp_path / "run", killed)  # as kill -9 would leave it now
+
+    plan = prepare(source, Options(), tmp_path / "run", progress=kill)
+    assert [path.name for path in killed.iterdir()] == [".mc2sf-preparing"]
+    assert list(killed.rglob("*.parquet"))
+    refuse_foreign(killed)
+    assert prepare(source, Options(), killed).contents == plan.contents
+    assert sorted(path.name for path in killed.iterdir()) == ["log.parquet", "plan.json"]
+    (killed / "plan.json").unlink()
+    with pytest.raises(UserError, match="holds no run"):
+        refuse_foreign(killed)
+
+
+def test_a_preparation_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    source = parse("synthetic:users=9,items=9,clicks=4")
+    plan = prepare(source, Options(), tmp_path)
+    for source, options in ((source, Options(seed=2, epoch="x")), (parse(f"log:{tmp_path / 'none'}"), Options())):
+        with pytest.raises(SourceError):
+            prepare(source, options, tmp_path)
+        assert find_plan(tmp_path) == plan
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["log.parquet", "plan.json"]

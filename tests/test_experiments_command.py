@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from deploy.cli.experiment import Name
+from deploy.experiments.commands import Name
 from deploy.experiments.definitions.catalogue import EXPERIMENTS
 from tests.support.command import Command
 from tests.support.experiments import written

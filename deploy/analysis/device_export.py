@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from deploy.analysis.device_model import INPUTS, OUTPUTS, write_onnx
-from deploy.runs import Found, refuse_used
+from deploy.runs import Found, new_folder, refuse_used
 from deploy.user_error import UserError
 from models.mc2sf.nets import Nets
 from streams.database import run_state, schema
@@ -42,13 +42,13 @@ def export_device(
         names = {row.item: row.name for row in connection.execute(sa.select(i.item, i.name).where(i.run == run))}
     if release.standalone:
         raise UserError(f"release {version} has standalone nets: only the product's own can be exported")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        write_model(release.nets, folder / MODEL)
-    except ImportError as error:
-        raise UserError("an export for devices needs ONNX: pip install 'mc2sf[onnx]'") from error
-    except ValueError as error:
-        raise UserError(f"release {version}: {error}") from error
+    with new_folder(folder):
+        try:
+            write_model(release.nets, folder / MODEL)
+        except ImportError as error:
+            raise UserError("an export for devices needs ONNX: pip install 'mc2sf[onnx]'") from error
+        except ValueError as error:
+            raise UserError(f"release {version}: {error}") from error
     encoder = release.nets.encoder
     table = {
         "row": pa.array(range(len(items.keys)), pa.int32()),

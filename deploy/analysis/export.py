@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deploy.analysis.opened_run import Run
-from deploy.runs import refuse_used
+from deploy.runs import new_folder, refuse_used
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row
@@ -26,18 +26,18 @@ def export(run: Run, folder: Path, progress: Callable[[str, int], None] = lambda
     Raises UserError if the folder is not empty.
     """
     refuse_used(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     total = 0
-    for name in run.tables:
-        table = run.arrow(name)
-        if name == "user_snapshots":
-            table = with_states(table)
-        meanings = {"meaning": msgspec.json.encode(run.meanings(name))}
-        unfinished = folder / f"{name}.parquet.part"
-        pq.write_table(table.replace_schema_metadata(meanings), unfinished, compression="zstd")
-        unfinished.rename(folder / f"{name}.parquet")
-        total += table.num_rows
-        progress(name, table.num_rows)
+    with new_folder(folder):
+        for name in run.tables:
+            table = run.arrow(name)
+            if name == "user_snapshots":
+                table = with_states(table)
+            meanings = {"meaning": msgspec.json.encode(run.meanings(name))}
+            unfinished = folder / f"{name}.parquet.part"
+            pq.write_table(table.replace_schema_metadata(meanings), unfinished, compression="zstd")
+            unfinished.rename(folder / f"{name}.parquet")
+            total += table.num_rows
+            progress(name, table.num_rows)
     return total
 
 

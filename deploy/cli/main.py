@@ -42,7 +42,7 @@ class Commands(LazyGroup):
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),
         "dead-letters": Entry("deploy.cli.dead_letters:app", "Refused records: list them, show one, send them again."),
         "doctor": Entry("deploy.cli.inspect:doctor", "Check broker, topics, database, lag and versions."),
-        "experiment": Entry("deploy.cli.experiment:experiment", "Run an experiment of the paper on SOURCE."),
+        "experiment": Entry("deploy.experiments.commands:experiment", "Run an experiment of the paper on SOURCE."),
         "topics": Entry("deploy.cli.processes:topics_app", "The topics of a run on the broker."),
         "replay": Entry("deploy.cli.replay:replay", "Send SOURCE to the topics of the run in the environment."),
         "worker": Entry("deploy.cli.processes:worker_app", "A Faust worker; several share the partitions."),

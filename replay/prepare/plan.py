@@ -19,6 +19,7 @@ from streams.plugins.plugin import Plugin, named
 from streams.settings import Exposures
 
 PLAN, LOG = "plan.json", "log.parquet"
+PREPARING = ".mc2sf-preparing"  # folder of unfinished files beside them
 POLICIES: tuple[Exposures, ...] = ("logged", "rated", "simulated")  # that are no plugin
 LONGEST_IMPRESSION_MS = 30 * 60_000  # as sessions are usually cut
 

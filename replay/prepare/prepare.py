@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,7 +22,18 @@ from replay.prepare import implausible, impression_groups, total_order
 from replay.prepare.late_arrivals import Fleet, late_arrivals
 from replay.prepare.log_account import Account, Finding, not_accepted
 from replay.prepare.logged_impressions import LargeImpressionError, LoggedImpressions
-from replay.prepare.plan import LOG, PLAN, Contents, LogFile, LogIdentity, Options, Plan, find_plan, write_plan
+from replay.prepare.plan import (
+    LOG,
+    PLAN,
+    PREPARING,
+    Contents,
+    LogFile,
+    LogIdentity,
+    Options,
+    Plan,
+    find_plan,
+    write_plan,
+)
 from replay.prepare.plugin_exposures import plugin_exposures
 from replay.prepare.simulated_exposures import simulated
 from replay.sources.source import Source
@@ -52,41 +65,58 @@ def prepare(
     begun = earlier if earlier and replace(earlier.identity, files=()) == _identity(source, options, policy) else None
     if begun is not None and not (resume or _same_content(source, begun)):
         begun = None
-    if begun is None:
-        (folder / PLAN).unlink(missing_ok=True)
-        sorting = _Sorting(source, options, policy, folder / LOG, RowErrors(options.on_error), Counter[str](), progress)
-        contents, account, found = sorting.run()
-        changed = source.file_stamps() != stamps
-        prepared = Plan(
-            folder=str(folder),
-            identity=_identity(source, options, policy, () if changed else _files(source)),
-            contents=contents,
-            ends=(),
-            loops=options.loops,
-            speed=options.speed,
-            rate=options.rate,
-            refused_first=tuple(sorting.errors.first),
-            faults=options.faults,
-            seed=options.seed,
-            fault_counts=dict(sorting.fault_counts),
-            account=account,
-            findings=(*found.findings, *(_changed(source) if changed else ())),
-            longest_impression=found.longest,
-            largest_impression=found.largest,
-            without_impression=found.none,
+    with _work_folder(folder) as work:
+        if begun is None:
+            sorting = _Sorting(
+                source, options, policy, work / LOG, RowErrors(options.on_error), Counter[str](), progress
+            )
+            contents, account, found = sorting.run()
+            changed = source.file_stamps() != stamps
+            prepared = Plan(
+                folder=str(folder),
+                identity=_identity(source, options, policy, () if changed else _files(source)),
+                contents=contents,
+                ends=(),
+                loops=options.loops,
+                speed=options.speed,
+                rate=options.rate,
+                refused_first=tuple(sorting.errors.first),
+                faults=options.faults,
+                seed=options.seed,
+                fault_counts=dict(sorting.fault_counts),
+                account=account,
+                findings=(*found.findings, *(_changed(source) if changed else ())),
+                longest_impression=found.longest,
+                largest_impression=found.largest,
+                without_impression=found.none,
+            )
+        else:
+            prepared = begun
+        if refusal := not_accepted(prepared.findings, options.accept):
+            raise SourceError(f"{source.text}: {refusal}")
+        ends = impression_groups.epoch_ends(
+            (work if begun is None else folder) / LOG, prepared.contents.rows, options.epoch or source.epoch
         )
-    else:
-        prepared = begun
-    if refusal := not_accepted(prepared.findings, options.accept):
-        (folder / LOG).unlink()
-        (folder / PLAN).unlink(missing_ok=True)
-        raise SourceError(f"{source.text}: {refusal}")
-    ends = impression_groups.epoch_ends(folder / LOG, prepared.contents.rows, options.epoch or source.epoch)
-    paced = {"loops": options.loops, "speed": options.speed, "rate": options.rate}
-    plan = replace(prepared, ends=ends, seed=options.seed, **paced)
-    if plan != earlier:
-        write_plan(plan)
-    return plan
+        paced = {"loops": options.loops, "speed": options.speed, "rate": options.rate}
+        plan = replace(prepared, ends=ends, seed=options.seed, **paced)
+        if begun is None:
+            (folder / PLAN).unlink(missing_ok=True)  # it is that of the earlier log
+            (work / LOG).replace(folder / LOG)
+        if plan != earlier or begun is None:
+            write_plan(plan)
+        return plan
+
+
+@contextmanager
+def _work_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder for unfinished files in `folder`, and delete it at the end; one of a killed process is replaced."""
+    work = folder / PREPARING
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _identity(source: Source, options: Options, policy: Exposures, files: tuple[LogFile, ...] = ()) -> LogIdentity:
@@ -145,16 +175,7 @@ class _Sorting:
 
     def run(self) -> tuple[Contents, Account, LoggedImpressions]:
         """Return what the log contains, what became of its rows, and the findings."""
-        staged, ordered = self.path.with_name("staged.parquet"), self.path.with_name("ordered.parquet")
-        try:
-            result = self._sort(staged, ordered)
-            ordered.replace(self.path)
-        finally:
-            staged.unlink(missing_ok=True)
-            ordered.unlink(missing_ok=True)
-        return result
-
-    def _sort(self, staged: Path, ordered: Path) -> tuple[Contents, Account, LoggedImpressions]:
+        staged, ordered = self.path.with_name("staged.parquet"), self.path
         options, text, errors = self.options, self.source.text, self.errors
         read = total_order.stage(self.source.read(self.policy, errors), staged, self._counting("reading"))
         if not read:
