@@ -116,3 +116,10 @@ def test_the_table_of_items_has_names_vectors_and_neighbours(
         export_device(found, tmp_path / "out")
     with pytest.raises(UserError, match="no release 99"):
         export_device(found, tmp_path / "other", 99)
+
+    def fail(_nets: Nets, _path: Path) -> None:
+        raise ImportError
+
+    with pytest.raises(UserError, match="needs ONNX"):
+        export_device(found, tmp_path / "other" / "new", write_model=fail)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]

@@ -140,7 +140,7 @@ def test_a_run_that_never_began_leaves_a_folder_that_the_next_may_have(tmp_path:
 
 
 def test_what_a_killed_preparation_leaves_is_replaced_and_a_foreign_log_is_not(tmp_path: Path) -> None:
-    source, killed = parse("synthetic:users=9,items=9,clicks=4"), tmp_path / "killed"
+    source, killed = parse("synthetic:users=5,items=40,clicks=4"), tmp_path / "killed"
 
     def kill(task: str, _rows: int) -> None:
         if task == "sorting":
@@ -158,10 +158,10 @@ def test_what_a_killed_preparation_leaves_is_replaced_and_a_foreign_log_is_not(t
 
 
 def test_a_preparation_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    source = parse("synthetic:users=9,items=9,clicks=4")
+    source = parse("synthetic:users=5,items=40,clicks=4")
     plan = prepare(source, Options(), tmp_path)
-    for source, options in ((source, Options(seed=2, epoch="x")), (parse(f"log:{tmp_path / 'none'}"), Options())):
+    for again, options in ((source, Options(seed=2, epoch="x")), (parse(f"log:{tmp_path / 'none'}"), Options())):
         with pytest.raises(SourceError):
-            prepare(source, options, tmp_path)
+            prepare(again, options, tmp_path)
         assert find_plan(tmp_path) == plan
         assert sorted(path.name for path in tmp_path.iterdir()) == ["log.parquet", "plan.json"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replay.errors import RowErrors
+from replay.errors import RowErrors, SourceError
 from replay.sources.log_map import LogMap, Slate
 from replay.sources.schema import Row
 from replay.sources.source import parse
@@ -113,3 +113,9 @@ def test_a_line_that_is_too_long_is_refused_alone_and_the_encoding_is_that_of_th
         path.write_bytes(f"{line}\n{line}".encode(encoding))
         found = read(path, LogMap(encoding="utf-8" if encoding == "utf-16" else encoding))
         assert [row[0] for row in found] == ["é", "é"]
+
+
+@pytest.mark.parametrize("lines", ["[\n{}\n]", '[{"user": 1}]'])
+def test_an_array_instead_of_lines_is_refused_with_the_way_out(tmp_path: Path, lines: str) -> None:
+    with pytest.raises(SourceError, match=r"line 1: not .*jq -c '\.\[\]' writes an array so"):
+        read(write(tmp_path / "a.json", lines), LogMap())

@@ -1,4 +1,4 @@
-"""Checks for input that is valid but implausible: similar names, repeated rows, stray times, nothing to rank."""
+"""Checks for input that is valid but implausible: doubtful names, repeated rows, odd times, nothing to rank."""
 
 # ruff: noqa: S608 - numbers and expressions of our own
 from __future__ import annotations
@@ -10,10 +10,14 @@ import duckdb
 from replay.duckdb_session import parquet
 from replay.prepare.log_account import Acceptable, Finding
 from replay.prepare.logged_impressions import LISTED, Place
+from replay.sources.columns import DOUBTFUL
 from replay.times import utc
 from streams.settings import Exposures
 
 FAR_MS = 3 * 365 * 86_400_000  # an event this far from nearly all others is stray
+DAY_MS = 86_400_000
+COARSE_LEAST = 10  # events of which it is no chance that all are at one time of the day
+ZERO_SHARE = 20  # a name 0 with this many times as many events as the others have is no number like the others
 
 # Each form is of the one before it: names that first agree in a form differ only by its subject.
 _FORMS = {
@@ -56,6 +60,60 @@ def similar_names(connection: duckdb.DuckDBPyConnection, column: str) -> tuple[F
         f"{total:,} {column}s differ from another only {', '.join(parts)}: each is counted as a {column} of its own"
     )
     return (Finding(name=f"similar-{column}s", count=total, sentence=sentence, first=tuple(first)),)
+
+
+def placeholders(connection: duckdb.DuckDBPyConnection, column: str, place: Place) -> tuple[Finding, ...]:
+    """Return a finding if names of `column` in the view `staged` are words for no value, or most events are of 0."""
+    found = connection.execute(
+        f"""WITH counts AS (
+            SELECT "{column}" AS name, count(*) AS events, min(row) AS row FROM staged
+            WHERE lower(trim("{column}")) IN (SELECT unnest(?)) OR "{column}" = '0' GROUP BY name
+        )
+        SELECT name, events, file, line FROM counts JOIN staged USING (row)
+        WHERE name <> '0' OR events > {ZERO_SHARE} * ((SELECT count(*) FROM staged) - events)
+            / greatest(1, (SELECT count(DISTINCT "{column}") FROM staged) - 1)
+        ORDER BY events DESC, name""",
+        [list(DOUBTFUL)],
+    ).fetchall()
+    if not found:
+        return ()
+    total = sum(events for _, events, _, _ in found)
+    return (
+        Finding(
+            name=f"placeholder-{column}s",
+            count=total,
+            sentence=f"{total:,} events have a {column} whose name may mean that there is none; it is one {column} "
+            "here: --null refuses it",
+            first=tuple(
+                f"{place(file, line)}: {name!a}, {events:,} events" for name, events, file, line in found[:LISTED]
+            ),
+        ),
+    )
+
+
+def future_times(connection: duckdb.DuckDBPyConnection, place: Place, now: int) -> tuple[Finding, ...]:
+    """Return a finding if events of the view `staged` are more than a day later than `now`, ms since 1970."""
+    row = connection.execute("SELECT count(*), max(time) FROM staged WHERE time > ?", [now + DAY_MS]).fetchone()
+    if row is None or not row[0]:
+        return ()
+    examples = connection.execute(
+        "SELECT file, line, time FROM staged WHERE time > ? ORDER BY row LIMIT ?", [now + DAY_MS, LISTED]
+    ).fetchall()
+    sentence = f"{row[0]:,} events are in the future, up to {utc(row[1])} (day and month, a unit or a clock?)"
+    first = tuple(f"{place(file, line)}: {utc(time)}" for file, line, time in examples)
+    return (Finding(name="future-times", count=row[0], sentence=sentence, first=first),)
+
+
+def coarse_times(connection: duckdb.DuckDBPyConnection) -> tuple[Finding, ...]:
+    """Return a finding if all events of the view `staged` are at one time of the day, as dates without hours are."""
+    row = connection.execute(
+        f"SELECT count(*), min(time % {DAY_MS}), max(time % {DAY_MS}), max(time) - min(time) FROM staged"
+    ).fetchone()
+    if row is None or row[0] < COARSE_LEAST or row[1] != row[2]:
+        return ()
+    what = "are at one time of the day (dates without hours?)" if row[3] else "have one and the same time"
+    sentence = f"all {row[0]:,} events {what}: those of a user on a day are ordered as in the log"
+    return (Finding(name="coarse-times", count=row[0], sentence=sentence),)
 
 
 def repeated_rows(connection: duckdb.DuckDBPyConnection, place: Place) -> tuple[Finding, ...]:

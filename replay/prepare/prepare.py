@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -233,7 +234,11 @@ class _Sorting:
         return (
             *implausible.similar_names(connection, "user"),
             *implausible.similar_names(connection, "item"),
+            *implausible.placeholders(connection, "user", place),
+            *implausible.placeholders(connection, "item", place),
             *implausible.repeated_rows(connection, place),
+            *implausible.coarse_times(connection),
+            *implausible.future_times(connection, place, int(time.time() * 1000)),
             *implausible.stray_times(connection, ordered, rows, place),
         )
 

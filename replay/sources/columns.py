@@ -15,7 +15,12 @@ from streams.records import Kind, item_key
 
 HINT = "say which is which with --columns, or let `mc2sf data inspect SOURCE --suggest` propose it"
 NO_VALUE = ("", "null", "nan", "none", "\\n", "-1")  # spellings of "no value", in lower case and without blanks
-NO_IMPRESSION = (*NO_VALUE, "0")
+# words that mean "no value" in some logs: as an impression they are none, as a name they are warned about
+DOUBTFUL = (
+    *("n/a", "na", "#n/a", "<na>", "nat", "nil", "(null)", "<null>", "undefined", "unknown", "missing"),
+    *("anonymous", "anon", "guest", "-", "--", "?", "[]", "{}", "00000000-0000-0000-0000-000000000000"),
+)
+NO_IMPRESSION = (*NO_VALUE, "0", *DOUBTFUL)
 FLOAT_WHOLE = 2**53  # up to here a float holds every whole number
 KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "past_click": Kind.PAST_CLICK}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from replay.errors import RowErrors, SourceError
 from replay.sources.log_map import LogMap
 from replay.sources.parquet_log import parquet_log
-from replay.sources.text.containers import STDIN, plain_name
+from replay.sources.text.containers import DAMAGED, STDIN, opened, plain_name
 from replay.sources.text.csv_log import csv_log
 from replay.sources.text.json_log import json_log
 from replay.values.events import EventReader
@@ -30,7 +31,7 @@ JSON = (".jsonl", ".ndjson", ".json")
 def exposure_log(
     files: Sequence[Path], log_map: LogMap, policy: Exposures, errors: RowErrors
 ) -> Iterator[pa.RecordBatch]:
-    """Yield batches of `schema.ROWS` from the files; their names give the format: Parquet, JSON lines, or else CSV."""
+    """Yield batches of `schema.ROWS` from the files, each in its own format."""
     histories = None
     if log_map.history:
         if STDIN in files:
@@ -42,11 +43,23 @@ def exposure_log(
 
 
 def _batches(files: Sequence[Path], reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+    readers = {"parquet": parquet_log, "json": json_log, "csv": csv_log}
     for path in files:
-        name = plain_name(path)
-        if name.endswith(".parquet"):
-            yield from parquet_log(path, reader, errors)
-        elif name.endswith(JSON):
-            yield from json_log(path, reader, errors)
-        else:
-            yield from csv_log(path, reader, errors)
+        yield from readers[file_format(path)](path, reader, errors)
+
+
+def file_format(path: Path) -> Literal["parquet", "json", "csv"]:
+    """Return the format that the name of a file gives, or else its first bytes. Raises SourceError as `opened` does."""
+    name = plain_name(path)
+    if name.endswith(".parquet"):
+        return "parquet"
+    if name.endswith((*JSON, ".csv", ".tsv")) or path == STDIN:
+        return "json" if name.endswith(JSON) else "csv"
+    try:
+        with opened(path) as file:
+            head = file.read(16)
+    except DAMAGED:  # its reader says what is wrong
+        return "csv"
+    return (
+        "parquet" if head.startswith(b"PAR1") else "json" if head.lstrip(b"\xef\xbb\xbf \n").startswith(b"{") else "csv"
+    )

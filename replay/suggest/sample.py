@@ -10,10 +10,9 @@ from pathlib import Path
 import msgspec
 
 from replay.errors import RowErrors, SourceError
-from replay.sources.exposure_log import JSON
+from replay.sources.exposure_log import file_format
 from replay.sources.log_map import LogMap
 from replay.sources.parquet_log import opened
-from replay.sources.text.containers import plain_name
 from replay.sources.text.csv_form import first_records, sniffed
 from replay.sources.text.csv_log import utf8
 from replay.sources.text.lines import lines
@@ -34,10 +33,10 @@ class Sample:
 
 def sample(path: Path, log_map: LogMap) -> Sample:
     """Return the first rows of a file. Raises SourceError if it can't be read."""
-    name = plain_name(path)
-    if name.endswith(".parquet"):
+    form = file_format(path)
+    if form == "parquet":
         return _of_parquet(path)
-    return _of_json(path) if name.endswith(JSON) else _of_csv(path, log_map)
+    return _of_json(path) if form == "json" else _of_csv(path, log_map)
 
 
 def _of_csv(path: Path, log_map: LogMap) -> Sample:
@@ -45,10 +44,12 @@ def _of_csv(path: Path, log_map: LogMap) -> Sample:
     separator = log_map.separator or sniffed(head, log_map)
     rows = list(islice(first_records(head, separator, log_map), ROWS + 1))
     if not rows:
-        raise SourceError(f"{path}, line 1: not CSV")
+        raise SourceError(f"{path}, line 1: not CSV" if head.strip() else f"{path} is empty")
     width = len(rows[0])
     rows = [row for row in rows if len(row) == width]
     header = _is_header(rows) if log_map.header is None else log_map.header
+    if len(rows) == header:
+        raise SourceError(f"{path} has no row below its header")
     names = rows[0] if header and len(set(rows[0])) == width else [str(n) for n in range(1, width + 1)]
     return Sample(dict(zip(names, map(list, zip(*rows[header:], strict=True)), strict=False)), separator, header)
 

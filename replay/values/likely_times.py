@@ -36,7 +36,9 @@ def number_cause(number: float) -> str:
     for unit, name in _UNITS.items():
         if begin <= (number - (EXCEL_1970 if unit == "excel" else 0)) * NS[unit] / MS < end:
             return f"looks like {name}: --time-unit {unit}"
-    return "counts from 0? --time-unit s takes any time up to the year 9999" if 0 <= number * 1000 <= LATEST else ""
+    if begin / 1000 <= number <= LATEST / 1000:
+        return "seconds in the future? --time-unit s takes any time up to the year 9999"
+    return "counts from 0? --time-unit s takes any time up to the year 9999" if 0 <= number < begin / 1000 else ""
 
 
 def text_formats(text: str) -> tuple[str, ...]:

@@ -63,6 +63,10 @@ def csv_form(path: Path, head: bytes, log_map: LogMap) -> CsvForm:
     try:
         positions = columns.positions(names, log_map)
     except InvalidError as error:
+        if b"\0" in head[:1000]:  # so has UTF-16
+            raise SourceError(
+                f"{path} is no text: an archive, a format of its own, or of another --encoding"
+            ) from error
         raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
     begin = first.end() if header else first.start()
     return CsvForm(separator, dialect, names, positions, begin, 1 + line_ends(data[:begin]))

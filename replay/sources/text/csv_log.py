@@ -38,11 +38,14 @@ def csv_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.R
 def utf8(path: Path, encoding: str) -> Iterator[bytes]:
     """Yield the file's text in UTF-8, in pieces; bytes that are not in `encoding` are left as they are.
 
-    A byte order mark is passed over, and that of UTF-16 decides the encoding. Raises SourceError for an empty file.
+    A byte order mark is passed over, and that of UTF-16 or UTF-32 decides the encoding. Raises SourceError for an empty
+    file.
     """
     chunks = byte_chunks(path, BLOCK_BYTES)
     head = next(chunks, b"")
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"  # its mark begins as that of UTF-16
+    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     head = head.removeprefix(codecs.BOM_UTF8)
     if not head:

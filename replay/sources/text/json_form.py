@@ -51,7 +51,7 @@ class JsonForm:
                 fields.append((column, kind, msgspec.field(name=name)))
             else:
                 fields.append((column, kind | UnsetType, msgspec.field(name=name, default=UNSET)))
-        return msgspec.defstruct("Line", fields, gc=False, kw_only=True)  # type: ignore[arg-type]
+        return msgspec.defstruct("Line", fields, gc=False, kw_only=True)
 
     def columns(self, found: Sequence[Any], numbers: Numbers, data: bytes) -> tuple[pa.RecordBatch, Numbers] | None:
         """Return the rows of decoded lines under our names, and the number of the line of each.

@@ -28,6 +28,7 @@ from replay.values.table import Table
 
 _FORMS = 16  # sets of fields whose meaning is kept: most lines of a log have the same
 _NUMBERS = ("timestamp", "click", "rating")  # columns in which a float is not a name
+_ARRAY = "one object a line is needed; jq -c '.[]' writes an array so"
 _json = msgspec.json.Decoder()
 
 Values = dict[str, object]
@@ -153,7 +154,8 @@ class _JsonLog:
         try:
             found = _decoded(line, self.reader.log_map.encoding)
             if not isinstance(found, dict):
-                raise InvalidError("not a JSON object", shown(found))  # noqa: TRY301
+                hint = f": {_ARRAY}" if isinstance(found, list) else ""
+                raise InvalidError("not a JSON object", shown(found) + hint)  # noqa: TRY301
             inside: object = [{}] if nested is None else found.pop(nested, None)
             if not isinstance(inside, list) or not all(isinstance(one, dict) for one in inside):
                 raise InvalidError(f"{nested} is no list of objects", shown(inside))  # noqa: TRY301
@@ -207,4 +209,5 @@ def _decoded(line: bytes, encoding: str) -> object:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            raise InvalidError("not JSON", str(error)) from error
+            hint = f": {_ARRAY}" if text.strip() == "[" else ""
+            raise InvalidError("not JSON", f"{error}{hint}") from error
