@@ -104,9 +104,7 @@ def recommend(
 
 
 def _names(connection: sa.Connection, run: str, keys: list[int]) -> list[str]:
-    t = schema.items.c
-    named = connection.execute(sa.select(t.item, t.name).where(t.run == run, t.item.in_(keys)))
-    names = {row.item: row.name for row in named}
+    names = run_state.item_names(connection, run, keys)
     return [names.get(key, str(key)) for key in keys]
 
 

@@ -121,5 +121,5 @@ def test_the_table_of_items_has_names_vectors_and_neighbours(
         raise ImportError
 
     with pytest.raises(UserError, match="needs ONNX"):
-        export_device(found, tmp_path / "other" / "new", write_model=fail)
+        export_device(found, tmp_path / "other" / "new", 2, write_model=fail)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]

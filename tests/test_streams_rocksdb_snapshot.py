@@ -13,7 +13,6 @@ from streams.faust_runtime.app import new_app
 from streams.faust_runtime.outbox import Delivered, KeyValue
 from streams.faust_runtime.rocksdb_snapshot import LocalCopies
 from streams.faust_runtime.state_table import StateTable, state_table
-from streams.kafka import topic_admin
 from streams.settings import Settings
 from streams.state.device import DeviceState
 from streams.state.row_codec import encode_row
@@ -118,13 +117,12 @@ def with_a_row(table: StateTable) -> StateTable:
 
 
 @pytest.fixture
-def start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[Broker], StateTable]:
+def start(settings: Settings) -> Callable[[Broker], StateTable]:
     """Return a function that starts a worker's table, always on the same disk; its writes go to a broker."""
-    monkeypatch.setattr(topic_admin, "topic_id", lambda *_: CHANGELOG)
 
     def start_table(broker: Broker) -> StateTable:
         own = settings.model_copy(update={"local_copy": True})
-        table = state_table(new_app(own, "device"), own, "state", lambda _: 0)
+        table = state_table(new_app(own, "device"), own, "state", lambda _: 0, lambda *_: CHANGELOG)
         changes: list[KeyValue] = []
         table._changes.put = lambda _topic, _partition, key, value: changes.append((key, value))  # type: ignore[method-assign]
 

@@ -9,14 +9,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from deploy.analysis.device_model import INPUTS, OUTPUTS, write_onnx
 from deploy.runs import Found, new_folder, refuse_used
 from deploy.user_error import UserError
 from models.mc2sf.nets import Nets
-from streams.database import run_state, schema
+from streams.database import run_state
 from streams.releases.release import Assembler, ReleaseError, read_release_and_items
 
 MODEL, ITEMS, MANIFEST = "model.onnx", "items.parquet", "manifest.json"
@@ -38,8 +37,7 @@ def export_device(
             release, items = read_release_and_items(connection, run, version, Assembler())
         except ReleaseError as error:
             raise UserError(str(error)) from error
-        i = schema.items.c
-        names = {row.item: row.name for row in connection.execute(sa.select(i.item, i.name).where(i.run == run))}
+        names = run_state.item_names(connection, run)
     if release.standalone:
         raise UserError(f"release {version} has standalone nets: only the product's own can be exported")
     with new_folder(folder):

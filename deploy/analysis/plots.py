@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import date2num
 from matplotlib.figure import Figure
@@ -89,19 +88,8 @@ def differences(comparison: Comparison, metric: str = "ndcg@10") -> Figure:
 
 
 def _dot(axes: Axes, y: int, variant: str, value: float, low: float | None, high: float | None) -> None:
-    look = _style(variant)
-    widths = None if low is None or high is None else np.array([[max(0.0, value - low)], [max(0.0, high - value)]])
-    axes.errorbar(
-        value,
-        y,
-        xerr=widths,
-        marker=look.marker,
-        markersize=9 if look.marker == "*" else 6,
-        color=look.colour,
-        markerfacecolor=look.colour if look.filled else "white",
-        capsize=2,
-        linestyle="none",
-    )
+    widths = None if low is None or high is None else ([max(0.0, value - low)], [max(0.0, high - value)])
+    _style(variant).draw(axes, value, y, xerr=widths)
 
 
 def _rows(axes: Axes, label: str, variants: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from deploy.user_error import UserError
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.records import Kind
 
 Keys = NDArray[np.int64]
@@ -66,10 +66,9 @@ class _Names:
     """The names of a run's items, by key."""
 
     def __init__(self, connection: sa.Connection, run: str) -> None:
-        i = schema.items.c
-        rows = connection.execute(sa.select(i.item, i.name).where(i.run == run).order_by(i.item)).all()
-        self._keys = np.array([row.item for row in rows], np.int64)
-        self._names = pa.array([row.name for row in rows], pa.string())
+        names = run_state.item_names(connection, run)
+        self._keys = np.array([*names], np.int64)
+        self._names = pa.array(list(names.values()), pa.string())
 
     def of(self, keys: Keys) -> pa.Array:
         """Return names, null for a key without one."""

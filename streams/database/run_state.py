@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from streams.database.schema import decisions, progress, releases
+from streams.database.schema import decisions, items, progress, releases
 from streams.records import EpochDecision
 
 
@@ -47,3 +49,11 @@ def active_release(connection: Connection, run: str) -> int | None:
     t = releases.c
     query = sa.select(sa.func.max(t.version)).where((t.run == run) & t.published)
     return connection.execute(query).scalar()
+
+
+def item_names(connection: Connection, run: str, keys: Sequence[int] | None = None) -> dict[int, str]:
+    """Return the names of the items of the run, or of those in `keys`, by key and in its order."""
+    t = items.c
+    query = sa.select(t.item, t.name).where(t.run == run).order_by(t.item)
+    rows = connection.execute(query if keys is None else query.where(t.item.in_(keys)))
+    return {row.item: row.name for row in rows}

@@ -149,12 +149,18 @@ class StateTable(faust.Table):  # type: ignore[misc] # Faust is not typed
         HEALTH.progress()
 
 
-def state_table(app: PlatformApp, settings: Settings, name: str, locate: Callable[[bytes], int]) -> StateTable:
-    """Return the one table of a worker, partitioned as its source topics are."""
+def state_table(
+    app: PlatformApp,
+    settings: Settings,
+    name: str,
+    locate: Callable[[bytes], int],
+    topic_id: Callable[[Settings, str], str | None] = topic_admin.topic_id,
+) -> StateTable:
+    """Return the one table of a worker, partitioned as its source topics are; `topic_id` identifies its changelog."""
     copies = None
     if settings.local_copy:
-        topic_id = functools.partial(topic_admin.topic_id, settings, f"{app.conf.id}-{name}-changelog")
-        copies = LocalCopies(Path(app.conf.datadir) / "copies", topic_id)
+        identify = functools.partial(topic_id, settings, f"{app.conf.id}-{name}-changelog")
+        copies = LocalCopies(Path(app.conf.datadir) / "copies", identify)
     table = StateTable(
         app, name=name, key_type=bytes, value_type=bytes, partitions=settings.partitions, locate=locate, copies=copies
     )

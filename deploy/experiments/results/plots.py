@@ -130,20 +130,7 @@ def _note(result: Result) -> str:
 def _point(
     axis: Axes, x: float, y: float, name: str, *, xerr: float = 0.0, yerr: float = 0.0, label: str | None = None
 ) -> None:
-    look = style(name)
-    axis.errorbar(
-        x,
-        y,
-        xerr=xerr or None,
-        yerr=yerr or None,
-        marker=look.marker,
-        markersize=9 if look.marker == "*" else 6,
-        color=look.colour,
-        markerfacecolor=look.colour if look.filled else "white",
-        capsize=2,
-        linestyle="none",
-        label=label,
-    )
+    style(name).draw(axis, x, y, xerr=xerr or None, yerr=yerr or None, label=label)
 
 
 @contextmanager

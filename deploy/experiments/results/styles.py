@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.typing import RcKeyType
+
+Error = float | Sequence[Sequence[float]] | None  # half the width of an interval, or ([below], [above])
 
 
 class Style(NamedTuple):
@@ -14,6 +18,24 @@ class Style(NamedTuple):
     colour: str
     marker: str
     filled: bool = True
+
+    def draw(
+        self, axes: Axes, x: float, y: float, *, xerr: Error = None, yerr: Error = None, label: str | None = None
+    ) -> None:
+        """Draw a point with its intervals."""
+        axes.errorbar(
+            x,
+            y,
+            xerr=xerr,
+            yerr=yerr,
+            marker=self.marker,
+            markersize=9 if self.marker == "*" else 6,
+            color=self.colour,
+            markerfacecolor=self.colour if self.filled else "white",
+            capsize=2,
+            linestyle="none",
+            label=label,
+        )
 
 
 STYLES = {
