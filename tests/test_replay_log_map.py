@@ -45,6 +45,7 @@ def test_a_map_is_read_from_toml_and_kept_in_json(tmp_path: Path) -> None:
         ('encoding = "rot13"', "encoding: 'rot13' is unknown"),
         ('tz = "Mars/Base"', "tz: 'Mars/Base' is no time zone"),
         ('tz = "../../etc/passwd"', "tz: "),
+        ("click_from = nan", "click_from: nan"),
         ('separator = ""', "separator: ''"),
         ("separator = '\"'", "separator: "),
         ('comment = "//"', "comment: "),

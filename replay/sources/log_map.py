@@ -6,6 +6,7 @@ presets of public logs.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -91,6 +92,8 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"separator: {self.separator!r} can't separate fields")
         if self.comment is not None and len(self.comment) != 1:
             raise ValueError(f"comment: {self.comment!r} is not one character")
+        if self.click_from is not None and not math.isfinite(self.click_from):
+            raise ValueError(f"click_from: {self.click_from} is no number that a value can reach")
         kinds = {"event", "click", "rating"} & set(self.columns)
         if len(kinds) > 1:
             raise ValueError(f"columns: only one of {', '.join(sorted(kinds))} can make a row a click")
