@@ -37,7 +37,7 @@ def test_a_run_with_all_five_plugins_is_verified(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "deploy.cli", *arguments]
         environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=850, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from replay.errors import RowErrors, SourceError
+from replay.errors import RowErrors
 from replay.sources.log_map import LogMap, Slate
 from replay.sources.schema import Row
 from replay.sources.source import parse
@@ -117,5 +116,3 @@ def test_lists_of_events_in_json_lines_are_events(tmp_path: Path) -> None:
     path, errors = write(tmp_path / "a.jsonl", "\n".join(lines)), RowErrors("skip")
     assert mapped(path, nested, errors) == [("3", "1", T * 1000, CLICK, 0)]
     assert errors.counts == {"unknown event kind": 1, "events is no list of objects": 1}
-    with pytest.raises(SourceError, match="slate and history are columns of CSV and Parquet"):
-        mapped(path, NAMED)
