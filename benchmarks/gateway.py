@@ -32,7 +32,7 @@ import sqlalchemy as sa
 
 from benchmarks.machine import described
 from benchmarks.servers.worker import Process, wait_for
-from deploy.gateway.tokens import add
+from deploy.gateway.api.tokens import add
 from deploy.local.broker import await_broker, broker_command, free_port
 from streams.database import schema
 from streams.database.engine import connect

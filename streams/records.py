@@ -119,6 +119,13 @@ class GatewayRequest(Record, frozen=True, tag="ask"):
     variant: str = "mc2sf"  # whose scores order the items of the whole answer
 
 
+class Forget(Record, frozen=True, tag="forget"):
+    """Deletes a user: device and cloud their rows, the recorder those that it has from each topic."""
+
+    user: str  # user's name
+    wall: int  # wall clock of the request, ms
+
+
 # device-uplink ------------------------------------------------------------------------------------------------------
 
 
@@ -324,8 +331,9 @@ class DeadLetter(Record, frozen=True, tag="dead"):
     role: str  # the processor that refused it
 
 
-DeviceEvent = DeviceBatch | GatewayRequest | EpochBegin | EpochEnd | EndOfLog
-Uplink = NegativeMemory | ClickUpload | RankRequest | EpochEnd | EndOfLog
-OutcomeEvent = Outcome | EpochEnd | EndOfLog
+DeviceEvent = DeviceBatch | GatewayRequest | Forget | EpochBegin | EpochEnd | EndOfLog
+Uplink = NegativeMemory | ClickUpload | RankRequest | Forget | EpochEnd | EndOfLog
+OutcomeEvent = Outcome | Forget | EpochEnd | EndOfLog
+RankingEvent = Ranking | Forget
 ExampleEvent = FastExample | EpochEnd | EndOfLog
 ReleaseEvent = Manifest | EpochDecision | ItemCounts

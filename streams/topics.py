@@ -8,6 +8,7 @@ from typing import Final
 from streams.settings import Settings
 
 _HOUR: Final = 3_600_000
+RETENTION_MS: Final = 7 * 24 * _HOUR  # of topics that are not compacted
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Topic:
                 # longer than the longest publication plus one epoch: a reader that is behind still finds its rows
                 "min.compaction.lag.ms": str(_HOUR),
             }
-        return {"cleanup.policy": "delete", "retention.ms": str(7 * 24 * _HOUR)}
+        return {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS)}
 
 
 DEVICE_EVENTS = Topic("device-events", "user", "events of the users' devices, and epoch markers")

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from deploy.gateway.app import Gateway
-from deploy.gateway.bodies import MAX_BODY, MAX_EVENTS, CloudAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
+from deploy.gateway.api.app import Gateway
+from deploy.gateway.api.bodies import MAX_BODY, MAX_EVENTS, CloudAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
+from deploy.gateway.api.limits import RateLimits
+from deploy.gateway.api.tokens import Tokens, add
 from deploy.gateway.epoch_ticker import EpochTicker
 from deploy.gateway.ingest import Ingest
-from deploy.gateway.limits import RateLimits
 from deploy.gateway.rankings import Rankings
 from deploy.gateway.tables import Tables
-from deploy.gateway.tokens import Tokens, add
 from deploy.runs import Found
 from deploy.user_error import UserError
 from streams.codec import Reader, Tensor
@@ -31,6 +31,7 @@ from streams.records import (
     DeviceEvent,
     EpochBegin,
     EpochEnd,
+    Forget,
     GatewayRequest,
     Ranking,
     Versions,
@@ -256,6 +257,8 @@ def test_the_fast_part_answers_for_a_late_cloud_and_nobody_for_a_late_device(wor
     world.late.add("cloud")
     late = world.get("ada/rankings").json()
     assert (late["degraded"], late["variant"], late["history_age"]) == (True, "fast", None)
+    world.late.clear()
+    assert world.client.get(f"/v1/rankings/{late['ranking']}", headers=world.headers("shop")).json()["ranking"] == late
     world.late.add("device")
     away = world.get("ada/rankings")
     assert (away.status_code, away.headers["retry-after"]) == (503, "1")
@@ -341,6 +344,18 @@ def test_metaranks_clients_are_served(world: World) -> None:
     for field, wrong in (("user", {"user": None}), ("item", {"item": None}), ("timestamp", {"timestamp": "soon"})):
         refused = world.client.post("/feedback", json=click | wrong, headers=headers)
         assert (refused.status_code, field in refused.json()["error"]) == (422, True)
+
+
+def test_an_admin_has_a_user_forgotten(world: World, settings: Settings) -> None:
+    ranking = world.get("ada/rankings").json()["ranking"]
+    path = "/v1/users/ada"
+    assert world.client.delete(path, headers=world.headers("ada")).status_code == 403
+    answer = world.client.delete(path, headers=world.headers("root"))
+    assert (answer.status_code, answer.json()) == (202, {"user": "ada", "topics_until": 9_000 + 7 * 86_400_000})
+    partition = partition_of(b"ada", settings.partitions)
+    assert world.producer.records == [(partition, b"ada", Forget("ada", 9_000))]
+    world.rankings.take(Forget("ada", 9_000))
+    assert world.client.get(f"/v1/rankings/{ranking}", headers=world.headers("root")).status_code == 404
 
 
 def test_floods_and_slow_clients_are_refused(world: World) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.gateway.openapi import document
+from deploy.gateway.api.openapi import document
 from streams.settings import Settings
 from tests.test_deploy_gateway import World
 

@@ -27,7 +27,7 @@ from streams.records import (
     ExampleEvent,
     NegativeMemory,
     OutcomeEvent,
-    Ranking,
+    RankingEvent,
     RankRequest,
     SlowPriors,
     Uplink,
@@ -101,7 +101,7 @@ class Worker:
             lambda version: RELEASES[self.newest if version is None else version], lambda _: ItemStatistics.empty()
         )
         kinds = {DEVICE_UPLINK: Uplink, OUTCOMES: OutcomeEvent, DEAD_LETTERS: DeadLetter, CLOUD_DOWNLINK: SlowPriors}
-        kinds |= {FAST_EXAMPLES: ExampleEvent, RANKINGS: Ranking}
+        kinds |= {FAST_EXAMPLES: ExampleEvent, RANKINGS: RankingEvent}
         for topic, _, _, value in writes.records():
             for known, kind in kinds.items():
                 if topic == known.full(self.settings):

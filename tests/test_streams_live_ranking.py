@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from models.evaluation.metrics import rank
-from streams.records import DeviceBatch, EpochBegin, GatewayRequest, Ranking, SlowPriors, ranking_impression
+from streams.records import DeviceBatch, EpochBegin, Forget, GatewayRequest, Ranking, SlowPriors, ranking_impression
 from streams.state.numbering import KEPT_KEYS
 from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, RANKINGS
 from tests.test_streams_device_batch import FREE, Worker, at, batch
@@ -138,6 +138,21 @@ def _answer(world: World) -> SlowPriors:
     world.cloud.work(*(at(DEVICE_UPLINK, record) for record in world.device.sent[DEVICE_UPLINK.name]))
     priors: SlowPriors = world.cloud.sent[CLOUD_DOWNLINK.name][-1]
     return priors
+
+
+def test_a_forgotten_user_has_no_row_and_begins_anew() -> None:
+    world = World(FREE)
+    world.send(batch(*range(1, 6), kind=0), batch(2, 3, seq=5))
+    world.ranked(*ASKED)
+    world.send(batch(4, seq=7), GatewayRequest("s", "u", ASKED, 4, 2_000, 1_000), Forget("u", 0))
+    assert [key for key in world.device.rows if key.startswith(b"u")] == []
+    assert not world.device.device._index.rankings
+    for topic in (OUTCOMES, RANKINGS, DEVICE_UPLINK):
+        assert world.device.sent[topic.name][-1] == Forget("u", 0)
+    world.answer()
+    assert b"u" not in world.cloud.rows
+    world.send(batch(9))
+    assert (world.device.state().seq, world.device.state().clicks, world.device.dead) == (1, [9], [])
 
 
 def test_events_with_a_key_follow_the_users_last_ones_and_are_applied_once() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,16 +15,16 @@ import sqlalchemy as sa
 from models.evaluation.candidates import evaluated
 from models.evaluation.metrics import metrics, rank
 from streams.codec import Reader, encode
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.database.engine import connect
 from streams.kafka.partitioner import partition_of
 from streams.recorder.epoch_writer import EpochWriter, OvertakenError
-from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Kind, Outcome, item_key
+from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Forget, Kind, Outcome, item_key
 from streams.settings import Settings
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row, encode_row
-from streams.topics import DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
+from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 from tests.support.recorder import RECORDED, World, a_run, deliver, dump
 
 
@@ -104,6 +105,32 @@ def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: 
     assert len(dead_letters) == len(bad)
     for _, data, reason in bad:
         assert [x for x in dead_letters if x.value == data and reason in x.reason], reason
+
+
+@pytest.mark.parametrize("early_rows", [1, 1_000_000])
+def test_a_forgotten_user_leaves_no_row_and_begins_anew(small: Settings, engine: sa.Engine, early_rows: int) -> None:
+    world, user, others = a_run(small), "u1", 4
+    place = partition_of(user.encode(), small.partitions)
+    logs: dict[Any, Any] = world.logs
+    forget = user.encode(), encode(Forget(user, 0))
+    logs[DEVICE_EVENTS.name, place].insert(-1, (user.encode(), b"garbage"))  # before the end of the log
+    for topic in (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES):
+        logs[topic.name, place].insert(-1, forget)
+    for topic in (DEVICE_STATE, CLOUD_STATE):
+        logs[topic.name, place].insert(-1, (user.encode(), b""))
+    again = DeviceBatch(user, 0, ["item 1"], b"\x01", [2_000_000], [0])
+    logs[DEVICE_EVENTS.name, place].insert(-1, (user.encode(), encode(again)))
+    deliver(world, lambda: EpochWriter(small, engine, lambda: 0, early_rows))
+    with engine.connect() as connection:
+        assert run_state.forgotten(connection, small.run) is not None
+        for table in schema.metadata.tables.values():
+            if "user" in table.c:
+                found = set(connection.execute(sa.select(table.c.user).where(table.c.run == small.run)).scalars())
+                assert (user in found) == (table is schema.interactions), table.name
+                assert table in (schema.drifts, schema.idempotency_keys) or len(found - {user}) == others, table.name
+        i = schema.interactions.c
+        assert connection.execute(sa.select(i.seq).where(i.user == user)).scalars().all() == [0]
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.dead_letters)).scalar_one() == 0
 
 
 def test_crashes_repeats_and_early_writes_change_no_row(small: Settings, engine: sa.Engine) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -11,6 +11,9 @@ from rich.text import Text
 from deploy.cli.options import MetricOption, RunArgument, VariantOption, moment
 from deploy.console import terminal
 from deploy.user_error import UserError
+
+if TYPE_CHECKING:
+    from deploy.runs import Found
 
 console = terminal()
 
@@ -72,6 +75,8 @@ def evaluate(
             console.print(by_plugins(scored_again(result.plugin_metrics), "metrics of one's own"))
     if release is None:
         console.print(f"{len(result.differences)} ranks differ from those given online")
+        if result.differences:
+            console.print(_forgotten(found), end="")
         raise typer.Exit(1 if result.differences else 0)
     console.print(f"release {release} on the same clicks" + (" (hindsight)" if result.hindsight else ""))
     if not as_json:
@@ -108,6 +113,7 @@ def verify(
             )
     except DifferenceFound as difference:
         console.print(Text.assemble(("not as the log says:", "red"), f" {difference.args[0]}"))
+        console.print(_forgotten(found), end="")
         raise typer.Exit(1) from None
     if not found.settings.lockstep:
         console.print("free-running: the release and the item statistics of each click are those that it recorded")
@@ -117,4 +123,17 @@ def verify(
         f"user, the metrics. Without tiles {verified.untiled:,} outcomes differ by at most "
         f"{verified.untiled_difference:.1e}.",
         highlight=False,
+    )
+
+
+def _forgotten(found: Found) -> str:
+    """Return the reason why a run without one of its users can't be computed again, empty if nobody was forgotten."""
+    from streams.database import run_state
+
+    with found.engine.connect() as connection:
+        epoch = run_state.forgotten(connection, found.settings.run)
+    if epoch is None:
+        return ""
+    return (
+        f"A user was forgotten, last in epoch {epoch}: popularity and item statistics counted clicks that are gone.\n"
     )

@@ -15,7 +15,7 @@ import uvicorn
 from deploy.dashboard.app import Page
 from deploy.dashboard.live import Live
 from deploy.dashboard.scraper import Scraper
-from deploy.gateway.tokens import Tokens
+from deploy.gateway.api.tokens import Tokens
 from deploy.local.supervisor import TARGETS
 from deploy.runs import Found
 from deploy.user_error import UserError

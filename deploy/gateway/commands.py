@@ -30,7 +30,7 @@ def token(
     user: Annotated[str | None, typer.Option(help="The only user that it may name.  [default: any]")] = None,
 ) -> None:
     """Make a token and print it, once: the file keeps its hash."""
-    from deploy.gateway.tokens import Scope, add
+    from deploy.gateway.api.tokens import Scope, add
 
     scopes: dict[Scope, bool] = {"ingest": ingest, "rank": rank, "admin": admin}
     if not any(scopes.values()):

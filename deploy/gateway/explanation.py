@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.gateway.bodies import Name, RankingAnswer
+from deploy.gateway.api.bodies import Name, RankingAnswer
 from deploy.gateway.shown import Names, answer, order
 from models.mc2sf.stacking import FEATURES
 from streams.records import Ranking

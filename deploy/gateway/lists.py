@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from deploy.gateway.bodies import BodyError, Event
+from deploy.gateway.api.bodies import BodyError, Event
 from streams.codec import RecordError
 from streams.kafka.message import check_batch
 from streams.records import DeviceBatch, Kind, ranking_impression

@@ -26,17 +26,23 @@ from streams.kafka.stall_detector import StalledError
 from streams.kafka.types import TopicPartition
 from streams.prequential.served import By
 from streams.process.log_throttle import LogThrottle
-from streams.records import GatewayRequest, Ranking
+from streams.records import Forget, GatewayRequest, Ranking, RankingEvent
 from streams.settings import Settings
 from streams.topics import RANKINGS
 
 log = logging.getLogger(__name__)
 log.addFilter(LogThrottle())
 
-KEPT = 10_000  # rankings in memory: 3 KB each with 100 candidates
+KEPT = 20_000  # answers in memory, two per ranking: 3 KB each with 100 candidates
+FAST = ".fast"
 _TAKE, _WAIT_S, _ANSWER_S = 1000, 0.05, 10.0
 
-_rankings: Reader[Ranking] = Reader(Ranking)
+_rankings: Reader[Ranking] = Reader(RankingEvent)
+
+
+def known_as(ranking: Ranking) -> str:
+    """Return the id by which an answer is named: the fast part's is another list than the whole one."""
+    return ranking.id + FAST if ranking.degraded else ranking.id
 
 
 class NoRankingError(RuntimeError):
@@ -88,17 +94,19 @@ class Rankings:
                 raise NoRankingError from error
         finally:
             del self._waiting[wanted]
-        return self._known[wanted]
+        return self._known.get(wanted) or self._known[wanted + FAST]
 
     def find(self, ranking: str) -> Ranking | None:
         """Return one of the last rankings."""
         return self._known.get(ranking)
 
-    def take(self, answer: Ranking) -> None:
-        """Take an answer, in any thread; a repeat of the fast part's answer counts for nothing after the whole one."""
-        known = self._known.get(answer.id)
-        if known is None or known.degraded:
-            self._known[answer.id] = answer
+    def take(self, answer: Ranking | Forget) -> None:
+        """Take an answer, in any thread."""
+        if isinstance(answer, Forget):
+            for each in [known_as(each) for each in self._known.values() if each.user == answer.user]:
+                del self._known[each]
+            return
+        self._known.setdefault(known_as(answer), answer)
         while len(self._known) > KEPT:
             self._known.popitem(last=False)
         if (waiting := self._waiting.get(answer.id)) is not None:
@@ -111,7 +119,7 @@ class Rankings:
 class RankingsReader:
     """Reads the last answers, and all that come, in a thread of its own."""
 
-    def __init__(self, settings: Settings, take: Callable[[Ranking], None]) -> None:
+    def __init__(self, settings: Settings, take: Callable[[Ranking | Forget], None]) -> None:
         self._settings, self._take, self._stop = settings, take, threading.Event()
         self._thread = threading.Thread(target=self._run, name="gateway-rankings", daemon=True)
         self._thread.start()

@@ -10,13 +10,13 @@ from pathlib import Path
 import sqlalchemy as sa
 from starlette.applications import Starlette
 
-from deploy.gateway.app import Gateway
+from deploy.gateway.api.app import Gateway
+from deploy.gateway.api.limits import RateLimits
+from deploy.gateway.api.tokens import Tokens
 from deploy.gateway.epoch_ticker import ROLE, EpochTicker
 from deploy.gateway.ingest import Ingest
-from deploy.gateway.limits import RateLimits
 from deploy.gateway.rankings import Rankings, RankingsReader
 from deploy.gateway.tables import Tables
-from deploy.gateway.tokens import Tokens
 from deploy.runs import find, joined_run
 from deploy.user_error import UserError
 from streams.coordinator.lease import Lease

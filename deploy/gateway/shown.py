@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from deploy.gateway.bodies import RankedItem, RankingAnswer
+from deploy.gateway.api.bodies import RankedItem, RankingAnswer
+from deploy.gateway.rankings import known_as
 from streams.records import Ranking
 
 Names = Callable[[Iterable[int]], Mapping[int, str]]  # names of items by key
@@ -33,7 +34,7 @@ def answer(ranking: Ranking, names: Names) -> RankingAnswer:
     scores, now = ranking.scores[ranking.variant].array(), ranking.asked_wall
     pairs = zip(shown(ranking, names), order(ranking), strict=True)
     return RankingAnswer(
-        ranking=ranking.id,
+        ranking=known_as(ranking),
         user=ranking.user,
         items=[RankedItem(name, float(np.nan_to_num(scores[i]))) for name, i in pairs],
         release=ranking.versions.release,

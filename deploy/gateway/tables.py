@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from deploy.gateway.bodies import CloudAnswer, DeviceAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
+from deploy.gateway.api.bodies import CloudAnswer, DeviceAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
 from deploy.recommend import served_next
 from deploy.runs import Found
 from models.data.event_kinds import CLICK, EXPOSURE

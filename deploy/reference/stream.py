@@ -35,7 +35,7 @@ _VALUES: Mapping[Topic, object] = {
     DEVICE_UPLINK: record_types.Uplink,
     CLOUD_DOWNLINK: record_types.SlowPriors,
     OUTCOMES: record_types.OutcomeEvent,
-    RANKINGS: record_types.Ranking,
+    RANKINGS: record_types.RankingEvent,
     FAST_EXAMPLES: record_types.ExampleEvent,
     ITEM_EMBEDDINGS: record_types.EmbeddingRow,
     MODEL_RELEASES: record_types.ReleaseEvent,

@@ -14,7 +14,7 @@ from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
-from streams.records import ClickUpload, EndOfLog, EpochEnd, NegativeMemory, RankRequest, SlowPriors, Uplink
+from streams.records import ClickUpload, EndOfLog, EpochEnd, Forget, NegativeMemory, RankRequest, SlowPriors, Uplink
 from streams.releases.item_statistics import buckets_array
 from streams.settings import Settings
 from streams.state.cloud import R2, CloudPartitionState, CloudState
@@ -68,8 +68,9 @@ class CloudWork:
     def _decode(self, message: Message) -> Uplink | RecordError:
         try:
             record: Uplink = _uplink.decode(message.value)
-            if isinstance(record, NegativeMemory | ClickUpload | RankRequest):
+            if isinstance(record, NegativeMemory | ClickUpload | RankRequest | Forget):
                 message.check_user(record.user, self._settings.partitions)
+            if isinstance(record, NegativeMemory | ClickUpload | RankRequest):
                 check_arrays(record, self._settings)
         except RecordError as error:
             return error
@@ -98,6 +99,8 @@ class CloudWork:
                     self._users.put(message.key, user)
                 elif isinstance(record, RankRequest):
                     self._answer(message, record, releases)
+                elif isinstance(record, Forget):
+                    self._users.delete(message.key)
                 else:
                     self._apply_marker(message.partition, record)
             except RecordError as error:

@@ -19,6 +19,13 @@ def recorded(connection: Connection, run: str) -> tuple[int, bool] | None:
     return (row.epoch, row.over) if row else None
 
 
+def forgotten(connection: Connection, run: str) -> int | None:
+    """Return the last epoch in which a user was forgotten; None if nobody was."""
+    t = progress.c
+    query = sa.select(t.forgotten).where((t.run == run) & (t.role == "recorder"))
+    return connection.execute(query).scalar_one_or_none()
+
+
 def all_recorded(connection: Connection, run: str) -> bool:
     """Return True if the recorder wrote the log to its end."""
     found = recorded(connection, run)

@@ -179,6 +179,7 @@ progress = _table(
     _optional(
         "not_ranked", BIG, "clicks drawn for evaluation that had no other candidate; null in runs of earlier versions"
     ),
+    _optional("forgotten", INTEGER, "last epoch in which a user was forgotten; null: nobody was"),
 )
 outcomes = _table(
     "outcomes",

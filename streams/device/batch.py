@@ -39,6 +39,7 @@ from streams.records import (
     DeviceEvent,
     EpochBegin,
     EpochMarker,
+    Forget,
     GatewayRequest,
     NegativeMemory,
     RankRequest,
@@ -93,9 +94,10 @@ class DeviceWork:
             if isinstance(event, DeviceBatch):
                 message.check_user(event.user, self._settings.partitions)
                 check_batch(event)
-            elif isinstance(event, GatewayRequest):
+            elif isinstance(event, GatewayRequest | Forget):
                 message.check_user(event.user, self._settings.partitions)
-                check_request(event)
+                if isinstance(event, GatewayRequest):
+                    check_request(event)
         except RecordError as error:
             return error
         return event
@@ -154,6 +156,8 @@ class DeviceWork:
                     self._apply(message, record, releases, item_statistics)
                 elif isinstance(record, GatewayRequest):
                     self._ask(message, record, releases, item_statistics)
+                elif isinstance(record, Forget):
+                    self._forget(message, record)
                 elif isinstance(record, SlowPriors) and record.ranking:
                     self._complete(message, record, releases)
                 elif isinstance(record, SlowPriors):
@@ -260,6 +264,14 @@ class DeviceWork:
         self._send_up(message, asked.uplink)
         self._writes.send(RANKINGS, message.partition, message.key, asked.first)
         self._rows.index.rankings[request.id] = asked.first, request.variant
+
+    def _forget(self, message: Message, record: Forget) -> None:
+        if self._settings.lockstep:
+            raise RecordError("a user can't be forgotten in a run in lockstep")
+        self._rows.forget(message.partition, message.key)
+        for topic in (DEVICE_UPLINK, OUTCOMES, RANKINGS):
+            self._writes.send(topic, message.partition, message.key, record)
+        self._epoch_markers.forward(message.partition)
 
     def _complete(self, message: Message, priors: SlowPriors, releases: Releases) -> None:
         first, variant = self._rows.index.rankings.get(priors.ranking, (None, ""))

@@ -50,6 +50,13 @@ class DeviceIndex:
         else:
             self.uploads[partition].discard(key)
 
+    def forget(self, partition: int, key: bytes) -> None:
+        """Drop what is known of the user of row `key` beside requests."""
+        self.uploads[partition].discard(key)
+        self.r2_sent.discard(key)
+        for ranking in [each for each, (first, _) in self.rankings.items() if first.user.encode() == key]:
+            del self.rankings[ranking]
+
     def is_pending(self, partition: int, epoch: int) -> bool:
         """Return True if a request of an epoch up to `epoch` has no answer yet."""
         pending = self._pending[partition] = +self._pending[partition]

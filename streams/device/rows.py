@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from streams.device.index import DeviceIndex
 from streams.device.step import User
-from streams.kafka.partitioner import partition_key
+from streams.kafka.partitioner import SEPARATOR, partition_key
 from streams.state.device import DevicePartitionState, DeviceState, PendingRequest
 from streams.state.pending_writes import ChangedRows, PendingRows
 from streams.state.row_codec import decode_row
@@ -40,7 +40,14 @@ class DeviceRows:
 
     def changed_users(self) -> Iterator[User]:
         """Yield the users that the batch changed."""
-        return (user for _, user in self._users.changed())
+        return (user for _, user in self._users.changed() if user is not None)
+
+    def forget(self, partition: int, key: bytes) -> None:
+        """Delete a user and the user's requests."""
+        for request in [each for each in self.index.requests[partition] if each.startswith(key + SEPARATOR)]:
+            self.put_request(partition, request, None)
+        self._users.delete(key)
+        self.index.forget(partition, key)
 
     def request(self, key: bytes) -> PendingRequest | None:
         """Return a request, or None if it has been answered or never was sent."""

@@ -34,6 +34,7 @@ from streams.records import (
     DeviceEvent,
     EndOfLog,
     EpochEnd,
+    Forget,
     NegativeMemory,
     Outcome,
     OutcomeEvent,
@@ -53,7 +54,14 @@ MARKED = (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, *CHANGELOGS)
 _WHOLE = {topic.name for topic in (OUTCOMES, *CHANGELOGS)}  # written by whole epochs only
 DEAD_LETTER_PARTITION = TopicPartition(DEAD_LETTERS.name, 0)
 
-_Recorded = DeviceEvent | Uplink | OutcomeEvent | DeadLetter | state_snapshots.Changed | None
+_OF_USERS = {  # tables by the topic that their rows come from; the changelogs have one
+    DEVICE_EVENTS.name: (schema.interactions, schema.idempotency_keys),
+    DEVICE_UPLINK.name: (schema.negative_memories, schema.click_uploads),
+    OUTCOMES.name: (schema.outcomes, schema.drifts),
+}
+
+_Taken = DeviceEvent | Uplink | OutcomeEvent | DeadLetter | state_snapshots.Changed | None
+_Recorded = _Taken | state_snapshots.Deleted
 _readers: dict[str, Reader[DeviceBatch] | Reader[NegativeMemory] | Reader[Outcome] | Reader[DeadLetter]] = {
     DEVICE_EVENTS.name: Reader(DeviceEvent),
     DEVICE_UPLINK.name: Reader(Uplink),
@@ -111,7 +119,13 @@ class EpochWriter:
 
     def _take(self, message: Message) -> None:
         try:
-            self._dispatch(self._decode(message), message)
+            record = self._decode(message)
+            if isinstance(record, Forget | state_snapshots.Deleted):
+                self._rows.forget(record.user, message.source)
+                if message.topic == OUTCOMES.name:
+                    self._early = [each for each in self._early if each.key != message.key]
+            else:
+                self._dispatch(record, message)
         except RecordError as error:
             self._refuse(message, str(error))
 
@@ -125,7 +139,7 @@ class EpochWriter:
             return state_snapshots.read(message, self._settings.partitions, self._fencing_epochs[message.topic])
         return _readers[message.topic].decode(message.value)
 
-    def _dispatch(self, record: _Recorded, message: Message) -> None:
+    def _dispatch(self, record: _Taken, message: Message) -> None:
         if isinstance(record, DeviceBatch):
             self._rows.batch(record, message, self.barrier.epoch, self._clock())
         elif isinstance(record, NegativeMemory):
@@ -220,7 +234,24 @@ class EpochWriter:
             repeats |= {(u, s) for u, s in connection.execute(sa.select(o.user, o.seq).where(o.run == self._run, some))}
         return {key: outcome for key, outcome in buffer.outcomes.items() if key not in repeats}
 
+    def _forget(self, connection: Connection, topic: str, user: str) -> None:
+        """Delete what the tables have of a user from a topic."""
+        tables = _OF_USERS.get(topic, (schema.user_snapshots,))
+        for table in tables:
+            this = (table.c.run == self._run) & (table.c.user == user)
+            if table is schema.user_snapshots:
+                this &= table.c.side == state_snapshots.SIDES[topic]
+            connection.execute(sa.delete(table).where(this))
+        if topic == DEVICE_EVENTS.name:
+            d = schema.dead_letters.c
+            connection.execute(sa.delete(schema.dead_letters).where(d.run == self._run, d.key == user.encode()))
+            p = schema.progress.c
+            now = sa.update(schema.progress).where(p.run == self._run, p.role == ROLE)
+            connection.execute(now.values(forgotten=self.barrier.epoch))
+
     def _write(self, connection: Connection, buffer: Buffer) -> dict[Table, int]:
+        for topic, user in buffer.forgotten:
+            self._forget(connection, topic, user)
         plain: dict[Table, list[Row]] = {
             schema.interactions: buffer.interactions,
             schema.items: buffer.items,

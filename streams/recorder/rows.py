@@ -18,6 +18,7 @@ from streams.kafka.types import TopicPartition
 from streams.recorder.state_snapshots import Changed
 from streams.records import LATEST, ClickUpload, DeadLetter, DeviceBatch, NegativeMemory, Outcome, Versions, item_key
 from streams.state.numbering import key_number, numbered, with_key
+from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
 
 ROLE = "recorder"
 Row = tuple[object, ...]  # in the order of its table's columns
@@ -44,6 +45,9 @@ class Buffer:
     uploads: list[Row] = field(default_factory=list)
     dead_letters: list[Row] = field(default_factory=list)
     keys: list[Row] = field(default_factory=list)
+    forgotten: dict[tuple[str, str], None] = field(
+        default_factory=dict
+    )  # topic and user: to be deleted before all else
     outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
     states: dict[TopicPartition, dict[str, Changed]] = field(default_factory=dict)  # newest of each user, per changelog
 
@@ -129,6 +133,24 @@ class RowBuilder:
             if not 1 <= rank <= len(listed) or not variant.isascii() or not variant.isidentifier() or len(variant) > 32:
                 raise RecordError(f"rank {rank} of {len(listed)} by {variant[:40]!r}")
         self.buffer.outcomes.setdefault((record.user, record.seq), record)
+
+    def forget(self, user: str, source: TopicPartition) -> None:
+        """Drop what came of a user from a partition so far; the tables follow."""
+        buffer = self.buffer
+        buffer.forgotten[source.topic, user] = None
+        if source.topic == DEVICE_EVENTS.name:
+            self._expected.pop(user, None)
+            self._keys.pop(user, None)
+            buffer.interactions = [row for row in buffer.interactions if row[1] != user]
+            buffer.keys = [row for row in buffer.keys if row[1] != user]
+            buffer.dead_letters = [row for row in buffer.dead_letters if row[5] != user.encode()]
+        elif source.topic == DEVICE_UPLINK.name:
+            buffer.memories = [row for row in buffer.memories if row[1] != user]
+            buffer.uploads = [row for row in buffer.uploads if row[1] != user]
+        elif source.topic == OUTCOMES.name:
+            buffer.outcomes = {key: each for key, each in buffer.outcomes.items() if key[0] != user}
+        else:
+            buffer.states.get(source, {}).pop(user, None)
 
     def state(self, changed: Changed, changelog: TopicPartition) -> None:
         """Add a user's state, over an older one of the same epoch."""

@@ -30,6 +30,14 @@ Marker = EpochEnd | EndOfLog
 
 
 @dataclass(frozen=True)
+class Deleted:
+    """A user's state was deleted."""
+
+    side: str  # device or cloud
+    user: str
+
+
+@dataclass(frozen=True)
 class Changed:
     """A user's new state."""
 
@@ -38,8 +46,8 @@ class Changed:
     state: bytes
 
 
-def read(message: Message, partitions: int, fencing_epochs: FencingEpochs) -> Changed | Marker | None:
-    """Return the user's state or the marker in a changelog's record; None if it has neither.
+def read(message: Message, partitions: int, fencing_epochs: FencingEpochs) -> Changed | Deleted | Marker | None:
+    """Return the user's state, its end, or the marker in a changelog's record; None if it has neither.
 
     A row of a worker that had lost the partition counts for nothing. Raises RecordError if a row is damaged or in a
     partition that is not its own.
@@ -49,6 +57,8 @@ def read(message: Message, partitions: int, fencing_epochs: FencingEpochs) -> Ch
         raise RecordError(f"row {key[:100]!r} is in partition {message.partition}, not its own")
     if SEPARATOR in key and not is_partition_key(key):  # a request without an answer: it belongs to no epoch's state
         return None
+    if not message.value and not is_partition_key(key):
+        return Deleted(SIDES[topic], key.decode())
     try:
         if not fencing_epochs.admits(message.partition, read_fencing_epoch(message.value)):
             return None

@@ -37,7 +37,7 @@ class PendingRows(Generic[T]):
         """`read` decodes a row; it gets None for a key without a row."""
         self._table, self._read = table, read
         self._known: dict[bytes, T] = {}
-        self._changed: dict[bytes, None] = {}  # keys in the order of their first change
+        self._changed: dict[bytes, bool] = {}  # keys in the order of their first change; False: deleted
 
     def get(self, key: bytes) -> T:
         """Return the row under `key` as the batch has left it so far."""
@@ -48,11 +48,16 @@ class PendingRows(Generic[T]):
     def put(self, key: bytes, row: T) -> None:
         """Change the row under `key`."""
         self._known[key] = row
-        self._changed[key] = None
+        self._changed[key] = True
 
-    def changed(self) -> Iterator[tuple[bytes, T]]:
-        """Yield the keys and rows that changed."""
-        return ((key, self._known[key]) for key in self._changed)
+    def delete(self, key: bytes) -> None:
+        """Delete the row under `key`."""
+        self._known[key] = self._read(None)
+        self._changed[key] = False
+
+    def changed(self) -> Iterator[tuple[bytes, T | None]]:
+        """Yield the keys and rows that changed; None: deleted."""
+        return ((key, self._known[key] if kept else None) for key, kept in self._changed.items())
 
 
 class ChangedRows(Protocol):

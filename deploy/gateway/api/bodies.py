@@ -122,6 +122,16 @@ class UserAnswer(msgspec.Struct, frozen=True):
     cloud: CloudAnswer | None
 
 
+class ForgetAnswer(msgspec.Struct, frozen=True):
+    """The request to forget the user is on Kafka.
+
+    States and tables follow at the end of the epoch. Records that Kafka has by now expire up to `topics_until` (ms).
+    """
+
+    user: str
+    topics_until: int
+
+
 class ReleaseAnswer(msgspec.Struct, frozen=True):
     """A release. It was made after `epoch` from events up to `trained_until` (ms); `gate`: what its gate saw."""
 

@@ -23,8 +23,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from deploy.gateway import endpoints, metarank
-from deploy.gateway.bodies import (
+from deploy.gateway.api import endpoints, metarank
+from deploy.gateway.api.bodies import (
     MAX_BODY,
     MAX_CANDIDATES,
     MAX_NAME,
@@ -34,25 +34,28 @@ from deploy.gateway.bodies import (
     Event,
     Events,
     EventsAnswer,
+    ForgetAnswer,
     HealthAnswer,
     RankingAnswer,
     ReleasesAnswer,
     check_user,
 )
-from deploy.gateway.endpoints import Endpoint
+from deploy.gateway.api.endpoints import Endpoint
+from deploy.gateway.api.limits import RateLimits
+from deploy.gateway.api.openapi import document
+from deploy.gateway.api.tokens import Token, Tokens
 from deploy.gateway.epoch_ticker import EpochTicker
 from deploy.gateway.explanation import explain
 from deploy.gateway.ingest import Ingest, UnacknowledgedError
-from deploy.gateway.limits import RateLimits
 from deploy.gateway.lists import batch_of
-from deploy.gateway.openapi import document
 from deploy.gateway.rankings import NoRankingError, Rankings
 from deploy.gateway.shown import answer, shown
 from deploy.gateway.tables import Tables
-from deploy.gateway.tokens import Token, Tokens
 from streams.codec import RecordError
 from streams.prequential.served import SERVABLE, By
+from streams.records import Forget
 from streams.releases.release import ReleaseError
+from streams.topics import RETENTION_MS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -90,6 +93,7 @@ class Gateway:
             endpoints.RANK: self._ranked,
             endpoints.EXPLAIN: self._explained,
             endpoints.USER: self._user,
+            endpoints.FORGET: self._forget,
             endpoints.RELEASES: self._releases,
             endpoints.ITEM: self._item,
             endpoints.FEEDBACK: self._feedback,
@@ -229,6 +233,11 @@ class Gateway:
 
     async def _user(self, call: Call) -> msgspec.Struct:
         return await run_in_threadpool(self.tables.user, call.user)
+
+    async def _forget(self, call: Call) -> ForgetAnswer:
+        now = self.wall_ms()
+        await self.ingest.put(call.user, Forget(call.user, now))
+        return ForgetAnswer(call.user, now + RETENTION_MS)
 
     async def _releases(self, _: Call) -> msgspec.Struct:
         return ReleasesAnswer(await run_in_threadpool(self.tables.releases))

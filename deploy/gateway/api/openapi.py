@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from deploy.gateway.bodies import ErrorAnswer, Name
-from deploy.gateway.endpoints import ENDPOINTS, EVENTS, FEEDBACK, Endpoint
+from deploy.gateway.api.bodies import ErrorAnswer, Name
+from deploy.gateway.api.endpoints import ENDPOINTS, EVENTS, FEEDBACK, Endpoint
 
 Json = dict[str, object]
 

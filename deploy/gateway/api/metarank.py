@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from deploy.gateway.bodies import MAX_CANDIDATES, MAX_EVENTS, BodyError, Event, Name, RankingAnswer
+from deploy.gateway.api.bodies import MAX_CANDIDATES, MAX_EVENTS, BodyError, Event, Name, RankingAnswer
 from replay.errors import InvalidError
 from replay.times import MS
 from replay.values.times import Times

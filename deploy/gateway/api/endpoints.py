@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from deploy.gateway import bodies, metarank
+from deploy.gateway.api import bodies, metarank
+from deploy.gateway.api.tokens import Scope
 from deploy.gateway.explanation import Explanation
-from deploy.gateway.tokens import Scope
 from streams.prequential.served import By
 
 _EVENT = bodies.Event("film 9", "click", 1_700_000_000_000, ranking="6L3Jf0dVbTqY1x2a")
@@ -58,6 +58,15 @@ EXPLAIN = Endpoint("GET", "/v1/rankings/{ranking}", "rank", "Explain one of the 
 USER = Endpoint(
     "GET", "/v1/users/{user}", "admin", "Show the state of a user as it was recorded last.", bodies.UserAnswer
 )
+FORGET = Endpoint(
+    "DELETE",
+    "/v1/users/{user}",
+    "admin",
+    "Forget a user.\n\nDevice and cloud delete the user's state at once, the tables have no row of the user from the "
+    "end of the epoch on; records on Kafka expire.",
+    bodies.ForgetAnswer,
+    status=202,
+)
 RELEASES = Endpoint("GET", "/v1/releases", "rank", "List the releases.", bodies.ReleasesAnswer)
 ITEM = Endpoint("GET", "/v1/items/{item}", "rank", "Show an item.", bodies.ItemAnswer)
 FEEDBACK = Endpoint(
@@ -81,4 +90,4 @@ METARANK = Endpoint(
 )
 HEALTH = Endpoint("GET", "/healthz", None, "Return ok if the gateway runs.", bodies.HealthAnswer)
 
-ENDPOINTS = (EVENTS, BEST, RANK, EXPLAIN, USER, RELEASES, ITEM, FEEDBACK, METARANK, HEALTH)
+ENDPOINTS = (EVENTS, BEST, RANK, EXPLAIN, USER, FORGET, RELEASES, ITEM, FEEDBACK, METARANK, HEALTH)
