@@ -108,7 +108,7 @@ class Worker:
                     self.sent.setdefault(known.name, []).append(Reader[Any](kind).decode(value))
         for key, row in writes.rows():
             if row is None:
-                del self.rows[key]
+                self.rows.pop(key, None)  # it may have been made in the same batch
             else:
                 self.rows[key] = encode_row(row)
         work.count(self.wall)

@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from streams.codec import Reader, RecordError
 from streams.device.deferred_gru import GruState, compute
 from streams.device.epoch_markers import EpochMarkers
+from streams.device.gateway_requests import GatewayRequests
 from streams.device.index import DeviceIndex
-from streams.device.live_ranking import ask, check_request, complete
+from streams.device.live_ranking import check_request
 from streams.device.ranking import (
     answers_request,
     check_priors,
@@ -48,7 +49,7 @@ from streams.records import (
 from streams.settings import Settings
 from streams.state.device import DevicePartitionState, PendingRequest, request_key, user_key
 from streams.state.pending_writes import PendingWrites
-from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES, RANKINGS
+from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
 
 log = logging.getLogger(__name__)
 log.addFilter(LogThrottle())
@@ -78,6 +79,7 @@ class DeviceWork:
         self._waited_ms: list[int] = []  # by each answered request
         self._counts: Counter[str] = Counter()
         self._epoch_markers = EpochMarkers(self._rows, self._writes)
+        self._gateway = GatewayRequests(self._rows, self._writes, self._send_up, self._counts, wall)
         self._applied_markers: list[EpochMarker] = []
         self._deferred: list[GruState] = []  # of r2s that are sent
         self._contexts: dict[tuple[int, bool], Context] = {}
@@ -96,6 +98,8 @@ class DeviceWork:
                 check_batch(event)
             elif isinstance(event, GatewayRequest | Forget):
                 message.check_user(event.user, self._settings.partitions)
+                if self._settings.lockstep:
+                    raise RecordError("a gateway's request in a run in lockstep")  # noqa: TRY301 - a reason like others
                 if isinstance(event, GatewayRequest):
                     check_request(event)
         except RecordError as error:
@@ -155,11 +159,13 @@ class DeviceWork:
                 if isinstance(record, DeviceBatch):
                     self._apply(message, record, releases, item_statistics)
                 elif isinstance(record, GatewayRequest):
-                    self._ask(message, record, releases, item_statistics)
+                    context = self._context_of(message, releases, item_statistics)
+                    self._gateway.ask(message, record, context, releases(context.versions.release))
                 elif isinstance(record, Forget):
-                    self._forget(message, record)
+                    self._gateway.forget(message, record)
+                    self._epoch_markers.forward(message.partition)
                 elif isinstance(record, SlowPriors) and record.ranking:
-                    self._complete(message, record, releases)
+                    self._gateway.complete(message, record, releases)
                 elif isinstance(record, SlowPriors):
                     self._answer(message, record, releases)
                 else:
@@ -194,8 +200,7 @@ class DeviceWork:
         self, message: Message, batch: DeviceBatch, releases: Releases, item_statistics: StatisticsByEpoch
     ) -> None:
         user = self._rows.user(message.key)
-        resend_r2 = message.key not in self._rows.index.r2_sent
-        made = self._step(user, batch, self._context(message.partition, releases, item_statistics, resend_r2=resend_r2))
+        made = self._step(user, batch, self._context_of(message, releases, item_statistics))
         if made.user is not user:
             self._rows.put_user(message.partition, message.key, made.user)
         self._send_up(message, made.uplink)
@@ -223,6 +228,10 @@ class DeviceWork:
             log.exception("user %r, seq %d", batch.user, batch.seq)
             raise RecordError(f"could not be applied: {error!r}") from error
 
+    def _context_of(self, message: Message, releases: Releases, item_statistics: StatisticsByEpoch) -> Context:
+        resend_r2 = message.key not in self._rows.index.r2_sent
+        return self._context(message.partition, releases, item_statistics, resend_r2=resend_r2)
+
     def _context(
         self, number: int, releases: Releases, item_statistics: StatisticsByEpoch, *, resend_r2: bool
     ) -> Context:
@@ -245,43 +254,6 @@ class DeviceWork:
             resend_r2=resend_r2,
         )
         return context
-
-    def _ask(
-        self, message: Message, request: GatewayRequest, releases: Releases, item_statistics: StatisticsByEpoch
-    ) -> None:
-        """Answer a gateway by the fast part, and ask the cloud; not if it comes too late for both."""
-        if self._settings.lockstep:
-            raise RecordError("a request for a ranking in a run in lockstep")
-        if request.deadline_wall < self._wall:
-            self._counts["late"] += 1
-            return
-        user, resend_r2 = self._rows.user(message.key), message.key not in self._rows.index.r2_sent
-        context = self._context(message.partition, releases, item_statistics, resend_r2=resend_r2)
-        uploaded = self._rows.partition(message.partition).uploaded
-        asked = ask(user, request, context, releases(context.versions.release), message.offset, uploaded)
-        if asked.user is not user and user.state.seq:  # a user without events gets no row
-            self._rows.put_user(message.partition, message.key, asked.user)
-        self._send_up(message, asked.uplink)
-        self._writes.send(RANKINGS, message.partition, message.key, asked.first)
-        self._rows.index.rankings[request.id] = asked.first, request.variant
-
-    def _forget(self, message: Message, record: Forget) -> None:
-        if self._settings.lockstep:
-            raise RecordError("a user can't be forgotten in a run in lockstep")
-        self._rows.forget(message.partition, message.key)
-        for topic in (DEVICE_UPLINK, OUTCOMES, RANKINGS):
-            self._writes.send(topic, message.partition, message.key, record)
-        self._epoch_markers.forward(message.partition)
-
-    def _complete(self, message: Message, priors: SlowPriors, releases: Releases) -> None:
-        first, variant = self._rows.index.rankings.get(priors.ranking, (None, ""))
-        if first is None or first.user != priors.user or first.versions != priors.versions:
-            self._counts["unasked"] += 1
-            return
-        whole = complete(first, variant, priors, releases(first.versions.release), self._wall)
-        del self._rows.index.rankings[priors.ranking]
-        self._writes.send(RANKINGS, message.partition, message.key, whole)
-        self._counts["bytes down"] += len(message.value)
 
     def _answer(self, message: Message, priors: SlowPriors, releases: Releases) -> None:
         key = request_key(priors.user, priors.seq)
@@ -308,8 +280,7 @@ class DeviceWork:
     def _expire(self, releases: Releases) -> None:
         """Rank overdue requests by the fast net alone, and drop rankings; there are none in lockstep."""
         limit = self._wall - int(self._settings.request_timeout_s * 1000)
-        for ranking in [each for each, (first, _) in self._rows.index.rankings.items() if first.answered_wall < limit]:
-            del self._rows.index.rankings[ranking]
+        self._gateway.expire(limit)
         for partition, key, request in self._overdue:
             if self._rows.request(key) is None:
                 continue  # answered in this batch
