@@ -57,8 +57,6 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(broker_settings: 
     scores = [{each["item"]: each["score"] for each in ranking["items"]} for ranking in (before, after)]
     assert scores[0].keys() == scores[1].keys() == {"3", "5", "8", "11"}
     assert scores[0] != scores[1], "because of the click"
-    assert (explained["ranking"], explained["same"]) == (after, True), (
-        "also the fast part's, on a busy machine"
-    )
+    assert (explained["ranking"], explained["same"]) == (after, True), "also the fast part's, on a busy machine"
     assert [each["item"] for each in explained["clicks"]] == ["5"]
     assert sorted(each["item"] for each in explained["exposures"]) == ["11", "3", "8"]
