@@ -131,6 +131,10 @@ class TrainingSettings(_Group):
     retrain_threads: DecidesResults[int] = Field(
         1, ge=1, description="torch threads of a retrain: another number gives other last bits"
     )
+    retrain_device: DecidesResults[Literal["auto", "cpu", "cuda"]] = Field(
+        "cpu",
+        description="where a retrain takes its steps; auto: an accelerator if there is one. Digests hold on the CPU",
+    )
     learning_rate: DecidesResults[float] = Field(
         5e-3, gt=0, description="learning rate of a retrain on all clicks; lower if it uses a part of them"
     )
@@ -138,7 +142,9 @@ class TrainingSettings(_Group):
         5e-4, gt=0, description="learning rate of the online steps (the paper's)"
     )
     batch: DecidesResults[int] = Field(
-        64, ge=1, description="examples per step; the paper's 256 give too few steps on a log that is seen a few times"
+        64,
+        ge=1,
+        description="examples per step; up to 256 in a retrain on many clicks, which on a short log give too few steps",
     )
     l2: DecidesResults[float] = Field(1e-4, ge=0, description="lambda: weight of the L2 penalty (the paper's)")
     gate_margin: DecidesResults[float] = Field(

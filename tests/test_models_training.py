@@ -18,7 +18,7 @@ from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from models.training.minibatches import ClickSource
 from models.training.negative_sampling import draw_uniform
-from models.training.retrain import TrainConfig, TrainResult, at_pace, retrain, train
+from models.training.retrain import TrainConfig, TrainResult, at_pace, retrain, train, with_larger_batches
 from models.training.row_adam import RowAdam
 
 torch.set_num_threads(1)
@@ -137,6 +137,28 @@ def test_training_computes_where_the_weights_are() -> None:
         return list(nets.parameters())
 
     assert all(torch.equal(a, b) for a, b in zip(trained("meta"), trained("cpu"), strict=True))
+
+
+def test_a_retrain_on_an_accelerator_learns_as_much() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("NO ACCELERATOR: retrains on one are not tested")
+    log = log_of(60, 20, 12)
+    losses = [
+        retrain(
+            Nets.initial(SIZES, 2, 1), Catalogue([]), log, config=CONFIG, spec=SPEC, seed=1, device=torch.device(device)
+        ).candidate
+        for device in ("cpu", "cuda")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_larger_batches_leave_enough_steps_and_the_rate_grows_with_their_root() -> None:
+    config = TrainConfig(batch=64, batch_max=256, min_steps=100, passes=2, learning_rate=0.01)
+    for clicks, batch in ((10, 64), (6_272, 64), (6_273, 128), (12_545, 256), (10**6, 256)):
+        larger = with_larger_batches(config, clicks, warm=True)
+        assert with_larger_batches(replace(config, min_steps=50), clicks, warm=False).batch == batch
+        assert (larger.batch, larger.learning_rate) == (batch, pytest.approx(0.01 * (batch / 64) ** 0.5))
+    assert with_larger_batches(replace(config, batch=512), 10**6, warm=True).batch == 512
 
 
 def test_row_adam_is_adam_on_the_batches_that_hold_a_row() -> None:

@@ -50,6 +50,10 @@ class Batch(NamedTuple):
             floor=nets.encoder.floor(self.item_statistics),
         )
 
+    def to(self, device: torch.device) -> Batch:
+        """Return the same batch on `device`."""
+        return Batch(*(column.to(device) for column in self))
+
     def share(self, rank: int, world: int) -> tuple[Batch, float]:
         """Return every `world`-th click, from `rank` on, over the same rows, and its share of the clicks.
 

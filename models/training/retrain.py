@@ -34,6 +34,7 @@ from models.training.row_adam import RowAdam
 from models.training.stacking import stack
 
 Ints = NDArray[np.int64]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class TrainConfig:
     pace: float = 1.5  # learning rate x (share of clicks used) ** pace
     batch: int = 64  # of a retrain on few clicks
     batch_max: int = 256  # of one on many: a click then costs half as much
-    min_steps: int = 300  # that larger batches leave
+    min_steps: int = 150  # that larger batches leave; twice as many from scratch
     l2: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     passes: int = 2  # over the selected clicks
@@ -89,6 +90,7 @@ def retrain(
     seed: int,
     since: int | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
+    device: torch.device = CPU,
     progress: Callable[[int, int, float], None] = lambda _step, _steps, _loss: None,
 ) -> TrainResult:
     """Train a copy of `nets` on the clicks of `log`; `nets` themselves are not changed.
@@ -102,7 +104,7 @@ def retrain(
     clicks ends early and does no harm. The other clicks judge the selected nets, and those with a higher loss than
     `nets` are dropped for `nets` with the new items. `progress` is called with
     (step, steps, loss). All of `processes` must call this with the same arguments; the passes of the item table alone,
-    the cheap part, are computed in full by each of them.
+    the cheap part, are computed in full by each of them. The steps are computed on `device`, all else on the CPU.
     """
     generator = np.random.default_rng(seed)
     extended = catalogue.extended(np.unique(log.keys))
@@ -117,7 +119,7 @@ def retrain(
     room = min(int(config.older * len(fresh)), max(0, config.max_clicks - len(fresh)))
     again = generator.choice(older, min(len(older), room), replace=False)
     selected = np.concatenate([fresh, again])
-    config = with_larger_batches(config, len(selected))
+    config = with_larger_batches(config, len(selected), warm=since is not None)
     paced = at_pace(config, len(selected), len(fresh) + len(older))
     judging = HeldOut.draw(source, held[1::2], seed)
     active = judging.losses(nets)
@@ -138,7 +140,8 @@ def retrain(
         steps = _steps(len(selected), config.passes, config.max_clicks, config.batch)
         batches = _batches(source, selected, config, generator, config.passes, config.max_clicks)
         snapshots = np.ceil(steps * np.arange(1, config.snapshots + 1) / config.snapshots)
-        for step, loss in enumerate(train(candidate, batches, paced, steps, processes), 1):
+        there = (batch.to(device) for batch in batches)
+        for step, loss in enumerate(train(candidate.to(device), there, paced, steps, processes), 1):
             progress(step, steps, loss)
             if step in snapshots:
                 selection.consider(candidate, step)
@@ -169,16 +172,14 @@ def at_pace(config: TrainConfig, used: int, clicks: int) -> TrainConfig:
     return replace(config, learning_rate=config.learning_rate * (used / max(1, clicks)) ** config.pace)
 
 
-def with_larger_batches(config: TrainConfig, clicks: int) -> TrainConfig:
+def with_larger_batches(config: TrainConfig, clicks: int, *, warm: bool) -> TrainConfig:
     """Return `config` with the batch doubled up to `batch_max` as long as enough steps on `clicks` remain.
 
-    The learning rate grows with the root of the batch (Malladi et al., arXiv 2205.10287, for Adam).
+    The learning rate grows with the root of the batch (Malladi et al., arXiv 2205.10287, for Adam). On ML-100K nets
+    from scratch lost .004 of NDCG@10 by 158 steps instead of 316; after a `warm` start 168 instead of 671 cost none.
     """
-    batch = config.batch
-    while (
-        2 * batch <= config.batch_max
-        and _steps(clicks, config.passes, config.max_clicks, 2 * batch) >= config.min_steps
-    ):
+    batch, least = config.batch, config.min_steps * (1 if warm else 2)
+    while 2 * batch <= config.batch_max and _steps(clicks, config.passes, config.max_clicks, 2 * batch) >= least:
         batch *= 2
     return replace(config, batch=batch, learning_rate=config.learning_rate * math.sqrt(batch / config.batch))
 
@@ -199,7 +200,7 @@ class Selection:
 
     def consider(self, nets: Nets, step: int) -> None:
         """Keep a copy of `nets`, with fitted gains, if it is better."""
-        copied = copy.deepcopy(nets).eval()
+        copied = copy.deepcopy(nets).cpu().eval()
         self._keep(copied, step, fit_gains(copied, self._held_out) if nets.config.floor else None)
 
     def consider_stack(self, held: Ints, loss: Loss, seed: int) -> None:

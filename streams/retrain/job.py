@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import Literal
 
 import numpy as np
 import sqlalchemy as sa
@@ -33,7 +34,7 @@ from streams.releases.candidates import WAITING, ReleaseCandidate
 from streams.releases.gate import number_or_none
 from streams.releases.release import read_manifest, read_release
 from streams.releases.retrain_schedule import next_retrain
-from streams.settings import Settings
+from streams.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 ROLE = "retrain"
@@ -107,6 +108,7 @@ class Retrain:
             seed=self._settings.seed,
             since=since,
             processes=self._processes,
+            device=_device(self._settings.retrain_device),
         )
         candidate = _candidate(epoch, version, result)
         if self._processes.rank:
@@ -163,8 +165,17 @@ def _trained_until(connection: Connection, run: str, encoder: int) -> int | None
         encoder = read_manifest(connection, run, int(manifest.gate["to"])).versions.encoder
 
 
+def _device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device. Raises SettingsError if it is not there."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise SettingsError("retrain_device is cuda, and torch finds no such device")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
 def main(settings: Settings, *, once: bool = False) -> None:
     """Retrain whenever it is due until the log ends or SIGTERM; with `once` retrain now and end."""
+    _device(settings.retrain_device)
     torch.set_num_threads(settings.retrain_threads)  # a fixed number: then sums are equal to the last bit
     with (
         service(settings, ROLE, serves_telemetry=False) as (engine, stop),
