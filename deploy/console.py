@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TextIO
 
+import msgspec
 from rich import table
 from rich.console import Console, RenderableType
 from rich.style import StyleType
@@ -28,6 +29,11 @@ def terminal(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
     return Console(stderr=stderr, markup=False, emoji=False, width=width)
+
+
+def print_json(value: object) -> None:
+    """Write a value as JSON on standard output, and nothing else."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
 
 
 def never_fail(*streams: TextIO) -> None:

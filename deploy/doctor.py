@@ -1,4 +1,4 @@
-"""The checks of `mc2sf doctor`: broker, topics, database, progress, lag, versions."""
+"""The checks of `mc2sf doctor`: database, run, progress, broker, topics, lag, versions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from confluent_kafka import KafkaException, TopicPartition
 
+from deploy.report import timeline
 from deploy.runs import software
 from streams.database import schema
 from streams.kafka import topic_admin
 from streams.kafka.clients import consumer
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
+
+_LETTERS = ": `mc2sf dead-letters list` has the reasons"
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,25 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Check broker, topics, database, progress and versions; what is unreachable is a finding, not an error."""
-    return [*_broker(settings), *_database(settings), _software()]
+    """Check database, broker, topics and versions; what is unreachable is a finding, not an error.
+
+    The broker of a run that has ended is not asked: it may have ended with the run, and there is nothing to wait for.
+    """
+    found = _database(settings)
+    if found.ended:
+        return [*found.findings, _software()]
+    asked = _broker(settings)
+    lag = _lag(settings, found.offsets) if found.offsets is not None and all(each.ok for each in asked) else []
+    return [*found.findings, *asked, *lag, _software()]
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What the tables say; `offsets` of the recorder are None if they can't be read."""
+
+    findings: list[Finding]
+    offsets: dict[tuple[str, int], int] | None = None
+    ended: bool = False
 
 
 def _broker(settings: Settings) -> list[Finding]:
@@ -45,26 +65,38 @@ def _broker(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _database(settings: Settings) -> list[Finding]:
+def _database(settings: Settings) -> _Tables:
     engine = sa.create_engine(settings.database.get_secret_value())
-    shown = engine.url.render_as_string(hide_password=True)
+    shown, run = engine.url.render_as_string(hide_password=True), settings.run
     try:
         with engine.connect() as connection:
             missing = set(schema.metadata.tables) - set(sa.inspect(connection).get_table_names())
             if missing:
-                return [Finding("database", False, f"{shown}: tables missing: {', '.join(sorted(missing))}")]
+                return _Tables([Finding("database", False, f"{shown}: tables missing: {', '.join(sorted(missing))}")])
             o = schema.consumer_offsets.c
-            recorded = connection.execute(sa.select(o.topic, o.partition, o.offset).where(o.run == settings.run)).all()
+            recorded = connection.execute(sa.select(o.topic, o.partition, o.offset).where(o.run == run)).all()
             p = schema.progress.c
-            progress = connection.execute(sa.select(p.role, p.epoch, p.over).where(p.run == settings.run)).all()
+            progress = connection.execute(sa.select(p.role, p.epoch, p.over).where(p.run == run)).all()
+            r = schema.runs.c
+            of_run = connection.execute(sa.select(r.status).where(r.run == run)).one_or_none()
+            letters = timeline.count(connection, run, schema.dead_letters)
+            releases = timeline.count(connection, run, schema.releases)
     except sa.exc.SQLAlchemyError as error:
-        return [Finding("database", False, f"{shown}: {str(error).splitlines()[0]}")]
+        return _Tables([Finding("database", False, f"{shown}: {str(error).splitlines()[0]}")])
+    finally:
+        engine.dispose()
     findings = [Finding("database", True, shown)]
+    ended = of_run is not None and of_run.status in {"finished", "failed"}
+    if of_run is not None:
+        better = of_run.status != "failed"
+        why = "" if better else ": a check of its result failed; `mc2sf evaluate` names the ranks that differ"
+        findings.append(Finding("run", better, f"{run}: {of_run.status}, {releases:,} releases{why}"))
+        findings.append(Finding("dead letters", True, f"{letters:,}" + (_LETTERS if letters else "")))
     findings += [
         Finding(f"progress of {role}", True, f"epoch {epoch}" + (", the log has ended" if over else ""))
         for role, epoch, over in progress
     ]
-    return findings + _lag(settings, {(topic, partition): offset for topic, partition, offset in recorded})
+    return _Tables(findings, {(topic, partition): offset for topic, partition, offset in recorded}, ended)
 
 
 def _lag(settings: Settings, offsets: dict[tuple[str, int], int]) -> list[Finding]:

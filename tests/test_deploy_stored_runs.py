@@ -15,6 +15,7 @@ from deploy.runs import agree, locked, write_run_file
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
+from tests.support.report import RUN, fill, put
 
 DAY_MS = 86_400_000
 
@@ -109,3 +110,58 @@ def test_old_runs_are_pruned_but_not_those_that_run() -> None:
 @pytest.mark.usefixtures("shared")
 def test_mistakes_end_with_a_sentence(words: list[str], sentence: str) -> None:
     assert sentence in run(*words)[1]
+
+
+def everything(url: str) -> dict[str, list[tuple[object, ...]]]:
+    engine = connect(url)
+    with engine.connect() as connection:
+        found = {
+            table.name: [tuple(row) for row in connection.execute(sa.select(table).order_by(*table.primary_key))]
+            for table in schema.metadata.sorted_tables
+        }
+    engine.dispose()
+    return found
+
+
+def test_a_backup_is_a_run_of_its_own_and_restored_it_has_every_row(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MC2SF_DATABASE", database_url)
+    monkeypatch.chdir(tmp_path)
+    engine = connect(database_url)
+    with engine.begin() as connection:
+        fill(connection, RUN)
+        fill(connection, "another")
+        put(connection, schema.dead_letters, [{"run": RUN, "topic": "t", "offset": 2**40, "value": b"\x00\xff"}])
+    engine.dispose()
+    before = everything(database_url)
+    assert run("backup", RUN, "copy")[0] == 0
+    assert run("backup", RUN, "copy")[0] == 1, "the folder has one already"
+    copied = everything(f"sqlite:///{tmp_path}/copy/mc2sf.db")
+    assert {name: len(rows) for name, rows in copied.items()} == {
+        name: sum(row[0] == RUN for row in rows) for name, rows in before.items()
+    }
+    assert json.loads(run("show", "copy", "--json")[1])["run"] == RUN
+    refused, sentence = run("restore", "copy")
+    assert (refused, "already" in sentence) == (1, True)
+    assert run("delete", RUN, "--yes")[0] == 0
+    assert run("restore", "copy")[0] == 0
+    assert everything(database_url) == before
+
+
+def test_doctor_of_a_run_that_has_ended_asks_no_broker(settings: Settings, tmp_path: Path) -> None:
+    url, folder = f"sqlite:///{tmp_path}/runs/own/mc2sf.db", tmp_path / "runs" / "own"
+    stored(settings, "own", url, folder, status="finished")
+
+    def findings() -> dict[str, dict[str, object]]:
+        done = CliRunner().invoke(app, ["doctor", str(folder), "--json"])
+        found = {each["subject"]: each for each in json.loads(done.output)}
+        assert done.exit_code == (0 if all(each["ok"] for each in found.values()) else 1)
+        return found
+
+    assert set(findings()) == {"database", "run", "dead letters", "versions"}
+    engine = connect(url)
+    with engine.begin() as connection:
+        connection.execute(sa.update(schema.runs).values(status="failed"))
+    engine.dispose()
+    assert findings()["run"]["ok"] is False

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import RunArgument
-from deploy.console import Table, terminal
+from deploy.cli.options import JsonOption, RunArgument
+from deploy.console import Table, print_json, terminal
 from deploy.runs import Found, find
 from deploy.user_error import UserError
 from replay.times import utc
@@ -44,8 +44,11 @@ def _at(found: Found, positions: list[str]) -> list[RefusedRecord]:
 
 
 @app.command("list")
-def list_letters(run: RunArgument) -> None:
-    """List the refused records of a run, in their order in the topics."""
+def list_letters(run: RunArgument, *, as_json: JsonOption = False) -> None:
+    """List the refused records of a run, in their order in the topics. In JSON keys and values are in base64."""
+    if as_json:
+        print_json([record._asdict() | {"position": str(record.position)} for record in _all(find(run))])
+        return
     table = Table("position", "refused by", "key", "bytes", "sent again", "reason")
     for record in _all(find(run)):
         again = utc(record.resent_wall) if record.resent_wall else ""

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
-from deploy.cli.options import RunArgument
-from deploy.console import Table, terminal
+from deploy.cli.options import JsonOption, RunArgument
+from deploy.console import Table, print_json, terminal
 from deploy.user_error import UserError
 from replay.times import utc
 
@@ -20,7 +20,7 @@ console = terminal()
 
 
 @releases_app.command("list")
-def releases_list(run: RunArgument) -> None:
+def releases_list(run: RunArgument, *, as_json: JsonOption = False) -> None:
     """List the releases of a run, oldest first."""
     import sqlalchemy as sa
 
@@ -28,6 +28,13 @@ def releases_list(run: RunArgument) -> None:
     from streams.database import schema
 
     found = find(run)
+    if as_json:
+        r = schema.releases.c
+        columns = (column for column in schema.releases.columns if column.name not in {"run", "manifest"})
+        with found.engine.connect() as connection:
+            query = sa.select(*columns).where(r.run == found.settings.run).order_by(r.version)
+            print_json([dict(row) for row in connection.execute(query).mappings()])
+        return
     table = Table("version", "kind", "parent", "epoch", "trained until", "gate", "published")
     r = schema.releases.c
     with found.engine.connect() as connection:
@@ -47,7 +54,7 @@ def releases_list(run: RunArgument) -> None:
 
 
 @releases_app.command("show")
-def releases_show(run: RunArgument, version: VersionArgument) -> None:
+def releases_show(run: RunArgument, version: VersionArgument, *, as_json: JsonOption = False) -> None:
     """Show a release: its parts, checksums and the measurements of the gate."""
     from deploy.runs import find
     from streams.releases.release import ReleaseError, read_manifest
@@ -58,6 +65,9 @@ def releases_show(run: RunArgument, version: VersionArgument) -> None:
             manifest = read_manifest(connection, found.settings.run, version)
     except ReleaseError as error:
         raise UserError(str(error)) from error
+    if as_json:
+        print_json(manifest)
+        return
     table = Table("field", "value")
     for name in manifest.__struct_fields__:
         table.add_row(name, str(getattr(manifest, name)))
@@ -88,6 +98,7 @@ def recommend(
         Literal["popularity", "mc2sf", "fast", "f2s", "din"] | None,
         typer.Option(help="Variant to rank by.  [default: the one that is served: the best in the run so far]"),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Recommend items to a user of a run.
 
@@ -96,7 +107,11 @@ def recommend(
     from deploy.recommend import recommend as rank_catalogue
     from deploy.runs import find
 
-    by, suggestions, *_ = rank_catalogue(find(run), user, k, release, by)
+    found = rank_catalogue(find(run), user, k, release, by)
+    if as_json:
+        print_json(found._asdict() | {"items": [suggestion._asdict() for suggestion in found.items]})
+        return
+    by, suggestions, *_ = found
     table = Table("", "item", f"{by}'s score")
     for rank, suggestion in enumerate(suggestions, start=1):
         table.add_row(str(rank), suggestion.item, f"{suggestion.score:.3f}")
@@ -106,18 +121,26 @@ def recommend(
 def doctor(
     run: Annotated[
         str | None,
-        typer.Option("--run", help="The id of a run, or its --out folder.  [default: the run in the environment]"),
+        typer.Argument(
+            metavar="[RUN]", help="The id of a run, or its --out folder.  [default: the run in the environment]"
+        ),
     ] = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check broker, topics, database, lag and versions.
+    """Check database, broker, topics, lag and versions, and say how far the run is.
 
-    Exit code 1 if something is unreachable or not as it should be.
+    The broker of a run that has ended is not asked: the embedded one ended with it. Exit code 1 if something is
+    unreachable or not as it should be.
     """
     from deploy.doctor import examine
     from deploy.runs import find
     from streams.settings import Settings
 
     findings = examine(find(run).settings if run else Settings())
+    if as_json:
+        print_json(findings)
+        raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
     table = Table("", "subject", "finding")
     for finding in findings:
         table.add_row(Text("ok", "green") if finding.ok else Text("no", "red"), finding.subject, finding.text)

@@ -36,7 +36,9 @@ class Commands(LazyGroup):
             "deploy.stored_runs.commands:export_device",
             "Export a release for a device: the fast part as ONNX, the items as Parquet.",
         ),
-        "runs": Entry("deploy.stored_runs.commands:app", "The runs that are kept: list, show, delete, prune."),
+        "runs": Entry(
+            "deploy.stored_runs.commands:app", "The runs that are kept: list, show, delete, prune, backup, restore."
+        ),
         "gateway": Entry("deploy.gateway.commands:app", "Live events in, rankings out, by HTTP."),
         "dashboard": Entry("deploy.cli.dashboard:dashboard", "Serve the live page of a run, and print its address."),
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),

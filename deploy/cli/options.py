@@ -34,6 +34,7 @@ AUTO, FREE_RATE, FREE_LEAST_S = "auto", 1000.0, 120.0  # --speed auto, free-runn
 RETRAINS = 10  # retrains per source, if --retrain-every is not given
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or its --out folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UsersOption = Annotated[int | None, typer.Option(min=1, help="Number of users, chosen by a hash of their names.")]
 
 

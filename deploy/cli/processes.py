@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.options import JsonOption
 from deploy.console import terminal
 
 topics_app = typer.Typer(
@@ -32,14 +33,17 @@ def topics_create() -> None:
 
 
 @topics_app.command("check")
-def topics_check() -> None:
+def topics_check(*, as_json: JsonOption = False) -> None:
     """List what is wrong with the topics; exit code 1 if anything is."""
-    from deploy.console import Table
+    from deploy.console import Table, print_json
     from streams.kafka import topic_admin
     from streams.settings import Settings
 
     settings = Settings()
     wrong = topic_admin.deviations(settings)
+    if as_json:
+        print_json(wrong)
+        raise typer.Exit(1 if wrong else 0)
     table = Table("topics of run " + settings.run)
     for sentence in wrong or ["all as they should be"]:
         table.add_row(sentence)

@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import sqlalchemy as sa
 import typer
 
-from deploy.cli.options import RunArgument
-from deploy.console import Table, terminal
+from deploy.cli.options import JsonOption, RunArgument
+from deploy.console import Table, print_json, terminal
 from deploy.runs import find
 from deploy.stored_runs.stored_runs import StoredRun, chosen, delete, stored_runs
 from deploy.user_error import UserError
@@ -22,11 +21,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="The runs that are kept: list, show, delete, prune.",
+    help="The runs that are kept: list, show, delete, prune, backup, restore.",
 )
 console = terminal()
 FolderOption = Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder with the folders of runs.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -35,7 +33,7 @@ def list_runs(*, folder: FolderOption = Path("runs"), as_json: JsonOption = Fals
     """List the runs under DIR and in the database of MC2SF_DATABASE, oldest first."""
     found = stored_runs(folder)
     if as_json:
-        typer.echo(msgspec.json.encode(found))
+        print_json(found)
         return
     table = Table("run", "begun (UTC)", "status", "source", "folder", "MB")
     for stored in found:
@@ -53,7 +51,7 @@ def show_run(run: RunArgument, *, as_json: JsonOption = False) -> None:
         row = dict(connection.execute(query).mappings().one())
     found.engine.dispose()
     if as_json:
-        typer.echo(msgspec.json.encode(row))
+        print_json(row)
         return
     table = Table("what", "value")
     for name in ("run", "source", "status"):
@@ -84,6 +82,47 @@ def prune(
     except ValueError as error:
         raise UserError(f"--older: {error}") from error
     _delete([s for s in stored_runs(folder) if s.created_wall < before and s.status != "running"], yes)
+
+
+@app.command("backup")
+def backup_run(
+    run: RunArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the copy.")],
+) -> None:
+    """Copy all rows of a run into an SQLite database in DIR, which every command then takes as RUN.
+
+    The run may go on meanwhile. Topics on the broker are not copied: a run is continued from these, not from a copy.
+    """
+    from deploy.stored_runs.backup import backup
+
+    found = find(run)
+    with console.status("copying") as status:
+        try:
+            rows = backup(found, folder, lambda table, rows: status.update(f"copying {table}: {rows:,} rows"))
+        finally:
+            found.engine.dispose()
+    console.print(f"{rows:,} rows copied to {folder}")
+
+
+@app.command("restore")
+def restore_run(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a backup, or another run.")],
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="SQLAlchemy URL.  [default: MC2SF_DATABASE]")
+    ] = None,
+) -> None:
+    """Copy all rows of a run into another database, in which there is no run of its name."""
+    from deploy.stored_runs.backup import restore
+    from streams.settings import Settings
+
+    found = find(run)
+    url = database or Settings().database.get_secret_value()
+    with console.status("copying") as status:
+        try:
+            rows = restore(found, url, lambda table, rows: status.update(f"copying {table}: {rows:,} rows"))
+        finally:
+            found.engine.dispose()
+    console.print(f"run {found.settings.run} restored: {rows:,} rows")
 
 
 def export_run(
