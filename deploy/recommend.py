@@ -89,7 +89,8 @@ def recommend(
         r2 = _memory(connection, run, user, whole, seen)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, statistics)
-        fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, statistics, slow.f2s)
+        near = whole.near(seen.clicks, keys)
+        fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, statistics, slow.f2s, near)
         if by == "popularity":
             clicked = dict(zip(counted.keys.tolist(), counted.clicks.tolist(), strict=True))
             scores = np.array([clicked.get(key, 0) for key in keys.tolist()], np.float32)

@@ -270,6 +270,7 @@ class FastExample(Record, frozen=True, tag="example"):
     r_n: Tensor  # f2 [1 + 4, d], prior of negative interest
     versions: Versions  # release in force
     item_statistics: bytes = b""  # u1 [1 + 4, 3], item statistics of `items`
+    f2s: Tensor | None = None  # f4 [1 + 4], scores of the slow net with r2; None: zeros (sent by version 0.1)
 
 
 # item-embeddings, model-releases, dead-letters ----------------------------------------------------------------------

@@ -141,6 +141,9 @@ class TrainingSettings(_Group):
     online_rate: DecidesResults[float] = Field(
         5e-4, gt=0, description="learning rate of the online steps (the paper's)"
     )
+    transitions_every: DecidesResults[int] = Field(
+        5, ge=1, description="epochs after which the learner counts transitions between items anew"
+    )
     batch: DecidesResults[int] = Field(
         64,
         ge=1,

@@ -38,7 +38,7 @@ def trained() -> Nets:
     neighbours = ItemNeighbours.none(ROWS)
     neighbours.rows[2:, :20] = draw.integers(2, ROWS, (ROWS - 2, 20))
     neighbours.weights[2:, :20] = draw.normal(size=(ROWS - 2, 20, 2))
-    nets.encoder.set_neighbours(neighbours)
+    nets.fast.neighbours.replace(neighbours)
     with torch.no_grad():
         nets.encoder.popularity.normal_()
         nets.encoder.standing.normal_()
@@ -54,7 +54,7 @@ def request(nets: Nets, clicks: int, exposures: int, candidates: int) -> tuple[d
     priors = [draw.normal(size=(candidates, CONFIG.dim)).astype(np.float16) for _ in range(2)]
     f2s = draw.normal(size=candidates).astype(np.float32)
     buckets = draw.integers(0, BUCKETS, (candidates, 3)).astype(np.uint8)
-    E, encoder = nets.encoder.E.detach().numpy(), nets.encoder
+    E, neighbours = nets.encoder.E.detach().numpy(), nets.fast.neighbours
     given: dict[str, NDArray[Any]] = {}
     last = np.zeros(CONFIG.history_short, np.int64)
     for name, some in zip(("clicks", "exposures"), rows[:2], strict=True):
@@ -63,8 +63,8 @@ def request(nets: Nets, clicks: int, exposures: int, candidates: int) -> tuple[d
         padded[len(padded) - len(newest) :] = newest
         given |= {name: E[padded][None], f"{name}_mask": (padded > 0)[None]}
         last = padded if name == "clicks" else last
-    given["neighbour_rows"] = encoder.neighbour_rows.numpy()[last].astype(np.int64)
-    given["neighbour_weights"] = encoder.neighbour_weights.numpy()[last].astype(np.float32)
+    given["neighbour_rows"] = neighbours.rows.numpy()[last].astype(np.int64)
+    given["neighbour_weights"] = neighbours.weights.numpy()[last].astype(np.float32)
     given |= {"items": rows[2][None], "vectors": E[rows[2]][None], "statistics": buckets.astype(np.int64)[None]}
     given |= {"r_t": priors[0].astype(np.float32)[None], "r_n": priors[1].astype(np.float32)[None], "f2s": f2s[None]}
     of_scorer = {"clicks": rows[0], "exposures": rows[1], "candidates": rows[2], "r_t": priors[0], "r_n": priors[1]}

@@ -46,20 +46,25 @@ def test_the_item_table_is_not_in_the_encoders_bytes() -> None:
 def test_neighbours_of_items_are_stored_as_many_as_there_are_and_come_back() -> None:
     config, rows, rng = replace(SMALL, stacked=True), 1000, np.random.default_rng(1)
     nets = Nets.initial(config, rows, 1)
-    empty = len(pack(nets)["encoder"])
-    neighbours = ItemNeighbours.none(rows)
-    neighbours.rows[7], neighbours.rows[9, :2] = np.arange(2, 2 + NEIGHBOURS), (5, 6)
+    empty = len(pack(nets)["fast"])
+    neighbours, keys = ItemNeighbours.none(rows + 2), np.array([77, 5])  # two items that E lacks
+    neighbours.rows[7], neighbours.rows[9, :2] = np.arange(2, 2 + NEIGHBOURS), (5, rows + 1)
     neighbours.weights[neighbours.rows > 0] = rng.random((NEIGHBOURS + 2, WEIGHTS))
-    nets.encoder.set_neighbours(neighbours)
-    assert len(pack(nets)["encoder"]) - empty == 8 * (NEIGHBOURS + 2)
-    again = unpack(config, pack(nets), table(nets)).encoder
-    assert np.array_equal(again.neighbour_rows.numpy(), neighbours.rows)
-    assert np.array_equal(again.neighbour_weights.numpy(), neighbours.weights)
-    tensors = load(pack(nets)["encoder"])
-    tensors["neighbour_counts"][3] = 1
-    header = {"mc2sf": json.dumps({"part": "encoder", **asdict(config)})}
-    with pytest.raises(CheckpointError, match="item neighbours"):
-        unpack_part(nets, "encoder", save(tensors, metadata=header))
+    nets.fast.neighbours.replace(neighbours, keys)
+    stored = 8 * (NEIGHBOURS + 2) + 9 * len(keys)
+    assert len(pack(nets)["fast"]) - empty == pytest.approx(stored, abs=16), "the header differs by a few bytes"
+    again = unpack(config, pack(nets), table(nets)).fast.neighbours
+    assert np.array_equal(again.rows.numpy(), neighbours.rows)
+    assert np.array_equal(again.weights.numpy(), neighbours.weights)
+    assert np.array_equal(again.keys.numpy(), keys)
+    header = {"mc2sf": json.dumps({"part": "fast", **asdict(config)})}
+    tensors = load(pack(nets)["fast"])
+    counts, named = tensors["neighbour_counts"].clone(), tensors["neighbour_keys"]
+    counts[3] = 1
+    for name, damaged in (("neighbour_counts", counts), ("neighbour_keys", named[:1]), ("neighbour_keys", named * 0)):
+        with pytest.raises(CheckpointError, match="item neighbours"):
+            unpack_part(nets, "fast", save(tensors | {name: damaged}, metadata=header))
+    assert np.array_equal(nets.fast.neighbours.keys.numpy(), keys)
 
 
 def test_sizes_are_stored_with_the_weights() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from models.data.item_neighbours import NEIGHBOURS, ItemNeighbours
 from models.data.item_statistics import BUCKETS
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import NetConfig, Nets
@@ -32,7 +35,16 @@ def examples(n: int, seed: int = 0) -> list[FastBatchExample]:
         items = np.concatenate([rng.integers(*low, 1), rng.integers(*high, 4)])
         clicks, exposures = rng.integers(*low, rng.integers(1, 7)), rng.integers(*high, rng.integers(0, 7))
         listed.append(
-            FastBatchExample(clicks, exposures, items, priors[0], priors[1], rng.integers(0, BUCKETS, (5, 3), np.uint8))
+            FastBatchExample(
+                clicks=clicks,
+                exposures=exposures,
+                items=items,
+                r_t=priors[0],
+                r_n=priors[1],
+                item_statistics=rng.integers(0, BUCKETS, (5, 3), np.uint8),
+                f2s=rng.standard_normal(5).astype(np.float32),
+                near=(rng.integers(0, ROWS + 5, 7), rng.integers(0, ROWS + 5, 5)),
+            )
         )
     return listed
 
@@ -60,15 +72,22 @@ def test_only_the_fast_part_of_a_copy_moves() -> None:
     assert moved == {"fast"}
 
 
-def test_the_losses_are_those_of_the_scores_that_serving_gives() -> None:
-    given = nets()
+@pytest.mark.parametrize("stacked", [False, True])
+def test_the_losses_are_those_of_the_scores_that_serving_gives(stacked: bool) -> None:
+    given, rng = Nets.initial(replace(SIZES, stacked=stacked), ROWS, 1), np.random.default_rng(4)
     with torch.no_grad():
         given.encoder.standing.normal_(generator=torch.Generator().manual_seed(3))
+    if stacked:
+        found = ItemNeighbours.none(ROWS + 5)
+        found.rows[2:] = rng.integers(2, ROWS + 5, (ROWS + 3, NEIGHBOURS))
+        found.weights[2:] = rng.random((ROWS + 3, NEIGHBOURS, 2))
+        given.fast.neighbours.replace(found, np.arange(900, 905))
+        given.fast.stack.copy_(torch.tensor([0.3, 0.5, 0.2, 0.7, -0.4]))
     scorer, listed, expected = Scorer(given), examples(70), []
     for each in listed:
-        answer = scorer.fast(each.clicks, each.exposures, each.items, each.r_t, each.r_n, each.item_statistics)
-        values = np.stack(answer).astype(np.float64)
-        expected.append((np.log(np.exp(values).sum(1)) - values[:, 0]).mean())
+        received = each.r_t, each.r_n, each.item_statistics, each.f2s, each.near
+        values = scorer.fast(each.clicks, each.exposures, each.items, *received).mc2sf.astype(np.float64)
+        expected.append(np.log(np.exp(values).sum()) - values[0])
     assert losses(given, listed) == pytest.approx(np.array(expected), rel=1e-5)
     assert not len(losses(given, []))
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
-from models.evaluation.sequential_test import ALPHA, LEAST, PairedEvidence
+from models.evaluation.confidence_sequence import ALPHA
+from models.evaluation.sequential_test import LEAST, PairedEvidence
 
 
 def first_verdict(differences: np.ndarray, step: int = 20) -> tuple[str | None, int]:
     """Return the first verdict and after how many differences it came."""
     evidence = PairedEvidence()
     for start in range(0, len(differences), step):
-        evidence = evidence.plus(differences[start : start + step])
+        some = differences[start : start + step]
+        evidence = evidence.plus(np.ones(len(some)), 1 + some)
         if (verdict := evidence.verdict()) is not None:
             return verdict, evidence.n
     return None, len(differences)
@@ -37,14 +40,17 @@ def test_a_difference_is_found_after_hundreds_on_the_right_side_and_never_before
         found = [first_verdict(rng.normal(sign * 0.15, 1, 4000)) for _ in range(50)]
         assert {name for name, _ in found} == {verdict}
         assert 200 < np.median([n for _, n in found]) < 1000
-    assert PairedEvidence().plus(np.full(LEAST - 1, -1.0) + rng.normal(size=LEAST - 1) / 9).verdict() is None
+    few = rng.normal(size=LEAST - 1) / 9
+    assert PairedEvidence().plus(few, few - 1).verdict() is None
     assert math.isinf(PairedEvidence().radius())
 
 
 def test_evidence_in_parts_is_the_evidence_as_a_whole() -> None:
-    values = np.random.default_rng(3).normal(size=600).round(3)
-    whole = PairedEvidence().plus(values)
-    parts = PairedEvidence().plus(values[:250]).plus(values[250:])
+    active, candidate = np.random.default_rng(3).normal(size=(2, 600))
+    values, whole = candidate - active, PairedEvidence().plus(active, candidate)
+    parts = PairedEvidence().plus(active[:250], candidate[:250]).plus(active[250:], candidate[250:])
     assert parts.n == whole.n
+    assert whole.means() == (active.sum() / 600, pytest.approx(candidate.mean()))
+    assert np.isnan(PairedEvidence().means()).all()
     assert math.isclose(parts.radius(), whole.radius())
-    assert math.isclose(whole.radius() / values.std(), 3.04 / math.sqrt(600), rel_tol=0.01)
+    assert math.isclose(whole.radius() / values.std(), 3.06 / math.sqrt(600), rel_tol=0.02)

@@ -11,7 +11,15 @@ import torch
 from models.data.catalogue import FIRST_ROW, Catalogue
 from models.data.event_kinds import CLICK
 from models.data.interaction_log import InteractionLog, click_states
-from models.data.item_neighbours import NEIGHBOURS, RIDGE, SHRINKAGE, WITHIN_MS, ItemNeighbours, fit_neighbours
+from models.data.item_neighbours import (
+    NEIGHBOURS,
+    RIDGE,
+    SHRINKAGE,
+    WITHIN_MS,
+    ItemNeighbours,
+    fit_neighbours,
+    with_transitions,
+)
 from models.data.views import ViewSpec
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.stacking import DECAY, FEATURES, affinity, initial_weights
@@ -82,6 +90,24 @@ def test_clicks_of_nobody_have_no_neighbours() -> None:
     assert not found.weights.any()
 
 
+def test_transitions_counted_anew_are_those_of_all_clicks_and_the_weights_of_ease_stay() -> None:
+    rows, users, times = clicks_of(40, 12, 20)
+    half = np.arange(12 * 40) % 12 < 6
+    before = fit_neighbours(rows[half], users[half], times[half], FIRST_ROW + 20)
+    after = with_transitions(before, rows, users, times)
+    whole = fit_neighbours(rows, users, times, FIRST_ROW + 20)
+
+    def dense(found: ItemNeighbours) -> np.ndarray:
+        values = np.zeros((FIRST_ROW + 20, FIRST_ROW + 20, 2), np.float32)
+        for row in range(FIRST_ROW, len(values)):
+            np.add.at(values[row], found.rows[row], found.weights[row])
+        return values
+
+    assert np.array_equal(dense(after)[:, :, 0], dense(before)[:, :, 0])
+    assert np.array_equal(dense(after)[:, :, 1], dense(whole)[:, :, 1])
+    assert not np.array_equal(dense(before)[:, :, 1], dense(whole)[:, :, 1])
+
+
 def test_the_affinity_of_a_candidate_decays_with_the_age_of_the_click_and_repeats_add_up() -> None:
     near = ItemNeighbours.none(6)
     near.rows[2, :2], near.weights[2, :2] = (3, 4), ((0.5, 1.0), (0.25, 2.0))
@@ -136,7 +162,7 @@ def test_a_retrain_learns_what_follows_what_and_lowers_the_loss_of_mc2sf() -> No
     )
     nets, rows = result.nets, result.catalogue.rows(np.arange(100, 140))
     following = torch.from_numpy(np.roll(rows, -1)[:, None])
-    _, followed = nets.encoder.affinities(torch.from_numpy(rows[:, None]), following)
+    _, followed = nets.fast.neighbours.affinities(torch.from_numpy(rows[:, None]), following)
     assert (followed > 0.3).all()
     weights = dict(zip(FEATURES, nets.fast.stack.tolist(), strict=True))
     assert weights["transitions"] + weights["ease"] > 0.5
@@ -153,12 +179,15 @@ def test_clicks_held_out_are_unknown_to_the_neighbours() -> None:
     source = ClickSource.of(click_states(log, SPEC), catalogue)
     nets = Nets.initial(STACKED, catalogue.size, 1)
     stack(nets, source, np.arange(len(source.targets)), sampled_softmax, 1)
-    assert not nets.encoder.neighbour_rows.any()
+    assert not nets.fast.neighbours.rows.any()
 
 
 def test_items_that_are_new_have_no_neighbours_and_those_of_others_stay() -> None:
     nets = Nets.initial(STACKED, 10, 1)
-    nets.encoder.neighbour_rows[3, 0] = 4
-    grown = nets.grown(12, 1)
-    assert grown.encoder.neighbour_rows[:10].equal(nets.encoder.neighbour_rows)
-    assert not grown.encoder.neighbour_rows[10:].any()
+    neighbours = ItemNeighbours.none(11)  # the last one has no row in E, and a retrain gives it another one
+    neighbours.rows[3, :2], neighbours.weights[3, :2] = (4, 10), 0.5
+    nets.fast.neighbours.replace(neighbours, np.array([77]))
+    grown = nets.grown(12, 1).fast.neighbours
+    assert grown.rows[3, :2].tolist() == [4, 0]
+    assert grown.weights[3, :2, 0].tolist() == [0.5, 0]
+    assert (grown.rows.count_nonzero(), len(grown.rows), len(grown.keys)) == (1, 12, 0)

@@ -42,18 +42,18 @@ def lively(config: NetConfig) -> Nets:
         shape = ROWS, NEIGHBOURS
         near = np.array([rng.choice(ROWS, NEIGHBOURS, replace=False) for _ in range(ROWS)], np.int32)
         near[ROW_PADDING] = 0  # padding has no neighbours
-        nets.encoder.set_neighbours(ItemNeighbours(near, rng.random((*shape, WEIGHTS)).astype(np.float16)))
+        nets.fast.neighbours.replace(ItemNeighbours(near, rng.random((*shape, WEIGHTS)).astype(np.float16)))
         nets.fast.stack.copy_(torch.tensor([0.3, 0.5, 0.2, 0.7, -0.4]))
     return nets
 
 
 def stacked(nets: Nets, clicks: np.ndarray, candidate: int, *scores: float) -> float:
     """Return mc2sf of one candidate from the scores of S2F, fast alone and F2S, click by click."""
-    weights, near = nets.fast.stack.tolist(), nets.encoder.neighbour_rows.numpy()
+    weights, near = nets.fast.stack.tolist(), nets.fast.neighbours.rows.numpy()
     total = sum(w * score for w, score in zip(weights, scores, strict=False))
     for age, click in enumerate(clicks[::-1][: nets.config.history_short]):
         for place in np.flatnonzero(near[click] == candidate):
-            total += 0.8**age * float(nets.encoder.neighbour_weights[click, place].float() @ nets.fast.stack[3:])
+            total += 0.8**age * float(nets.fast.neighbours.weights[click, place].float() @ nets.fast.stack[3:])
     return total
 
 

@@ -103,7 +103,7 @@ def _scored(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Interval:
         batch = source.batch(chosen, np.random.default_rng([seed, start]), n=OTHERS)
         logits = nets(batch.inputs(nets, nets.encoder.E[batch.rows]))
         clicks, items = batch.rows[batch.clicks], batch.rows[batch.items]
-        ease, transitions = nets.encoder.affinities(clicks, items)
+        ease, transitions = nets.fast.neighbours.affinities(clicks, items)
         known = batch.history.ne(0).any(1, keepdim=True)
         of = logits._asdict() | {"s2f": logits.mc2sf, "mc2sf": nets.stacked(logits, clicks, items).mc2sf}
         of |= {"ease": ease, "transitions": transitions, "popularity": batch.item_statistics[..., 0].float()}

@@ -133,7 +133,10 @@ def _example(release: Release, asked: RankingQuery) -> FastBatchExample:
         ]
     )
     priors = release.scorer.slow(rows(asked.history), np.zeros(release.nets.config.dim, np.float32), items, stands)
-    return FastBatchExample(rows(asked.clicks), rows(asked.exposures), items, priors.r_t, priors.r_n, stands)
+    near = release.near(asked.clicks, np.concatenate([asked.candidates[[asked.target_index]], others]))
+    return FastBatchExample(
+        rows(asked.clicks), rows(asked.exposures), items, priors.r_t, priors.r_n, stands, priors.f2s, near
+    )
 
 
 def _quarters(ranks: list[int]) -> list[float]:

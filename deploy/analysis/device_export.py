@@ -47,14 +47,14 @@ def export_device(
             raise UserError("an export for devices needs ONNX: pip install 'mc2sf[onnx]'") from error
         except ValueError as error:
             raise UserError(f"release {version}: {error}") from error
-    encoder = release.nets.encoder
+    neighbours = release.nets.fast.neighbours.resized(len(items.keys), len(items.keys))
     table = {
         "row": pa.array(range(len(items.keys)), pa.int32()),
         "item": pa.array(items.keys, pa.int64()),
         "name": pa.array([names.get(key) for key in items.keys.tolist()], pa.string()),
         "vector": _lists(items.E),
-        "neighbour_rows": _lists(encoder.neighbour_rows.numpy()),
-        "neighbour_weights": _lists(encoder.neighbour_weights.float().numpy().reshape(len(items.keys), -1)),
+        "neighbour_rows": _lists(neighbours.rows),
+        "neighbour_weights": _lists(neighbours.weights.astype(np.float32).reshape(len(items.keys), -1)),
     }
     pq.write_table(pa.table(table), folder / ITEMS, compression="zstd")
     config = release.nets.config

@@ -67,10 +67,10 @@ class DeviceModel(nn.Module):
         if not nets.config.stacked or not isinstance(gru_n, Gru) or not isinstance(gru_p, Gru):
             raise ValueError("only stacked nets with GRUs can be exported")
         small = Nets(nets.config, 1)
-        rows = {"E", "neighbour_rows", "neighbour_weights"}
-        weights = {name: weight for name, weight in nets.encoder.state_dict().items() if name not in rows}
+        weights = {name: weight for name, weight in nets.encoder.state_dict().items() if name != "E"}
         small.encoder.load_state_dict(weights, strict=False)
         self.encoder, self.fast = small.encoder, copy.deepcopy(nets.fast)
+        del self.fast.neighbours  # they are inputs
         self.gru_n, self.fast.gru_p = _PlainGru(small.encoder.gru_n), _PlainGru(gru_p)  # type: ignore[arg-type,assignment]
 
     def forward(

@@ -61,8 +61,22 @@ def fit_neighbours(rows: Ints, users: Ints, times: Ints, size: int) -> ItemNeigh
     """Return the neighbours of the items of an E of `size` rows, from clicks [N] in order of user and time (ms)."""
     known = rows >= FIRST_ROW
     rows, users, times = rows[known], users[known], times[known]
-    followed, shares = _transitions(rows, users, times, size)
-    related, coefficients = _ease(rows, users, size)
+    return _strongest(_ease(rows, users, size), _transitions(rows, users, times, size), size)
+
+
+def with_transitions(before: ItemNeighbours, rows: Ints, users: Ints, times: Ints) -> ItemNeighbours:
+    """Return `before` with its weights of EASE, and transitions counted anew in clicks [N] as for `fit_neighbours`."""
+    size, known = len(before.rows), rows >= FIRST_ROW
+    source, place = np.nonzero(before.weights[:, :, 0])
+    codes, values = source * size + before.rows[source, place], before.weights[source, place, 0].astype(np.float64)
+    order = np.argsort(codes)
+    transitions = _transitions(rows[known], users[known], times[known], size)
+    return _strongest((codes[order], values[order]), transitions, size)
+
+
+def _strongest(ease: tuple[Ints, Floats], transitions: tuple[Ints, Floats], size: int) -> ItemNeighbours:
+    """Return the strongest neighbours of each of `size` rows, from the sorted pairs of each kind and their weights."""
+    (related, coefficients), (followed, shares) = ease, transitions
     codes, _ = _distinct(np.concatenate([followed, related]))
     weights = np.zeros((len(codes), WEIGHTS))
     for column, (some, values) in enumerate(((related, coefficients), (followed, shares))):

@@ -9,41 +9,48 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.evaluation.confidence_sequence import half_width
+
 Floats = NDArray[np.float64]
 
-ALPHA = 0.05  # chance of ever deciding between two that are equal
 LEAST = 200  # observations below which nothing is decided: the interval is that of many
-_TUNED = 500  # observations at which the interval is narrowest
 
 
 @dataclass(frozen=True)
 class PairedEvidence:
-    """Differences of two losses on the same observations so far: number, sum, and sum of squares."""
+    """Losses of an active and a candidate model on the same observations so far: sums of what a test needs."""
 
     n: int = 0
-    total: float = 0.0
-    squares: float = 0.0
+    active: float = 0.0
+    difference: float = 0.0  # candidate minus active
+    squares: float = 0.0  # of the differences
 
-    def plus(self, differences: Floats) -> PairedEvidence:
-        """Return the evidence with further differences [n]."""
-        total, squares = float(differences.sum()), float(np.square(differences).sum())
-        return PairedEvidence(self.n + len(differences), self.total + total, self.squares + squares)
+    def plus(self, active: Floats, candidate: Floats) -> PairedEvidence:
+        """Return the evidence with further losses [n]."""
+        difference = candidate - active
+        return PairedEvidence(
+            self.n + len(active),
+            self.active + float(active.sum()),
+            self.difference + float(difference.sum()),
+            self.squares + float(np.square(difference).sum()),
+        )
+
+    def means(self) -> tuple[float, float]:
+        """Return the mean loss of the active model and of the candidate; NaN without observations."""
+        if not self.n:
+            return math.nan, math.nan
+        return self.active / self.n, (self.active + self.difference) / self.n
 
     def radius(self) -> float:
-        """Return the half width of the interval around the mean; infinite for few differences.
-
-        It holds at all times together: the asymptotic confidence sequence of Waudby-Smith et al., "Time-uniform
-        central limit theory and asymptotic confidence sequences", 2024, theorem 2.2.
-        """
+        """Return the half-width of the interval around the mean difference; infinite for few observations."""
         if self.n < LEAST:
             return math.inf
-        variance = max(self.squares / self.n - (self.total / self.n) ** 2, 0.0)
-        mixed = self.n * (-2 * math.log(ALPHA) + math.log(1 - 2 * math.log(ALPHA))) / _TUNED + 1
-        return math.sqrt(2 * variance * mixed / (self.n * (mixed - 1)) * math.log(math.sqrt(mixed) / ALPHA))
+        variance = max(self.squares / self.n - (self.difference / self.n) ** 2, 0.0)
+        return float(half_width(np.array(variance / self.n), self.n))
 
     def verdict(self) -> Literal["lower", "higher"] | None:
-        """Return on which side of zero the whole interval is; None if zero is in it."""
-        mean, radius = self.total / max(self.n, 1), self.radius()
+        """Return "lower" if the candidate's loss is significantly lower, "higher" if it is higher, None if neither."""
+        mean, radius = self.difference / max(self.n, 1), self.radius()
         if mean + radius < 0:
             return "lower"
         return "higher" if mean - radius > 0 else None

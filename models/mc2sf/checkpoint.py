@@ -21,7 +21,8 @@ from models.data.item_neighbours import ItemNeighbours
 from models.mc2sf.nets import PARTS, NetConfig, Nets
 
 _TABLE = "E"
-_NEIGHBOURS = ("neighbour_rows", "neighbour_weights")  # in memory
+_NEIGHBOURS = ("neighbours.rows", "neighbours.weights", "neighbours.keys")  # in memory
+_KEYS = "neighbour_keys"
 _FLAT = ("neighbour_counts", "flat_neighbour_rows", "flat_neighbour_weights")  # in a file
 # fields that are written only if they differ from the default, so that files from before they existed are unchanged
 _LATER = ("floor", "history_layers", "min_gru", "symlog_priors", "stacked")
@@ -40,7 +41,8 @@ def pack_part(nets: Nets, part: str) -> bytes:
     """Return the bytes of one part, without E."""
     weights = {name: weight for name, weight in nets.get_submodule(part).state_dict().items() if name != _TABLE}
     if weights.keys() >= set(_NEIGHBOURS):  # most items of a large catalogue have few neighbours
-        flat = ItemNeighbours(*(weights.pop(name).numpy() for name in _NEIGHBOURS)).flat()
+        *table, weights[_KEYS] = (weights.pop(name) for name in _NEIGHBOURS)
+        flat = ItemNeighbours(*(each.numpy() for each in table)).flat()
         weights |= dict(zip(_FLAT, map(torch.from_numpy, flat), strict=True))
     return _saved(weights, part, nets.config)
 
@@ -95,19 +97,27 @@ def unpack(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]
 
 def unpack_part(nets: Nets, part: str, data: bytes) -> None:
     """Load `data` into one part of `nets`, in place. Raises CheckpointError and then changes nothing."""
-    wanted = {k: v for k, v in nets.get_submodule(part).state_dict().items() if k != _TABLE}
-    _load(wanted, nets.config, part, data)
+    module = nets.get_submodule(part)
+    wanted = {k: v for k, v in module.state_dict().items() if k not in {_TABLE, *_NEIGHBOURS}}
+    found = _load(wanted, nets.config, part, data, len(nets.encoder.E))
+    if found is not None:
+        nets.fast.neighbours.replace(*found)
 
 
 def unpack_standalone(config: NetConfig, name: str, data: bytes, rows: int) -> Nets:
     """Return standalone nets with `rows` rows of E. Raises CheckpointError if `data` does not hold them."""
     nets = Nets(config, rows)
-    _load(nets.state_dict(), config, name, data)
+    _load(nets.state_dict(), config, name, data, rows)
     return nets
 
 
-def _load(wanted: Mapping[str, Tensor], config: NetConfig, part: str, data: bytes) -> None:
-    """Copy the weights in `data` into `wanted`. Raises CheckpointError and then changes nothing."""
+def _load(
+    wanted: Mapping[str, Tensor], config: NetConfig, part: str, data: bytes, rows: int
+) -> tuple[ItemNeighbours, NDArray[np.int64]] | None:
+    """Copy the weights in `data` into `wanted`; return the neighbours of an E of `rows` rows, and their keys, if any.
+
+    Raises CheckpointError and then changes nothing.
+    """
     named, sizes = config_of(data)
     if named != part:
         raise CheckpointError(f"these are the weights of {named}, not of {part}")
@@ -117,12 +127,7 @@ def _load(wanted: Mapping[str, Tensor], config: NetConfig, part: str, data: byte
         weights = load(data)
     except SafetensorError as error:
         raise CheckpointError(f"part {part} is damaged: {error}") from error
-    if weights.keys() >= set(_FLAT):
-        try:
-            found = ItemNeighbours.from_flat(*(weights.pop(name).numpy() for name in _FLAT))
-        except ValueError as error:
-            raise CheckpointError(f"part {part}: {error}") from error
-        weights |= dict(zip(_NEIGHBOURS, map(torch.from_numpy, found), strict=True))
+    found = _neighbours(weights, part, rows) if weights.keys() >= {_KEYS, *_FLAT} else None
     if weights.keys() != wanted.keys():
         raise CheckpointError(f"part {part} has other tensors: {sorted(weights.keys() ^ wanted.keys())}")
     for name, weight in weights.items():
@@ -131,3 +136,17 @@ def _load(wanted: Mapping[str, Tensor], config: NetConfig, part: str, data: byte
     with torch.no_grad():
         for name, weight in weights.items():
             wanted[name].copy_(weight)
+    return found
+
+
+def _neighbours(weights: dict[str, Tensor], part: str, rows: int) -> tuple[ItemNeighbours, NDArray[np.int64]]:
+    """Take the neighbours out of `weights`; return them and their keys. Raises CheckpointError if they are damaged."""
+    keys = weights.pop(_KEYS).numpy()
+    try:
+        found = ItemNeighbours.from_flat(*(weights.pop(name).numpy() for name in _FLAT))
+    except ValueError as error:
+        raise CheckpointError(f"part {part}: {error}") from error
+    size = len(found.rows)
+    if size != rows + len(keys) or len(np.unique(keys)) != len(keys) or int(found.rows.max(initial=0)) >= size:
+        raise CheckpointError(f"part {part}: item neighbours of {size} items, {len(keys)} of which E of {rows} lacks")
+    return found, keys

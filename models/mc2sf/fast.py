@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.layers.gru import Gru, RecurrentCell
 from models.layers.min_gru import MinGruCell
 from models.layers.mlp import Head, Mlp, PaddedVectors, symlog
+from models.mc2sf.stacking import Neighbours
 
 
 class GruStates(NamedTuple):
@@ -34,6 +35,7 @@ class Fast(nn.Module):
     ) -> None:
         super().__init__()
         self.stack: Tensor  # weights of mc2sf [stacking.FEATURES], if the nets are stacked
+        self.neighbours: Neighbours  # of all items, if the nets are stacked
         self._symlog_priors = symlog_priors
         self.gru_p = MinGruCell(dim) if min_gru else Gru(dim)
         self.gate_p = Mlp(2 * dim, gate)

@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN
-from models.data.item_neighbours import ItemNeighbours
 from models.data.item_statistics import BUCKETS, FEATURES, MEAN
 from models.layers.gru import Gru
 from models.layers.hstu_block import HSTUBlock, HSTUConfig
@@ -27,8 +24,6 @@ from models.layers.mlp import PaddedVectors
 from models.mc2sf import stacking
 from models.mc2sf.fast import Fast
 from models.mc2sf.slow import Slow
-
-Ints = NDArray[np.int64]
 
 PARTS = ("encoder", "slow", "fast")
 STANDALONE = ("din", "alone", "s2f")  # scores that may have nets of their own in a release: DIN, fast alone, S2F
@@ -86,26 +81,17 @@ class Encoder(nn.Module):
 
     With a floor, every logit is a score by popularity, one number per bucket of the item statistics, plus the net's
     score times a gain. Untrained nets then rank by popularity, and a gain of 0 takes a net out that knows no more.
-    With `stacked`, also the neighbours of each item.
     """
 
     popularity: Tensor
     gains: Tensor  # in the order of `Logits`
-    neighbour_rows: Tensor
-    neighbour_weights: Tensor
 
-    def __init__(
-        self, dim: int, rows: int, *, min_gru: bool = False, floor: bool = False, stacked: bool = False
-    ) -> None:
+    def __init__(self, dim: int, rows: int, *, min_gru: bool = False, floor: bool = False) -> None:
         super().__init__()
         self._floor = floor
         if floor:
             self.register_buffer("popularity", torch.zeros(len(FEATURES), BUCKETS))
             self.register_buffer("gains", torch.ones(4))
-        if stacked:
-            self.register_buffer("neighbour_rows", None)
-            self.register_buffer("neighbour_weights", None)
-            self.set_neighbours(ItemNeighbours.none(rows))
         self.E = nn.Parameter(torch.zeros(rows, dim))
         # vectors of item statistics, under the name that checkpoints have
         self.standing = nn.Parameter(torch.zeros(len(FEATURES), BUCKETS, dim))
@@ -119,21 +105,6 @@ class Encoder(nn.Module):
         for feature, vectors in enumerate(self.standing):
             e = e + functional.embedding(buckets[..., feature], vectors)
         return e
-
-    def set_neighbours(self, neighbours: ItemNeighbours) -> None:
-        """Replace the neighbours of all items."""
-        self.neighbour_rows = torch.from_numpy(neighbours.rows)
-        self.neighbour_weights = torch.from_numpy(neighbours.weights)
-
-    def affinity(self, clicks: Ints, items: Ints) -> NDArray[np.float32]:
-        """Return `stacking.affinity` of items [C] to the clicks [L] before them: [WEIGHTS, C]."""
-        neighbours = ItemNeighbours(self.neighbour_rows.numpy(), self.neighbour_weights.numpy())
-        return stacking.affinity(neighbours, clicks, items)
-
-    def affinities(self, clicks: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-        """Return the affinities of items [B, C] to left-padded clicks [B, L]: [B, C] each."""
-        pairs = zip(clicks.numpy(), items.numpy(), strict=True)
-        return torch.from_numpy(np.stack([self.affinity(*pair) for pair in pairs])).unbind(1)
 
     def floor(self, buckets: Tensor) -> Tensor:
         """Return the score by popularity of candidates with item statistics [..., 3] (i8): [...]; 0 without a floor."""
@@ -160,7 +131,7 @@ class Nets(nn.Module):
         super().__init__()
         self.config = config
         context = HSTUConfig(config.dim, config.history_long, config.history_layers, dropout=0.0)
-        self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru, floor=config.floor, stacked=config.stacked)
+        self.encoder = Encoder(config.dim, rows, min_gru=config.min_gru, floor=config.floor)
         self.slow = Slow(config.dim, config.attention, config.head, product=config.slow_product, context=context)
         self.fast = Fast(
             config.dim,
@@ -172,6 +143,7 @@ class Nets(nn.Module):
         )
         if config.stacked:
             self.fast.register_buffer("stack", stacking.initial_weights())
+            self.fast.neighbours = stacking.Neighbours(rows)
 
     @classmethod
     def initial(cls, config: NetConfig, rows: int, seed: int) -> Nets:
@@ -209,8 +181,8 @@ class Nets(nn.Module):
         noise *= torch.as_tensor(deviation).expand(rows - old)[:, None]
         state["encoder.E"] = torch.cat([state["encoder.E"], state["encoder.E"][ROW_UNKNOWN] + noise])
         if self.config.stacked:
-            for name in ("encoder.neighbour_rows", "encoder.neighbour_weights"):
-                state[name] = torch.cat([state[name], state[name].new_zeros(rows - old, *state[name].shape[1:])])
+            nets.fast.neighbours.replace(self.fast.neighbours.resized(old, rows))
+            state |= nets.fast.neighbours.state_dict(prefix="fast.neighbours.")
         nets.load_state_dict(state)
         return nets
 
@@ -231,7 +203,7 @@ class Nets(nn.Module):
         """Return all scores as served: mc2sf stacked. `clicks` [B, L] and `items` [B, C] are rows of E."""
         if not self.config.stacked:
             return logits
-        affinities = self.encoder.affinities(clicks, items)
+        affinities = self.fast.neighbours.affinities(clicks, items)
         return logits._replace(mc2sf=self.stack(logits.mc2sf, logits.fast, logits.f2s, affinities))
 
     def stack(self, s2f: Tensor, fast: Tensor, f2s: Tensor, affinities: Sequence[Tensor]) -> Tensor:

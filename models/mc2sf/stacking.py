@@ -14,13 +14,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.data.item_neighbours import ItemNeighbours
 
 Ints = NDArray[np.int64]
 
 FEATURES = ("s2f", "fast", "f2s", "ease", "transitions")
+_NO_KEYS = np.zeros(0, np.int64)
 DECAY = 0.8  # of the affinity to a click per later click
 
 
@@ -35,6 +36,49 @@ def weighted(weights: Tensor, features: Sequence[Tensor]) -> Tensor:
     for weight, feature in zip(weights[1:], features[1:], strict=True):
         total = total + weight * feature
     return total
+
+
+class Neighbours(nn.Module):
+    """The neighbours of each row of E, and of items that were clicked since and have none: `keys`, in rows after those.
+
+    The device holds them, and the learner keeps them fresh.
+    """
+
+    rows: Tensor
+    weights: Tensor
+    keys: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        for name in ("rows", "weights", "keys"):
+            self.register_buffer(name, None)
+        self.replace(ItemNeighbours.none(size))
+
+    def replace(self, neighbours: ItemNeighbours, keys: Ints = _NO_KEYS) -> None:
+        """Replace the neighbours of all items; `keys` are those of the last rows, which E lacks."""
+        self.rows, self.weights = torch.from_numpy(neighbours.rows), torch.from_numpy(neighbours.weights)
+        self.keys = torch.from_numpy(keys.copy())
+
+    def resized(self, old: int, size: int) -> ItemNeighbours:
+        """Return the neighbours of an E that had `old` rows and has `size` now: only those among the old rows."""
+        found = ItemNeighbours.none(size)
+        found.rows[:old], found.weights[:old] = self.rows[:old].numpy(), self.weights[:old].numpy()
+        newer = found.rows >= old
+        found.rows[newer] = found.weights[newer] = 0
+        return found
+
+    def numpy(self) -> ItemNeighbours:
+        """Return the neighbours as arrays, which share the memory."""
+        return ItemNeighbours(self.rows.numpy(), self.weights.numpy())
+
+    def affinity(self, clicks: Ints, items: Ints) -> NDArray[np.float32]:
+        """Return the affinity of items [C] to the clicks [L] before them, see below: [WEIGHTS, C]."""
+        return affinity(self.numpy(), clicks, items)
+
+    def affinities(self, clicks: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """Return the affinities of items [B, C] to left-padded clicks [B, L]: [B, C] each."""
+        pairs = zip(clicks.numpy(), items.numpy(), strict=True)
+        return torch.from_numpy(np.stack([self.affinity(*pair) for pair in pairs])).unbind(1)
 
 
 def affinity(neighbours: ItemNeighbours, clicks: Ints, items: Ints) -> NDArray[np.float32]:

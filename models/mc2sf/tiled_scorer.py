@@ -135,11 +135,13 @@ class Scorer:
         r_n: Halves,
         item_statistics: Buckets | None = None,
         f2s: Floats | None = None,
+        near: tuple[Rows, Rows] | None = None,
     ) -> FastAnswer:
         """Return the device's scores: clicks and exposures rows of any length, candidates rows [n], priors [n, d].
 
         `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen. `f2s` [n] are the
-        cloud's scores, which stacked nets use; default: zeros.
+        cloud's scores, which stacked nets use; default: zeros. `near` are the rows of clicks and candidates among the
+        item neighbours, which may know items that E lacks; default: the same rows.
         """
         n = len(candidates)
         buckets = _buckets(item_statistics, n)
@@ -151,7 +153,8 @@ class Scorer:
         received = np.zeros((n, 1 + WEIGHTS), np.float32)  # f2s and affinities
         if s2f.config.stacked:
             received[:, 0] = 0 if f2s is None else f2s
-            received[:, 1:] = s2f.encoder.affinity(clicks[-short:], candidates).T
+            before, listed = near or (clicks, candidates)
+            received[:, 1:] = s2f.fast.neighbours.affinity(before[-short:], listed).T
         for start in range(0, n, TILE):
             some = slice(start, min(start + TILE, n))
             real = some.stop - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -37,13 +38,15 @@ class FastBatchExample(NamedTuple):
     r_t: NDArray[np.float16]
     r_n: NDArray[np.float16]
     item_statistics: Buckets  # [1 + N, 3]
+    f2s: NDArray[np.float32]  # [1 + N], the cloud's scores
+    near: tuple[Ints, Ints]  # clicks and items in rows of the item neighbours
 
 
 class FastLearner:
     """Adam on the fast part of a copy of `nets`. `state` and `load` save and restore weights, moments and position."""
 
     def __init__(self, nets: Nets, config: TrainConfig, seed: int) -> None:
-        self.nets = nets.grown(len(nets.encoder.E), seed)
+        self.nets = copy.deepcopy(nets)
         for part in (self.nets.encoder, self.nets.slow):
             part.requires_grad_(requires_grad=False)
         self.learnt = 0  # examples so far
@@ -66,7 +69,9 @@ class FastLearner:
 
     def restart(self, nets: Nets) -> None:
         """Go back to the fast part of `nets`, with a new optimiser."""
-        self.nets.fast.load_state_dict(nets.fast.state_dict())
+        with torch.no_grad():
+            for name, weight in nets.fast.named_parameters():
+                self._weights[name].copy_(weight)
         self._adam.state.clear()
 
     def state(self) -> bytes:
@@ -103,11 +108,17 @@ class FastLearner:
 
 @torch.no_grad()
 def losses(nets: Nets, examples: list[FastBatchExample]) -> Floats:
-    """Return the cross-entropy of each click, the mean of fast alone and S2F: [n]."""
-    found = [torch.empty(0)]
+    """Return the cross-entropy of each click by mc2sf as served: [n]."""
+    found, short = [torch.empty(0)], nets.config.history_short
     for start in range(0, len(examples), _BATCH):
-        logits = torch.stack(_logits(nets, examples[start : start + _BATCH]))
-        found.append(cross_entropy(logits).mean(0))
+        some = examples[start : start + _BATCH]
+        fast, mc2sf = _logits(nets, some)
+        if nets.config.stacked:
+            pairs = ((each.near[0][-short:], each.near[1]) for each in some)
+            affinities = np.stack([nets.fast.neighbours.affinity(*pair) for pair in pairs])
+            f2s = torch.from_numpy(np.stack([each.f2s for each in some]))
+            mc2sf = nets.stack(mc2sf, fast, f2s, torch.from_numpy(affinities).unbind(1))
+        found.append(cross_entropy(mc2sf))
     return torch.cat(found).double().numpy()
 
 

@@ -27,7 +27,7 @@ def stack(nets: Nets, source: ClickSource, held: Ints, loss: Loss, seed: int) ->
     known = is_click(log.kinds)
     known[source.states.event[held]] = False
     rows = source.catalogue.rows(log.keys[known])
-    nets.encoder.set_neighbours(fit_neighbours(rows, log.users[known], log.times[known], source.rows))
+    nets.fast.neighbours.replace(fit_neighbours(rows, log.users[known], log.times[known], source.rows))
     weights = nets.fast.stack
     weights.copy_(fit_weights(_features(nets, source, held[::2], seed), weights, loss))
 
@@ -39,7 +39,7 @@ def _features(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Tensor:
     for start in range(0, len(some), BATCH):
         batch = source.batch(some[start : start + BATCH], generator, n=NEGATIVES)
         logits = nets(batch.inputs(nets, nets.encoder.E[batch.rows]))
-        affinities = nets.encoder.affinities(batch.rows[batch.clicks], batch.rows[batch.items])
+        affinities = nets.fast.neighbours.affinities(batch.rows[batch.clicks], batch.rows[batch.items])
         found.append(torch.stack((logits.mc2sf, logits.fast, logits.f2s, *affinities), -1))
     return torch.cat(found) if found else torch.empty(0)
 

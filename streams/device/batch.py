@@ -266,7 +266,7 @@ class DeviceWork:
             return
         check_priors(priors, request, self._settings)
         release, size = releases(request.versions.release), len(message.value)
-        outcome = rank_with_priors(request, priors, release.scorer, release.catalogue, size, self._wall)
+        outcome = rank_with_priors(request, priors, release, size, self._wall)
         outcome = rank_with_plugins(outcome, request, loaded(self._settings.plugins), release)
         self._writes.send(OUTCOMES, message.partition, message.key, outcome)
         if (example := training_example(request, priors, self._settings.seed)) is not None:

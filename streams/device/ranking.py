@@ -46,13 +46,14 @@ def check_priors(priors: SlowPriors, request: PendingRequest, settings: Settings
 
 
 def rank_with_priors(
-    request: PendingRequest, priors: SlowPriors, scorer: Scorer, catalogue: Catalogue, bytes_down: int, wall: int
+    request: PendingRequest, priors: SlowPriors, release: Release, bytes_down: int, wall: int
 ) -> Outcome:
     """Return the outcome of an answered request: the ranks by the slow and the fast nets."""
-    clicks, exposures, candidates = _rows(request, catalogue)
+    clicks, exposures, candidates = _rows(request, release.catalogue)
     statistics = buckets_array(request.item_statistics, len(candidates))
+    near = release.near(keys_array(request.clicks), keys_array(request.candidates))
     received = priors.r_t.array(), priors.r_n.array(), statistics, priors.f2s.array()
-    scores = scorer.fast(clicks, exposures, candidates, *received)
+    scores = release.scorer.fast(clicks, exposures, candidates, *received, near)
     ranks, not_finite = {"random": request.target_index + 1}, 0
     for name, values in (
         ("din", priors.din.array()),
@@ -95,9 +96,12 @@ def rank_with_plugins(outcome: Outcome, request: PendingRequest, plugins: Plugin
 
 
 def training_example(request: PendingRequest, priors: SlowPriors, seed: int) -> FastExample | None:
-    """Return the example for the online learner, or None for a cold target or too few candidates."""
+    """Return the example for the online learner, or None if there are too few candidates.
+
+    None also for a cold target among candidates drawn from the catalogue: being unknown would tell it from the others.
+    """
     keys = keys_array(request.candidates)
-    if request.cold or len(keys) <= EXAMPLE_NEGATIVES:
+    if (request.cold and request.slate != "logged") or len(keys) <= EXAMPLE_NEGATIVES:
         return None
     drawn = _drawn(seed, request, len(keys))
     return FastExample(
@@ -112,6 +116,7 @@ def training_example(request: PendingRequest, priors: SlowPriors, seed: int) -> 
         r_n=Tensor.of(priors.r_n.array()[drawn], "<f2"),
         versions=request.versions,
         item_statistics=buckets_array(request.item_statistics, len(keys))[drawn].tobytes(),
+        f2s=Tensor.of(priors.f2s.array()[drawn], "<f4"),
     )
 
 

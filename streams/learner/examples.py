@@ -27,10 +27,15 @@ def check(example: FastExample, dim: int) -> None:
     for name, prior in (("r_t", example.r_t), ("r_n", example.r_n)):
         if not np.isfinite(prior.expect(name, "<f2", (n, dim))).all():
             raise RecordError(f"{name} has a number that is not finite")
+    if example.f2s is not None and not np.isfinite(example.f2s.expect("f2s", "<f4", (n,))).all():
+        raise RecordError("f2s has a number that is not finite")
 
 
-def in_rows(example: FastExample, catalogue: Catalogue) -> FastBatchExample:
-    """Return the example in rows of E, with exactly EXAMPLE_NEGATIVES negatives: fewer ones are repeated in turn."""
+def in_rows(example: FastExample, catalogue: Catalogue, near: Catalogue) -> FastBatchExample:
+    """Return the example in rows of E, with exactly EXAMPLE_NEGATIVES negatives: fewer ones are repeated in turn.
+
+    `near` are the items that have neighbours.
+    """
     items = example.items.array()
     pick = np.where(_PICK == 0, 0, 1 + (_PICK - 1) % (len(items) - 1))
     return FastBatchExample(
@@ -40,6 +45,8 @@ def in_rows(example: FastExample, catalogue: Catalogue) -> FastBatchExample:
         r_t=example.r_t.array()[pick],
         r_n=example.r_n.array()[pick],
         item_statistics=buckets_array(example.item_statistics, len(items))[pick],
+        f2s=np.zeros(len(pick), np.float32) if example.f2s is None else example.f2s.array()[pick],
+        near=(near.rows(example.clicks.array()), near.rows(items)[pick]),
     )
 
 

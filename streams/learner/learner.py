@@ -14,8 +14,11 @@ from contextlib import closing
 import torch
 from sqlalchemy import Engine
 
+from models.data.interaction_log import InteractionLog
+from models.evaluation.sequential_test import PairedEvidence
 from streams.database import run_state, schema
 from streams.database.changes import DatabaseChanges
+from streams.database.interaction_log import Interactions
 from streams.kafka.stall_detector import StalledError
 from streams.learner import examples
 from streams.learner.example_buffer import ExampleBuffer
@@ -51,6 +54,7 @@ class Learner:
         self._delay = learner_delay(settings)
         self.awaited: int | None = self._delay - 1
         self._trainer: Trainer | None = None
+        self._interactions = Interactions(settings.run, settings.retrain_events)
         self._candidate: bytes | None = None  # the fast part whose decision is awaited
         self._carried: list[FastExample] = []
         with engine.connect() as connection:
@@ -100,7 +104,7 @@ class Learner:
         made = self.buffer.close()
         carried, received = ([each for each in some if self._trainer.fits(each)] for some in (self._carried, made))
         began = time.monotonic()
-        trained = self._trainer.train(carried, received)
+        trained = self._trainer.train(carried, received, self._log_to_count())
         telemetry.TRAINING_SECONDS.labels(ROLE).observe(time.monotonic() - began)
         telemetry.EXAMPLES.labels("fitting").inc(len(received))
         telemetry.EXAMPLES.labels("other_release").inc(len(made) - len(received))
@@ -124,11 +128,20 @@ class Learner:
             t = schema.proposals.c
             candidates.forget(connection, self._run, (t.kind == ROLE) & (t.epoch < epoch - _KEEP_EPOCHS))
 
+    def _log_to_count(self) -> InteractionLog | None:
+        """Return the events before this epoch, all of which are recorded, if transitions are due to be counted."""
+        epoch = self.buffer.closed
+        if not self._settings.stacked or epoch % self._settings.transitions_every or not epoch:
+            return None
+        with self._engine.connect() as connection:
+            self._interactions.load(connection, epoch - 1)
+        return self._interactions.log()
+
     def _start_from(self, version: int) -> Trainer:
         with self._engine.connect() as connection:
             release = read_release(connection, self._run, version)
         log.info("training on release %d", version)
-        return Trainer(self._settings, release)
+        return Trainer(self._settings, release, self._trainer.freshness if self._trainer else PairedEvidence())
 
 
 def main(settings: Settings) -> None:

@@ -17,7 +17,8 @@ def refuse_quality(quality: Mapping[str, float | None], margin: float) -> str | 
     """Return the reason why held-out quality forbids the release, or None.
 
     `quality` has the held-out losses `active` and `candidate` on the same `n` examples; `finite` is true if all weights
-    of the candidate are finite. The candidate's loss may be higher by the share `margin`.
+    of the candidate are finite. The candidate's loss may be higher by the share `margin`, and by `radius`, the half
+    width of the interval of the difference, if there is one; None: the examples are too few for an interval.
     """
     n, finite = quality.get("n"), quality.get("finite")
     active, candidate = (_number(quality.get(name)) for name in ("active", "candidate"))
@@ -25,7 +26,9 @@ def refuse_quality(quality: Mapping[str, float | None], margin: float) -> str | 
         return "no held-out examples"
     if not finite or not math.isfinite(candidate):
         return "not finite"
-    if math.isfinite(active) and candidate > active * (1 + margin):
+    radius = quality.get("radius", 0.0)
+    allowed = active * (1 + margin) + (math.inf if radius is None else radius)
+    if math.isfinite(active) and candidate > allowed:
         return f"held-out loss {candidate:.6f} against {active:.6f} on {n} examples"
     return None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import sqlalchemy as sa
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sqlalchemy import Connection
 
 from models.data.catalogue import FIRST_ROW, Catalogue
@@ -38,6 +39,16 @@ class Release:
     scorer: Scorer
     catalogue: Catalogue
     standalone: Mapping[str, Nets] = field(default_factory=dict)  # standalone nets by name
+
+    @cached_property
+    def _near(self) -> Catalogue:
+        """The items that have neighbours: those of the catalogue, and some that were clicked since."""
+        nets = self.standalone.get("s2f", self.nets)
+        return self.catalogue.extended(nets.fast.neighbours.keys.numpy()) if nets.config.stacked else self.catalogue
+
+    def near(self, clicks: ArrayLike, candidates: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of clicks and candidates, given by key, among the item neighbours."""
+        return self._near.rows(clicks), self._near.rows(candidates)
 
     def vectors(self, keys: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the vectors of items by key, f4 [n, d]; those that the release does not know share one."""
@@ -87,7 +98,7 @@ class Assembler:
         last = self._last
         same_items = last is not None and last.manifest.embeddings == manifest.embeddings
         if last is not None and same_items and all(last.manifest.parts[p] == manifest.parts[p] for p in _HEAVY):
-            nets, catalogue = Nets(config, FIRST_ROW), last.catalogue
+            nets, catalogue = Nets(config, len(items.E)), last.catalogue
             nets.encoder, nets.slow = last.nets.encoder, last.nets.slow
             unpack_part(nets, "fast", parts["fast"])
         else:

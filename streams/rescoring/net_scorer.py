@@ -50,7 +50,8 @@ class NetScorer:
         candidates = rows(query.candidates)
         slow = scorer.slow(rows(query.history), r2, candidates, query.item_statistics)
         clicks, exposures = rows(query.clicks), rows(query.exposures)
-        fast = scorer.fast(clicks, exposures, candidates, slow.r_t, slow.r_n, query.item_statistics, slow.f2s)
+        received = slow.r_t, slow.r_n, query.item_statistics, slow.f2s
+        fast = scorer.fast(clicks, exposures, candidates, *received, near=release.near(query.clicks, query.candidates))
         scores = {"fast": fast.fast}
         if query.answered or late:
             scores |= {"din": slow.din, "f2s": slow.f2s, "mc2sf": fast.mc2sf}

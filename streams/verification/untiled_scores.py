@@ -28,8 +28,12 @@ def scores(
     candidates: Rows,
     buckets: Buckets,
     slow: SlowAnswer,
+    near: tuple[Rows, Rows],
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the scores din, f2s, fast and mc2sf, f4 [n]. The fast nets receive the 16-bit priors of `slow`."""
+    """Return the scores din, f2s, fast and mc2sf, f4 [n]. The fast nets receive the 16-bit priors of `slow`.
+
+    `near` are the rows of clicks and candidates among the item neighbours.
+    """
     nets = release.nets
     din, alone, s2f = (release.standalone.get(name, nets) for name in STANDALONE)
 
@@ -63,8 +67,8 @@ def scores(
     fast = _above(alone, 2, buckets, alone.fast.score_fast(alone.fast.from_zero(*short(alone)), listed(alone)))
     mc2sf = _above(s2f, 3, buckets, s2f.fast.score_s2f(*short(s2f), listed(s2f), *priors))
     if s2f.config.stacked:
-        last_clicks = clicks[-s2f.config.history_short :].tolist()
-        mc2sf = _stacked(s2f, (mc2sf, fast, torch.from_numpy(slow.f2s)), last_clicks, candidates.tolist())
+        last_clicks, listed_near = near[0][-s2f.config.history_short :].tolist(), near[1].tolist()
+        mc2sf = _stacked(s2f, (mc2sf, fast, torch.from_numpy(slow.f2s)), last_clicks, listed_near)
     found = {
         "din": _above(din, 0, buckets, din.slow.score_din(own_r_t, listed(din))),
         "f2s": _above(nets, 1, buckets, nets.slow.score_f2s(r_n, r_t, e)),
@@ -88,7 +92,7 @@ def _stacked(nets: Nets, scores: tuple[Tensor, ...], clicks: list[int], candidat
     *of_scores, of_ease, of_transitions = nets.fast.stack.tolist()
     added = [0.0] * len(candidates)
     for age, click in enumerate(reversed(clicks)):
-        rows, weights = nets.encoder.neighbour_rows[click].tolist(), nets.encoder.neighbour_weights[click].tolist()
+        rows, weights = (of[click].tolist() for of in (nets.fast.neighbours.rows, nets.fast.neighbours.weights))
         neighbours = {row: of_ease * e + of_transitions * t for row, (e, t) in zip(rows, weights, strict=True) if row}
         for i, candidate in enumerate(candidates):
             added[i] += DECAY**age * neighbours.get(candidate, 0.0)

@@ -274,12 +274,13 @@ class Verifier:
         buckets = self._statistics.buckets(statistics_epoch, keys)
         slow = release.scorer.slow(rows(click.history), r2, rows(keys), buckets)
         short = rows(click.clicks), rows(click.exposures)
-        fast = release.scorer.fast(*short, rows(keys), slow.r_t, slow.r_n, buckets, slow.f2s)
+        near = release.near(click.clicks, keys)
+        fast = release.scorer.fast(*short, rows(keys), slow.r_t, slow.r_n, buckets, slow.f2s, near)
         scores = {"din": slow.din, "f2s": slow.f2s, "fast": fast.fast, "mc2sf": fast.mc2sf}
         if self.found.outcomes % self._sample == 0:
             long = rows(click.history), rows(click.r2_items)
             self._compare_untiled(
-                user, click.seq, scores, untiled_scores.scores(release, *long, *short, rows(keys), buckets, slow)
+                user, click.seq, scores, untiled_scores.scores(release, *long, *short, rows(keys), buckets, slow, near)
             )
         ranks = {name: reference_ranking.rank(values.tolist(), target_index) for name, values in scores.items()}
         return (
