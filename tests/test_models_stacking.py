@@ -28,7 +28,7 @@ from models.training.held_out import HeldOut
 from models.training.losses import sampled_softmax
 from models.training.minibatches import ClickSource
 from models.training.retrain import TrainConfig, retrain
-from models.training.stacking import fit_weights, stack
+from models.training.stacking import fit_weights, neighbours_without
 
 torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
@@ -177,9 +177,20 @@ def test_clicks_held_out_are_unknown_to_the_neighbours() -> None:
     log = walk(30, 20, 40)
     catalogue = Catalogue(np.unique(log.keys))
     source = ClickSource.of(click_states(log, SPEC), catalogue)
-    nets = Nets.initial(STACKED, catalogue.size, 1)
-    stack(nets, source, np.arange(len(source.targets)), sampled_softmax, 1)
-    assert not nets.fast.neighbours.rows.any()
+    assert not neighbours_without(source, np.arange(len(source.targets))).rows.any()
+
+
+def test_a_retrain_judges_with_neighbours_that_do_not_know_the_held_out_clicks() -> None:
+    log, rng = walk(30, 20, 40), np.random.default_rng(1)
+    log = replace(log, keys=100 + rng.integers(0, 40, len(log.keys)))  # nothing can be learnt
+    given = Nets.initial(STACKED, FIRST_ROW, 1)
+    first = retrain(given, Catalogue([]), log, config=TrainConfig(passes=1), spec=SPEC, seed=1)
+    known = first.nets.grown(first.catalogue.size, 1)
+    rows = first.catalogue.rows(log.keys)
+    known.fast.neighbours.replace(fit_neighbours(rows, log.users, log.times, first.catalogue.size))
+    known.fast.stack.copy_(torch.tensor([0.0, 1.0, 0.0, 0.0, 9.0]))
+    again = retrain(known, first.catalogue, log, config=TrainConfig(passes=1), spec=SPEC, seed=1)
+    assert again.active > np.log(10), "as good as chance or worse: the transitions of the held-out clicks are unknown"
 
 
 def test_items_that_are_new_have_no_neighbours_and_those_of_others_stay() -> None:

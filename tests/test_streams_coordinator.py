@@ -202,7 +202,7 @@ def test_if_the_retrain_is_refused_the_learner_may_still_pass(world: World) -> N
     world.act()
     world.record(0)
     nets, catalogue = some_nets(world.settings, 4, seed=3)
-    world.propose("learner", 0, learnt(nets))
+    world.propose("learner", 0, learnt(some_nets(world.settings, 0, seed=7)[0]))
     world.propose("retrain", 0, retrained(nets, catalogue), candidate=2.0)
     world.act()
     assert outcomes(world) == [(0, 1, "learner")]
@@ -221,7 +221,7 @@ def scenario(world: World) -> None:
             t = schema.proposals.c
             there = {p.kind for p in candidates.read(connection, world.settings.run, t.epoch == epoch)}
         if "learner" not in there:
-            world.propose("learner", epoch, learnt(some_nets(world.settings, 3, seed=epoch)[0]))
+            world.propose("learner", epoch, learnt(some_nets(world.settings, 0, seed=epoch)[0]))
         if epoch == 1 and "retrain" not in there:
             world.propose("retrain", 1, retrained(nets, catalogue))
         world.act(coordinator)

@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
+from msgspec.structs import replace
 
+from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import Tensor, encode
 from streams.coordinator import coordinator
 from streams.database import run_state, schema
 from streams.database.engine import connect
+from streams.database.interaction_log import Interactions
 from streams.kafka import clients, topic_admin
 from streams.learner import learner
 from streams.learner.learner import Learner
-from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Versions
+from streams.learner.trainer import Trainer
+from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Manifest, Versions
 from streams.releases import candidates
 from streams.releases.candidates import ReleaseCandidate
-from streams.releases.release import read_manifest
+from streams.releases.release import Release, read_manifest, read_release
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, FAST_EXAMPLES
 from tests.support.releases import World, retrained, some_nets
@@ -213,6 +217,82 @@ def test_few_examples_are_kept_until_there_are_enough_even_over_a_restart(world:
     found = [training.epoch(epoch, restart="after" if epoch == 2 else "") for epoch in range(4)]
     assert [proposal.quality["learnt"] for proposal in found] == [0, 0, 0, 60]
     assert [proposal.quality["new"] for proposal in found] == [0, 20, 20, 20], "each is ranked once"
+
+
+def put_walks(world: World, epochs: int) -> None:
+    """Record users who click item after item in one order, and from epoch 1 on item 900 after item 100."""
+    events = []
+    for epoch in range(epochs):
+        for user in range(30):
+            start = 100 + (user + epoch) % (ITEMS - 3)
+            items = [start, start + 1, start + 2] if user % 3 or not epoch else [100, 900]
+            events += [(f"u{user}", 3 * epoch + i, item, epoch) for i, item in enumerate(items)]
+    rows = [
+        {"run": world.settings.run, "user": user, "seq": seq, "item": item, "epoch": epoch, "kind": 1}
+        | {"time": 1000 * seq, "group_time": 1000 * seq, "impression": 0, "recorded_wall": 0}
+        for user, seq, item, epoch in events
+    ]
+    with world.engine.begin() as connection:
+        connection.execute(sa.insert(schema.interactions), rows)
+
+
+def test_transitions_are_counted_anew_from_all_clicks_before_and_new_items_have_some(world: World) -> None:
+    world = World(world.settings.model_copy(update={"transitions_every": 2, "online_rate": 1e-9}), world.engine)
+    put_walks(world, 5)
+    training = TrainingRun(world, per_epoch=60)
+    found = [training.epoch(epoch) for epoch in range(5)]
+    assert [proposal.quality["transitions"] for proposal in found] == [0, 0, 1, 0, 1]
+    assert [decision.outcome for decision in world.decisions()] == [
+        "retrain",
+        "unchanged",
+        "learner",
+        "unchanged",
+        "learner",
+    ]
+    assert found[4].quality["n"] == 120, "the evidence on fresh transitions adds up"
+    with world.engine.connect() as connection:
+        retrained, second, last = (read_release(connection, world.settings.run, version) for version in (1, 2, 3))
+    assert all(p.equal(q) for p, q in zip(retrained.nets.fast.parameters(), last.nets.fast.parameters(), strict=True))
+    followed = [
+        release.nets.fast.neighbours.affinity(*release.near([100], [900, 101]))[1]
+        for release in (retrained, second, last)
+    ]
+    assert [(weights > 0).tolist() for weights in followed] == [[False] * 2, [True] * 2, [True] * 2]
+    assert followed[2][0] > followed[1][0], "it was clicked again"
+    assert last.catalogue.rows([900]).tolist() == [1], "it has no row in E"
+
+
+@pytest.mark.parametrize("restart", ["before", "after"])
+def test_a_restart_while_transitions_are_counted_changes_no_bit(world: World, restart: str) -> None:
+    found = []
+    for run, each in (("t-one", ""), ("t-two", restart)):
+        settings = world.settings.model_copy(update={"transitions_every": 2, "run": run})
+        training = TrainingRun(World(settings, world.engine), per_epoch=100)
+        put_walks(training.world, 5)
+        for epoch in range(5):
+            training.epoch(epoch, restart=each)
+        found.append((training.world.decisions(), fast_parts(training.world)))
+    assert found[0] == found[1]
+    assert sum(decision.outcome == "learner" for decision in found[0][0]) == 2
+
+
+def test_transitions_that_became_worse_are_not_released(world: World) -> None:
+    nets, catalogue = some_nets(world.settings, ITEMS, seed=1)
+    nets.fast.stack[-1] = -9.0  # the opposite of what follows is recommended
+    versions = Versions(1, 1, 1, 1)
+    manifest = Manifest(1, 0, "retrain", versions, 0, 0, catalogue.size, "", {}, {}, {})
+    trainer = Trainer(world.settings, Release(manifest, nets, Scorer(nets), catalogue))
+    put_walks(world, 5)
+    interactions = Interactions(world.settings.run)
+    with world.engine.connect() as connection:
+        interactions.load(connection)
+    found = []
+    for epoch in range(3):
+        examples = [made(world.settings, user, epoch, versions) for user in range(150)]
+        walks = [replace(each, clicks=Tensor.of(each.items.array()[:1] - 1, "<i8")) for each in examples]
+        found.append(trainer.train([], walks, interactions.log()))
+    assert [trained.quality["transitions"] for trained in found] == [1, 0, 0]
+    assert trainer.freshness.verdict() == "higher"
 
 
 def test_only_the_bytes_of_candidates_that_are_still_needed_are_kept(world: World) -> None:

@@ -31,7 +31,7 @@ from models.training.losses import Loss, sampled_softmax
 from models.training.minibatches import Batch, ClickSource
 from models.training.popularity_floor import fit_floor, fit_gains
 from models.training.row_adam import RowAdam
-from models.training.stacking import stack
+from models.training.stacking import neighbours_without, stack
 
 Ints = NDArray[np.int64]
 CPU = torch.device("cpu")
@@ -102,9 +102,10 @@ def retrain(
     Of the held-out clicks every other one selects: of the weights before training, with a new popularity floor, and
     after each of some steps, the first that is better than all before by a standard error. So training on too few
     clicks ends early and does no harm. The other clicks judge the selected nets, and those with a higher loss than
-    `nets` are dropped for `nets` with the new items. `progress` is called with
-    (step, steps, loss). All of `processes` must call this with the same arguments; the passes of the item table alone,
-    the cheap part, are computed in full by each of them. The steps are computed on `device`, all else on the CPU.
+    `nets` are dropped for `nets` with the new items. All have the same item neighbours, which know no held-out click.
+    `progress` is called with (step, steps, loss). All of `processes` must call this with the same arguments; the passes
+    of the item table alone, the cheap part, are computed in full by each of them. The steps are computed on `device`,
+    all else on the CPU.
     """
     generator = np.random.default_rng(seed)
     extended = catalogue.extended(np.unique(log.keys))
@@ -122,14 +123,18 @@ def retrain(
     config = with_larger_batches(config, len(selected), warm=since is not None)
     paced = at_pace(config, len(selected), len(fresh) + len(older))
     judging = HeldOut.draw(source, held[1::2], seed)
-    active = judging.losses(nets)
     unchanged = nets.grown(extended.size, seed, 0.0)
+    if unchanged.config.stacked:  # those of the learner know the held-out clicks
+        unchanged.fast.neighbours.replace(neighbours_without(source, held))
+    active = judging.losses(unchanged)
     selection = Selection(unchanged, HeldOut.draw(source, held[::2], seed))
     steps = 0
     if len(selected) and len(extended) >= 2:
         counts = np.bincount(source.targets, minlength=extended.size)[len(nets.encoder.E) :]
         deviation = DEVIATION * torch.from_numpy(np.minimum(counts / config.distinct, 1)).float()
         candidate = nets.grown(extended.size, seed, deviation)
+        if candidate.config.stacked:
+            candidate.fast.neighbours = copy.deepcopy(unchanged.fast.neighbours)
         if candidate.config.floor:
             some = generator.permutation(selected)[: config.floor_clicks]
             fit_floor(candidate, source.batch(some, generator, n=NEGATIVES))
@@ -204,7 +209,7 @@ class Selection:
         self._keep(copied, step, fit_gains(copied, self._held_out) if nets.config.floor else None)
 
     def consider_stack(self, held: Ints, loss: Loss, seed: int) -> None:
-        """Take over item neighbours of all clicks but those `held` out, and new weights, if they are better."""
+        """Take over new weights of the stack, fitted to clicks that were `held` out, if they are better."""
         copied = copy.deepcopy(self.best)
         stack(copied, self._held_out.source, held, loss, seed)
         self._keep(copied, self.kept)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.interaction_log import is_click
-from models.data.item_neighbours import fit_neighbours
+from models.data.item_neighbours import ItemNeighbours, fit_neighbours
 from models.mc2sf import stacking
 from models.mc2sf.nets import Nets
 from models.training.losses import Loss
@@ -21,13 +21,17 @@ BATCH = 128
 PRIOR_CLICKS = 10.0  # as much as this many clicks hold the weights where they were
 
 
-def stack(nets: Nets, source: ClickSource, held: Ints, loss: Loss, seed: int) -> None:
-    """Fit item neighbours to the clicks of `source` without those `held` out, and the weights to half of these."""
+def neighbours_without(source: ClickSource, held: Ints) -> ItemNeighbours:
+    """Return the item neighbours of the clicks of `source` without those `held` out."""
     log = source.states.log
     known = is_click(log.kinds)
     known[source.states.event[held]] = False
     rows = source.catalogue.rows(log.keys[known])
-    nets.fast.neighbours.replace(fit_neighbours(rows, log.users[known], log.times[known], source.rows))
+    return fit_neighbours(rows, log.users[known], log.times[known], source.rows)
+
+
+def stack(nets: Nets, source: ClickSource, held: Ints, loss: Loss, seed: int) -> None:
+    """Fit the weights to half of the clicks that were `held` out, which the neighbours of `nets` do not know."""
     weights = nets.fast.stack
     weights.copy_(fit_weights(_features(nets, source, held[::2], seed), weights, loss))
 

@@ -32,7 +32,7 @@ from streams.records import EpochDecision, FastExample
 from streams.releases import candidates
 from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.releases.release import read_release
-from streams.releases.retrain_schedule import learner_delay
+from streams.releases.retrain_schedule import learner_delay, retrain_delay
 from streams.settings import Settings
 from streams.topics import FAST_EXAMPLES
 
@@ -129,9 +129,13 @@ class Learner:
             candidates.forget(connection, self._run, (t.kind == ROLE) & (t.epoch < epoch - _KEEP_EPOCHS))
 
     def _log_to_count(self) -> InteractionLog | None:
-        """Return the events before this epoch, all of which are recorded, if transitions are due to be counted."""
+        """Return the events before this epoch, all of which are recorded, if transitions are due to be counted.
+
+        One of the times is the first epoch on a release of the retrain.
+        """
         epoch = self.buffer.closed
-        if not self._settings.stacked or epoch % self._settings.transitions_every or not epoch:
+        due = (epoch - retrain_delay(self._settings)) % self._settings.transitions_every == 0 < epoch
+        if not self._settings.stacked or not due:
             return None
         with self._engine.connect() as connection:
             self._interactions.load(connection, epoch - 1)
