@@ -78,7 +78,8 @@ def explain(ranking: Ranking, release: Release, names: Names, clicked: Seqs, exp
     slow = scorer.slow(rows(ranking.history.array()), r2, rows(keys), statistics)
     zero = np.zeros_like(slow.r_t)
     priors = (zero, zero) if ranking.degraded else (slow.r_t, slow.r_n)
-    fast = scorer.fast(*short, rows(keys), *priors, statistics, None if ranking.degraded else slow.f2s)
+    near = release.near(ranking.clicks.array(), keys)
+    fast = scorer.fast(*short, rows(keys), *priors, statistics, None if ranking.degraded else slow.f2s, near)
     again = {"din": slow.din, "f2s": slow.f2s, "fast": fast.fast, "mc2sf": fast.mc2sf}
     weights = None if ranking.degraded or not n else scorer.s2f_weights(*short, rows(keys), *priors, statistics)
     shown = answer(ranking, names)

@@ -113,6 +113,7 @@ def complete(first: Ranking, variant: str, priors: SlowPriors, release: Release,
         priors.r_n.expect("r_n", "<f2", (n, dim)),
         buckets_array(first.item_statistics, n),
         priors.f2s.expect("f2s", "<f4", (n,)),
+        release.near(first.clicks.array(), first.items.array()),
     )
     by_variant = first.scores | {
         "din": Tensor.of(priors.din.expect("din", "<f4", (n,)), "<f4"),
@@ -140,8 +141,7 @@ def _from_catalogue(release: Release, clicks: Keys, context: Context, most: int)
     clicked = _clicks(keys, statistics)
     near = np.zeros(len(keys))
     if release.nets.config.stacked:
-        rows = release.catalogue.rows
-        near = release.nets.encoder.affinity(rows(clicks), rows(keys)).sum(0)
+        near = release.nets.fast.neighbours.affinity(*release.near(clicks, keys)).sum(0)
     order = np.lexsort((-clicked, -near))
     return keys[order[~np.isin(keys[order], clicks)][:most]]
 
