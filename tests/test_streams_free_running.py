@@ -84,13 +84,15 @@ def test_offline_equals_online_to_the_last_digit(engine: sa.Engine, variant: str
     verified = verify(engine, VARIANTS[variant], sample=3)
     assert verified.outcomes == result.outcomes
     assert verified.memories > 10
-    assert (verified.not_ranked > 0) == (variant in ("sampled", "ranked"))
+    untrained = variant in ("sampled", "ranked")  # release 0 has no items: clicks may not be ranked under it
+    assert verified.not_ranked > 0 or variant != "sampled"
+    assert verified.not_ranked == 0 or untrained
     o, i = schema.outcomes.c, schema.interactions.c
     with engine.connect() as connection:
         found = connection.execute(sa.select(schema.outcomes).where(o.run == FREE.run).order_by(o.user, o.seq)).all()
         epochs = {(user, seq): epoch for user, seq, epoch in connection.execute(sa.select(i.user, i.seq, i.epoch))}
     assert len(found) > 40
-    assert {row.release for row in found} == ({1, 2} if variant == "sampled" else {0, 1, 2}), "release 0 has no items"
+    assert {row.release for row in found} | ({0} if untrained else set()) == {0, 1, 2}
     assert len({row.epoch - row.statistics_epoch for row in found}) > 1, "not always the same age of item statistics"
     assert sum(row.expired for row in found) < len(found) / 10
     for row in found:
