@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
+from benchmarks.servers.worker import wait_for
 from deploy.gateway.api.app import Gateway
 from deploy.gateway.api.bodies import MAX_BODY, MAX_EVENTS, CloudAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
 from deploy.gateway.api.limits import RateLimits
 from deploy.gateway.api.tokens import Tokens, add
+from deploy.gateway.client import Client, GatewayError
 from deploy.gateway.epoch_ticker import EpochTicker
 from deploy.gateway.ingest import Ingest
 from deploy.gateway.rankings import Rankings
@@ -386,6 +389,37 @@ async def _slow(world: World) -> int:
     scope = {"type": "http", "method": "POST", "path": "/v1/users/ada/events", "headers": headers, "query_string": b""}
     await world.app(scope, receive, send)
     return int(sent[0]["status"])
+
+
+@pytest.mark.process
+def test_the_client_repeats_events_until_they_are_accepted_under_one_key(world: World) -> None:
+    server = uvicorn.Server(uvicorn.Config(world.app, port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+
+    def comes_back() -> None:
+        wait_for(lambda: len(world.producer.records) > 1, "a repeat")
+        world.producer.away = False
+
+    try:
+        wait_for(lambda: server.started, "the server")
+        port = server.servers[0].sockets[0].getsockname()[1]
+        world.producer.away = True
+        with Client(f"http://127.0.0.1:{port}", world.tokens["root"], pause_s=0.01) as client:
+            threading.Thread(target=comes_back).start()
+            assert client.events("a b", [{"item": "x", "kind": "click"}])["user"] == "a b"
+            keys = {record.key for _, _, record in world.producer.records}
+            assert len(world.producer.records) > len(keys) == 1
+            ranking = client.rank("a b", ["x", "y"], 1)
+            assert [each["item"] for each in ranking["items"]] == ["y"]
+            assert client.explain(ranking["ranking"])["ranking"] == ranking
+            assert len(client.best("a b", 2)["items"]) == 2
+            assert client.get("/v1/releases")["releases"][0]["version"] == 3
+            with pytest.raises(GatewayError, match="422: k"):
+                client.best("a b", 0)
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_accepted_events_are_on_the_broker(broker_settings: Settings, tmp_path: Path) -> None:

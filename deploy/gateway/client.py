@@ -30,15 +30,17 @@ class GatewayError(RuntimeError):
 class Client:
     """Sends requests over one connection, one after another. Close it, or use it as a context.
 
-    Requests that the gateway could not do for the moment are repeated for `patience_s` seconds; events are applied
-    once all the same.
+    Requests that the gateway could not do for the moment are repeated every `pause_s` for `patience_s` seconds; events
+    are applied once all the same.
     """
 
-    def __init__(self, url: str, token: str, *, timeout_s: float = 10.0, patience_s: float = 30.0) -> None:
+    def __init__(
+        self, url: str, token: str, *, timeout_s: float = 10.0, patience_s: float = 30.0, pause_s: float = 0.2
+    ) -> None:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s)
-        self._prefix, self._patience_s = parts.path.rstrip("/"), patience_s
+        self._prefix, self._patience_s, self._pause_s = parts.path.rstrip("/"), patience_s, pause_s
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def __enter__(self) -> Self:
@@ -91,4 +93,4 @@ class Client:
                     return dict(found)
                 if answer.status not in REPEATED or time.monotonic() > until:
                     raise GatewayError(answer.status, found.get("error", ""))
-            time.sleep(0.2)
+            time.sleep(self._pause_s)

@@ -36,6 +36,7 @@ log.addFilter(LogThrottle())
 KEPT = 20_000  # answers in memory, two per ranking: 3 KB each with 100 candidates
 FAST = ".fast"
 _TAKE, _WAIT_S, _ANSWER_S = 1000, 0.05, 10.0
+_FETCH_MS = 10  # some brokers answer no earlier, and somebody waits
 
 _rankings: Reader[Ranking] = Reader(RankingEvent)
 
@@ -138,7 +139,7 @@ class RankingsReader:
                 self._stop.wait(1.0)
 
     def _read(self) -> None:
-        consumer, start = clients.consumer(self._settings, "gateway"), {}
+        consumer, start = clients.consumer(self._settings, "gateway", **{"fetch.wait.max.ms": _FETCH_MS}), {}
         for partition in range(self._settings.partitions):
             here = Assignment(RANKINGS.full(self._settings), partition)
             low, end = consumer.get_watermark_offsets(here, timeout=_ANSWER_S)
