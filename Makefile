@@ -4,11 +4,12 @@ PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c 'import sys; print(sy
 TORCH ?= cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# of 16,000 modules few are ever imported: Python compiles those when they are
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # threads that wait for each other must not spin: the processes share the cores
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo docs format lint test check proofs bench-device chaos outages fuzz soak clean
+.PHONY: install demo docs format lint test check proofs everything bench-device chaos outages fuzz soak clean
 install: .venv/.complete
 
 # An incomplete environment has no .complete and is completed; if nothing changed, nothing is done.
@@ -54,6 +55,10 @@ check: lint
 # Whole runs under kill -9, outages, damaged records and other faults, and on Apache Kafka and PostgreSQL.
 proofs: install
 	$(PYTEST) -m "proof"
+
+# Tests and proofs in one session: the servers and the runs that both need are made once. CI runs it, with `lint` beside it.
+everything: install
+	$(PYTEST)
 
 bench-device: .venv/.bench
 	$(BIN)/python -m benchmarks.device.compare $(ARGS)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import hypothesis
 import psycopg
@@ -27,6 +29,7 @@ from streams.settings import Settings
 from tests.support import process_guard
 from tests.support.browser import chromium
 from tests.support.command import Command, Done
+from tests.support.whole_run import made_once
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
 hypothesis.settings.load_profile("any machine")
@@ -38,20 +41,29 @@ torch.set_num_threads(1)
 IN_CI = os.environ.get("CI") == "true"
 KAFKA_HOME = os.environ.get("KAFKA_HOME")
 # fixtures that start processes, and the marks of a test that uses one of them
-STARTERS = {"servers": ["process"], "tool": ["process"], "kafka_home": ["process", "kafka"]}
+STARTERS = {
+    "servers": ["process"],
+    "tool": ["process"],
+    "undisturbed": ["process"],
+    "kafka_home": ["process", "kafka"],
+}
+
+TYPICAL_S = {"proof": 60.0, "slow": 12.0, "process": 2.0, None: 0.2}  # of a test with this mark
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a fixture that starts processes; run files with slow tests first.
+    """Mark the tests that use a fixture that starts processes; run the files that are likely to take longest first.
 
-    With the slow files first, the workers of pytest-xdist end at about the same time.
+    Then the workers of pytest-xdist end at about the same time: each takes the next file when it has done one.
     """
     for item in items:
         for fixture in set(STARTERS).intersection(getattr(item, "fixturenames", ())):
             for mark in STARTERS[fixture]:
                 item.add_marker(mark)
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    seconds = Counter[Path]()
+    for item in items:
+        seconds[item.path] += max(s for mark, s in TYPICAL_S.items() if mark is None or item.get_closest_marker(mark))
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -102,6 +114,9 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
                 else:
                     if not POSTGRES.is_dir():
                         pytest.skip(f"no PostgreSQL in {POSTGRES}")
+                    # not below pytest's folders: each of its sessions closes them to the user postgres
+                    folder = Path(stack.enter_context(TemporaryDirectory(prefix="mc2sf-"))) / "postgresql"
+                    folder.mkdir()
                     running[name] = stack.enter_context(Postgres(folder)).url
             return running[name]
 
@@ -152,6 +167,13 @@ def settings(tmp_path: Path) -> Settings:
 def broker_settings(settings: Settings, broker: str) -> Settings:
     """Settings of a run of its own on a broker."""
     return settings.model_copy(update={"brokers": broker})
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run, to look at or to compare with: one for all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return made_once(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture(scope="session")

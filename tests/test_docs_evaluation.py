@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,9 @@ import sqlalchemy as sa
 from streams.database import schema
 from streams.database.engine import connect
 from streams.prequential.metrics import Ranked, subsets, summary
-from tests.support.docs import ROOT, blocks, commands, mc2sf
+from tests.support.command import Command, installed
+from tests.support.docs import ROOT, blocks, commands
+from tests.support.docs import mc2sf as called
 from tests.support.report import put
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -84,15 +83,15 @@ def test_the_program_with_polars_gives_them_too(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.process
 @pytest.mark.proof
 @pytest.mark.timeout(900)
-def test_the_tutorial_works_from_the_csv_to_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subprocess.run([sys.executable, "-c", blocks(TUTORIAL, "python")[0]], cwd=tmp_path, check=True, timeout=60)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def test_the_tutorial_works_from_the_csv_to_the_evaluation(
+    mc2sf: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes of the run
+    exec(compile(blocks(TUTORIAL, "python")[0], TUTORIAL, "exec"), {})
     for command in commands(TUTORIAL):  # those that are not of mc2sf have other tests
-        for arguments in mc2sf(command.text):
-            program = [sys.executable, "-m", "deploy.cli", *arguments]
-            done = subprocess.run(
-                program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
-            )
+        for arguments in called(command.text):
+            done = installed(*arguments) if arguments[0] == "run" else mc2sf(*arguments)
             assert done.returncode == 0, (command.text, done.stdout + done.stderr)
     folder = tmp_path / "runs" / "tutorial"
     online = json.loads((folder / "summary.json").read_text())["online"]
@@ -100,5 +99,4 @@ def test_the_tutorial_works_from_the_csv_to_the_evaluation(tmp_path: Path, monke
     engine = connect(f"sqlite:///{folder / 'mc2sf.db'}")
     assert_equal(by_sql(engine), online)
     engine.dispose()
-    monkeypatch.chdir(tmp_path)
     assert_equal(by_polars(), online)

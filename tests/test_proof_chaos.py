@@ -31,10 +31,12 @@ def test_a_row_is_good_only_if_nothing_is_lost_or_doubled_and_the_digest_is_the_
 
 @pytest.mark.proof
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # runs, each with its kills; how long they take is the machine's matter
-def test_runs_under_kill_come_out_as_if_nobody_had_disturbed_them(kafka_home: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)  # a run with its kills; how long it takes is the machine's matter
+def test_runs_under_kill_come_out_as_if_nobody_had_disturbed_them(
+    kafka_home: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     roles = ("broker", "device", "learner", "recorder", "coordinator", "retrain", "cloud", "replay")
     kills = (Kill(role, 0.12 * number) for number, role in enumerate(roles))  # no broker when the run begins
-    rows = list(chaos(kafka_home, [Schedule(1, 0, 1, 2, tuple(kills))], tmp_path))
+    rows = list(chaos(kafka_home, [Schedule(1, 0, 1, 2, tuple(kills))], tmp_path, undisturbed))
     assert [row for row in rows if not good(row)] == []
     assert sum(len(row["kills"]) for row in rows) >= 5  # some may come when its process is between two lives

@@ -18,6 +18,7 @@ import pytest
 
 from streams.database.engine import connect
 from streams.rescoring import rescore
+from tests.support.whole_run import PATIENCE_S
 
 pytestmark = [pytest.mark.proof, pytest.mark.process, pytest.mark.slow]
 UNITS, EPOCH, CHANGED = 900, 300, 5  # units of a log; events of an epoch; the first epoch that is changed
@@ -71,7 +72,7 @@ class Done:
             rows.writerows((e.user, e.item, e.time, e.kind, e.impression or "") for e in log)
         command = [sys.executable, "-m", "deploy.cli", "run", f"log:{folder / 'log.csv'}", "--out", str(folder / "run")]
         pace = ("--epoch", str(EPOCH), "--retrain-every", str(2 * EPOCH), "--evaluate", "1")
-        done = subprocess.run([*command, *pace], capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run([*command, *pace], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return cls(folder / "run")
 

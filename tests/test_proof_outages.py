@@ -27,12 +27,6 @@ from streams.settings import Settings
 SECONDS = 5.0
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared by all runs here: the undisturbed run is made once."""
-    return tmp_path_factory.mktemp("outages")
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> None:
     """Skip where no small disk can be mounted."""
@@ -62,11 +56,13 @@ def together(*names: str) -> Callable[[Scene], None]:
 
 @pytest.mark.proof
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # two runs, each with its outages; how long they take is the machine's matter
+@pytest.mark.timeout(1200)  # a run with its outages; how long it takes is the machine's matter
 @pytest.mark.usefixtures("postgresql")
-def test_broker_and_database_away_and_workers_that_come_and_go_change_nothing(kafka_home: Path, folder: Path) -> None:
+def test_broker_and_database_away_and_workers_that_come_and_go_change_nothing(
+    kafka_home: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     act = together("workers 1, 3, 2", "broker stopped", "postgresql killed", "broker killed", "postgresql stopped")
-    (row,) = outages(kafka_home, {"one after the other": Outage(act)}, SECONDS, folder)
+    (row,) = outages(kafka_home, {"one after the other": Outage(act)}, SECONDS, tmp_path, undisturbed)
     assert good(row), row
 
 
@@ -74,9 +70,11 @@ def test_broker_and_database_away_and_workers_that_come_and_go_change_nothing(ka
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("disk")
-def test_a_full_disk_under_tables_progress_and_logs_changes_nothing(kafka_home: Path, folder: Path) -> None:
+def test_a_full_disk_under_tables_progress_and_logs_changes_nothing(
+    kafka_home: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     name = "disk of sqlite full"
-    (row,) = outages(kafka_home, {name: OUTAGES[name]}, SECONDS, folder)
+    (row,) = outages(kafka_home, {name: OUTAGES[name]}, SECONDS, tmp_path, undisturbed)
     assert good(row), row
 
 

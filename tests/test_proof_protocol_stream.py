@@ -35,7 +35,9 @@ from replay.prepare.prepare import prepare
 from streams.database import schema
 from streams.database.engine import connect
 from tests.support import experiments as experiment_world
+from tests.support.command import Command
 from tests.support.protocol import logged, rated, shown
+from tests.support.whole_run import PATIENCE_S
 
 torch.set_num_threads(1)
 SYNTHETIC = "synthetic:users=30,items=150"
@@ -132,11 +134,6 @@ def text_of(work: Path) -> str:
     return f"protocol:epochs=2,work={work},{SYNTHETIC}"
 
 
-def mc2sf(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-
-
 def test_without_its_fits_an_experiment_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"item2vec is not fitted in {tmp_path}") as refused:
         initial_release(text_of(tmp_path))
@@ -173,10 +170,11 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     """The experiment, and then the run, as a user starts them; the fits are under `work`, the run in `run`."""
     folder = tmp_path_factory.mktemp("protocol")
     work, shared = str(folder / "work"), ("--seeds", "1", "--epochs", "2", "--threads", "1")
-    done = mc2sf("experiment", "ablation", "--data", SYNTHETIC, *shared, "--work", work, "--out", str(folder / "paper"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = mc2sf("run", text_of(folder / "work"), "--out", str(folder / "run"))
-    assert done.returncode == 0, done.stdout + done.stderr
+    experiment = "experiment", "ablation", "--data", SYNTHETIC, *shared, "--work", work, "--out", str(folder / "paper")
+    for arguments in (experiment, ("run", text_of(folder / "work"), "--out", str(folder / "run"))):
+        command = [sys.executable, "-m", "deploy.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
     summary: dict[str, Any] = json.loads((folder / "run" / "summary.json").read_text())
     return folder, summary
 
@@ -256,7 +254,7 @@ def test_an_altered_list_place_or_rank_is_progress(stream: tuple[Path, dict[str,
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_the_certificate_holds_for_it_too(stream: tuple[Path, dict[str, Any]]) -> None:
+def test_the_certificate_holds_for_it_too(stream: tuple[Path, dict[str, Any]], mc2sf: Command) -> None:
     folder, _ = stream
     certified = mc2sf("verify", str(folder / "run"), "--sample", "3")
     assert certified.returncode == 0, certified.stdout + certified.stderr
@@ -266,7 +264,7 @@ def test_the_certificate_holds_for_it_too(stream: tuple[Path, dict[str, Any]]) -
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [("--epoch", "100"), ("--evaluate", "0.5"), ("--free",), ("--limit", "9")])
 def test_options_that_would_change_the_protocol_are_refused(
-    stream: tuple[Path, dict[str, Any]], more: tuple[str, ...]
+    stream: tuple[Path, dict[str, Any]], mc2sf: Command, more: tuple[str, ...]
 ) -> None:
     folder, _ = stream
     refused = mc2sf("run", text_of(folder / "work"), "--out", str(folder / "other"), *more)

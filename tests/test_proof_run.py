@@ -7,11 +7,9 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
-import time
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,29 +23,16 @@ from deploy.runs import find
 from streams.kafka import clients
 from streams.settings import Settings
 from streams.topics import MODEL_WEIGHTS, TOPICS, Topic
+from tests.support.command import Command
+from tests.support.whole_run import PATIENCE_S, command, run, summary
 
 pytestmark = pytest.mark.process
-PATIENCE_S = 280.0  # a busy machine is slow
-SOURCE = "synthetic:users=60,items=150"
-SMALL = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
 
 
-def command(out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "deploy.cli", "run", SOURCE, *SMALL, "--out", str(out), *more]
-
-
-def run(out: Path, *more: str) -> dict[str, Any]:
-    done = subprocess.run(command(out, *more), capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-    return summary
-
-
-@pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+@pytest.fixture
+def once(undisturbed: Path) -> tuple[Path, dict[str, Any]]:
     """One run on the embedded broker and SQLite, for the tests that only look at it."""
-    out = tmp_path_factory.mktemp("run")
-    return out, run(out)
+    return undisturbed, summary(undisturbed)
 
 
 @pytest.mark.slow
@@ -71,20 +56,6 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Pat
             (n,) = database.execute(f"SELECT count(*) FROM outcomes WHERE {some}").fetchone()
             assert {row["n"] for row in summary[f"online_{subset}"].values()} == {n}
             assert 0 < n < summary["outcomes"]
-
-
-@pytest.mark.proof
-@pytest.mark.slow
-@pytest.mark.timeout(600)  # three whole runs
-def test_kafka_and_postgresql_give_the_same_digest_as_the_embedded_defaults(
-    once: tuple[Path, dict[str, Any]], kafka: str, servers: Callable[[str], str], tmp_path: Path
-) -> None:
-    where = ("--brokers", kafka, "--database", servers("postgresql"))
-    first = run(tmp_path / "first", *where)
-    assert first["digest"] == once[1]["digest"]
-    second = run(tmp_path / "second", *where)  # stands beside the first
-    assert second["run"] != first["run"]
-    assert second["digest"] == first["digest"]
 
 
 def throw_garbage(settings: Settings) -> dict[tuple[str, int, int], bytes]:
@@ -127,11 +98,11 @@ def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
     thrown = throw_garbage(settings)
     thrower = Thrower(settings, {topic: harvest(settings, topic) for topic in TOPICS}, seed=1)
     thrower.throw(50 * len(TOPICS))
-    assert process.wait(280) == 0, log.read_text()
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["events_applied"] == summary["events_sent"] == once[1]["events_sent"]
-    assert summary["online"] == summary["offline"]
-    assert summary["digest"] == once[1]["digest"]
+    assert process.wait(PATIENCE_S) == 0, log.read_text()
+    found = summary(out)
+    assert found["events_applied"] == found["events_sent"] == once[1]["events_sent"]
+    assert found["online"] == found["offline"]
+    assert found["digest"] == once[1]["digest"]
     with sqlite3.connect(out / "mc2sf.db") as database:
         letters = database.execute('SELECT topic, partition, "offset", value, reason FROM dead_letters').fetchall()
     kept = {(topic, part, offset): value for topic, part, offset, value, _ in letters}
@@ -139,39 +110,58 @@ def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
     assert {place: zlib.crc32(value) for place, value in kept.items()} == thrower.thrown
     assert len(kept) == 50 * len(TOPICS)
     assert all(reason for *_, reason in letters)
-    assert summary["dead_letters"] == len(letters)
+    assert found["dead_letters"] == len(letters)
 
 
 FAULTS = "offline=0.1,reordered=0.2,skew=0.2,lost=0.05,duplicates=0.2,old=0.3,hostile=2"
 
 
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run of a fleet with every fault, on the embedded broker and SQLite."""
+    out = tmp_path_factory.mktemp("faulty") / "run"
+    run(out, "--faults", FAULTS)
+    return out
+
+
 @pytest.mark.proof
 @pytest.mark.slow
-def test_a_fleet_with_every_fault_is_accounted_for_and_repeatable(
-    once: tuple[Path, dict[str, Any]], tmp_path: Path
+def test_a_fleet_with_every_fault_is_accounted_for(
+    once: tuple[Path, dict[str, Any]], faulty: Path, mc2sf: Command
 ) -> None:
-    summary = run(tmp_path / "faulty", "--faults", FAULTS)
-    befell = summary["faults"]
-    assert summary["settings"]["faults"] == FAULTS
-    assert summary["events_sent"] == once[1]["events_sent"] - befell["lost"]
-    assert summary["events_applied"] == summary["events_sent"]
-    assert summary["events_duplicate"] == befell["duplicates"] > 0
-    assert summary["dead_letters"] == 2 * befell["hostile"] > 0, "refused by the devices and by the recorder"
-    assert summary["restarts"] == {}
-    assert summary["online"] == summary["offline"] != once[1]["online"]
-    assert summary["outcomes"] > 200
+    found = summary(faulty)
+    befell = found["faults"]
+    assert found["settings"]["faults"] == FAULTS
+    assert found["events_sent"] == once[1]["events_sent"] - befell["lost"]
+    assert found["events_applied"] == found["events_sent"]
+    assert found["events_duplicate"] == befell["duplicates"] > 0
+    assert found["dead_letters"] == 2 * befell["hostile"] > 0, "refused by the devices and by the recorder"
+    assert found["restarts"] == {}
+    assert found["online"] == found["offline"] != once[1]["online"]
+    assert found["outcomes"] > 200
     assert all(befell[fault] > 0 for fault in ("offline", "reordered", "skew", "late_clicks", "old"))
-    command = [sys.executable, "-m", "deploy.cli", "verify", str(tmp_path / "faulty")]
-    verified = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    verified = mc2sf("verify", str(faulty))
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    again = run(tmp_path / "again", "--faults", FAULTS, "--workers", "2")
-    assert (again["digest"], again["faults"]) == (summary["digest"], befell)
+
+
+@pytest.mark.proof
+@pytest.mark.slow
+def test_two_runs_beside_each_other_on_kafka_and_postgresql_have_the_digests_of_the_embedded_defaults(
+    once: tuple[Path, dict[str, Any]], faulty: Path, kafka: str, servers: Callable[[str], str], tmp_path: Path
+) -> None:
+    """The second has two workers and the faults of a fleet: they are repeatable."""
+    where = ("--brokers", kafka, "--database", servers("postgresql"))
+    first = run(tmp_path / "first", *where)
+    assert first["digest"] == once[1]["digest"]
+    second, expected = run(tmp_path / "second", *where, "--faults", FAULTS, "--workers", "2"), summary(faulty)
+    assert second["run"] != first["run"]
+    assert (second["digest"], second["faults"]) == (expected["digest"], expected["faults"])
 
 
 @pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_free_run_under_kill_9_loses_nothing_and_every_rank_comes_out_again(tmp_path: Path) -> None:
+def test_a_free_run_under_kill_9_loses_nothing_and_every_rank_comes_out_again(mc2sf: Command, tmp_path: Path) -> None:
     out = tmp_path / "free"
     process = subprocess.Popen(
         command(out, "--free", "--speed", "150/s", "--workers", "2"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -195,14 +185,13 @@ def test_a_free_run_under_kill_9_loses_nothing_and_every_rank_comes_out_again(tm
         child(process.pid, "worker", role).kill()
     told = process.communicate(timeout=PATIENCE_S)[0].decode()
     assert process.returncode == 0, told
-    summary = json.loads((out / "summary.json").read_text())
-    assert sum(summary["restarts"].values()) == 3
-    assert summary["events_applied"] == summary["events_sent"] > 2900
-    assert summary["outcomes"] > 300
-    assert summary["offline_differences"] == summary["dead_letters"] == 0
-    assert summary["online"] == summary["offline"]
-    verify = [sys.executable, "-m", "deploy.cli", "verify", str(out)]
-    verified = subprocess.run(verify, capture_output=True, text=True, timeout=120, check=False)
+    end = summary(out)
+    assert sum(end["restarts"].values()) == 3
+    assert end["events_applied"] == end["events_sent"] > 2900
+    assert end["outcomes"] > 300
+    assert end["offline_differences"] == end["dead_letters"] == 0
+    assert end["online"] == end["offline"]
+    verified = mc2sf("verify", str(out))
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
@@ -222,13 +211,11 @@ def test_ctrl_c_stops_every_process_and_another_run_in_the_same_folder_works(
         command(tmp_path, "--speed", "1000"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     log = tmp_path / "logs" / "device-1.log"
-    end = time.monotonic() + 60
-    while not log.exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for(log.exists, "the processes")
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) > 3
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(PATIENCE_S) == 130
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
     other = run(tmp_path, "--seed", "2", "--limit", "1200")
     assert other["events_applied"] == other["events_sent"] > 0
@@ -236,13 +223,10 @@ def test_ctrl_c_stops_every_process_and_another_run_in_the_same_folder_works(
 
 
 @pytest.mark.slow
-def test_evaluate_and_recommend_work_from_the_tables_of_a_finished_run(once: tuple[Path, dict[str, Any]]) -> None:
+def test_evaluate_and_recommend_work_from_the_tables_of_a_finished_run(
+    once: tuple[Path, dict[str, Any]], mc2sf: Command
+) -> None:
     out, summary = once
-
-    def mc2sf(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploy.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
     again = mc2sf("evaluate", str(out), "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout[: again.stdout.rindex("}") + 1]) == summary["online"]
@@ -255,7 +239,8 @@ def test_evaluate_and_recommend_work_from_the_tables_of_a_finished_run(once: tup
             assert interval["low"] <= interval["value"] <= interval["high"]
     listed = mc2sf("releases", "list", str(out))
     assert "retrain" in listed.stdout
-    user = sqlite3.connect(out / "mc2sf.db").execute("SELECT user FROM interactions LIMIT 1").fetchone()[0]
+    with closing(sqlite3.connect(out / "mc2sf.db")) as database:
+        user = database.execute("SELECT user FROM interactions LIMIT 1").fetchone()[0]
     suggested = mc2sf("recommend", user, "--run", str(out), "-k", "5")
     assert suggested.returncode == 0, suggested.stderr
     unknown = mc2sf("recommend", "nobody", "--run", str(out))

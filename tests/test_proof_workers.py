@@ -19,7 +19,7 @@ from streams.kafka import clients
 from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK
-from tests.support.simulation import SMALL, decoded, outcomes, without_offsets
+from tests.support.simulation import SMALL, Simulation, decoded, outcomes, without_offsets
 from tests.support.workers import Feed, Log, publish, table
 from tests.test_streams_workers_simulated import EPOCHS, IN_FORCE, RELEASES, event_log, simulate
 
@@ -33,7 +33,7 @@ class Stage:
     settings: Settings
     feed: Feed
     epochs: list[list[DeviceBatch]]
-    calm: Any
+    calm: Simulation
 
     def check(self) -> None:
         """Outcomes and both tables are what the simulation without a broker and without crashes gives."""
@@ -61,15 +61,21 @@ ON_BOTH = pytest.mark.parametrize("broker", ["embedded", KAFKA], indirect=True)
 ON_KAFKA = pytest.mark.parametrize("broker", [KAFKA], indirect=True)  # the embedded broker is for demos, not for faults
 
 
+@pytest.fixture(scope="module")
+def world() -> tuple[list[list[DeviceBatch]], Simulation]:
+    """The events of all tests here, and the simulation without a broker and without crashes."""
+    epochs = event_log(random.Random(1), users=30, batches=600)
+    return epochs, simulate(epochs, 1, 0.0)
+
+
 @pytest.fixture
-def stage(broker_settings: Settings, request: pytest.FixtureRequest) -> Iterator[Stage]:
+def stage(broker_settings: Settings, world: tuple[list[list[DeviceBatch]], Simulation]) -> Iterator[Stage]:
     settings = SMALL.model_copy(
         update={name: getattr(broker_settings, name) for name in ("run", "brokers", "database", "state_dir")}
     )
     publish(settings, RELEASES.values())
-    epochs = event_log(random.Random(request.node.name), users=30, batches=1200)
     feed = Feed(settings)
-    yield Stage(settings, feed, epochs, simulate(epochs, 1, 0.0))
+    yield Stage(settings, feed, *world)
     feed.outcomes.close()
 
 

@@ -110,14 +110,19 @@ def disturbed(schedule: Schedule, cluster: Cluster, calm: Path, run_s: float, ou
     return row | ({"error": error} if error else {})
 
 
-def chaos(home: Path, schedules: list[Schedule], folder: Path) -> Iterator[dict[str, Any]]:
-    """Run the schedules, grouped by number of brokers, and yield their rows. Folders of failed runs are kept."""
+def chaos(
+    home: Path, schedules: list[Schedule], folder: Path, undisturbed: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """Run the schedules, grouped by number of brokers, and yield their rows. Folders of failed runs are kept.
+
+    `undisturbed` is the folder of a finished run to compare with; None: one is made for each number of brokers.
+    """
     for brokers in sorted({schedule.brokers for schedule in schedules}):
         with Cluster(home, folder / f"kafka-{brokers}", brokers) as cluster:
-            calm, began = folder / f"calm-{brokers}", time.monotonic()
-            if error := Run(calm, cluster).wait(_PATIENCE_S):
+            calm = undisturbed or folder / f"calm-{brokers}"
+            if undisturbed is None and (error := Run(calm, cluster).wait(_PATIENCE_S)):
                 raise RuntimeError(f"the run that nobody disturbs fails: {error}")
-            run_s = time.monotonic() - began
+            run_s = (calm / "summary.json").stat().st_mtime - (calm / "run.json").stat().st_mtime
             for schedule in schedules:
                 if schedule.brokers != brokers:
                     continue

@@ -72,9 +72,14 @@ def suffered(home: Path, outage: Outage, seconds: float, calm: Path, folder: Pat
     return row
 
 
-def outages(home: Path, wanted: Mapping[str, Outage], seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
-    """Run each outage and yield its row, after an undisturbed run if `folder` has none; failed runs are kept."""
-    calm = folder / "calm"
+def outages(
+    home: Path, wanted: Mapping[str, Outage], seconds: float, folder: Path, undisturbed: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """Run each outage and yield its row; failed runs are kept.
+
+    `undisturbed` is the folder of a finished run to compare with; None: `calm` in `folder`, made if it is not there.
+    """
+    calm = undisturbed or folder / "calm"
     if not (calm / "summary.json").exists():
         with Cluster(home, folder / "kafka-calm") as cluster:
             if error := Run(calm, cluster).wait(_PATIENCE_S):

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from streams.settings import Settings
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 class Process:

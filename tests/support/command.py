@@ -26,6 +26,6 @@ def installed(*arguments: str, **environment: str) -> Done:
     """Run the command that pip installed, with some environment variables."""
     command = [Path(sys.executable).parent / "mc2sf", *arguments]
     env = os.environ | environment
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=280)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=580)
     assert "Traceback" not in done.stdout + done.stderr
     return Done(done.returncode, done.stdout, done.stderr)
