@@ -191,12 +191,12 @@ def learnt(world: Synthetic) -> dict[str, float]:
 
 def test_a_short_retrain_lifts_mc2sf_far_above_popularity() -> None:
     torch.set_num_threads(1)
-    found = learnt(Synthetic(users=300, items=40, groups=8, favourites=2, clicks=24))
+    found = learnt(Synthetic(users=150, items=40, groups=8, favourites=2, clicks=24))
     assert found["popularity"] > chance(40)["ndcg@10"]
     assert found["mc2sf"] > 1.4 * found["popularity"], found
 
 
 def test_noise_is_not_learnt() -> None:
     torch.set_num_threads(1)
-    found = learnt(Synthetic(users=100, items=40, groups=8, favourites=2, clicks=24, noise=1.0))
+    found = learnt(Synthetic(users=60, items=40, groups=8, favourites=2, clicks=24, noise=1.0))
     assert found["mc2sf"] == pytest.approx(chance(40)["ndcg@10"], abs=0.06)
