@@ -108,7 +108,7 @@ def _lag(settings: Settings, offsets: dict[tuple[str, int], int]) -> list[Findin
             lag = 0
             for partition in range(topic.partitions(settings)):
                 _, end = client.get_watermark_offsets(TopicPartition(topic.full(settings), partition), timeout=5)
-                lag += end - offsets.get((topic.name, partition), 0)
+                lag += max(end - offsets.get((topic.name, partition), 0), 0)  # a broker may answer late
             findings.append(Finding(f"recorder on {topic.name}", True, f"{lag:,} records behind"))
     except KafkaException as error:
         findings.append(Finding("lag of the recorder", False, error.args[0].str()))

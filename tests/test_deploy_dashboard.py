@@ -131,6 +131,8 @@ def test_only_what_has_changed_is_sent_and_the_end_is_said(world: World) -> None
                 more = {'mc2sf_consumer_lag_records{topic="device-events"}': 77, "mc2sf_events_sent_total": 4321}
                 for bound, value in (("low", 0.01), ("mean", 0.0234), ("high", 0.03)):
                     more[f'mc2sf_online_difference{{bound="{bound}",minus="popularity",variant="mc2sf"}}'] = value
+                for le, count in (("10.0", 0), ("30.0", 8), ("+Inf", 8)):
+                    more[f'mc2sf_freshness_seconds_bucket{{le="{le}"}}'] = count
                 world.answers["device:1"] = metrics(1000, **more)
             world.now += 1
         world.stop.set()
@@ -145,6 +147,7 @@ def test_only_what_has_changed_is_sent_and_the_end_is_said(world: World) -> None
     assert "<b>500</b>events applied per second" in third["tiles"], "1,000 in 2 s"
     assert "too few users" in first["tiles"]
     assert "mc2sf minus popularity: +0.0234 (+0.0100 to +0.0300)" in third["tiles"]
+    assert "<b>20,000 ms</b>freshness, median" in third["tiles"]
     assert "lag 77" in third["flow"]
     assert "2,160/s" in third["flow"], "a counter that is new begins at 0"
 

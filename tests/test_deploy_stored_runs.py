@@ -142,6 +142,13 @@ def test_a_backup_is_a_run_of_its_own_and_restored_it_has_every_row(
         name: sum(row[0] == RUN for row in rows) for name, rows in before.items()
     }
     assert json.loads(run("show", "copy", "--json")[1])["run"] == RUN
+
+    def printed(*words: str) -> list[dict[str, object]]:
+        return json.loads(CliRunner().invoke(app, [*words, "copy", "--json"]).output)  # type: ignore[no-any-return]
+
+    assert [(each["version"], each["kind"]) for each in printed("releases", "list")][-1] == (4, "retrain")
+    (letter,) = printed("dead-letters", "list")
+    assert (letter["position"], letter["value"]) == (f"t/0@{2**40}", "AP8=")
     refused, sentence = run("restore", "copy")
     assert (refused, "already" in sentence) == (1, True)
     assert run("delete", RUN, "--yes")[0] == 0

@@ -47,7 +47,7 @@ def _at(found: Found, positions: list[str]) -> list[RefusedRecord]:
 def list_letters(run: RunArgument, *, as_json: JsonOption = False) -> None:
     """List the refused records of a run, in their order in the topics. In JSON keys and values are in base64."""
     if as_json:
-        print_json([record._asdict() | {"position": str(record.position)} for record in _all(find(run))])
+        print_json([_plain(record) for record in _all(find(run))])
         return
     table = Table("position", "refused by", "key", "bytes", "sent again", "reason")
     for record in _all(find(run)):
@@ -63,9 +63,25 @@ def show_letter(
     run: RunArgument,
     text: Position,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the bytes of the record to FILE.")] = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
     """Show one refused record: reason, key and the first bytes; --save writes all of them."""
     (record,) = _at(find(run), [text])
+    if as_json:
+        print_json(_plain(record))
+    else:
+        console.print(_table(record))
+    if save is not None:
+        save.write_bytes(record.value)
+        terminal(stderr=as_json).print(f"{len(record.value):,} bytes written to {save}")
+
+
+def _plain(record: RefusedRecord) -> dict[str, object]:
+    return record._asdict() | {"position": str(record.position)}
+
+
+def _table(record: RefusedRecord) -> Table:
     table = Table(title=str(record.position), show_header=False)
     table.add_row("refused by", record.roles)
     table.add_row("reason", record.reason)
@@ -73,10 +89,7 @@ def show_letter(
     table.add_row("key", repr(record.key))
     table.add_row("bytes", f"{len(record.value):,}")
     table.add_row("begins", record.value[:64].hex(" "))
-    console.print(table)
-    if save is not None:
-        save.write_bytes(record.value)
-        console.print(f"{len(record.value):,} bytes written to {save}")
+    return table
 
 
 @app.command("replay")
