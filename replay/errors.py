@@ -38,6 +38,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def shown_number(value: object) -> str:
+    """Return what should be a number for a message, with the likely cause of a comma in it."""
+    comma = isinstance(value, str) and value.count(",") == 1 and value.replace(",", "").strip().isdecimal()
+    return shown(value) + (": a decimal comma? a point is needed" if comma else "")
+
+
 @dataclass
 class RowErrors:
     """Bad rows of a source: the first one ends the reading (`stop`), or all are counted by reason (`skip`)."""

@@ -76,6 +76,44 @@ def test_a_file_of_another_name_is_known_by_its_first_bytes(tmp_path: Path) -> N
     assert {tuple(sample(path, LogMap()).columns) for path in tmp_path.iterdir()} == {tuple(event)}
 
 
+def read(path: Path, log_map: LogMap) -> list[tuple[object, ...]]:
+    batches = parse(f"log:{path}", log_map).read("logged", RowErrors())
+    return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
+
+
+def test_an_impression_is_the_same_with_blanks_and_a_point_0(tmp_path: Path) -> None:
+    rows = "".join(f"u,i{n},{T},click,{text}\n" for n, text in enumerate(["7", "7.0", " 7", "7.00 ", "0.0"]))
+    path = write(tmp_path / "a.csv", f"{HEADER.strip()},impression\n{rows}")
+    assert [row[4] for row in read(path, LogMap())] == [7, 7, 7, 7, 0]
+
+
+def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"user;item;timestamp;rating\nu;i;{T};4,5\n")
+    with pytest.raises(SourceError, match=r"rating is no number \('4,5': a decimal comma"):
+        read(path, LogMap(columns={"rating": "rating"}))
+    path = write(tmp_path / "a.csv", "user;item;timestamp;event\nu;i;45000,5;click\n")
+    with pytest.raises(SourceError, match="a decimal comma"):
+        read(path, LogMap(time_unit="excel"))
+
+
+def test_one_column_is_not_two(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", HEADER + f"u,i,{T},click\n")
+    for columns in ({"item": "user"}, {"user": "item"}, {"item": "timestamp"}):
+        with pytest.raises(SourceError, match="are one column"):
+            read(path, LogMap(columns=columns))  # type: ignore[arg-type]
+    assert len(read(path, LogMap(columns={"impression": "user"}))) == 1
+
+
+def test_truth_values_are_words_for_events(tmp_path: Path) -> None:
+    log_map = LogMap(events={"true": "click", "false": "exposure"})
+    table = {"user": ["u"] * 2, "item": ["i", "j"], "timestamp": [T] * 2, "event": [True, False]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    write(tmp_path / "b.jsonl", "\n".join(json.dumps(row) for row in pa.table(table).to_pylist()))
+    write(tmp_path / "c.csv", HEADER + f"u,i,{T},true\nu,j,{T},false\n")
+    found = [[row[:5] for row in read(path, log_map)] for path in sorted(tmp_path.iterdir())]
+    assert found[0] == found[1] == found[2] != []
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 def test_the_mark_at_the_begin_decides_the_encoding(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "log.csv"

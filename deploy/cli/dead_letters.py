@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.groups import group
 from deploy.cli.options import JsonOption, RunArgument
 from deploy.console import Table, print_json, terminal
 from deploy.runs import Found, find
@@ -14,12 +15,7 @@ from deploy.user_error import UserError
 from replay.times import utc
 from streams.recorder.redelivery import RefusedRecord, ResendError, position, refused_records, resend
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    help="Refused records: list them, show one, send them again.",
-)
+app = group("Refused records: list them, show one, send them again.")
 console = terminal()
 Position = Annotated[
     str, typer.Argument(metavar="POSITION", help="Topic, partition and offset, as `list` prints them: topic/0@35.")

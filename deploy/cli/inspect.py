@@ -7,15 +7,14 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
+from deploy.cli.groups import group
 from deploy.cli.options import JsonOption, RunArgument
 from deploy.console import Table, print_json, terminal
 from deploy.user_error import UserError
 from replay.times import utc
 
 VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", help="Version of a release, as `list` shows it.")]
-releases_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="The releases of a run."
-)
+releases_app = group("The releases of a run.")
 console = terminal()
 
 

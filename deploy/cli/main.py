@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from deploy.cli.lazy_group import Entry, LazyGroup
+from deploy.cli.groups import Entry, LazyGroup
 from deploy.console import never_fail
 
 

@@ -6,18 +6,12 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.groups import group
 from deploy.cli.options import JsonOption
 from deploy.console import terminal
 
-topics_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="The topics of a run on the broker."
-)
-worker_app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    help="A Faust worker; several share the partitions.",
-)
+topics_app = group("The topics of a run on the broker.")
+worker_app = group("A Faust worker; several share the partitions.")
 console = terminal(stderr=True)
 
 

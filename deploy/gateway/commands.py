@@ -7,15 +7,11 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.groups import group
 from deploy.console import terminal
 from deploy.user_error import UserError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    help="Live events in, rankings out, by HTTP.",
-)
+app = group("Live events in, rankings out, by HTTP.")
 console = terminal()
 TokensOption = Annotated[Path, typer.Option("--tokens", metavar="FILE", help="File of the tokens' hashes.")]
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
+from deploy.cli.groups import group
 from deploy.cli.options import JsonOption, RunArgument
 from deploy.console import Table, print_json, terminal
 from deploy.runs import find
@@ -17,12 +18,7 @@ from deploy.user_error import UserError
 from replay.times import span, utc
 from streams.database import schema
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    help="The runs that are kept: list, show, delete, prune, backup, restore.",
-)
+app = group("The runs that are kept: list, show, delete, prune, backup, restore.")
 console = terminal()
 FolderOption = Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder with the folders of runs.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -57,9 +53,9 @@ def show_run(run: RunArgument, *, as_json: JsonOption = False) -> None:
     for name in ("run", "source", "status"):
         table.add_row(name, row[name])
     table.add_row("begun (UTC)", utc(row["created_wall"]))
-    for group in ("settings", "versions"):
-        for name, value in row[group].items():
-            table.add_row(f"{group}.{name}", str(value))
+    for part in ("settings", "versions"):
+        for name, value in row[part].items():
+            table.add_row(f"{part}.{name}", str(value))
     console.print(table)
 
 

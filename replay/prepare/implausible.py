@@ -29,8 +29,8 @@ _FORMS = {
 }
 
 
-def similar_names(connection: duckdb.DuckDBPyConnection, column: str) -> tuple[Finding, ...]:
-    """Return a finding if names of `column` (user or item) in the view `staged` differ only by one of _FORMS."""
+def doubtful_names(connection: duckdb.DuckDBPyConnection, column: str, place: Place) -> tuple[Finding, ...]:
+    """Return what is found in the names of `column` (user or item) in the view `staged`."""
     forms, expression = ["name AS f0"], "name"
     for number, form in enumerate(_FORMS.values(), start=1):
         expression = form.format(expression)
@@ -39,6 +39,11 @@ def similar_names(connection: duckdb.DuckDBPyConnection, column: str) -> tuple[F
         f"""CREATE OR REPLACE TEMP TABLE names AS
         SELECT {", ".join(forms)} FROM (SELECT DISTINCT "{column}" AS name FROM staged)"""
     )
+    return (*_similar_names(connection, column), *_placeholders(connection, column, place))
+
+
+def _similar_names(connection: duckdb.DuckDBPyConnection, column: str) -> tuple[Finding, ...]:
+    """Return a finding if names in the table `names` differ only by one of _FORMS."""
     counts = connection.execute(
         f"SELECT {', '.join(f'count(DISTINCT f{n})' for n in range(len(_FORMS) + 1))} FROM names"
     ).fetchone()
@@ -62,16 +67,17 @@ def similar_names(connection: duckdb.DuckDBPyConnection, column: str) -> tuple[F
     return (Finding(name=f"similar-{column}s", count=total, sentence=sentence, first=tuple(first)),)
 
 
-def placeholders(connection: duckdb.DuckDBPyConnection, column: str, place: Place) -> tuple[Finding, ...]:
+def _placeholders(connection: duckdb.DuckDBPyConnection, column: str, place: Place) -> tuple[Finding, ...]:
     """Return a finding if names of `column` in the view `staged` are words for no value, or most events are of 0."""
     found = connection.execute(
         f"""WITH counts AS (
             SELECT "{column}" AS name, count(*) AS events, min(row) AS row FROM staged
-            WHERE lower(trim("{column}")) IN (SELECT unnest(?)) OR "{column}" = '0' GROUP BY name
+            WHERE "{column}" IN (SELECT f0 FROM names WHERE f0 = '0' OR lower(trim(f0)) IN (SELECT unnest(?)))
+            GROUP BY name
         )
         SELECT name, events, file, line FROM counts JOIN staged USING (row)
         WHERE name <> '0' OR events > {ZERO_SHARE} * ((SELECT count(*) FROM staged) - events)
-            / greatest(1, (SELECT count(DISTINCT "{column}") FROM staged) - 1)
+            / greatest(1, (SELECT count(*) FROM names) - 1)
         ORDER BY events DESC, name""",
         [list(DOUBTFUL)],
     ).fetchall()

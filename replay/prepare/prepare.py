@@ -232,10 +232,8 @@ class _Sorting:
     def _findings(self, connection: duckdb.DuckDBPyConnection, ordered: Path, rows: int) -> tuple[Finding, ...]:
         place = self.errors.place
         return (
-            *implausible.similar_names(connection, "user"),
-            *implausible.similar_names(connection, "item"),
-            *implausible.placeholders(connection, "user", place),
-            *implausible.placeholders(connection, "item", place),
+            *implausible.doubtful_names(connection, "user", place),
+            *implausible.doubtful_names(connection, "item", place),
             *implausible.repeated_rows(connection, place),
             *implausible.coarse_times(connection),
             *implausible.future_times(connection, place, int(time.time() * 1000)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Container, Iterable, Sequence
 from decimal import Decimal
 from uuid import UUID
@@ -21,6 +22,7 @@ DOUBTFUL = (
     *("anonymous", "anon", "guest", "-", "--", "?", "[]", "{}", "00000000-0000-0000-0000-000000000000"),
 )
 NO_IMPRESSION = (*NO_VALUE, "0", *DOUBTFUL)
+_WHOLE = re.compile(r"^([0-9]+)\.0+$")
 FLOAT_WHOLE = 2**53  # up to here a float holds every whole number
 KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "past_click": Kind.PAST_CLICK}
 
@@ -43,6 +45,9 @@ def positions(names: Sequence[str], log_map: LogMap) -> dict[str, int]:
         for column in dict.fromkeys((*log_map.needed, "impression", *named))
         if (at := _position(names, named.get(column, column))) is not None
     }
+    for one, other in (("user", "item"), ("user", "timestamp"), ("item", "timestamp")):
+        if one in found and found[one] == found.get(other):
+            raise InvalidError("wrong columns", f"{one} and {other} are one column, {names[found[one]]}")
     missing = [name for name in dict.fromkeys((*log_map.needed, *named)) if name not in found]
     if missing:
         wanted = ", ".join(named.get(name, name) for name in missing)
@@ -104,7 +109,7 @@ def impression(value: object, null: Container[str] = NO_IMPRESSION) -> int:
     """Return the number of an impression; 0 for none, however that is written. Raises InvalidError."""
     if value is None or str(value).strip().lower() in null:
         return 0
-    found = name("impression", value)
+    found = _WHOLE.sub(r"\1", name("impression", value).strip())  # "5.0" is 5, as the float would be
     return 0 if found in null else impression_number(found)
 
 

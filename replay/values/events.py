@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from replay.errors import InvalidError, RowError, RowErrors, shown
+from replay.errors import InvalidError, RowError, RowErrors, shown, shown_number
 from replay.sources import columns
 from replay.sources.columns import KINDS, NO_IMPRESSION, NO_VALUE
 from replay.sources.log_map import GENERIC, LogMap
@@ -118,13 +118,13 @@ class EventReader:
         if self.log_map.decides == "event":
             word = ""
             with suppress(InvalidError):
-                word = columns.text("event", value)
+                word = str(value).lower() if isinstance(value, bool) else columns.text("event", value)
             if word not in self._words and "*" not in self._words:
                 raise InvalidError("unknown event kind", shown(value))
             return self._words.get(word, self._words.get("*"))
         number = _number(value)
         if number is None:
-            raise InvalidError(f"{self.log_map.decides} is no number", shown(value))
+            raise InvalidError(f"{self.log_map.decides} is no number", shown_number(value))
         if self.log_map.decides == "rating" and self.policy != "rated":
             return Kind.CLICK
         return Kind.CLICK if number >= self.log_map.smallest_click else Kind.EXPOSURE

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import product
 from typing import Final
 
-from replay.errors import shown
+from replay.errors import shown_number
 from replay.times import EXCEL_1970, LATEST, MS, NS, TimeUnit, plausible_ms, plausible_years
 
 _DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
@@ -19,7 +19,18 @@ _UNITS: Final[dict[TimeUnit, str]] = {
     "d": "days since 1970",
     "excel": "days of a spreadsheet",
 }
-_DATES = ("%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%Y", "%Y/%m/%d", "%d %b %Y", "%b %d %Y", "%b %d, %Y")
+_DATES = (
+    "%Y-%m-%d",
+    "%m/%d/%Y",
+    "%d/%m/%Y",
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%d.%m.%Y",
+    "%Y/%m/%d",
+    "%d %b %Y",
+    "%b %d %Y",
+    "%b %d, %Y",
+)
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 _OTHERS = ("%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y")
 _PUNCTUATION = re.compile(r"[^\w%]", re.ASCII)
@@ -51,7 +62,7 @@ def text_formats(text: str) -> tuple[str, ...]:
 def text_cause(text: str) -> str:
     """Return the text, with the formats by which it would be a time."""
     formats = [f"--time-format '{form}'" for form in text_formats(text)]
-    return shown(text) + (f": {' or '.join(formats[:2])} would read it" if formats else "")
+    return shown_number(text) + (f": {' or '.join(formats[:2])} would read it" if formats else "")
 
 
 def _marks(text: str) -> list[str]:

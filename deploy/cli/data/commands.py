@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from deploy.cli.data.formats import data_convert, data_formats
+from deploy.cli.groups import group
 from deploy.cli.options import SelectionOptions, flattened
 from deploy.cli.source_argument import SourceArgument, parse_source
 from deploy.console import Table, terminal
@@ -23,9 +24,7 @@ from replay.prepare.plan import Options, Plan
 from replay.prepare.prepare import prepare
 from replay.times import utc
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Logs, before they are replayed."
-)
+app = group("Logs, before they are replayed.")
 app.command("formats")(data_formats)
 app.command("convert")(data_convert)
 console = terminal()

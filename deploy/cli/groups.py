@@ -1,4 +1,4 @@
-"""A command group that imports the module of a command when the command is used, not before."""
+"""Groups of commands; the root imports the module of a command when the command is used, not before."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+
+def group(text: str) -> typer.Typer:
+    """Return an empty group of commands that `text` describes."""
+    return typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=text)
 
 
 class Entry(NamedTuple):
