@@ -117,11 +117,11 @@ def one(contender: str, path: Path) -> dict[str, float]:
     return {"events_per_cpu_second": events / cpu}
 
 
-def measured(path: Path, before: Path | None) -> dict[str, Any]:
+def measured(path: Path, before: Path | None, repeats: int) -> dict[str, Any]:
     """Return the medians of each contender, and how many times as fast as it mc2sf is by CPU time."""
     here = Path(__file__).parents[1]
     found: dict[str, list[dict[str, float]]] = {}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name in CONTENDERS:
             root = before if name == "before" else here
             if root is not None:
@@ -147,6 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--before", type=Path, help="a checkout of an older version")
+    parser.add_argument("--logs", default=",".join(LOGS), help="those of other names are kept in the result")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--contender", choices=CONTENDERS, help="measure this one alone, on --file")
     parser.add_argument("--file", type=Path)
@@ -154,17 +156,18 @@ def main() -> None:
     if asked.contender:
         print(json.dumps(one(asked.contender, asked.file)))
         return
-    logs: dict[str, Any] = {}
+    logs: dict[str, Any] = json.loads(asked.out.read_text())["logs"] if asked.out.exists() else {}
     with tempfile.TemporaryDirectory(prefix="mc2sf-") as folder:
-        for log, what in LOGS.items():
+        for log in asked.logs.split(","):
             path = Path(folder) / log
             generate(path, asked.events, log)
             generate(path.with_stem(f"{path.stem}-small"), 1000, log)
-            logs[log] = {"log": what, "mb": path.stat().st_size >> 20, **measured(path, asked.before)}
+            size = {"events": asked.events, "repeats": asked.repeats, "mb": path.stat().st_size >> 20}
+            logs[log] = {"log": LOGS[log], **size, **measured(path, asked.before, asked.repeats)}
             print(json.dumps({log: logs[log]}))
             path.unlink()
     machine = described(("pyarrow", "polars", "duckdb"))
-    result = {"events": asked.events, "repeats": REPEATS, "logs": logs, "machine": machine}
+    result = {"logs": logs, "machine": machine}
     asked.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
