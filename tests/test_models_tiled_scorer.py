@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from models.data.catalogue import ROW_PADDING
-from models.data.item_neighbours import NEIGHBOURS, WEIGHTS, ItemNeighbours
+from models.data.item_neighbours import WEIGHTS, ItemNeighbours, room
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import TILE, Scorer
 from streams.model_config import net_config
@@ -39,8 +39,8 @@ def lively(config: NetConfig) -> Nets:
             weight.mul_(2)
     if config.stacked:
         rng = np.random.default_rng(4)
-        shape = ROWS, NEIGHBOURS
-        near = np.array([rng.choice(ROWS, NEIGHBOURS, replace=False) for _ in range(ROWS)], np.int32)
+        shape = ROWS, room(ROWS)
+        near = np.array([rng.choice(ROWS, room(ROWS), replace=False) for _ in range(ROWS)], np.int32)
         near[ROW_PADDING] = 0  # padding has no neighbours
         nets.fast.neighbours.replace(ItemNeighbours(near, rng.random((*shape, WEIGHTS)).astype(np.float16)))
         nets.fast.stack.copy_(torch.tensor([0.3, 0.5, 0.2, 0.7, -0.4]))

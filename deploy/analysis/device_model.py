@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.data.item_neighbours import NEIGHBOURS, WEIGHTS
+from models.data.item_neighbours import WEIGHTS, room
 from models.data.item_statistics import FEATURES
 from models.layers.gru import Gru
 from models.layers.mlp import PaddedVectors
@@ -23,8 +23,8 @@ INPUTS = {
     "clicks_mask": "bool [1, L_F]: true on clicks",
     "exposures": "f4 [1, L_F, d]: vectors of the newest exposures",
     "exposures_mask": "bool [1, L_F]: true on exposures",
-    "neighbour_rows": f"i8 [L_F, {NEIGHBOURS}]: rows of the neighbours of each click, zeros without a click",
-    "neighbour_weights": f"f4 [L_F, {NEIGHBOURS}, {WEIGHTS}]: their weights",
+    "neighbour_rows": "i8 [L_F, N]: rows of the N neighbours of each click in items.parquet, zeros without a click",
+    "neighbour_weights": f"f4 [L_F, N, {WEIGHTS}]: their weights",
     "items": "i8 [1, C]: rows of the candidates",
     "vectors": "f4 [1, C, d]: vectors of the candidates",
     "statistics": f"i8 [1, C, {len(FEATURES)}]: buckets of their item statistics",
@@ -110,14 +110,15 @@ def write_onnx(nets: Nets, path: Path) -> None:
     import onnx  # noqa: PLC0415 - an optional dependency
 
     d, length = nets.config.dim, nets.config.history_short
+    neighbours = room(len(nets.encoder.E))
     several = torch.export.Dim("candidates", min=1)
     arguments = (
         torch.zeros(1, length, d),
         torch.ones(1, length, dtype=torch.bool),
         torch.zeros(1, length, d),
         torch.ones(1, length, dtype=torch.bool),
-        torch.zeros(length, NEIGHBOURS, dtype=torch.int64),
-        torch.zeros(length, NEIGHBOURS, WEIGHTS),
+        torch.zeros(length, neighbours, dtype=torch.int64),
+        torch.zeros(length, neighbours, WEIGHTS),
         torch.zeros(1, 100, dtype=torch.int64),
         torch.zeros(1, 100, d),
         torch.zeros(1, 100, len(FEATURES), dtype=torch.int64),

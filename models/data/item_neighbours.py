@@ -18,7 +18,8 @@ from models.data.catalogue import FIRST_ROW
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-NEIGHBOURS = 64  # kept per item
+LEAST, MOST = 64, 255  # neighbours kept per item: what room there is, see `room`
+PAIRS = 1 << 19  # of items and neighbours in catalogues of medium size: 4 MB in a release
 WEIGHTS = 2  # per neighbour: EASE, transitions
 RIDGE = 200.0  # of EASE
 EASE_ITEMS = 3000  # most clicked items that EASE covers: its cost is their number cubed
@@ -29,7 +30,7 @@ SHRINKAGE = 5.0  # added to an item's clicks: transitions of rare items weigh le
 
 
 class ItemNeighbours(NamedTuple):
-    """Neighbours of each row of E: their rows (i4 [rows, NEIGHBOURS], 0: none) and weights (f2 [.., WEIGHTS])."""
+    """Neighbours of each row of E: their rows (i4 [rows, room], 0: none) and weights (f2 [.., WEIGHTS])."""
 
     rows: NDArray[np.int32]
     weights: NDArray[np.float16]
@@ -44,9 +45,9 @@ class ItemNeighbours(NamedTuple):
         cls, counts: NDArray[np.uint8], rows: NDArray[np.int32], weights: NDArray[np.float16]
     ) -> ItemNeighbours:
         """Return the neighbours of `flat`. Raises ValueError if the arrays do not fit each other."""
-        if int(counts.max(initial=0)) > NEIGHBOURS or (int(counts.sum()), WEIGHTS) != weights.shape:
+        if int(counts.max(initial=0)) > room(len(counts)) or (int(counts.sum()), WEIGHTS) != weights.shape:
             raise ValueError(f"{weights.shape} weights of item neighbours, {int(counts.sum())} counted")
-        some = np.arange(NEIGHBOURS) < counts[:, None]
+        some = np.arange(room(len(counts))) < counts[:, None]
         found = cls.none(len(counts))
         found.rows[some], found.weights[some] = rows, weights
         return found
@@ -54,7 +55,13 @@ class ItemNeighbours(NamedTuple):
     @classmethod
     def none(cls, size: int) -> ItemNeighbours:
         """Return the neighbours of `size` rows without any."""
-        return cls(np.zeros((size, NEIGHBOURS), np.int32), np.zeros((size, NEIGHBOURS, WEIGHTS), np.float16))
+        shape = size, room(size)
+        return cls(np.zeros(shape, np.int32), np.zeros((*shape, WEIGHTS), np.float16))
+
+
+def room(size: int) -> int:
+    """Return the largest number of neighbours per item in an E of `size` rows: the more rows, the fewer."""
+    return int(np.clip(PAIRS // max(size, 1), LEAST, MOST))
 
 
 def fit_neighbours(rows: Ints, users: Ints, times: Ints, size: int) -> ItemNeighbours:
@@ -86,7 +93,7 @@ def _strongest(ease: tuple[Ints, Floats], transitions: tuple[Ints, Floats], size
     order = np.lexsort((target, -strength, source))
     source, target, weights = source[order], target[order], weights[order]
     place = np.arange(len(source)) - np.searchsorted(source, source)
-    kept = place < NEIGHBOURS
+    kept = place < room(size)
     found = ItemNeighbours.none(size)
     found.rows[source[kept], place[kept]] = target[kept]
     found.weights[source[kept], place[kept]] = weights[kept]
@@ -124,7 +131,7 @@ def _ease(rows: Ints, users: Ints, size: int) -> tuple[Ints, Floats]:
     gram[np.diag_indices_from(gram)] = np.bincount(item, minlength=len(items)) + RIDGE
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram)))
     coefficients = -inverse / inverse.diagonal()
-    best = coefficients.fill_diagonal_(0).topk(min(NEIGHBOURS, len(items)), 1)
+    best = coefficients.fill_diagonal_(0).topk(min(room(size), len(items)), 1)
     codes = (items[:, None] * size + items[best.indices.numpy()]).ravel()
     values = best.values.numpy().ravel().astype(np.float64)
     order = np.argsort(codes)

@@ -62,7 +62,9 @@ class Neighbours(nn.Module):
     def resized(self, old: int, size: int) -> ItemNeighbours:
         """Return the neighbours of an E that had `old` rows and has `size` now: only those among the old rows."""
         found = ItemNeighbours.none(size)
-        found.rows[:old], found.weights[:old] = self.rows[:old].numpy(), self.weights[:old].numpy()
+        kept = min(self.rows.shape[1], found.rows.shape[1])  # the strongest come first
+        found.rows[:old, :kept] = self.rows[:old, :kept].numpy()
+        found.weights[:old, :kept] = self.weights[:old, :kept].numpy()
         newer = found.rows >= old
         found.rows[newer] = found.weights[newer] = 0
         return found
