@@ -20,7 +20,7 @@ from streams.database.engine import connect
 from streams.rescoring import rescore
 from tests.support.whole_run import PATIENCE_S
 
-pytestmark = [pytest.mark.proof, pytest.mark.process, pytest.mark.slow]
+pytestmark = [pytest.mark.proof, pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(1800)]  # whole runs
 UNITS, EPOCH, CHANGED = 900, 300, 5  # units of a log; events of an epoch; the first epoch that is changed
 TWINS = ("heads", "tails")  # every second slate holds both, and a coin decides which is clicked
 

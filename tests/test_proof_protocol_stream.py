@@ -181,6 +181,7 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # an experiment and a whole run
 def test_online_figures_are_the_experiments_to_the_last_digit(stream: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = stream
     (written,) = (folder / "paper").glob("ablation_synthetic-*.json")

@@ -77,6 +77,7 @@ def throw_garbage(settings: Settings) -> dict[tuple[str, int, int], bytes]:
 
 @pytest.mark.proof
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # whole runs
 def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
     once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.proof
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # whole runs
 def test_a_fleet_with_every_fault_is_accounted_for(
     once: tuple[Path, dict[str, Any]], faulty: Path, mc2sf: Command
 ) -> None:
@@ -146,6 +148,7 @@ def test_a_fleet_with_every_fault_is_accounted_for(
 
 @pytest.mark.proof
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # whole runs
 def test_two_runs_beside_each_other_on_kafka_and_postgresql_have_the_digests_of_the_embedded_defaults(
     once: tuple[Path, dict[str, Any]], faulty: Path, kafka: str, servers: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -160,7 +163,7 @@ def test_two_runs_beside_each_other_on_kafka_and_postgresql_have_the_digests_of_
 
 @pytest.mark.proof
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_free_run_under_kill_9_loses_nothing_and_every_rank_comes_out_again(mc2sf: Command, tmp_path: Path) -> None:
     out = tmp_path / "free"
     process = subprocess.Popen(
