@@ -66,8 +66,10 @@ class Profile:
             run = psutil.Process(self._pid)
             for each in (run, *run.children(recursive=True)):
                 with suppress(psutil.Error), each.oneshot():
-                    times = each.cpu_times()
-                    name = "run" if each.pid == self._pid else _role(each.cmdline())
+                    times, command = each.cpu_times(), each.cmdline()
+                    if not command:  # it has ended, and is not waited for yet
+                        continue
+                    name = "run" if each.pid == self._pid else _role(command)
                     self._spent[each.pid, each.create_time()] = name, times.user + times.system
                     memory += each.memory_info().rss
         self.memory_mb = max(self.memory_mb, memory / _MB)
@@ -141,7 +143,7 @@ def measured(tree: Path, source: str, arguments: list[str], out: Path, epochs: i
         "table_bytes_per_event": sum(f.stat().st_size for f in out.glob("*.db")) / summary["events_applied"],
         "wal_mb": wal / _MB,
         "digest": summary["digest"],
-        "ndcg_10": {name: each["ndcg_10"] for name, each in summary["online"].items()},
+        "ndcg_10": {name: each["ndcg@10"] for name, each in summary["online"].items()},
     }
 
 

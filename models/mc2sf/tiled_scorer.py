@@ -1,8 +1,9 @@
 """Serving: every call of a net uses tiles of one shape, so that a row's result depends on that row only, bit for bit.
 
 A matrix product over another number of rows may use another kernel and differ in the last bit. Here every call has
-64 rows, zero-padded, so that the stream with any batch size and offline rescoring agree exactly. Callers pass ragged
-histories (rows of E, oldest first); padding happens here. Scores are logits.
+64 rows, zero-padded (the fast nets 4 x 64, of any requests), so that the stream with any batch size and offline
+rescoring agree exactly. Callers pass ragged histories (rows of E, oldest first); padding happens here. Scores are
+logits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from models.data.catalogue import ROW_PADDING
@@ -25,6 +26,9 @@ from models.layers.mlp import PaddedVectors
 from models.mc2sf.nets import STANDALONE, Nets
 
 TILE = 64
+GROUP = (
+    4  # tiles per call of the fast nets: with more a lone request costs more, with fewer the calls outweigh the work
+)
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -53,6 +57,31 @@ class S2FWeights(NamedTuple):
     w1: Floats
     w2: Floats
     alpha: Floats
+
+
+class FastQuery(NamedTuple):
+    """What the device's nets score: clicks and exposures rows of any length, candidates rows [n], priors [n, d].
+
+    `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen. `f2s` [n] are the cloud's
+    scores, which stacked nets use; default: zeros. `near` are the rows of clicks and candidates among the item
+    neighbours, which may know items that E lacks; default: the same rows.
+    """
+
+    clicks: Rows
+    exposures: Rows
+    candidates: Rows
+    r_t: Halves
+    r_n: Halves
+    item_statistics: Buckets | None = None
+    f2s: Floats | None = None
+    near: tuple[Rows, Rows] | None = None
+
+
+class _Tile(NamedTuple):
+    """Some candidates of the request with this number."""
+
+    query: int
+    rows: slice
 
 
 class Scorer:
@@ -125,7 +154,6 @@ class Scorer:
             answer.din[some] = din.encoder.above(floor, "din", din.slow.score_din(r_t, e))[0, :real].numpy()
         return answer
 
-    @torch.inference_mode()
     def fast(
         self,
         clicks: Rows,
@@ -137,40 +165,57 @@ class Scorer:
         f2s: Floats | None = None,
         near: tuple[Rows, Rows] | None = None,
     ) -> FastAnswer:
-        """Return the device's scores: clicks and exposures rows of any length, candidates rows [n], priors [n, d].
+        """Return the device's scores of one request, see `FastQuery`."""
+        return self.fast_of([FastQuery(clicks, exposures, candidates, r_t, r_n, item_statistics, f2s, near)])[0]
 
-        `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen. `f2s` [n] are the
-        cloud's scores, which stacked nets use; default: zeros. `near` are the rows of clicks and candidates among the
-        item neighbours, which may know items that E lacks; default: the same rows.
-        """
-        n = len(candidates)
-        buckets = _buckets(item_statistics, n)
-        answer = FastAnswer(np.empty(n, np.float32), np.empty(n, np.float32))
-        alone, s2f, short = self._alone, self._s2f, self.config.history_short
-        of_alone = _sequence(alone, clicks, short), _sequence(alone, exposures, short)
-        of_s2f = of_alone if s2f is alone else (_sequence(s2f, clicks, short), _sequence(s2f, exposures, short))
-        from_zero = alone.fast.from_zero(alone.encoder.gru_n, *of_alone)
-        received = np.zeros((n, 1 + WEIGHTS), np.float32)  # f2s and affinities
-        if s2f.config.stacked:
-            received[:, 0] = 0 if f2s is None else f2s
-            before, listed = near or (clicks, candidates)
-            received[:, 1:] = s2f.fast.neighbours.affinity(before[-short:], listed).T
-        for start in range(0, n, TILE):
-            some = slice(start, min(start + TILE, n))
-            real = some.stop - start
-            e, floor = _candidates(alone, candidates[some], buckets[some])
-            fast = alone.encoder.above(floor, "fast", alone.fast.score_fast(from_zero, e))
-            answer.fast[some] = fast[0, :real].numpy()
-            if s2f is not alone:
-                e, floor = _candidates(s2f, candidates[some], buckets[some])
-            priors = _padded(r_t[some], TILE).unsqueeze(0), _padded(r_n[some], TILE).unsqueeze(0)
-            of_net = s2f.fast.score_s2f(s2f.encoder.gru_n, *of_s2f, e, *priors)
-            of_net = s2f.encoder.above(floor, "mc2sf", of_net)
-            if s2f.config.stacked:
-                of_cloud, *affinities = _padded(received[some], TILE).t().unsqueeze(1)
-                of_net = s2f.stack(of_net, fast, of_cloud, affinities)
-            answer.mc2sf[some] = of_net[0, :real].numpy()
-        return answer
+    @torch.inference_mode()
+    def fast_of(self, queries: Sequence[FastQuery]) -> list[FastAnswer]:
+        """Return the device's scores of each request. Alone or with any others, a request gets the same scores."""
+        answers = [FastAnswer(*np.empty((2, len(query.candidates)), np.float32)) for query in queries]
+        if self._s2f.config.stacked:
+            received = [_received(self._s2f, query, self.config.history_short) for query in queries]
+        tiles = [
+            _Tile(i, slice(start, min(start + TILE, len(query.candidates))))
+            for i, query in enumerate(queries)
+            for start in range(0, len(query.candidates), TILE)
+        ]
+        # histories of similar length together: a step of the GRUs in which all are padded is skipped
+        tiles.sort(key=lambda tile: (len(queries[tile.query].clicks), len(queries[tile.query].exposures)))
+        for first in range(0, len(tiles), GROUP):
+            some = tiles[first : first + GROUP]
+            scores = self._fast_of_group([(queries[tile.query], tile.rows) for tile in some])
+            if self._s2f.config.stacked:
+                added = _group([received[tile.query][tile.rows] for tile in some], 1 + WEIGHTS, np.float32)
+                of_cloud, *affinities = added.unbind(-1)
+                scores = scores[0], self._s2f.stack(scores[1], scores[0], of_cloud, affinities)
+            for place, (i, rows) in enumerate(some):
+                for answer, of_net in zip(answers[i], scores, strict=True):
+                    answer[rows] = of_net[place, : rows.stop - rows.start].numpy()
+        return answers
+
+    def _fast_of_group(self, tiles: Sequence[tuple[FastQuery, slice]]) -> tuple[Tensor, Tensor]:
+        """Return the scores of fast alone and S2F of at most GROUP tiles: [GROUP, TILE] each."""
+        short, d = self.config.history_short, self.config.dim
+        rows = _group([query.candidates[some, None] for query, some in tiles], 1, np.int64)[..., 0]
+        buckets = _group(
+            [_buckets(query.item_statistics, len(query.candidates))[some] for query, some in tiles], 3, np.int64
+        )
+        r_t = _group([query.r_t[some] for query, some in tiles], d, np.float32)
+        r_n = _group([query.r_n[some] for query, some in tiles], d, np.float32)
+
+        def inputs(nets: Nets) -> tuple[PaddedVectors, PaddedVectors, Tensor]:
+            clicks = _sequences(nets, [query.clicks for query, _ in tiles], short)
+            exposures = _sequences(nets, [query.exposures for query, _ in tiles], short)
+            return clicks, exposures, nets.encoder.with_statistics(nets.encoder.E.detach()[rows], buckets)
+
+        alone, s2f = self._alone, self._s2f
+        clicks, exposures, e = inputs(alone)
+        fast = alone.fast.score_fast(alone.fast.from_zero(alone.encoder.gru_n, clicks, exposures), e)
+        if s2f is not alone:
+            clicks, exposures, e = inputs(s2f)
+        mc2sf = s2f.fast.score_s2f(s2f.encoder.gru_n, clicks, exposures, e, r_t, r_n)
+        floor = alone.encoder.floor(buckets), s2f.encoder.floor(buckets)
+        return alone.encoder.above(floor[0], "fast", fast), s2f.encoder.above(floor[1], "mc2sf", mc2sf)
 
     @torch.inference_mode()
     def s2f_weights(
@@ -215,6 +260,33 @@ def _sequence(nets: Nets, rows: Rows, most: int) -> PaddedVectors:
     length = -(-most // STRIDE) * STRIDE
     x = nets.encoder.E.detach()[torch.from_numpy(left_padded([last], length))]
     return PaddedVectors(x, torch.arange(length)[None] >= length - len(last))
+
+
+def _sequences(nets: Nets, histories: Sequence[Rows], most: int) -> PaddedVectors:
+    """Return the last `most` rows of at most GROUP histories as left-padded vectors [GROUP, L, d] with their mask."""
+    last = [rows[max(0, len(rows) - most) :] for rows in histories]
+    last += [np.zeros(0, np.int64)] * (GROUP - len(last))
+    length = -(-most // STRIDE) * STRIDE
+    lengths = torch.tensor([len(rows) for rows in last])
+    x = nets.encoder.E.detach()[torch.from_numpy(left_padded(last, length))]
+    return PaddedVectors(x, torch.arange(length)[None] >= length - lengths[:, None])
+
+
+def _group(tiles: Sequence[NDArray[np.generic]], width: int, dtype: DTypeLike) -> Tensor:
+    """Return at most GROUP arrays [<= TILE, width] as one tensor [GROUP, TILE, width], zero-padded."""
+    padded = np.zeros((GROUP, TILE, width), dtype)
+    for place, tile in enumerate(tiles):
+        padded[place, : len(tile)] = tile
+    return torch.from_numpy(padded)
+
+
+def _received(nets: Nets, query: FastQuery, short: int) -> Floats:
+    """Return what stacked nets add per candidate, [n, 1 + WEIGHTS]: F2S's score and the affinities to the clicks."""
+    received = np.zeros((len(query.candidates), 1 + WEIGHTS), np.float32)
+    received[:, 0] = 0 if query.f2s is None else query.f2s
+    before, listed = query.near or (query.clicks, query.candidates)
+    received[:, 1:] = nets.fast.neighbours.affinity(before[-short:], listed).T
+    return received
 
 
 def _padded(values: NDArray[np.floating], length: int) -> Tensor:

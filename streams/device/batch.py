@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 
 from msgspec.structs import replace
 
+from models.mc2sf.tiled_scorer import FastAnswer, FastQuery
 from streams.codec import Reader, RecordError
 from streams.device.deferred_gru import GruState, compute
 from streams.device.epoch_markers import EpochMarkers
@@ -21,6 +23,7 @@ from streams.device.live_ranking import check_request
 from streams.device.ranking import (
     answers_request,
     check_priors,
+    fast_query,
     rank_with_plugins,
     rank_with_priors,
     rank_without_priors,
@@ -30,6 +33,7 @@ from streams.device.rows import DeviceRows
 from streams.device.step import Context, DeferredNegativeMemory, SequenceGap, Step, User, step
 from streams.faust_runtime.worker import Releases, StatisticsByEpoch
 from streams.kafka.message import Message, check_batch
+from streams.kafka.types import RecordPosition
 from streams.model_config import view_spec
 from streams.plugins.loaded import loaded
 from streams.process import telemetry
@@ -78,6 +82,7 @@ class DeviceWork:
         self._sent_wall: list[int] = []  # of each record applied
         self._waited_ms: list[int] = []  # by each answered request
         self._counts: Counter[str] = Counter()
+        self._scored: dict[RecordPosition, tuple[PendingRequest, FastAnswer]] = {}  # answers of this batch
         self._epoch_markers = EpochMarkers(self._rows, self._writes)
         self._gateway = GatewayRequests(self._rows, self._writes, self._send_up, self._counts, wall)
         self._applied_markers: list[EpochMarker] = []
@@ -150,6 +155,7 @@ class DeviceWork:
 
     def process(self, releases: Releases, item_statistics: StatisticsByEpoch) -> PendingWrites:
         """Process the batch, or what precedes a gap in the offsets (then `fatal` is set); return its writes."""
+        self._score_answers(releases)
         for message, record in self._received:
             if message.topic == DEVICE_EVENTS.name and not self._advance_offset(message):
                 break
@@ -177,6 +183,25 @@ class DeviceWork:
         self._expire(releases)
         self._compute_deferred(releases)
         return self._writes
+
+    def _score_answers(self, releases: Releases) -> None:
+        """Score the answers of the batch together. Which of them count is decided later, in their order."""
+        queries: defaultdict[int, list[tuple[RecordPosition, PendingRequest, FastQuery]]] = defaultdict(list)
+        for message, record in self._received:
+            if not isinstance(record, SlowPriors) or record.ranking:
+                continue
+            request = self._rows.request(request_key(record.user, record.seq))
+            if request is None or not answers_request(record, request):
+                continue
+            with suppress(RecordError):  # refused when its turn comes
+                check_priors(record, request, self._settings)
+                version = request.versions.release
+                query = fast_query(request, record, releases(version))
+                queries[version].append((RecordPosition(*message[:3]), request, query))
+        for version, some in queries.items():
+            answers = releases(version).scorer.fast_of([query for _, _, query in some])
+            for (position, request, _), scores in zip(some, answers, strict=True):
+                self._scored[position] = request, scores
 
     def _advance_offset(self, message: Message) -> bool:
         """Return True if a device's record is the next of its partition, or a repeat.
@@ -266,7 +291,10 @@ class DeviceWork:
             return
         check_priors(priors, request, self._settings)
         release, size = releases(request.versions.release), len(message.value)
-        outcome = rank_with_priors(request, priors, release, size, self._wall)
+        scored, scores = self._scored.get(RecordPosition(*message[:3]), (None, None))
+        if scores is None or scored != request:  # the request was made in this batch
+            scores = release.scorer.fast_of([fast_query(request, priors, release)])[0]
+        outcome = rank_with_priors(request, priors, scores, size, self._wall)
         outcome = rank_with_plugins(outcome, request, loaded(self._settings.plugins), release)
         self._writes.send(OUTCOMES, message.partition, message.key, outcome)
         if (example := training_example(request, priors, self._settings.seed)) is not None:

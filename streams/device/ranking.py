@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.data.catalogue import Catalogue
 from models.evaluation.metrics import rank
-from models.mc2sf.tiled_scorer import Scorer
+from models.mc2sf.tiled_scorer import FastAnswer, FastQuery, Scorer
 from streams.codec import RecordError, Tensor
 from streams.plugins.loaded import Plugins
 from streams.plugins.protocols import Seen
@@ -45,15 +45,19 @@ def check_priors(priors: SlowPriors, request: PendingRequest, settings: Settings
         tensor.expect(name, "<f4", (n,))
 
 
-def rank_with_priors(
-    request: PendingRequest, priors: SlowPriors, release: Release, bytes_down: int, wall: int
-) -> Outcome:
-    """Return the outcome of an answered request: the ranks by the slow and the fast nets."""
+def fast_query(request: PendingRequest, priors: SlowPriors, release: Release) -> FastQuery:
+    """Return what the fast nets score for an answered request."""
     clicks, exposures, candidates = _rows(request, release.catalogue)
     statistics = buckets_array(request.item_statistics, len(candidates))
     near = release.near(keys_array(request.clicks), keys_array(request.candidates))
     received = priors.r_t.array(), priors.r_n.array(), statistics, priors.f2s.array()
-    scores = release.scorer.fast(clicks, exposures, candidates, *received, near)
+    return FastQuery(clicks, exposures, candidates, *received, near)
+
+
+def rank_with_priors(
+    request: PendingRequest, priors: SlowPriors, scores: FastAnswer, bytes_down: int, wall: int
+) -> Outcome:
+    """Return the outcome of an answered request: the ranks by the slow nets and by the `scores` of the fast ones."""
     ranks, not_finite = {"random": request.target_index + 1}, 0
     for name, values in (
         ("din", priors.din.array()),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, create_engine
 
 from models.evaluation.metrics import rank
+from models.mc2sf.tiled_scorer import FastAnswer, FastQuery, SlowAnswer
 from streams.plugins.loaded import loaded
 from streams.plugins.protocols import Seen
 from streams.releases.release import Assembler, Release, read_release
@@ -30,8 +31,15 @@ class NetScorer:
     def ranks(self, version: int, queries: list[RankingQuery], *, late: bool = False) -> list[dict[str, int]]:
         """Return each query's ranks by release `version`. `late`: also those whose answer came too late online."""
         release = self._read(version)
-        r2 = self._r2(release, [query.r2_items for query in queries])
-        return [self._rank(release, query, each, late=late) for query, each in zip(queries, r2, strict=True)]
+        rows, slow, fast = release.catalogue.rows, [], []
+        for query, r2 in zip(queries, self._r2(release, [query.r2_items for query in queries]), strict=True):
+            candidates, statistics = rows(query.candidates), query.item_statistics
+            slow.append(made := release.scorer.slow(rows(query.history), r2, candidates, statistics))
+            short = rows(query.clicks), rows(query.exposures)
+            near = release.near(query.clicks, query.candidates)
+            fast.append(FastQuery(*short, candidates, made.r_t, made.r_n, statistics, made.f2s, near))
+        scores = release.scorer.fast_of(fast)
+        return [self._rank(release, *scored, late=late) for scored in zip(queries, slow, scores, strict=True)]
 
     def _read(self, version: int) -> Release:
         if self._release is None or self._release.manifest.version != version:
@@ -45,13 +53,9 @@ class NetScorer:
         zero = np.zeros((len(exposures), release.scorer.config.dim), np.float32)
         return release.scorer.encode_exposures(zero, [release.catalogue.rows(keys) for keys in exposures])
 
-    def _rank(self, release: Release, query: RankingQuery, r2: Floats, *, late: bool) -> dict[str, int]:
-        scorer, rows = release.scorer, release.catalogue.rows
-        candidates = rows(query.candidates)
-        slow = scorer.slow(rows(query.history), r2, candidates, query.item_statistics)
-        clicks, exposures = rows(query.clicks), rows(query.exposures)
-        received = slow.r_t, slow.r_n, query.item_statistics, slow.f2s
-        fast = scorer.fast(clicks, exposures, candidates, *received, near=release.near(query.clicks, query.candidates))
+    def _rank(
+        self, release: Release, query: RankingQuery, slow: SlowAnswer, fast: FastAnswer, *, late: bool
+    ) -> dict[str, int]:
         scores = {"fast": fast.fast}
         if query.answered or late:
             scores |= {"din": slow.din, "f2s": slow.f2s, "mc2sf": fast.mc2sf}
