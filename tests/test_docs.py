@@ -51,7 +51,18 @@ def test_the_variables_of_the_compose_file_are_documented() -> None:
             assert Path(default).name == Path(asked[name]).name, name
 
 
-PROGRAMS = {"cd", "curl", "docker", "export", "git", "kubectl", "pip", "torchrun", "apt-get"}  # commands of others
+PROGRAMS = {
+    "cd",
+    "curl",
+    "docker",
+    "export",
+    "git",
+    "kubectl",
+    "pip",
+    "torchrun",
+    "apt-get",
+    "prometheus",
+}  # commands of others
 
 
 EXECUTED = {"gateway.md"}  # test_deploy_gateway_tutorial.py runs its commands

@@ -44,7 +44,9 @@ class Commands(LazyGroup):
         "dashboard": Entry("deploy.cli.dashboard:dashboard", "Serve the live page of a run, and print its address."),
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),
         "dead-letters": Entry("deploy.cli.dead_letters:app", "Refused records: list them, show one, send them again."),
-        "doctor": Entry("deploy.cli.inspect:doctor", "Check broker, topics, database, lag and versions."),
+        "doctor": Entry(
+            "deploy.cli.inspect:doctor", "Check database, broker, topics, lag and versions, and say how far the run is."
+        ),
         "experiment": Entry("deploy.experiments.commands:experiment", "Run an experiment of the paper on SOURCE."),
         "topics": Entry("deploy.cli.processes:topics_app", "The topics of a run on the broker."),
         "replay": Entry("deploy.cli.replay:replay", "Send SOURCE to the topics of the run in the environment."),
