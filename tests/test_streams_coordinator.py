@@ -73,6 +73,7 @@ def test_the_stream_goes_on_for_a_fixed_number_of_epochs_before_training_is_appl
     ]
     world.record(7, over=True)
     assert not coordinator.is_finished(), "the retrain on all epochs is missing"
+    assert not coordinator.step()
     world.propose("retrain", 7, retrained(changed(nets, [3]), catalogue))
     world.act(world.coordinator())
     assert world.coordinator().is_finished()

@@ -78,13 +78,11 @@ def _start(supervisor: Supervisor, job: Job, settings: Settings, interrupts: Int
 
 
 def _over(engine: sa.Engine, settings: Settings) -> bool:
-    """Return True if all is recorded and, in lockstep, the last epoch is decided: the last release counts too."""
+    """Return True if all is recorded and, in lockstep, all is decided: the last release counts too."""
     with engine.connect() as connection:
-        recorded = run_state.recorded(connection, settings.run)
-        if recorded is None or not recorded[1] or not settings.lockstep:
-            return recorded is not None and recorded[1]
-        decided = run_state.last_decision(connection, settings.run)
-    return decided is not None and decided.epoch >= recorded[0]
+        if settings.lockstep:
+            return registry.all_decided(connection, settings)
+        return run_state.all_recorded(connection, settings.run)
 
 
 def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:

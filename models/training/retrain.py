@@ -50,7 +50,8 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     passes: int = 2  # over the selected clicks
     max_clicks: int = 100_000  # of training in one retrain, new clicks first: bounds its cost
-    table_passes: int = 8  # of the item table alone, before
+    table_passes: int = 8  # of the item table alone, before; from scratch
+    table_passes_warm: int = 2  # the same, of a table that has been trained
     table_max_clicks: int = 200_000  # of these passes
     cooccurrence: float = 1.0  # weight of the co-occurrence loss relative to the four nets' losses
     negatives: int = 4
@@ -140,13 +141,13 @@ def retrain(
             fit_floor(candidate, source.batch(some, generator, n=NEGATIVES))
             selection.consider_floor(candidate)
             candidate.encoder.gains.fill_(1)
-        of_table = _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks)
-        align(candidate, of_table, paced)
+        passes = config.table_passes if since is None else config.table_passes_warm
+        align(candidate, _batches(source, selected, config, generator, passes, config.table_max_clicks), paced)
         steps = _steps(len(selected), config.passes, config.max_clicks, config.batch)
-        batches = _batches(source, selected, config, generator, config.passes, config.max_clicks)
         snapshots = np.ceil(steps * np.arange(1, config.snapshots + 1) / config.snapshots)
-        there = (batch.to(device) for batch in batches)
-        for step, loss in enumerate(train(candidate.to(device), there, paced, steps, processes), 1):
+        shown = _batches(source, selected, config, generator, config.passes, config.max_clicks)
+        batches = (batch.to(device) for batch in shown)
+        for step, loss in enumerate(train(candidate.to(device), batches, paced, steps, processes), 1):
             progress(step, steps, loss)
             if step in snapshots:
                 selection.consider(candidate, step)
@@ -180,8 +181,8 @@ def at_pace(config: TrainConfig, used: int, clicks: int) -> TrainConfig:
 def with_larger_batches(config: TrainConfig, clicks: int, *, warm: bool) -> TrainConfig:
     """Return `config` with the batch doubled up to `batch_max` as long as enough steps on `clicks` remain.
 
-    The learning rate grows with the root of the batch (Malladi et al., arXiv 2205.10287, for Adam). On ML-100K nets
-    from scratch lost .004 of NDCG@10 by 158 steps instead of 316; after a `warm` start 168 instead of 671 cost none.
+    The learning rate grows with the root of the batch (Malladi et al., arXiv 2205.10287, for Adam). Nets from scratch
+    lose by fewer steps, nets that start `warm` hardly do: see benchmarks/training/retrain_cost.py.
     """
     batch, least = config.batch, config.min_steps * (1 if warm else 2)
     while 2 * batch <= config.batch_max and _steps(clicks, config.passes, config.max_clicks, 2 * batch) >= least:

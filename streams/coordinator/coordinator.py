@@ -36,7 +36,7 @@ from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.releases.item_statistics import counts_of
 from streams.releases.registry import Draft
 from streams.releases.release import ItemTable
-from streams.releases.retrain_schedule import learner_delay, retrain_delay, retrain_due
+from streams.releases.retrain_schedule import learner_delay, left_over_retrain, retrain_delay, retrain_due
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,15 +82,9 @@ class Coordinator:
         return True
 
     def is_finished(self) -> bool:
-        """Return True if the log has ended and every epoch is decided."""
+        """Return True if the log has ended, every epoch is decided, and no retrain is left to review."""
         with self._engine.connect() as connection:
-            recorded = run_state.recorded(connection, self._run)
-            if recorded is None or not recorded[1] or self._decided < recorded[0]:
-                return False
-            left = self._left_over(recorded)
-            t = schema.proposals.c
-            reviewed = (t.kind == "retrain") & (t.epoch == left) & (t.status != WAITING)
-            return left is None or bool(candidates.read(connection, self._run, reviewed))
+            return registry.all_decided(connection, self._settings)
 
     def _write_release_0(self) -> None:
         """Write release 0: a seeded initialisation with an empty catalogue."""
@@ -202,8 +196,7 @@ class Coordinator:
         """Return the epoch of a retrain whose decision is due only after the end of the log, if all else is decided."""
         if recorded is None or not recorded[1] or self._decided < recorded[0]:
             return None
-        ended = range(self._decided + 1 - self._delays["retrain"], self._decided + 1)
-        return next((epoch for epoch in ended if retrain_due(self._settings, epoch)), None)
+        return left_over_retrain(self._settings, self._decided)
 
     def _ready(self, recorded: tuple[int, bool] | None, epoch: int, waiting: list[ReleaseCandidate]) -> bool:
         """Return True if everything that the decision of `epoch` needs is there."""

@@ -15,11 +15,14 @@ from sqlalchemy import Connection
 
 from models.mc2sf.nets import PARTS
 from streams.codec import encode
+from streams.database import run_state
 from streams.database.engine import copy_new, insert_new
-from streams.database.schema import decisions, item_embeddings, release_parts, releases
+from streams.database.schema import decisions, item_embeddings, proposals, release_parts, releases
 from streams.process.clock_and_signals import wall_ms
 from streams.records import EpochDecision, Manifest, Versions
 from streams.releases.release import ItemTable, checksum
+from streams.releases.retrain_schedule import left_over_retrain
+from streams.settings import Settings
 
 EmbeddingValues = tuple[str, int, int, int, bytes]  # run, item, encoder, row, vector: a row of item_embeddings
 
@@ -117,6 +120,18 @@ def write_decision(connection: Connection, run: str, decision: EpochDecision) ->
     """Write the decision of an epoch, unless there is one."""
     row = {name: getattr(decision, name) for name in ("epoch", "release", "outcome", "reason")}
     insert_new(connection, decisions, [row | {"run": run}])
+
+
+def all_decided(connection: Connection, settings: Settings) -> bool:
+    """Return True if the log has ended, its last epoch is decided, no retrain is left to review and none to publish."""
+    recorded = run_state.recorded(connection, settings.run)
+    decided = run_state.last_decision(connection, settings.run)
+    if recorded is None or not recorded[1] or decided is None or decided.epoch < recorded[0]:
+        return False
+    t, left = proposals.c, left_over_retrain(settings, decided.epoch)
+    mine = (t.run == settings.run) & (t.kind == "retrain") & (t.epoch == left)
+    status = connection.execute(sa.select(t.status).where(mine)).scalar()
+    return (left is None or status not in (None, "waiting")) and unpublished(connection, settings.run) is None
 
 
 def unpublished(connection: Connection, run: str) -> int | None:

@@ -27,3 +27,9 @@ def retrain_delay(settings: Settings) -> int:
 def learner_delay(settings: Settings) -> int:
     """Return the epochs from the learner's examples to its decision."""
     return settings.learner_delay if settings.lockstep else 0
+
+
+def left_over_retrain(settings: Settings, last: int) -> int | None:
+    """Return the epoch of a retrain whose decision is due only after `last`, the last epoch; None if there is none."""
+    ended = range(last + 1 - retrain_delay(settings), last + 1)
+    return next((epoch for epoch in ended if retrain_due(settings, epoch)), None)
