@@ -17,7 +17,8 @@ from benchmarks.device.naive import NaiveDevice
 from benchmarks.device.records import Workload
 from benchmarks.device.stopwatch import applied, pace
 from models.mc2sf.tiled_scorer import Scorer
-from streams.records import Manifest, NegativeMemory, Uplink, Versions
+from streams.records import NegativeMemory, Uplink, Versions
+from streams.release_records import Manifest
 from streams.releases.release import Release
 from streams.settings import Settings
 from streams.state.device import DeviceState, user_key

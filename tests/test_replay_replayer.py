@@ -26,7 +26,8 @@ from replay.sources.source import parse
 from streams.codec import Reader, RecordError, encode
 from streams.kafka import clients, topic_admin
 from streams.kafka.partitioner import partition_of
-from streams.records import DeviceBatch, DeviceEvent, EndOfLog, EpochBegin, EpochDecision, EpochEnd, Manifest, Versions
+from streams.records import DeviceBatch, DeviceEvent, EndOfLog, EpochBegin, EpochEnd, Versions
+from streams.release_records import EpochDecision, Manifest
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, MODEL_RELEASES
 

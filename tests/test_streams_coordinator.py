@@ -7,7 +7,7 @@ from models.data.catalogue import Catalogue
 from streams.coordinator.lease import Lease, LeaseLostError
 from streams.database import run_state, schema
 from streams.database.engine import connect
-from streams.records import EpochDecision
+from streams.release_records import EpochDecision
 from streams.releases import candidates
 from streams.releases.release import read_manifest, read_release
 from streams.releases.retrain_schedule import learner_delay, retrain_delay

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from models.data.catalogue import Catalogue
 from models.data.item_statistics import ItemStatistics
 from streams.device.deferred_gru import compute, computed
-from streams.device.step import Context, DeferredNegativeMemory, SequenceGap, Step, User, step
+from streams.device.step import SequenceGap, Step, step
+from streams.device.user import Context, DeferredNegativeMemory, User
 from streams.model_config import view_spec
 from streams.records import DeviceBatch, RankRequest
 from streams.settings import Settings

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.codec import RecordError, Tensor
-from streams.records import EmbeddingRow
+from streams.release_records import EmbeddingRow
 from streams.releases.embedding_table import ItemRows
 
 DIM = 2

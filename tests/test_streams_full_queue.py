@@ -17,7 +17,8 @@ from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
 from streams.kafka.types import RecordPosition
 from streams.recorder.redelivery import RefusedRecord, ResendError, resend
-from streams.records import DeadLetter, EpochDecision, EpochEnd, ItemCounts
+from streams.records import DeadLetter, EpochEnd
+from streams.release_records import EpochDecision, ItemCounts
 from streams.settings import Settings
 
 Delivered = Callable[[Any, Any], object]

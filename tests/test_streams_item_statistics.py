@@ -10,7 +10,7 @@ from models.data.item_statistics import BUCKETS, ItemStatistics, ItemStatisticsB
 from streams.codec import RecordError, Tensor
 from streams.database import schema
 from streams.database.engine import connect
-from streams.records import ItemCounts
+from streams.release_records import ItemCounts
 from streams.releases.item_statistics import ItemStatisticsCache, buckets_array, counts_key, counts_of, statistics_after
 from streams.verification.item_statistics import ReferenceItemStatistics
 

@@ -19,7 +19,8 @@ from streams.kafka import clients, topic_admin
 from streams.learner import learner
 from streams.learner.learner import Learner
 from streams.learner.trainer import Trainer
-from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Manifest, Versions
+from streams.records import DeadLetter, EndOfLog, EpochEnd, FastExample, Versions
+from streams.release_records import Manifest
 from streams.releases import candidates
 from streams.releases.candidates import ReleaseCandidate
 from streams.releases.release import Release, read_manifest, read_release

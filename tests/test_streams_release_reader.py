@@ -20,7 +20,8 @@ from streams.coordinator.coordinator import Coordinator
 from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
-from streams.records import DeadLetter, EmbeddingRow
+from streams.records import DeadLetter
+from streams.release_records import EmbeddingRow
 from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic

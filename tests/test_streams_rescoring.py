@@ -20,7 +20,8 @@ from streams.database import schema
 from streams.database.engine import connect, insert_new
 from streams.model_config import net_config
 from streams.recorder.epoch_writer import EpochWriter
-from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochDecision, EpochEnd, Kind
+from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Kind
+from streams.release_records import EpochDecision
 from streams.releases.registry import Draft, write_decision, write_release
 from streams.releases.release import ItemTable, Release
 from streams.rescoring.rescore import rescore

@@ -16,7 +16,7 @@ from streams.codec import RecordError
 from streams.coordinator.publisher import KEPT, KEPT_EPOCHS, PartRetention
 from streams.database.engine import connect
 from streams.model_config import net_config
-from streams.records import Manifest
+from streams.release_records import Manifest
 from streams.releases import registry
 from streams.releases.cache import ReleaseCache
 from streams.releases.registry import Draft

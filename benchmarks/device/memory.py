@@ -17,7 +17,8 @@ from streams.codec import encode
 from streams.device.worker import Device
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_of
-from streams.records import Manifest, Versions
+from streams.records import Versions
+from streams.release_records import Manifest
 from streams.releases.release import Release
 from streams.settings import Settings
 from streams.state.row_codec import encode_row

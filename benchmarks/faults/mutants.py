@@ -9,16 +9,8 @@ from typing import Any
 import msgspec
 
 from streams.codec import SCHEMA, Reader, RecordError
-from streams.records import (
-    DeadLetter,
-    DeviceEvent,
-    EmbeddingRow,
-    ExampleEvent,
-    OutcomeEvent,
-    ReleaseEvent,
-    SlowPriors,
-    Uplink,
-)
+from streams.records import DeadLetter, DeviceEvent, ExampleEvent, OutcomeEvent, SlowPriors, Uplink
+from streams.release_records import EmbeddingRow, ReleaseEvent
 from streams.releases.cache import read_part_key
 from streams.state.row_codec import StateError, read_fencing_epoch
 from streams.topics import (

@@ -1,4 +1,4 @@
-"""Pages of topics and records. Descriptions of fields are the comments in `streams/records.py`."""
+"""Pages of topics and records. Descriptions of fields are the comments in their modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import get_args
 import msgspec
 
 from deploy.reference.markdown import Page, code, prose, sentence
-from streams import codec
+from streams import codec, release_records
 from streams import records as record_types
 from streams.kafka.acl import ACCESS
 from streams.settings import Settings
@@ -37,8 +37,8 @@ _VALUES: Mapping[Topic, object] = {
     OUTCOMES: record_types.OutcomeEvent,
     RANKINGS: record_types.RankingEvent,
     FAST_EXAMPLES: record_types.ExampleEvent,
-    ITEM_EMBEDDINGS: record_types.EmbeddingRow,
-    MODEL_RELEASES: record_types.ReleaseEvent,
+    ITEM_EMBEDDINGS: release_records.EmbeddingRow,
+    MODEL_RELEASES: release_records.ReleaseEvent,
     DEAD_LETTERS: record_types.DeadLetter,
 }
 _FIELD = re.compile(r"#\s*(.*)$")
@@ -83,7 +83,7 @@ def records() -> Page:
         f"A value is one byte, the schema number (now {codec.SCHEMA}), and the record as a MessagePack array: its tag,"
         f" then\nthe fields in this order. {prose(record_types)}",
     )
-    comments = _comments(record_types) | _comments(codec)
+    comments = _comments(record_types) | _comments(release_records) | _comments(codec)
     classes: dict[type[msgspec.Struct], None] = {codec.Tensor: None, record_types.Versions: None}
     classes |= dict.fromkeys(kind for topic in TOPICS for kind in record_classes(topic))
     for kind in classes:

@@ -11,7 +11,7 @@ from streams.kafka.partition_consumer import PartitionConsumer
 from streams.kafka.stall_detector import StalledError
 from streams.kafka.types import TopicPartition
 from streams.process.log_throttle import LogThrottle
-from streams.records import EpochDecision, ItemCounts, Manifest, ReleaseEvent
+from streams.release_records import EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.settings import Settings
 from streams.topics import MODEL_RELEASES
 

@@ -30,7 +30,7 @@ from streams.process import telemetry
 from streams.process.health import HEALTH
 from streams.process.retry import DATABASE_UNAVAILABLE
 from streams.process.service_loop import run_through_outages, service
-from streams.records import EpochDecision, Manifest
+from streams.release_records import EpochDecision, Manifest
 from streams.releases import candidates, registry
 from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.releases.item_statistics import counts_of

@@ -17,7 +17,7 @@ from streams.codec import Tensor, encode
 from streams.database.schema import item_embeddings, release_parts, releases
 from streams.kafka.clients import produce_waiting
 from streams.kafka.types import KafkaFailure, KafkaProducer
-from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest
+from streams.release_records import EmbeddingRow, EpochDecision, ItemCounts, Manifest
 from streams.releases.cache import part_key
 from streams.releases.item_statistics import counts_key
 from streams.releases.release import part_version, read_manifest, read_parts

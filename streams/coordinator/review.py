@@ -16,7 +16,7 @@ from models.data.catalogue import Catalogue
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import PARTS
 from streams.model_config import net_config
-from streams.records import Manifest
+from streams.release_records import Manifest
 from streams.releases import candidates, gate
 from streams.releases.candidates import ACCEPTED, EMPTY, REJECTED, SUPERSEDED, CandidateError, ReleaseCandidate
 from streams.releases.registry import Draft

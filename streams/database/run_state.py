@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from streams.database.schema import decisions, items, progress, releases
-from streams.records import EpochDecision
+from streams.release_records import EpochDecision
 
 
 def recorded(connection: Connection, run: str) -> tuple[int, bool] | None:

@@ -29,10 +29,8 @@ from sqlalchemy.types import TypeEngine
 
 T = TypeVar("T")
 metadata = MetaData()
-
 BIG, INTEGER, SMALL, FLOAT, BOOL = BigInteger(), Integer(), SmallInteger(), Float(), Boolean()
 TEXT, NAME, WORD, BYTES, DOCUMENT = String(), String(32), String(16), LargeBinary(), JSON()
-
 _USER = "user's name"
 _EVENT = "event time of the first event of the click's impression group, ms"
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
@@ -14,12 +14,13 @@ from itertools import chain
 from msgspec.structs import replace
 
 from models.mc2sf.tiled_scorer import FastAnswer, FastQuery
-from streams.codec import Reader, RecordError
+from streams.codec import RecordError
+from streams.device.batch_counts import ROLE, BatchCounts
+from streams.device.decoding import decode
 from streams.device.deferred_gru import GruState, compute
 from streams.device.epoch_markers import EpochMarkers
 from streams.device.gateway_requests import GatewayRequests
 from streams.device.index import DeviceIndex
-from streams.device.live_ranking import check_request
 from streams.device.ranking import (
     answers_request,
     check_priors,
@@ -30,38 +31,23 @@ from streams.device.ranking import (
     training_example,
 )
 from streams.device.rows import DeviceRows
-from streams.device.step import Context, DeferredNegativeMemory, SequenceGap, Step, User, step
+from streams.device.step import SequenceGap, Step, step
+from streams.device.user import Context, DeferredNegativeMemory, User
 from streams.faust_runtime.worker import Releases, StatisticsByEpoch
-from streams.kafka.message import Message, check_batch
+from streams.kafka.message import Message
 from streams.kafka.types import RecordPosition
 from streams.model_config import view_spec
 from streams.plugins.loaded import loaded
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
-from streams.records import (
-    ClickUpload,
-    DeviceBatch,
-    DeviceEvent,
-    EpochBegin,
-    EpochMarker,
-    Forget,
-    GatewayRequest,
-    NegativeMemory,
-    RankRequest,
-    SlowPriors,
-)
+from streams.records import DeviceBatch, EpochBegin, Forget, GatewayRequest, RankRequest, SlowPriors
 from streams.settings import Settings
 from streams.state.device import DevicePartitionState, PendingRequest, request_key, user_key
 from streams.state.pending_writes import PendingWrites
-from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
+from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
 
 log = logging.getLogger(__name__)
 log.addFilter(LogThrottle())
-
-ROLE = "device"
-
-_events: Reader[DeviceEvent] = Reader(DeviceEvent)
-_priors: Reader[SlowPriors] = Reader(SlowPriors)
 
 
 class DeviceWork:
@@ -79,37 +65,14 @@ class DeviceWork:
         self._rows = DeviceRows(table, index)
         self._writes = PendingWrites(settings, ROLE, *self._rows.write_order())
         self.fatal = ""
-        self._sent_wall: list[int] = []  # of each record applied
-        self._waited_ms: list[int] = []  # by each answered request
-        self._counts: Counter[str] = Counter()
+        self._counts = BatchCounts()
         self._scored: dict[RecordPosition, tuple[PendingRequest, FastAnswer]] = {}  # answers of this batch
         self._epoch_markers = EpochMarkers(self._rows, self._writes)
-        self._gateway = GatewayRequests(self._rows, self._writes, self._send_up, self._counts, wall)
-        self._applied_markers: list[EpochMarker] = []
+        self._gateway = GatewayRequests(self._rows, self._writes, self._send_up, self._counts.by_kind, wall)
         self._deferred: list[GruState] = []  # of r2s that are sent
         self._contexts: dict[tuple[int, bool], Context] = {}
         self._overdue = [] if settings.lockstep else list(self._overdue_requests())
-        self._received = [(message, self._decode(message)) for message in received]
-
-    def _decode(self, message: Message) -> DeviceEvent | SlowPriors | RecordError:
-        try:
-            if message.topic == CLOUD_DOWNLINK.name:
-                priors = _priors.decode(message.value)
-                message.check_user(priors.user, self._settings.partitions)
-                return priors
-            event = _events.decode(message.value)
-            if isinstance(event, DeviceBatch):
-                message.check_user(event.user, self._settings.partitions)
-                check_batch(event)
-            elif isinstance(event, GatewayRequest | Forget):
-                message.check_user(event.user, self._settings.partitions)
-                if self._settings.lockstep:
-                    raise RecordError("a gateway's request in a run in lockstep")  # noqa: TRY301 - a reason like others
-                if isinstance(event, GatewayRequest):
-                    check_request(event)
-        except RecordError as error:
-            return error
-        return event
+        self._received = [(message, decode(message, settings)) for message in received]
 
     def _overdue_requests(self) -> Iterator[tuple[int, bytes, PendingRequest]]:
         limit = self._wall - int(self._settings.request_timeout_s * 1000)
@@ -176,7 +139,7 @@ class DeviceWork:
                     self._answer(message, record, releases)
                 else:
                     self._contexts.clear()
-                    self._applied_markers.append(record)
+                    self._counts.markers.append(record)
                     self._epoch_markers.apply(message.partition, record)
             except RecordError as error:
                 self._writes.refuse(message, str(error))
@@ -231,11 +194,11 @@ class DeviceWork:
         self._send_up(message, made.uplink)
         for request in made.requests:
             self._rows.put_request(message.partition, request_key(request.user, request.seq), request)
-        self._counts["repeated"] += made.repeated
+        self._counts.by_kind["repeated"] += made.repeated
         if made.applied:
-            self._counts["applied"] += made.applied
+            self._counts.by_kind["applied"] += made.applied
             if batch.sent_wall:
-                self._sent_wall.append(batch.sent_wall)
+                self._counts.sent_wall.append(batch.sent_wall)
 
     def _send_up(self, message: Message, records: Iterable[DeferredNegativeMemory | RankRequest]) -> None:
         for record in records:
@@ -284,10 +247,10 @@ class DeviceWork:
         key = request_key(priors.user, priors.seq)
         request = self._rows.request(key)
         if request is None:  # answered before, or its event is not applied yet and will make another request
-            self._counts["unasked"] += 1
+            self._counts.by_kind["unasked"] += 1
             return
         if not answers_request(priors, request):
-            self._counts["outdated"] += 1
+            self._counts.by_kind["outdated"] += 1
             return
         check_priors(priors, request, self._settings)
         release, size = releases(request.versions.release), len(message.value)
@@ -300,9 +263,9 @@ class DeviceWork:
         if (example := training_example(request, priors, self._settings.seed)) is not None:
             self._writes.send(FAST_EXAMPLES, message.partition, message.key, example)
         self._rows.put_request(message.partition, key, None)
-        self._waited_ms.append(self._wall - request.asked_wall)
-        self._counts["answered"] += 1
-        self._counts["bytes down"] += size
+        self._counts.waited_ms.append(self._wall - request.asked_wall)
+        self._counts.by_kind["answered"] += 1
+        self._counts.by_kind["bytes down"] += size
         self._epoch_markers.forward(message.partition)
 
     def _expire(self, releases: Releases) -> None:
@@ -317,7 +280,7 @@ class DeviceWork:
             outcome = rank_with_plugins(outcome, request, loaded(self._settings.plugins), release)
             self._writes.send(OUTCOMES, partition, user_key(request.user), outcome)
             self._rows.put_request(partition, key, None)
-            self._counts["expired"] += 1
+            self._counts.by_kind["expired"] += 1
             self._epoch_markers.forward(partition)
 
     def _compute_deferred(self, releases: Releases) -> None:
@@ -327,21 +290,5 @@ class DeviceWork:
 
     def count(self, now_ms: int) -> None:
         """Add the batch to the metrics; `now_ms` is when it was durable."""
-        for sent in self._sent_wall:
-            telemetry.FRESHNESS.observe(max(now_ms - sent, 0) / 1000)
-        for waited in self._waited_ms:
-            telemetry.ANSWER_SECONDS.observe(max(waited, 0) / 1000)
-        telemetry.EVENTS_APPLIED.inc(self._counts["applied"])
-        telemetry.EVENTS_DUPLICATE.inc(self._counts["repeated"])
         telemetry.PENDING.set(sum(map(len, self._rows.index.requests.values())))
-        for kind in ("answered", "expired", "unasked", "outdated"):
-            telemetry.OUTCOMES.labels(kind).inc(self._counts[kind])
-        telemetry.RANK_REQUESTS.labels(ROLE).inc(self._writes.sent[RankRequest])
-        telemetry.R2_UPLOADS.inc(self._writes.sent[NegativeMemory])
-        telemetry.CLICK_UPLOADS.inc(self._writes.sent[ClickUpload])
-        telemetry.DEVICE_BYTES.labels("up").inc(self._writes.sent_bytes[DEVICE_UPLINK])
-        telemetry.DEVICE_BYTES.labels("down").inc(self._counts["bytes down"])
-        self._writes.count_refused()
-        for marker in self._applied_markers:
-            telemetry.EPOCH.labels(ROLE).set(marker.epoch)
-            telemetry.EVENT_TIME.labels(ROLE).set(marker.time / 1000)
+        self._counts.observe(now_ms, self._writes)

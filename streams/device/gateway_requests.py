@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from streams.codec import RecordError
 from streams.device.live_ranking import ask, complete
 from streams.device.rows import DeviceRows
-from streams.device.step import Context, DeferredNegativeMemory
+from streams.device.user import Context, DeferredNegativeMemory
 from streams.kafka.message import Message
 from streams.process.log_throttle import LogThrottle
 from streams.records import Forget, GatewayRequest, RankRequest, SlowPriors

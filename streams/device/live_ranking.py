@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from models.data.item_statistics import ItemStatistics
 from models.data.views import view
 from streams.codec import RecordError, Tensor
-from streams.device.step import Context, DeferredNegativeMemory, User, prepare_request
+from streams.device.step import prepare_request
+from streams.device.user import Context, DeferredNegativeMemory, User
 from streams.records import GatewayRequest, Ranking, RankRequest, SlowPriors, item_key
 from streams.releases.item_statistics import buckets_array
 from streams.releases.release import Release

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from streams.device.index import DeviceIndex
-from streams.device.step import User
+from streams.device.user import User
 from streams.kafka.partitioner import SEPARATOR, partition_key
 from streams.state.device import DevicePartitionState, DeviceState, PendingRequest
 from streams.state.pending_writes import ChangedRows, PendingRows

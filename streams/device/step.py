@@ -7,25 +7,23 @@ computed together afterwards, on tiles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.catalogue import Catalogue
 from models.data.event_kinds import CANDIDATE, CLICK, EXPOSURE, PAST_CLICK
 from models.data.impression_groups import group_ranges
-from models.data.item_statistics import ItemStatistics
-from models.data.views import ViewSpec, view
+from models.data.views import view
 from models.data.windows import split_windows
 from models.evaluation.candidates import Candidates, evaluated, sampled, slate
 from streams.codec import Tensor, encode
-from streams.device.deferred_gru import DeferredGru, GruState, computed
+from streams.device.deferred_gru import DeferredGru
+from streams.device.user import Context, DeferredNegativeMemory, User
 from streams.plugins.loaded import loaded
-from streams.records import RANKED, DeviceBatch, NegativeMemory, RankRequest, Versions, item_key
-from streams.settings import Settings
-from streams.state.device import DeviceState, PendingRequest, keys_bytes
+from streams.records import RANKED, DeviceBatch, RankRequest, item_key
+from streams.state.device import PendingRequest, keys_bytes
 from streams.state.numbering import numbered, with_key
 
 _NO_UPLOADS = np.empty(0, dtype=np.int64)  # only the cloud knows the uploaded clicks
@@ -33,60 +31,6 @@ _NO_UPLOADS = np.empty(0, dtype=np.int64)  # only the cloud knows the uploaded c
 
 class SequenceGap(Exception):  # noqa: N818 - a gap in a user's events, not a fault of this process
     """A batch starts behind the next expected event: the events between were refused, or never sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeferredNegativeMemory:
-    """A NegativeMemory whose r2 may still have to be computed."""
-
-    user: str
-    window: int
-    r2: GruState
-    encoder: int
-    size: int
-    time: int
-
-    def resolve(self) -> NegativeMemory:
-        """Return the record, once r2 is computed."""
-        r2 = computed(self.r2)
-        tensor = Tensor("<f4", (len(r2) // 4,), r2)
-        return NegativeMemory(self.user, self.window, tensor, self.encoder, self.size, self.time)
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """The conditions under which a batch is applied: the settings and what the partition's epoch markers said."""
-
-    settings: Settings
-    spec: ViewSpec
-    epoch: int
-    versions: Versions
-    catalogue: Catalogue
-    item_statistics: ItemStatistics  # as of the begin of the epoch; free-running of an earlier one, the newest known
-    asked_wall: int = 0
-    resend_r2: bool = False  # before the first request: the cloud may hold a later r2 than the user's last one
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """A user's state; `gru_state` and `r2` count, those inside `state` are out of date."""
-
-    state: DeviceState
-    gru_state: GruState
-    r2: GruState
-
-    @classmethod
-    def of(cls, state: DeviceState) -> User:
-        """Return the user with a state from the table."""
-        return cls(state, state.gru_state, state.r2)
-
-    def without_uploads(self) -> User:
-        """Return the user after the clicks were uploaded."""
-        return replace(self, state=msgspec.structs.replace(self.state, uploads=[]))
-
-    def resolve(self) -> DeviceState:
-        """Return the state, once the GRU states are computed."""
-        return msgspec.structs.replace(self.state, gru_state=computed(self.gru_state), r2=computed(self.r2))
 
 
 @dataclass(slots=True)

@@ -28,7 +28,8 @@ from streams.process import telemetry
 from streams.process.health import HEALTH
 from streams.process.retry import DATABASE_UNAVAILABLE
 from streams.process.service_loop import run_through_outages, service
-from streams.records import EpochDecision, FastExample
+from streams.records import FastExample
+from streams.release_records import EpochDecision
 from streams.releases import candidates
 from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.releases.release import read_release

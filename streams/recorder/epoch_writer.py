@@ -26,7 +26,8 @@ from streams.process.log_throttle import LogThrottle
 from streams.recorder import state_snapshots
 from streams.recorder.epoch_barrier import EpochBarrier
 from streams.recorder.metric_rows import drift_rows, point_rows, show
-from streams.recorder.rows import ROLE, Buffer, Recorded, Row, RowBuilder, outcome_row
+from streams.recorder.rows import ROLE, Buffer, Row, RowBuilder, outcome_row
+from streams.recorder.user_rows import forget, read_recorded, unrecorded
 from streams.records import (
     ClickUpload,
     DeadLetter,
@@ -41,7 +42,6 @@ from streams.records import (
     Uplink,
 )
 from streams.settings import Settings
-from streams.state.numbering import KEPT_KEYS
 from streams.state.row_codec import FencingEpochs
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 
@@ -53,12 +53,6 @@ CHANGELOGS = (DEVICE_STATE, CLOUD_STATE)
 MARKED = (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, *CHANGELOGS)
 _WHOLE = {topic.name for topic in (OUTCOMES, *CHANGELOGS)}  # written by whole epochs only
 DEAD_LETTER_PARTITION = TopicPartition(DEAD_LETTERS.name, 0)
-
-_OF_USERS = {  # tables by the topic that their rows come from; the changelogs have one
-    DEVICE_EVENTS.name: (schema.interactions, schema.idempotency_keys),
-    DEVICE_UPLINK.name: (schema.negative_memories, schema.click_uploads),
-    OUTCOMES.name: (schema.outcomes, schema.drifts),
-}
 
 _Taken = DeviceEvent | Uplink | OutcomeEvent | DeadLetter | state_snapshots.Changed | None
 _Recorded = _Taken | state_snapshots.Deleted
@@ -85,7 +79,7 @@ class EpochWriter:
         with engine.begin() as connection:
             epoch, self._without_rank, self._committed = self._progress(connection)
             self.prequential = PrequentialEvaluator.recorded(connection, settings, epoch)
-            recorded = _recorded(connection, self._run)
+            recorded = read_recorded(connection, self._run)
         partitions = [TopicPartition(topic.name, p) for topic in MARKED for p in range(topic.partitions(settings))]
         self.barrier = EpochBarrier(partitions, self._committed, epoch + 1)
         self._dead_letters = self._committed.get(DEAD_LETTER_PARTITION, 0)  # offset to read next
@@ -194,7 +188,7 @@ class EpochWriter:
             self._guard(connection)
             written = self._write(connection, buffer)
             clicks = clicks_of(connection, self._run, epoch)
-            outcomes = self._unrecorded(connection, buffer)
+            outcomes = unrecorded(connection, self._run, buffer.outcomes)
             if log_ended and not clicks and not outcomes:
                 epoch -= 1  # the log ended with its last epoch: there is no further one
             else:
@@ -224,34 +218,9 @@ class EpochWriter:
             for message in self._held.pop(partition, []):
                 self.add(message)
 
-    def _unrecorded(self, connection: Connection, buffer: Buffer) -> dict[tuple[str, int], Outcome]:
-        """Return the outcomes that are not in the tables yet."""
-        o = schema.outcomes.c
-        held = list(buffer.outcomes)
-        repeats: set[tuple[str, int]] = set()
-        for start in range(0, len(held), 500):
-            some = sa.tuple_(o.user, o.seq).in_(held[start : start + 500])
-            repeats |= {(u, s) for u, s in connection.execute(sa.select(o.user, o.seq).where(o.run == self._run, some))}
-        return {key: outcome for key, outcome in buffer.outcomes.items() if key not in repeats}
-
-    def _forget(self, connection: Connection, topic: str, user: str) -> None:
-        """Delete what the tables have of a user from a topic."""
-        tables = _OF_USERS.get(topic, (schema.user_snapshots,))
-        for table in tables:
-            this = (table.c.run == self._run) & (table.c.user == user)
-            if table is schema.user_snapshots:
-                this &= table.c.side == state_snapshots.SIDES[topic]
-            connection.execute(sa.delete(table).where(this))
-        if topic == DEVICE_EVENTS.name:
-            d = schema.dead_letters.c
-            connection.execute(sa.delete(schema.dead_letters).where(d.run == self._run, d.key == user.encode()))
-            p = schema.progress.c
-            now = sa.update(schema.progress).where(p.run == self._run, p.role == ROLE)
-            connection.execute(now.values(forgotten=self.barrier.epoch))
-
     def _write(self, connection: Connection, buffer: Buffer) -> dict[Table, int]:
         for topic, user in buffer.forgotten:
-            self._forget(connection, topic, user)
+            forget(connection, self._run, topic, user, self.barrier.epoch)
         plain: dict[Table, list[Row]] = {
             schema.interactions: buffer.interactions,
             schema.items: buffer.items,
@@ -322,13 +291,3 @@ class EpochWriter:
         connection.execute(sa.update(schema.progress).where(p.run == self._run, p.role == ROLE).values(role=ROLE))
         if self._offsets(connection) != self._committed:
             raise OvertakenError(f"another recorder of run {self._run} is running: stop one of them")
-
-
-def _recorded(connection: Connection, run: str) -> Recorded:
-    i, names, k = schema.interactions.c, schema.items.c, schema.idempotency_keys.c
-    last = sa.select(i.user, sa.func.max(i.seq)).where(i.run == run).group_by(i.user)
-    expected = {user: seq + 1 for user, seq in connection.execute(last)}
-    keys: dict[str, list[int]] = {}
-    for user, key in connection.execute(sa.select(k.user, k.key).where(k.run == run).order_by(k.user, k.seq)):
-        keys[user] = [*keys.get(user, []), key][-KEPT_KEYS:]
-    return Recorded(expected, set(connection.execute(sa.select(names.name).where(names.run == run)).scalars()), keys)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import PARTS, STANDALONE
 from streams.codec import RecordError
-from streams.records import EmbeddingRow, Manifest
+from streams.release_records import EmbeddingRow, Manifest
 from streams.releases import embedding_table
 from streams.releases.embedding_table import ItemRows
 from streams.releases.item_statistics import ItemStatisticsCache

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.data.catalogue import FIRST_ROW
 from streams.codec import RecordError
-from streams.records import EmbeddingRow
+from streams.release_records import EmbeddingRow
 
 _MAX_ROWS = 1 << 22  # a wrong index must not make a reader allocate without bound
 _MISSING = -1

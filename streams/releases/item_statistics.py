@@ -17,7 +17,7 @@ from models.data.event_kinds import CLICK_KINDS
 from models.data.item_statistics import BUCKETS, FEATURES, Buckets, Ints, ItemStatistics
 from streams.codec import RecordError, Tensor
 from streams.database.schema import interactions
-from streams.records import ItemCounts
+from streams.release_records import ItemCounts
 
 CHUNK = 50_000  # items per record
 KEPT = 8  # epochs whose statistics a reader keeps; lockstep needs two

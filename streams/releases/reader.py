@@ -27,7 +27,8 @@ from streams.kafka.message import Message
 from streams.kafka.partition_consumer import PartitionConsumer
 from streams.kafka.types import KafkaProducer, TopicPartition
 from streams.process import telemetry
-from streams.records import DeadLetter, EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
+from streams.records import DeadLetter
+from streams.release_records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.releases.cache import ReleaseCache
 from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Assembler, Release, ReleaseError, read_release, read_release_and_items

@@ -19,7 +19,8 @@ from streams.database import run_state
 from streams.database.engine import copy_new, insert_new
 from streams.database.schema import decisions, item_embeddings, proposals, release_parts, releases
 from streams.process.clock_and_signals import wall_ms
-from streams.records import EpochDecision, Manifest, Versions
+from streams.records import Versions
+from streams.release_records import EpochDecision, Manifest
 from streams.releases.release import ItemTable, checksum
 from streams.releases.retrain_schedule import left_over_retrain
 from streams.settings import Settings

@@ -18,7 +18,7 @@ from models.mc2sf.nets import STANDALONE, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import Reader
 from streams.database.schema import item_embeddings, release_parts, releases
-from streams.records import Manifest
+from streams.release_records import Manifest
 from streams.releases import embedding_table
 
 _HEAVY = ("encoder", "slow")

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from streams.codec import Reader
 from streams.database import schema
-from streams.records import Manifest
+from streams.release_records import Manifest
 
 _WALL = {"run", "asked_wall", "answered_wall", "recorded_wall"}
 _RELEASE = ("version", "parent", "kind", "versions", "epoch", "trained_until", "items", "embeddings", "parts")

@@ -20,7 +20,7 @@ from streams.coordinator.publisher import Publisher
 from streams.database import run_state, schema
 from streams.database.engine import upsert
 from streams.model_config import net_config
-from streams.records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
+from streams.release_records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.releases import candidates
 from streams.releases.cache import ReleaseCache
 from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate

@@ -31,14 +31,13 @@ from streams.records import (
     EpochBegin,
     EpochMarker,
     GatewayRequest,
-    ItemCounts,
     Kind,
-    Manifest,
     Outcome,
     OutcomeEvent,
     Versions,
     item_key,
 )
+from streams.release_records import ItemCounts, Manifest
 from streams.releases.release import Release
 from streams.settings import Settings
 from streams.state.device import DevicePartitionState
