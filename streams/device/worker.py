@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from streams.device.batch import ROLE, DeviceWork
+from streams.device.batch import DeviceWork
+from streams.device.batch_counts import ROLE
 from streams.device.index import DeviceIndex
 from streams.faust_runtime.app import PlatformApp, run_worker
 from streams.faust_runtime.worker import Worker
