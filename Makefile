@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # threads that wait for each other must not spin: the processes share the cores
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo docs format lint test check proofs everything bench-device chaos outages fuzz soak clean
+.PHONY: install demo docs format lint test check suite proofs bench-device chaos outages fuzz soak clean
 install: .venv/.complete
 
 # An incomplete environment has no .complete and is completed; if nothing changed, nothing is done.
@@ -48,17 +48,16 @@ lint: install
 test: install
 	$(PYTEST) -m "not process and not proof"
 
-# Everything that a change must pass.
-check: lint
-	$(PYTEST) -m "not proof"
+# Everything that a change must pass. With PROOFS=1, as in CI, tests and proofs are one session: the servers and the runs
+# that both need are made once.
+check: lint suite
+
+suite: install
+	$(PYTEST) $(if $(PROOFS),,-m "not proof")
 
 # Whole runs under kill -9, outages, damaged records and other faults, and on Apache Kafka and PostgreSQL.
 proofs: install
 	$(PYTEST) -m "proof"
-
-# Tests and proofs in one session: the servers and the runs that both need are made once. CI runs it, with `lint` beside it.
-everything: install
-	$(PYTEST)
 
 bench-device: .venv/.bench
 	$(BIN)/python -m benchmarks.device.compare $(ARGS)
