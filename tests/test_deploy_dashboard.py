@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from rich.console import Console
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -21,7 +23,7 @@ from starlette.testclient import TestClient
 from deploy.dashboard.app import Page
 from deploy.dashboard.live import Live
 from deploy.dashboard.scraper import Scraper
-from deploy.dashboard.serving import live_page
+from deploy.dashboard.serving import live_page, print_address
 from deploy.runs import Found
 from replay.json_file import write_json
 from replay.send.clock_file import ClockFile, Wanted
@@ -231,3 +233,11 @@ def test_a_browser_has_it_live_with_working_controls_by_keyboard_on_any_screen(
         told = [entry for entry in browser.get_log("browser") if "401" not in entry["message"]]
         assert told == []
     soon.until(lambda _: "last values" in text("connection"))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_token_of_the_address_is_printed_on_a_terminal_only(terminal: bool) -> None:
+    out = io.StringIO()
+    print_address(Console(file=out, force_terminal=terminal, width=40), "http://127.0.0.1:5/#token=secret")
+    assert ("secret" in out.getvalue()) is terminal
+    assert "http://127.0.0.1:5/" in out.getvalue()

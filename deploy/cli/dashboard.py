@@ -38,12 +38,12 @@ def dashboard(
     It shows flow, quality, releases and processes of a run that goes on, or has ended. The controls of replay and
     releases and the data of a user need a token. Ctrl-C ends it; the run is not touched.
     """
-    from deploy.dashboard.serving import admin_of, live_page
+    from deploy.dashboard.serving import admin_of, live_page, print_address
     from deploy.runs import find
 
     admits = admin_of(tokens) if tokens else None
     with live_page(find(run), host=host, port=port, targets=targets, admits=admits) as address:
-        console.print(f"live page: {address}", soft_wrap=True)
+        print_address(console, address)
         try:
             while True:
                 time.sleep(3600)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from rich.console import Console
 
 from deploy.dashboard.app import Page
 from deploy.dashboard.live import Live
@@ -75,3 +76,9 @@ def live_page(
         stop.set()
         server.should_exit = True
         thread.join(2 * _GRACE_S)
+
+
+def print_address(console: Console, address: str) -> None:
+    """Print the address of a live page; its token is printed on a terminal only, so that no log has it."""
+    shown = address if console.is_terminal else address.partition("#")[0]
+    console.print(f"live page: {shown}", soft_wrap=True)

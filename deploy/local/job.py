@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 from rich.console import Console
 
-from deploy.dashboard.serving import live_page
+from deploy.dashboard.serving import live_page, print_address
 from deploy.local.broker import await_broker
 from deploy.local.child_process import Child
 from deploy.local.pause_key import pause_on_space
@@ -107,7 +107,7 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
         display = ProgressDisplay(console, engine, settings, supervisor, job.plan)
         page = live_page(Found(settings, engine, job.out, job.plan.source))
         with page as address, pause_on_space(replayer), display, DatabaseChanges(engine) as changes:
-            console.print(f"live page: {address}", soft_wrap=True)
+            print_address(console, address)
             patient = retrying(settings.patience_s, meanwhile=supervisor.check)
             while not (patient(changes.changed) and patient(_over, engine, settings)):
                 interrupts.check()
