@@ -36,7 +36,7 @@ def test_runs_under_kill_come_out_as_if_nobody_had_disturbed_them(
     kafka_home: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     roles = ("broker", "device", "learner", "recorder", "coordinator", "retrain", "cloud", "replay")
-    kills = (Kill(role, 0.12 * number) for number, role in enumerate(roles))  # no broker when the run begins
+    kills = (Kill(role, 0.08 * number) for number, role in enumerate(roles))  # no broker when the run begins
     rows = list(chaos(kafka_home, [Schedule(1, 0, 1, 2, tuple(kills))], tmp_path, undisturbed))
     assert [row for row in rows if not good(row)] == []
     assert sum(len(row["kills"]) for row in rows) >= 5  # some may come when its process is between two lives
