@@ -139,6 +139,7 @@ def test_training_computes_where_the_weights_are() -> None:
     assert all(torch.equal(a, b) for a, b in zip(trained("meta"), trained("cpu"), strict=True))
 
 
+@pytest.mark.accelerator
 def test_a_retrain_on_an_accelerator_learns_as_much() -> None:
     if not torch.cuda.is_available():
         pytest.skip("NO ACCELERATOR: retrains on one are not tested")

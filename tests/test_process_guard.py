@@ -83,8 +83,10 @@ def test_whoever_uses_a_fixture_that_starts_processes_is_marked(request: pytest.
 def test_the_quick_tests_are_those_without_the_mark_and_the_check_is_all_but_the_proofs() -> None:
     makefile = (ROOT / "Makefile").read_text()
     selected = {
-        target: re.search(rf"^{target}:.*\n(?:\t.*\n)*?\t\$\(PYTEST\) -m [\"'](.*?)[\"']", makefile, re.MULTILINE)
-        for target in ("test", "check", "proofs")
+        target: re.search(rf"^{target}:.*\n(?:\t.*\n)*?\t\$\(PYTEST\) .*-m [\"'](.*?)[\"']", makefile, re.MULTILINE)
+        for target in ("test", "suite", "proofs")
     }
     found = {target: match[1] for target, match in selected.items() if match}
-    assert found == {"test": "not process and not proof", "check": "not proof", "proofs": "proof"}
+    assert found == {"test": "not process and not proof", "suite": "not proof", "proofs": "proof"}
+    assert "\ncheck: lint suite\n" in makefile
+    assert '$(if $(PROOFS),,-m "not proof")' in makefile, "CI runs the proofs, too"

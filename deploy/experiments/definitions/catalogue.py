@@ -55,10 +55,21 @@ _TABLE2 = (
     DIN_NEUMF_MODEL,
     MINGRU_MODEL,
 )
+
+
+def _table2(request: Request) -> list[Arm]:
+    """Return arms of all models; the stacked one has the heads that the stream's nets have."""
+    served = request.hyperparameters.with_product(("fast", "s2f"))
+    return [
+        replace(arm, hyperparameters=served) if arm.model is MC2SF_STACKED_MODEL else arm
+        for arm in arms_of(*_TABLE2)(request)
+    ]
+
+
 TABLE2 = Experiment(
     "table2",
     "Device side (Table 2)",
-    arms_of(*_TABLE2),
+    _table2,
     (
         *((MC2SF_STACKED_MODEL.name, model.name) for model in _TABLE2 if model is not MC2SF_STACKED_MODEL),
         *((MC2SF_MODEL.name, model.name) for model in _TABLE2 if model not in (MC2SF_MODEL, MC2SF_STACKED_MODEL)),

@@ -6,11 +6,9 @@ fast nets are trained on, and the weights on the validation clicks, which neithe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploy.experiments.data.candidate_lists import CandidateLists
 from deploy.experiments.data.protocol import Phase
@@ -28,23 +26,28 @@ from models.training.stacking import fit_weights
 BATCH = 128  # lists
 
 
-@dataclass
-class Stacked:
+class Stacked(nn.Module):
     """Scores queries by the weighted sum of all parts."""
 
-    s2f: MC2SF
-    fast: FastAlone
-    f2s: F2S
-    neighbours: ItemNeighbours
-    short: int  # clicks of the device
-    weights: Tensor  # [FEATURES]
+    neighbour_rows: Tensor
+    neighbour_weights: Tensor
+    stack: Tensor  # weights of the parts [FEATURES]
+
+    def __init__(self, s2f: MC2SF, fast: FastAlone, f2s: F2S, neighbours: ItemNeighbours, short: int) -> None:
+        """Start from fast alone; `short` is the number of clicks that a device keeps."""
+        super().__init__()
+        self.s2f, self.fast, self.f2s, self.short = s2f, fast, f2s, short
+        self.register_buffer("neighbour_rows", torch.from_numpy(neighbours.rows))
+        self.register_buffer("neighbour_weights", torch.from_numpy(neighbours.weights))
+        self.register_buffer("stack", initial_weights())
 
     def features(self, queries: Queries, items: Tensor) -> list[Tensor]:
         """Return the score of each part for `items` [V, C], in the order of FEATURES: [V, C] each."""
+        neighbours = ItemNeighbours(self.neighbour_rows.numpy(), self.neighbour_weights.numpy())
         clicks = queries.clicks[:, -self.short :].numpy()
         of_neighbours = np.stack(
             [
-                affinity(self.neighbours, some[some != ROW_PADDING], listed)
+                affinity(neighbours, some[some != ROW_PADDING], listed)
                 for some, listed in zip(clicks, items.numpy(), strict=True)
             ],
             1,
@@ -52,26 +55,24 @@ class Stacked:
         parts = [net(queries, items) for net in (self.s2f, self.fast, self.f2s)]
         return [*parts, *torch.from_numpy(of_neighbours)]
 
-    def __call__(self, queries: Queries, items: Tensor) -> Tensor:
+    def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Return scores [V, C] of `items` [V, C]."""
-        return weighted(self.weights, self.features(queries, items))
+        return weighted(self.stack, self.features(queries, items))
 
 
 def mc2sf_stacked(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> Stacked:
-    """MC2-SF as the stream serves it: the nets have an inner product in the heads of the device."""
-    params = hyperparameters.with_product(("fast", "s2f"))
+    """MC2-SF as the stream serves it, if the nets have an inner product in the heads of the device."""
     log = trainer.dataset.log
     clicks = trainer.dataset.clicks(*BOTH)
     net = Stacked(
-        fitted_mc2sf(trainer, params, seed, fresh=True),
-        fast_tuned(trainer, params, seed),
-        fitted_f2s(trainer, params, seed)[0],
+        fitted_mc2sf(trainer, hyperparameters, seed, fresh=True),
+        fast_tuned(trainer, hyperparameters, seed),
+        fitted_f2s(trainer, hyperparameters, seed)[0],
         fit_neighbours(log.keys[clicks], log.users[clicks], log.times[clicks], trainer.rows),
         trainer.protocol.short,
-        initial_weights(),
     )
-    net.weights = fit_weights(
-        _features(net, trainer, trainer.candidate_lists(Phase.VALIDATION)), net.weights, sampled_softmax
+    net.stack = fit_weights(
+        _features(net, trainer, trainer.candidate_lists(Phase.VALIDATION)), net.stack, sampled_softmax
     )
     return net
 
