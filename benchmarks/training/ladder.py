@@ -68,7 +68,7 @@ def row(source: str, clicks: int, found: Simulated) -> dict[str, Any]:
         "users": int(users.max()) + 1,
         "ndcg@10": {name: round(float(values.mean()), 4) for name, values in of.items()},
         "minus popularity": {
-            name: [round(value, 4) for value in (e.value, e.low, e.high)]
+            name: [round(value, 4) if np.isfinite(value) else None for value in (e.value, e.low, e.high)]
             for name, e in zip(names, estimates, strict=True)
         },
         "quarters below popularity": {
