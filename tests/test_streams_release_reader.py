@@ -66,7 +66,7 @@ def test_releases_arrive_complete_by_version(world: World) -> None:
     acting = world.coordinator()
     with reading(world) as reader:
         assert reader.newest() is None
-        decide(world, acting, 0, learner=learnt(nets))
+        decide(world, acting, 0, learner=learnt(some_nets(world.settings, 0, seed=3)[0]))
         assert reader.get(1, PATIENCE_S).manifest.kind == "learner"
         decide(world, acting, 1, retrain=retrained(nets, catalogue))
         release = reader.get(2, PATIENCE_S)
@@ -115,7 +115,7 @@ def test_a_damaged_release_is_served_from_the_tables_and_so_are_those_that_build
 ) -> None:
     nets, catalogue = some_nets(world.settings, 4, seed=3)
     acting = world.coordinator()
-    decide(world, acting, 0, learner=learnt(nets))
+    decide(world, acting, 0, learner=learnt(some_nets(world.settings, 0, seed=3)[0]))
     decide(world, acting, 1, retrain=retrained(nets, catalogue))
     wrong = b"torn"
     if topic is ITEM_EMBEDDINGS:
