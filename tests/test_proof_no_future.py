@@ -22,6 +22,8 @@ from tests.support.whole_run import PATIENCE_S
 
 pytestmark = [pytest.mark.proof, pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(1800)]  # whole runs
 UNITS, EPOCH, CHANGED = 900, 300, 5  # units of a log; events of an epoch; the first epoch that is changed
+USERS, QUITTERS, QUIT = 40, 8, 400  # users of a log; of those that leave it, the number and their last unit
+SIDES = ("device", "cloud")
 TWINS = ("heads", "tails")  # every second slate holds both, and a coin decides which is clicked
 
 
@@ -35,10 +37,10 @@ class Event:
 
 
 def events(seed: int) -> list[Event]:
-    """Slates of three: one is clicked by the user's taste, or of the twins by a coin."""
+    """Slates of three: one is clicked by the user's taste, or of the twins by a coin. The first users leave early."""
     chance, found = random.Random(seed), []
     for unit in range(UNITS):
-        user = chance.randrange(40)
+        user = chance.randrange(0 if unit < QUIT else QUITTERS, USERS)
         other = f"i{chance.randrange(60)}"
         slate = [*TWINS, other] if unit % 2 else [f"i{(user + 7 * n) % 60}" for n in range(2)] + [other]
         clicked = chance.choice(TWINS) if unit % 2 else slate[0]
@@ -49,10 +51,13 @@ def events(seed: int) -> list[Event]:
 
 
 def changed(log: list[Event], start: int) -> list[Event]:
-    """The log with everything different from event `start` on: other items, other clicks, other users."""
+    """The log with everything different from event `start` on: other items, other clicks, other users.
+
+    Users that left stay away: a database keeps the newest state of each user only, and theirs is from before.
+    """
     chance, rest = random.Random("changed"), []
     for event in log[start:]:
-        user, item = f"u{chance.randrange(50)}", f"i{chance.randrange(90)}"
+        user, item = f"u{chance.randrange(QUITTERS, 50)}", f"i{chance.randrange(90)}"
         rest.append(Event(user, item, event.time + chance.randrange(30), chance.choice(("click", "exposure")), 0))
     return log[:start] + rest
 
@@ -121,7 +126,8 @@ def test_changing_everything_after_a_moment_changes_nothing_before_it(honest: Do
         assert rows == other.until(CHANGED - 1)[name], name
     states = [done.states(CHANGED - 1) for done in (honest, other)]
     unchanged = states[0].keys() & states[1].keys()
-    assert unchanged
+    assert {side: sum(each == side for each, _ in unchanged) for side in SIDES} == dict.fromkeys(SIDES, QUITTERS)
+    assert states[0].keys() == states[1].keys()
     assert all(states[0][user] == states[1][user] for user in unchanged)
     assert honest.until(CHANGED)["outcomes"] != other.until(CHANGED)["outcomes"]  # the change is there
     moment = min(honest.end(CHANGED - 1), other.end(CHANGED - 1))

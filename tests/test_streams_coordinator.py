@@ -58,6 +58,7 @@ def test_the_stream_goes_on_for_a_fixed_number_of_epochs_before_training_is_appl
     world = World(world.settings.model_copy(update=delayed), world.engine)
     coordinator = world.coordinator()
     nets, catalogue = some_nets(world.settings, 5, seed=2)
+    before, _ = some_nets(world.settings, 0, seed=7)  # of no item, as release 0, which the learner starts from
     for epoch in range(8):
         world.record(epoch)
         world.act(coordinator)
@@ -66,7 +67,7 @@ def test_the_stream_goes_on_for_a_fixed_number_of_epochs_before_training_is_appl
             world.propose("retrain", 3, retrained(nets, catalogue))
             world.act(coordinator)
         assert len(world.decisions()) == epoch + 1
-        world.propose("learner", epoch, learnt(nets) if epoch == 1 else None)
+        world.propose("learner", epoch, learnt(before) if epoch == 1 else None)
     assert [(d.epoch, d.outcome) for d in world.decisions() if d.outcome != "unchanged"] == [
         (2, "learner"),
         (5, "retrain"),

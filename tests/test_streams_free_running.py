@@ -30,6 +30,8 @@ VARIANTS = {
     "sampled": FREE.model_copy(update={"exposures": "rated", "evaluate": 0.7}),
     "ranked": FREE.model_copy(update={"exposures": "rated", "evaluate": 0.0}),  # clicks on lists of the gateway
 }
+# with each, every release ranks something: a device that is behind may go from release 0 to 2
+SEEDS = {"tumbling": 8, "aged": 4, "carried": 3, "sampled": 7, "ranked": 6}
 ARRIVES = {0: 0, 2: 1, 3: 2}  # epoch in which each release arrives, somewhere
 
 
@@ -78,7 +80,7 @@ def engine(settings: Settings) -> Iterator[sa.Engine]:
 @pytest.mark.parametrize("crashes", [0.0, 0.2])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_offline_equals_online_to_the_last_digit(engine: sa.Engine, variant: str, crashes: float) -> None:
-    a_free_run(engine, VARIANTS[variant], len(variant), crashes)
+    a_free_run(engine, VARIANTS[variant], SEEDS[variant], crashes)
     result = rescore(engine, FREE.run)
     assert result.differences == []
     verified = verify(engine, VARIANTS[variant], sample=3)

@@ -21,6 +21,7 @@ DECISIVE = {
         "carry",
     ),
     *("history_long", "history_short", "dim", "symlog_priors", "stacked", "frozen", "retrain_every", "retrain_events"),
+    *("retrain_delay", "learner_delay", "retrain_device", "transitions_every"),
     *("retrain_passes", "retrain_threads", "learning_rate", "online_rate", "batch", "l2", "gate_margin"),
 }
 
