@@ -33,7 +33,11 @@ CASES: dict[str, tuple[str, bytes, str]] = {
         "line 3: line of more than",
     ),
     "another encoding": ("a.csv", (GOOD + "caf\xe9,i,4,click\n").encode("latin-1"), "line 3: not UTF-8"),
-    "UTF-16 without its mark": ("a.csv", GOOD.encode("utf-16-le"), "there is no user, item, timestamp, event"),
+    "UTF-16 without its mark": (
+        "a.csv",
+        GOOD.encode("utf-16-le"),
+        "is no text: an archive, a format of its own, or of another --encoding",
+    ),
     "empty": ("a.csv", b"", "is empty"),
     "only a header": ("a.csv", HEADER.encode(), "no row could be read"),
     "broken JSON": ("a.jsonl", b'{"user": 1,\n', "line 1: not JSON"),
@@ -185,10 +189,10 @@ def test_replay_stops_at_a_bad_row_or_skips_counts_and_lists_it(
         {"user": ["u"] * 3, "item": ["i"] * 3, "timestamp": [1_600_000_001, -1, 1_600_000_002], "event": ["click"] * 3}
     )
     pq.write_table(table, path)
-    stopped = installed("replay", f"log:{path}", **settings.environment())
+    stopped = installed("replay", f"log:{path}", "--speed", "max", **settings.environment())
     assert stopped.returncode == 2
     assert f"{path}, row 2: time is negative (-1)" in stopped.stderr
-    skipped = installed("replay", f"log:{path}", "--on-error", "skip", **settings.environment())
+    skipped = installed("replay", f"log:{path}", "--speed", "max", "--on-error", "skip", **settings.environment())
     assert skipped.returncode == 0
     assert "1 rows refused: 1 time is negative" in skipped.stdout
     assert f"{path}, row 2" in skipped.stdout
@@ -198,8 +202,8 @@ def test_replay_stops_at_a_bad_row_or_skips_counts_and_lists_it(
 def test_a_replay_that_may_not_go_on_says_why(settings: Settings, servers: Callable[[str], str]) -> None:
     settings = settings.model_copy(update={"brokers": servers("embedded"), "lockstep": False})
     topic_admin.create(settings)
-    first = installed("replay", "synthetic:users=3", **settings.environment())
+    first = installed("replay", "synthetic:users=3", "--speed", "max", **settings.environment())
     assert first.returncode == 0
-    other = installed("replay", "synthetic:users=4", **settings.environment())
+    other = installed("replay", "synthetic:users=4", "--speed", "max", **settings.environment())
     assert other.returncode == 2
     assert "belongs to another log or other options" in other.stderr

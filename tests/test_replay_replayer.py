@@ -138,9 +138,11 @@ def test_a_replayer_that_is_killed_goes_on_without_sending_anything_twice(on_kaf
         process = subprocess.Popen(
             [sys.executable, "-m", "deploy.cli", *arguments], env=environment, cwd=Path(__file__).parents[1]
         )
-        wait_for(lambda before=before: records() > before + 20, "a few records")
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        try:
+            wait_for(lambda before=before: records() > before + 20, "a few records")
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
         _garbage(on_kafka, "test-stranger")  # somebody else's record stands among ours
     consumer.close()
     result = send(on_kafka, plan)

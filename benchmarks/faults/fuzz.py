@@ -1,4 +1,4 @@
-"""Damaged records on every topic of a run: no worker stops, each record becomes a dead letter, the digest is the same.
+"""Damaged records on every topic that a run reads: no worker stops, each is a dead letter, the digest is the same.
 
 `make fuzz RECORDS=1000000`: the records of an undisturbed run are damaged (`mutants.py`) and sent to a second run on
 the same log, a portion after each epoch except the last few. Each damaged record must be in `dead_letters` with its
@@ -23,14 +23,14 @@ import sqlalchemy as sa
 from confluent_kafka import Producer, TopicPartition
 from rich.progress import Progress
 
-from benchmarks.faults.mutants import Keyed, mutants
+from benchmarks.faults.mutants import READ, Keyed, mutants
 from benchmarks.faults.whole_run import Run, kafka_home
 from benchmarks.servers.kafka import Cluster
 from deploy.runs import Found, find
 from streams.database.schema import dead_letters
 from streams.kafka import clients
 from streams.settings import Settings
-from streams.topics import TOPICS, Topic
+from streams.topics import Topic
 
 RESULT = Path(__file__).with_name("fuzz.json")
 _REAL = 500  # maximal number of records of a partition that are damaged
@@ -115,7 +115,7 @@ def fuzz(home: Path, records: int, seed: int, folder: Path) -> dict[str, Any]:
         if error := Run(folder / "calm", cluster, arguments=ARGUMENTS).wait(_PATIENCE_S):
             raise RuntimeError(f"the run that nobody disturbs fails: {error}")
         calm = find(str(folder / "calm")).settings
-        real = {topic: harvest(calm, topic) for topic in TOPICS}
+        real = {topic: harvest(calm, topic) for topic in READ}
         task = bar.add_task("records", total=records)
         run = Run(folder / "fuzzed", cluster, arguments=ARGUMENTS)
         try:

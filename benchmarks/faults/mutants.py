@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from streams.codec import SCHEMA, Reader, RecordError
+from streams.kafka.acl import ACCESS
 from streams.records import DeadLetter, DeviceEvent, ExampleEvent, OutcomeEvent, SlowPriors, Uplink
 from streams.release_records import EmbeddingRow, ReleaseEvent
 from streams.releases.cache import read_part_key
@@ -25,8 +26,12 @@ from streams.topics import (
     MODEL_RELEASES,
     MODEL_WEIGHTS,
     OUTCOMES,
+    TOPICS,
     Topic,
 )
+
+# The topics that the processes of a run of a log read: no gateway is one of them, so nobody reads `rankings`.
+READ = tuple(each for each in TOPICS if any(each in ACCESS[role].read for role in ACCESS if role != "gateway"))
 
 READERS: dict[Topic, Reader[Any]] = {
     DEVICE_EVENTS: Reader(DeviceEvent),

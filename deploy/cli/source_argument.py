@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from inspect import Parameter
-from typing import TYPE_CHECKING, Annotated, get_args
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from deploy.user_error import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from replay.sources.log_map import LogMap
     from replay.sources.source import Source
     from streams.plugins.plugin import Plugin
@@ -46,8 +49,15 @@ def with_source(arguments: list[Parameter], values: dict[str, object], option: s
         if value is None and each.default is Parameter.empty:
             also = ", as an argument or with --source" if each.name == "source" else ""
             raise UserError(f"name {each.name.upper()}{also}")
-    kinds = [get_args(each.annotation)[0] for each in arguments]
+    kinds = [_kind(each) for each in arguments]
     return {e.name: v if v is None else kind(v) for e, v, kind in zip(arguments, given, kinds, strict=True)}
+
+
+def _kind(argument: Parameter) -> Callable[[object], object]:
+    """Return the type of a value of `argument`, which its annotation may join with None."""
+    annotation = get_args(argument.annotation)[0]
+    (kind,) = {*get_args(annotation)} - {NoneType} or {annotation}
+    return cast("Callable[[object], object]", kind)
 
 
 def is_protocol(text: str) -> bool:
