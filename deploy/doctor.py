@@ -42,7 +42,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 @dataclass(frozen=True)
 class _Tables:
-    """What the tables say; `offsets` of the recorder are None if they can't be read."""
+    """Findings from the tables; `offsets` of the recorder are None if they can't be read."""
 
     findings: list[Finding]
     offsets: dict[tuple[str, int], int] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from models.data.views import View, view
 from streams.database import run_state, schema
 from streams.model_config import view_spec
 from streams.prequential.served import By, leader
-from streams.records import item_key
 from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Release, ReleaseError, read_release
 
@@ -44,16 +42,13 @@ def recommend(
     k: int,
     release: int | None = None,
     by: By | None = None,
-    *,
-    candidates: Sequence[str] | None = None,
-    read: Callable[[sa.Connection, str, int], Release] = read_release,
 ) -> Recommendation:
-    """Return the k best items of the catalogue for `user`, without those clicked before; or `candidates` in order.
+    """Return the k best items of the catalogue for `user`, without those clicked before.
 
     Before the first trained release the catalogue is the items seen so far.
 
-    `release` defaults to the newest one, `by` to the variant that is served; `read` reads a release. Raises UserError
-    if the user or the release is unknown, or the release is incomplete.
+    `release` defaults to the newest one, `by` to the variant that is served. Raises UserError if the user or the
+    release is unknown, or the release is incomplete.
     """
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
@@ -67,7 +62,7 @@ def recommend(
         if release is None:
             raise UserError(f"run {run} has no release yet")
         try:
-            whole = read(connection, run, release)
+            whole = read_release(connection, run, release)
         except ReleaseError as error:
             raise UserError(str(error)) from error
         scorer, catalogue = whole.scorer, whole.catalogue
@@ -83,8 +78,6 @@ def recommend(
         epoch = recorded[0] if recorded else -1
         counted = statistics_after(connection, run, epoch)
         keys = catalogue.keys if len(catalogue) else counted.keys  # before the first retrain: the items seen so far
-        if candidates is not None:
-            keys = np.array([item_key(name) for name in candidates], np.int64)
         rows, statistics = catalogue.rows(keys), counted.of(keys)
         r2 = _memory(connection, run, user, whole, seen)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
@@ -92,14 +85,12 @@ def recommend(
         near = whole.near(seen.clicks, keys)
         fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, statistics, slow.f2s, near)
         if by == "popularity":
-            clicked = dict(zip(counted.keys.tolist(), counted.clicks.tolist(), strict=True))
-            scores = np.array([clicked.get(key, 0) for key in keys.tolist()], np.float32)
+            scores = counted.clicks_of(keys).astype(np.float32)
         else:
             scores = getattr(slow if by in ("f2s", "din") else fast, by)
-        if candidates is None:
-            scores = np.where(np.isin(keys, clicks), -np.inf, scores)
+        scores = np.where(np.isin(keys, clicks), -np.inf, scores)
         best = [int(n) for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
-        names = _names(connection, run, keys[best].tolist()) if candidates is None else [candidates[n] for n in best]
+        names = _names(connection, run, keys[best].tolist())
     items = [Suggestion(name, float(scores[n])) for name, n in zip(names, best, strict=True)]
     return Recommendation(by, items, release, epoch)
 

@@ -90,8 +90,8 @@ class FakeProducer:
 class FakeTables:
     """The tables of a run in which little was recorded."""
 
-    def names(self, _keys: Any) -> dict[int, str]:
-        return {1: "a", 2: "b", 3: "c"}
+    def names(self, keys: Any) -> list[str]:
+        return [{1: "a", 2: "b", 3: "c"}.get(key, str(key)) for key in keys]
 
     def user(self, user: str) -> UserAnswer:
         return UserAnswer(user, 42, None, CloudAnswer(3, ["a"], [1]))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.options import RunArgument
+from deploy.cli.options import HostOption, RunArgument
 from deploy.console import terminal
 
 console = terminal()
@@ -16,7 +16,7 @@ console = terminal()
 
 def dashboard(
     run: RunArgument,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 0,
     targets: Annotated[
         Path | None,

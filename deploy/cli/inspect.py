@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -12,6 +12,7 @@ from deploy.cli.options import JsonOption, RunArgument
 from deploy.console import Table, print_json, terminal
 from deploy.user_error import UserError
 from replay.times import utc
+from streams.prequential.served import By
 
 VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", help="Version of a release, as `list` shows it.")]
 releases_app = group("The releases of a run.")
@@ -94,7 +95,7 @@ def recommend(
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
     release: Annotated[int | None, typer.Option(help="Version of a release.  [default: the newest]")] = None,
     by: Annotated[
-        Literal["popularity", "mc2sf", "fast", "f2s", "din"] | None,
+        By | None,
         typer.Option(help="Variant to rank by.  [default: the one that is served: the best in the run so far]"),
     ] = None,
     as_json: JsonOption = False,

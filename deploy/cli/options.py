@@ -35,6 +35,7 @@ RETRAINS = 10  # retrains per source, if --retrain-every is not given
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or its --out folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 UsersOption = Annotated[int | None, typer.Option(min=1, help="Number of users, chosen by a hash of their names.")]
 
 

@@ -1,4 +1,4 @@
-"""What the live page shows of a run, as pieces of HTML: from its tables, and from the metrics of its processes."""
+"""The content of the live page of a run, as pieces of HTML: from its tables, and from the metrics of its processes."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.groups import group
+from deploy.cli.options import HostOption
 from deploy.console import terminal
 from deploy.user_error import UserError
 
@@ -37,7 +38,7 @@ def token(
 @app.command()
 def serve(
     tokens: TokensOption,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
     epoch: Annotated[
         str | None,

@@ -6,7 +6,7 @@ again, says if they are the same to the last digit, and shows the weights on the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -52,7 +52,7 @@ class ReleaseExplanation(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """What a ranking was made from. The scores are computed again; `same`: they are those that were served."""
+    """The inputs of a ranking. The scores are computed again; `same`: they equal those that were served."""
 
     ranking: RankingAnswer
     same: bool
@@ -114,6 +114,5 @@ def explain(ranking: Ranking, release: Release, names: Names, clicked: Seqs, exp
 
 
 def _history(keys: Keys, names: Names, seqs: Seqs) -> list[HistoryEvent]:
-    listed: Iterable[int] = keys.tolist()
-    known = names(listed)
-    return [HistoryEvent(known.get(key, str(key)), seqs.get(key)) for key in listed]
+    listed: list[int] = keys.tolist()
+    return [HistoryEvent(name, seqs.get(key)) for name, key in zip(names(listed), listed, strict=True)]

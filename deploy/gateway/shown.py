@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from deploy.gateway.api.bodies import RankedItem, RankingAnswer
 from deploy.gateway.rankings import known_as
 from streams.records import Ranking
 
-Names = Callable[[Iterable[int]], Mapping[int, str]]  # names of items by key
+Names = Callable[[Sequence[int]], list[str]]  # of items, given by key
 
 
 def order(ranking: Ranking) -> list[int]:
@@ -24,9 +24,7 @@ def shown(ranking: Ranking, names: Names) -> list[str]:
     indices = order(ranking)
     if ranking.names:
         return [ranking.names[i] for i in indices]
-    keys = ranking.items.array()[indices].tolist()
-    known = names(keys)
-    return [known.get(key, str(key)) for key in keys]
+    return names(ranking.items.array()[indices].tolist())
 
 
 def answer(ranking: Ranking, names: Names) -> RankingAnswer:

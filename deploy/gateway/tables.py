@@ -1,10 +1,10 @@
-"""What the tables of a run say to a gateway: at most an epoch old."""
+"""The tables of a run as a gateway reads them: at most an epoch old."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -57,19 +57,12 @@ class Tables:
             self._served_until = now + _SERVED_S
         return self._served
 
-    def names(self, keys: Iterable[int]) -> Mapping[int, str]:
-        """Return the names of items by key, and perhaps those of others."""
+    def names(self, keys: Sequence[int]) -> list[str]:
+        """Return the names of items, given by key; of an item without a name its key."""
         if missing := set(keys).difference(self._names):
-            t = schema.items.c
-            query = sa.select(t.item, t.name).where(t.run == self._run, t.item.in_(missing))
             with self._engine.connect() as connection:
-                self._names |= {row.item: row.name for row in connection.execute(query)}
-        return self._names
-
-    def _named(self, keys: Iterable[int]) -> list[str]:
-        listed = list(keys)
-        known = self.names(listed)
-        return [known.get(key, str(key)) for key in listed]
+                self._names |= run_state.item_names(connection, self._run, sorted(missing))
+        return [self._names.get(key, str(key)) for key in keys]
 
     def user(self, user: str) -> UserAnswer:
         """Return a user's state as recorded last."""
@@ -89,17 +82,15 @@ class Tables:
     def _device(self, epoch: int, state: DeviceState) -> DeviceAnswer:
         return DeviceAnswer(
             epoch=epoch,
-            clicks=self._named(state.clicks),
-            exposures=self._named(state.exposures),
-            not_uploaded=self._named(state.uploads),
+            clicks=self.names(state.clicks),
+            exposures=self.names(state.exposures),
+            not_uploaded=self.names(state.uploads),
             window=state.window,
             open_exposures=state.open_count,
         )
 
     def _cloud(self, epoch: int, state: CloudState) -> CloudAnswer:
-        return CloudAnswer(
-            epoch, self._named(state.earlier_clicks + state.last_clicks), [r2.window for r2 in state.r2s]
-        )
+        return CloudAnswer(epoch, self.names(state.earlier_clicks + state.last_clicks), [r2.window for r2 in state.r2s])
 
     def last_events(self, user: str, before: int) -> tuple[dict[int, int], dict[int, int]]:
         """Return the numbers of a user's last click and last exposure on each item, of the events before `before`."""

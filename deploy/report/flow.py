@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Edge(NamedTuple):
-    """What passes from one process to another: an amount, and a line that explains it."""
+    """The traffic from one process to another: an amount, and a line that explains it."""
 
     amount: str
     what: str

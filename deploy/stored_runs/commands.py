@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import sqlalchemy as sa
 import typer
@@ -17,6 +17,12 @@ from deploy.stored_runs.stored_runs import StoredRun, chosen, delete, stored_run
 from deploy.user_error import UserError
 from replay.times import span, utc
 from streams.database import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deploy.runs import Found
+    from deploy.stored_runs.backup import Progress
 
 app = group("The runs that are kept: list, show, delete, prune, backup, restore.")
 console = terminal()
@@ -92,11 +98,7 @@ def backup_run(
     from deploy.stored_runs.backup import backup
 
     found = find(run)
-    with console.status("copying") as status:
-        try:
-            rows = backup(found, folder, lambda table, rows: status.update(f"copying {table}: {rows:,} rows"))
-        finally:
-            found.engine.dispose()
+    rows = _copied(found, lambda progress: backup(found, folder, progress))
     console.print(f"{rows:,} rows copied to {folder}")
 
 
@@ -111,13 +113,9 @@ def restore_run(
     from deploy.stored_runs.backup import restore
     from streams.settings import Settings
 
-    found = find(run)
     url = database or Settings().database.get_secret_value()
-    with console.status("copying") as status:
-        try:
-            rows = restore(found, url, lambda table, rows: status.update(f"copying {table}: {rows:,} rows"))
-        finally:
-            found.engine.dispose()
+    found = find(run)
+    rows = _copied(found, lambda progress: restore(found, url, progress))
     console.print(f"run {found.settings.run} restored: {rows:,} rows")
 
 
@@ -148,6 +146,15 @@ def export_device(
     found.engine.dispose()
     size = (folder / device_export.MODEL).stat().st_size
     console.print(f"release {version} written to {folder}: {size:,} bytes without the items")
+
+
+def _copied(found: Found, copy: Callable[[Progress], int]) -> int:
+    """Return the number of rows that `copy` has copied, and show its progress."""
+    with console.status("copying") as status:
+        try:
+            return copy(lambda table, rows: status.update(f"copying {table}: {rows:,} rows"))
+        finally:
+            found.engine.dispose()
 
 
 def _delete(runs: list[StoredRun], yes: bool) -> None:

@@ -71,15 +71,25 @@ class ItemStatistics:
 
     def of(self, keys: Ints) -> Buckets:
         """Return the buckets of items by key, in the next epoch: [n] -> [n, 3]."""
-        index = np.searchsorted(self.keys, keys)
-        index[index == len(self.keys)] = 0
-        known = self.keys[index] == keys if len(self.keys) else np.zeros(len(keys), bool)
+        if not len(self.keys):
+            none = np.zeros(len(keys), np.int64)
+            return buckets(none, none, none, self._totals)
+        known, index = self._find(keys)
+        counts = self.clicks[index], self.recent[index], self.epoch + 1 - self.first[index]
+        clicks, recent, age = (np.where(known, each, 0) for each in counts)
+        return buckets(clicks, recent, age, self._totals)
 
-        def column(values: Ints) -> Ints:  # 0 for items never seen
-            return np.where(known, values[index], 0) if len(values) else np.zeros(len(keys), np.int64)
+    def clicks_of(self, keys: Ints) -> Ints:
+        """Return the clicks of items by key: [n]."""
+        if not len(self.keys):
+            return np.zeros(len(keys), np.int64)
+        known, index = self._find(keys)
+        return np.where(known, self.clicks[index], 0)
 
-        age = np.where(known, self.epoch + 1 - column(self.first), 0)
-        return buckets(column(self.clicks), column(self.recent), age, self._totals)
+    def _find(self, keys: Ints) -> tuple[NDArray[np.bool_], Ints]:
+        """Return which items are known, and their indices; any index for others. Some item must be known."""
+        index = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return self.keys[index] == keys, index
 
     def as_events(self) -> tuple[Ints, Ints, Ints]:
         """Return events that lead to these statistics: key, epoch and clicks of each, [2 n]."""

@@ -60,7 +60,7 @@ class S2FWeights(NamedTuple):
 
 
 class FastQuery(NamedTuple):
-    """What the device's nets score: clicks and exposures rows of any length, candidates rows [n], priors [n, d].
+    """A request to the device's nets: clicks and exposures rows of any length, candidates rows [n], priors [n, d].
 
     `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen. `f2s` [n] are the cloud's
     scores, which stacked nets use; default: zeros. `near` are the rows of clicks and candidates among the item

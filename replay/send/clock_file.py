@@ -21,7 +21,7 @@ _NAME = "clock.json"
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a replay is wanted: paused or not, and at which speed. 0: as fast as possible; None: as it was started."""
+    """The wanted state of a replay: paused or not, and its speed. 0: as fast as possible; None: as it was started."""
 
     paused: bool = False
     speed: Annotated[float, Meta(ge=0, le=1e12)] | None = None

@@ -42,7 +42,6 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 ROLE = "coordinator"
 POLL_S = 0.02
-_LOOK_AFTER_S = 1.0  # without any change of the database: the lease is to be renewed
 _WAIT_FOR_LEASE_S = 0.5
 _REPORT_AFTER_S = 30.0
 
@@ -256,5 +255,5 @@ def _act(coordinator: Coordinator, changes: DatabaseChanges, stop: threading.Eve
         if not coordinator.step():
             if coordinator.is_finished():
                 return True
-            changes.wait(stop, POLL_S, _LOOK_AFTER_S)
+            changes.wait(stop, POLL_S)
     return False

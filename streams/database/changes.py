@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 _QUERIES = {"sqlite": "PRAGMA data_version", "postgresql": "SELECT pg_current_snapshot()::text"}
+LOOK_AFTER_S = 1.0  # without any change: a lease is to be renewed, and a health check wants a sign of life
 
 
 class DatabaseChanges:
@@ -43,7 +44,7 @@ class DatabaseChanges:
             raise
         return self._seen != before
 
-    def wait(self, stop: threading.Event, every_s: float, most_s: float) -> None:
+    def wait(self, stop: threading.Event, every_s: float, most_s: float = LOOK_AFTER_S) -> None:
         """Return after a commit, once `stop` is set, or after `most_s`; look every `every_s` seconds.
 
         A commit between the last call of `changed` or `wait` and this one ends the wait at once.

@@ -1,4 +1,4 @@
-"""How large the tables are, as cheaply as the database says it."""
+"""Sizes of the tables, as cheaply as the database gives them."""
 
 from __future__ import annotations
 

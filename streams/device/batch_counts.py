@@ -1,4 +1,4 @@
-"""What a batch of the device worker adds to the metrics."""
+"""Counts of a batch of the device worker, for the metrics."""
 
 from __future__ import annotations
 

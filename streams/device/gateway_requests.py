@@ -1,4 +1,4 @@
-"""What gateways ask of a device worker: rankings, and to forget users. Free-running runs only."""
+"""Requests of gateways to a device worker: rankings, and to forget users. Free-running runs only."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from models.data.item_statistics import ItemStatistics
 from models.data.views import view
 from streams.codec import RecordError, Tensor
 from streams.device.step import prepare_request
@@ -66,7 +65,10 @@ def ask(before: User, request: GatewayRequest, context: Context, release: Releas
         items=Tensor.of(keys, "<i8"),
         names=request.candidates,
         k=request.k,
-        scores={"fast": Tensor.of(fast, "<f4"), "popularity": Tensor.of(_clicks(keys, context.item_statistics), "<f4")},
+        scores={
+            "fast": Tensor.of(fast, "<f4"),
+            "popularity": Tensor.of(context.item_statistics.clicks_of(keys), "<f4"),
+        },
         clicks=Tensor.of(seen.clicks, "<i8"),
         exposures=Tensor.of(seen.exposures, "<i8"),
         history=Tensor.of(_NONE, "<i8"),
@@ -136,21 +138,12 @@ def complete(first: Ranking, variant: str, priors: SlowPriors, release: Release,
 
 def _from_catalogue(release: Release, clicks: Keys, context: Context, most: int) -> Keys:
     """Return items of the catalogue without the last clicks: nearest to these by item neighbours, then most clicked."""
-    keys, statistics = release.catalogue.keys, context.item_statistics
+    keys = release.catalogue.keys
     if not len(keys):
         return _NONE
-    clicked = _clicks(keys, statistics)
+    clicked = context.item_statistics.clicks_of(keys)
     near = np.zeros(len(keys))
     if release.nets.config.stacked:
         near = release.nets.fast.neighbours.affinity(*release.near(clicks, keys)).sum(0)
     order = np.lexsort((-clicked, -near))
     return keys[order[~np.isin(keys[order], clicks)][:most]]
-
-
-def _clicks(keys: Keys, statistics: ItemStatistics) -> Keys:
-    """Return the clicks of items by key, as far as counted."""
-    if not len(statistics.keys):
-        return np.zeros(len(keys), np.int64)
-    index = np.minimum(np.searchsorted(statistics.keys, keys), len(statistics.keys) - 1)
-    found: Keys = np.where(statistics.keys[index] == keys, statistics.clicks[index], 0)
-    return found

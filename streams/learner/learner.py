@@ -39,7 +39,6 @@ from streams.topics import FAST_EXAMPLES
 
 log = logging.getLogger(__name__)
 POLL_S = 0.01
-_LOOK_AFTER_S = 1.0
 _KEEP_EPOCHS = 3  # the bytes of their candidates are kept
 
 
@@ -183,4 +182,4 @@ def _learn(learner: Learner, consumer: ExampleConsumer, changes: DatabaseChanges
             learner.train()
         else:
             HEALTH.set_lag(0)  # waiting for the coordinator is not being stuck
-            changes.wait(stop, POLL_S, _LOOK_AFTER_S)
+            changes.wait(stop, POLL_S)

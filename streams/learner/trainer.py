@@ -36,7 +36,7 @@ ENOUGH = 50  # examples: fewer are kept, to be learnt with those of the next epo
 
 
 class _State(msgspec.Struct, array_like=True):
-    """What a trainer continues from after a crash."""
+    """The state that a trainer continues from after a crash."""
 
     learner: bytes
     evidence: PairedEvidence

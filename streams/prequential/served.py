@@ -1,8 +1,8 @@
 """The variant `served`: in each epoch the variant whose mean NDCG@10 over all earlier epochs is the highest.
 
 This is follow-the-leader: it changes only where the leader changes, and there the sums of both are equal, so over a run
-it gains what the best variant gains, less what the changes cost. The means are exact, so every process finds the same
-leader. `river` can't be served: its model exists in the recorder alone.
+it gains as much as the best variant, minus the cost of the changes. The means are exact, so every process finds the
+same leader. `river` can't be served: its model exists in the recorder alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tables already have of users when the recorder writes: read at the start, skipped if repeated, forgotten."""
+"""Rows of users that the tables already have: read at the start, skipped if repeated, deleted on request."""
 
 from __future__ import annotations
 

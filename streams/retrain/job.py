@@ -39,7 +39,6 @@ from streams.settings import Settings, SettingsError
 log = logging.getLogger(__name__)
 ROLE = "retrain"
 POLL_S = 0.02
-_LOOK_AFTER_S = 1.0
 
 
 class Retrain:
@@ -219,7 +218,7 @@ def run(
             if once or (epoch is None and processes.from_first(retrain.is_finished)):
                 return
             if epoch is None and processes.rank == 0:  # the others wait for rank 0
-                changes.wait(stop, POLL_S, _LOOK_AFTER_S)
+                changes.wait(stop, POLL_S)
 
     if processes.world > 1:
         work()

@@ -18,7 +18,7 @@ from deploy.experiments.training.trainer import Trainer
 from models.data.catalogue import ROW_PADDING
 from models.data.item_neighbours import ItemNeighbours, fit_neighbours
 from models.data.queries import Queries
-from models.mc2sf.stacking import affinity, initial_weights, weighted
+from models.mc2sf.stacking import Neighbours, initial_weights, weighted
 from models.mc2sf.variants import F2S, MC2SF, FastAlone
 from models.training.losses import sampled_softmax
 from models.training.stacking import fit_weights
@@ -29,31 +29,20 @@ BATCH = 128  # lists
 class Stacked(nn.Module):
     """Scores queries by the weighted sum of all parts."""
 
-    neighbour_rows: Tensor
-    neighbour_weights: Tensor
     stack: Tensor  # weights of the parts [FEATURES]
 
     def __init__(self, s2f: MC2SF, fast: FastAlone, f2s: F2S, neighbours: ItemNeighbours, short: int) -> None:
         """Start from fast alone; `short` is the number of clicks that a device keeps."""
         super().__init__()
         self.s2f, self.fast, self.f2s, self.short = s2f, fast, f2s, short
-        self.register_buffer("neighbour_rows", torch.from_numpy(neighbours.rows))
-        self.register_buffer("neighbour_weights", torch.from_numpy(neighbours.weights))
+        self.neighbours = Neighbours(len(neighbours.rows))
+        self.neighbours.replace(neighbours)
         self.register_buffer("stack", initial_weights())
 
     def features(self, queries: Queries, items: Tensor) -> list[Tensor]:
         """Return the score of each part for `items` [V, C], in the order of FEATURES: [V, C] each."""
-        neighbours = ItemNeighbours(self.neighbour_rows.numpy(), self.neighbour_weights.numpy())
-        clicks = queries.clicks[:, -self.short :].numpy()
-        of_neighbours = np.stack(
-            [
-                affinity(neighbours, some[some != ROW_PADDING], listed)
-                for some, listed in zip(clicks, items.numpy(), strict=True)
-            ],
-            1,
-        )
         parts = [net(queries, items) for net in (self.s2f, self.fast, self.f2s)]
-        return [*parts, *torch.from_numpy(of_neighbours)]
+        return [*parts, *self.neighbours.affinities(queries.clicks[:, -self.short :], items)]
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Return scores [V, C] of `items` [V, C]."""

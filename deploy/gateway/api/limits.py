@@ -1,4 +1,4 @@
-"""How often the owner of a token may ask: a token bucket for each, in the memory of one gateway."""
+"""Rate limits: a token bucket for each owner of a token, in the memory of one gateway."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Feedback(msgspec.Struct, frozen=True):
 
 
 class FeedbackAnswer(msgspec.Struct, frozen=True, rename="camel"):
-    """How many events were processed."""
+    """The number of events that were processed."""
 
     accepted: int
     status: str
