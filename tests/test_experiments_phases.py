@@ -15,7 +15,6 @@ from deploy.experiments.data.candidate_lists import Score
 from deploy.experiments.data.protocol import Phase, Protocol
 from deploy.experiments.definitions.catalogue import EXPERIMENTS
 from deploy.experiments.definitions.experiment import Request
-from deploy.experiments.training import composite_models
 from deploy.experiments.training.models import Model
 from deploy.experiments.training.trainer import Trainer, popularity
 from models.data.catalogue import FIRST_ROW
@@ -39,7 +38,7 @@ def changed(one: Trainer, folder: Path, *some: Phase) -> Trainer:
     keys = one.dataset.log.keys.copy()
     places = one.dataset.clicks(*some)
     keys[places] = FIRST_ROW + (keys[places] - FIRST_ROW + 7) % len(one.dataset.items)
-    return Trainer(replace(one.dataset, log=replace(one.dataset.log, keys=keys)), one.protocol, folder / "fits")
+    return type(one)(replace(one.dataset, log=replace(one.dataset.log, keys=keys)), one.protocol, folder / "fits")
 
 
 def weights(net: Score) -> dict[str, Any]:
@@ -48,14 +47,17 @@ def weights(net: Score) -> dict[str, Any]:
     return {name: weight.numpy().tobytes() for name, weight in net.state_dict().items() if name != chosen}
 
 
+class Indifferent(Trainer):
+    """A trainer that finds all nets equal on validation clicks: nothing is chosen by them."""
+
+    def ranks(self, score: Score, phase: Phase = Phase.TEST, **more: Any) -> Any:
+        ranks = super().ranks(score, phase, **more)
+        return np.ones_like(ranks) if phase is Phase.VALIDATION else ranks
+
+
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_no_weight_depends_on_validation_or_test_clicks(
-    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        composite_models, "HINT_WEIGHTS", (0.3,)
-    )  # else chosen on validation clicks, as the number of epochs is
-    one = trainer(tmp_path)
+def test_no_weight_depends_on_validation_or_test_clicks(tmp_path: Path, model: Model) -> None:
+    one = trainer(tmp_path, kind=Indifferent)
     fitted = weights(model.fit(one, ONE_EPOCH, 1))
     other = changed(one, tmp_path / "other", Phase.VALIDATION, Phase.TEST)
     assert weights(model.fit(other, ONE_EPOCH, 1)) == fitted

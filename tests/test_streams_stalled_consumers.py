@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,8 @@ from streams.codec import encode
 from streams.coordinator import coordinator
 from streams.database import run_state, schema
 from streams.database.engine import connect
-from streams.kafka import clients, stall_detector, topic_admin
+from streams.kafka import clients, topic_admin
+from streams.kafka.partition_consumer import PartitionConsumer
 from streams.learner import learner
 from streams.recorder import recorder
 from streams.records import EndOfLog, EpochEnd
@@ -45,20 +47,22 @@ class Stalled:
         return []
 
 
+class Consumers:
+    """Opens consumers and counts them by role: the first of each is stalled, and that is detected soon."""
+
+    def __init__(self) -> None:
+        self.opened = Counter[str]()
+
+    def __call__(self, settings: Settings, role: str, start: Any, **options: Any) -> PartitionConsumer:
+        made: Any = clients.consumer(settings, role)
+        self.opened[role] += 1
+        made = Stalled(made) if self.opened[role] == 1 else made
+        return PartitionConsumer(settings, role, start, **options, consumer=made, silent_s=0.5)
+
+
 @pytest.fixture
-def consumers(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
-    """The consumers made, by role: the first of each is stalled, and that is detected soon."""
-    made: dict[str, list[Any]] = {}
-    make = clients.consumer
-
-    def consumer(settings: Settings, role: str, **extra: Any) -> Any:
-        found = make(settings, role, **extra)
-        made.setdefault(role, []).append(found)
-        return Stalled(found) if len(made[role]) == 1 else found
-
-    monkeypatch.setattr(clients, "consumer", consumer)
-    monkeypatch.setattr(stall_detector, "SILENT_S", 0.5)
-    return made
+def consumers() -> Consumers:
+    return Consumers()
 
 
 @pytest.fixture
@@ -69,10 +73,10 @@ def on_kafka(broker_settings: Settings) -> Settings:
 
 
 @contextmanager
-def running(part: Any, settings: Settings) -> Iterator[None]:
+def running(part: Any, settings: Settings, *more: Consumers) -> Iterator[None]:
     """A processor in a thread, with an engine of its own."""
     stop, engine = threading.Event(), connect(settings.database.get_secret_value())
-    thread = threading.Thread(target=part.run, args=(settings, engine, stop))
+    thread = threading.Thread(target=part.run, args=(settings, engine, stop, *more))
     thread.start()
     try:
         yield
@@ -87,18 +91,18 @@ def producer(settings: Settings) -> Producer:
     return clients.producer(settings, "test")
 
 
-def test_the_barrier_and_the_release_reader_replace_it(on_kafka: Settings, consumers: dict[str, list[Any]]) -> None:
-    reader = ReleaseReader(on_kafka, "device", patience_s=0.1)
+def test_the_barrier_and_the_release_reader_replace_it(on_kafka: Settings, consumers: Consumers) -> None:
+    reader = ReleaseReader(on_kafka, "device", patience_s=0.1, open_consumer=consumers)
     reader.start()
-    with running(coordinator, on_kafka), lockstep(on_kafka) as decide:
+    with running(coordinator, on_kafka), lockstep(on_kafka, open_consumer=consumers) as decide:
         assert decide(BEFORE_FIRST) == 0
         assert reader.get(0, 30).manifest.version == 0
-        wait_for(lambda: len(consumers["device-releases"]) > 1, "another consumer of releases")
+        wait_for(lambda: consumers.opened["device-releases"] > 1, "another consumer of releases")
     reader.close()
-    assert len(consumers["replay-barrier"]) > 1
+    assert consumers.opened["replay-barrier"] > 1
 
 
-def test_the_learner_replaces_it(on_kafka: Settings, consumers: dict[str, list[Any]]) -> None:
+def test_the_learner_replaces_it(on_kafka: Settings, consumers: Consumers) -> None:
     sender, engine = producer(on_kafka), connect(on_kafka.database.get_secret_value())
     for partition in range(2):
         sender.produce(FAST_EXAMPLES.full(on_kafka), encode(EpochEnd(0, 0)), partition=partition)
@@ -109,13 +113,13 @@ def test_the_learner_replaces_it(on_kafka: Settings, consumers: dict[str, list[A
         with engine.connect() as connection:
             return bool(candidates.read(connection, on_kafka.run, schema.proposals.c.epoch == 0))
 
-    with running(coordinator, on_kafka), running(learner, on_kafka):
+    with running(coordinator, on_kafka), running(learner, on_kafka, consumers):
         wait_for(proposed, "what the learner proposes at the end of epoch 0")
-    assert len(consumers["learner"]) > 1
+    assert consumers.opened["learner"] > 1
     engine.dispose()
 
 
-def test_the_recorder_replaces_it(on_kafka: Settings, consumers: dict[str, list[Any]]) -> None:
+def test_the_recorder_replaces_it(on_kafka: Settings, consumers: Consumers) -> None:
     sender, engine = producer(on_kafka), connect(on_kafka.database.get_secret_value())
     for (topic, partition), records in a_run(on_kafka, epochs=1).logs.items():
         for key, value in records:
@@ -126,7 +130,7 @@ def test_the_recorder_replaces_it(on_kafka: Settings, consumers: dict[str, list[
         with engine.connect() as connection:
             return run_state.recorded(connection, on_kafka.run) == (0, True)
 
-    with running(recorder, on_kafka):
+    with running(recorder, on_kafka, consumers):
         wait_for(recorded, "the recorder to have the whole run")
-    assert len(consumers["recorder"]) > 1
+    assert consumers.opened["recorder"] > 1
     engine.dispose()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from streams.codec import Reader, RecordError
-from streams.kafka.partition_consumer import PartitionConsumer
+from streams.kafka.partition_consumer import OpenConsumer, PartitionConsumer
 from streams.kafka.stall_detector import StalledError
 from streams.kafka.types import TopicPartition
 from streams.process.log_throttle import LogThrottle
@@ -20,6 +20,7 @@ log.addFilter(LogThrottle())
 
 Decide = Callable[[int], int | None]  # last finished epoch, -1 before the first -> release of the next epoch
 BEFORE_FIRST = -1
+_ROLE = "replay-barrier"
 _TAKE = 1000
 _WAIT_S = 0.2
 
@@ -28,17 +29,16 @@ def free(_epoch: int) -> None:
     """Return None, for a free-running replay: each processor uses the newest release that it has."""
 
 
-def _consumer(settings: Settings) -> PartitionConsumer:
-    return PartitionConsumer(settings, "replay-barrier", {TopicPartition(MODEL_RELEASES.name, 0): 0})
-
-
 @contextmanager
-def lockstep(settings: Settings, idle: Callable[[], object] = lambda: None) -> Iterator[Decide]:
+def lockstep(
+    settings: Settings, idle: Callable[[], object] = lambda: None, open_consumer: OpenConsumer = PartitionConsumer
+) -> Iterator[Decide]:
     """Open a `Decide` that reads model-releases: release 0 before the first epoch, then the decision of each epoch.
 
     It waits without a limit; `idle` is called a few times per second while it waits.
     """
-    consumer = _consumer(settings)
+    start = {TopicPartition(MODEL_RELEASES.name, 0): 0}
+    consumer = open_consumer(settings, _ROLE, start)
     reader: Reader[Manifest | EpochDecision | ItemCounts] = Reader(ReleaseEvent)
     decided: dict[int, int] = {}
 
@@ -50,7 +50,7 @@ def lockstep(settings: Settings, idle: Callable[[], object] = lambda: None) -> I
             except StalledError as error:
                 log.warning("%s; reading again with a new consumer", error)
                 consumer.close()
-                consumer = _consumer(settings)
+                consumer = open_consumer(settings, _ROLE, start)
                 continue
             idle()
             for message in messages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import cast
 
@@ -12,7 +12,7 @@ from confluent_kafka import TopicPartition as Assignment
 
 from streams.kafka import clients
 from streams.kafka.message import Message
-from streams.kafka.stall_detector import StallDetector
+from streams.kafka.stall_detector import SILENT_S, StallDetector
 from streams.kafka.types import KafkaConsumer, OffsetPartition, TopicPartition
 from streams.settings import Settings
 
@@ -25,7 +25,8 @@ class PartitionConsumer:
     """Reads the partitions of `start` from their offsets and commits nothing: the caller keeps the offsets.
 
     `queue_kb` bounds what librdkafka fetches ahead. With `strict` an error that the consumer reports is raised as
-    KafkaException, else it is logged and reading goes on. Without a `consumer` this makes one.
+    KafkaException, else it is logged and reading goes on. Without a `consumer` this makes one. For `silent_s` see
+    StallDetector.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class PartitionConsumer:
         strict: bool = False,
         queue_kb: int = QUEUE_KB,
         consumer: KafkaConsumer | None = None,
+        silent_s: float = SILENT_S,
     ) -> None:
         self._prefix, self._role, self._strict = f"{settings.run}-", role, strict
         options = {"queued.max.messages.kbytes": queue_kb}
@@ -44,7 +46,7 @@ class PartitionConsumer:
         self._next = dict(start)
         assigned = [self._assignment(partition, offset or OFFSET_BEGINNING) for partition, offset in start.items()]
         self._consumer.assign(assigned)
-        self._stall_detector = StallDetector(self._consumer, assigned)
+        self._stall_detector = StallDetector(self._consumer, assigned, silent_s=silent_s)
         self._paused: AbstractSet[TopicPartition] = frozenset()
 
     def read(self, most: int, wait_s: float) -> list[Message]:
@@ -97,3 +99,6 @@ class PartitionConsumer:
 
     def _assignment(self, partition: TopicPartition, *offset: int) -> OffsetPartition:
         return cast(OffsetPartition, Assignment(*self._full(partition), *offset))
+
+
+OpenConsumer = Callable[..., PartitionConsumer]  # as PartitionConsumer itself

@@ -32,8 +32,9 @@ class StallDetector:
         consumer: KafkaConsumer,
         assigned: Iterable[OffsetPartition],
         clock: Callable[[], float] = time.monotonic,
+        silent_s: float = SILENT_S,
     ) -> None:
-        self._consumer, self._clock = consumer, clock
+        self._consumer, self._clock, self._silent_s = consumer, clock, silent_s
         self._next = {TopicPartition(each.topic, each.partition): max(each.offset, 0) for each in assigned}
         self._before: dict[TopicPartition, tuple[int, int]] = {}  # next offset and end of the partition, as last asked
         self._asked = self._checked = clock()
@@ -45,13 +46,13 @@ class StallDetector:
     def check(self, paused: Collection[TopicPartition] = ()) -> None:
         """Call this before each poll; `paused` partitions are not expected to deliver.
 
-        Raises StalledError if during `SILENT_S` of polling a partition had a record and did not deliver it.
+        Raises StalledError if during `silent_s` of polling a partition had a record and did not deliver it.
         """
         now = self._clock()
         if now - self._checked > _GAP_S:
             self._before, self._asked = {}, now
         self._checked = now
-        if now - self._asked < SILENT_S:
+        if now - self._asked < self._silent_s:
             return
         before, self._before = self._before, {}
         for partition in sorted(self._next.keys() - set(paused)):
@@ -65,7 +66,7 @@ class StallDetector:
             if at == then < end:
                 raise StalledError(
                     f"{partition.topic}/{partition.partition}: {high - at} records wait and none came "
-                    f"for {SILENT_S:.0f} s"
+                    f"for {self._silent_s:g} s"
                 )
             self._before[partition] = at, high
         self._asked = self._checked = self._clock()

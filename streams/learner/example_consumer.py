@@ -7,7 +7,7 @@ import logging
 from streams.codec import Reader, RecordError
 from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
-from streams.kafka.partition_consumer import PartitionConsumer
+from streams.kafka.partition_consumer import OpenConsumer, PartitionConsumer
 from streams.kafka.types import TopicPartition
 from streams.learner import examples
 from streams.learner.example_buffer import ExampleBuffer
@@ -26,11 +26,13 @@ _QUEUE_KB = 16_384
 class ExampleConsumer:
     """Feeds `buffer` from Kafka, from the offsets at which the buffer resumes."""
 
-    def __init__(self, settings: Settings, buffer: ExampleBuffer) -> None:
+    def __init__(
+        self, settings: Settings, buffer: ExampleBuffer, open_consumer: OpenConsumer = PartitionConsumer
+    ) -> None:
         self._settings, self._buffer = settings, buffer
         self._partitions = [TopicPartition(FAST_EXAMPLES.name, p) for p in range(FAST_EXAMPLES.partitions(settings))]
         start = {self._partitions[p]: offset for p, offset in buffer.offsets().items()}
-        self._consumer = PartitionConsumer(settings, ROLE, start, queue_kb=_QUEUE_KB)
+        self._consumer = open_consumer(settings, ROLE, start, queue_kb=_QUEUE_KB)
         self._paused: set[TopicPartition] = set()
         self._producer = clients.producer(settings, ROLE)
         self._dead_letters = DeadLetterBox(settings, self._producer)

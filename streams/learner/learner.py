@@ -19,6 +19,7 @@ from models.evaluation.sequential_test import PairedEvidence
 from streams.database import run_state, schema
 from streams.database.changes import DatabaseChanges
 from streams.database.interaction_log import Interactions
+from streams.kafka.partition_consumer import OpenConsumer, PartitionConsumer
 from streams.kafka.stall_detector import StalledError
 from streams.learner import examples
 from streams.learner.example_buffer import ExampleBuffer
@@ -155,12 +156,15 @@ def main(settings: Settings) -> None:
         run(settings, engine, stop)
 
 
-def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+def run(
+    settings: Settings, engine: Engine, stop: threading.Event, open_consumer: OpenConsumer = PartitionConsumer
+) -> None:
     """Learn until the log ends or `stop` is set; after an outage of the database start again from what it holds."""
 
     def learn() -> None:
         learner = Learner(settings, engine)
-        with closing(ExampleConsumer(settings, learner.buffer)) as consumer, DatabaseChanges(engine) as changes:
+        consumer = ExampleConsumer(settings, learner.buffer, open_consumer)
+        with closing(consumer), DatabaseChanges(engine) as changes:
             HEALTH.needs("tables")
             _learn(learner, consumer, changes, stop)
 

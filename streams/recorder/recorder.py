@@ -14,7 +14,7 @@ from contextlib import closing
 from confluent_kafka import KafkaException
 from sqlalchemy import Engine
 
-from streams.kafka.partition_consumer import PartitionConsumer
+from streams.kafka.partition_consumer import OpenConsumer, PartitionConsumer
 from streams.kafka.stall_detector import StalledError
 from streams.kafka.types import TopicPartition
 from streams.process import telemetry
@@ -36,9 +36,11 @@ _OUTAGES = (*DATABASE_UNAVAILABLE, KafkaException, StalledError)
 class Recorder:
     """Passes records from Kafka to an epoch writer."""
 
-    def __init__(self, settings: Settings, writer: EpochWriter) -> None:
+    def __init__(
+        self, settings: Settings, writer: EpochWriter, open_consumer: OpenConsumer = PartitionConsumer
+    ) -> None:
         self._writer = writer
-        self._consumer = PartitionConsumer(settings, ROLE, writer.positions())
+        self._consumer = open_consumer(settings, ROLE, writer.positions())
         self._paused: set[TopicPartition] = set()
         self._reported, self._measured = 0.0, -math.inf
 
@@ -88,11 +90,13 @@ def main(settings: Settings) -> None:
         run(settings, engine, stop)
 
 
-def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+def run(
+    settings: Settings, engine: Engine, stop: threading.Event, open_consumer: OpenConsumer = PartitionConsumer
+) -> None:
     """Record until `stop` is set; after an outage of database or broker start again from what the tables hold."""
 
     def record() -> None:
-        with closing(Recorder(settings, EpochWriter(settings, engine, wall_ms))) as recorder:
+        with closing(Recorder(settings, EpochWriter(settings, engine, wall_ms), open_consumer)) as recorder:
             HEALTH.needs("tables")
             while not stop.is_set():
                 recorder.turn()

@@ -24,7 +24,7 @@ from streams.database.engine import connect
 from streams.kafka import clients
 from streams.kafka.dead_letters import DeadLetterBox
 from streams.kafka.message import Message
-from streams.kafka.partition_consumer import PartitionConsumer
+from streams.kafka.partition_consumer import OpenConsumer, PartitionConsumer
 from streams.kafka.types import KafkaProducer, TopicPartition
 from streams.process import telemetry
 from streams.records import DeadLetter
@@ -48,8 +48,17 @@ T = TypeVar("T")
 class ReleaseReader:
     """Gives complete releases by version and item statistics by epoch. Safe to call from any thread."""
 
-    def __init__(self, settings: Settings, role: str, *, keep: int = 6, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        role: str,
+        *,
+        keep: int = 6,
+        patience_s: float = _PATIENCE_S,
+        open_consumer: OpenConsumer = PartitionConsumer,
+    ) -> None:
         self._settings, self._role, self._patience_s = settings, role, patience_s
+        self._open_consumer = open_consumer
         self._cache = ReleaseCache(settings.dim, keep)
         self._changed = threading.Condition()
         self._wanted_releases: dict[int, int] = {}  # version -> callers waiting
@@ -126,7 +135,7 @@ class ReleaseReader:
 
     def _read(self) -> None:
         start = {TopicPartition(topic.name, 0): 0 for topic in (ITEM_EMBEDDINGS, MODEL_WEIGHTS, MODEL_RELEASES)}
-        with closing(PartitionConsumer(self._settings, f"{self._role}-releases", start)) as consumer:
+        with closing(self._open_consumer(self._settings, f"{self._role}-releases", start)) as consumer:
             while not self._stop.is_set():
                 for message in consumer.read(_TAKE, _POLL_S):
                     self._take(message)
