@@ -23,7 +23,7 @@ from deploy.report.terminal import show
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
-from tests.support.browser import CLIPPED, screen
+from tests.support.browser import CLIPPED, axe_violations, screen
 from tests.support.report import EPOCHS, MONTH, RUN, START, VARIANTS, fill, quality, summary
 
 QUALITIES = ["all-hr_10", "all-ndcg_10", "collaborative-hr_10", "collaborative-ndcg_10"]
@@ -132,6 +132,7 @@ def test_no_label_is_clipped_and_the_page_fits_the_screen(page: Path, browser: w
         assert browser.execute_script("return document.documentElement.clientWidth") == pytest.approx(width, abs=20)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         assert browser.execute_script(CLIPPED) == []
+        assert width > 390 or axe_violations(browser) == []
         assert not browser.execute_script(NAMES_OVERLAP)
 
 

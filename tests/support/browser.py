@@ -1,9 +1,10 @@
-"""A real browser: its size, and a check for texts that it cuts."""
+"""A real browser: its size, and checks for accessibility and for texts that it cuts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 
 from selenium import webdriver
@@ -22,6 +23,19 @@ for (const each of document.querySelectorAll("h1, h2, h3, p, figcaption, .tile, 
 }
 return bad;
 """
+
+AXE = (resources.files("axe_core_python") / "axe.min.js").read_text()
+RUN_AXE = """
+const done = arguments[0];
+axe.run().then(found => done(found.violations.map(
+  each => [each.impact, each.id, ...each.nodes.map(node => node.html)].join(": "))));
+"""
+
+
+def axe_violations(browser: webdriver.Chrome) -> list[str]:
+    """Return what axe finds on the page: impact, rule and elements of each violation."""
+    browser.execute_script(AXE)
+    return list(browser.execute_async_script(RUN_AXE))
 
 
 def chromium(binary: str, driver: str, profile: Path) -> webdriver.Chrome:
