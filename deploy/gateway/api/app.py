@@ -59,6 +59,7 @@ from streams.topics import RETENTION_MS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_EVENTS, _CANDIDATES = msgspec.json.Decoder(Events), msgspec.json.Decoder(Candidates)
 
 
 class Call(NamedTuple):
@@ -154,7 +155,7 @@ class Gateway:
         return route
 
     async def _events(self, call: Call) -> EventsAnswer:
-        sent = msgspec.json.decode(await self._body(call.request), type=Events)
+        sent = await self._body(call.request, _EVENTS)
         key = call.request.headers.get("idempotency-key")
         if key is not None and not (0 < len(key) <= MAX_NAME and key.isprintable()):
             raise BodyError(f"Idempotency-Key: 1 to {MAX_NAME} printable characters")
@@ -181,7 +182,8 @@ class Gateway:
 
     async def _feedback(self, call: Call) -> metarank.FeedbackAnswer:
         began = self.wall_ms()
-        sent = metarank.decode(await self._body(call.request))
+        body = await self._body(call.request, metarank.FEEDBACKS)
+        sent = body if isinstance(body, list) else [body]
         for found in sent:
             if some := metarank.events(found, lambda ranking: self.rankings.find(ranking) is not None):
                 user = metarank.owner(found)
@@ -198,12 +200,12 @@ class Gateway:
         return await self._ranking(call.user, int(k), [], None if variant is None else _variant(variant))
 
     async def _ranked(self, call: Call) -> RankingAnswer:
-        sent = msgspec.json.decode(await self._body(call.request), type=Candidates)
+        sent = await self._body(call.request, _CANDIDATES)
         return await self._ranking(call.user, sent.k, sent.candidates, sent.variant)
 
     async def _metarank(self, call: Call) -> metarank.RankAnswer:
         began = self.wall_ms()
-        sent = msgspec.json.decode(await self._body(call.request), type=metarank.Rank)
+        sent = await self._body(call.request, metarank.RANK)
         user = metarank.owner(sent)
         check_user(user)
         _admit(call.token, endpoints.METARANK, user)
@@ -248,8 +250,11 @@ class Gateway:
             raise BodyError(f"item: 1 to {MAX_NAME} characters, no NUL")
         return await run_in_threadpool(self.tables.item, item)
 
-    async def _body(self, request: Request) -> bytes:
-        """Return the body of a request, which is JSON. Raises HTTPException if it is not, too large or too slow."""
+    async def _body(self, request: Request, form: msgspec.json.Decoder[T]) -> T:
+        """Return the body of a request.
+
+        Raises HTTPException if it is no JSON, too large or too slow, msgspec.ValidationError if a field is wrong.
+        """
         data = b""
         try:
             async with asyncio.timeout(self.body_s):
@@ -262,10 +267,11 @@ class Gateway:
         except ClientDisconnect as error:
             raise HTTPException(400, "the body ended early") from error
         try:
-            msgspec.json.decode(data)
+            return form.decode(data)
+        except msgspec.ValidationError:  # of the fields; it is a DecodeError too
+            raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HTTPException(400, f"the body is no JSON: {error}") from error
-        return data
 
 
 def _variant(name: str) -> By:

@@ -42,6 +42,11 @@ class Feedback(msgspec.Struct, frozen=True):
     ranking: Name | None = None
 
 
+FEEDBACKS: msgspec.json.Decoder[Feedback | list[Feedback]] = msgspec.json.Decoder(
+    Feedback | Annotated[list[Feedback], Meta(max_length=MAX_EVENTS)]
+)
+
+
 class FeedbackAnswer(msgspec.Struct, frozen=True, rename="camel"):
     """The number of events that were processed."""
 
@@ -59,6 +64,9 @@ class Rank(msgspec.Struct, frozen=True):
     items: Annotated[list[Item], Meta(min_length=1, max_length=MAX_CANDIDATES)]
     user: Name | None = None
     session: Name | None = None
+
+
+RANK = msgspec.json.Decoder(Rank)
 
 
 class ScoredItem(msgspec.Struct, frozen=True):
@@ -123,13 +131,3 @@ def _impression(request: str | None) -> int:
 def answered(ranking: RankingAnswer, took: int) -> RankAnswer:
     """Return a ranking in Metarank's form."""
     return RankAnswer(took, [ScoredItem(each.item, each.score) for each in ranking.items], ranking.ranking)
-
-
-def decode(data: bytes) -> list[Feedback]:
-    """Return the events of a body: one, or a list. Raises msgspec.DecodeError, BodyError."""
-    if data.lstrip()[:1] != b"[":
-        return [msgspec.json.decode(data, type=Feedback)]
-    found = msgspec.json.decode(data, type=list[Feedback])
-    if len(found) > MAX_EVENTS:
-        raise BodyError(f"at most {MAX_EVENTS} events")
-    return found
