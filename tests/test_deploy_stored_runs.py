@@ -16,6 +16,8 @@ from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
 from tests.support.report import RUN, fill, put
+from tests.support.simulation import SMALL
+from tests.test_streams_rescoring import a_recorded_run
 
 DAY_MS = 86_400_000
 
@@ -105,7 +107,12 @@ def test_old_runs_are_pruned_but_not_those_that_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"), [(["delete", "no"], "no run 'no'"), (["prune", "--older", "x"], "no span")]
+    ("words", "sentence"),
+    [
+        (["delete", "no"], "no run 'no'"),
+        (["prune", "--older", "x"], "no span"),
+        (["trim", "old", "--keep", "x"], "no span"),
+    ],
 )
 @pytest.mark.usefixtures("shared")
 def test_mistakes_end_with_a_sentence(words: list[str], sentence: str) -> None:
@@ -172,3 +179,39 @@ def test_doctor_of_a_run_that_has_ended_asks_no_broker(settings: Settings, tmp_p
         connection.execute(sa.update(schema.runs).values(status="failed"))
     engine.dispose()
     assert findings()["run"]["ok"] is False
+
+
+def test_of_a_trimmed_run_each_kept_click_is_ranked_again_as_it_was(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MC2SF_DATABASE", database_url)
+    engine = connect(database_url)
+    monkeypatch.setenv("MC2SF_QUALITY_SPAN_S", "1")
+    a_recorded_run(engine, SMALL)
+    keys = [{"run": SMALL.run, "user": user, "seq": seq, "key": seq} for user in "ab" for seq in range(130)]
+    with engine.begin() as connection:
+        connection.execute(sa.insert(schema.idempotency_keys), keys)
+    before = everything(database_url)
+    assert run("trim", SMALL.run, "--keep", "10d")[0] == 0
+    assert {name: len(rows) for name, rows in before.items()} == {
+        name: len(rows) + 4 * (name == "idempotency_keys") for name, rows in everything(database_url).items()
+    }
+    assert run("trim", SMALL.run, "--keep", "1s")[0] == 0
+    after = everything(database_url)
+    smaller = {name for name in before if len(after[name]) < len(before[name])}
+    assert smaller == {"outcomes", "click_uploads", "metric_points", "idempotency_keys"}
+    assert 0 < len(after["outcomes"]) < len(before["outcomes"])
+    assert len(after["interactions"]) == len(before["interactions"])
+    engine.dispose()
+    if engine.dialect.name != "sqlite":
+        return
+    evaluated = CliRunner().invoke(app, ["evaluate", SMALL.run])
+    assert "0 ranks differ" in evaluated.output
+    assert "were deleted: of later ones river and served are not compared" in " ".join(evaluated.output.split())
+    refused = CliRunner().invoke(app, ["verify", SMALL.run])
+    assert "can't be verified" in f"{refused.output}{refused.exception}"
+    with engine.begin() as connection:
+        changed = sa.case((schema.outcomes.c.target_index == 0, 1), else_=0)
+        connection.execute(sa.update(schema.outcomes).values(target_index=changed))
+    assert CliRunner().invoke(app, ["evaluate", SMALL.run]).exit_code == 1
+    engine.dispose()

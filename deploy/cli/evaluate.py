@@ -41,6 +41,8 @@ def evaluate(
     from deploy.report.summary import by_variant
     from deploy.report.terminal import by_plugins, quality
     from deploy.runs import find
+    from replay.times import utc
+    from streams.database import run_state
     from streams.plugins.loaded import setting
     from streams.prequential.ranked_clicks import ranked_clicks
     from streams.releases.release import ReleaseError
@@ -73,6 +75,10 @@ def evaluate(
         console.print(quality(by_variant(result.metrics), f"offline, run {found.settings.run}", widths))
         if result.plugin_metrics:
             console.print(by_plugins(scored_again(result.plugin_metrics), "metrics of one's own"))
+    with found.engine.connect() as connection:
+        trimmed = run_state.trimmed(connection, found.settings.run)
+    if trimmed is not None:
+        console.print(f"Outcomes before {utc(trimmed)} were deleted: of later ones river and served are not compared.")
     if release is None:
         console.print(f"{len(result.differences)} ranks differ from those given online")
         if result.differences:
@@ -98,10 +104,19 @@ def verify(
     import torch
 
     from deploy.runs import find
+    from replay.times import utc
+    from streams.database import run_state
     from streams.verification.differences import DifferenceFound
     from streams.verification.verify import verify as verify_run
 
     found = find(run)
+    with found.engine.connect() as connection:
+        trimmed = run_state.trimmed(connection, found.settings.run)
+    if trimmed is not None:
+        raise UserError(
+            f"outcomes before {utc(trimmed)} were deleted, so the run can't be verified; `mc2sf evaluate` ranks each "
+            "of the others again"
+        )
     torch.set_num_threads(1)  # as every worker does
     try:
         with console.status("recomputing the run") as status:

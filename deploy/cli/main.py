@@ -38,7 +38,8 @@ class Commands(LazyGroup):
             "Export a release for a device: the fast part as ONNX, the items as Parquet.",
         ),
         "runs": Entry(
-            "deploy.stored_runs.commands:app", "The runs that are kept: list, show, delete, prune, backup, restore."
+            "deploy.stored_runs.commands:app",
+            "The runs that are kept: list, show, delete, prune, trim, backup, restore.",
         ),
         "gateway": Entry("deploy.gateway.commands:app", "Live events in, rankings out, by HTTP."),
         "dashboard": Entry("deploy.cli.dashboard:dashboard", "Serve the live page of a run, and print its address."),

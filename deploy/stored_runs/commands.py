@@ -1,4 +1,4 @@
-"""`mc2sf runs`: list, show, delete and prune the runs that are kept."""
+"""`mc2sf runs`: list, show, delete, prune and trim the runs that are kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deploy.runs import Found
     from deploy.stored_runs.backup import Progress
 
-app = group("The runs that are kept: list, show, delete, prune, backup, restore.")
+app = group("The runs that are kept: list, show, delete, prune, trim, backup, restore.")
 console = terminal()
 FolderOption = Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder with the folders of runs.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -84,6 +84,30 @@ def prune(
     except ValueError as error:
         raise UserError(f"--older: {error}") from error
     _delete([s for s in stored_runs(folder) if s.created_wall < before and s.status != "running"], yes)
+
+
+@app.command("trim")
+def trim_run(
+    run: RunArgument,
+    *,
+    keep: Annotated[str, typer.Option(metavar="SPAN", help="Event time of which everything is kept, such as 90d.")],
+) -> None:
+    """Delete old rows of a run: outcomes, uploads of clicks, metrics, drifts, dead letters, idempotency keys.
+
+    The run may go on meanwhile. Its log, r2, states and releases are kept. `mc2sf verify` then refuses the run, and
+    `evaluate` compares every variant but river and served, which learn from all outcomes.
+    """
+    from streams.database.retention import trim
+
+    try:
+        keep_ms = span(keep)
+    except ValueError as error:
+        raise UserError(f"--keep: {error}") from error
+    found = find(run)
+    with console.status("deleting"), found.engine.begin() as connection:
+        deleted = trim(connection, found.settings, keep_ms, int(time.time() * 1000))
+    found.engine.dispose()
+    console.print(", ".join(f"{rows:,} {table}" for table, rows in deleted.items() if rows) or "no row", "deleted")
 
 
 @app.command("backup")

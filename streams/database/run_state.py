@@ -26,6 +26,13 @@ def forgotten(connection: Connection, run: str) -> int | None:
     return connection.execute(query).scalar_one_or_none()
 
 
+def trimmed(connection: Connection, run: str) -> int | None:
+    """Return the event time before which outcomes were deleted, ms; None if none were."""
+    t = progress.c
+    query = sa.select(t.trimmed).where((t.run == run) & (t.role == "recorder"))
+    return connection.execute(query).scalar_one_or_none()
+
+
 def all_recorded(connection: Connection, run: str) -> bool:
     """Return True if the recorder wrote the log to its end."""
     found = recorded(connection, run)

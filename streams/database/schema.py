@@ -178,6 +178,7 @@ progress = _table(
         "not_ranked", BIG, "clicks drawn for evaluation that had no other candidate; null in runs of earlier versions"
     ),
     _optional("forgotten", INTEGER, "last epoch in which a user was forgotten; null: nobody was"),
+    _optional("trimmed", BIG, "event time before which outcomes were deleted, ms; null: none were"),
 )
 outcomes = _table(
     "outcomes",

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import sqlalchemy as sa
 import torch
 from sqlalchemy import Engine
 
+from streams.database import run_state
 from streams.database.schema import runs
 from streams.plugins.loaded import loaded
 from streams.prequential import served
@@ -86,6 +88,7 @@ def rescore(
     with engine.connect() as connection:
         settings = _settings(connection, run)
         plugins = " ".join(dict.fromkeys(f"{settings.plugins} {more}".split()))
+        unsure = {"river", served.SERVED} if run_state.trimmed(connection, run) else set()  # learn from all outcomes
         only_now = loaded(plugins).variants.keys() - loaded(settings.plugins).variants.keys()
         trained_until = -1 if release is None else read_manifest(connection, run, release).trained_until
         baselines = baseline_ranks(connection, settings, as_of)
@@ -110,7 +113,7 @@ def rescore(
         plugin_metrics.update(ranked[-1])
         hindsight += outcome.time <= trained_until
         if release is None:
-            differences += _differences(outcome, {variant: ranks[variant] for variant in ranks.keys() - only_now})
+            differences += _differences(outcome, ranks, only_now | unsure)
     by_subset = {subset: summary(ranked, subset) for subset in SUBSETS}
     return OfflineResult(
         by_subset["all"], by_subset, total, hindsight, differences, plugin_metrics.of_subset(), by_click
@@ -141,8 +144,8 @@ def _settings(connection: sa.Connection, run: str) -> Settings:
     return Settings.model_validate(row | {"run": run})
 
 
-def _differences(outcome: RecordedOutcome, ranks: Ranks) -> Iterator[Difference]:
-    for variant in sorted(outcome.ranks.keys() | ranks):
+def _differences(outcome: RecordedOutcome, ranks: Ranks, without: AbstractSet[str]) -> Iterator[Difference]:
+    for variant in sorted((outcome.ranks.keys() | ranks) - without):
         online, offline = outcome.ranks.get(variant, 0), ranks.get(variant, 0)
         if online != offline:
             yield Difference(outcome.user, outcome.seq, variant, online, offline)
