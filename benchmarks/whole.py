@@ -84,7 +84,8 @@ class Profile:
 
 def _role(command: list[str]) -> str:
     words = " ".join(command)
-    return next((role for role, part in ROLES.items() if f"deploy.cli {part}" in words), "broker")
+    other = "preloader" if "deploy.local.preloader" in words else "broker"
+    return next((role for role, part in ROLES.items() if f"deploy.cli {part}" in words), other)
 
 
 def _epoch(database: Path) -> int:

@@ -92,6 +92,7 @@ def run(
     from pydantic import SecretStr
 
     from deploy.cli.data.commands import prepared, print_findings
+    from deploy.local.forked_process import preloading
     from deploy.local.job import Job, execute
     from deploy.local.signals import Interrupts
     from deploy.report.terminal import show
@@ -112,7 +113,7 @@ def run(
     )
     if database is not None:
         check_url(database)
-    with new_folder(folder), locked(folder):
+    with new_folder(folder), locked(folder), preloading() as preloader:
         plan = prepared(source, parsed, folder.resolve(), console, resume=resume is not None)
         plan = paced(plan, options.speed, lockstep=lockstep)
         write_plan(plan)  # for the replayer
@@ -142,9 +143,8 @@ def run(
         if not resume:  # every option was valid: the earlier run in this folder can be deleted
             clear(folder)
         try:
-            summary = execute(
-                Job(plan, settings, folder, workers, brokers, resume is not None, given), console, interrupts
-            )
+            job = Job(plan, settings, folder, workers, brokers, resume is not None, preloader, given)
+            summary = execute(job, console, interrupts)
         except KeyboardInterrupt:
             continued = f"mc2sf run {source} --resume {run_id} --brokers {brokers} ... continues from here"
             from_start = "the embedded broker's log is lost, so the next run starts from the beginning"

@@ -12,10 +12,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local import loopback
+
+if TYPE_CHECKING:
+    from deploy.local.forked_process import Forked, Preloader
 
 STOP_S = 15.0  # from SIGTERM to SIGKILL
 
@@ -45,11 +49,13 @@ class Child:
     metrics_port: int = 0
     restart: bool = True  # False: it is not restarted after it has exited by itself, only after it was killed
     must_live: bool = False  # its death ends the run
-    process: subprocess.Popen[bytes] | None = None
+    preloader: Preloader | None = (
+        None  # forks the process, which then is `python -m deploy.cli ...`; None: it is started
+    )
+    process: subprocess.Popen[bytes] | Forked | None = None
     started: float = 0.0
     deaths: int = 0
     deaths_in_a_row: int = 0
-    peak_memory: int = 0
     samples: dict[str, float] = field(default_factory=dict)
     ended: float = math.inf  # time at which its exit with code 0 was first seen
 
@@ -60,8 +66,13 @@ class Child:
 
     def start(self) -> None:
         """Start the process, appending to its log."""
+        forked = self.preloader and self.preloader.fork(self.command, self.environment, self.log)
+        self.process = forked or self._popen()
+        self.started, self.ended = time.monotonic(), math.inf
+
+    def _popen(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+            return subprocess.Popen(  # noqa: S603 - our own command, no shell
                 self.command,
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
@@ -70,7 +81,6 @@ class Child:
                 start_new_session=True,  # Ctrl-C must not reach the children: the supervisor stops them in order
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
             )
-        self.started, self.ended = time.monotonic(), math.inf
 
     def terminate(self) -> None:
         """Send SIGTERM, without waiting."""

@@ -20,6 +20,7 @@ from rich.console import Console
 from deploy.dashboard.serving import live_page, print_address
 from deploy.local.broker import await_broker
 from deploy.local.child_process import Child
+from deploy.local.forked_process import Preloader
 from deploy.local.pause_key import pause_on_space
 from deploy.local.progress import ProgressDisplay
 from deploy.local.signals import Interrupts
@@ -57,6 +58,7 @@ class Job:
     workers: int
     brokers: str | None
     resume: bool
+    preloader: Preloader | None = None
     given: InitialRelease | None = None
 
 
@@ -88,7 +90,7 @@ def _over(engine: sa.Engine, settings: Settings) -> bool:
 def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
     """Run the job and return its summary. Raises RunFailed if the checks of the result fail."""
     job.out.mkdir(parents=True, exist_ok=True)
-    with Supervisor(job.out / "logs") as supervisor:
+    with Supervisor(job.out / "logs", job.preloader) as supervisor:
         brokers = job.brokers or supervisor.add_broker()
         settings = job.settings.model_copy(update={"brokers": brokers})
         if job.brokers is None:
@@ -144,7 +146,7 @@ def _account(
             experiment=Experiment(job.given.metrics, len(deviations)) if job.given else None,
             faults=_faults(job),
             workers=job.workers,
-            peak_memory_mb={n: round(c.peak_memory / 1e6, 1) for n, c in supervisor.children.items()},
+            peak_memory_mb={name: round(used / 1e6, 1) for name, used in supervisor.peak_memory.items()},
             restarts={n: c.deaths for n, c in supervisor.children.items() if c.deaths},
             versions=software(),
         )

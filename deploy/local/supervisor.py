@@ -20,6 +20,7 @@ import psutil
 from deploy.local import loopback
 from deploy.local.broker import broker_command, free_port
 from deploy.local.child_process import STOP_S, Child, ChildError
+from deploy.local.forked_process import ENVIRONMENT, Preloader
 from deploy.local.health_probes import SILENT_S, HealthProbes
 from replay.json_file import write_json
 from streams.settings import Settings
@@ -30,7 +31,7 @@ TARGETS = "targets.json"  # in the folder of the logs: the processes of the run,
 _READY_S = 1.0  # of one probe
 _DEATHS_IN_A_ROW = 5
 _HEALTHY_AFTER_S = 20.0
-_MEASURE_S = 2.0  # between two measurements of memory, which walk over all processes of the machine
+_MEASURE_S = 4.0  # between two measurements of memory, which walk over all processes of the machine
 
 
 class Target(TypedDict):
@@ -43,10 +44,18 @@ class Target(TypedDict):
 class Supervisor:
     """The children of a run. A context: its end stops them, the last started first."""
 
-    def __init__(self, folder: Path, *, restart_after_s: float = RESTART_AFTER_S, silent_s: float = SILENT_S) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        preloader: Preloader | None = None,
+        *,
+        restart_after_s: float = RESTART_AFTER_S,
+        silent_s: float = SILENT_S,
+    ) -> None:
         """`folder` takes the logs; `restart_after_s` and `silent_s` are the delays before a restart and a kill."""
-        self.folder, self._restart_after_s = folder, restart_after_s
+        self.folder, self._preloader, self._restart_after_s = folder, preloader, restart_after_s
         self.children: dict[str, Child] = {}
+        self.peak_memory: dict[str, int] = {}
         self._measured = 0.0
         self._probes = HealthProbes(self._ports, silent_s=silent_s)
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,10 +88,9 @@ class Supervisor:
         state = settings.state_dir / name
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MC2SF_")}
         environment |= settings.model_copy(update={"metrics_port": port, "state_dir": state}).environment()
-        # threads that wait must not spin: the processes share the cores, and a spinning one starves the others
-        environment |= {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-m", "deploy.cli", *arguments]
-        return self._add(Child(name, command, environment, self.folder / f"{name}.log", port, restart))
+        log = self.folder / f"{name}.log"
+        return self._add(Child(name, command, environment | ENVIRONMENT, log, port, restart, preloader=self._preloader))
 
     def _add(self, child: Child) -> Child:
         self.children = {**self.children, child.name: child}  # a new dict: the thread of the probes iterates over it
@@ -126,14 +134,18 @@ class Supervisor:
                 self._restart(child)
 
     def measure(self) -> None:
-        """Update the peak of the resident memory of each child with its own children, bytes."""
+        """Update the peak of the memory of each child with its own children, bytes; forked ones share most pages."""
         of_sessions: Counter[int] = Counter()  # each child leads a session of its own
         for member in psutil.Process().children(recursive=True):
             with suppress(psutil.Error, ProcessLookupError):  # it has just ended
-                of_sessions[os.getsid(member.pid)] += member.memory_info().rss
-        for child in self.children.values():
-            if child.process is not None:
-                child.peak_memory = max(child.peak_memory, of_sessions[child.process.pid])
+                linux = sys.platform == "linux"
+                used = member.memory_full_info().pss if linux else member.memory_info().rss
+                of_sessions[os.getsid(member.pid)] += used
+        leaders = {name: child.process.pid for name, child in self.children.items() if child.process}
+        if self._preloader is not None:
+            leaders["preloader"] = self._preloader.pid
+        for name, pid in leaders.items():
+            self.peak_memory[name] = max(self.peak_memory.get(name, 0), of_sessions[pid])
 
     def _kill_if_stuck(self, child: Child) -> None:
         if time.monotonic() - child.started > _HEALTHY_AFTER_S:
@@ -145,7 +157,7 @@ class Supervisor:
 
     def _restart(self, child: Child) -> None:
         """Restart a dead child, unless its work may be done. Raises ChildError if it must not be restarted."""
-        code = child.process.returncode if child.process else 0
+        code = (child.process and child.process.returncode) or 0
         if code == 0:
             child.ended = min(child.ended, time.monotonic())
             if not child.restart or time.monotonic() - child.ended < self._restart_after_s:

@@ -179,7 +179,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         Freshness, Meta(description="From sending an event until the state that it changed is durable, ms.")
     ]
     bytes: Annotated[Bytes, Meta(description="Traffic between devices and cloud.")]
-    peak_memory_mb: Annotated[dict[str, float], Meta(description="Largest resident memory per process, 10^6 bytes.")]
+    peak_memory_mb: Annotated[
+        dict[str, float], Meta(description="Largest memory per process, 10^6 bytes; shared pages count in equal parts.")
+    ]
     restarts: Annotated[dict[str, Count], Meta(description="Restarts per process; processes without one are left out.")]
     digest: Annotated[
         str,
