@@ -54,7 +54,7 @@ def test_the_compose_file_follows_the_published_schema() -> None:
 
 
 def test_every_process_of_the_system_is_in_the_compose_file() -> None:
-    wanted = {"topics", "coordinator", "device", "cloud", "recorder", "learner", "retrain", "replay"}
+    wanted = {"topics", "coordinator", "device", "cloud", "recorder", "learner", "retrain", "replay", "gateway"}
     assert set(PROCESSES) == wanted
     assert set(SERVICES) - wanted == {"kafka", "postgres", "prometheus", "grafana"}
 
@@ -123,6 +123,14 @@ def test_all_processes_get_the_same_settings() -> None:
     assert any(variable.startswith(PREFIX) for variable in first)
 
 
+def test_the_gateway_is_asked_for_its_health_on_the_port_that_is_published() -> None:
+    gateway = SERVICES["gateway"]
+    port = gateway["command"][gateway["command"].index("--port") + 1]
+    assert gateway["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"127.0.0.1:{port}/healthz" in gateway["healthcheck"]["test"][-1]
+    assert gateway["profiles"] == ["gateway"], "without tokens it can't start"
+
+
 def test_ports_are_published_on_this_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports
@@ -163,7 +171,7 @@ def test_prometheus_finds_the_metrics_of_every_process() -> None:
         for found in job.get("dns_sd_configs", []):
             assert (found["type"], found["port"]) == ("A", port)
             asked[job["job_name"]] = found["names"]
-    assert asked == {name: [name] for name in PROCESSES if name != "topics"}
+    assert asked == {name: [name] for name in set(PROCESSES) - {"topics", "gateway"}}
     health = PROCESSES["device"]["healthcheck"]["test"][-1]
     assert f"127.0.0.1:{port}/healthz" in health
 
@@ -172,7 +180,7 @@ def test_files_that_are_mounted_exist() -> None:
     for name, service in SERVICES.items():
         for volume in service.get("volumes", []):
             source = filled(volume).split(":")[0]
-            if source.startswith("./") and source != "./data":
+            if source.startswith("./") and source not in ("./data", "./tokens"):
                 assert (DEPLOY / source).exists(), f"{name} mounts {source}"
             elif not source.startswith("."):
                 assert source in COMPOSE["volumes"], f"{name} mounts {source}"

@@ -37,7 +37,7 @@ def test_a_manifest_follows_the_published_schema(manifest: dict[str, Any]) -> No
 
 
 def test_every_process_but_the_replay_has_a_pod() -> None:
-    assert set(PODS) == {"topics", "coordinator", "device", "cloud", "recorder", "learner", "retrain"}
+    assert set(PODS) == {"topics", "coordinator", "device", "cloud", "recorder", "learner", "retrain", "gateway"}
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -53,7 +53,13 @@ def test_a_pod_runs_a_command_with_settings_that_the_program_has(name: str, monk
     assert {str(settings.state_dir), str(Path(LITERALS["MC2SF_KAFKA_CA"]).parent)} <= mounts
     assert PODS[name]["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    if name != "topics":
+    if name == "gateway":
+        port = int(container["args"][container["args"].index("--port") + 1])
+        assert container["ports"] == [{"name": "http", "containerPort": port}]
+        assert str(Path(container["args"][container["args"].index("--tokens") + 1]).parent) in mounts
+        for probe in ("startup", "liveness", "readiness"):
+            assert container[f"{probe}Probe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+    elif name != "topics":
         assert [port["containerPort"] for port in container["ports"]] == [settings.metrics_port]
         for probe, path in (("startup", "/healthz"), ("liveness", "/healthz"), ("readiness", "/readyz")):
             assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "metrics"}
@@ -73,7 +79,23 @@ def test_services_and_budgets_select_the_pods_of_their_name() -> None:
             selector = o["spec"]["selector"]
             assert selector.get("matchLabels", selector) == {"app": "mc2sf", "role": o["metadata"]["name"]}
         if o["kind"] == "Service":
-            assert [port["port"] for port in o["spec"]["ports"]] == [int(LITERALS["MC2SF_METRICS_PORT"])]
+            (container,) = PODS[o["metadata"]["name"]]["containers"]
+            assert [port["port"] for port in o["spec"]["ports"]] == [
+                port["containerPort"] for port in container["ports"]
+            ]
+
+
+def test_only_the_ingress_controller_reaches_the_gateway_and_only_its_port() -> None:
+    policies = {o["metadata"]["name"]: o["spec"] for o in OBJECTS if o["kind"] == "NetworkPolicy"}
+    assert policies["mc2sf"]["podSelector"] == {}, "every pod"
+    assert policies["gateway"]["podSelector"]["matchLabels"].items() <= {"app": "mc2sf", "role": "gateway"}.items()
+    (rule,) = policies["gateway"]["ingress"]
+    (container,) = PODS["gateway"]["containers"]
+    assert [port["port"] for port in rule["ports"]] == [port["containerPort"] for port in container["ports"]]
+    (ingress,) = (o["spec"] for o in OBJECTS if o["kind"] == "Ingress")
+    assert ingress["tls"]
+    backend = ingress["rules"][0]["http"]["paths"][0]["backend"]["service"]
+    assert backend == {"name": "gateway", "port": {"name": container["ports"][0]["name"]}}
 
 
 def test_the_systemd_unit_runs_the_program_with_settings_that_it_has() -> None:
