@@ -29,6 +29,16 @@ def test_a_row_is_good_only_if_nothing_is_lost_or_doubled_and_the_digest_is_the_
     assert not good(row | wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"lost": 1}, {"doubled": 1}, {"differing": 1}, {"verified": "user u"}, {"error": "exit code 1"}, {"lost": None}],
+)
+def test_a_free_row_is_good_only_if_every_rank_is_explained_by_its_record(wrong: dict[str, object]) -> None:
+    row = {"lost": 0, "doubled": 0, "differing": 0, "verified": True}
+    assert good(row)
+    assert not good(row | wrong)
+
+
 @pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # a run with its kills; how long it takes is the machine's matter

@@ -1,5 +1,7 @@
 """Runs under kill -9, on a real Apache Kafka: nothing lost, nothing doubled, the digest of an undisturbed run.
 
+With `--free` the runs are free-running at a fixed speed: no two are equal, so each is scored again and verified.
+
 `make chaos SCHEDULES=100 SEED=1`: a schedule draws which processes are killed, how often and when, from the seed and
 its number. Three of ten schedules run on three brokers, one of which is killed as well; the others on one broker that
 may be killed. Killed brokers are started again. A row is written for each schedule at its end; a schedule with a row is
@@ -26,10 +28,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.faults.whole_run import ROLES, Run, compared, good, kafka_home, watch
+from benchmarks.faults.whole_run import ROLES, Run, compared, good, kafka_home, scored_again, watch
 from benchmarks.servers.kafka import Cluster
 
 RESULT = Path(__file__).with_name("chaos.json")
+FREE = ("--free", "--speed", "60/s")  # the log lasts 50 s
 _PATIENCE_S = 400.0  # after which a run counts as stuck
 _AGAIN_S = 0.05  # between two searches for a process to kill
 _DOWN_S = (1.0, 6.0)  # until a killed broker is started again
@@ -82,11 +85,13 @@ def kill(run: Run, cluster: Cluster, role: str, chance: random.Random) -> bool:
     return False
 
 
-def disturbed(schedule: Schedule, cluster: Cluster, calm: Path, run_s: float, out: Path) -> dict[str, Any]:
+def disturbed(
+    schedule: Schedule, cluster: Cluster, calm: Path, run_s: float, out: Path, mode: tuple[str, ...]
+) -> dict[str, Any]:
     """Run under a schedule, with an expected duration of `run_s`. Return its row."""
     chance = random.Random(f"{schedule.seed}/{schedule.number}/which")  # noqa: S311 - it has to be repeatable
     began = time.monotonic()
-    run = Run(out, cluster, "--workers", str(schedule.workers))
+    run = Run(out, cluster, "--workers", str(schedule.workers), *mode)
     hit = []
     for due in schedule.kills:
         with suppress(subprocess.TimeoutExpired):
@@ -104,14 +109,18 @@ def disturbed(schedule: Schedule, cluster: Cluster, calm: Path, run_s: float, ou
         "brokers": schedule.brokers,
         "workers": schedule.workers,
         "kills": hit,
-        **compared(out, calm),
+        **(scored_again if mode else compared)(out, calm),
         "seconds": round(time.monotonic() - began, 1),
     }
     return row | ({"error": error} if error else {})
 
 
 def chaos(
-    home: Path, schedules: list[Schedule], folder: Path, undisturbed: Path | None = None
+    home: Path,
+    schedules: list[Schedule],
+    folder: Path,
+    undisturbed: Path | None = None,
+    mode: tuple[str, ...] = (),
 ) -> Iterator[dict[str, Any]]:
     """Run the schedules, grouped by number of brokers, and yield their rows. Folders of failed runs are kept.
 
@@ -120,14 +129,14 @@ def chaos(
     for brokers in sorted({schedule.brokers for schedule in schedules}):
         with Cluster(home, folder / f"kafka-{brokers}", brokers) as cluster:
             calm = undisturbed or folder / f"calm-{brokers}"
-            if undisturbed is None and (error := Run(calm, cluster).wait(_PATIENCE_S)):
+            if undisturbed is None and (error := Run(calm, cluster, *mode).wait(_PATIENCE_S)):
                 raise RuntimeError(f"the run that nobody disturbs fails: {error}")
             run_s = (calm / "summary.json").stat().st_mtime - (calm / "run.json").stat().st_mtime
             for schedule in schedules:
                 if schedule.brokers != brokers:
                     continue
                 out = folder / f"{schedule.seed}-{schedule.number}"
-                row = disturbed(schedule, cluster, calm, run_s, out)
+                row = disturbed(schedule, cluster, calm, run_s, out, mode)
                 run_s = min(run_s, row["seconds"])
                 if good(row):
                     shutil.rmtree(out)
@@ -139,9 +148,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedules", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--free", action="store_true", help="free-running instead of lockstep")
+    parser.add_argument("--out", type=Path, help="[default: chaos.json or chaos_free.json beside this file]")
     parser.add_argument("--folder", type=Path, help="keeps the runs that went wrong [default: a temporary one]")
     options = parser.parse_args()
+    options.out = options.out or (RESULT.with_name("chaos_free.json") if options.free else RESULT)
     home = kafka_home(parser)
     rows = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
     done = {(row["schedule"], row["seed"]) for row in rows}
@@ -154,7 +165,7 @@ def main() -> None:
         rows.sort(key=lambda each: (each["seed"], each["schedule"]))
         options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
-    watch("schedule", len(wanted), chaos(home, wanted, folder), keep)
+    watch("schedule", len(wanted), chaos(home, wanted, folder, mode=FREE if options.free else ()), keep)
     bad = [row for row in rows if not good(row)]
     print(f"{len(rows)} schedules, {sum(len(row['kills']) for row in rows)} kills, {len(bad)} bad")
     if not bad:
