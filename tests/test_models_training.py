@@ -18,7 +18,7 @@ from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from models.training.minibatches import ClickSource
 from models.training.negative_sampling import draw_uniform
-from models.training.retrain import TrainConfig, TrainResult, at_pace, retrain, train, with_larger_batches
+from models.training.retrain import TrainConfig, TrainResult, at_pace, retrain, select, train, with_larger_batches
 from models.training.row_adam import RowAdam
 
 torch.set_num_threads(1)
@@ -191,6 +191,24 @@ def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
     assert again.trained == 2 * (new - new // 5)  # and as many older ones
     assert again.catalogue == first.catalogue
     assert retrained(log, held_out_max=5, **few).n == 2
+
+
+def test_a_warm_start_shows_half_as_many_clicks_and_of_many_new_ones_no_more_than_old_ones() -> None:
+    config = TrainConfig(max_clicks=2000, older=3)
+    generator = np.random.default_rng(1)
+    for new, old, warm, news, all_shown in (
+        (900, 0, False, 900, 1800),  # two passes
+        (3000, 0, False, 3000, 2000),  # the first of so many
+        (100, 900, True, 100, 800),  # two passes
+        (200, 900, True, 200, 1000),  # one and a quarter
+        (800, 900, True, 500, 1000),
+        (800, 300, True, 700, 1000),  # fewer old ones than there is room for
+    ):
+        fresh, older = np.arange(new), new + np.arange(old)
+        selected, planned = select(fresh, older, config, generator, warm=warm)
+        assert len(np.unique(selected)) == len(selected)
+        assert int((selected < new).sum()) == news
+        assert min(planned.max_clicks, planned.passes * len(selected)) == all_shown
 
 
 def test_training_that_helps_on_no_held_out_click_leaves_the_nets_as_they_were() -> None:

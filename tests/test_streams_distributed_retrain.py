@@ -15,9 +15,8 @@ from models.data.catalogue import FIRST_ROW
 from models.data.item_statistics import BUCKETS
 from models.mc2sf.checkpoint import unpack as nets_of
 from models.mc2sf.nets import Logits, NetConfig, Nets
-from models.training.losses import sampled_softmax
+from models.training.losses import joint_loss, sampled_softmax
 from models.training.minibatches import Batch, localise
-from models.training.retrain import joint_loss
 from streams.database import schema
 from streams.database.engine import connect
 from streams.model_config import net_config

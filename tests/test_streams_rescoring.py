@@ -207,6 +207,23 @@ def test_another_release_is_scored_on_the_same_clicks_and_its_hindsight_told(eng
     assert mine != online(engine, "all")["mc2sf"]
 
 
+def test_without_the_learner_each_click_is_ranked_by_the_last_release_of_another_kind(engine: sa.Engine) -> None:
+    a_recorded_run(engine, SMALL)
+    found = rescore(engine, SMALL.run, without_learner=True)
+    with engine.connect() as connection:
+        kinds = {row.version: row.kind for row in connection.execute(sa.select(schema.releases))}
+    before = {v: max(other for other in kinds if other <= v and kinds[other] != "learner") for v in kinds}
+    assert {v for v in before if before[v] != v}
+    by = {v: rescore(engine, SMALL.run, release=v).ranks for v in set(before.values())}
+    used = {(o.user, o.seq): before[o.release] for o in recorded(engine)}
+    for variant in ("fast", "f2s", "mc2sf", "popularity"):
+        assert {click: found.ranks[click][variant] for click in used} == {
+            click: by[version][click][variant] for click, version in used.items()
+        }
+    assert found.metrics["fast"] != rescore(engine, SMALL.run).metrics["fast"]
+    assert found.differences == []
+
+
 @pytest.mark.process
 def test_several_processes_find_what_one_finds(engine: sa.Engine) -> None:
     a_recorded_run(engine, SMALL)

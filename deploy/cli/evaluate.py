@@ -24,6 +24,9 @@ def evaluate(
         str | None, typer.Option(help="Use only events before this time: ISO 8601 or seconds since 1970.")
     ] = None,
     release: Annotated[int | None, typer.Option(help="Score the same clicks with this release instead.")] = None,
+    without_learner: Annotated[
+        bool, typer.Option("--without-learner", help="Score without what the learner released since the last retrain.")
+    ] = False,
     metric: MetricOption = None,
     variant: VariantOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -48,6 +51,8 @@ def evaluate(
     from streams.releases.release import ReleaseError
     from streams.rescoring import rescore
 
+    if release is not None and without_learner:
+        raise UserError("--release and --without-learner exclude each other")
     more = setting(metrics=metric, variants=variant)
     found = find(run)
     try:
@@ -57,6 +62,7 @@ def evaluate(
                 found.settings.run,
                 as_of=moment(as_of),
                 release=release,
+                without_learner=without_learner,
                 progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
                 more=more,
             )
@@ -79,15 +85,16 @@ def evaluate(
         trimmed = run_state.trimmed(connection, found.settings.run)
     if trimmed is not None:
         console.print(f"Outcomes before {utc(trimmed)} were deleted: of later ones river and served are not compared.")
-    if release is None:
+    if release is None and not without_learner:
         console.print(f"{len(result.differences)} ranks differ from those given online")
         if result.differences:
             console.print(_forgotten(found), end="")
         raise typer.Exit(1 if result.differences else 0)
-    console.print(f"release {release} on the same clicks" + (" (hindsight)" if result.hindsight else ""))
+    name = "without the learner" if release is None else f"release {release}"
+    console.print(f"{name}, on the same clicks" + (" (hindsight)" if result.hindsight else ""))
     if not as_json:
-        (difference,) = compare([("the releases in force", recorded), (f"release {release}", again)]).differences
-        console.print(f"release {release} minus the releases in force, ndcg@10, by {len(again.users):,} users:")
+        (difference,) = compare([("the releases in force", recorded), (name, again)]).differences
+        console.print(f"{name} minus the releases in force, ndcg@10, by {len(again.users):,} users:")
         console.print(differences(difference, "ndcg@10"))
 
 

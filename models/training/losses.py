@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -73,3 +73,8 @@ def prior_logit(loss: Loss, negatives: int) -> float:
 
     search.step(value)  # type: ignore[no-untyped-call]  # untyped in torch
     return logit.item()
+
+
+def joint_loss(logits: Sequence[Tensor], loss: Loss) -> Tensor:
+    """Return the sum of the four nets' losses; gradients between nets are cut as in the equations."""
+    return torch.stack([loss(each) for each in logits]).sum()

@@ -1,10 +1,8 @@
 """Retraining: all four nets jointly, from a release's weights (warm start), on new clicks and a sample of old ones.
 
-The item table is trained alone first for some passes of `cooccurrence_loss`, which is cheap; otherwise the nets rank
-by popularity only for a thousand steps or more.
-
-`retrain` is the whole computation of the batch job. In: a log. Out: candidate nets, and the held-out losses of the
-candidate and the active nets. It is deterministic for a seed at one number of threads and processes.
+The item table is trained alone first by `cooccurrence_loss`, which is cheap; otherwise the nets rank by popularity only
+for a thousand steps or more. `retrain` is the whole computation of the batch job. In: a log. Out: candidate nets, and
+the held-out losses of the candidate and the active nets. It is deterministic for a seed at one number of threads.
 """
 
 from __future__ import annotations
@@ -23,11 +21,11 @@ from torch import Tensor
 from models.data.catalogue import Catalogue
 from models.data.interaction_log import InteractionLog, click_states
 from models.data.views import ViewSpec
-from models.mc2sf.nets import DEVIATION, Logits, Nets
+from models.mc2sf.nets import DEVIATION, Nets
 from models.training.cooccurrence_loss import cooccurrence_loss
 from models.training.distributed import SINGLE_PROCESS, ProcessGroup
 from models.training.held_out import NEGATIVES, HeldOut, is_better
-from models.training.losses import Loss, sampled_softmax
+from models.training.losses import Loss, joint_loss, sampled_softmax
 from models.training.minibatches import Batch, ClickSource
 from models.training.popularity_floor import fit_floor, fit_gains
 from models.training.row_adam import RowAdam
@@ -42,14 +40,14 @@ class TrainConfig:
     """Hyperparameters. The paper has rate 5e-4, batch 256, l2 1e-4 and BCE, for many epochs over a fixed log."""
 
     learning_rate: float = 5e-3  # at the beginning of a retrain that uses all clicks
-    pace: float = 1.5  # learning rate x (share of clicks used) ** pace
-    batch: int = 64  # of a retrain on few clicks
-    batch_max: int = 256  # of one on many: a click then costs half as much
+    pace: float = 1.5  # learning rate x (share of clicks used) ** pace, after a warm start
+    batch: int = 64  # on few clicks
+    batch_max: int = 256  # on many: a click then costs half as much
     min_steps: int = 150  # that larger batches leave; twice as many from scratch
     l2: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     passes: int = 2  # over the selected clicks
-    max_clicks: int = 100_000  # of training in one retrain, new clicks first: bounds its cost
+    max_clicks: int = 100_000  # of training in one retrain, which bounds its cost; after a warm start half as many
     table_passes: int = 8  # of the item table alone, before; from scratch
     table_passes_warm: int = 2  # the same, of a table that has been trained
     table_max_clicks: int = 200_000  # of these passes
@@ -60,8 +58,8 @@ class TrainConfig:
     held_out: float = 0.1  # share of the new clicks, the newest, that are used for evaluation only
     held_out_min: int = 200  # of a few new clicks, but no more than half
     held_out_max: int = 2048
-    snapshots: int = 8  # of the weights during training
-    floor_clicks: int = 10_000  # to which the popularity floor is fitted
+    snapshots: int = 4  # of the weights during training
+    floor_clicks: int = 2000  # to which the popularity floor is fitted
     distinct: float = 20.0  # clicks of a new item from which on its row does not start nearer to the unknown row
     loss: Loss = sampled_softmax
 
@@ -118,11 +116,8 @@ def retrain(
     out = min(out, config.held_out_max) if len(extended) >= 2 else 0  # one item has no negatives
     fresh, held = new[: len(new) - out], new[len(new) - out :]
     older = order[: len(order) - len(new)]
-    room = min(int(config.older * len(fresh)), max(0, config.max_clicks - len(fresh)))
-    again = generator.choice(older, min(len(older), room), replace=False)
-    selected = np.concatenate([fresh, again])
-    config = with_larger_batches(config, len(selected), warm=since is not None)
-    paced = at_pace(config, len(selected), len(fresh) + len(older))
+    selected, config = select(fresh, older, config, generator, warm=since is not None)
+    paced = at_pace(config, len(selected), len(fresh) + len(older)) if since is not None else config
     judging = HeldOut.draw(source, held[1::2], seed)
     unchanged = nets.grown(extended.size, seed, 0.0)
     if unchanged.config.stacked:  # those of the learner know the held-out clicks
@@ -141,8 +136,8 @@ def retrain(
             fit_floor(candidate, source.batch(some, generator, n=NEGATIVES))
             selection.consider_floor(candidate)
             candidate.encoder.gains.fill_(1)
-        passes = config.table_passes if since is None else config.table_passes_warm
-        align(candidate, _batches(source, selected, config, generator, passes, config.table_max_clicks), paced)
+        shown = _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks)
+        align(candidate, shown, paced)
         steps = _steps(len(selected), config.passes, config.max_clicks, config.batch)
         snapshots = np.ceil(steps * np.arange(1, config.snapshots + 1) / config.snapshots)
         shown = _batches(source, selected, config, generator, config.passes, config.max_clicks)
@@ -171,6 +166,22 @@ def retrain(
         kept=selection.kept if learnt else 0,
         trained=len(selected),
     )
+
+
+def select(
+    fresh: Ints, older: Ints, config: TrainConfig, generator: np.random.Generator, *, warm: bool
+) -> tuple[Ints, TrainConfig]:
+    """Return the clicks to train on, new ones and a sample of older ones, and `config` for so many clicks.
+
+    After a warm start at most half of `max_clicks` are shown, not more than half of them new ones.
+    """
+    if warm:
+        config = replace(config, max_clicks=config.max_clicks // 2, table_passes=config.table_passes_warm)
+        most = max(config.max_clicks // 2, config.max_clicks - len(older))
+        fresh = generator.choice(fresh, most, replace=False) if len(fresh) > most else fresh
+    room = min(int(config.older * len(fresh)), max(0, config.max_clicks - len(fresh)), len(older))
+    selected = np.concatenate([fresh, generator.choice(older, room, replace=False)])
+    return selected, with_larger_batches(config, len(selected), warm=warm)
 
 
 def at_pace(config: TrainConfig, used: int, clicks: int) -> TrainConfig:
@@ -283,8 +294,3 @@ def train(
         yield processes.average(loss.detach()).item()
     E.requires_grad_()
     nets.eval()
-
-
-def joint_loss(logits: Logits, loss: Loss) -> Tensor:
-    """Return the sum of the four nets' losses; gradients between nets are cut as in the equations."""
-    return torch.stack([loss(each) for each in logits]).sum()

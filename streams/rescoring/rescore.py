@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing, contextmanager
@@ -23,7 +23,7 @@ import torch
 from sqlalchemy import Engine
 
 from streams.database import run_state
-from streams.database.schema import runs
+from streams.database.schema import releases, runs
 from streams.plugins.loaded import loaded
 from streams.prequential import served
 from streams.prequential.metrics import SUBSETS, Ranked, Sums, subsets, summary
@@ -76,14 +76,16 @@ def rescore(
     *,
     as_of: int | None = None,
     release: int | None = None,
+    without_learner: bool = False,
     progress: Progress | None = None,
     processes: int | None = None,
     more: str = "",
 ) -> OfflineResult:
     """Rank every recorded click of `run` again; `as_of`: those up to this event time, ms.
 
-    `release`: by that release instead of the one in force. `more`: a setting `plugins` beside that of
-    the run. Raises LookupError if the run is not in the tables, ReleaseError if a release is incomplete, PluginError.
+    `release`: by that release instead of the one in force. `without_learner`: by the last one up to that in force which
+    the learner did not make. `more`: a setting `plugins` beside that of the run. Raises LookupError if the run is not
+    in the tables, ReleaseError if a release is incomplete, PluginError.
     """
     with engine.connect() as connection:
         settings = _settings(connection, run)
@@ -91,6 +93,7 @@ def rescore(
         unsure = {"river", served.SERVED} if run_state.trimmed(connection, run) else set()  # learn from all outcomes
         only_now = loaded(plugins).variants.keys() - loaded(settings.plugins).variants.keys()
         trained_until = -1 if release is None else read_manifest(connection, run, release).trained_until
+        instead = _without_learner(connection, run) if without_learner else {}
         baselines = baseline_ranks(connection, settings, as_of)
         queries = RankingQueries(connection, settings, as_of)
         total, done, hindsight = queries.count(), 0, 0
@@ -99,7 +102,7 @@ def rescore(
         by_click: dict[tuple[str, int], Ranks] = {}
         plugin_metrics = PluginMetrics(loaded(plugins).metrics)
         differences: list[Difference] = []
-        for recorded, nets in _net_ranks(engine, run, plugins, queries, total, release, processes):
+        for recorded, nets in _net_ranks(engine, run, plugins, queries, total, release, instead, processes):
             for outcome, by_nets in zip(recorded, nets, strict=True):
                 scored.append((outcome, by_nets | baselines.pop((outcome.user, outcome.seq))))
             done += len(recorded)
@@ -112,7 +115,7 @@ def rescore(
         ranked.append(Ranked(outcome.time, outcome.n, where, ranks))
         plugin_metrics.update(ranked[-1])
         hindsight += outcome.time <= trained_until
-        if release is None:
+        if release is None and not without_learner:
             differences += _differences(outcome, ranks, only_now | unsure)
     by_subset = {subset: summary(ranked, subset) for subset in SUBSETS}
     return OfflineResult(
@@ -144,6 +147,16 @@ def _settings(connection: sa.Connection, run: str) -> Settings:
     return Settings.model_validate(row | {"run": run})
 
 
+def _without_learner(connection: sa.Connection, run: str) -> dict[int, int]:
+    """Return for each release the last one up to it that the learner did not make."""
+    made = sa.select(releases.c.version, releases.c.kind).where(releases.c.run == run).order_by(releases.c.version)
+    found, last = {}, 0
+    for version, kind in connection.execute(made):
+        last = last if kind == "learner" else version
+        found[version] = last
+    return found
+
+
 def _differences(outcome: RecordedOutcome, ranks: Ranks, without: AbstractSet[str]) -> Iterator[Difference]:
     for variant in sorted((outcome.ranks.keys() | ranks) - without):
         online, offline = outcome.ranks.get(variant, 0), ranks.get(variant, 0)
@@ -158,6 +171,7 @@ def _net_ranks(
     queries: RankingQueries,
     total: int,
     release: int | None,
+    instead: Mapping[int, int],
     processes: int | None,
 ) -> Iterator[tuple[list[RecordedOutcome], list[Ranks]]]:
     """Yield the nets' ranks, chunk by chunk in order."""
@@ -168,7 +182,8 @@ def _net_ranks(
         waiting: list[tuple[list[RecordedOutcome], Future[list[Ranks]]]] = []
         for version, chunk in chunks:
             recorded, asked = [outcome for outcome, _ in chunk], [query for _, query in chunk]
-            waiting.append((recorded, submit(version if release is None else release, asked, release is not None)))
+            chosen = instead.get(version, version) if release is None else release
+            waiting.append((recorded, submit(chosen, asked, release is not None)))
             if len(waiting) >= _AHEAD:
                 first, future = waiting.pop(0)
                 yield first, future.result()
