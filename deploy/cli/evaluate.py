@@ -44,8 +44,6 @@ def evaluate(
     from deploy.report.summary import by_variant
     from deploy.report.terminal import by_plugins, quality
     from deploy.runs import find
-    from replay.times import utc
-    from streams.database import run_state
     from streams.plugins.loaded import setting
     from streams.prequential.ranked_clicks import ranked_clicks
     from streams.releases.release import ReleaseError
@@ -81,10 +79,7 @@ def evaluate(
         console.print(quality(by_variant(result.metrics), f"offline, run {found.settings.run}", widths))
         if result.plugin_metrics:
             console.print(by_plugins(scored_again(result.plugin_metrics), "metrics of one's own"))
-    with found.engine.connect() as connection:
-        trimmed = run_state.trimmed(connection, found.settings.run)
-    if trimmed is not None:
-        console.print(f"Outcomes before {utc(trimmed)} were deleted: of later ones river and served are not compared.")
+    console.print(_trimmed(found), end="")
     if release is None and not without_learner:
         console.print(f"{len(result.differences)} ranks differ from those given online")
         if result.differences:
@@ -146,6 +141,18 @@ def verify(
         f"{verified.untiled_difference:.1e}.",
         highlight=False,
     )
+
+
+def _trimmed(found: Found) -> str:
+    """Return the sentence about outcomes that were deleted, empty if none were."""
+    from replay.times import utc
+    from streams.database import run_state
+
+    with found.engine.connect() as connection:
+        trimmed = run_state.trimmed(connection, found.settings.run)
+    if trimmed is None:
+        return ""
+    return f"Outcomes before {utc(trimmed)} were deleted: of later ones river and served are not compared.\n"
 
 
 def _forgotten(found: Found) -> str:
