@@ -20,8 +20,9 @@ from torch import Tensor
 
 from benchmarks.machine import described
 from models.layers.mlp import PaddedVectors
+from models.layers.tiles import TILE
 from models.mc2sf.nets import NetConfig, Nets
-from models.mc2sf.tiled_scorer import TILE, FastQuery, Scorer
+from models.mc2sf.tiled_scorer import FastQuery, Scorer, SlowQuery
 
 RESULT = Path(__file__).with_name("tiles.json")
 ROWS, REQUESTS, REPEATS = 4000, 64, 9
@@ -47,7 +48,7 @@ class Requests:
     def tiles(self) -> np.ndarray:
         """Return scores [4, REQUESTS, n], as in the stream."""
         lists = self._candidates
-        slow = [self._scorer.slow(self._history[i], self._r2[i], lists[i]) for i in range(REQUESTS)]
+        slow = self._scorer.slow_of([SlowQuery(self._history[i], self._r2[i], lists[i]) for i in range(REQUESTS)])
         fast = self._scorer.fast_of(
             [FastQuery(self._clicks[i], self._exposures[i], lists[i], *slow[i][:2]) for i in range(REQUESTS)]
         )

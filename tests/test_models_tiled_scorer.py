@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from models.data.catalogue import ROW_PADDING
 from models.data.item_neighbours import WEIGHTS, ItemNeighbours, room
+from models.layers.tiles import TILE
 from models.mc2sf.nets import NetConfig, Nets
-from models.mc2sf.tiled_scorer import TILE, FastQuery, Scorer
+from models.mc2sf.tiled_scorer import FastQuery, Scorer, SlowQuery
 from streams.model_config import net_config
 from streams.settings import Settings
 from tests.support.naive_scores import fast_scores, gru, part, priors, slow_scores
@@ -196,16 +197,25 @@ def test_the_scorer_takes_what_settings_allow(dim: int) -> None:
 
 
 @pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+@pytest.mark.parametrize(
+    "config",
+    [*CONFIGS, replace(SMALL, min_gru=True, history_layers=1, floor=True)],
+    ids=[*NAMES, "minGRU, HSTU blocks and floor"],
+)
 def test_a_request_is_scored_alike_alone_and_among_any_others(config: NetConfig) -> None:
     scorer, rng = Scorer(lively(config)), np.random.default_rng(7)
-    queries = []
-    for n in (100, 5, 64, 65, 0, 20, 1, 130, 20):
+    queries, asked = [], []
+    for n in (100, 5, 64, 65, 0, 20, 1, 130, 20, 1030):  # the last ones are in several calls
         r_t, r_n = rng.standard_normal((2, n, config.dim)).astype(np.float16)
         statistics, f2s = rng.integers(0, 8, (n, 3)).astype(np.uint8), rng.standard_normal(n).astype(np.float32)
         queries.append(FastQuery(rows(rng, 12), rows(rng, 12), rng.integers(1, ROWS, n), r_t, r_n, statistics, f2s))
-    alone = [scorer.fast(*query) for query in queries]
+        r2 = rng.standard_normal(config.dim).astype(np.float32)
+        asked.append(SlowQuery(rows(rng, 60), r2, queries[-1].candidates, statistics))
+    alone, slow_alone = [scorer.fast(*query) for query in queries], [scorer.slow(*query) for query in asked]
     for order in (range(len(queries)), rng.permutation(len(queries))):
         for i, together in zip(order, scorer.fast_of([queries[i] for i in order]), strict=True):
             np.testing.assert_array_equal(alone[i].fast, together.fast)
             np.testing.assert_array_equal(alone[i].mc2sf, together.mc2sf)
+        for i, answer in zip(order, scorer.slow_of([asked[i] for i in order]), strict=True):
+            for of_one, of_many in zip(slow_alone[i], answer, strict=True):
+                np.testing.assert_array_equal(of_one, of_many)

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.layers.custom_gradient import GradientContext, apply_function
+from models.layers.tiles import linear, tiles
 
 aten = torch.ops.aten
+_KEEP = 1e30  # before the sigmoid of z: exactly 1, so that a padded step leaves a state unchanged
 
 
 class RecurrentCell(Protocol):
@@ -58,6 +60,38 @@ class Gru(nn.Module):
         first = h.permute(2, 1, 0).contiguous()
         last: Tensor = apply_function(_Encode, of_input, real, first, self.w_hh, self.b_hh)
         return last.permute(2, 1, 0)
+
+    def step_tiles(self, x: Tensor, h: Tensor, of: Tensor) -> Tensor:
+        """Apply one step to tiles of inputs [T, TILE, d], each row from the state [U, d] with its number in `of`."""
+        d = x.shape[-1]
+        of_state = linear(tiles(h), self.w_hh, self.b_hh).flatten(0, 1)[of].view(len(x), -1, 3 * d)
+        of_input = linear(x, self.w_ih, self.b_ih)
+        r, z = (of_input[..., : 2 * d] + of_state[..., : 2 * d]).sigmoid_().chunk(2, -1)
+        n = torch.addcmul(of_input[..., 2 * d :], r, of_state[..., 2 * d :]).tanh_()
+        return torch.lerp(n, h[of].view_as(x), z)
+
+    def encode_tiles(self, x: Tensor, mask: Tensor, h: Tensor, of: Tensor) -> Tensor:
+        """Return the states after L steps from initial states in tiles, for inference; `h` [T, TILE, d] is overwritten.
+
+        `x` [L, U, d] are U left-padded histories, `mask` [L, U] is true on items, `of` [T * TILE] has each row's
+        history. tanh(a) is computed as 2 sigmoid(2 a) - 1, which takes a third of the time.
+        """
+        d, steps = x.shape[-1], x.shape[:2]
+        given = linear(tiles(x.flatten(0, 1)), self.w_ih, self.b_ih).flatten(0, 1)[: mask.numel()]
+        of_gates = given[:, : 2 * d] + self.b_hh[: 2 * d]
+        of_gates[:, d:].masked_fill_(~mask.view(-1, 1), _KEEP)
+        of_new, w_hh = 2 * given[:, 2 * d :], self.w_hh.t().expand(len(h), -1, -1)
+        w_gates, w_new, b_new = w_hh[..., : 2 * d], 2 * w_hh[..., 2 * d :], 2 * self.b_hh[2 * d :]
+        gates, new, of_state = h.new_empty(len(of), 2 * d), h.new_empty(len(of), d), torch.empty_like(h)
+        flat = h.view(-1, d)
+        for t in range(steps[0]):
+            torch.index_select(of_gates.view(*steps, -1)[t], 0, of, out=gates)
+            gates.view(len(h), -1, 2 * d).baddbmm_(h, w_gates).sigmoid_()
+            torch.baddbmm(b_new, h, w_new, out=of_state)
+            torch.index_select(of_new.view(*steps, -1)[t], 0, of, out=new)
+            new.addcmul_(gates[:, :d], of_state.view(-1, d)).sigmoid_().mul_(2).sub_(1)
+            torch.lerp(new, flat, gates[:, d:], out=flat)
+        return h
 
 
 class _Encode(torch.autograd.Function):

@@ -11,14 +11,19 @@ multiplied by one matrix per candidate, and no [B, C, L, 3 d] tensor is built.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from models.layers.custom_gradient import GradientContext, apply_function
 from models.layers.mlp import Mlp
+from models.layers.tiles import linear
 
 _PAIRS = 4096  # about so many pairs of (history item, candidate) at a time: their hidden layers fit a core's cache
+_LENGTHS = 4  # lengths at inference are multiples of it, for the same reason as STRIDE
+_CANDIDATES = 64  # at a time at inference: their hidden layers fit a core's cache
 STRIDE = 16  # lengths are multiples of it: for odd lengths some matrix products depend on the number of threads
 
 
@@ -33,6 +38,31 @@ def attention_weights(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Te
     layers = second.weight, second.bias, last.weight, last.bias
     weights: Tensor = apply_function(_Activation, mask, history, e, of_candidate, w_h, w_x, *layers)
     return weights
+
+
+def attended(unit: Mlp, histories: Sequence[Tensor], e: Tensor, places: Sequence[slice]) -> Tensor:
+    """Return the weighted sum of its history for each candidate in tiles e [T, TILE, d], for inference: [T, TILE, d].
+
+    `histories` [L, d] may have any length each, `places` are the rows of their candidates. Every candidate is a matrix
+    of its own, and lengths are padded to a multiple of _LENGTHS, so that a result depends on the history and the
+    candidate only.
+    """
+    w_h, w_e, w_x = unit.first.weight.chunk(3, dim=1)
+    of_candidate, flat = linear(e, w_e, unit.first.bias).flatten(0, 1), e.flatten(0, 1)
+    sums = torch.zeros_like(flat)
+    for history, place in zip(histories, places, strict=True):
+        padding = -len(history) % _LENGTHS
+        rows = functional.pad(history, (0, 0, padding, 0))
+        for start in range(place.start, place.stop if len(rows) else place.start, _CANDIDATES):
+            some = slice(start, min(start + _CANDIDATES, place.stop))
+            n = some.stop - start
+            maps = torch.addcmul(w_h, w_x, flat[some, None])  # [n, H, d]
+            first = torch.bmm(maps, rows.t().expand(n, -1, -1)).add_(of_candidate[some, :, None]).relu_()  # [n, H, L]
+            second = torch.baddbmm(unit.second.bias[:, None], unit.second.weight.expand(n, -1, -1), first).relu_()
+            weights = torch.bmm(unit.last.weight.expand(n, 1, -1), second)[:, 0].add_(unit.last.bias)
+            weights[:, :padding] = 0
+            sums[some] = (functional.pad(weights, (0, 0, 0, _CANDIDATES - n)) @ rows)[:n]
+    return sums.view_as(e)
 
 
 class _Activation(torch.autograd.Function):

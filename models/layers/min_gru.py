@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.layers.tiles import linear, tiles
+
 
 def scan(keep: Tensor, new: Tensor) -> Tensor:
     """Return h_t = keep_t h_{t-1} + new_t from h = 0, for all t: [B, L, h], in ceil(log2 L) parallel steps."""
@@ -40,6 +42,26 @@ class MinGruCell(nn.Module):
         z, new = self._gates(x)
         z = z * mask[..., None]
         return (1 - z).prod(1, keepdim=True) * h + scan(1 - z, z * new)[:, -1:]
+
+    def step_tiles(self, x: Tensor, h: Tensor, of: Tensor) -> Tensor:
+        """See `gru.Gru.step_tiles`."""
+        z, new = self._gates_of_tiles(x)
+        return torch.lerp(h[of].view_as(x), new, z)
+
+    def encode_tiles(self, x: Tensor, mask: Tensor, h: Tensor, of: Tensor) -> Tensor:
+        """See `gru.Gru.encode_tiles`."""
+        z, new = (
+            each.flatten(0, 1)[: mask.numel()].view_as(x) for each in self._gates_of_tiles(tiles(x.flatten(0, 1)))
+        )
+        z = z * mask[..., None]
+        keep, added = x.new_ones(x.shape[1:]), x.new_zeros(x.shape[1:])
+        for of_step, candidate in zip(z, new, strict=True):
+            keep, added = keep * (1 - of_step), torch.lerp(added, candidate, of_step)
+        return h * keep[of].view_as(h) + added[of].view_as(h)
+
+    def _gates_of_tiles(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate, new = linear(x, self.w_ih, self.b_ih).chunk(2, -1)
+        return torch.sigmoid(gate.contiguous()), torch.tanh(new.contiguous())
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the update gate and the new state for inputs [..., d]."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.layers.tiles import Linear
+
 
 class PaddedVectors(NamedTuple):
     """Left-padded vectors [B, L, d] and their mask [B, L], true on items."""
@@ -28,9 +30,9 @@ class Mlp(nn.Module):
 
     def __init__(self, inputs: int, hidden: tuple[int, int]) -> None:
         super().__init__()
-        self.first = nn.Linear(inputs, hidden[0])
-        self.second = nn.Linear(hidden[0], hidden[1])
-        self.last = nn.Linear(hidden[1], 1)
+        self.first = Linear(inputs, hidden[0])
+        self.second = Linear(hidden[0], hidden[1])
+        self.last = Linear(hidden[1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return one number per input: [..., inputs] -> [...]."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.layers.gru import Gru, RecurrentCell
 from models.layers.min_gru import MinGruCell
 from models.layers.mlp import Head, Mlp, PaddedVectors, symlog
+from models.layers.tiles import Linear
 from models.mc2sf.stacking import Neighbours
 
 
@@ -41,9 +42,9 @@ class Fast(nn.Module):
         self.gate_p = Mlp(2 * dim, gate)
         self.gate_n = Mlp(2 * dim, gate)
         self.head_fast = Head(2, dim, head, product=product)
-        self.w0 = nn.Linear(2 * dim, dim)
-        self.w1 = nn.Linear(dim, dim)
-        self.w2 = nn.Linear(dim, dim)
+        self.w0 = Linear(2 * dim, dim)
+        self.w1 = Linear(dim, dim)
+        self.w2 = Linear(dim, dim)
         self.head_s2f = Head(3, dim, head, product=product)
 
     def fuse(self, of_clicks: Tensor, of_exposures: Tensor, e: Tensor) -> Tensor:
@@ -87,7 +88,12 @@ class Fast(nn.Module):
     ) -> Tensor:
         """Return the logits of S2F (eq. 7-8): [B, C]. r_t and r_n [B, C, d] are data: gradients are cut here."""
         r_t, r_n = self.received(r_t), self.received(r_n)
-        r = self.fuse(*self.gru_states(gru_n, clicks, exposures, *self.initial_states(r_n, r_t)), e)
+        states = self.gru_states(gru_n, clicks, exposures, *self.initial_states(r_n, r_t))
+        return self.score_from(states, e, r_t)
+
+    def score_from(self, states: GruStates, e: Tensor, r_t: Tensor) -> Tensor:
+        """Return the logits of S2F from the states that began with the priors: [B, C, d] each -> [B, C]."""
+        r = self.fuse(*states, e)
         return self.head_s2f.score((r, r_t), e, r)
 
     def received(self, prior: Tensor) -> Tensor:

@@ -5,13 +5,15 @@ Fitting scores many queries at once, which may differ from serving in the last b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import Queries
-from models.mc2sf.tiled_scorer import Floats, Rows, Scorer
+from models.mc2sf.tiled_scorer import FastAnswer, FastQuery, Floats, Rows, Scorer, SlowAnswer, SlowQuery
 from models.mc2sf.variants import MC2SF, Variant
 
 
@@ -30,16 +32,21 @@ class ServedVariant:
         scores = torch.zeros(items.shape)
         history, of = queries.history.numpy(), queries.of.numpy()
         clicks, exposures = queries.clicks.numpy(), queries.exposures.numpy()
-        for i, (listed, r2) in enumerate(zip(items.numpy(), self._r2(queries.window.numpy()), strict=True)):
-            candidates = _real(listed)
-            slow = self._scorer.slow(_real(history[of[i]]), r2, candidates)
-            if self._name in ("din", "f2s"):
-                found = getattr(slow, self._name)
-            else:
-                short, priors = (_real(clicks[i]), _real(exposures[i])), (slow.r_t, slow.r_n)
-                fast = self._scorer.fast(*short, candidates, *priors, f2s=slow.f2s)
-                found = getattr(fast, self._name)
-            scores[i, torch.from_numpy(listed != ROW_PADDING)] = torch.from_numpy(found)
+        states = self._r2(queries.window.numpy())
+        asked = [
+            SlowQuery(_real(history[of[i]]), r2, _real(listed))
+            for i, (listed, r2) in enumerate(zip(items.numpy(), states, strict=True))
+        ]
+        found: Sequence[SlowAnswer | FastAnswer] = (answers := self._scorer.slow_of(asked))
+        if self._name not in ("din", "f2s"):
+            found = self._scorer.fast_of(
+                [
+                    FastQuery(_real(clicks[i]), _real(exposures[i]), query.candidates, slow.r_t, slow.r_n, f2s=slow.f2s)
+                    for i, (query, slow) in enumerate(zip(asked, answers, strict=True))
+                ]
+            )
+        for row, listed, answer in zip(scores, items, found, strict=True):
+            row[listed != ROW_PADDING] = torch.from_numpy(getattr(answer, self._name))
         return scores
 
     def _r2(self, window: Rows) -> Floats:

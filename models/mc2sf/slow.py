@@ -9,6 +9,7 @@ from models.layers.gru import RecurrentCell
 from models.layers.hstu_block import HSTUBlock, HSTUConfig, apply_blocks
 from models.layers.local_attention import attention_weights
 from models.layers.mlp import Head, Mlp
+from models.layers.tiles import Linear
 
 
 class Din(nn.Module):
@@ -25,10 +26,13 @@ class Din(nn.Module):
 
     def forward(self, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
         """Return r_t [B, C, d] for history [B, L, d], mask [B, L] (true on items) and candidates e [B, C, d]."""
-        if len(self.context):
-            history = apply_blocks(self.context, history * mask[..., None], mask)
+        history = self.in_context(history, mask)
         weights = attention_weights(self.unit, history, mask, e)  # [B, L, C]
         return torch.bmm(weights.transpose(1, 2), history)
+
+    def in_context(self, history: Tensor, mask: Tensor) -> Tensor:
+        """Return the history after the HSTU blocks, [B, L, d]; without blocks unchanged."""
+        return apply_blocks(self.context, history * mask[..., None], mask) if len(self.context) else history
 
 
 class Slow(nn.Module):
@@ -46,7 +50,7 @@ class Slow(nn.Module):
         super().__init__()
         self.din = Din(dim, attention, context)
         self.head_din = Head(2, dim, head, product=product)
-        self.w_s = nn.Linear(2 * dim, dim)
+        self.w_s = Linear(2 * dim, dim)
         self.head_f2s = Head(3, dim, head, product=product)
 
     def score_din(self, r_t: Tensor, e: Tensor) -> Tensor:
@@ -55,7 +59,10 @@ class Slow(nn.Module):
 
     def reaction(self, gru_n: RecurrentCell, r2: Tensor, e: Tensor) -> Tensor:
         """Return r_n, the presumed reaction to each candidate (eq. 5): r2 [B, d], e [B, C, d] -> [B, C, d]."""
-        after = gru_n.step(e, r2.unsqueeze(1).expand_as(e))
+        return self.gated(gru_n.step(e, r2.unsqueeze(1).expand_as(e)), e)
+
+    def gated(self, after: Tensor, e: Tensor) -> Tensor:
+        """Return r_n from GRU_n's state after each candidate (eq. 5, second half): [B, C, d] each -> [B, C, d]."""
         return after * torch.sigmoid(self.w_s(torch.cat([after, e], -1)))
 
     def score_f2s(self, r_n: Tensor, r_t: Tensor, e: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Serving: every call of a net uses tiles of one shape, so that a row's result depends on that row only, bit for bit.
+"""Serving: the nets are called on tiles of one shape, so that a row's result depends on that row only, bit for bit.
 
-A matrix product over another number of rows may use another kernel and differ in the last bit. Here every call has
-64 rows, zero-padded (the fast nets 4 x 64, of any requests), so that the stream with any batch size and offline
-rescoring agree exactly. Callers pass ragged histories (rows of E, oldest first); padding happens here. Scores are
-logits.
+A row is one candidate of one request. The rows of many requests fill tiles of 64 one after the other (see
+`layers.tiles`), so that the stream with any batch size and offline rescoring agree exactly; what candidates of a
+request have in common is computed once. Callers pass ragged histories (rows of E, oldest first); padding happens here.
+Scores are logits.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-from models.data.catalogue import ROW_PADDING
 from models.data.item_neighbours import WEIGHTS
 from models.data.item_statistics import FEATURES, Buckets
 from models.data.ranges import left_padded
-from models.layers.local_attention import STRIDE
+from models.layers.gru import Gru
+from models.layers.local_attention import STRIDE, attended
+from models.layers.min_gru import MinGruCell
 from models.layers.mlp import PaddedVectors
+from models.layers.tiles import TILE, tiles
+from models.mc2sf.fast import GruStates
 from models.mc2sf.nets import STANDALONE, Nets
-
-TILE = 64
-GROUP = (
-    4  # tiles per call of the fast nets: with more a lone request costs more, with fewer the calls outweigh the work
-)
+from models.mc2sf.packing import Part, distribute, parts
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -59,6 +58,18 @@ class S2FWeights(NamedTuple):
     alpha: Floats
 
 
+class SlowQuery(NamedTuple):
+    """A request to the cloud's nets: history rows of any length, r2 [d], candidates rows [n].
+
+    `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen.
+    """
+
+    history: Rows
+    r2: Floats
+    candidates: Rows
+    item_statistics: Buckets | None = None
+
+
 class FastQuery(NamedTuple):
     """A request to the device's nets: clicks and exposures rows of any length, candidates rows [n], priors [n, d].
 
@@ -75,13 +86,6 @@ class FastQuery(NamedTuple):
     item_statistics: Buckets | None = None
     f2s: Floats | None = None
     near: tuple[Rows, Rows] | None = None
-
-
-class _Tile(NamedTuple):
-    """Some candidates of the request with this number."""
-
-    query: int
-    rows: slice
 
 
 class Scorer:
@@ -102,13 +106,13 @@ class Scorer:
     @torch.inference_mode()
     def step(self, states: Floats, rows: Rows) -> Floats:
         """Apply one step of GRU_n per row: states [B, d], rows [B] -> states [B, d]."""
-        padded = -(-len(rows) // TILE) * TILE
-        x, h = _vectors(self._nets, rows, padded), _padded(states, padded)
-        gru_n = self._nets.encoder.gru_n
-        for tile in range(0, padded, TILE):
-            some = slice(tile, tile + TILE)
-            h[some] = gru_n.step(x[some], h[some])
-        stepped: Floats = h.numpy()[: len(rows)]
+        x, h = (
+            tiles(self._nets.encoder.E.detach()[torch.tensor(rows)]),
+            tiles(torch.tensor(states, dtype=torch.float32)),
+        )
+        for tile, state in zip(x, h, strict=True):
+            state.copy_(self._nets.encoder.gru_n.step(tile, state))
+        stepped: Floats = h.flatten(0, 1).numpy()[: len(rows)]
         return stepped
 
     @torch.inference_mode()
@@ -126,33 +130,34 @@ class Scorer:
             out[active] = self.step(out[active], padded[active, t])
         return out
 
-    @torch.inference_mode()
     def slow(self, history: Rows, r2: Floats, candidates: Rows, item_statistics: Buckets | None = None) -> SlowAnswer:
-        """Return the cloud's answer to one request: history rows of any length, r2 [d], candidates rows [n].
+        """Return the cloud's answer to one request, see `SlowQuery`."""
+        return self.slow_of([SlowQuery(history, r2, candidates, item_statistics)])[0]
 
-        `item_statistics` are those of the candidates, [n, 3]; default: those of items never seen.
-        """
-        n, d = len(candidates), self.config.dim
-        buckets = _buckets(item_statistics, n)
-        answer = SlowAnswer(
-            np.empty((n, d), np.float16), np.empty((n, d), np.float16), np.empty(n, np.float32), np.empty(n, np.float32)
-        )
-        nets, din, long = self._nets, self._din, self.config.history_long
-        sequence = _sequence(nets, history, long)
-        of_din = sequence if din is nets else _sequence(din, history, long)
-        state = torch.from_numpy(np.array(r2, np.float32)).view(1, d)
-        for start in range(0, n, TILE):
-            some = slice(start, min(start + TILE, n))
-            e, floor = _candidates(nets, candidates[some], buckets[some])
-            r_t, r_n = nets.priors(sequence, state, e)
-            real = some.stop - start
-            answer.r_t[some], answer.r_n[some] = r_t[0, :real].half().numpy(), r_n[0, :real].half().numpy()
-            answer.f2s[some] = nets.encoder.above(floor, "f2s", nets.slow.score_f2s(r_n, r_t, e))[0, :real].numpy()
+    @torch.inference_mode()
+    def slow_of(self, queries: Sequence[SlowQuery]) -> list[SlowAnswer]:
+        """Return the cloud's answer to each request. Alone or with any others, a request gets the same answer."""
+        d = self.config.dim
+        answers = [
+            SlowAnswer(*np.empty((2, n, d), np.float16), *np.empty((2, n), np.float32))
+            for n in (len(query.candidates) for query in queries)
+        ]
+        nets, din = self._nets, self._din
+        for part in parts(queries, range(len(queries))):
+            e, floor = _candidates(nets, part)
+            asked = [queries[piece.query] for piece in part.pieces]
+            r_t = _attended(nets, part, asked, e)
+            r2 = torch.from_numpy(np.stack([query.r2 for query in asked]).astype(np.float32))
+            r_n = nets.slow.gated(nets.encoder.gru_n.step_tiles(e, r2, part.of), e)
+            f2s = nets.encoder.above(floor, "f2s", nets.slow.score_f2s(r_n, r_t, e))
+            of_din = r_t
             if din is not nets:
-                e, floor = _candidates(din, candidates[some], buckets[some])
-                r_t = din.slow.din(of_din.x, of_din.mask, e)
-            answer.din[some] = din.encoder.above(floor, "din", din.slow.score_din(r_t, e))[0, :real].numpy()
-        return answer
+                e, floor = _candidates(din, part)
+                of_din = _attended(din, part, asked, e)
+            scores = din.encoder.above(floor, "din", din.slow.score_din(of_din, e))
+            priors = r_t.half().flatten(0, 1), r_n.half().flatten(0, 1)
+            distribute(part, answers, (*priors, scores.flatten(), f2s.flatten()))
+        return answers
 
     def fast(
         self,
@@ -172,50 +177,51 @@ class Scorer:
     def fast_of(self, queries: Sequence[FastQuery]) -> list[FastAnswer]:
         """Return the device's scores of each request. Alone or with any others, a request gets the same scores."""
         answers = [FastAnswer(*np.empty((2, len(query.candidates)), np.float32)) for query in queries]
-        if self._s2f.config.stacked:
-            received = [_received(self._s2f, query, self.config.history_short) for query in queries]
-        tiles = [
-            _Tile(i, slice(start, min(start + TILE, len(query.candidates))))
-            for i, query in enumerate(queries)
-            for start in range(0, len(query.candidates), TILE)
-        ]
-        # histories of similar length together: a step of the GRUs in which all are padded is skipped
-        tiles.sort(key=lambda tile: (len(queries[tile.query].clicks), len(queries[tile.query].exposures)))
-        for first in range(0, len(tiles), GROUP):
-            some = tiles[first : first + GROUP]
-            scores = self._fast_of_group([(queries[tile.query], tile.rows) for tile in some])
-            if self._s2f.config.stacked:
-                added = _group([received[tile.query][tile.rows] for tile in some], 1 + WEIGHTS, np.float32)
-                of_cloud, *affinities = added.unbind(-1)
-                scores = scores[0], self._s2f.stack(scores[1], scores[0], of_cloud, affinities)
-            for place, (i, rows) in enumerate(some):
-                for answer, of_net in zip(answers[i], scores, strict=True):
-                    answer[rows] = of_net[place, : rows.stop - rows.start].numpy()
+        # histories of similar length together: a call has as many steps of the GRUs as its longest histories
+        order = sorted(range(len(queries)), key=lambda i: (len(queries[i].clicks), len(queries[i].exposures)))
+        for part in parts(queries, order):
+            fast, mc2sf = self._fast_of_part(part, [queries[piece.query] for piece in part.pieces])
+            distribute(part, answers, (fast.flatten(), mc2sf.flatten()))
         return answers
 
-    def _fast_of_group(self, tiles: Sequence[tuple[FastQuery, slice]]) -> tuple[Tensor, Tensor]:
-        """Return the scores of fast alone and S2F of at most GROUP tiles: [GROUP, TILE] each."""
-        short, d = self.config.history_short, self.config.dim
-        rows = _group([query.candidates[some, None] for query, some in tiles], 1, np.int64)[..., 0]
-        buckets = _group(
-            [_buckets(query.item_statistics, len(query.candidates))[some] for query, some in tiles], 3, np.int64
+    def _fast_of_part(self, part: Part, asked: list[FastQuery]) -> tuple[Tensor, Tensor]:
+        """Return the scores of fast alone and mc2sf: [T, TILE] each."""
+        alone, s2f, users = self._alone, self._s2f, len(asked)
+        n = part.pieces[-1].place.stop
+        e, floor = _candidates(s2f, part)
+        r_t, r_n = (s2f.fast.received(_priors(part, [getattr(query, r) for query in asked], e)) for r in ("r_t", "r_n"))
+        z_p, z_n = s2f.fast.initial_states(r_n, r_t)
+        for z in (z_p, z_n):
+            z.flatten(0, 1)[n : n + users] = 0
+        states = self._states(s2f, asked, z_p, z_n, part.of)
+        of_s2f = s2f.encoder.above(floor, "mc2sf", s2f.fast.score_from(states, e, r_t))
+        if alone is s2f:
+            zero = [each.flatten(0, 1)[n : n + users] for each in states]
+        else:
+            z_p, z_n = (tiles(torch.zeros(users, self.config.dim)) for _ in states)
+            each_once = torch.arange(len(z_p) * TILE).clamp(max=users - 1)
+            zero = [each.flatten(0, 1) for each in self._states(alone, asked, z_p, z_n, each_once)]
+            e, floor = _candidates(alone, part)
+        from_zero = GruStates(*(each[part.of].view_as(e) for each in zero))
+        fast = alone.encoder.above(floor, "fast", alone.fast.score_fast(from_zero, e))
+        if s2f.config.stacked:
+            of_s2f = _stacked(s2f, part, asked, of_s2f, fast)
+        return fast, of_s2f
+
+    def _states(self, nets: Nets, asked: list[FastQuery], z_p: Tensor, z_n: Tensor, of: Tensor) -> GruStates:
+        """Return the states of both GRUs after the short histories, from initial states in tiles."""
+
+        def encoded(cell: Gru | MinGruCell, histories: Sequence[Rows], z: Tensor) -> Tensor:
+            last = [rows[max(0, len(rows) - self.config.history_short) :] for rows in histories]
+            length = max(map(len, last))
+            x = nets.encoder.E.detach()[torch.from_numpy(left_padded(last, length).T.copy())]
+            mask = torch.arange(length)[:, None] >= length - torch.tensor([len(rows) for rows in last])
+            return cell.encode_tiles(x, mask, z, of)
+
+        return GruStates(
+            encoded(nets.fast.gru_p, [query.clicks for query in asked], z_p),
+            encoded(nets.encoder.gru_n, [query.exposures for query in asked], z_n),
         )
-        r_t = _group([query.r_t[some] for query, some in tiles], d, np.float32)
-        r_n = _group([query.r_n[some] for query, some in tiles], d, np.float32)
-
-        def inputs(nets: Nets) -> tuple[PaddedVectors, PaddedVectors, Tensor]:
-            clicks = _sequences(nets, [query.clicks for query, _ in tiles], short)
-            exposures = _sequences(nets, [query.exposures for query, _ in tiles], short)
-            return clicks, exposures, nets.encoder.with_statistics(nets.encoder.E.detach()[rows], buckets)
-
-        alone, s2f = self._alone, self._s2f
-        clicks, exposures, e = inputs(alone)
-        fast = alone.fast.score_fast(alone.fast.from_zero(alone.encoder.gru_n, clicks, exposures), e)
-        if s2f is not alone:
-            clicks, exposures, e = inputs(s2f)
-        mc2sf = s2f.fast.score_s2f(s2f.encoder.gru_n, clicks, exposures, e, r_t, r_n)
-        floor = alone.encoder.floor(buckets), s2f.encoder.floor(buckets)
-        return alone.encoder.above(floor[0], "fast", fast), s2f.encoder.above(floor[1], "mc2sf", mc2sf)
 
     @torch.inference_mode()
     def s2f_weights(
@@ -232,19 +238,19 @@ class Scorer:
         return S2FWeights(w1.numpy(), w2.numpy(), nets.fast.alpha(of_n, of_t)[0].mean(-1).numpy())
 
 
-def _vectors(nets: Nets, rows: Rows, length: int) -> Tensor:
-    """Return the vectors of rows [<= length], zero-padded at the end: [length, d]."""
-    padded = np.full(length, ROW_PADDING, np.int64)
-    padded[: len(rows)] = rows
-    return nets.encoder.E.detach()[torch.from_numpy(padded)]
+def _candidates(nets: Nets, part: Part) -> tuple[Tensor, Tensor]:
+    """Return the vectors of the candidates, [T, TILE, d], and their floor."""
+    buckets = part.buckets.view(-1, TILE, len(FEATURES))
+    e = nets.encoder.with_statistics(nets.encoder.E.detach()[part.rows.view(-1, TILE)], buckets)
+    return e, nets.encoder.floor(buckets)
 
 
-def _candidates(nets: Nets, rows: Rows, buckets: Rows) -> tuple[Tensor, Tensor]:
-    """Return the vectors [1, TILE, d] of candidates [<= TILE] with item statistics [<= TILE, 3], and their floor."""
-    padded = np.zeros((TILE, buckets.shape[1]), np.int64)
-    padded[: len(buckets)] = buckets
-    listed = torch.from_numpy(padded)[None]
-    return nets.encoder.with_statistics(_vectors(nets, rows, TILE)[None], listed), nets.encoder.floor(listed)
+def _priors(part: Part, priors: Sequence[Halves], e: Tensor) -> Tensor:
+    """Return a prior of each row, [T, TILE, d] like e."""
+    rows = np.zeros((len(part.rows), e.shape[2]), np.float32)
+    for (_, some, place), prior in zip(part.pieces, priors, strict=True):
+        rows[place] = prior[some]
+    return torch.from_numpy(rows).view_as(e)
 
 
 def _buckets(item_statistics: Buckets | None, n: int) -> Rows:
@@ -262,35 +268,21 @@ def _sequence(nets: Nets, rows: Rows, most: int) -> PaddedVectors:
     return PaddedVectors(x, torch.arange(length)[None] >= length - len(last))
 
 
-def _sequences(nets: Nets, histories: Sequence[Rows], most: int) -> PaddedVectors:
-    """Return the last `most` rows of at most GROUP histories as left-padded vectors [GROUP, L, d] with their mask."""
-    last = [rows[max(0, len(rows) - most) :] for rows in histories]
-    last += [np.zeros(0, np.int64)] * (GROUP - len(last))
-    length = -(-most // STRIDE) * STRIDE
-    lengths = torch.tensor([len(rows) for rows in last])
-    x = nets.encoder.E.detach()[torch.from_numpy(left_padded(last, length))]
-    return PaddedVectors(x, torch.arange(length)[None] >= length - lengths[:, None])
+def _attended(nets: Nets, part: Part, asked: Sequence[SlowQuery], e: Tensor) -> Tensor:
+    """Return r_t of each row, [T, TILE, d], from the long histories."""
+    din, most, histories = nets.slow.din, nets.config.history_long, []
+    for query in asked:
+        x, mask = _sequence(nets, query.history, most)
+        histories.append(din.in_context(x, mask)[0, -int(mask.sum()) or len(x[0]) :])
+    return attended(din.unit, histories, e, [piece.place for piece in part.pieces])
 
 
-def _group(tiles: Sequence[NDArray[np.generic]], width: int, dtype: DTypeLike) -> Tensor:
-    """Return at most GROUP arrays [<= TILE, width] as one tensor [GROUP, TILE, width], zero-padded."""
-    padded = np.zeros((GROUP, TILE, width), dtype)
-    for place, tile in enumerate(tiles):
-        padded[place, : len(tile)] = tile
-    return torch.from_numpy(padded)
-
-
-def _received(nets: Nets, query: FastQuery, short: int) -> Floats:
-    """Return what stacked nets add per candidate, [n, 1 + WEIGHTS]: F2S's score and the affinities to the clicks."""
-    received = np.zeros((len(query.candidates), 1 + WEIGHTS), np.float32)
-    received[:, 0] = 0 if query.f2s is None else query.f2s
-    before, listed = query.near or (query.clicks, query.candidates)
-    received[:, 1:] = nets.fast.neighbours.affinity(before[-short:], listed).T
-    return received
-
-
-def _padded(values: NDArray[np.floating], length: int) -> Tensor:
-    """Return values [<= length, d] as f4 [length, d], zero-padded at the end."""
-    padded = np.zeros((length, values.shape[1]), np.float32)
-    padded[: len(values)] = values
-    return torch.from_numpy(padded)
+def _stacked(nets: Nets, part: Part, asked: Sequence[FastQuery], s2f: Tensor, fast: Tensor) -> Tensor:
+    """Return mc2sf of stacked nets, [T, TILE], from the scores of S2F and fast alone."""
+    added = np.zeros((len(part.rows), 1 + WEIGHTS), np.float32)  # F2S's score and the affinities to the clicks
+    for (_, some, place), query in zip(part.pieces, asked, strict=True):
+        added[place, 0] = 0 if query.f2s is None else query.f2s[some]
+        before, listed = query.near or (query.clicks, query.candidates)
+        added[place, 1:] = nets.fast.neighbours.affinity(before[-nets.config.history_short :], listed[some]).T
+    of_cloud, *affinities = torch.from_numpy(added).view(*fast.shape, -1).unbind(-1)
+    return nets.stack(s2f, fast, of_cloud, affinities)

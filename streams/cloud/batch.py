@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.mc2sf.tiled_scorer import SlowAnswer, SlowQuery
 from streams.codec import Reader, RecordError, Tensor
 from streams.faust_runtime.worker import Releases, StatisticsByEpoch
 from streams.kafka.message import Message
@@ -16,6 +20,7 @@ from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
 from streams.records import ClickUpload, EndOfLog, EpochEnd, Forget, NegativeMemory, RankRequest, SlowPriors, Uplink
 from streams.releases.item_statistics import buckets_array
+from streams.releases.release import Release
 from streams.settings import Settings
 from streams.state.cloud import R2, CloudPartitionState, CloudState
 from streams.state.pending_writes import PendingRows, PendingWrites
@@ -44,6 +49,15 @@ def check_arrays(record: NegativeMemory | ClickUpload | RankRequest, settings: S
         buckets_array(record.item_statistics, n)
 
 
+class _Asked(NamedTuple):
+    """A request that is answered at the end of the batch, with the user's clicks and r2 as of its turn."""
+
+    message: Message
+    request: RankRequest
+    history: NDArray[np.int64]
+    r2: bytes | None
+
+
 class CloudWork:
     """One batch: decoded at construction, processed once its releases are there."""
 
@@ -63,6 +77,7 @@ class CloudWork:
         self._writes = PendingWrites(settings, ROLE, self._users, self._partitions)
         self._counts: Counter[str] = Counter()
         self._markers: list[EpochEnd | EndOfLog] = []
+        self._asked: list[_Asked] = []
         self._received = [(message, self._decode(message)) for message in received]
 
     def _decode(self, message: Message) -> Uplink | RecordError:
@@ -85,7 +100,7 @@ class CloudWork:
         return ()
 
     def process(self, releases: Releases, _item_statistics: StatisticsByEpoch) -> PendingWrites:
-        """Process the batch in the order received; return its writes."""
+        """Process the batch in the order received, and answer its requests together; return its writes."""
         for message, record in self._received:
             try:
                 if isinstance(record, RecordError):
@@ -98,16 +113,17 @@ class CloudWork:
                     user = user.with_upload(record.epoch, clicks, self._settings.history_long)
                     self._users.put(message.key, user)
                 elif isinstance(record, RankRequest):
-                    self._answer(message, record, releases)
+                    self._ask(message, record)
                 elif isinstance(record, Forget):
                     self._users.delete(message.key)
                 else:
                     self._apply_marker(message.partition, record)
             except RecordError as error:
                 self._writes.refuse(message, str(error))
+        self._answer(releases)
         return self._writes
 
-    def _answer(self, message: Message, request: RankRequest, releases: Releases) -> None:
+    def _ask(self, message: Message, request: RankRequest) -> None:
         state = self._users.get(message.key)
         if state.epoch > request.epoch:
             return  # a repeat: clicks of its own epoch or later ones are in the history already
@@ -116,38 +132,39 @@ class CloudWork:
             if state.has_later_r2(request.window, request.versions.encoder):
                 return  # a repeat: the device sends its r2 again before it repeats a request that has no answer
             self._counts["without r2"] += 1
-        try:
-            priors = self._priors(request, state, r2, releases)
-        except Exception as error:
-            log.exception("user %r, seq %d", request.user, request.seq)
-            raise RecordError(f"could not be answered: {error!r}") from error
-        self._counts["answered"] += 1
-        self._writes.send(CLOUD_DOWNLINK, message.partition, message.key, priors)
-
-    def _priors(self, request: RankRequest, state: CloudState, r2: bytes | None, releases: Releases) -> SlowPriors:
-        release, candidates = releases(request.versions.release), request.candidates.array()
         history = state.history(request.epoch, self._settings.history_long)
-        answer = release.scorer.slow(
-            release.catalogue.rows(history),
-            np.zeros(self._settings.dim, np.float32) if r2 is None else np.frombuffer(r2, dtype="<f4"),
-            release.catalogue.rows(candidates),
-            buckets_array(request.item_statistics, len(candidates)),
-        )
-        return SlowPriors(
-            user=request.user,
-            seq=request.seq,
-            r_t=Tensor.of(answer.r_t, "<f2"),
-            r_n=Tensor.of(answer.r_n, "<f2"),
-            din=Tensor.of(answer.din, "<f4"),
-            f2s=Tensor.of(answer.f2s, "<f4"),
-            history=len(history),
-            window=0 if r2 is None else request.window,
-            versions=request.versions,
-            statistics_epoch=request.statistics_epoch,
-            ranking=request.ranking,
-            history_items=Tensor.of(history, "<i8") if request.ranking else None,
-            r2=(r2 or b"") if request.ranking else b"",
-        )
+        self._asked.append(_Asked(message, request, history, r2))
+
+    def _answer(self, releases: Releases) -> None:
+        """Answer the requests of each release together, and one by one if that fails."""
+        of_release: defaultdict[int, list[int]] = defaultdict(list)
+        for i, asked in enumerate(self._asked):
+            of_release[asked.request.versions.release].append(i)
+        answers: dict[int, SlowAnswer] = {}
+        for version, some in of_release.items():
+            with suppress(Exception):  # the same error comes again for the request that is the reason
+                found = self._scores([self._asked[i] for i in some], releases(version))
+                answers.update(zip(some, found, strict=True))
+        for i, asked in enumerate(self._asked):
+            try:
+                answer = answers.get(i) or self._scores([asked], releases(asked.request.versions.release))[0]
+            except Exception as error:
+                log.exception("user %r, seq %d", asked.request.user, asked.request.seq)
+                self._writes.refuse(asked.message, f"could not be answered: {error!r}")
+                continue
+            self._counts["answered"] += 1
+            message = asked.message
+            self._writes.send(CLOUD_DOWNLINK, message.partition, message.key, _priors(asked, answer))
+
+    def _scores(self, some: Sequence[_Asked], release: Release) -> list[SlowAnswer]:
+        rows, zero = release.catalogue.rows, np.zeros(self._settings.dim, np.float32)
+        queries = []
+        for _, request, history, r2 in some:
+            candidates = request.candidates.array()
+            statistics = buckets_array(request.item_statistics, len(candidates))
+            state = zero if r2 is None else np.frombuffer(r2, dtype="<f4")
+            queries.append(SlowQuery(rows(history), state, rows(candidates), statistics))
+        return release.scorer.slow_of(queries)
 
     def _apply_marker(self, number: int, marker: EpochEnd | EndOfLog) -> None:
         self._markers.append(marker)
@@ -171,3 +188,22 @@ def _read_user(value: bytes | None) -> CloudState:
 
 def _read_partition(value: bytes | None) -> CloudPartitionState:
     return CloudPartitionState() if value is None else decode_row(value, CloudPartitionState)
+
+
+def _priors(asked: _Asked, answer: SlowAnswer) -> SlowPriors:
+    _, request, history, r2 = asked
+    return SlowPriors(
+        user=request.user,
+        seq=request.seq,
+        r_t=Tensor.of(answer.r_t, "<f2"),
+        r_n=Tensor.of(answer.r_n, "<f2"),
+        din=Tensor.of(answer.din, "<f4"),
+        f2s=Tensor.of(answer.f2s, "<f4"),
+        history=len(history),
+        window=0 if r2 is None else request.window,
+        versions=request.versions,
+        statistics_epoch=request.statistics_epoch,
+        ranking=request.ranking,
+        history_items=Tensor.of(history, "<i8") if request.ranking else None,
+        r2=(r2 or b"") if request.ranking else b"",
+    )

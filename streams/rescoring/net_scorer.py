@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, create_engine
 
 from models.evaluation.metrics import rank
-from models.mc2sf.tiled_scorer import FastAnswer, FastQuery, SlowAnswer
+from models.mc2sf.tiled_scorer import FastAnswer, FastQuery, SlowAnswer, SlowQuery
 from streams.plugins.loaded import loaded
 from streams.plugins.protocols import Seen
 from streams.releases.release import Assembler, Release, read_release
@@ -31,13 +31,17 @@ class NetScorer:
     def ranks(self, version: int, queries: list[RankingQuery], *, late: bool = False) -> list[dict[str, int]]:
         """Return each query's ranks by release `version`. `late`: also those whose answer came too late online."""
         release = self._read(version)
-        rows, slow, fast = release.catalogue.rows, [], []
-        for query, r2 in zip(queries, self._r2(release, [query.r2_items for query in queries]), strict=True):
-            candidates, statistics = rows(query.candidates), query.item_statistics
-            slow.append(made := release.scorer.slow(rows(query.history), r2, candidates, statistics))
+        rows = release.catalogue.rows
+        states = self._r2(release, [query.r2_items for query in queries])
+        asked = [
+            SlowQuery(rows(query.history), r2, rows(query.candidates), query.item_statistics)
+            for query, r2 in zip(queries, states, strict=True)
+        ]
+        slow, fast = release.scorer.slow_of(asked), []
+        for query, (_, _, candidates, statistics), priors in zip(queries, asked, slow, strict=True):
             short = rows(query.clicks), rows(query.exposures)
             near = release.near(query.clicks, query.candidates)
-            fast.append(FastQuery(*short, candidates, made.r_t, made.r_n, statistics, made.f2s, near))
+            fast.append(FastQuery(*short, candidates, priors.r_t, priors.r_n, statistics, priors.f2s, near))
         scores = release.scorer.fast_of(fast)
         return [self._rank(release, *scored, late=late) for scored in zip(queries, slow, scores, strict=True)]
 

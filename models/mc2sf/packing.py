@@ -1,0 +1,85 @@
+"""Candidates of many requests, one after the other, as the rows of a few calls of the nets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.data.catalogue import ROW_PADDING
+from models.data.item_statistics import FEATURES, Buckets
+from models.layers.tiles import TILE
+
+_ROWS = 1024  # per call at most: the states of so many fit a core's cache
+
+
+class Query(Protocol):
+    """A request: candidates as rows of E [n], and their item statistics [n, 3]; default: those of items never seen."""
+
+    @property
+    def candidates(self) -> NDArray[np.int64]:
+        """Return the candidates."""
+
+    @property
+    def item_statistics(self) -> Buckets | None:
+        """Return their item statistics."""
+
+
+class Piece(NamedTuple):
+    """Some candidates of the request with this number, and their place among the rows of a call."""
+
+    query: int
+    candidates: slice
+    place: slice
+
+
+class Part(NamedTuple):
+    """The rows of one call, zero-padded to whole tiles, and the number of the piece of each: `of` [T * TILE].
+
+    After the candidates there is one row more for each piece: the fast nets begin it from a zero state.
+    """
+
+    pieces: list[Piece]
+    rows: Tensor
+    buckets: Tensor
+    of: Tensor
+
+
+def parts(queries: Sequence[Query], order: Sequence[int]) -> Iterator[Part]:
+    """Yield the candidates of all queries, in this order, in parts of at most _ROWS rows."""
+    pieces: list[Piece] = []
+    filled = 0
+    for i in order:
+        n, start = len(queries[i].candidates), 0
+        while start < n:
+            some = min(n - start, _ROWS - filled - len(pieces) - 1)
+            pieces.append(Piece(i, slice(start, start + some), slice(filled, filled + some)))
+            start, filled = start + some, filled + some
+            if filled + len(pieces) >= _ROWS - 1:
+                yield _part(queries, pieces)
+                pieces, filled = [], 0
+    if pieces:
+        yield _part(queries, pieces)
+
+
+def _part(queries: Sequence[Query], pieces: list[Piece]) -> Part:
+    n = pieces[-1].place.stop
+    rows = np.full(-(-(n + len(pieces)) // TILE) * TILE, ROW_PADDING, np.int64)
+    buckets, of = np.zeros((len(rows), len(FEATURES)), np.int64), np.zeros(len(rows), np.int64)
+    of[n : n + len(pieces)] = np.arange(len(pieces))
+    for number, (i, some, place) in enumerate(pieces):
+        rows[place], of[place] = queries[i].candidates[some], number
+        if (statistics := queries[i].item_statistics) is not None:
+            buckets[place] = statistics[some]
+    return Part(pieces, *map(torch.from_numpy, (rows, buckets, of)))
+
+
+def distribute(part: Part, answers: Sequence[tuple[NDArray[np.floating], ...]], found: Sequence[Tensor]) -> None:
+    """Write what was found per row, [T * TILE, ...] each, into the fields of the answers to all queries."""
+    for i, some, place in part.pieces:
+        for answer, values in zip(answers[i], found, strict=True):
+            answer[some] = values[place].numpy()
