@@ -1,18 +1,19 @@
 """The encoding of every record value: one schema byte, then the record as a MessagePack array.
 
-Adding a field at the end with a default keeps older readers working; any other change raises `SCHEMA`. A reader
-accepts older schema numbers and refuses newer ones. `streams/records.py` lists the records themselves.
+Adding a field at the end with a default keeps older readers working; any other change raises `SCHEMA`, and the number
+of the records that it concerns. A reader accepts older numbers and refuses newer ones. `streams/records.py` lists the
+records themselves.
 """
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-SCHEMA = 2  # 1: `DeviceBatch` has no `sent_wall`
+SCHEMA = 3  # 1: `DeviceBatch` has no `sent_wall`; 2: there are no envelopes
 MAX_BYTES = 1_000_000  # of one encoded record; larger ones are refused on both sides
 
 Array = NDArray[Any]  # of a record: its dtype comes with the data
@@ -24,6 +25,8 @@ class RecordError(ValueError):
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """Base class of every record."""
+
+    first_byte: ClassVar[bytes] = b"\x02"  # the schema number since which records of this class are as they are
 
 
 R = TypeVar("R", bound=Record)
@@ -59,12 +62,11 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_PREFIX = bytes([SCHEMA])  # a MessagePack positive integer
 
 
 def encode(record: Record) -> bytes:
     """Return the record's bytes. Raises RecordError if they exceed MAX_BYTES."""
-    data = _PREFIX + _encoder.encode(record)
+    data = record.first_byte + _encoder.encode(record)
     if len(data) > MAX_BYTES:
         raise RecordError(f"{type(record).__name__} of {len(data)} bytes: at most {MAX_BYTES} are allowed")
     return data

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from enum import IntEnum
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -286,6 +286,18 @@ class DeadLetter(Record, frozen=True, tag="dead"):
     value: bytes  # its value
     reason: str  # why it was refused
     role: str  # the processor that refused it
+    envelope_index: int = 0  # index of the record in its envelope
+
+
+# any topic with envelopes -----------------------------------------------------------------------------------------
+
+
+class Envelope(Record, frozen=True, tag="records"):
+    """Records of one partition, in order: see streams/kafka/envelope.py. Epoch markers are in none."""
+
+    first_byte: ClassVar[bytes] = b"\x03"
+
+    records: Annotated[list[tuple[bytes, bytes]], msgspec.Meta(min_length=1)]  # key and value of each
 
 
 DeviceEvent = DeviceBatch | GatewayRequest | Forget | EpochBegin | EpochEnd | EndOfLog

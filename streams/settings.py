@@ -76,6 +76,10 @@ class StreamSettings(_Group):
     request_timeout_s: float = Field(30.0, gt=0, description="free-running: a request without answer expires after, s")
     take_max: int = Field(2000, ge=1, description="records per batch of a worker, at most")
     take_within_s: float = Field(0.02, gt=0, description="time that a worker collects records for a batch, s")
+    envelopes: bool = Field(
+        True,
+        description="send many records of a partition as one Kafka record; false: each alone, for readers before 0.2",
+    )
     quality_span_s: float = Field(7 * 86_400, gt=0, description="span of the sliding online metrics, s of event time")
     seed: DecidesResults[int] = Field(1, ge=0, description="seed of every random choice")
     exposures: DecidesResults[Exposures] = Field(

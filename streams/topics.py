@@ -20,6 +20,7 @@ class Topic:
     doc: str  # what the topic carries
     compact: bool = False
     keyed: bool = True  # by user, partitioned as Kafka's Java client does; else a single partition
+    envelopes: bool = False  # many records of a partition may come as one Kafka record
 
     def full(self, settings: Settings) -> str:
         """Return the topic's name on the broker."""
@@ -40,12 +41,14 @@ class Topic:
         return {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS)}
 
 
-DEVICE_EVENTS = Topic("device-events", "user", "events of the users' devices, and epoch markers")
-DEVICE_UPLINK = Topic("device-uplink", "user", "what devices send to the cloud: r2, clicks, requests for priors")
-CLOUD_DOWNLINK = Topic("cloud-downlink", "user", "the cloud's answers to requests for priors")
-OUTCOMES = Topic("outcomes", "user", "ranks of the evaluated clicks")
+DEVICE_EVENTS = Topic("device-events", "user", "events of the users' devices, and epoch markers", envelopes=True)
+DEVICE_UPLINK = Topic(
+    "device-uplink", "user", "what devices send to the cloud: r2, clicks, requests for priors", envelopes=True
+)
+CLOUD_DOWNLINK = Topic("cloud-downlink", "user", "the cloud's answers to requests for priors", envelopes=True)
+OUTCOMES = Topic("outcomes", "user", "ranks of the evaluated clicks", envelopes=True)
 RANKINGS = Topic("rankings", "user", "rankings that gateways asked for, and their inputs")
-FAST_EXAMPLES = Topic("fast-examples", "user", "training examples of the fast nets, for the learner")
+FAST_EXAMPLES = Topic("fast-examples", "user", "training examples of the fast nets, for the learner", envelopes=True)
 ITEM_EMBEDDINGS = Topic("item-embeddings", "item", "changed rows of the item table E", compact=True, keyed=False)
 MODEL_WEIGHTS = Topic(
     "model-weights", "part/version", "weights of the parts of releases (safetensors)", compact=True, keyed=False

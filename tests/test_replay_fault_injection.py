@@ -209,7 +209,7 @@ def test_what_is_sent_is_every_batch_once_and_some_again_and_both_are_counted() 
     assert {record[:2] for record in records[200:]} < {record[:2] for record in records[:200]}
     assert {events for *_, events in records[200:]} == {0}
     assert sent.counts["duplicates"] == 1000 + 2 * (len(records) - 200)
-    assert sent.counts["old"] == 2 * sum(data[0] < SCHEMA for _, data, _ in records) > 0
+    assert sent.counts["old"] == 2 * sum(data[0] == 1 for _, data, _ in records) > 0
     assert list(FaultInjection(NO_FAULTS, 1).records(batches)) == [(b.user, encode(b), 2) for b in batches]
 
 

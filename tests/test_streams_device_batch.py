@@ -22,6 +22,7 @@ from streams.records import (
     ClickUpload,
     DeadLetter,
     DeviceBatch,
+    Envelope,
     EpochBegin,
     EpochEnd,
     ExampleEvent,
@@ -103,10 +104,11 @@ class Worker:
         )
         kinds = {DEVICE_UPLINK: Uplink, OUTCOMES: OutcomeEvent, DEAD_LETTERS: DeadLetter, CLOUD_DOWNLINK: SlowPriors}
         kinds |= {FAST_EXAMPLES: ExampleEvent, RANKINGS: RankingEvent}
-        for topic, _, _, value in writes.records():
+        for topic, *record in writes.records():
             for known, kind in kinds.items():
                 if topic == known.full(self.settings):
-                    self.sent.setdefault(known.name, []).append(Reader[Any](kind).decode(value))
+                    sent = [Reader[Any](kind).decode(each.value) for each in Message.received(known.name, 0, *record)]
+                    self.sent.setdefault(known.name, []).extend(sent)
         for key, row in writes.rows():
             if row is None:
                 self.rows.pop(key, None)  # it may have been made in the same batch
@@ -142,6 +144,17 @@ WRONG = {
     "another partition": (at(DEVICE_EVENTS, batch(1), number=1 - partition("u")), "belongs to partition"),
     "an answer that is none": (at(CLOUD_DOWNLINK, b"\x01\x02"), "array"),
 }
+
+
+def test_garbage_in_an_envelope_is_a_dead_letter_of_its_own_and_its_neighbours_are_applied() -> None:
+    worker = Worker()
+    worker.work(at(DEVICE_EVENTS, EpochBegin(0, 0, 0), key=b""))
+    values = [encode(batch(1)), b"garbage", encode(batch(1)), encode(batch(2, seq=1))]
+    envelope = encode(Envelope([(b"u", value) for value in values]))
+    worker.work(*Message.received(DEVICE_EVENTS.name, partition("u"), 1, b"", envelope))
+    [dead] = worker.sent["dead-letters"]
+    assert (dead.offset, dead.envelope_index, dead.value) == (1, 1, b"garbage")
+    assert decode_row(worker.rows[user_key("u")], DeviceState).seq == 2
 
 
 @pytest.mark.parametrize("what", WRONG)

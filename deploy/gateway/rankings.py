@@ -150,4 +150,4 @@ class RankingsReader:
                     try:
                         self._take(_rankings.decode(message.value))
                     except RecordError as error:
-                        log.warning("%s/%d@%d: %s", message.topic, message.partition, message.offset, error)
+                        log.warning("%s: %s", message.position, error)

@@ -47,7 +47,8 @@ _FIELD = re.compile(r"#\s*(.*)$")
 def record_classes(topic: Topic) -> tuple[type[codec.Record], ...]:
     """Return the classes of the records on a topic; none for topics of plain bytes."""
     value = _VALUES.get(topic)
-    return tuple(kind for kind in get_args(value) or (value,) if isinstance(kind, type))
+    kinds = *(get_args(value) or (value,)), *([record_types.Envelope] if topic.envelopes else [])
+    return tuple(kind for kind in kinds if isinstance(kind, type))
 
 
 def topics() -> Page:
@@ -110,9 +111,10 @@ def records() -> Page:
     return page
 
 
-def _annotations(kind: type) -> dict[str, str]:
+def _annotations(kind: type[msgspec.Struct]) -> dict[str, str]:
     """Return the type of each field as it is written in the source."""
-    return {name: str(annotation) for name, annotation in inspect.get_annotations(kind).items()}
+    annotations = inspect.get_annotations(kind).items()
+    return {name: str(annotation) for name, annotation in annotations if name in kind.__struct_fields__}
 
 
 def _comments(module: ModuleType) -> dict[tuple[str, str], str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,7 +36,12 @@ def encode_schema_1(batch: DeviceBatch) -> bytes:
     return b"\x01" + _encoder.encode(old)
 
 
-OutgoingRecord = tuple[str, bytes, int]  # user, value, number of new events
+class OutgoingRecord(NamedTuple):
+    """A record to send."""
+
+    user: str
+    value: bytes
+    events: int  # new events in it
 
 
 class FaultInjection:
@@ -50,18 +56,18 @@ class FaultInjection:
         """Yield the batches as records; duplicates follow after the others."""
         duplicates = []
         for batch in batches:
-            yield batch.user, self._encoded(batch), len(batch.items)
+            yield OutgoingRecord(batch.user, self._encoded(batch), len(batch.items))
             if self.repeated(batch):
                 duplicates.append(batch)
         for batch in duplicates:
             self.counts["duplicates"] += len(batch.items)
-            yield batch.user, self._encoded(batch), 0
+            yield OutgoingRecord(batch.user, self._encoded(batch), 0)
 
     def attacks(self, epoch: int, victim: str) -> Iterator[OutgoingRecord]:
         """Yield and count the records that hostile devices send in an epoch."""
         for name, value in self.hostile(epoch, victim):
             self.counts["hostile"] += 1
-            yield name, value, 0
+            yield OutgoingRecord(name, value, 0)
 
     def _encoded(self, batch: DeviceBatch) -> bytes:
         if not self.old(batch.user):

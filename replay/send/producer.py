@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice
 
+from replay.send.fault_injection import OutgoingRecord
 from replay.send.progress import ReplayError
 from streams.codec import encode
 from streams.kafka import clients
+from streams.kafka.envelope import MOST_RECORDS, sealed
 from streams.kafka.partitioner import partition_of
 from streams.kafka.types import KafkaFailure, KafkaMessage, KafkaProducer
 from streams.process import telemetry
@@ -34,20 +38,27 @@ class Sender:
             producer = clients.producer(settings, "replay", **{"queue.buffering.max.kbytes": QUEUE_KB})
         self._producer = producer
         self._topic = DEVICE_EVENTS.full(settings)
+        self._most = MOST_RECORDS if settings.envelopes else 1
         self._waiting = 0
         self._error: KafkaFailure | None = None
         self.offsets, self.events, self.batches = list(offsets), list(events), batches  # acknowledged
 
-    def record(self, user: str, value: bytes, events: int) -> None:
-        """Send a record to the partition of its user; waits if the queue is full. It counts as `events` events."""
-        key = user.encode()
-        self._send(partition_of(key, len(self.events)), key, value, events)
+    def records(self, records: Iterable[OutgoingRecord]) -> None:
+        """Send records that are due together, each to the partition of its user; waits if the queue is full."""
+        due: defaultdict[int, list[OutgoingRecord]] = defaultdict(list)
+        for record in records:
+            due[partition_of(record.user.encode(), len(self.events))].append(record)
+        for partition, some in due.items():
+            left = iter(some)
+            for key, value, held in sealed(((each.user.encode(), each.value) for each in some), self._most):
+                counts = [each.events for each in islice(left, held)]
+                self._send(partition, key or None, value, sum(counts), sum(map(bool, counts)))
 
     def marker(self, partition: int, marker: EpochMarker) -> None:
         """Send an epoch marker to one partition."""
-        self._send(partition, None, encode(marker), 0)
+        self._send(partition, None, encode(marker), 0, 0)
 
-    def _send(self, partition: int, key: bytes | None, value: bytes, events: int) -> None:
+    def _send(self, partition: int, key: bytes | None, value: bytes, events: int, batches: int) -> None:
         clients.produce_waiting(
             self._producer,
             self._topic,
@@ -55,7 +66,7 @@ class Sender:
             value=value,
             meanwhile=self.poll,
             partition=partition,
-            on_delivery=partial(self._delivered, events),
+            on_delivery=partial(self._delivered, events, batches),
         )
         self._waiting += 1
         self.poll()
@@ -72,7 +83,7 @@ class Sender:
             self.poll(0.1)
             idle()
 
-    def _delivered(self, events: int, error: KafkaFailure | None, message: KafkaMessage) -> None:
+    def _delivered(self, events: int, batches: int, error: KafkaFailure | None, message: KafkaMessage) -> None:
         self._waiting -= 1
         if error is not None:
             self._error = self._error or error
@@ -80,6 +91,6 @@ class Sender:
         p = message.partition()
         self.offsets[p] = max(self.offsets[p], message.offset() + 1)
         self.events[p] += events
+        self.batches += batches
         if events:
-            self.batches += 1
             telemetry.EVENTS_SENT.inc(events)

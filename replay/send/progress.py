@@ -141,7 +141,7 @@ def _tail(settings: Settings, progress: Progress, ends: list[int], hostile_users
                 try:
                     record = reader.decode(message.value)
                 except RecordError as error:  # not from this replay: the devices refuse it
-                    log.warning("%s/%d@%d is skipped: %s", message.topic, p, message.offset, error)
+                    log.warning("%s is skipped: %s", message.position, error)
                     continue
                 if isinstance(record, DeviceBatch):
                     foreign = record.user in hostile_users or not record.user or message.key != record.user.encode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time as wall
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from replay.prepare.plan import Plan
 from replay.send import progress as progress_file
 from replay.send.batching import grouped
 from replay.send.epoch_barrier import BEFORE_FIRST, Decide, free
-from replay.send.fault_injection import FaultInjection, OutgoingRecord
+from replay.send.fault_injection import FaultInjection
 from replay.send.producer import Sender
 from replay.send.progress import Progress, ReplayError
 from replay.send.sorted_log import ImpressionGroup, LogSlice, SortedLog
@@ -118,7 +118,7 @@ class _Replay:
             first = (plan.ends[k - 1] if k else 0) + loop * plan.contents.rows
             for n, rows in enumerate(self._log.slices(first, plan.ends[k] + loop * plan.contents.rows)):
                 if not n:
-                    self._put(self._faults.attacks(epoch, rows.groups[0].user))
+                    self._sender.records(self._faults.attacks(epoch, rows.groups[0].user))
                 self._send(rows)
             self._send_marker(EpochEnd(epoch, self._time))
             self._flush()
@@ -151,7 +151,8 @@ class _Replay:
                 events += groups[end].end - groups[end].first
                 end += 1
             self._passed += events
-            self._put(self._faults.records(grouped(rows, groups[at:end], int(self._wall() * 1000))))
+            batches = grouped(rows, groups[at:end], int(self._wall() * 1000))
+            self._sender.records(self._faults.records(batches))
             at = end
             telemetry.EVENT_TIME.labels("replay").set(groups[at - 1].due / 1000)
             self._report("sending")
@@ -164,10 +165,6 @@ class _Replay:
         """
         rate = self._plan.rate
         return group.due if rate is None else int((self._passed + ahead) * 1000 / rate)
-
-    def _put(self, records: Iterable[OutgoingRecord]) -> None:
-        for record in records:
-            self._sender.record(*record)
 
     def _idle(self) -> None:
         self._control()

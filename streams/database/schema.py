@@ -270,6 +270,7 @@ dead_letters = _table(
     _key("topic", TEXT, "topic of the record, without the run prefix"),
     _key("partition", INTEGER, "partition of the record"),
     _key("offset", BIG, "offset of the record"),
+    _key("envelope_index", INTEGER, "index of the record in its envelope"),
     _key("role", WORD, "the processor that refused it"),
     _value("key", BYTES, "key of the record"),
     _value("value", BYTES, "value of the record"),

@@ -160,7 +160,7 @@ class DeviceWork:
                 check_priors(record, request, self._settings)
                 version = request.versions.release
                 query = fast_query(request, record, releases(version))
-                queries[version].append((RecordPosition(*message[:3]), request, query))
+                queries[version].append((message.position, request, query))
         for version, some in queries.items():
             answers = releases(version).scorer.fast_of([query for _, _, query in some])
             for (position, request, _), scores in zip(some, answers, strict=True):
@@ -254,7 +254,7 @@ class DeviceWork:
             return
         check_priors(priors, request, self._settings)
         release, size = releases(request.versions.release), len(message.value)
-        scored, scores = self._scored.get(RecordPosition(*message[:3]), (None, None))
+        scored, scores = self._scored.get(message.position, (None, None))
         if scores is None or scored != request:  # the request was made in this batch
             scores = release.scorer.fast_of([fast_query(request, priors, release)])[0]
         outcome = rank_with_priors(request, priors, scores, size, self._wall)

@@ -16,6 +16,7 @@ import faust
 
 from streams.faust_runtime.app import PlatformApp, exit_without_commit
 from streams.faust_runtime.types import FaustEvent, Stream
+from streams.kafka.message import Message
 from streams.settings import Settings
 from streams.topics import Topic
 
@@ -28,7 +29,7 @@ def subscribe(
     app: PlatformApp,
     settings: Settings,
     topics: Sequence[Topic],
-    process: Callable[[list[FaustEvent]], Awaitable[None]],
+    process: Callable[[list[Message]], Awaitable[None]],
 ) -> faust.Agent:
     """Create the one agent of `app`: it calls `process` with batches of all `topics`, one batch at a time."""
     names = [topic.full(settings) for topic in topics]
@@ -37,16 +38,21 @@ def subscribe(
     source = app.topic(*names, **raw, allow_empty=True)
 
     async def agent(stream: Stream) -> None:
-        async for events in batches(app, stream, settings.take_max, settings.take_within_s):
-            await finish_or_exit(process(events), len(events))
+        async for events, messages in batches(app, stream, settings):
+            await finish_or_exit(process(messages), len(messages))
             for event in events:
                 event.ack()
 
     return app.agent(source, concurrency=1, name="agent")(agent)
 
 
-async def batches(app: PlatformApp, stream: Stream, most: int, within_s: float) -> AsyncIterator[list[FaustEvent]]:
-    """Yield batches of at most `most` events that come within `within_s` of the first, all of this assignment."""
+async def batches(
+    app: PlatformApp, stream: Stream, settings: Settings
+) -> AsyncIterator[tuple[list[FaustEvent], list[Message]]]:
+    """Yield batches of events that come within a while of the first, all of this assignment, and their records.
+
+    A batch ends with the envelope in which `settings.take_max` records are reached.
+    """
     loop = asyncio.get_running_loop()
     queue = aiter(stream.channel).queue
     while not stream.should_stop:
@@ -54,10 +60,13 @@ async def batches(app: PlatformApp, stream: Stream, most: int, within_s: float) 
             events = _tracked(app, await queue.get())
         except StopAsyncIteration:  # raised by Faust to stop a channel's reader
             return
-        until = loop.time() + within_s
-        while len(events) < most:
+        messages = [message for event in events for message in Message.of(event, settings)]
+        until = loop.time() + settings.take_within_s
+        while len(messages) < settings.take_max:
             if not queue.empty():
-                events += _tracked(app, queue.get_nowait())
+                for event in _tracked(app, queue.get_nowait()):
+                    events.append(event)
+                    messages += Message.of(event, settings)
             elif loop.time() < until:
                 await asyncio.sleep(_PAUSE_S)
             else:
@@ -65,7 +74,7 @@ async def batches(app: PlatformApp, stream: Stream, most: int, within_s: float) 
         if events:
             for tp in {event.message.tp for event in events}:
                 app.monitor.stream_inbound_time[tp] = loop.time()
-            yield events
+            yield events, messages
 
 
 def _tracked(app: PlatformApp, event: FaustEvent) -> list[FaustEvent]:

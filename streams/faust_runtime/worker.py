@@ -21,7 +21,6 @@ from streams.faust_runtime.batches import finish_or_exit, subscribe
 from streams.faust_runtime.lag_monitor import LagMonitor
 from streams.faust_runtime.outbox import Outbox
 from streams.faust_runtime.state_table import StateTable, state_table
-from streams.faust_runtime.types import FaustEvent
 from streams.kafka.message import Message
 from streams.process import telemetry
 from streams.process.clock_and_signals import wall_ms
@@ -86,7 +85,7 @@ class Worker:
         self._one_at_a_time = asyncio.Lock()
         self._measured = -math.inf
         self._sources = sources
-        subscribe(self.app, settings, sources, self._process_events)
+        subscribe(self.app, settings, sources, self.process)
         self.app.before_connect = self._before_connect
 
     def _before_connect(self) -> None:
@@ -96,9 +95,6 @@ class Worker:
         telemetry.serve(self._settings, self._role)
         self._reader.start()
         LagMonitor(self._settings, self._role, self.app, self._reader, self._sources).start()
-
-    async def _process_events(self, events: Sequence[FaustEvent]) -> None:
-        await self.process([Message.of(event, self._settings) for event in events])
 
     async def process_idle(self) -> None:
         """Process an empty batch, for what the passing of time requires; never while the table is being restored."""

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaException
 
 from streams.codec import encode
 from streams.kafka.clients import produce_waiting
-from streams.kafka.types import KafkaFailure, KafkaProducer
+from streams.kafka.types import KafkaFailure, KafkaProducer, RecordPosition
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
 from streams.records import DeadLetter
@@ -32,7 +32,9 @@ class DeadLetterBox:
         That flush, or a later call of this, raises KafkaException if the broker did not take the letter in time.
         """
         telemetry.DEAD_LETTERS.labels(dead.role, dead.topic).inc()
-        log.warning("%s/%d@%d refused: %s", dead.topic, dead.partition, dead.offset, dead.reason)
+        log.warning(
+            "%s refused: %s", RecordPosition(dead.topic, dead.partition, dead.offset, dead.envelope_index), dead.reason
+        )
         produce_waiting(
             self._producer, self._topic, key=dead.topic.encode(), value=encode(dead), on_delivery=_delivered
         )

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from streams.codec import MAX_BYTES, RecordError
+from streams.kafka.envelope import opened
 from streams.kafka.partitioner import partition_of
-from streams.kafka.types import KafkaMessage, TopicPartition
+from streams.kafka.types import KafkaMessage, RecordPosition, TopicPartition
 from streams.records import LATEST, RANKED, DeadLetter, DeviceBatch, Kind
 from streams.settings import Settings
+from streams.topics import TOPICS
 
 _LAST_KIND = max(Kind)
-_ENVELOPE = 20_000  # bytes of a dead letter left for everything but the value, the reason included
+_FRAME = 20_000  # bytes of a dead letter left for everything but the value, the reason included
 _REASON = 1_000  # characters
+_WITH_ENVELOPES = {topic.name for topic in TOPICS if topic.envelopes}
 CUT = "(cut: the key had "  # in the reason of a dead letter that does not hold the whole record
 
 
@@ -41,24 +44,35 @@ class Message(NamedTuple):
     key: bytes  # empty if there is none
     value: bytes  # the same
     tombstone: bool = False  # True if the record has no value
+    envelope_index: int = 0  # index of the record in its envelope
 
     @classmethod
-    def of(cls, event: FaustEvent, settings: Settings) -> Message:
-        """Return the record in a Faust event."""
+    def of(cls, event: FaustEvent, settings: Settings) -> list[Message]:
+        """Return the record in a Faust event, or those in its envelope."""
         raw = event.message
-        topic = raw.topic.removeprefix(f"{settings.run}-")
-        return cls(topic, raw.partition, raw.offset, raw.key or b"", raw.value or b"", raw.value is None)
+        return cls.received(raw.topic.removeprefix(f"{settings.run}-"), raw.partition, raw.offset, raw.key, raw.value)
 
     @classmethod
-    def of_kafka(cls, topic: str, raw: KafkaMessage) -> Message:
-        """Return the record in confluent-kafka's message `raw` of `topic` (without the run prefix)."""
-        value = raw.value()
-        return cls(topic, raw.partition(), raw.offset(), raw.key() or b"", value or b"", value is None)
+    def of_kafka(cls, topic: str, raw: KafkaMessage) -> list[Message]:
+        """Return the record, or those in the envelope, in confluent-kafka's message `raw` of `topic`."""
+        return cls.received(topic, raw.partition(), raw.offset(), raw.key(), raw.value())
+
+    @classmethod
+    def received(cls, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None) -> list[Message]:
+        """Return the Kafka record at a position, or the records in its envelope."""
+        if value is not None and topic in _WITH_ENVELOPES and (records := opened(value)) is not None:
+            return [cls(topic, partition, offset, *each, False, i) for i, each in enumerate(records)]
+        return [cls(topic, partition, offset, key or b"", value or b"", value is None)]
 
     @property
     def source(self) -> TopicPartition:
         """The partition that the record was read from."""
         return TopicPartition(self.topic, self.partition)
+
+    @property
+    def position(self) -> RecordPosition:
+        """The position of the record."""
+        return RecordPosition(self.topic, self.partition, self.offset, self.envelope_index)
 
     def refused(self, reason: str, role: str) -> DeadLetter:
         """Return the dead letter of this record, refused by `role`.
@@ -66,11 +80,11 @@ class Message(NamedTuple):
         Key and value are cut if they do not fit into a record; the reason then gives their lengths.
         """
         key, value = self.key, self.value
-        if len(key) + len(value) > MAX_BYTES - _ENVELOPE:
+        if len(key) + len(value) > MAX_BYTES - _FRAME:
             reason = f"{reason} {CUT}{len(key)} bytes, the value {len(value)})"
-            key = key[: _ENVELOPE // 2]
-            value = value[: MAX_BYTES - _ENVELOPE - len(key)]
-        return DeadLetter(self.topic, self.partition, self.offset, key, value, reason[-_REASON:], role)
+            key = key[: _FRAME // 2]
+            value = value[: MAX_BYTES - _FRAME - len(key)]
+        return DeadLetter(*self[:3], key, value, reason[-_REASON:], role, self.envelope_index)
 
     def check_user(self, user: str, partitions: int) -> None:
         """Raise RecordError unless the record's key is its user and its partition is the user's."""

@@ -13,11 +13,12 @@ from confluent_kafka import TopicPartition as Assignment
 from streams.kafka import clients
 from streams.kafka.message import Message
 from streams.kafka.stall_detector import SILENT_S, StallDetector
-from streams.kafka.types import KafkaConsumer, OffsetPartition, TopicPartition
+from streams.kafka.types import KafkaConsumer, KafkaMessage, OffsetPartition, TopicPartition
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 _ANSWER_S = 10.0
+_TAKE = 100  # Kafka records at once: each may be an envelope
 QUEUE_KB = 65_536  # librdkafka's default
 
 
@@ -50,24 +51,31 @@ class PartitionConsumer:
         self._paused: AbstractSet[TopicPartition] = frozenset()
 
     def read(self, most: int, wait_s: float) -> list[Message]:
-        """Return up to `most` (two or more) records, waiting at most `wait_s` seconds for the first one.
+        """Return about `most` records, waiting at most `wait_s` seconds for the first one; envelopes are not split.
 
         Raises StalledError if the broker has records that the consumer does not deliver: then make another consumer.
         """
         self._stall_detector.check({self._full(partition) for partition in self._paused})
         first = self._consumer.poll(wait_s)
-        received = []
-        for raw in [] if first is None else [first, *self._consumer.consume(most - 1, 0)]:
-            if (error := raw.error()) is not None:
-                if self._strict:
-                    raise KafkaException(error)
-                log.warning("%s: the consumer reports %s", self._role, error)
-                continue
-            self._stall_detector.received(raw)
-            message = Message.of_kafka(raw.topic().removeprefix(self._prefix), raw)
-            self._next[message.source] = message.offset + 1
-            received.append(message)
+        taken = [] if first is None else [first]
+        received: list[Message] = []
+        while taken:
+            for raw in taken:
+                received += self._opened(raw)
+            more = most - len(received)
+            taken = self._consumer.consume(min(more, _TAKE), 0) if more > 0 else []
         return received
+
+    def _opened(self, raw: KafkaMessage) -> list[Message]:
+        if (error := raw.error()) is not None:
+            if self._strict:
+                raise KafkaException(error)
+            log.warning("%s: the consumer reports %s", self._role, error)
+            return []
+        self._stall_detector.received(raw)
+        messages = Message.of_kafka(raw.topic().removeprefix(self._prefix), raw)
+        self._next[messages[0].source] = messages[0].offset + 1
+        return messages
 
     def pause_only(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Read all partitions but `partitions`. Reading on after a pause takes librdkafka up to a second."""

@@ -22,22 +22,28 @@ class TopicPartition(NamedTuple):
 
 
 class RecordPosition(NamedTuple):
-    """The position of a record, written `device-events/1@35`; `topic` is without the run prefix."""
+    """The position of a record, written `device-events/1@35`, or `device-events/1@35.2` for the third of an envelope.
+
+    `topic` is without the run prefix.
+    """
 
     topic: str
     partition: int
     offset: int
+    envelope_index: int = 0  # of the record in its envelope
 
     @classmethod
     def parse(cls, text: str) -> RecordPosition:
         """Return the position that `text` names. Raises ValueError."""
-        found = re.fullmatch(r"([a-z-]+)/(\d{1,9})@(\d{1,18})", text)
+        found = re.fullmatch(r"([a-z-]+)/(\d{1,9})@(\d{1,18})(?:\.(\d{1,9}))?", text)
         if found is None:
             raise ValueError(f"{text!r} is no position of a record, such as topic/0@35")
-        return cls(found[1], int(found[2]), int(found[3]))
+        return cls(found[1], int(found[2]), int(found[3]), int(found[4] or 0))
 
     def __str__(self) -> str:
-        return f"{self.topic}/{self.partition}@{self.offset}"
+        return f"{self.topic}/{self.partition}@{self.offset}" + (
+            f".{self.envelope_index}" if self.envelope_index else ""
+        )
 
 
 class KafkaFailure(Protocol):

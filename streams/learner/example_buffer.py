@@ -18,17 +18,17 @@ class ExampleBuffer:
 
     def __init__(self, partitions: int, closed: int) -> None:
         self.closed = closed
-        self._held: list[dict[int, FastExample]] = [{} for _ in range(partitions)]  # offset -> example
+        self._held: list[dict[tuple[int, int], FastExample]] = [{} for _ in range(partitions)]  # by offset and index
         self._markers: list[dict[int, int]] = [{} for _ in range(partitions)]  # epoch -> offset of its first marker
         self._ends: list[int | None] = [None] * partitions  # offset of the end of the log
         self._next = [0] * partitions
 
-    def put(self, partition: int, offset: int, record: FastExample | EpochEnd | EndOfLog) -> None:
-        """Add a record."""
+    def put(self, partition: int, offset: int, record: FastExample | EpochEnd | EndOfLog, index: int = 0) -> None:
+        """Add a record; `index` is that in its envelope."""
         self._next[partition] = offset + 1
         if isinstance(record, FastExample):
             if record.epoch > self.closed:  # else it is a repeat
-                self._held[partition][offset] = record
+                self._held[partition][offset, index] = record
             return
         if isinstance(record, EndOfLog) and self._ends[partition] is None:
             self._ends[partition] = offset
@@ -56,8 +56,8 @@ class ExampleBuffer:
         self.closed += 1
         examples: dict[tuple[int, str, int], FastExample] = {}
         for held in self._held:
-            for offset in [offset for offset, example in held.items() if example.epoch <= self.closed]:
-                example = held.pop(offset)
+            for position in [position for position, example in held.items() if example.epoch <= self.closed]:
+                example = held.pop(position)
                 examples.setdefault((example.time, example.user, example.seq), example)
         for markers in self._markers:
             for epoch in [epoch for epoch in markers if epoch <= self.closed]:
@@ -69,7 +69,7 @@ class ExampleBuffer:
         ends = [[] if end is None else [end] for end in self._ends]
         held = zip(self._held, self._markers, ends, self._next, strict=True)
         return {
-            p: min([*examples, *markers.values(), *end, after])
+            p: min([*(offset for offset, _ in examples), *markers.values(), *end, after])
             for p, (examples, markers, end, after) in enumerate(held)
         }
 

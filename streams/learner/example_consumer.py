@@ -49,7 +49,7 @@ class ExampleConsumer:
                 if isinstance(record, FastExample):
                     message.check_user(record.user, self._settings.partitions)
                     examples.check(record, self._settings.dim)
-                self._buffer.put(message.partition, message.offset, record)
+                self._buffer.put(message.partition, message.offset, record, message.envelope_index)
             except RecordError as error:
                 self._dead_letters.put(message.refused(str(error), ROLE))
                 self._buffer.skip(message.partition, message.offset)

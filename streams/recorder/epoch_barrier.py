@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from streams.kafka.types import TopicPartition
 from streams.records import EndOfLog, EpochEnd
 
+_ALL = 1 << 62  # more than the records of any envelope
+
 
 @dataclass
 class PartitionCursor:
     """The position in one partition. A `marker`, which is at `marker_offset`, closes it until the epoch ends."""
 
     next: int = 0  # offset to read next
+    index: int = _ALL  # of the last record at the offset before: those of an envelope share it
     marker: EpochEnd | EndOfLog | None = None
     marker_offset: int = 0
 
@@ -34,12 +37,12 @@ class EpochBarrier:
         self.epoch = epoch
         self.cursors = {partition: PartitionCursor(offsets.get(partition, 0)) for partition in partitions}
 
-    def is_new(self, partition: TopicPartition, offset: int) -> bool:
-        """Return True if the offset is new, and move the cursor past it. The cursor must be open."""
+    def is_new(self, partition: TopicPartition, offset: int, index: int = 0) -> bool:
+        """Return True if the record is new, and move the cursor past it. The cursor must be open."""
         cursor = self.cursors[partition]
-        if offset < cursor.next:
+        if (offset, index) <= (cursor.next - 1, cursor.index):
             return False
-        cursor.next = offset + 1
+        cursor.next, cursor.index = offset + 1, index
         return True
 
     def close(self, partition: TopicPartition, offset: int, marker: EpochEnd | EndOfLog) -> None:

@@ -107,7 +107,7 @@ class EpochWriter:
         elif self.barrier.cursors[message.source].marker is not None:
             self._held[message.source].append(message)
             return
-        elif not self.barrier.is_new(message.source, message.offset):
+        elif not self.barrier.is_new(message.source, message.offset, message.envelope_index):
             return
         self._take(message)
 
@@ -125,7 +125,7 @@ class EpochWriter:
 
     def _refuse(self, message: Message, reason: str) -> None:
         telemetry.DEAD_LETTERS.labels(ROLE, message.topic).inc()
-        log.warning("%s/%d@%d refused: %s", *message[:3], reason)
+        log.warning("%s refused: %s", message.position, reason)
         self._rows.dead_letter(message.refused(reason, ROLE), self._clock())
 
     def _decode(self, message: Message) -> _Recorded:

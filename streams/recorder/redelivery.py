@@ -53,11 +53,13 @@ def refused_records(connection: sa.Connection, run: str) -> list[RefusedRecord]:
     """Return the refused records of a run in the order of their positions."""
     d = schema.dead_letters.c
     rows = connection.execute(
-        sa.select(schema.dead_letters).where(d.run == run).order_by(d.topic, d.partition, d.offset, d.role)
+        sa.select(schema.dead_letters)
+        .where(d.run == run)
+        .order_by(d.topic, d.partition, d.offset, d.envelope_index, d.role)
     )
     found: dict[RecordPosition, RefusedRecord] = {}
     for row in rows:
-        at = RecordPosition(row.topic, row.partition, row.offset)
+        at = RecordPosition(row.topic, row.partition, row.offset, row.envelope_index)
         roles = f"{found[at].roles}, {row.role}" if at in found else row.role
         found[at] = RefusedRecord(at, roles, row.key, row.value, row.reason, row.resent_wall)
     return list(found.values())
@@ -99,6 +101,11 @@ def resend(
     d = schema.dead_letters.c
     with engine.begin() as connection:
         for record in chosen:
-            topic, partition, offset = record.position
-            this = (d.run == settings.run) & (d.topic == topic) & (d.partition == partition) & (d.offset == offset)
+            topic, partition, *at = record.position
+            this = sa.tuple_(d.run, d.topic, d.partition, d.offset, d.envelope_index) == (
+                settings.run,
+                topic,
+                partition,
+                *at,
+            )
             connection.execute(sa.update(schema.dead_letters).where(this).values(resent_wall=wall_ms()))

@@ -143,7 +143,7 @@ class RowBuilder:
             self._keys.pop(user, None)
             buffer.interactions = [row for row in buffer.interactions if row[1] != user]
             buffer.keys = [row for row in buffer.keys if row[1] != user]
-            buffer.dead_letters = [row for row in buffer.dead_letters if row[5] != user.encode()]
+            buffer.dead_letters = [row for row in buffer.dead_letters if row[6] != user.encode()]
         elif source.topic == DEVICE_UPLINK.name:
             buffer.memories = [row for row in buffer.memories if row[1] != user]
             buffer.uploads = [row for row in buffer.uploads if row[1] != user]
@@ -163,6 +163,7 @@ class RowBuilder:
             dead.topic.replace("\0", "\ufffd"),
             dead.partition,
             dead.offset,
+            dead.envelope_index,
             dead.role.replace("\0", "\ufffd")[:16],
         )
         reason = dead.reason.replace("\0", "\ufffd")

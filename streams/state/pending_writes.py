@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
 from streams.codec import Record, encode
+from streams.kafka.envelope import MOST_RECORDS, KeyValue, sealed
 from streams.kafka.message import Message
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
@@ -87,18 +88,23 @@ class PendingWrites:
 
     def refuse(self, message: Message, reason: str) -> None:
         """Send `message` to the dead letters."""
-        log.warning("%s/%d@%d refused: %s", message.topic, message.partition, message.offset, reason)
+        log.warning("%s refused: %s", message.position, reason)
         self._refused[message.topic] += 1
         self.send(DEAD_LETTERS, 0, message.topic.encode(), message.refused(reason, self._role))
 
     def records(self) -> Iterator[tuple[str, int, bytes, bytes]]:
-        """Yield topic, partition, key and value of each record to send."""
+        """Yield topic, partition, key and value of each Kafka record to send, partition after partition."""
+        by_partition: defaultdict[tuple[Topic, int], list[KeyValue]] = defaultdict(list)
         for topic, partition, key, deferred in self._records:
             record = deferred if isinstance(deferred, Record | bytes) else deferred.resolve()
             value = record if isinstance(record, bytes) else encode(record)
             self.sent[type(record)] += 1
             self.sent_bytes[topic] += len(value)
-            yield topic.full(self._settings), partition, key, value
+            by_partition[topic, partition].append((key, value))
+        for (topic, partition), records in by_partition.items():
+            most = MOST_RECORDS if topic.envelopes and self._settings.envelopes else 1
+            for key, value, _ in sealed(records, most):
+                yield topic.full(self._settings), partition, key, value
 
     def rows(self) -> Iterator[tuple[bytes, Struct | None]]:
         """Yield key and row of each row to write, in this order; None deletes."""

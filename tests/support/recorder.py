@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from models.evaluation.candidates import sampled
 from streams.codec import Record, Tensor, encode
 from streams.database import schema
+from streams.kafka.envelope import sealed
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key, partition_of
 from streams.kafka.types import TopicPartition
@@ -33,7 +34,16 @@ from streams.settings import Settings
 from streams.state import cloud as cloud_state
 from streams.state import device as device_state
 from streams.state.row_codec import encode_row
-from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
+from streams.topics import (
+    CLOUD_STATE,
+    DEAD_LETTERS,
+    DEVICE_EVENTS,
+    DEVICE_STATE,
+    DEVICE_UPLINK,
+    OUTCOMES,
+    TOPICS,
+    Topic,
+)
 
 Logs = dict[TopicPartition, list[tuple[bytes, bytes]]]
 
@@ -84,9 +94,20 @@ class World:
             cloud = cloud_state.CloudPartitionState(ended=record.epoch, over=over)
             self.logs[TopicPartition(CLOUD_STATE.name, partition)].append((key, encode_row(cloud, 1)))
 
-    def message(self, source: TopicPartition, offset: int) -> Message:
-        """Return the record at an offset."""
-        return Message(*source, offset, *self.logs[source][offset])
+    def messages(self, source: TopicPartition, offset: int) -> list[Message]:
+        """Return the record at an offset, or those in its envelope."""
+        return Message.received(*source, offset, *self.logs[source][offset])
+
+    def sealed(self) -> World:
+        """Return the same world with its records in envelopes."""
+        with_envelopes = {topic.name for topic in TOPICS if topic.envelopes}
+        logs = {
+            source: [(key, value) for key, value, _ in sealed(records, 3)]
+            if source.topic in with_envelopes
+            else records
+            for source, records in self.logs.items()
+        }
+        return World(self.settings, logs)
 
 
 def a_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14, seed: int = 1) -> World:
@@ -174,7 +195,8 @@ def deliver(
         offsets[source] = offsets.get(source, 0)
         for _ in range(draw.randint(1, 5)):
             if offsets[source] < len(world.logs[source]):
-                writer.add(world.message(source, offsets[source]))
+                for message in world.messages(source, offsets[source]):
+                    writer.add(message)
                 offsets[source] += 1
         while writer.barrier.complete:
             writer.close_epoch()

@@ -22,6 +22,7 @@ from streams.cloud.batch import CloudWork
 from streams.codec import Reader, Tensor, encode
 from streams.device.worker import Device
 from streams.faust_runtime.worker import Start, Work
+from streams.kafka.envelope import MOST_RECORDS, KeyValue, sealed
 from streams.kafka.message import Message
 from streams.kafka.partitioner import is_partition_key, partition_key, partition_of, partition_of_row
 from streams.model_config import net_config
@@ -154,7 +155,12 @@ class Topics:
         """Return the records of a topic, one list per partition."""
         reader: Reader[Any] = Reader(kinds)
         partitions = range(topic.partitions(self.settings))
-        return [[reader.decode(value) for _, value in self.logs[topic.name, partition]] for partition in partitions]
+        return [[reader.decode(each.value) for each in self.messages(topic.name, p)] for p in partitions]
+
+    def messages(self, topic: str, partition: int, begin: int = 0, end: int | None = None) -> list[Message]:
+        """Return the records of a partition from offset `begin` on, those in envelopes too."""
+        numbered = list(enumerate(self.logs[topic, partition]))[begin:end]
+        return [each for i, record in numbered for each in Message.received(topic, partition, i, *record)]
 
 
 class Simulation:
@@ -176,9 +182,14 @@ class Simulation:
 
     def send(self, *batches: DeviceBatch | GatewayRequest) -> None:
         """Send batches of events, and requests of gateways."""
+        records: defaultdict[int, list[KeyValue]] = defaultdict(list)
         for batch in batches:
             key = batch.user.encode()
-            self.topics.append(DEVICE_EVENTS.name, partition_of(key, self.settings.partitions), key, encode(batch))
+            records[partition_of(key, self.settings.partitions)].append((key, encode(batch)))
+        most = MOST_RECORDS if self.settings.envelopes else 1
+        for partition, some in records.items():
+            for key, value, _ in sealed(some, most):
+                self.topics.append(DEVICE_EVENTS.name, partition, key, value)
 
     def send_marker(self, marker: EpochMarker) -> None:
         """Send an epoch marker to every partition."""
@@ -224,7 +235,7 @@ class Simulation:
             for partition in range(self.settings.partitions):
                 log, begin = self.topics.logs[topic.name, partition], self.position[role, topic.name, partition]
                 end = min(len(log), begin + self.chance.choice((0, 0, 1, 3, 10, 50)))
-                received += [Message(topic.name, partition, i, *log[i]) for i in range(begin, end)]
+                received += self.topics.messages(topic.name, partition, begin, end)
                 after[role, topic.name, partition] = end
         self._interleave(received)
         if not received:
