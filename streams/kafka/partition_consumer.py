@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import chain
 from typing import cast
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaException
@@ -59,10 +60,11 @@ class PartitionConsumer:
         first = self._consumer.poll(wait_s)
         taken = [] if first is None else [first]
         received: list[Message] = []
+        more = most  # an envelope counts as its records, an error as one
         while taken:
-            for raw in taken:
-                received += self._opened(raw)
-            more = most - len(received)
+            opened = [self._opened(raw) for raw in taken]
+            received += chain.from_iterable(opened)
+            more -= sum(max(len(each), 1) for each in opened)
             taken = self._consumer.consume(min(more, _TAKE), 0) if more > 0 else []
         return received
 
