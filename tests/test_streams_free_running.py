@@ -31,7 +31,7 @@ VARIANTS = {
     "ranked": FREE.model_copy(update={"exposures": "rated", "evaluate": 0.0}),  # clicks on lists of the gateway
 }
 # with each, every release ranks something: a device that is behind may go from release 0 to 2
-SEEDS = {"tumbling": 8, "aged": 4, "carried": 3, "sampled": 7, "ranked": 6}
+SEEDS = {"tumbling": 8, "aged": 10, "carried": 3, "sampled": 7, "ranked": 10}
 ARRIVES = {0: 0, 2: 1, 3: 2}  # epoch in which each release arrives, somewhere
 
 

@@ -230,7 +230,7 @@ class DeviceWork:
         release = max(map(releases, self._releases_of(partition)), key=lambda each: each.manifest.version)
         version = release.manifest.version
         if not self._settings.lockstep and partition.release is None and version != partition.newest:
-            self._rows.put_partition(number, replace(partition, newest=version))
+            self._rows.put_newest_release(number, version)
         context = self._contexts[number, resend_r2] = Context(
             settings=self._settings,
             spec=self._spec,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from msgspec.structs import replace
+
 from streams.device.index import DeviceIndex
 from streams.device.user import User
 from streams.kafka.partitioner import SEPARATOR, partition_key
@@ -20,14 +22,15 @@ class DeviceRows:
         self._users = PendingRows(table, _read_user)
         self._requests = PendingRows(table, _read_request)
         self._partitions = PendingRows(table, _read_partition)
+        self._releases = PendingRows(table, _read_partition)  # as they were before the batch, but for the release
 
     def write_order(self) -> tuple[ChangedRows, ...]:
         """Return the kinds of rows in an order that a crash may cut short anywhere.
 
         A pending request precedes its user's row, which says that the request was sent. A partition's row, which says
-        that an epoch is over, comes last.
+        that an epoch is over, comes last, but the newest release that it ever used is known before it is used.
         """
-        return self._requests, self._users, self._partitions
+        return self._releases, self._requests, self._users, self._partitions
 
     def user(self, key: bytes) -> User:
         """Return a user."""
@@ -61,6 +64,12 @@ class DeviceRows:
     def partition(self, number: int) -> DevicePartitionState:
         """Return a partition's progress."""
         return self._partitions.get(partition_key(number))
+
+    def put_newest_release(self, number: int, version: int) -> None:
+        """Note the newest release that a partition used (free-running)."""
+        key = partition_key(number)
+        for rows in (self._releases, self._partitions):
+            rows.put(key, replace(rows.get(key), newest=version))
 
     def put_partition(self, number: int, state: DevicePartitionState) -> None:
         """Change a partition's progress."""
