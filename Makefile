@@ -44,9 +44,9 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m pip check --disable-pip-version-check
 
-# The tests that need no broker, no browser and no second process.
+# The tests that need no broker, no browser, no second process and no long training.
 test: install
-	$(PYTEST) -m "not process and not proof"
+	$(PYTEST) -m "not process and not proof and not slow"
 
 # Everything that a change must pass. With PROOFS=1, as in CI, tests and proofs are one session: the servers and the runs
 # that both need are made once.

@@ -71,7 +71,7 @@ def request(nets: Nets, clicks: int, exposures: int, candidates: int) -> tuple[d
     return given, of_scorer | {"item_statistics": buckets, "f2s": f2s}
 
 
-@pytest.mark.parametrize("run", ["torch", "onnx"])
+@pytest.mark.parametrize("run", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_the_exported_model_gives_the_scores_of_the_stream(run: str, tmp_path: Path) -> None:
     nets = trained()
     if run == "torch":

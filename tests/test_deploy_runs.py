@@ -109,7 +109,7 @@ def test_a_run_gives_way_to_the_next_in_its_folder_and_nothing_else_does(tmp_pat
     write_run_file(tmp_path, settings, "synthetic")
     refuse_foreign(tmp_path)
     clear(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "run.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "run.json", "run.db"}  # that of `settings`
 
 
 def test_a_folder_in_use_is_refused_and_free_again_after_the_run(tmp_path: Path) -> None:

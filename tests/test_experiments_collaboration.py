@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -88,6 +89,7 @@ def test_devices_hold_a_stretch_of_one_user_each_and_all_of_them_take_part(tmp_p
     assert all(isinstance(batch, SequenceBatch) and len(batch.sequences) == 1 for batch in alone)
 
 
+@pytest.mark.slow
 def test_averaged_weights_learn_what_the_devices_know(tmp_path: Path) -> None:
     one = trainer(tmp_path, users=30)
     hyperparameters = HyperparameterSet(

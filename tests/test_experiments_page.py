@@ -189,6 +189,7 @@ def test_the_committed_schema_is_that_of_the_types() -> None:
     assert (PAPER / "schema.json").read_text() == result.schema()
 
 
+@pytest.mark.slow
 def test_committed_figures_and_page_are_drawn_from_the_committed_results(tmp_path: Path) -> None:
     for path in PAPER.glob("*_*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -57,7 +57,7 @@ class Indifferent(Trainer):
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_no_weight_depends_on_validation_or_test_clicks(tmp_path: Path, model: Model) -> None:
-    one = trainer(tmp_path, kind=Indifferent)
+    one = trainer(tmp_path, kind=Indifferent, users=8)
     fitted = weights(model.fit(one, ONE_EPOCH, 1))
     other = changed(one, tmp_path / "other", Phase.VALIDATION, Phase.TEST)
     assert weights(model.fit(other, ONE_EPOCH, 1)) == fitted
@@ -65,7 +65,7 @@ def test_no_weight_depends_on_validation_or_test_clicks(tmp_path: Path, model: M
 
 @pytest.mark.parametrize("name", SLOW)
 def test_slow_nets_do_not_know_what_came_after_the_slow_phase(tmp_path: Path, name: str) -> None:
-    one, model = trainer(tmp_path), MODELS[name]
+    one, model = trainer(tmp_path, users=8), MODELS[name]
     other = changed(one, tmp_path / "other", Phase.FAST, Phase.VALIDATION)
     net = model.fit(one, ONE_EPOCH, 1)
     tested = one.candidate_lists(Phase.TEST)
@@ -77,7 +77,7 @@ def test_slow_nets_do_not_know_what_came_after_the_slow_phase(tmp_path: Path, na
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - set(SLOW)))
 def test_fast_nets_learn_from_the_fast_phase(tmp_path: Path, name: str) -> None:
-    one, model = trainer(tmp_path), MODELS[name]
+    one, model = trainer(tmp_path, users=8), MODELS[name]
     other = changed(one, tmp_path / "other", Phase.FAST)
     assert weights(model.fit(other, ONE_EPOCH, 1)) != weights(model.fit(one, ONE_EPOCH, 1))
 
@@ -113,7 +113,7 @@ class Watched(Trainer):
 def test_what_is_told_something_learns_that_where_the_slow_net_did_not(
     tmp_path: Path, name: str, last: tuple[str, tuple[Phase, ...], bool]
 ) -> None:
-    one = trainer(tmp_path, kind=Watched)
+    one = trainer(tmp_path, kind=Watched, users=8)
     assert isinstance(one, Watched)
     MODELS[name].fit(one, ONE_EPOCH, 1)
     assert one.fits[-1] == last
@@ -123,7 +123,7 @@ def test_what_is_told_something_learns_that_where_the_slow_net_did_not(
 
 @pytest.mark.parametrize("name", ["FM", "MC2-SF", "MC2-SF, served"])
 def test_epochs_are_chosen_on_validation_clicks_as_they_are_served(tmp_path: Path, name: str) -> None:
-    one = trainer(tmp_path, kind=Watched)
+    one = trainer(tmp_path, kind=Watched, users=8)
     assert isinstance(one, Watched)
     MODELS[name].fit(one, QUICK_SET, 1)
     assert {phase for phase, _ in one.ranked} == {Phase.VALIDATION}

@@ -308,16 +308,22 @@ def ran(
     return list(runner.run(experiment, request, trainers, folder / "cells", folder / "out"))
 
 
+QUICK_ONES = TABLE2, TABLE3, ABLATION, REFERENCE  # and all others are slow
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Request, runner.Trainers]:
     """A log of few users, and fits of one epoch, which are kept: experiments have many in common."""
     folder = tmp_path_factory.mktemp("shared")
     once = HyperparameterSet(**dict.fromkeys(HyperparameterSet().settings(), replace(QUICK, epochs=1)))
-    request = Request(written(folder / "log.csv", users=12), SMALL, once, None, 1)
+    request = Request(written(folder / "log.csv", users=6, clicks=20), SMALL, once, None, 1)
     return request, runner.Trainers(request, folder / "work")
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(each, marks=[] if each in QUICK_ONES else pytest.mark.slow, id=each.name) for each in EXPERIMENTS],
+)
 def test_an_experiment_gives_rows_differences_and_a_page(
     tmp_path: Path, shared: tuple[Request, runner.Trainers], experiment: Experiment
 ) -> None:

@@ -97,7 +97,7 @@ def test_scores_equal_the_naive_equations(config: NetConfig) -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_a_candidates_scores_depend_on_no_other_candidate_and_not_on_its_position(config: NetConfig) -> None:
     scorer, rng = Scorer(lively(config)), np.random.default_rng(2)
-    for _ in range(8):
+    for _ in range(4):
         history, clicks, exposures = rows(rng, 60), rows(rng, 12), rows(rng, 12)
         candidates = rng.integers(1, ROWS, int(rng.integers(1, 200)))
         r2, order = rng.standard_normal(config.dim).astype(np.float32), rng.permutation(len(candidates))
@@ -121,7 +121,7 @@ def test_one_thread_and_two_give_the_same_bits(config: NetConfig) -> None:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         rng, found = np.random.default_rng(4), b""
-        for _ in range(12):
+        for _ in range(6):
             candidates = rng.integers(1, ROWS, int(rng.integers(1, 130)))
             r2 = rng.standard_normal(config.dim).astype(np.float32)
             slow = scorer.slow(rows(rng, 60), r2, candidates)

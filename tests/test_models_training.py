@@ -69,6 +69,7 @@ def ndcg(result: TrainResult, log: InteractionLog) -> dict[str, float]:
     return {name: metrics(of)["ndcg@10"] for name, of in ranks.items()}
 
 
+@pytest.mark.slow
 def test_users_with_a_taste_are_learnt_by_all_four_nets_and_noise_by_none() -> None:
     log = log_of(60, 30, 40)
     found = ndcg(retrained(log, passes=8), log)
@@ -88,7 +89,7 @@ def test_users_with_a_single_click_are_trained_on() -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
-    log, config = log_of(40, 30, 40), replace(CONFIG, passes=8)
+    log, config = log_of(40, 30, 40), replace(CONFIG, passes=3)
     nets = Nets.initial(SIZES, FIRST_ROW, 1)
     one, same, other = (retrain(nets, Catalogue([]), log, config=config, spec=SPEC, seed=seed) for seed in (1, 1, 2))
     assert one.kept

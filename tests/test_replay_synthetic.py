@@ -189,6 +189,7 @@ def learnt(world: Synthetic) -> dict[str, float]:
     return ndcg(result.nets, result.catalogue, folded, folded.order()[-result.n :][:500])
 
 
+@pytest.mark.slow
 def test_a_short_retrain_lifts_mc2sf_far_above_popularity() -> None:
     torch.set_num_threads(1)
     found = learnt(Synthetic(users=150, items=40, groups=8, favourites=2, clicks=24))
@@ -196,6 +197,7 @@ def test_a_short_retrain_lifts_mc2sf_far_above_popularity() -> None:
     assert found["mc2sf"] > 1.4 * found["popularity"], found
 
 
+@pytest.mark.slow
 def test_noise_is_not_learnt() -> None:
     torch.set_num_threads(1)
     found = learnt(Synthetic(users=60, items=40, groups=8, favourites=2, clicks=24, noise=1.0))

@@ -111,11 +111,11 @@ class TrainingRun:
             numbers = {"active": 1.0, "candidate": 2.0, "n": 300, "finite": True}
             with self.world.engine.begin() as connection:
                 connection.execute(sa.update(schema.proposals).values(quality=numbers))
-        if restart == "before":
+        if "before" in restart:
             self.restart()
         if not ahead:
             self._decide(epoch)
-        if restart == "after":
+        if "after" in restart:
             self.restart()
         t = schema.proposals.c
         with self.world.engine.connect() as connection:
@@ -167,7 +167,7 @@ def test_a_gain_that_is_certain_but_tiny_is_no_release(world: World) -> None:
     assert [decision.outcome for decision in world.decisions()] == ["retrain", *["unchanged"] * 3]
 
 
-@pytest.mark.parametrize(("restart", "delay"), [("before", 0), ("after", 0), ("after", 1)])
+@pytest.mark.parametrize(("restart", "delay"), [("before and after", 0), ("after", 1)])
 def test_a_restart_around_a_decision_changes_no_bit(world: World, restart: str, delay: int) -> None:
     world = World(world.settings.model_copy(update={"learner_delay": delay}), world.engine)
     straight = TrainingRun(world)
@@ -263,10 +263,9 @@ def test_transitions_are_counted_anew_from_all_clicks_before_and_new_items_have_
     assert last.catalogue.rows([900]).tolist() == [1], "it has no row in E"
 
 
-@pytest.mark.parametrize("restart", ["before", "after"])
-def test_a_restart_while_transitions_are_counted_changes_no_bit(world: World, restart: str) -> None:
+def test_a_restart_while_transitions_are_counted_changes_no_bit(world: World) -> None:
     found = []
-    for run, each in (("t-one", ""), ("t-two", restart)):
+    for run, each in (("t-one", ""), ("t-two", "before and after")):
         settings = world.settings.model_copy(update={"transitions_every": 2, "run": run})
         training = TrainingRun(World(settings, world.engine), per_epoch=100)
         put_walks(training.world, 5)

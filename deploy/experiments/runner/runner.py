@@ -6,7 +6,7 @@ import functools
 import platform
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -165,9 +165,11 @@ def _varied(arm: Arm, request: Request) -> Settings:
     found: Settings = {
         name: value for name, value in asdict(arm.protocol).items() if value != getattr(request.protocol, name)
     }
-    usual = request.hyperparameters.settings()
-    for net, params in arm.hyperparameters.settings().items():
-        found |= {f"{net}.{name}": value for name, value in params.items() if value != usual[net].get(name)}
+    for net in (each.name for each in fields(arm.hyperparameters)):
+        own, usual = arm.hyperparameters.of(net), request.hyperparameters.of(net)
+        if own != usual:
+            before = usual.settings()
+            found |= {f"{net}.{name}": value for name, value in own.settings().items() if value != before.get(name)}
     return found | ({"exposures": "of another user, at test"} if arm.shuffled_users else {})
 
 
