@@ -176,6 +176,15 @@ def test_a_retrain_learns_what_follows_what_and_lowers_the_loss_of_mc2sf() -> No
     assert losses[0] < losses[1] - 0.02
 
 
+def test_a_stack_is_not_fitted_to_a_few_held_out_clicks() -> None:
+    for few in (50, 500):
+        config = TrainConfig(passes=1, held_out=0.4, held_out_min=few)
+        made = retrain(
+            Nets.initial(STACKED, FIRST_ROW, 1), Catalogue([]), walk(30, 20, 40), config=config, spec=SPEC, seed=1
+        )
+        assert torch.equal(made.nets.fast.stack, initial_weights()) == (few == 500)  # of 600 clicks half at most
+
+
 def test_clicks_held_out_are_unknown_to_the_neighbours() -> None:
     log = walk(30, 20, 40)
     catalogue = Catalogue(np.unique(log.keys))

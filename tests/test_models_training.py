@@ -224,6 +224,19 @@ def test_training_that_helps_on_no_held_out_click_leaves_the_nets_as_they_were()
     assert torch.equal(result.nets.encoder.E[FIRST_ROW:], nets.encoder.E[ROW_UNKNOWN].expand(len(result.catalogue), -1))
 
 
+def test_held_out_clicks_on_rare_items_do_not_refuse_the_popularity_floor() -> None:
+    """The newest clicks may come from a few users at the end of their visits, and no net learns anything here."""
+    log, rng = log_of(60, 40, 80, learnable=False), np.random.default_rng(2)
+    popular, rare = 100 + rng.integers(0, 10, len(log.keys)), 110 + rng.integers(0, 70, len(log.keys))
+    late = np.tile(np.arange(40) >= 36, 60)
+    log = replace(log, keys=np.where(late | (rng.random(len(late)) < 0.2), rare, popular))
+    nets = Nets.initial(replace(SIZES, floor=True), FIRST_ROW, 1)
+    result = retrain(nets, Catalogue([]), log, config=replace(CONFIG, floor_clicks=500), spec=SPEC, seed=1)
+    assert not torch.equal(result.nets.encoder.popularity, nets.encoder.popularity)
+    clicks = result.nets.encoder.popularity[0]
+    assert clicks[-1] > clicks[1] + 1
+
+
 def test_nets_above_a_floor_rank_by_popularity_before_any_training() -> None:
     nets, buckets = Nets.initial(replace(SIZES, floor=True), FIRST_ROW, 1), np.zeros((6, 3), np.uint8)
     buckets[:, 0] = [0, 3, 9, 1, 23, 12]

@@ -98,10 +98,11 @@ def retrain(
     together with a sample of older ones. The learning rate falls with the share of these clicks that is used: at the
     full rate the nets would forget what is not shown again. New items get rows appended.
 
-    Of the held-out clicks every other one selects: of the weights before training, with a new popularity floor, and
-    after each of some steps, the first that is better than all before by a standard error. So training on too few
-    clicks ends early and does no harm. The other clicks judge the selected nets, and those with a higher loss than
-    `nets` are dropped for `nets` with the new items. All have the same item neighbours, which know no held-out click.
+    Of the held-out clicks every other one selects: of the weights before training and after each of some steps, the
+    first that is better than all before by a standard error. So training on too few clicks ends early and does no harm.
+    The other clicks judge the selected nets, and those with a higher loss than `nets` are dropped for `nets` with the
+    new items. All have the same new popularity floor and item neighbours, which know no held-out click: few clicks of
+    few users are held out, late in their visits, and would refuse any popularity.
     `progress` is called with (step, steps, loss). All of `processes` must call this with the same arguments; the passes
     of the item table alone, the cheap part, are computed in full by each of them. The steps are computed on `device`,
     all else on the CPU.
@@ -122,6 +123,9 @@ def retrain(
     unchanged = nets.grown(extended.size, seed, 0.0)
     if unchanged.config.stacked:  # those of the learner know the held-out clicks
         unchanged.fast.neighbours.replace(neighbours_without(source, held))
+    if unchanged.config.floor and len(selected) and len(extended) >= 2:
+        some = generator.permutation(selected)[: config.floor_clicks]
+        fit_floor(unchanged, source.batch(some, generator, n=NEGATIVES))
     active = judging.losses(unchanged)
     selection = Selection(unchanged, HeldOut.draw(source, held[::2], seed))
     steps = 0
@@ -132,9 +136,7 @@ def retrain(
         if candidate.config.stacked:
             candidate.fast.neighbours = copy.deepcopy(unchanged.fast.neighbours)
         if candidate.config.floor:
-            some = generator.permutation(selected)[: config.floor_clicks]
-            fit_floor(candidate, source.batch(some, generator, n=NEGATIVES))
-            selection.consider_floor(candidate)
+            candidate.encoder.popularity.copy_(unchanged.encoder.popularity)
             candidate.encoder.gains.fill_(1)
         shown = _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks)
         align(candidate, shown, paced)
@@ -146,7 +148,7 @@ def retrain(
             progress(step, steps, loss)
             if step in snapshots:
                 selection.consider(candidate, step)
-        if candidate.config.stacked:
+        if candidate.config.stacked and out >= config.held_out_min:  # of fewer clicks five weights fit chance
             selection.consider_stack(held, config.loss, seed)
     best, losses = selection.best, judging.losses(selection.best)
     learnt = best is not unchanged and bool(losses.mean() <= active.mean())
@@ -208,12 +210,6 @@ class Selection:
         self.best, self.kept = nets, 0  # the nets, and after how many steps they were copied
         self._held_out = held_out
         self._losses = held_out.losses(nets)
-
-    def consider_floor(self, nets: Nets) -> None:
-        """Take over the popularity floor of `nets` if it is better."""
-        copied = copy.deepcopy(self.best)
-        copied.encoder.popularity.copy_(nets.encoder.popularity)
-        self._keep(copied, 0)
 
     def consider(self, nets: Nets, step: int) -> None:
         """Keep a copy of `nets`, with fitted gains, if it is better."""
