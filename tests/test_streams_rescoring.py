@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,8 +101,27 @@ def begin_run(connection: sa.Connection, settings: Settings) -> dict[int, Releas
     return some_releases(connection, settings)
 
 
+_RUNS: dict[tuple[str, int], sqlite3.Connection] = {}  # in memory, by their settings and seed
+
+
 def a_recorded_run(engine: sa.Engine, settings: Settings, seed: int = 1) -> None:
-    """A run of device and cloud in lockstep, recorded in the tables."""
+    """A run of device and cloud in lockstep, recorded in the tables. On SQLite it is made once and then copied."""
+    made = settings.model_dump_json(exclude={"database", "state_dir"}), seed
+    if engine.dialect.name != "sqlite":
+        _record_run(engine, settings, seed)
+        return
+    with engine.connect() as connection:
+        own: Any = connection.connection.driver_connection
+        if made in _RUNS:
+            _RUNS[made].backup(own)
+            return
+    _record_run(engine, settings, seed)
+    with engine.connect() as connection:
+        own = connection.connection.driver_connection
+        own.backup(_RUNS.setdefault(made, sqlite3.connect(":memory:")))
+
+
+def _record_run(engine: sa.Engine, settings: Settings, seed: int) -> None:
     with engine.begin() as connection:
         releases = begin_run(connection, settings)
     draw = random.Random(seed)
