@@ -7,6 +7,7 @@ records themselves.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
@@ -47,10 +48,9 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
 
     def array(self) -> Array:
         """Return the array, read-only. Raises RecordError if shape and bytes disagree."""
-        flat = np.frombuffer(self.data, dtype=self.dtype) if len(self.data) % int(self.dtype[2]) == 0 else None
-        if flat is None or flat.size != int(np.prod(self.shape, dtype=np.int64)) or min(self.shape, default=0) < 0:
+        if min(self.shape, default=0) < 0 or math.prod(self.shape) * int(self.dtype[2]) != len(self.data):
             raise RecordError(f"tensor of shape {self.shape} and dtype {self.dtype} holds {len(self.data)} bytes")
-        return flat.reshape(self.shape)
+        return np.frombuffer(self.data, dtype=self.dtype).reshape(self.shape)
 
     def expect(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> Array:
         """Return the array, read-only. Raises RecordError about `name` if dtype or shape differ; None: any length."""

@@ -149,6 +149,17 @@ def test_a_transaction_that_fails_leaves_nothing(engine: sa.Engine) -> None:
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.interactions)).scalar_one() == 0
 
 
+def test_many_rows_replace_those_of_their_keys(engine: sa.Engine) -> None:
+    def state(user: str, epoch: int) -> tuple[object, ...]:
+        return "r", "device", user, epoch, bytes([epoch])
+
+    with engine.begin() as connection:
+        for rows in ([state("u", 0), state("v", 0)], [state("u", 1), state("w", 1)]):
+            assert copy_new(connection, schema.user_snapshots, rows, replace=True) == 2
+        found = connection.execute(sa.select(schema.user_snapshots).order_by(schema.user_snapshots.c.user)).all()
+    assert [tuple(row) for row in found] == [state("u", 1), state("v", 0), state("w", 1)]
+
+
 def test_upsert_overwrites_by_primary_key(engine: sa.Engine) -> None:
     row = {"run": "r", "role": "recorder", "epoch": 1, "time": 10, "over": False}
     with engine.begin() as connection:

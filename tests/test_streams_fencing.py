@@ -12,7 +12,14 @@ from streams.faust_runtime.app import new_app
 from streams.faust_runtime.state_table import state_table
 from streams.settings import Settings
 from streams.state.device import DeviceState
-from streams.state.row_codec import FencingEpochs, StateError, decode_row, encode_row, read_fencing_epoch
+from streams.state.row_codec import (
+    FencingEpochs,
+    StateError,
+    decode_row,
+    encode_row,
+    read_fencing_epoch,
+    without_fencing_epoch,
+)
 
 ROW = DeviceState(seq=7)
 
@@ -21,6 +28,7 @@ def test_a_row_comes_back_with_its_fencing_epoch() -> None:
     value = encode_row(ROW, 12)
     assert read_fencing_epoch(value) == 12
     assert decode_row(value, DeviceState) == ROW
+    assert without_fencing_epoch(value) == encode_row(ROW) != value
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"garbage!", bytes(8), bytes(range(200)), encode_row(ROW, 3)[:-1]])

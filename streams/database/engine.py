@@ -156,8 +156,10 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, obj
     connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), list(rows))
 
 
-def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> int:
+def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]], *, replace: bool = False) -> int:
     """Insert like `insert_new`, for many rows: tuples in the order of the table's columns.
+
+    With `replace` rows replace those whose primary key exists; the rows themselves must differ in it.
 
     PostgreSQL gets them by COPY into a temporary table, SQLite by one prepared statement.
     """
@@ -166,9 +168,15 @@ def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[object, 
     rows = _with_json_as_text(table, rows)
     quote = connection.dialect.identifier_preparer.quote
     name, columns = quote(table.name), ", ".join(quote(column.name) for column in table.columns)
+    conflict = "DO NOTHING"
+    if replace:
+        keys = {column.name for column in table.primary_key}
+        others = (quote(column.name) for column in table.columns if column.name not in keys)
+        found = ", ".join(f"{other} = excluded.{other}" for other in others)
+        conflict = f"({', '.join(map(quote, sorted(keys)))}) DO UPDATE SET {found}"
     if connection.dialect.name == "sqlite":
         holes = ", ".join("?" * len(table.columns))
-        insert = f"INSERT INTO {name} ({columns}) VALUES ({holes}) ON CONFLICT DO NOTHING"  # noqa: S608 - our own names
+        insert = f"INSERT INTO {name} ({columns}) VALUES ({holes}) ON CONFLICT {conflict}"  # noqa: S608 - our own names
         return max(connection.exec_driver_sql(insert, list(rows)).rowcount, 0)
     import psycopg  # noqa: PLC0415 - not needed on SQLite
 
@@ -179,7 +187,7 @@ def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[object, 
     with driver.cursor() as cursor, cursor.copy(f"COPY {incoming} ({columns}) FROM STDIN") as copy:
         for row in rows:
             copy.write_row(row)
-    insert = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {incoming} ON CONFLICT DO NOTHING"  # noqa: S608 - our own names
+    insert = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {incoming} ON CONFLICT {conflict}"  # noqa: S608 - our own names
     new = connection.exec_driver_sql(insert).rowcount
     connection.exec_driver_sql(f"DROP TABLE {incoming}")
     return new

@@ -100,14 +100,15 @@ class EpochWriter:
 
     def add(self, message: Message) -> None:
         """Add a record. An unreadable record becomes a dead letter, a record behind a marker is held."""
-        if message.source == DEAD_LETTER_PARTITION:
+        source = message.source
+        if source == DEAD_LETTER_PARTITION:
             if message.offset < self._dead_letters:
                 return
             self._dead_letters = message.offset + 1
-        elif self.barrier.cursors[message.source].marker is not None:
-            self._held[message.source].append(message)
+        elif self.barrier.cursors[source].marker is not None:
+            self._held[source].append(message)
             return
-        elif not self.barrier.is_new(message.source, message.offset, message.envelope_index):
+        elif not self.barrier.is_new(source, message.offset, message.envelope_index):
             return
         self._take(message)
 
@@ -245,16 +246,12 @@ class EpochWriter:
 
     def _write_states(self, connection: Connection, buffer: Buffer) -> dict[Table, int]:
         """Write the users' newest states, as of their changelogs' markers; these may be later ones without lockstep."""
-        rows = []
+        rows: list[Row] = []
         for partition, states in buffer.states.items():
             marker = self.barrier.cursors[partition].marker
             assert marker is not None
-            rows += [
-                {"run": self._run, "side": each.side, "user": each.user, "epoch": marker.epoch, "state": each.state}
-                for each in states.values()
-            ]
-        upsert(connection, schema.user_snapshots, rows)
-        return {schema.user_snapshots: len(rows)}
+            rows += [(self._run, each.side, each.user, marker.epoch, each.state) for each in states.values()]
+        return {schema.user_snapshots: copy_new(connection, schema.user_snapshots, rows, replace=True)}
 
     def _commit_offsets(self, connection: Connection, offsets: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Write the offsets to start from; return those of all partitions."""

@@ -16,7 +16,13 @@ from streams.state import cloud as cloud_state
 from streams.state import device as device_state
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
-from streams.state.row_codec import FencingEpochs, StateError, decode_row, encode_row, read_fencing_epoch
+from streams.state.row_codec import (
+    FencingEpochs,
+    StateError,
+    decode_checked_row,
+    read_fencing_epoch,
+    without_fencing_epoch,
+)
 from streams.topics import CLOUD_STATE, DEVICE_STATE
 
 SIDES = {DEVICE_STATE.name: "device", CLOUD_STATE.name: "cloud"}
@@ -63,11 +69,11 @@ def read(message: Message, partitions: int, fencing_epochs: FencingEpochs) -> Ch
         if not fencing_epochs.admits(message.partition, read_fencing_epoch(message.value)):
             return None
         if is_partition_key(key):
-            row = decode_row(message.value, _PARTITIONS[topic])
+            row = decode_checked_row(message.value, _PARTITIONS[topic])
             if row.over:
                 return EndOfLog(max(row.ended, 0), 0, 0)
             return EpochEnd(row.ended, 0) if row.ended >= 0 else None
-        state = encode_row(decode_row(message.value, _USERS[topic]))  # the same whichever worker wrote it
-        return Changed(SIDES[topic], key.decode(), state)
+        decode_checked_row(message.value, _USERS[topic])
+        return Changed(SIDES[topic], key.decode(), without_fencing_epoch(message.value))
     except (StateError, UnicodeDecodeError) as error:
         raise RecordError(str(error)) from error

@@ -35,9 +35,20 @@ def encode_row(row: msgspec.Struct, fencing_epoch: int = 0) -> bytes:
     return epoch + zlib.crc32(data, zlib.crc32(epoch)).to_bytes(_HEADER_BYTES - _EPOCH_BYTES, "big") + data
 
 
+def without_fencing_epoch(value: bytes) -> bytes:
+    """Return the bytes of the same row with epoch 0: the same whichever worker wrote it."""
+    epoch, data = bytes(_EPOCH_BYTES), memoryview(value)[_HEADER_BYTES:]
+    return b"".join((epoch, zlib.crc32(data, zlib.crc32(epoch)).to_bytes(_HEADER_BYTES - _EPOCH_BYTES, "big"), data))
+
+
 def decode_row(value: bytes, kind: type[S]) -> S:
     """Return the row in `value`. Raises StateError if it is damaged or not of this kind."""
     read_fencing_epoch(value)
+    return decode_checked_row(value, kind)
+
+
+def decode_checked_row(value: bytes, kind: type[S]) -> S:
+    """Return the row in `value`, whose fencing epoch was read. Raises StateError if it is not of this kind."""
     decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.msgpack.Decoder(kind))
     try:
         row = decoder.decode(memoryview(value)[_HEADER_BYTES:])
