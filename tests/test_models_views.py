@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.data.event_kinds import CLICK, EXPOSURE, PAST_CLICK
-from models.data.interaction_log import InteractionLog, click_states, slates, user_views
+from models.data.interaction_log import InteractionLog, click_states, slates
 from models.data.views import View, ViewSpec, view
 
 SPEC = ViewSpec(history_long=6, history_short=3, threshold=4)
@@ -121,7 +121,8 @@ def test_a_short_window_closes_by_age_at_the_next_impression_group() -> None:
     log = InteractionLog(
         *(np.array(c) for c in ([0, 4], [1, 2, 3, 4], [0, 0, 1, 1], [0, 50, 100, 101], [0] * 4, [0] * 4))
     )
-    young, aged = (v for _, v in user_views(log, spec))
+    states = click_states(log, spec)
+    young, aged = (states.view(i) for i in range(2))
     assert (young.window, young.window_items.tolist()) == (0, [])
     assert (aged.window, aged.window_items.tolist()) == (1, [1, 2])
 

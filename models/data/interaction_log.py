@@ -7,7 +7,6 @@ numbers; a million events take a fraction of a second. The result equals `views.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -143,13 +142,6 @@ def click_states(log: InteractionLog, spec: ViewSpec) -> ClickStates:
         closed=closed,
         window=window,
     )
-
-
-def user_views(log: InteractionLog, spec: ViewSpec) -> Iterator[tuple[int, View]]:
-    """Yield the index of each click and its view, for the log of one user."""
-    states = click_states(log, spec)
-    for i in range(len(states)):
-        yield int(states.event[i]), states.view(i)
 
 
 def group_starts(log: InteractionLog) -> Ints:
