@@ -25,6 +25,7 @@ from replay.send.virtual_clock import VirtualClock
 from replay.sources.source import parse
 from streams.codec import Reader, RecordError, encode
 from streams.kafka import clients, topic_admin
+from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_of
 from streams.records import DeviceBatch, DeviceEvent, EndOfLog, EpochBegin, EpochEnd, Versions
 from streams.release_records import EpochDecision, Manifest
@@ -62,12 +63,15 @@ def sent(settings: Settings) -> list[list[Any]]:
     found: list[list[Any]] = [[] for _ in range(settings.partitions)]
     ends = [_end(consumer, TopicPartition(name, p)) for p in range(len(found))]
     consumer.assign([TopicPartition(name, p, 0) for p in range(len(found))])
-    while any(len(part) < end for part, end in zip(found, ends, strict=True)):
+    following = [0] * len(ends)
+    while any(after < end for after, end in zip(following, ends, strict=True)):
         for message in consumer.consume(1000, 1.0):
-            try:
-                found[message.partition()].append(reader.decode(message.value()))
-            except RecordError:
-                found[message.partition()].append(None)
+            following[message.partition()] = message.offset() + 1
+            for each in Message.of_kafka(DEVICE_EVENTS.name, message):
+                try:
+                    found[each.partition].append(reader.decode(each.value))
+                except RecordError:
+                    found[each.partition].append(None)
     consumer.close()
     return found
 

@@ -1,5 +1,6 @@
 """Quix Streams counting the events of each user in its state, with a changelog; no histories, no nets.
 
+State is by the key of the Kafka record: the users of an envelope have entries of their own in that of its partition.
 Less work than the device's: the cost of a maintained streaming library for Python with minimal state.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 from quixstreams import Application, State
 
 from streams.codec import Reader
+from streams.kafka.envelope import opened
 from streams.process import telemetry
 from streams.records import DeviceBatch
 from streams.settings import Settings
@@ -27,10 +29,12 @@ def build(settings: Settings) -> Application:
     reader: Reader[DeviceBatch] = Reader(DeviceBatch)
 
     def count(value: bytes, state: State) -> int:
-        events = len(reader.decode(value).items)
-        total: int = state.get("events", 0) + events
-        state.set("events", total)
-        telemetry.EVENTS_APPLIED.inc(events)
+        records, total = opened(value), 0
+        for name, record in [("events", value)] if records is None else [(f"events {k!r}", v) for k, v in records]:
+            events = len(reader.decode(record).items)
+            total = state.get(name, 0) + events
+            state.set(name, total)
+            telemetry.EVENTS_APPLIED.inc(events)
         return total
 
     source = app.topic(DEVICE_EVENTS.full(settings), key_deserializer="bytes", value_deserializer="bytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from streams.codec import encode
 from streams.coordinator.publisher import Publisher, read_publication
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
+from streams.kafka.envelope import MOST_RECORDS, KeyValue, sealed
+from streams.kafka.partitioner import partition_of
 from streams.model_config import net_config
 from streams.records import DeviceBatch, Kind
 from streams.releases.registry import Draft, finish_release, write_release
@@ -64,15 +67,16 @@ def prepare(settings: Settings, workload: Workload, per_record: int) -> int:
     """Make the topics of a run, publish release 0, send the records; return how many events were sent."""
     topic_admin.create(settings)
     _publish(settings, *workload.nets(settings))
-    producer, sent = clients.producer(settings, "bench"), 0
+    records: defaultdict[int, list[KeyValue]] = defaultdict(list)
     for batch in workload.batches(per_record):
-        producer.produce(DEVICE_EVENTS.full(settings), key=batch.user.encode(), value=encode(batch))
-        producer.poll(0)
-        sent += len(batch.items)
-        if len(producer) > 50_000:
-            producer.flush()
+        key = batch.user.encode()
+        records[partition_of(key, settings.partitions)].append((key, encode(batch)))
+    producer, most = clients.producer(settings, "bench"), MOST_RECORDS if settings.envelopes else 1
+    sent = [(partition, *each) for partition, some in records.items() for each in sealed(some, most)]
+    for partition, key, value, _ in sent:
+        clients.produce_waiting(producer, DEVICE_EVENTS.full(settings), key=key, value=value, partition=partition)
     assert not producer.flush(60)
-    return sent
+    return workload.events
 
 
 def _publish(settings: Settings, nets: Nets, catalogue: Catalogue) -> None:

@@ -29,6 +29,7 @@ from benchmarks.servers.kafka import Cluster
 from deploy.runs import Found, find
 from streams.database.schema import dead_letters
 from streams.kafka import clients
+from streams.kafka.message import Message
 from streams.settings import Settings
 from streams.topics import Topic
 
@@ -53,7 +54,7 @@ def harvest(settings: Settings, topic: Topic) -> list[Keyed]:
                 message = consumer.poll(10)
                 if message is None or message.error():
                     raise RuntimeError(f"{topic.name}/{partition} can't be read")
-                real += [(message.key() or b"", message.value())] if message.value() else []
+                real += [(each.key, each.value) for each in Message.of_kafka(topic.name, message) if each.value]
                 if message.offset() >= end - 1:
                     break
     finally:

@@ -14,6 +14,7 @@ from streams.codec import Reader, Record, encode
 from streams.coordinator.publisher import Publisher, read_publication
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
+from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key
 from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd
 from streams.releases.item_statistics import counts_key
@@ -53,6 +54,7 @@ class Log:
 
     def __init__(self, settings: Settings, topic: Topic | str, kinds: Any = None) -> None:
         name = topic if isinstance(topic, str) else topic.full(settings)
+        self._topic = name.removeprefix(f"{settings.run}-")
         parts = settings.partitions if isinstance(topic, str) else topic.partitions(settings)
         self._consumer = clients.consumer(settings, f"test-{uuid.uuid4().hex[:8]}")
         self._consumer.assign([TopicPartition(name, part, OFFSET_BEGINNING) for part in range(parts)])
@@ -64,9 +66,9 @@ class Log:
         """Take what has come; all so far."""
         for message in self._consumer.consume(10_000, 0.1):
             assert message.error() is None
-            value = message.value()
-            raw = message.partition(), message.key(), value
-            self.records.append(raw if self._raw else self._reader.decode(value))
+            for each in Message.of_kafka(self._topic, message):
+                raw = each.partition, each.key or None, None if each.tombstone else each.value
+                self.records.append(raw if self._raw else self._reader.decode(each.value))
         return self.records
 
     def until(self, condition: Callable[[list[Any]], Any], what: str) -> list[Any]:
