@@ -44,11 +44,6 @@ def item_key(name: str) -> int:
     return _HASHED | int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 2
 
 
-def ranking_impression(ranking: str) -> int:
-    """Return the impression number of the ranking with this id."""
-    return RANKED + int.from_bytes(hashlib.blake2b(ranking.encode(), digest_size=8).digest(), "little") % RANKED
-
-
 class Versions(msgspec.Struct, frozen=True, array_like=True):
     """The release in force and the versions of its three parts."""
 
@@ -289,14 +284,10 @@ class DeadLetter(Record, frozen=True, tag="dead"):
     envelope_index: int = 0  # index of the record in its envelope
 
 
-# any topic with envelopes -----------------------------------------------------------------------------------------
-
-
 class Envelope(Record, frozen=True, tag="records"):
     """Records of one partition, in order: see streams/kafka/envelope.py. Epoch markers are in none."""
 
     first_byte: ClassVar[bytes] = b"\x03"
-
     records: Annotated[list[tuple[bytes, bytes]], msgspec.Meta(min_length=1)]  # key and value of each
 
 

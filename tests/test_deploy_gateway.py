@@ -20,6 +20,7 @@ from deploy.gateway.api.tokens import Tokens, add
 from deploy.gateway.client import Client, GatewayError
 from deploy.gateway.epoch_ticker import EpochTicker
 from deploy.gateway.ingest import Ingest
+from deploy.gateway.lists import ranking_impression
 from deploy.gateway.rankings import Rankings
 from deploy.gateway.tables import Tables
 from deploy.runs import Found
@@ -38,7 +39,6 @@ from streams.records import (
     GatewayRequest,
     Ranking,
     Versions,
-    ranking_impression,
 )
 from streams.releases.registry import finish_release
 from streams.releases.release import Release

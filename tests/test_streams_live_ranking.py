@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from deploy.gateway.lists import ranking_impression
 from models.evaluation.metrics import rank
-from streams.records import DeviceBatch, EpochBegin, Forget, GatewayRequest, Ranking, SlowPriors, ranking_impression
+from streams.records import DeviceBatch, EpochBegin, Forget, GatewayRequest, Ranking, SlowPriors
 from streams.state.numbering import KEPT_KEYS
 from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, RANKINGS
 from tests.test_streams_device_batch import FREE, Worker, at, batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from deploy.gateway.api.bodies import BodyError, Event
 from streams.codec import RecordError
 from streams.kafka.message import check_batch
-from streams.records import DeviceBatch, Kind, ranking_impression
+from streams.records import RANKED, DeviceBatch, Kind
 
 
 class PlainEvent(NamedTuple):
@@ -19,6 +20,11 @@ class PlainEvent(NamedTuple):
     kind: int
     time: int  # ms
     impression: int
+
+
+def ranking_impression(ranking: str) -> int:
+    """Return the impression number of the ranking with this id."""
+    return RANKED + int.from_bytes(hashlib.blake2b(ranking.encode(), digest_size=8).digest(), "little") % RANKED
 
 
 Shown = Callable[[str], Sequence[str] | None]  # the list of a ranking by its id; None: not known

@@ -10,52 +10,39 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
-    Column,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    SmallInteger,
-    String,
-    Table,
-)
+import sqlalchemy as sa
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
 T = TypeVar("T")
-metadata = MetaData()
-BIG, INTEGER, SMALL, FLOAT, BOOL = BigInteger(), Integer(), SmallInteger(), Float(), Boolean()
-TEXT, NAME, WORD, BYTES, DOCUMENT = String(), String(32), String(16), LargeBinary(), JSON()
+metadata = sa.MetaData()
+BIG, INTEGER, SMALL, FLOAT, BOOL = sa.BigInteger(), sa.Integer(), sa.SmallInteger(), sa.Float(), sa.Boolean()
+TEXT, NAME, WORD, BYTES, DOCUMENT = sa.String(), sa.String(32), sa.String(16), sa.LargeBinary(), sa.JSON()
 _USER = "user's name"
 _EVENT = "event time of the first event of the click's impression group, ms"
 
 
-def _key(name: str, kind: TypeEngine[T], doc: str) -> Column[T]:
-    return Column(name, kind, primary_key=True, autoincrement=False, doc=doc)
+def _key(name: str, kind: TypeEngine[T], doc: str) -> sa.Column[T]:
+    return sa.Column(name, kind, primary_key=True, autoincrement=False, doc=doc)
 
 
-def _value(name: str, kind: TypeEngine[T], doc: str) -> Column[T]:
-    return Column(name, kind, nullable=False, doc=doc)
+def _value(name: str, kind: TypeEngine[T], doc: str) -> sa.Column[T]:
+    return sa.Column(name, kind, nullable=False, doc=doc)
 
 
-def _optional(name: str, kind: TypeEngine[T], doc: str) -> Column[T]:
-    return Column(name, kind, doc=doc)
+def _optional(name: str, kind: TypeEngine[T], doc: str) -> sa.Column[T]:
+    return sa.Column(name, kind, doc=doc)
 
 
-def _recorded() -> Column[int]:
+def _recorded() -> sa.Column[int]:
     return _value("recorded_wall", BIG, "wall clock of recording, ms")
 
 
 # Explanations are `info` and `doc`: comments would be part of the schema, and each change of words a migration.
-def _table(name: str, doc: str, *columns: SchemaItem, rowid: bool = True) -> Table:
+def _table(name: str, doc: str, *columns: SchemaItem, rowid: bool = True) -> sa.Table:
     """Return a table keyed by run. Without `rowid` SQLite stores the rows in the tree of the key, not beside it."""
-    run = _key("run", String(64), "name of the run")
-    return Table(name, metadata, run, *columns, info={"doc": doc}, sqlite_with_rowid=rowid)
+    run = _key("run", sa.String(64), "name of the run")
+    return sa.Table(name, metadata, run, *columns, info={"doc": doc}, sqlite_with_rowid=rowid)
 
 
 runs = _table(
@@ -86,7 +73,7 @@ interactions = _table(
     _value("impression", BIG, "impression number; 0 if the event belongs to none; negative if it was simulated"),
     _value("epoch", INTEGER, "epoch of the event, from 0"),
     _recorded(),
-    Index("interactions_by_epoch", "run", "epoch"),
+    sa.Index("interactions_by_epoch", "run", "epoch"),
     rowid=False,
 )
 negative_memories = _table(
@@ -190,7 +177,7 @@ outcomes = _table(
     _value("target", BIG, "key of the clicked item"),
     _value("target_index", INTEGER, "index of the target in `candidates`, from 0; equal scores rank in this order"),
     _value("candidates", BYTES, "item keys in the order shown, the target among them: numpy <i8 [n]"),
-    _value("slate", String(8), "`sampled`: drawn from the catalogue; `logged`: the items that were shown"),
+    _value("slate", sa.String(8), "`sampled`: drawn from the catalogue; `logged`: the items that were shown"),
     _value("cold", BOOL, "the target is not in the catalogue, or the catalogue has too few negatives"),
     _value("expired", BOOL, "no answer of the cloud in time; false in lockstep"),
     _value("ranks", DOCUMENT, "{variant: rank of the target, from 1}"),
@@ -214,13 +201,13 @@ outcomes = _table(
         "of version 0.1",
     ),
     _optional("served", NAME, "variant that was served: rank `served`; null in rows of earlier versions"),
-    Index("outcomes_by_time", "run", "time"),
-    Index("outcomes_by_epoch", "run", "epoch"),
+    sa.Index("outcomes_by_time", "run", "time"),
+    sa.Index("outcomes_by_epoch", "run", "epoch"),
 )
 user_snapshots = _table(
     "user_snapshots",
     "The newest state of each user on device and cloud.",
-    _key("side", String(8), "`device` or `cloud`"),
+    _key("side", sa.String(8), "`device` or `cloud`"),
     _key("user", TEXT, _USER),
     _value("epoch", INTEGER, "epoch whose end it is of: the last one in which the state changed"),
     _value(

@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -163,9 +163,8 @@ class Gateway:
             raise BodyError("seq or Idempotency-Key: one of them says which events these are - at `$.seq`")
         numbered = sent.seq if sent.seq is not None else key or secrets.token_urlsafe(12)
         after = await self._accept(call.user, numbered, sent.events)
-        if isinstance(numbered, str):
-            return EventsAnswer(call.user, len(sent.events), None, numbered)
-        return EventsAnswer(call.user, len(sent.events), after, None)
+        named = numbered if isinstance(numbered, str) else None
+        return EventsAnswer(call.user, len(sent.events), None if named else after, named)
 
     async def _accept(self, user: str, numbered: int | str, events: list[Event], *, seen: bool = False) -> int:
         """Send events to Kafka; return the number after the last one, if they are numbered."""
@@ -287,15 +286,13 @@ def _admit(token: Token, endpoint: Endpoint, user: str | None) -> None:
         raise HTTPException(403, f"token {token.name} may not {endpoint.scope} for this user")
 
 
-def _json(content: msgspec.Struct, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")
+def _json(content: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    refusal = _json(ErrorAnswer(error.detail), error.status_code)
-    refusal.headers.update(error.headers or {})
-    return refusal
+    return _json(ErrorAnswer(error.detail), error.status_code, error.headers)
 
 
 async def _fail(_: Request, _error: Exception) -> Response:
