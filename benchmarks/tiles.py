@@ -1,9 +1,9 @@
 """The cost of serving on tiles against the same arithmetic without them: `python -m benchmarks.tiles`.
 
-A request's candidates are scored by all four variants. `tiles` is the stream's scorer: candidates padded to whole
-tiles of 64 rows, the slow nets request by request, the fast ones on groups of tiles of all requests. `batch` is the
-same nets called once on many requests, as training does; there a score may differ in its last bits between batches.
-CPU seconds of one thread, interleaved; `tiles.json` has the medians of the ratios.
+`tiles` is the stream's scorer: the candidates of all requests one after the other on tiles of 64 rows. `plain` is the
+same nets called once on all requests, as training does; there a score may differ in its last bits between batches.
+`priors` is what the cloud answers (r_t, r_n, din and f2s), `all` that and the scores of the device; a request
+`alone` is scored by itself. CPU seconds of one thread, interleaved; `tiles.json` has the medians.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from torch import Tensor
 
 from benchmarks.machine import described
 from models.layers.mlp import PaddedVectors
-from models.layers.tiles import TILE
 from models.mc2sf.nets import NetConfig, Nets
-from models.mc2sf.tiled_scorer import FastQuery, Scorer, SlowQuery
+from models.mc2sf.tiled_scorer import FastQuery, Scorer, SlowAnswer, SlowQuery
 
 RESULT = Path(__file__).with_name("tiles.json")
 ROWS, REQUESTS, REPEATS = 4000, 64, 9
@@ -45,39 +44,47 @@ class Requests:
         self._clicks, self._exposures = rows(config.history_short), rows(config.history_short)
         self._r2 = chance.normal(size=(REQUESTS, config.dim)).astype(np.float32)
 
+    def priors(self) -> list[SlowAnswer]:
+        """Return the cloud's answers, as in the stream."""
+        return self._scorer.slow_of(
+            [SlowQuery(*each) for each in zip(self._history, self._r2, self._candidates, strict=True)]
+        )
+
     def tiles(self) -> np.ndarray:
         """Return scores [4, REQUESTS, n], as in the stream."""
-        lists = self._candidates
-        slow = self._scorer.slow_of([SlowQuery(self._history[i], self._r2[i], lists[i]) for i in range(REQUESTS)])
-        fast = self._scorer.fast_of(
-            [FastQuery(self._clicks[i], self._exposures[i], lists[i], *slow[i][:2]) for i in range(REQUESTS)]
-        )
+        slow = self.priors()
+        asked = zip(self._clicks, self._exposures, self._candidates, slow, strict=True)
+        fast = self._scorer.fast_of([FastQuery(c, x, listed, r.r_t, r.r_n) for c, x, listed, r in asked])
         return np.stack([(s.din, s.f2s, f.fast, f.mc2sf) for s, f in zip(slow, fast, strict=True)], 1)
 
+    def alone(self) -> None:
+        """Score each request by itself."""
+        asked = zip(self._clicks, self._exposures, self._history, self._r2, self._candidates, strict=True)
+        for clicks, exposures, history, r2, candidates in asked:
+            made = self._scorer.slow(history, r2, candidates)
+            self._scorer.fast(clicks, exposures, candidates, made.r_t, made.r_n)
+
     @torch.inference_mode()
-    def batch(self) -> np.ndarray:
-        """Return scores [4, REQUESTS, n], all requests at once."""
+    def plain_priors(self) -> tuple[Tensor, ...]:
+        """Return e, r_t, r_n and the scores of the slow part, all requests at once."""
         nets = self._nets
-        gru_n = nets.encoder.gru_n
-
-        def sequence(rows: np.ndarray) -> PaddedVectors:
-            return PaddedVectors(vectors(rows), torch.ones(rows.shape, dtype=torch.bool))
-
-        def vectors(rows: np.ndarray) -> Tensor:
-            return nets.encoder.E.detach()[torch.from_numpy(rows)]
-
         unseen = torch.zeros(*self._candidates.shape, 3, dtype=torch.int64)
-        e = nets.encoder.with_statistics(vectors(self._candidates), unseen)
-        r_t, r_n = nets.priors(sequence(self._history), torch.from_numpy(self._r2), e)
-        clicks, exposures = sequence(self._clicks), sequence(self._exposures)
-        travelled = r_t.half().float(), r_n.half().float()
-        scores = (
-            nets.slow.score_din(r_t, e),
-            nets.slow.score_f2s(r_n, r_t, e),
-            nets.fast.score_fast(nets.fast.from_zero(gru_n, clicks, exposures), e),
-            nets.fast.score_s2f(gru_n, clicks, exposures, e, *travelled),
-        )
-        return torch.stack(scores).numpy()
+        e = nets.encoder.with_statistics(self._sequence(self._candidates).x, unseen)
+        r_t, r_n = nets.priors(self._sequence(self._history), torch.from_numpy(self._r2), e)
+        return e, r_t, r_n, nets.slow.score_din(r_t, e), nets.slow.score_f2s(r_n, r_t, e)
+
+    @torch.inference_mode()
+    def plain(self) -> np.ndarray:
+        """Return scores [4, REQUESTS, n], all requests at once."""
+        e, r_t, r_n, din, f2s = self.plain_priors()
+        short = self._nets.encoder.gru_n, self._sequence(self._clicks), self._sequence(self._exposures)
+        fast = self._nets.fast.score_fast(self._nets.fast.from_zero(*short), e)
+        mc2sf = self._nets.fast.score_s2f(*short, e, r_t.half().float(), r_n.half().float())
+        return torch.stack([din, f2s, fast, mc2sf]).numpy()
+
+    def _sequence(self, rows: np.ndarray) -> PaddedVectors:
+        mask = torch.ones(rows.shape, dtype=torch.bool)
+        return PaddedVectors(self._nets.encoder.E.detach()[torch.from_numpy(rows)], mask)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -88,15 +95,19 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measured(candidates: int) -> dict[str, Any]:
-    """Return the ratio for requests of so many candidates, and the largest difference of scores."""
+    """Return the ratios of tiles to plain for requests of so many candidates, and the largest difference of scores."""
     requests = Requests(candidates)
-    apart = float(np.abs(requests.tiles() - requests.batch()).max())
-    spent = [(seconds(requests.tiles), seconds(requests.batch)) for _ in range(REPEATS)]
+    apart = float(np.abs(requests.tiles() - requests.plain()).max())
+    works = (requests.priors, requests.plain_priors, requests.tiles, requests.plain, requests.alone)
+    spent = np.array([[seconds(work) for work in works] for _ in range(REPEATS)])
+    priors, plain_priors, tiles, plain, alone = spent.T
     return {
         "candidates": candidates,
-        "padded_to": -(-candidates // TILE) * TILE,
-        "ms_a_request": round(1e3 * float(np.median([tiles for tiles, _ in spent])) / REQUESTS, 2),
-        "ratio": round(float(np.median([tiles / batch for tiles, batch in spent])), 2),
+        "priors_ms": round(1e3 * float(np.median(priors)) / REQUESTS, 3),
+        "priors_ratio": round(float(np.median(priors / plain_priors)), 2),
+        "all_ms": round(1e3 * float(np.median(tiles)) / REQUESTS, 3),
+        "all_ratio": round(float(np.median(tiles / plain)), 2),
+        "alone_ms": round(1e3 * float(np.median(alone)) / REQUESTS, 3),
         "largest_difference": apart,
     }
 

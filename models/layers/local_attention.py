@@ -22,7 +22,7 @@ from models.layers.mlp import Mlp
 from models.layers.tiles import linear
 
 _PAIRS = 4096  # about so many pairs of (history item, candidate) at a time: their hidden layers fit a core's cache
-_LENGTHS = 4  # lengths at inference are multiples of it, for the same reason as STRIDE
+LENGTHS = 4  # lengths at inference are multiples of it, for the same reason as STRIDE
 _CANDIDATES = 64  # at a time at inference: their hidden layers fit a core's cache
 STRIDE = 16  # lengths are multiples of it: for odd lengths some matrix products depend on the number of threads
 
@@ -40,28 +40,30 @@ def attention_weights(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Te
     return weights
 
 
-def attended(unit: Mlp, histories: Sequence[Tensor], e: Tensor, places: Sequence[slice]) -> Tensor:
+def attended(
+    unit: Mlp, histories: Sequence[Tensor], lengths: Sequence[int], e: Tensor, places: Sequence[slice]
+) -> Tensor:
     """Return the weighted sum of its history for each candidate in tiles e [T, TILE, d], for inference: [T, TILE, d].
 
-    `histories` [L, d] may have any length each, `places` are the rows of their candidates. Every candidate is a matrix
-    of its own, and lengths are padded to a multiple of _LENGTHS, so that a result depends on the history and the
-    candidate only.
+    `histories` [L, d] of any `lengths` are left-padded to a multiple of LENGTHS, `places` are the rows of their
+    candidates. Every candidate is a matrix of its own, so a result depends on the history and the candidate only.
     """
     w_h, w_e, w_x = unit.first.weight.chunk(3, dim=1)
-    of_candidate, flat = linear(e, w_e, unit.first.bias).flatten(0, 1), e.flatten(0, 1)
-    sums = torch.zeros_like(flat)
-    for history, place in zip(histories, places, strict=True):
-        padding = -len(history) % _LENGTHS
-        rows = functional.pad(history, (0, 0, padding, 0))
-        for start in range(place.start, place.stop if len(rows) else place.start, _CANDIDATES):
+    w2, b2, w3, b3 = unit.second.weight, unit.second.bias[:, None], unit.last.weight, unit.last.bias
+    of_candidate, flat = linear(e, w_e, unit.first.bias).view(-1, len(w2[0]), 1), e.view(-1, 1, e.shape[2])
+    sums = torch.zeros_like(flat[:, 0])
+    for history, length, place in zip(histories, lengths, places, strict=True):
+        columns = history.t()
+        for start in range(place.start, place.stop if length else place.start, _CANDIDATES):
             some = slice(start, min(start + _CANDIDATES, place.stop))
             n = some.stop - start
-            maps = torch.addcmul(w_h, w_x, flat[some, None])  # [n, H, d]
-            first = torch.bmm(maps, rows.t().expand(n, -1, -1)).add_(of_candidate[some, :, None]).relu_()  # [n, H, L]
-            second = torch.baddbmm(unit.second.bias[:, None], unit.second.weight.expand(n, -1, -1), first).relu_()
-            weights = torch.bmm(unit.last.weight.expand(n, 1, -1), second)[:, 0].add_(unit.last.bias)
-            weights[:, :padding] = 0
-            sums[some] = (functional.pad(weights, (0, 0, 0, _CANDIDATES - n)) @ rows)[:n]
+            first = torch.bmm(torch.addcmul(w_h, w_x, flat[some]), columns.expand(n, -1, -1))  # [n, H, L]
+            first.add_(of_candidate[some]).relu_()
+            second = torch.baddbmm(b2, w2.expand(n, -1, -1), first).relu_()
+            weights = torch.zeros(_CANDIDATES, len(history))
+            weights[:n] = torch.bmm(w3.expand(n, 1, -1), second)[:, 0].add_(b3)
+            weights[:, : len(history) - length] = 0
+            sums[some] = (weights @ history)[:n]
     return sums.view_as(e)
 
 

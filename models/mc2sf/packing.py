@@ -14,7 +14,7 @@ from models.data.catalogue import ROW_PADDING
 from models.data.item_statistics import FEATURES, Buckets
 from models.layers.tiles import TILE
 
-_ROWS = 1024  # per call at most: the states of so many fit a core's cache
+_ROWS = 960  # per call, about: the states of so many fit a core's cache
 
 
 class Query(Protocol):
@@ -50,18 +50,18 @@ class Part(NamedTuple):
 
 
 def parts(queries: Sequence[Query], order: Sequence[int]) -> Iterator[Part]:
-    """Yield the candidates of all queries, in this order, in parts of at most _ROWS rows."""
+    """Yield the candidates of all queries, in this order, in parts of about _ROWS rows; only long ones are divided."""
     pieces: list[Piece] = []
     filled = 0
     for i in order:
-        n, start = len(queries[i].candidates), 0
-        while start < n:
-            some = min(n - start, _ROWS - filled - len(pieces) - 1)
-            pieces.append(Piece(i, slice(start, start + some), slice(filled, filled + some)))
-            start, filled = start + some, filled + some
-            if filled + len(pieces) >= _ROWS - 1:
+        n = len(queries[i].candidates)
+        for start in range(0, n, _ROWS):
+            some = slice(start, min(start + _ROWS, n))
+            if pieces and filled + some.stop - start > _ROWS:
                 yield _part(queries, pieces)
                 pieces, filled = [], 0
+            pieces.append(Piece(i, some, slice(filled, filled + some.stop - start)))
+            filled += some.stop - start
     if pieces:
         yield _part(queries, pieces)
 

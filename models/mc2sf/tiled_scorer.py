@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.data.catalogue import ROW_PADDING
 from models.data.item_neighbours import WEIGHTS
 from models.data.item_statistics import FEATURES, Buckets
 from models.data.ranges import left_padded
 from models.layers.gru import Gru
-from models.layers.local_attention import STRIDE, attended
+from models.layers.local_attention import LENGTHS, STRIDE, attended
 from models.layers.min_gru import MinGruCell
 from models.layers.mlp import PaddedVectors
 from models.layers.tiles import TILE, tiles
@@ -270,11 +271,20 @@ def _sequence(nets: Nets, rows: Rows, most: int) -> PaddedVectors:
 
 def _attended(nets: Nets, part: Part, asked: Sequence[SlowQuery], e: Tensor) -> Tensor:
     """Return r_t of each row, [T, TILE, d], from the long histories."""
-    din, most, histories = nets.slow.din, nets.config.history_long, []
-    for query in asked:
-        x, mask = _sequence(nets, query.history, most)
-        histories.append(din.in_context(x, mask)[0, -int(mask.sum()) or len(x[0]) :])
-    return attended(din.unit, histories, e, [piece.place for piece in part.pieces])
+    din, most, E = nets.slow.din, nets.config.history_long, nets.encoder.E.detach()
+    last = [query.history[max(0, len(query.history) - most) :] for query in asked]
+    lengths = [len(rows) for rows in last]
+    padded = [-(-length // LENGTHS) * LENGTHS for length in lengths]
+    if len(din.context):
+        whole = (din.in_context(*_sequence(nets, rows, most))[0] for rows in last)
+        histories = [x[len(x) - length :] for x, length in zip(whole, padded, strict=True)]
+    else:
+        flat, end = np.full(sum(padded), ROW_PADDING, np.int64), 0
+        for rows, length in zip(last, padded, strict=True):
+            end += length
+            flat[end - len(rows) : end] = rows
+        histories = list(torch.split(E[torch.from_numpy(flat)], padded))
+    return attended(din.unit, histories, lengths, e, [piece.place for piece in part.pieces])
 
 
 def _stacked(nets: Nets, part: Part, asked: Sequence[FastQuery], s2f: Tensor, fast: Tensor) -> Tensor:
