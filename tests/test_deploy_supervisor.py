@@ -76,6 +76,15 @@ def test_a_process_that_ended_well_before_the_run_is_started_again_after_a_momen
         assert one.deaths == deaths
 
 
+def test_a_process_that_ends_by_itself_again_and_again_does_not_end_the_run(tmp_path: Path) -> None:
+    with Supervisor(tmp_path, restart_after_s=0.0) as supervisor:
+        one = supervisor._add(child(tmp_path, "pass"))
+        for deaths in range(1, 8):
+            until(lambda: not one.alive)
+            supervisor.check()
+            assert one.deaths == deaths
+
+
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     code = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
