@@ -74,7 +74,7 @@ class StreamSettings(_Group):
         True, description="epochs wait for each other, so that a run is repeatable; false: free-running"
     )
     request_timeout_s: float = Field(30.0, gt=0, description="free-running: a request without answer expires after, s")
-    take_max: int = Field(2000, ge=1, description="records per batch of a worker, at most")
+    take_max: int = Field(2000, ge=1, description="records after which a batch of a worker ends, with their envelope")
     take_within_s: float = Field(0.02, gt=0, description="time that a worker collects records for a batch, s")
     envelopes: bool = Field(
         True,
