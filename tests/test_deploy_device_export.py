@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.analysis.device_export import ITEMS, MANIFEST, MODEL, export_device
-from deploy.analysis.device_model import INPUTS, OUTPUTS, DeviceModel, write_onnx
+from deploy.analysis.device_model import INPUTS, OUTPUTS, DeviceModel, quantise, write_onnx
 from deploy.runs import Found
 from deploy.user_error import UserError
 from models.data.item_neighbours import ItemNeighbours
@@ -71,26 +71,42 @@ def request(nets: Nets, clicks: int, exposures: int, candidates: int) -> tuple[d
     return given, of_scorer | {"item_statistics": buckets, "f2s": f2s}
 
 
-@pytest.mark.parametrize("run", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
-def test_the_exported_model_gives_the_scores_of_the_stream(run: str, tmp_path: Path) -> None:
-    nets = trained()
-    if run == "torch":
-        model: Callable[..., Any] = DeviceModel(nets).eval()
-    else:
-        write_onnx(nets, tmp_path / MODEL)
-        session = onnxruntime.InferenceSession(tmp_path / MODEL)
-        assert [each.name for each in session.get_inputs()] == list(INPUTS)
-        assert (tmp_path / MODEL).stat().st_size < 1_000_000
+Ask = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
+
+
+def assert_scores_of_the_stream(nets: Nets, ask: Ask, tolerance: float = 1e-5) -> None:
     for clicks, exposures, candidates in ((0, 0, 1), (3, 9, CANDIDATES), (9, 2, 100)):
         given, of_scorer = request(nets, clicks, exposures, candidates)
         wanted = Scorer(nets).fast(**of_scorer)
-        if run == "torch":
-            with torch.inference_mode():
-                found = [each.numpy() for each in model(*(torch.from_numpy(given[name]) for name in INPUTS))]
-        else:
-            found = session.run(list(OUTPUTS), given)
-        for name, scores in zip(OUTPUTS, found, strict=True):
-            np.testing.assert_allclose(scores[0], getattr(wanted, name), atol=1e-5)
+        for name, scores in zip(OUTPUTS, ask(given), strict=True):
+            np.testing.assert_allclose(scores[0], getattr(wanted, name), atol=tolerance)
+
+
+def test_the_model_gives_the_scores_of_the_stream() -> None:
+    nets = trained()
+    model = DeviceModel(nets).eval()
+
+    def ask(given: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        with torch.inference_mode():
+            return [each.numpy() for each in model(*(torch.from_numpy(given[name]) for name in INPUTS))]
+
+    assert_scores_of_the_stream(nets, ask)
+
+
+@pytest.mark.slow
+def test_the_exported_model_gives_the_scores_of_the_stream_and_in_8_bits_nearly(tmp_path: Path) -> None:
+    nets, path = trained(), tmp_path / MODEL
+    write_onnx(nets, path)
+    session = onnxruntime.InferenceSession(path)
+    assert [each.name for each in session.get_inputs()] == list(INPUTS)
+    assert (size := path.stat().st_size) < 1_000_000
+    assert_scores_of_the_stream(nets, lambda given: session.run(list(OUTPUTS), given))
+    quantise(path)
+    small = onnxruntime.InferenceSession(path)
+    assert path.stat().st_size < size
+    assert_scores_of_the_stream(nets, lambda given: small.run(list(OUTPUTS), given), 0.05)
+    with pytest.raises(AssertionError):
+        assert_scores_of_the_stream(nets, lambda given: small.run(list(OUTPUTS), given))
 
 
 @pytest.fixture
@@ -112,6 +128,11 @@ def test_the_table_of_items_has_names_vectors_and_neighbours(
     assert items["name"].null_count() < len(items)
     manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
     assert (manifest["release"], manifest["inputs"]) == (version, INPUTS)
+    export_device(found, tmp_path / "small", 2, write_model=lambda *_: None, eight_bits=True)
+    small = pl.read_parquet(tmp_path / "small" / ITEMS)
+    vectors = np.stack(small["vector"].to_list()) * small["scale"].to_numpy()[:, None]
+    np.testing.assert_allclose(vectors, nets[0].encoder.E.detach().numpy(), atol=small["scale"].max() / 2 + 1e-7)
+    assert small["vector"].dtype.inner == pl.Int8
     with pytest.raises(UserError, match="not an empty folder"):
         export_device(found, tmp_path / "out")
     with pytest.raises(UserError, match="no release 99"):
@@ -122,4 +143,4 @@ def test_the_table_of_items_has_names_vectors_and_neighbours(
 
     with pytest.raises(UserError, match="needs ONNX"):
         export_device(found, tmp_path / "other" / "new", 2, write_model=fail)
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["out", "small"]

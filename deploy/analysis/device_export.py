@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from deploy.analysis.device_model import INPUTS, OUTPUTS, write_onnx
+from deploy.analysis.device_model import INPUTS, OUTPUTS, write_in_8_bits, write_onnx
 from deploy.runs import Found, new_folder, refuse_used
 from deploy.user_error import UserError
 from models.mc2sf.nets import Nets
@@ -22,10 +22,16 @@ MODEL, ITEMS, MANIFEST = "model.onnx", "items.parquet", "manifest.json"
 
 
 def export_device(
-    found: Found, folder: Path, version: int | None = None, write_model: Callable[[Nets, Path], None] = write_onnx
+    found: Found,
+    folder: Path,
+    version: int | None = None,
+    write_model: Callable[[Nets, Path], None] | None = None,
+    *,
+    eight_bits: bool = False,
 ) -> int:
     """Write MODEL, ITEMS and MANIFEST of a release, by default the active one, to `folder`. Return its version.
 
+    `eight_bits`: weights and vectors of items are quantised; a vector is then `vector` times `scale`.
     Raises UserError if there is no such release, if it cannot be exported, or if the folder is not empty.
     """
     refuse_used(folder)
@@ -42,7 +48,8 @@ def export_device(
         raise UserError(f"release {version} has standalone nets: only the product's own can be exported")
     with new_folder(folder):
         try:
-            write_model(release.nets, folder / MODEL)
+            write = write_model or (write_in_8_bits if eight_bits else write_onnx)
+            write(release.nets, folder / MODEL)
         except ImportError as error:
             raise UserError("an export for devices needs ONNX: pip install 'mc2sf[onnx]'") from error
         except ValueError as error:
@@ -52,7 +59,7 @@ def export_device(
         "row": pa.array(range(len(items.keys)), pa.int32()),
         "item": pa.array(items.keys, pa.int64()),
         "name": pa.array([names.get(key) for key in items.keys.tolist()], pa.string()),
-        "vector": _lists(items.E),
+        **_vectors(items.E, eight_bits=eight_bits),
         "neighbour_rows": _lists(neighbours.rows),
         "neighbour_weights": _lists(neighbours.weights.astype(np.float32).reshape(len(items.keys), -1)),
     }
@@ -64,5 +71,12 @@ def export_device(
     return version
 
 
-def _lists(rows: NDArray[np.float32] | NDArray[np.int32]) -> pa.Array:
+def _vectors(E: NDArray[np.float32], *, eight_bits: bool) -> dict[str, pa.Array]:
+    if not eight_bits:
+        return {"vector": _lists(E)}
+    scale = np.maximum(np.abs(E).max(1, keepdims=True), np.finfo(np.float32).tiny) / 127
+    return {"vector": _lists(np.rint(E / scale).astype(np.int8)), "scale": pa.array(scale[:, 0].astype(np.float32))}
+
+
+def _lists(rows: NDArray[np.float32] | NDArray[np.int32] | NDArray[np.int8]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel()), rows.shape[1])

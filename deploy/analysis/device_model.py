@@ -143,3 +143,18 @@ def write_onnx(nets: Nets, path: Path) -> None:
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         del value.metadata_props[:]
     onnx.save(model, str(path))
+
+
+def write_in_8_bits(nets: Nets, path: Path) -> None:
+    """Write the device's model of `nets` with weights in 8 bits. Raises ValueError as `DeviceModel` does."""
+    write_onnx(nets, path)
+    quantise(path)
+
+
+def quantise(path: Path) -> None:
+    """Quantise the weights of a model to 8 bits, in place; activations are quantised as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415 - an optional dependency
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
+
+    quant_pre_process(path, path, skip_symbolic_shape=True)
+    quantize_dynamic(path, path, per_channel=True, weight_type=QuantType.QInt8)

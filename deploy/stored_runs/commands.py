@@ -160,13 +160,14 @@ def export_device(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the model and the table of items.")],
     release: Annotated[int | None, typer.Option(help="Version.  [default: the active release]")] = None,
+    eight_bits: Annotated[bool, typer.Option("--int8", help="Quantise weights and vectors to 8 bits.")] = False,
 ) -> None:
     """Export a release for a device: the fast part as ONNX, the items as Parquet."""
     from deploy.analysis import device_export
 
     found = find(run)
     with console.status("exporting"):
-        version = device_export.export_device(found, folder, release)
+        version = device_export.export_device(found, folder, release, eight_bits=eight_bits)
     found.engine.dispose()
     size = (folder / device_export.MODEL).stat().st_size
     console.print(f"release {version} written to {folder}: {size:,} bytes without the items")
