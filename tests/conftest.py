@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -207,17 +208,18 @@ def browser(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def prometheus(tool: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+def prometheus(tool: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Start Prometheus on the processes that a file of targets names (a run's `logs/targets.json`); return its URL."""
     with ExitStack() as stack:
 
-        def start(targets: Path) -> str:
+        def start(targets: Path, *rules: Path) -> str:
             folder = tmp_path / "prometheus"
             folder.mkdir()
             config = folder / "prometheus.yml"
             found = f"file_sd_configs: [{{files: [{targets}], refresh_interval: 1s}}]"
             config.write_text(
-                "global: {scrape_interval: 250ms, scrape_timeout: 250ms}\n"
+                "global: {scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 250ms}\n"
+                f"rule_files: {json.dumps([str(path) for path in rules])}\n"
                 f"scrape_configs:\n  - job_name: run\n    {found}\n"
             )
             address = f"127.0.0.1:{free_port()}"

@@ -32,8 +32,8 @@ from benchmarks.faults.whole_run import ROLES, Run, compared, good, kafka_home, 
 from benchmarks.servers.kafka import Cluster
 
 RESULT = Path(__file__).with_name("chaos.json")
-FREE = ("--free", "--speed", "60/s")  # the log lasts 50 s
-_PATIENCE_S = 400.0  # after which a run counts as stuck
+FREE = ("--free", "--speed", "20/s")  # the log lasts 150 s
+_PATIENCE_S = 900.0  # after which a run counts as stuck
 _AGAIN_S = 0.05  # between two searches for a process to kill
 _DOWN_S = (1.0, 6.0)  # until a killed broker is started again
 
