@@ -160,7 +160,7 @@ def export_device(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the model and the table of items.")],
     release: Annotated[int | None, typer.Option(help="Version.  [default: the active release]")] = None,
-    eight_bits: Annotated[bool, typer.Option("--int8", help="Quantise weights and vectors to 8 bits.")] = False,
+    eight_bits: Annotated[bool, typer.Option("--eight-bits", help="Quantise weights and vectors to 8 bits.")] = False,
 ) -> None:
     """Export a release for a device: the fast part as ONNX, the items as Parquet."""
     from deploy.analysis import device_export
