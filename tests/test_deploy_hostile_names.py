@@ -47,7 +47,7 @@ def contents(folder: Path) -> dict[str, int]:
 
 @given(name=HOSTILE)
 @with_known
-@hypothesis_settings(max_examples=25)
+@hypothesis_settings(max_examples=8)
 def test_a_log_below_a_hostile_folder_is_the_same_log(expected: dict[str, int], name: str) -> None:
     with TemporaryDirectory() as folder:
         inner = Path(folder) / name

@@ -119,7 +119,7 @@ def test_what_names_no_experiment_is_refused(text: str, why: str) -> None:
     "model", [DIN_MODEL, F2S_SERVED_MODEL, FAST_MODEL, MC2SF_SERVED_MODEL], ids=lambda model: model.name
 )
 def test_a_form_scores_the_same_as_it_is_served(tmp_path: Path, model: Model) -> None:
-    trainer = experiment_world.trainer(tmp_path)
+    trainer = experiment_world.trainer(tmp_path, users=8)
     net = model.fit(trainer, experiment_world.QUICK_SET, 1)
     of_test = trainer.candidate_lists(Phase.TEST)
     queries, items = trainer.known_history(fresh=model.fresh).queries(of_test.clicks), torch.from_numpy(of_test.items)

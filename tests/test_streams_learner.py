@@ -167,6 +167,7 @@ def test_a_gain_that_is_certain_but_tiny_is_no_release(world: World) -> None:
     assert [decision.outcome for decision in world.decisions()] == ["retrain", *["unchanged"] * 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("restart", "delay"), [("before and after", 0), ("after", 1)])
 def test_a_restart_around_a_decision_changes_no_bit(world: World, restart: str, delay: int) -> None:
     world = World(world.settings.model_copy(update={"learner_delay": delay}), world.engine)
@@ -194,7 +195,7 @@ def test_weights_that_became_worse_are_discarded(world: World) -> None:
     assert fast_parts(world) == before
 
 
-@pytest.mark.parametrize("restart", ["", "before", "after"])
+@pytest.mark.parametrize("restart", ["", "before and after"])
 def test_a_rejected_candidate_is_discarded(world: World, restart: str) -> None:
     training = TrainingRun(world, per_epoch=300)
     for epoch in range(2):
