@@ -93,9 +93,7 @@ def run(
 
     from deploy.cli.data.commands import prepared, print_findings
     from deploy.local.forked_process import preloading
-    from deploy.local.job import Job, execute
     from deploy.local.signals import Interrupts
-    from deploy.report.terminal import show
     from deploy.runs import DATABASE, clear, locked, new_folder
     from replay.prepare.plan import write_plan
     from streams.database.engine import check_url, sqlite_url
@@ -113,7 +111,7 @@ def run(
     )
     if database is not None:
         check_url(database)
-    with new_folder(folder), locked(folder), preloading() as preloader:
+    with new_folder(folder), locked(folder):
         plan = prepared(source, parsed, folder.resolve(), console, resume=resume is not None)
         plan = paced(plan, options.speed, lockstep=lockstep)
         write_plan(plan)  # for the replayer
@@ -143,13 +141,18 @@ def run(
         if not resume:  # every option was valid: the earlier run in this folder can be deleted
             clear(folder)
         try:
-            job = Job(plan, settings, folder, workers, brokers, resume is not None, preloader, given)
-            summary = execute(job, console, interrupts)
+            with preloading() as preloader:
+                from deploy.local.job import Job, execute  # while the preloader imports: both load torch
+
+                job = Job(plan, settings, folder, workers, brokers, resume is not None, preloader, given)
+                summary = execute(job, console, interrupts)
         except KeyboardInterrupt:
             continued = f"mc2sf run {source} --resume {run_id} --brokers {brokers} ... continues from here"
             from_start = "the embedded broker's log is lost, so the next run starts from the beginning"
             console.print(f"\ninterrupted: every process was stopped; {continued if brokers else from_start}.")
             raise typer.Exit(130) from None
+        from deploy.report.terminal import show
+
         show(console, summary, folder)
 
 

@@ -23,19 +23,13 @@ if TYPE_CHECKING:
 
 # none makes a thread that stays (as pyarrow does), an event loop, an app, an engine or a client when it is imported
 MODULES = (
-    "deploy.cli.errors",
-    "deploy.cli.processes",
-    "deploy.cli.replay",
-    "deploy.runs",
-    "replay.send.clock_file",
-    "replay.send.epoch_barrier",
-    "streams.cloud.batch",
-    "streams.coordinator.coordinator",
-    "streams.device.batch",
-    "streams.faust_runtime.worker",
-    "streams.learner.learner",
-    "streams.recorder.recorder",
-    "streams.retrain.job",
+    *("deploy.cli.errors", "deploy.cli.main", "deploy.cli.processes", "deploy.cli.replay", "deploy.runs"),
+    *("replay.send.clock_file", "replay.send.epoch_barrier"),
+    *("streams.cloud.batch", "streams.device.batch", "streams.faust_runtime.worker"),
+    *("streams.coordinator.coordinator", "streams.learner.learner", "streams.recorder.recorder", "streams.retrain.job"),
+    # what these import only when they start, or take their first step
+    *("faust.assignor.leader_assignor", "faust.assignor.partition_assignor", "faust.events", "faust.tables.objects"),
+    *("faust.tables.sets", "faust.topics", "faust.worker", "encodings.idna", "sqlite3", "torch._dynamo"),
 )
 _PR_SET_CHILD_SUBREAPER = 36
 _ANSWER_S = 120.0  # the first request waits for the imports
@@ -126,6 +120,11 @@ class Preloader:
         _adopt_orphans(0)
 
     @property
+    def alive(self) -> bool:
+        """True while it runs. Once it has ended, this leaves no zombie."""
+        return self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         """The process that forks."""
         return self._process.pid
@@ -135,7 +134,7 @@ class Preloader:
 
         It is ended if it does not answer.
         """
-        if self._process.poll() is not None:
+        if not self.alive:
             return None
         request: Request = {
             "command": list(command),

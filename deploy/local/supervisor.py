@@ -127,6 +127,8 @@ class Supervisor:
         if time.monotonic() - self._measured > _MEASURE_S:
             self._measured = time.monotonic()
             self.measure()
+        if self._preloader is not None and not self._preloader.alive:
+            self._preloader = None  # processes start by themselves from now on
         for child in self.children.values():
             if child.alive:
                 self._kill_if_stuck(child)

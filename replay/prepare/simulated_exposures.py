@@ -84,7 +84,7 @@ def simulated(path: Path, rows: int, seed: int, text: str) -> Iterator[pa.Record
         while start < stored.num_rows and position < rows:
             size = min(max(1, position // 8), FRESH, stored.num_rows - start, rows - position)
             batch = stored.slice(start, size)
-            kinds = batch["kind"].to_numpy()
+            kinds = impression_groups.as_array(batch["kind"])
             if (kinds == Kind.EXPOSURE).any():
                 raise SourceError(f"{text}: exposures can't be simulated, the log has its own: use the policy logged")
             positions = np.arange(position, position + size)
@@ -103,7 +103,7 @@ def _with_exposures(
 ) -> pa.RecordBatch:
     """Insert the exposures before each click, without those that repeat the click or each other."""
     target = popularity.codes(batch["item"].to_pylist())
-    kinds = batch["kind"].to_numpy()
+    kinds = impression_groups.as_array(batch["kind"])
     keep = (drawn >= 0) & (drawn != target[:, None]) & (kinds == Kind.CLICK)[:, None]
     for one in range(1, drawn.shape[1]):
         keep[:, one] &= (drawn[:, :one] != drawn[:, one : one + 1]).all(axis=1)

@@ -89,12 +89,14 @@ class SortedLog:
 
     def _slice(self, table: pa.RecordBatch, starts: NDArray[np.intp], loop: int) -> LogSlice:
         users = table["user"].to_pylist()
-        times = (table["time"].to_numpy() + loop * self._shift).tolist()
-        impressions, seqs = table["impression"].to_numpy(), table["seq"].to_pylist()
+        times = (impression_groups.as_array(table["time"]) + loop * self._shift).tolist()
+        impressions, seqs = impression_groups.as_array(table["impression"]), table["seq"].to_pylist()
         if loop:
             impressions = _renumbered(impressions, loop)
             seqs = [seq + loop * self._counts[user] for seq, user in zip(seqs, users, strict=True)]
-        due = (table[impression_groups.due_column(table.schema.names)].to_numpy() + loop * self._shift).tolist()
+        due = (
+            impression_groups.as_array(table[impression_groups.due_column(table.schema.names)]) + loop * self._shift
+        ).tolist()
         groups = [ImpressionGroup(users[a], due[a], a, b) for a, b in pairwise([*starts.tolist(), table.num_rows])]
         items, kinds = table["item"].to_pylist(), table["kind"].to_pylist()
         return LogSlice(items, kinds, times, impressions.tolist(), seqs, groups)

@@ -23,6 +23,7 @@ from streams.topics import Topic
 log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.001  # for the fetcher to bring more
+_QUIET_S = 0.004  # without a further event: more of the same fetch would be there, and the next may be long in coming
 
 
 def subscribe(
@@ -51,7 +52,8 @@ async def batches(
 ) -> AsyncIterator[tuple[list[FaustEvent], list[Message]]]:
     """Yield batches of events that come within a while of the first, all of this assignment, and their records.
 
-    A batch ends with the envelope in which `settings.take_max` records are reached.
+    A batch ends with the envelope in which `settings.take_max` records are reached, or once no further event comes: in
+    lockstep an epoch passes the workers three times, and would wait out `settings.take_within_s` each time.
     """
     loop = asyncio.get_running_loop()
     queue = aiter(stream.channel).queue
@@ -61,13 +63,15 @@ async def batches(
         except StopAsyncIteration:  # raised by Faust to stop a channel's reader
             return
         messages = [message for event in events for message in Message.of(event, settings)]
-        until = loop.time() + settings.take_within_s
+        came = loop.time()
+        until = came + settings.take_within_s
         while len(messages) < settings.take_max:
             if not queue.empty():
                 for event in _tracked(app, queue.get_nowait()):
                     events.append(event)
                     messages += Message.of(event, settings)
-            elif loop.time() < until:
+                came = loop.time()
+            elif loop.time() < min(until, came + _QUIET_S):
                 await asyncio.sleep(_PAUSE_S)
             else:
                 break
