@@ -34,6 +34,7 @@ RESULT = Path(__file__).with_name("whole.json")
 BASE = "891a9ca"
 SOURCE = "synthetic:users=200"
 _SAMPLE_S = 0.2
+_WEIGH_S = 2.0  # between two measurements of memory
 _MB = 1 << 20
 _TREE = Path(__file__).resolve().parents[1]
 
@@ -57,11 +58,11 @@ class Profile:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._spent: dict[tuple[int, float], tuple[str, float]] = {}
-        self.memory_mb = 0.0
+        self.memory_mb, self._measured = 0.0, 0.0
 
     def sample(self) -> None:
         """Look at all processes. A process that ends meanwhile keeps what was seen last."""
-        memory = 0
+        memory, weigh = 0, time.monotonic() - self._measured > _WEIGH_S
         with suppress(psutil.Error):
             run = psutil.Process(self._pid)
             for each in (run, *run.children(recursive=True)):
@@ -71,7 +72,9 @@ class Profile:
                         continue
                     name = "run" if each.pid == self._pid else _role(command)
                     self._spent[each.pid, each.create_time()] = name, times.user + times.system
-                    memory += each.memory_info().rss
+                    memory += each.memory_full_info().pss if weigh else 0  # forked processes share most pages
+        if weigh:
+            self._measured = time.monotonic()
         self.memory_mb = max(self.memory_mb, memory / _MB)
 
     def usage(self) -> Usage:
