@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from streams.faust_runtime.batches import batches
+from streams.settings import Settings
 
 
 class Channel:
@@ -19,7 +20,8 @@ class Channel:
 
 
 def event(offset: int) -> Any:
-    return SimpleNamespace(message=SimpleNamespace(generation_id=1, tp=("events", 0), offset=offset, tracked=False))
+    record = {"topic": "local-events", "partition": 0, "offset": offset, "key": b"u", "value": b"v"}
+    return SimpleNamespace(message=SimpleNamespace(**record, tp=("local-events", 0), generation_id=1, tracked=False))
 
 
 def test_a_batch_does_not_wait_out_its_time_if_nothing_follows() -> None:
@@ -34,6 +36,8 @@ def test_a_batch_does_not_wait_out_its_time_if_nothing_follows() -> None:
         stream: Any = SimpleNamespace(channel=Channel(), should_stop=False)
         for offset in range(3):
             stream.channel.queue.put_nowait(event(offset))
-        return [each.message.offset for each in await anext(batches(app, stream, most=10, within_s=3600))]
+        events, messages = await anext(batches(app, stream, Settings(take_within_s=3600.0)))
+        assert [each.message.offset for each in events] == [each.offset for each in messages]
+        return [each.offset for each in messages]
 
     assert asyncio.run(asyncio.wait_for(first_batch(), 20)) == [0, 1, 2]
