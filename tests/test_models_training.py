@@ -224,6 +224,17 @@ def test_training_that_helps_on_no_held_out_click_leaves_the_nets_as_they_were()
     assert torch.equal(result.nets.encoder.E[FIRST_ROW:], nets.encoder.E[ROW_UNKNOWN].expand(len(result.catalogue), -1))
 
 
+def test_after_a_retrain_that_learnt_nothing_the_next_one_begins_from_scratch() -> None:
+    log, nets, config = log_of(60, 30, 40), Nets.initial(SIZES, FIRST_ROW, 1), replace(CONFIG, passes=4)
+    first, zero, later = (
+        retrain(nets, Catalogue([]), log, config=config, spec=SPEC, seed=1, since=since) for since in (None, 0, 1)
+    )
+    assert first.kept
+    assert (zero.steps, zero.trained, zero.active) == (first.steps, first.trained, first.active)
+    assert torch.equal(zero.nets.encoder.E, first.nets.encoder.E)
+    assert not torch.equal(later.nets.encoder.E, first.nets.encoder.E)
+
+
 def test_held_out_clicks_on_rare_items_do_not_refuse_the_popularity_floor() -> None:
     """The newest clicks may come from a few users at the end of their visits, and no net learns anything here."""
     log, rng = log_of(60, 40, 80, learnable=False), np.random.default_rng(2)

@@ -58,7 +58,7 @@ class TrainConfig:
     held_out: float = 0.1  # share of the new clicks, the newest, that are used for evaluation only
     held_out_min: int = 200  # of a few new clicks, but no more than half
     held_out_max: int = 2048
-    snapshots: int = 4  # of the weights during training
+    snapshots: int = 8  # of the weights during training
     floor_clicks: int = 2000  # to which the popularity floor is fitted
     distinct: float = 20.0  # clicks of a new item from which on its row does not start nearer to the unknown row
     loss: Loss = sampled_softmax
@@ -94,9 +94,9 @@ def retrain(
 ) -> TrainResult:
     """Train a copy of `nets` on the clicks of `log`; `nets` themselves are not changed.
 
-    Clicks after `since` (ms; None: all) are new: the newest share of them is held out, the others are trained on
-    together with a sample of older ones. The learning rate falls with the share of these clicks that is used: at the
-    full rate the nets would forget what is not shown again. New items get rows appended.
+    Clicks after `since` (ms; None or 0: all, nothing was learnt yet) are new: the newest share of them is held out, the
+    others are trained on together with a sample of older ones. The learning rate falls with the share of these clicks
+    that is used: at the full rate the nets would forget what is not shown again. New items get rows appended.
 
     Of the held-out clicks every other one selects: of the weights before training and after each of some steps, the
     first that is better than all before by a standard error. So training on too few clicks ends early and does no harm.
@@ -112,13 +112,13 @@ def retrain(
     states = click_states(log, spec)
     source = ClickSource.of(states, extended)
     order = states.order()
-    new = order[states.time[order] > since] if since is not None else order
+    new = order[states.time[order] > since] if since else order
     out = max(int(len(new) * config.held_out), min(config.held_out_min, len(new) // 2))
     out = min(out, config.held_out_max) if len(extended) >= 2 else 0  # one item has no negatives
     fresh, held = new[: len(new) - out], new[len(new) - out :]
     older = order[: len(order) - len(new)]
-    selected, config = select(fresh, older, config, generator, warm=since is not None)
-    paced = at_pace(config, len(selected), len(fresh) + len(older)) if since is not None else config
+    selected, config = select(fresh, older, config, generator, warm=bool(since))
+    paced = at_pace(config, len(selected), len(fresh) + len(older)) if since else config
     judging = HeldOut.draw(source, held[1::2], seed)
     unchanged = nets.grown(extended.size, seed, 0.0)
     if unchanged.config.stacked:  # those of the learner know the held-out clicks
