@@ -124,7 +124,8 @@ def measured(
     def train(
         how: str, nets: Nets, known: InteractionLog, since: int | None, most: int, pace: float = config.pace
     ) -> tuple[Nets, int]:
-        limits = replace(config, max_clicks=most, table_max_clicks=2 * most, pace=pace)
+        shows = 2 * most if since else most  # after a warm start a retrain shows half
+        limits = replace(config, max_clicks=shows, table_max_clicks=2 * most, pace=pace)
         begun = time.process_time()
         result = retrain(nets, catalogue, known, config=limits, spec=SPEC, seed=seed, since=since)
         seconds = time.process_time() - begun

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Column
 
 from deploy.cli.groups import group
 from deploy.cli.options import JsonOption, RunArgument
@@ -45,7 +46,7 @@ def list_letters(run: RunArgument, *, as_json: JsonOption = False) -> None:
     if as_json:
         print_json([_plain(record) for record in _all(find(run))])
         return
-    table = Table("position", "refused by", "key", "bytes", "sent again", "reason")
+    table = Table(Column("position", no_wrap=True), "refused by", "key", "bytes", "sent again", "reason")
     for record in _all(find(run)):
         again = utc(record.resent_wall) if record.resent_wall else ""
         key = record.key[:40].decode(errors="backslashreplace")
