@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import Postgres
 from deploy.local.broker import free_port
 from deploy.local.child_process import die_with_parent
+from deploy.runs import find
 
 _NAP_S = 7.0  # longer than the session (6 s) and the poll interval below, but shorter than the supervisor's patience
 _SHORT_POLL = {"MC2SF_POLL_INTERVAL_S": "3"}
@@ -137,9 +139,10 @@ def _ready(port: int) -> bool:
 
 def _another(scene: Scene, role: str, number: int) -> tuple[subprocess.Popen[bytes], int]:
     """Start one more worker of a run, as by hand. Return it and the port of its metrics."""
-    first, port = scene.run.processes(role)[0], free_port()
-    state = str(scene.run.out.resolve() / "state" / f"{role}-by-hand-{number}")
-    environment = first.environ() | {"MC2SF_METRICS_PORT": str(port), "MC2SF_STATE_DIR": state}
+    port, found = free_port(), find(str(scene.run.out))
+    found.engine.dispose()
+    own = {"metrics_port": port, "state_dir": scene.run.out.resolve() / "state" / f"{role}-by-hand-{number}"}
+    environment = os.environ | found.settings.model_copy(update=own).environment()
     with (scene.run.out / f"{role}-by-hand-{number}.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command, no shell
             [sys.executable, "-m", "deploy.cli", "worker", role],
