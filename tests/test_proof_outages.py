@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from benchmarks.faults.disks import empty, fill, small_disk
-from benchmarks.faults.outage_acts import OUTAGES, SLOWLY, Outage, Scene
+from benchmarks.faults.outage_acts import OUTAGES, Outage, Scene
 from benchmarks.faults.outages import outages
 from benchmarks.faults.whole_run import good
 from benchmarks.servers.postgres import POSTGRES, Postgres
@@ -62,7 +62,7 @@ def test_broker_and_database_away_and_workers_that_come_and_go_change_nothing(
     kafka_home: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     act = together("workers 1, 3, 2", "broker stopped", "postgresql killed", "broker killed", "postgresql stopped")
-    (row,) = outages(kafka_home, {"one after the other": Outage(act, arguments=SLOWLY)}, SECONDS, tmp_path, undisturbed)
+    (row,) = outages(kafka_home, {"one after the other": Outage(act)}, SECONDS, tmp_path, undisturbed)
     assert good(row), row
 
 

@@ -39,9 +39,6 @@ class Scene:
     stack: ExitStack
 
 
-SLOWLY = ("--speed", "30/s")  # else the log is over before workers have joined
-
-
 @dataclass(frozen=True)
 class Outage:
     """An action that returns when the outage is over, and the servers that the run needs for it."""
@@ -51,7 +48,6 @@ class Outage:
     disk: str = ""  # the folder that is on a small disk
     workers: int = 1
     environment: dict[str, str] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()  # of the run
 
 
 def _broker_stopped(scene: Scene) -> None:
@@ -169,5 +165,5 @@ OUTAGES = {
     "recorder paused": Outage(_paused("recorder"), environment=_SHORT_POLL),
     "learner paused": Outage(_paused("learner"), environment=_SHORT_POLL),
     "coordinator paused": Outage(_paused("coordinator"), environment=_SHORT_POLL),
-    "workers 1, 3, 2": Outage(_scaled, arguments=SLOWLY),
+    "workers 1, 3, 2": Outage(_scaled),
 }

@@ -46,9 +46,7 @@ def suffered(home: Path, outage: Outage, seconds: float, calm: Path, folder: Pat
             database = stack.enter_context(Postgres(places["postgresql"]))
         more = ("--database", database.url) if database else ()
         began = time.monotonic()
-        run = Run(
-            out, cluster, "--workers", str(outage.workers), *more, *outage.arguments, environment=outage.environment
-        )
+        run = Run(out, cluster, "--workers", str(outage.workers), *more, environment=outage.environment)
         stack.callback(run.stop)
         scene = Scene(run, cluster, database, disk, seconds, stack)
         run.until(1)
