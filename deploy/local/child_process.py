@@ -49,9 +49,7 @@ class Child:
     metrics_port: int = 0
     restart: bool = True  # False: it is not restarted after it has exited by itself, only after it was killed
     must_live: bool = False  # its death ends the run
-    preloader: Preloader | None = (
-        None  # forks the process, which then is `python -m deploy.cli ...`; None: it is started
-    )
+    preloader: Preloader | None = None  # forks the process; None: it is started as a program
     process: subprocess.Popen[bytes] | Forked | None = None
     started: float = 0.0
     deaths: int = 0

@@ -153,7 +153,7 @@ def retrain(
     best, losses = selection.best, judging.losses(selection.best)
     learnt = best is not unchanged and bool(losses.mean() <= active.mean())
     if not learnt:
-        best, losses = unchanged, judging.losses(unchanged)
+        best, losses = unchanged, active
     values = [float(each.mean()) if len(each) else math.nan for each in (active, losses)]
     return TrainResult(
         nets=best,

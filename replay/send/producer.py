@@ -11,7 +11,7 @@ from replay.send.fault_injection import OutgoingRecord
 from replay.send.progress import ReplayError
 from streams.codec import encode
 from streams.kafka import clients
-from streams.kafka.envelope import MOST_RECORDS, sealed
+from streams.kafka.envelope import most_records, sealed
 from streams.kafka.partitioner import partition_of
 from streams.kafka.types import KafkaFailure, KafkaMessage, KafkaProducer
 from streams.process import telemetry
@@ -38,7 +38,7 @@ class Sender:
             producer = clients.producer(settings, "replay", **{"queue.buffering.max.kbytes": QUEUE_KB})
         self._producer = producer
         self._topic = DEVICE_EVENTS.full(settings)
-        self._most = MOST_RECORDS if settings.envelopes else 1
+        self._most = most_records(DEVICE_EVENTS, settings)
         self._waiting = 0
         self._error: KafkaFailure | None = None
         self.offsets, self.events, self.batches = list(offsets), list(events), batches  # acknowledged

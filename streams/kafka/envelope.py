@@ -12,6 +12,8 @@ import msgspec
 
 from streams.codec import MAX_BYTES, encode
 from streams.records import Envelope
+from streams.settings import Settings
+from streams.topics import Topic
 
 MOST_RECORDS = 512  # a worker's batch is at most so much larger than its setting says
 MOST_BYTES = 64_000  # of an envelope: a worker keeps up to a few thousand unread ones
@@ -21,6 +23,11 @@ KeyValue = tuple[bytes, bytes]
 
 _BEGINS = encode(Envelope([(b"", b"")]))[:10]  # schema number, length of the array, tag
 _decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def most_records(topic: Topic, settings: Settings) -> int:
+    """Return the largest number of records that a Kafka record of `topic` holds."""
+    return MOST_RECORDS if topic.envelopes and settings.envelopes else 1
 
 
 def sealed(records: Iterable[KeyValue], most: int = MOST_RECORDS) -> Iterator[tuple[bytes, bytes, int]]:

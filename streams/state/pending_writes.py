@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from msgspec import Struct
 
 from streams.codec import Record, encode
-from streams.kafka.envelope import MOST_RECORDS, KeyValue, sealed
+from streams.kafka.envelope import KeyValue, most_records, sealed
 from streams.kafka.message import Message
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
@@ -102,8 +102,7 @@ class PendingWrites:
             self.sent_bytes[topic] += len(value)
             by_partition[topic, partition].append((key, value))
         for (topic, partition), records in by_partition.items():
-            most = MOST_RECORDS if topic.envelopes and self._settings.envelopes else 1
-            for key, value, _ in sealed(records, most):
+            for key, value, _ in sealed(records, most_records(topic, self._settings)):
                 yield topic.full(self._settings), partition, key, value
 
     def rows(self) -> Iterator[tuple[bytes, Struct | None]]:
