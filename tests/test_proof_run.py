@@ -21,6 +21,7 @@ from benchmarks.faults.fuzz import Thrower, harvest
 from benchmarks.faults.mutants import READ, STATES
 from benchmarks.servers.worker import wait_for
 from deploy.runs import find
+from replay.send.clock_file import ClockFile, Wanted
 from streams.kafka import clients
 from streams.kafka.partitioner import partition_of_row
 from streams.settings import Settings
@@ -118,10 +119,13 @@ def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
         return False
 
     wait_for(recorded, "the first epochs")
+    clock = ClockFile(out / "state" / "replay")
+    clock.write(Wanted(paused=True))  # else the run may end before everything is thrown
     settings = find(str(out)).settings
     thrown = throw_garbage(settings)
     thrower = Thrower(settings, {topic: harvest(settings, topic) for topic in READ}, seed=1)
     thrower.throw(50 * len(READ))
+    clock.write(Wanted())
     assert process.wait(PATIENCE_S) == 0, log.read_text()
     found = summary(out)
     assert found["events_applied"] == found["events_sent"] == once[1]["events_sent"]
