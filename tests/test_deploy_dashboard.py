@@ -174,7 +174,9 @@ def test_a_rollback_and_a_pause_reach_coordinator_and_replay(world: World) -> No
     assert post("/rollback", {"version": 99}) == (422, f"there is no release 99 in run {RUN}")
     assert post("/replay", {"paused": True, "speed": 5})[0] == 200
     assert ClockFile(world.replay).read() == Wanted(paused=True, speed=5)
-    for wrong in ({"speed": -1}, {"paused": "yes"}, {"other": 1}, "{", "[" * 900):
+    assert post("/replay", {"skip_to": 1_700_000_000_000}) == (200, "the replay skips")
+    assert ClockFile(world.replay).read() == Wanted(skip_to=1_700_000_000_000)
+    for wrong in ({"speed": -1}, {"skip_to": -1}, {"skip_to": 1e30}, {"paused": "yes"}, {"other": 1}, "{", "[" * 900):
         assert post("/replay", wrong)[0] == 422
     assert post("/replay", " " * 2000)[0] == 413
     assert world.client.get("/user", params={"name": "nobody"}, headers=ADMIN).status_code == 422
@@ -214,6 +216,11 @@ def test_a_browser_has_it_live_with_working_controls_by_keyboard_on_any_screen(
         browser.find_element(By.ID, "speed").send_keys("250", Keys.ENTER)
         soon.until(lambda _: text("said") == "the replay goes on")
         assert ClockFile(world.replay).read() == Wanted(speed=250)
+        skip_to = browser.find_element(By.ID, "skip-to")
+        browser.execute_script("arguments[0].value = '2023-11-14T22:13:20'", skip_to)
+        skip_to.send_keys(Keys.ENTER)
+        soon.until(lambda _: text("said") == "the replay skips")
+        assert ClockFile(world.replay).read() == Wanted(speed=250, skip_to=1_700_000_000_000)
         button = browser.find_element(By.ID, "rollback-2")
         browser.execute_script("arguments[0].focus()", button)
         world.reach_epoch(25)

@@ -244,6 +244,30 @@ def test_a_rate_of_events_needs_the_time_of_all_events_and_keeps_their_order(set
     check(settings_of_run, plan, lambda _epoch: None)
 
 
+@pytest.mark.parametrize("rate", [None, 50.0])
+def test_a_skip_that_is_asked_for_while_an_event_is_waited_for_takes_no_time_and_the_pace_is_then_the_same(
+    settings_of_run: Settings, rate: float | None
+) -> None:
+    plan, now, asked, wanted = planned(settings_of_run, rate=rate), 0.0, 0, 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def progress(step: Any) -> None:
+        nonlocal asked, wanted
+        if step.epoch == 2 and not wanted:
+            asked, wanted = step.time, step.time + plan.shift // 3
+
+    speed = 1.0 if rate else plan.shift / 1000 / 50  # the whole log in 50 s
+    clock = VirtualClock(speed, time=lambda: now, sleep=sleep)
+    send(settings_of_run, plan, clock=clock, progress=progress, control=lambda: wanted)
+    records = [each for part in check(settings_of_run, plan, lambda _epoch: None) for each in part]
+    times = [time for each in records if isinstance(each, DeviceBatch) for time in each.times]
+    waited = [time for time in times if not asked <= time < wanted]
+    assert now == pytest.approx(len(waited) / 50 if rate else 50 * 2 / 3, rel=0.1)
+
+
 def test_another_log_or_a_topic_of_others_is_not_continued(settings_of_run: Settings) -> None:
     plan = planned(settings_of_run)
     send(settings_of_run, plan)

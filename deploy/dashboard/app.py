@@ -98,7 +98,9 @@ class Page:
         if self._live.clock_file is None:
             raise UserError("the replay can be controlled where the folder of the run is")
         await run_in_threadpool(self._live.clock_file.write, wanted)
-        return PlainTextResponse("paused" if wanted.paused else "the replay goes on")
+        if wanted.paused:
+            return PlainTextResponse("paused")
+        return PlainTextResponse("the replay skips" if wanted.skip_to else "the replay goes on")
 
     async def _rollback(self, request: Request) -> Response:
         version = msgspec.json.decode(await _body(request), type=Rollback).version

@@ -57,14 +57,15 @@ def send(
     decide: Decide = free,
     clock: VirtualClock | None = None,
     progress: Callable[[ReplayStatus], None] = lambda _status: None,
-    control: Callable[[], None] = lambda: None,
+    control: Callable[[], int] = lambda: 0,
     wall_time: Callable[[], float] = wall.time,
 ) -> ReplayResult:
     """Send a prepared log; continues a replay that was stopped. Raises ReplayError.
 
     `decide(k)` returns the release with which epoch k + 1 begins, after epoch k has ended (-1: before the first one):
-    see `epoch_barrier.lockstep`. `control` is called all the time: it may change the clock. `settings` must name the
-    exposure policy and the faults of the plan: results depend on them.
+    see `epoch_barrier.lockstep`. `control` is called all the time: it may change the clock, and returns the event time
+    (ms) up to which events are sent without waiting for it. `settings` must name the exposure policy and the faults of
+    the plan: results depend on them.
     """
     if settings.exposures != plan.policy:
         raise ReplayError(f"the settings say exposures={settings.exposures}, the log was read with {plan.policy}")
@@ -89,7 +90,7 @@ class _Replay:
         decide: Decide,
         clock: VirtualClock,
         progress: Callable[[ReplayStatus], None],
-        control: Callable[[], None],
+        control: Callable[[], int],
         wall_time: Callable[[], float],
     ) -> None:
         self._plan, self._decide, self._clock, self._wall = plan, decide, clock, wall_time
@@ -105,6 +106,7 @@ class _Replay:
             progress_file.save(self._folder, start, settings.patience_s)
         self._sender = Sender(settings, start.offsets, start.events, start.batches)
         self._epoch, self._time = start.epoch, start.time
+        self._skip_to = 0  # event time, ms
         self._passed = 0  # events of this process that are sent or on their way
         self._log = SortedLog(plan.path, plan.contents.rows, plan.loops, plan.shift)
 
@@ -144,13 +146,17 @@ class _Replay:
         sent = self._sent.users  # before this process was started
         groups, at = [g for g in rows.groups if rows.seqs[g.first] >= sent.get(g.user, 0)], 0
         while at < len(groups):
-            self._control()
-            self._clock.wait(self._due(groups[at], 0), self._idle)
+            self._wait(groups[at])
             due, events, end = self._clock.reached(), 0, at
-            while end < len(groups) and events < TICK_EVENTS and (self._due(groups[end], events) <= due or end == at):
+            while (
+                end < len(groups)
+                and events < TICK_EVENTS
+                and (end == at or groups[end].due < self._skip_to or self._due(groups[end], events) <= due)
+            ):
                 events += groups[end].end - groups[end].first
                 end += 1
             self._passed += events
+            self._skip(groups[end - 1])
             batches = grouped(rows, groups[at:end], int(self._wall() * 1000))
             self._sender.records(self._faults.records(batches))
             at = end
@@ -166,10 +172,24 @@ class _Replay:
         rate = self._plan.rate
         return group.due if rate is None else int((self._passed + ahead) * 1000 / rate)
 
-    def _idle(self) -> None:
-        self._control()
-        self._sender.poll()
-        self._report("paused" if self._clock.paused else "sending")
+    def _wait(self, group: ImpressionGroup) -> None:
+        """Wait until a group is due, or is before the event time to skip to."""
+
+        def look() -> None:
+            self._skip_to = self._control()
+            self._skip(group)
+
+        def idle() -> None:
+            look()
+            self._sender.poll()
+            self._report("paused" if self._clock.paused else "sending")
+
+        look()
+        self._clock.wait(self._due(group, 0), idle)
+
+    def _skip(self, group: ImpressionGroup) -> None:
+        if group.due < self._skip_to:
+            self._clock.advance(self._due(group, 0))
 
     def _send_marker(self, marker: EpochMarker) -> None:
         for partition, sent in enumerate(self._sent.markers):

@@ -57,6 +57,11 @@ class VirtualClock:
             self._event = self._due
         self._speed = _checked(speed)
 
+    def advance(self, event_ms: int) -> None:
+        """Set event time forward to `event_ms`, from where it goes on; it never goes back."""
+        if self._speed is not None and event_ms > self.reached():
+            self._event, self._wall = event_ms, self._time()
+
     def pause(self) -> None:
         """Stop event time."""
         if not self._paused:

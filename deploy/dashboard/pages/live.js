@@ -62,6 +62,10 @@ byId("speed-form")?.addEventListener("submit", (event) => {
   speed = byId("speed").value === "" ? null : Number(byId("speed").value);
   post("replay", { paused: false, speed });
 });
+byId("skip-form")?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  post("replay", { paused: false, speed, skip_to: Date.parse(`${byId("skip-to").value}Z`) });
+});
 byId("user-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   byId("user-said").textContent = "";
