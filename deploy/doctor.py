@@ -61,7 +61,7 @@ def _broker(settings: Settings) -> list[Finding]:
         )
     ]
     wrong = topic_admin.deviations(settings)
-    findings.append(Finding("topics", not wrong, "; ".join(wrong) or f"of run {settings.run} as they should be"))
+    findings.append(Finding("topics", not wrong, "; ".join(wrong) or f"those of run {settings.run} match the settings"))
     return findings
 
 

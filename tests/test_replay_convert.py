@@ -115,7 +115,7 @@ def test_the_command_writes_lists_and_refuses_to_replace(
         run("data", "convert", "synthetic:users=5", str(out))
     run("data", "formats")
     run("data", "formats", "taobao")
-    for text, says in (("taobo", "is no format"), ("steam", "module of its own")):
+    for text, says in (("taobo", "unknown format"), ("steam", "has no map")):
         with pytest.raises(ValueError, match=says):
             run("data", "formats", text)
     printed = capsys.readouterr().out

@@ -21,9 +21,9 @@ console = terminal()
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN", help="Ids of runs, their --out folders, or folders of `run --seeds`."),
+        typer.Argument(metavar="RUN", help="Run ids, --out folders of runs, or folders of `mc2sf run --seeds`."),
     ],
-    metric: Annotated[str, typer.Option(help="The metric that the tables show.")] = "ndcg@10",
+    metric: Annotated[str, typer.Option(help="Metric to compare.")] = "ndcg@10",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all metrics.")] = False,
 ) -> None:
     """Compare runs with the first one, with 95 % intervals by users.

@@ -17,26 +17,27 @@ console = terminal()
 def dashboard(
     run: RunArgument,
     host: HostOption = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 0,
     targets: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Addresses of the processes, as Prometheus' file-based service discovery has them.  "
+            help="Metrics addresses of the processes, in the format of Prometheus' file-based service discovery.  "
             "[default: logs/targets.json of the run]",
         ),
     ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Tokens of a gateway, whose admins may use the controls.  [default: a new token]"
+            metavar="FILE",
+            help="File of a gateway's tokens; those of admins may use the controls.  [default: a new token]",
         ),
     ] = None,
 ) -> None:
     """Serve the live page of a run, and print its address.
 
-    It shows flow, quality, releases and processes of a run that goes on, or has ended. The controls of replay and
-    releases and the data of a user need a token. Ctrl-C ends it; the run is not touched.
+    The page shows flow, quality, releases and processes of a running or finished run. The controls of replay and
+    releases and the data of a user need a token. Ctrl-C stops the page, not the run.
     """
     from deploy.dashboard.serving import admin_of, live_page, print_address
     from deploy.runs import find

@@ -94,10 +94,10 @@ def replay_letters(
     run: RunArgument,
     positions: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[POSITION...]", help="Records to send.  [default: all that were not sent again]"),
+        typer.Argument(metavar="[POSITION...]", help="Records to send again.  [default: all that were not yet]"),
     ] = None,
     value: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Send these bytes instead, to one POSITION.")
+        Path | None, typer.Option(metavar="FILE", help="Send the bytes of FILE instead of the value at one POSITION.")
     ] = None,
 ) -> None:
     """Send refused records again, to the same topic and partition: after an upgrade, or a repair.
@@ -108,7 +108,7 @@ def replay_letters(
     chosen = _at(found, positions) if positions else [record for record in _all(found) if record.resent_wall is None]
     if value is not None:
         if len(chosen) != 1 or not positions:
-            raise UserError("--value repositions one record: name its POSITION")
+            raise UserError("--value replaces the value of one record: name its POSITION")
         chosen = [chosen[0]._replace(value=value.read_bytes(), reason="")]
     try:
         resend(found.settings, found.engine, chosen)

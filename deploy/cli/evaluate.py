@@ -23,9 +23,12 @@ def evaluate(
     as_of: Annotated[
         str | None, typer.Option(help="Use only events before this time: ISO 8601 or seconds since 1970.")
     ] = None,
-    release: Annotated[int | None, typer.Option(help="Score the same clicks with this release instead.")] = None,
+    release: Annotated[
+        int | None, typer.Option(help="Score all clicks with this release instead of the one in force.")
+    ] = None,
     without_learner: Annotated[
-        bool, typer.Option("--without-learner", help="Score without what the learner released since the last retrain.")
+        bool,
+        typer.Option("--without-learner", help="Score each click with the last release that is not the learner's."),
     ] = False,
     metric: MetricOption = None,
     variant: VariantOption = None,
@@ -78,7 +81,7 @@ def evaluate(
         widths = intervals(again.select(again.subsets["all"]))
         console.print(quality(by_variant(result.metrics), f"offline, run {found.settings.run}", widths))
         if result.plugin_metrics:
-            console.print(by_plugins(scored_again(result.plugin_metrics), "metrics of one's own"))
+            console.print(by_plugins(scored_again(result.plugin_metrics), "metrics of plugins"))
     console.print(_trimmed(found), end="")
     if release is None and not without_learner:
         console.print(f"{len(result.differences)} ranks differ from those given online")
@@ -95,7 +98,9 @@ def evaluate(
 
 def verify(
     run: RunArgument,
-    sample: Annotated[int, typer.Option(min=1, help="Compute one outcome in this many without tiles as well.")] = 50,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Recompute one outcome in this many also without tiles, as training does.")
+    ] = 50,
 ) -> None:
     """Verify a run: recompute it from its log with independent code.
 
@@ -129,13 +134,13 @@ def verify(
                 progress=lambda done, of: status.update(f"recomputing the run: {done:,} of {of:,} users"),
             )
     except DifferenceFound as difference:
-        console.print(Text.assemble(("not as the log says:", "red"), f" {difference.args[0]}"))
+        console.print(Text.assemble(("verification failed:", "red"), f" {difference.args[0]}"))
         console.print(_forgotten(found), end="")
         raise typer.Exit(1) from None
     if not found.settings.lockstep:
         console.print("free-running: the release and the item statistics of each click are those that it recorded")
     console.print(
-        f"run {found.settings.run} is as its log says: {verified.events:,} events of {verified.users:,} users, "
+        f"run {found.settings.run} is verified: {verified.events:,} events of {verified.users:,} users, "
         f"{verified.outcomes:,} outcomes, {verified.memories:,} r2, {verified.uploads:,} uploads, both states of every "
         f"user, the metrics. Without tiles {verified.untiled:,} outcomes differ by at most "
         f"{verified.untiled_difference:.1e}.",

@@ -55,7 +55,7 @@ def releases_list(run: RunArgument, *, as_json: JsonOption = False) -> None:
 
 @releases_app.command("show")
 def releases_show(run: RunArgument, version: VersionArgument, *, as_json: JsonOption = False) -> None:
-    """Show a release: its parts, checksums and the measurements of the gate."""
+    """Show a release: its parts, checksums and the figures that the gate compared."""
     from deploy.runs import find
     from streams.releases.release import ReleaseError, read_manifest
 
@@ -96,13 +96,13 @@ def recommend(
     release: Annotated[int | None, typer.Option(help="Version of a release.  [default: the newest]")] = None,
     by: Annotated[
         By | None,
-        typer.Option(help="Variant to rank by.  [default: the one that is served: the best in the run so far]"),
+        typer.Option(help="Variant that ranks.  [default: the one that is served, the best in the run so far]"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recommend items to a user of a run.
 
-    Reads the tables alone.
+    Reads only the database of the run.
     """
     from deploy.recommend import recommend as rank_catalogue
     from deploy.runs import find
@@ -128,10 +128,9 @@ def doctor(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Check database, broker, topics, lag and versions, and say how far the run is.
+    """Check database, broker, topics, lag and versions, and report the progress of the run.
 
-    The broker of a run that has ended is not asked: the embedded one ended with it. Exit code 1 if something is
-    unreachable or not as it should be.
+    The broker is not checked after the end of a run: the embedded one ended with it. Exit code 1 if a check fails.
     """
     from deploy.doctor import examine
     from deploy.runs import find

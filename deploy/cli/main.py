@@ -22,7 +22,7 @@ class Commands(LazyGroup):
 
     entries: ClassVar = {
         "run": Entry("deploy.cli.run:run", "Replay SOURCE through all processes, and check the result."),
-        "data": Entry("deploy.cli.data.commands:app", "Logs, before they are replayed."),
+        "data": Entry("deploy.cli.data.commands:app", "Inspect and convert logs before they are replayed."),
         "evaluate": Entry("deploy.cli.evaluate:evaluate", "Score every outcome of a run again, from its tables alone."),
         "compare": Entry(
             "deploy.analysis.compare_command:compare", "Compare runs with the first one, with 95 % intervals by users."
@@ -39,14 +39,15 @@ class Commands(LazyGroup):
         ),
         "runs": Entry(
             "deploy.stored_runs.commands:app",
-            "The runs that are kept: list, show, delete, prune, trim, backup, restore.",
+            "Stored runs: list, show, delete, prune, trim, backup, restore.",
         ),
-        "gateway": Entry("deploy.gateway.commands:app", "Live events in, rankings out, by HTTP."),
+        "gateway": Entry("deploy.gateway.commands:app", "An HTTP gateway for live devices: events in, rankings out."),
         "dashboard": Entry("deploy.cli.dashboard:dashboard", "Serve the live page of a run, and print its address."),
         "releases": Entry("deploy.cli.inspect:releases_app", "The releases of a run."),
         "dead-letters": Entry("deploy.cli.dead_letters:app", "Refused records: list them, show one, send them again."),
         "doctor": Entry(
-            "deploy.cli.inspect:doctor", "Check database, broker, topics, lag and versions, and say how far the run is."
+            "deploy.cli.inspect:doctor",
+            "Check database, broker, topics, lag and versions, and report the progress of the run.",
         ),
         "experiment": Entry("deploy.experiments.commands:experiment", "Run an experiment of the paper on SOURCE."),
         "topics": Entry("deploy.cli.processes:topics_app", "The topics of a run on the broker."),

@@ -55,18 +55,21 @@ PolicyOption = Annotated[
     typer.Option(
         parser=choice(*POLICIES),
         metavar="|".join([*POLICIES, "MODULE:NAME"]),
-        help="Where exposures come from; MODULE:NAME is a policy of one's own.  [default: the first of the source]",
+        help="Source of exposures: the log, low ratings, simulation, or a plugin MODULE:NAME.  [default: the first one "
+        "that SOURCE supports]",
     ),
 ]
 
 MetricOption = Annotated[
     list[str] | None,
-    typer.Option("--metric", metavar="MODULE:NAME", help="A ranking metric of one's own; repeatable. docs/plugins.md"),
+    typer.Option(
+        "--metric", metavar="MODULE:NAME", help="Plugin that is a ranking metric; repeatable. docs/plugins.md"
+    ),
 ]
 
 VariantOption = Annotated[
     list[str] | None,
-    typer.Option("--variant", metavar="MODULE:NAME", help="A ranker of one's own; repeatable. docs/plugins.md"),
+    typer.Option("--variant", metavar="MODULE:NAME", help="Plugin that ranks candidates; repeatable. docs/plugins.md"),
 ]
 
 
@@ -75,18 +78,23 @@ class SelectionOptions(MapOptions):
     """The part of a source that is read, and how it is written."""
 
     exposures: PolicyOption = None
-    start: Annotated[str | None, typer.Option("--from", help="First event time: ISO 8601 or seconds since 1970.")] = (
-        None
-    )
-    end: Annotated[str | None, typer.Option("--to", help="Event time before which to end, as for --from.")] = None
-    limit: Annotated[int | None, typer.Option(min=1, help="Largest number of events.")] = None
+    start: Annotated[
+        str | None, typer.Option("--from", help="Skip events before this time: ISO 8601 or seconds since 1970.")
+    ] = None
+    end: Annotated[
+        str | None, typer.Option("--to", help="Skip events from this time on: ISO 8601 or seconds since 1970.")
+    ] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of events.")] = None
     users: UsersOption = None
     impression_span: Annotated[
-        str, typer.Option(metavar="SPAN", help="Longest span of an impression; one that lasts longer is split.")
+        str, typer.Option(metavar="SPAN", help="Maximum span of event time of an impression; longer ones are split.")
     ] = "30m"
     accept: Annotated[
         list[Acceptable] | None,
-        typer.Option(help="Take a log in which this was found; otherwise the command stops.", show_default=False),
+        typer.Option(
+            help="Accept a log with this finding of `mc2sf data inspect`, which otherwise stops the command.",
+            show_default=False,
+        ),
     ] = None
 
     def selected(self, on_error: OnError) -> Options:
@@ -114,18 +122,22 @@ class ReplayOptions(SelectionOptions):
     speed: Annotated[
         str,
         typer.Option(
-            help="Event time over wall time (3600: an hour per second), events per second (1000/s), or max. auto is "
-            "max in lockstep; free-running it is 1000/s, or what makes the log last two minutes."
+            help="Pace: event time over wall time (3600: an hour per second), events per second (1000/s), or max. auto "
+            "means max in lockstep; free-running 1000/s, or less so that the replay takes at least two minutes."
         ),
     ] = AUTO
     epoch: Annotated[
         str | None,
-        typer.Option(help="Span of event time (6h) or number of events (5000) per epoch.  [default: 200 epochs]"),
+        typer.Option(
+            help="Length of an epoch: a span of event time (6h) or a number of events (5000).  [default: 200 epochs]"
+        ),
     ] = None
-    loops: Annotated[int, typer.Option(min=1, help="Replays of the log, each later by its span.")] = 1
+    loops: Annotated[
+        int, typer.Option(min=1, help="Number of times to replay the log, each time with later event times.")
+    ] = 1
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 1
     on_error: Annotated[
-        OnError, typer.Option(help="A bad row stops the command, or is skipped, counted and listed.")
+        OnError, typer.Option(help="What to do at an invalid row: stop, or skip it, count it and list the first ones.")
     ] = "stop"
 
     def parsed(self, faults: str = "") -> Options:

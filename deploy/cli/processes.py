@@ -28,7 +28,7 @@ def topics_create() -> None:
 
 @topics_app.command("check")
 def topics_check(*, as_json: JsonOption = False) -> None:
-    """List what is wrong with the topics; exit code 1 if anything is."""
+    """Compare the topics on the broker with the settings; exit code 1 if they differ."""
     from deploy.console import Table, print_json
     from streams.kafka import topic_admin
     from streams.settings import Settings
@@ -39,7 +39,7 @@ def topics_check(*, as_json: JsonOption = False) -> None:
         print_json(wrong)
         raise typer.Exit(1 if wrong else 0)
     table = Table("topics of run " + settings.run)
-    for sentence in wrong or ["all as they should be"]:
+    for sentence in wrong or ["all topics match the settings"]:
         table.add_row(sentence)
     console.print(table)
     raise typer.Exit(1 if wrong else 0)
@@ -50,7 +50,7 @@ def topics_grant(
     role: Annotated[str, typer.Argument(help="Name of a process, such as recorder; see SECURITY.md.")],
     principal: Annotated[str, typer.Argument(help="User as Kafka names it, such as User:device.")],
 ) -> None:
-    """Give a user on the broker the least that a process needs on the topics of the run; see SECURITY.md."""
+    """Grant a Kafka user the minimum rights that a process needs on the topics of the run; see SECURITY.md."""
     from streams.kafka.acl import ACCESS, grant
     from streams.settings import Settings
 
@@ -58,7 +58,7 @@ def topics_grant(
         raise typer.BadParameter(f"{role!r} is none of {', '.join(ACCESS)}", param_hint="ROLE")
     settings = Settings()
     entries = grant(settings, role, principal)
-    console.print(f"{principal} may do what {role} does on run {settings.run}: {entries} entries")
+    console.print(f"{entries} access control entries of role {role} in run {settings.run} granted to {principal}")
 
 
 @worker_app.command("device")
@@ -114,8 +114,10 @@ def coordinator() -> None:
 
 
 def retrain(
-    once: Annotated[bool, typer.Option("--once", help="Retrain once from what is recorded, then end.")] = False,
-    every: Annotated[bool, typer.Option("--every", help="Retrain whenever the schedule asks, until stopped.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Retrain once on the recorded events, then exit.")] = False,
+    every: Annotated[
+        bool, typer.Option("--every", help="Retrain at the epochs of the schedule until the log ends.")
+    ] = False,
 ) -> None:
     """Retrain the encoder and the slow part from the tables.
 

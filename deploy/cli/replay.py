@@ -22,7 +22,8 @@ console = terminal()
 def replay(
     *,
     source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="As for `mc2sf run`; needed without --prepared.")
+        str | None,
+        typer.Argument(metavar="[SOURCE]", help="Log to send, as for `mc2sf run`; required without --prepared."),
     ] = None,
     prepared: Annotated[
         Path | None,
@@ -31,12 +32,12 @@ def replay(
     options: ReplayOptions,
     folder: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the sorted log.  [default: MC2SF_STATE_DIR]"),
+        typer.Option(metavar="DIR", help="Folder for the sorted log.  [default: MC2SF_STATE_DIR]"),
     ] = None,
 ) -> None:
     """Send SOURCE to the topics of the run in the environment.
 
-    Continues where it was stopped. SIGUSR1 pauses and resumes, and so does the live page of the run.
+    An interrupted replay continues from its last record. SIGUSR1 and the live page of the run pause and resume it.
     """
     from replay.send.clock_file import ClockFile
     from replay.send.epoch_barrier import free, lockstep

@@ -36,44 +36,60 @@ def run(
     source: SourceArgument,
     options: ReplayOptions,
     lockstep: Annotated[
-        bool, typer.Option("--lockstep/--free", help="Repeatable to the last digit, or as in production.")
+        bool,
+        typer.Option(
+            "--lockstep/--free",
+            help="Synchronise all processes at each epoch, so that results are repeatable; or let them run freely, as "
+            "in production.",
+        ),
     ] = True,
     retrain_every: Annotated[
         str | None,
-        typer.Option(help="Span of event time (1d) or events (100000) between retrains.  [default: ten retrains]"),
+        typer.Option(
+            help="Interval between retrains: a span of event time (1d) or a number of events (100000).  "
+            "[default: ten retrains]"
+        ),
     ] = None,
-    threshold: Annotated[int, typer.Option(min=1, max=100, help="Exposures per window.")] = 10,
+    threshold: Annotated[int, typer.Option(min=1, max=100, help="Exposures after which a window closes.")] = 10,
     evaluate: Annotated[
         float | None,
-        typer.Option(min=0, max=1, metavar="SHARE", help="Share of clicks that are ranked.  [default: 0.05]"),
+        typer.Option(min=0, max=1, metavar="SHARE", help="Share of clicks that are evaluated.  [default: 0.05]"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=16, help="Device workers, and as many cloud workers.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Number of device workers and of cloud workers.")] = 1,
     faults: Annotated[
         str,
         typer.Option(
             metavar="FAULT=SHARE,...",
-            help="Faults of the devices: shares of offline, reordered, skew, lost, duplicates and old; "
-            "hostile is a number of devices.",
+            help="Simulated faults of the devices: shares for offline, reordered, skew, lost, duplicates and old, a "
+            "number of devices for hostile. docs/faults.md",
             show_default=False,
         ),
     ] = "",
     candidates: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:NAME", help="A rule of one's own for sampled candidates. docs/plugins.md"),
+        typer.Option(metavar="MODULE:NAME", help="Plugin that samples the negative candidates. docs/plugins.md"),
     ] = None,
     metric: MetricOption = None,
     variant: VariantOption = None,
     brokers: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Kafka brokers.  [default: an embedded broker]")
+        str | None,
+        typer.Option(metavar="HOST:PORT,...", help="Kafka bootstrap servers.  [default: start an embedded broker]"),
     ] = None,
     database: Annotated[
-        str | None, typer.Option(metavar="URL", help="SQLAlchemy URL.  [default: SQLite in --out]", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="URL", help="SQLAlchemy URL of the database.  [default: SQLite in --out]", show_default=False
+        ),
     ] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run (needs --brokers).")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the results.  [default: runs/RUN]")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Continue this interrupted run; needs --brokers.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results.  [default: runs/RUN]")
+    ] = None,
     seeds: Annotated[
         int,
-        typer.Option(min=1, metavar="K", help="Run with K seeds from --seed on, each in a folder of its own in --out."),
+        typer.Option(min=1, metavar="K", help="Repeat the run with K seeds from --seed on, in subfolders of --out."),
     ] = 1,
 ) -> None:
     """Replay SOURCE through all processes, and check the result.

@@ -49,47 +49,54 @@ Name = Literal[
 @flattened
 def experiment(
     *,
-    name: Annotated[Name, typer.Argument(help="name of the table or figure")],
+    name: Annotated[Name, typer.Argument(help="Name of the table or figure.")],
     options: MapOptions,
-    data: Annotated[str, typer.Option("--data", "--source", metavar="SOURCE", help="as for `mc2sf run`")],
+    data: Annotated[
+        str, typer.Option("--data", "--source", metavar="SOURCE", help="Log to use, written as for `mc2sf run`.")
+    ],
     users: UsersOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="fits of each model, from different initial weights")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of fits of each model, with different seeds.")] = 3,
     candidates: Annotated[
         str | None,
         typer.Option(
             parser=choice(*RULES),
             metavar="|".join([*RULES, "MODULE:NAME"]),
-            help="negatives of each click: 99 drawn by this rule, or all items [default: uniform]",
+            help="Rule by which 99 negatives are drawn per click; full: all items.  [default: uniform]",
         ),
     ] = None,
     positives: Annotated[
         Positives | None,
-        typer.Option(help="clicks: ratings from 4 up (the others are exposures), or all [default: rated]"),
+        typer.Option(help="Ratings that count as clicks: those from 4 up (rated), or all.  [default: rated]"),
     ] = None,
     min_count: Annotated[
-        MinCount | None, typer.Option(help="at least 20 interactions per user, or also per item [default: users]")
+        MinCount | None,
+        typer.Option(help="Drop users, or both users and items, with fewer than 20 interactions.  [default: users]"),
     ] = None,
     exposures: PolicyOption = None,
     metric: MetricOption = None,
     variant: VariantOption = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="maximal number per fit, for a quick trial")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="of torch [default: all cores]")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="results: NAME_DATA.json, .svg and README.md")] = Path(
-        "benchmarks/paper"
-    ),
-    work: Annotated[Path, typer.Option(metavar="DIR", help="sorted logs, fits and cells, to resume from")] = Path(
-        "runs/experiments"
-    ),
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of epochs per fit, for a quick trial.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Number of torch threads.  [default: one per core]")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the results: NAME_DATA.json, .svg and README.md.")
+    ] = Path("benchmarks/paper"),
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for sorted logs, fits and cells, from which a run resumes.")
+    ] = Path("runs/experiments"),
     cells: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="cells: the ranks of all test clicks [default: WORK/cells]"),
+        typer.Option(metavar="DIR", help="Folder for cells, the ranks of all test clicks.  [default: WORK/cells]"),
     ] = None,
 ) -> None:
     """Run an experiment of the paper on SOURCE.
 
-    Every cell is kept, so an interrupted experiment continues. After each cell the result `DIR/NAME_DATA.json` and the
-    page `DIR/README.md` of all results in DIR are written again. Epochs and hyperparameters are chosen on validation
-    clicks. `--users N` samples users by a hash of their ids.
+    A cell is one model fitted with one seed. Finished cells are stored, so that an interrupted experiment continues.
+    After each cell the result `DIR/NAME_DATA.json` and the page `DIR/README.md` of all results in DIR are updated.
+    Epochs and hyperparameters are chosen on validation clicks. `--users N` samples users by a hash of their ids.
     """
     import torch
 

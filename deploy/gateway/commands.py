@@ -12,7 +12,7 @@ from deploy.cli.options import HostOption
 from deploy.console import terminal
 from deploy.user_error import UserError
 
-app = group("Live events in, rankings out, by HTTP.")
+app = group("An HTTP gateway for live devices: events in, rankings out.")
 console = terminal()
 TokensOption = Annotated[Path, typer.Option("--tokens", metavar="FILE", help="File of the tokens' hashes.")]
 
@@ -21,12 +21,12 @@ TokensOption = Annotated[Path, typer.Option("--tokens", metavar="FILE", help="Fi
 def token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Owner of the token.")],
     tokens: TokensOption,
-    ingest: Annotated[bool, typer.Option("--ingest", help="It may send events.")] = False,
-    rank: Annotated[bool, typer.Option("--rank", help="It may ask for rankings.")] = False,
-    admin: Annotated[bool, typer.Option("--admin", help="It may do everything.")] = False,
-    user: Annotated[str | None, typer.Option(help="The only user that it may name.  [default: any]")] = None,
+    ingest: Annotated[bool, typer.Option("--ingest", help="Allow the token to send events.")] = False,
+    rank: Annotated[bool, typer.Option("--rank", help="Allow the token to request rankings.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Allow the token every request.")] = False,
+    user: Annotated[str | None, typer.Option(help="Restrict the token to this user.  [default: any user]")] = None,
 ) -> None:
-    """Make a token and print it, once: the file keeps its hash."""
+    """Create a token and print it. It is shown only once: the file keeps its hash."""
     from deploy.gateway.api.tokens import Scope, add
 
     scopes: dict[Scope, bool] = {"ingest": ingest, "rank": rank, "admin": admin}
@@ -44,23 +44,26 @@ def serve(
         str | None,
         typer.Option(
             metavar="SPAN",
-            help="End an epoch every SPAN of wall time (60s, 10m), for a run into which only gateways write.  "
-            "[default: a replayer ends them]",
+            help="End an epoch every SPAN of wall time (60s, 10m), for a run whose events all come from gateways.  "
+            "[default: the replayer ends epochs]",
         ),
     ] = None,
     deadline: Annotated[
-        float, typer.Option(min=0.01, max=60, help="Seconds to wait for the cloud before the fast part answers alone.")
+        float,
+        typer.Option(
+            min=0.01, max=60, help="Seconds to wait for the cloud before the fast part's ranking is returned."
+        ),
     ] = 0.5,
-    rate: Annotated[float, typer.Option(min=0.1, help="Requests a second that a token may make, on average.")] = 1000.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Average number of requests per second and token.")] = 1000.0,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="PEM file of a certificate, for TLS.")
+        Path | None, typer.Option(metavar="FILE", help="PEM file of the TLS certificate.  [default: no TLS]")
     ] = None,
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM file of its private key.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM file of the certificate's private key.")] = None,
 ) -> None:
-    """Take events of live devices, and rank for them, in the run of the environment.
+    """Accept events of live devices and rank items for them, in the run of the environment.
 
-    Events are accepted once Kafka has acknowledged them. Rankings go over device and cloud as those of evaluated
-    clicks do. As many instances as wanted may run.
+    An event is accepted once Kafka has acknowledged it. A ranking is computed by device and cloud workers, as for an
+    evaluated click. Any number of instances may run.
     """
     import uvicorn
 

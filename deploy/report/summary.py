@@ -60,7 +60,7 @@ class ReleaseEntry(msgspec.Struct, frozen=True):
 
 
 class PluginMetric(msgspec.Struct, frozen=True):
-    """The mean of a metric of one's own over all outcomes, and that of a constant scorer."""
+    """The mean of a metric that is a plugin over all outcomes, and that of a constant scorer."""
 
     online: Share
     offline: Share | None

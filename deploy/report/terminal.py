@@ -21,7 +21,7 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
         console.print(warning, style="bold red", markup=False)
     console.print(quality(summary.online, "online = offline, all outcomes", summary.online_intervals))
     if summary.plugin_metrics:
-        console.print(by_plugins(summary.plugin_metrics, "the same outcomes, by metrics of one's own"))
+        console.print(by_plugins(summary.plugin_metrics, "the same outcomes, by metrics of plugins"))
     last = quality(summary.last_quarter, "the newest quarter of the outcomes", summary.last_quarter_intervals)
     if summary.optimum:
         last.add_row("optimum", *(f"{value:.4f}" for value in summary.optimum.values()), "", "", style="italic")

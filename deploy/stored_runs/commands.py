@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from deploy.runs import Found
     from deploy.stored_runs.backup import Progress
 
-app = group("The runs that are kept: list, show, delete, prune, trim, backup, restore.")
+app = group("Stored runs: list, show, delete, prune, trim, backup, restore.")
 console = terminal()
-FolderOption = Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder with the folders of runs.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+FolderOption = Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder that contains the runs' folders.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Delete without asking for confirmation.")]
 
 
 @app.command("list")
@@ -90,12 +90,14 @@ def prune(
 def trim_run(
     run: RunArgument,
     *,
-    keep: Annotated[str, typer.Option(metavar="SPAN", help="Event time of which everything is kept, such as 90d.")],
+    keep: Annotated[
+        str, typer.Option(metavar="SPAN", help="Keep all rows of the last SPAN of event time, such as 90d.")
+    ],
 ) -> None:
     """Delete old rows of a run: outcomes, uploads of clicks, metrics, drifts, dead letters, idempotency keys.
 
-    The run may go on meanwhile. Its log, r2, states and releases are kept. `mc2sf verify` then refuses the run, and
-    `evaluate` compares every variant but river and served, which learn from all outcomes.
+    The run may be running. Its log, r2, states and releases are kept. Afterwards `mc2sf verify` refuses the run, and
+    `mc2sf evaluate` compares all variants except river and served, which learn from all outcomes.
     """
     from streams.database.retention import trim
 
@@ -115,9 +117,9 @@ def backup_run(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the copy.")],
 ) -> None:
-    """Copy all rows of a run into an SQLite database in DIR, which every command then takes as RUN.
+    """Copy all rows of a run into an SQLite database in DIR, which every command accepts as RUN.
 
-    The run may go on meanwhile. Topics on the broker are not copied: a run is continued from these, not from a copy.
+    The run may be running. Topics on the broker are not copied, so the copy can't be continued.
     """
     from deploy.stored_runs.backup import backup
 
@@ -133,7 +135,7 @@ def restore_run(
         str | None, typer.Option(metavar="URL", help="SQLAlchemy URL.  [default: MC2SF_DATABASE]")
     ] = None,
 ) -> None:
-    """Copy all rows of a run into another database, in which there is no run of its name."""
+    """Copy all rows of a run into another database, which must not contain a run with this id."""
     from deploy.stored_runs.backup import restore
     from streams.settings import Settings
 
@@ -159,7 +161,7 @@ def export_run(
 def export_device(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the model and the table of items.")],
-    release: Annotated[int | None, typer.Option(help="Version.  [default: the active release]")] = None,
+    release: Annotated[int | None, typer.Option(help="Version of the release.  [default: the active one]")] = None,
     eight_bits: Annotated[bool, typer.Option("--eight-bits", help="Quantise weights and vectors to 8 bits.")] = False,
 ) -> None:
     """Export a release for a device: the fast part as ONNX, the items as Parquet."""

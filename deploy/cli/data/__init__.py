@@ -1,1 +1,1 @@
-"""`mc2sf data`: logs, before they are replayed."""
+"""`mc2sf data`: inspect and convert logs before they are replayed."""

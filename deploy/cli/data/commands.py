@@ -24,7 +24,7 @@ from replay.prepare.plan import Options, Plan
 from replay.prepare.prepare import prepare
 from replay.times import utc
 
-app = group("Logs, before they are replayed.")
+app = group("Inspect and convert logs before they are replayed.")
 app.command("formats")(data_formats)
 app.command("convert")(data_convert)
 console = terminal()
@@ -32,7 +32,7 @@ console = terminal()
 
 @app.callback()
 def _group() -> None:
-    """Logs, before they are replayed."""
+    """Inspect and convert logs before they are replayed."""
 
 
 @app.command("inspect")
@@ -43,18 +43,18 @@ def data_inspect(
     options: SelectionOptions,
     on_error: Annotated[
         OnError | None,
-        typer.Option(help="A bad row stops the command, or is skipped.  [default: skip, then exit code 1]"),
+        typer.Option(help="What to do at an invalid row: stop, or skip it.  [default: skip, then exit code 1]"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     suggest: Annotated[
-        bool, typer.Option("--suggest", help="Print a map for --map, proposed after a look at the first rows.")
+        bool, typer.Option("--suggest", help="Only print a map for --map, guessed from the first rows.")
     ] = False,
 ) -> None:
     """Describe a log: users, items, span of time, kinds of events, ties in time, refused rows and the reasons.
 
-    Rows that can't be read are counted and listed, and what may not be meant is named with file and line: names that
-    nearly agree, repeated rows, impressions that last too long, stray times. The exit code is 1 if `mc2sf run` would
-    refuse the log: for rows that can't be read without --on-error skip, and for a finding without --accept.
+    Counts and lists the rows that can't be read, and reports likely mistakes with file and line: nearly equal names,
+    repeated rows, impressions that last too long, stray times. The exit code is 1 if `mc2sf run` would refuse the log:
+    for rows that can't be read without --on-error skip, and for a finding without --accept.
     """
     if suggest:
         from replay.suggest.suggestion import suggestion

@@ -22,11 +22,13 @@ console = terminal()
 
 
 def data_formats(
-    scheme: Annotated[str | None, typer.Argument(metavar="SCHEME", help="Print its map, for --map.")] = None,
+    scheme: Annotated[
+        str | None, typer.Argument(metavar="SCHEME", help="Print the map of this format instead of the list.")
+    ] = None,
 ) -> None:
-    """List the public logs that are read as they come: `mc2sf run SCHEME:FILE`, or the folder of the download.
+    """List the public logs that can be read without a map: `mc2sf run SCHEME:FILE`, or SCHEME:DIR of the download.
 
-    With a SCHEME the map by which it is read is printed as TOML, to be changed and given to `log:FILE --map`.
+    With SCHEME, print the map of that format as TOML, which can be changed and passed to `log:FILE --map`.
     """
     known = presets()
     if scheme is None:
@@ -37,9 +39,9 @@ def data_formats(
             console.print(lines, markup=False, highlight=False, soft_wrap=True)
         return
     if scheme not in known:
-        raise UserError(f"{scheme!r} is no format: there are {', '.join(known)}")
+        raise UserError(f"unknown format {scheme!r}: choose one of {', '.join(known)}")
     if known[scheme].map is None:
-        raise UserError(f"{scheme} is read by a module of its own, not by a map")
+        raise UserError(f"{scheme} has no map: it is read by a module of this program")
     console.print(map_text(scheme), markup=False, highlight=False, soft_wrap=True, end="")
 
 
@@ -48,7 +50,9 @@ class ConvertOptions(MapOptions):
     """Options that decide which events a source yields."""
 
     exposures: PolicyOption = None
-    on_error: Annotated[OnError, typer.Option(help="A bad row stops the command, or is skipped and counted.")] = "stop"
+    on_error: Annotated[OnError, typer.Option(help="What to do at an invalid row: stop, or skip it and count it.")] = (
+        "stop"
+    )
 
 
 @flattened
@@ -59,15 +63,17 @@ def data_convert(
     options: ConvertOptions,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Write the events of a log as the generic log in Parquet, or as a RecBole atomic file.
+    """Convert a log to the generic log in Parquet, or to a RecBole atomic file.
 
-    `log:OUT.parquet` is prepared into the same events as SOURCE. In OUT.inter a click has the label 1, an exposure 0.
+    `log:OUT.parquet` yields the same events as SOURCE. In OUT.inter a click has the label 1, an exposure 0.
     """
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: --overwrite replaces it")
     policy, plugin = exposure_policy(options.exposures)
     if plugin is not None:
-        raise UserError("--exposures: a policy of one's own adds its exposures when a log is prepared, not here")
+        raise UserError(
+            "--exposures: a plugin adds exposures when a log is prepared for a run, not when it is converted"
+        )
     log, errors = parse_source(source, options.log_map()), RowErrors(options.on_error)
     with console.status(f"converting {source}"):
         rows = convert(log.read(policy or log.policies[0], errors), out)

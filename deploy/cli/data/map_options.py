@@ -24,14 +24,18 @@ class MapOptions:
     map_file: Annotated[
         Path | None,
         typer.Option(
-            "--map", metavar="FILE.toml", help="Map of the log; the options beside it win.", rich_help_panel=_PANEL
+            "--map",
+            metavar="FILE.toml",
+            help="TOML file that describes the log; options of this panel override it.",
+            rich_help_panel=_PANEL,
         ),
     ] = None
     columns: Annotated[
         str | None,
         typer.Option(
-            metavar="OURS=NAME,...",
-            help="Columns by name or number: user, item, timestamp, event, impression; or click or rating, a number.",
+            metavar="COLUMN=NAME,...",
+            help="Name or number in the log of each COLUMN: user, item, timestamp, impression, and one of event, click "
+            "and rating.",
             rich_help_panel=_PANEL,
         ),
     ] = None
@@ -39,38 +43,64 @@ class MapOptions:
         str | None,
         typer.Option(
             metavar="VALUE=KIND,...",
-            help="Kind of each event: click, exposure or ignore. A kind alone is that of every row.",
+            help="KIND (click, exposure, ignore) of each VALUE of the column event; a KIND alone applies to every row.",
             rich_help_panel=_PANEL,
         ),
     ] = None
     click_from: Annotated[
         float | None,
-        typer.Option(help="Least value of the column click or rating of a click.", rich_help_panel=_PANEL),
+        typer.Option(
+            help="Smallest value of the column click or rating that makes a row a click.  [default: 1 for click, 4 for "
+            "rating]",
+            rich_help_panel=_PANEL,
+        ),
     ] = None
     header: Annotated[
         bool | None,
-        typer.Option("--header/--no-header", help="First line of CSV: names, or a row.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--header/--no-header",
+            help="Whether the first line of a CSV file has the column names.  [default: detected]",
+            rich_help_panel=_PANEL,
+        ),
     ] = None
     separator: Annotated[
-        str | None, typer.Option(help="Between fields of CSV.  [default: found in line 1]", rich_help_panel=_PANEL)
+        str | None, typer.Option(help="Field separator of a CSV file.  [default: detected]", rich_help_panel=_PANEL)
     ] = None
-    encoding: Annotated[str | None, typer.Option(help="Of text.  [default: utf-8]", rich_help_panel=_PANEL)] = None
+    encoding: Annotated[
+        str | None, typer.Option(help="Text encoding of the log.  [default: utf-8]", rich_help_panel=_PANEL)
+    ] = None
     null: Annotated[
-        str | None, typer.Option(metavar="TEXT,...", help="More spellings of no value.", rich_help_panel=_PANEL)
+        str | None,
+        typer.Option(metavar="TEXT,...", help="Additional texts that mean a missing value.", rich_help_panel=_PANEL),
     ] = None
     time_unit: Annotated[
         str | None,
-        typer.Option(help="Of numbers: s, ms, us, ns, m, h, d since 1970, or excel.", rich_help_panel=_PANEL),
+        typer.Option(
+            help="Unit of numeric timestamps: s, ms, us, ns, m, h or d since 1970, or excel.  [default: by their size]",
+            rich_help_panel=_PANEL,
+        ),
     ] = None
     time_format: Annotated[
-        str | None, typer.Option(metavar="STRPTIME", help="Such as %d.%m.%Y.", rich_help_panel=_PANEL)
+        str | None,
+        typer.Option(
+            metavar="STRPTIME",
+            help="Format of textual timestamps, such as %d.%m.%Y.  [default: ISO 8601]",
+            rich_help_panel=_PANEL,
+        ),
     ] = None
     tz: Annotated[
-        str | None, typer.Option(metavar="ZONE", help="Of times without one.  [default: UTC]", rich_help_panel=_PANEL)
+        str | None,
+        typer.Option(
+            metavar="ZONE", help="Time zone of timestamps without one.  [default: UTC]", rich_help_panel=_PANEL
+        ),
     ] = None
     parts: Annotated[
         str | None,
-        typer.Option(metavar="PATTERN", help="Of the files in a folder that are read.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="PATTERN",
+            help="Shell pattern of the files to read if the log is a folder.  [default: all files]",
+            rich_help_panel=_PANEL,
+        ),
     ] = None
 
     def log_map(self) -> LogMap | None:
