@@ -1,4 +1,4 @@
-"""The terminal of every command. Text from outside (paths, ids, names, messages) is printed as it is."""
+"""Consoles and tables of all commands. No text from outside (paths, ids, names, messages) is taken for markup."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from streams.kafka.clients import consumer
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
 
-_LETTERS = ": `mc2sf dead-letters list` has the reasons"
+_DEAD_LETTERS_HINT = ": `mc2sf dead-letters list` shows the reasons"
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Check database, broker, topics and versions; what is unreachable is a finding, not an error.
+    """Check database, broker, topics and versions; an unreachable service is a finding, not an error.
 
-    The broker of a run that has ended is not asked: it may have ended with the run, and there is nothing to wait for.
+    The broker of a run that has ended is not checked: an embedded broker ends with its run.
     """
-    found = _database(settings)
-    if found.ended:
-        return [*found.findings, _software()]
-    asked = _broker(settings)
-    lag = _lag(settings, found.offsets) if found.offsets is not None and all(each.ok for each in asked) else []
-    return [*found.findings, *asked, *lag, _software()]
+    tables = _database(settings)
+    if tables.ended:
+        return [*tables.findings, _software()]
+    broker = _broker(settings)
+    lag = _lag(settings, tables.offsets) if tables.offsets is not None and all(each.ok for each in broker) else []
+    return [*tables.findings, *broker, *lag, _software()]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _database(settings: Settings) -> _Tables:
             progress = connection.execute(sa.select(p.role, p.epoch, p.over).where(p.run == run)).all()
             r = schema.runs.c
             of_run = connection.execute(sa.select(r.status).where(r.run == run)).one_or_none()
-            letters = timeline.count(connection, run, schema.dead_letters)
+            dead = timeline.count(connection, run, schema.dead_letters)
             releases = timeline.count(connection, run, schema.releases)
     except sa.exc.SQLAlchemyError as error:
         return _Tables([Finding("database", False, f"{shown}: {str(error).splitlines()[0]}")])
@@ -88,10 +88,10 @@ def _database(settings: Settings) -> _Tables:
     findings = [Finding("database", True, shown)]
     ended = of_run is not None and of_run.status in {"finished", "failed"}
     if of_run is not None:
-        better = of_run.status != "failed"
-        why = "" if better else ": a check of its result failed; `mc2sf evaluate` names the ranks that differ"
-        findings.append(Finding("run", better, f"{run}: {of_run.status}, {releases:,} releases{why}"))
-        findings.append(Finding("dead letters", True, f"{letters:,}" + (_LETTERS if letters else "")))
+        ok = of_run.status != "failed"
+        why = "" if ok else ": a check of its result failed; `mc2sf evaluate` names the ranks that differ"
+        findings.append(Finding("run", ok, f"{run}: {of_run.status}, {releases:,} releases{why}"))
+        findings.append(Finding("dead letters", True, f"{dead:,}" + (_DEAD_LETTERS_HINT if dead else "")))
     findings += [
         Finding(f"progress of {role}", True, f"epoch {epoch}" + (", the log has ended" if over else ""))
         for role, epoch, over in progress

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from deploy.report.measurements import online
-from deploy.runs import Found
+from deploy.runs import FoundRun
 from deploy.user_error import UserError
 from models.data.event_kinds import CLICK_KINDS, EXPOSURE
 from models.data.views import View, view
@@ -28,7 +28,7 @@ class Suggestion(NamedTuple):
 
 
 class Recommendation(NamedTuple):
-    """The variant that is used, and the best items by it; the release, and the last epoch whose events are known."""
+    """The best items by variant `by` and `release`, given all events up to the end of `epoch`."""
 
     by: By
     items: list[Suggestion]
@@ -37,7 +37,7 @@ class Recommendation(NamedTuple):
 
 
 def recommend(
-    found: Found,
+    found: FoundRun,
     user: str,
     k: int,
     release: int | None = None,
@@ -52,7 +52,7 @@ def recommend(
     """
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
-        by = by or served_next(connection, run)
+        by = by or variant_to_serve(connection, run)
         i = schema.interactions.c
         events = connection.execute(sa.select(i.item, i.kind).where(i.run == run, i.user == user).order_by(i.seq)).all()
         if not events:
@@ -79,7 +79,7 @@ def recommend(
         counted = statistics_after(connection, run, epoch)
         keys = catalogue.keys if len(catalogue) else counted.keys  # before the first retrain: the items seen so far
         rows, statistics = catalogue.rows(keys), counted.of(keys)
-        r2 = _memory(connection, run, user, whole, seen)
+        r2 = _last_r2(connection, run, user, whole, seen)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, statistics)
         near = whole.near(seen.clicks, keys)
@@ -100,17 +100,17 @@ def _names(connection: sa.Connection, run: str, keys: list[int]) -> list[str]:
     return [names.get(key, str(key)) for key in keys]
 
 
-def served_next(connection: sa.Connection, run: str) -> By:
+def variant_to_serve(connection: sa.Connection, run: str) -> By:
     """Return the variant that is served after the last recorded epoch."""
     found = online(connection, run)
     return leader({variant: quality.ndcg_10 or 0.0 for variant, quality in found.items()})
 
 
-def _memory(connection: sa.Connection, run: str, user: str, release: Release, seen: View) -> NDArray[np.float32]:
+def _last_r2(connection: sa.Connection, run: str, user: str, release: Release, seen: View) -> NDArray[np.float32]:
     """Return the r2 of the last closed window of the device, [d], recorded with the encoder of the release.
 
-    If there is none, the device has not used that encoder yet: then, like the device, encode the closed window from a
-    zero state, also if windows carry their state over.
+    Without a record the device has not used that encoder yet. It will then encode the closed window from a zero state,
+    even if windows carry their state over, and so does this function.
     """
     m = schema.negative_memories.c
     here = (m.run == run) & (m.user == user) & (m.window == seen.window)
@@ -120,5 +120,5 @@ def _memory(connection: sa.Connection, run: str, user: str, release: Release, se
         return np.frombuffer(recorded, "<f4")
     closed = release.catalogue.rows(seen.window_items)
     zero = np.zeros((1, release.nets.config.dim), np.float32)
-    folded: NDArray[np.float32] = release.scorer.encode_exposures(zero, [closed])[0]
-    return folded
+    r2: NDArray[np.float32] = release.scorer.encode_exposures(zero, [closed])[0]
+    return r2

@@ -1,4 +1,4 @@
-"""Runs on disk and in the database: find one by its id or its --out folder, agree on its settings, clear its folder."""
+"""Runs on disk and in the database: find a run by id or --out folder, register it, lock and clear its folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RunFailed(RuntimeError):  # noqa: N818 - the end of a run, not an error in
 
 
 class RunFile(msgspec.Struct, frozen=True):
-    """The file by which a run is found from its --out folder. It holds no secret."""
+    """The contents of RUN_FILE, by which a run is found from its --out folder. It holds no secret."""
 
     run: str
     database: str  # SQLAlchemy URL, without the password; an SQLite file in the folder of the run by its name alone
@@ -46,7 +46,7 @@ class RunFile(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRun:
     """A run that was found: its settings, and the engine of its database."""
 
     settings: Settings
@@ -82,10 +82,10 @@ def read_run_file(folder: Path) -> RunFile:
     return msgspec.structs.replace(record, database=url.render_as_string(hide_password=False))
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Raise UserError if `folder` is not empty and contains no run, and no remains of one that did not start."""
+def check_run_folder(folder: Path) -> None:
+    """Raise UserError unless `folder` is new, empty, or contains a run or the files of a run that did not start."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
+        raise UserError(f"{folder} is not a folder")
     if (folder / RUN_FILE).is_file():
         read_run_file(folder)
         return
@@ -98,10 +98,10 @@ def refuse_foreign(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold `folder` for one run. Raises UserError if another process holds it.
 
-    The lock is the kernel's, on the folder itself: it ends with the process, however that ends.
+    The kernel holds the lock on the folder itself and releases it when the process ends, also after a crash.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -114,7 +114,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def refuse_used(folder: Path) -> None:
+def check_new_folder(folder: Path) -> None:
     """Raise UserError if `folder` exists and is not an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder: name a new one")
@@ -134,7 +134,7 @@ def new_folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def clear(folder: Path) -> None:
+def clear_run_folder(folder: Path) -> None:
     """Delete state, logs and SQLite database of the run in `folder`; does nothing if it contains no run."""
     if not (folder / RUN_FILE).is_file():
         return
@@ -151,7 +151,7 @@ def with_password(url: str) -> str:
     return given.render_as_string(hide_password=False) if same else url
 
 
-def find(name: str) -> Found:
+def find(name: str) -> FoundRun:
     """Find the run `name`: an --out folder, or an id under ./runs or in the database of the environment.
 
     Raises UserError if there is none.
@@ -171,7 +171,7 @@ def find(name: str) -> Found:
     raise UserError(f"no run {name!r}: give the --out folder of a run, or its id with MC2SF_DATABASE set")
 
 
-def find_in(url: str, run: str | None) -> Found:
+def find_in(url: str, run: str | None) -> FoundRun:
     """Find a run in the database `url`; `run` may be None if it holds one only. Raises UserError."""
     environment = Settings()
     if run is None:
@@ -185,18 +185,21 @@ def find_in(url: str, run: str | None) -> Found:
     return _load(run, url, environment.brokers, None, environment)
 
 
-def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Settings) -> Found:
+def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Settings) -> FoundRun:
     engine = connect(url)
     with engine.connect() as connection:
         row = connection.execute(sa.select(schema.runs).where(schema.runs.c.run == run)).one_or_none()
     if row is None:
         raise UserError(f"no run {run!r} in {engine.url.render_as_string()}")
     merged = environment.model_dump() | row.settings | {"run": run, "database": url, "brokers": brokers}
-    return Found(Settings.model_validate(merged), engine, folder, row.source)
+    return FoundRun(Settings.model_validate(merged), engine, folder, row.source)
 
 
-def agree(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = False) -> None:
-    """Insert the row of the run. Raises UserError if it exists with other settings, or exists at all and is `fresh`."""
+def register_run(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = False) -> None:
+    """Insert the row of the run, or compare the settings with the row of an earlier process.
+
+    Raises UserError if settings that decide results differ, or if `fresh` and the run exists.
+    """
     semantic = settings.semantic()
     row: dict[str, object] = {
         "run": settings.run,
@@ -218,10 +221,10 @@ def agree(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = F
         raise UserError(f"run {settings.run} was begun with other settings: {', '.join(changed)}")
 
 
-def joined_run() -> Settings:
-    """Return the settings of a process of a run, after a check of its topics and of its agreement with the run.
+def join_run() -> Settings:
+    """Return this process's settings from the environment, after checking topics and settings against the run.
 
-    Waits for the broker and the database. Raises TopicsError, UserError, or PluginError if a plugin was changed.
+    Waits for broker and database. Raises TopicsError, UserError, or PluginError if a plugin's file has changed.
     """
     settings = Settings()
     loaded(settings.plugins)
@@ -232,7 +235,7 @@ def joined_run() -> Settings:
 def _check(settings: Settings) -> None:
     topic_admin.require(settings)
     engine = connect(settings.database.get_secret_value())
-    agree(settings, engine, "parts")
+    register_run(settings, engine, "parts")
     engine.dispose()
 
 

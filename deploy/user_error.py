@@ -1,5 +1,5 @@
-"""The error for requests of a user that can't be met."""
+"""The error for requests of a user that can't be fulfilled."""
 
 
 class UserError(ValueError):
-    """A request of the user can't be met; the message says why and what would help."""
+    """A request of the user can't be fulfilled; the message says why and what to do."""

@@ -24,7 +24,7 @@ from deploy.dashboard.app import Page
 from deploy.dashboard.live import Live
 from deploy.dashboard.scraper import Scraper
 from deploy.dashboard.serving import live_page, print_address
-from deploy.runs import Found
+from deploy.runs import FoundRun
 from replay.json_file import write_json
 from replay.send.clock_file import ClockFile, Wanted
 from streams.database import schema
@@ -60,7 +60,7 @@ class World:
         entries = [{"targets": [f"{role}:1"], "labels": {"job": role}} for role in ("device", "recorder", "replay")]
         write_json(targets, entries)
         self.replay = folder / "state" / "replay"
-        self.found = Found(Settings(run=RUN), self.engine, folder, f"log:{EVIL}")
+        self.found = FoundRun(Settings(run=RUN), self.engine, folder, f"log:{EVIL}")
         self.answers: dict[str, str] = {
             "device:1": metrics(0),
             "replay:1": metrics(0, **{'mc2sf_replay_speed{unit="event_time"}': 60}),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from deploy.analysis.device_export import ITEMS, MANIFEST, MODEL, export_device
 from deploy.analysis.device_model import INPUTS, OUTPUTS, DeviceModel, quantise, write_onnx
-from deploy.runs import Found
+from deploy.runs import FoundRun
 from deploy.user_error import UserError
 from models.data.item_neighbours import ItemNeighbours
 from models.data.item_statistics import BUCKETS
@@ -120,7 +120,7 @@ def test_the_table_of_items_has_names_vectors_and_neighbours(
     engine: sa.Engine, settings: Settings, tmp_path: Path
 ) -> None:
     a_recorded_run(engine, settings)
-    found = Found(settings, engine, None, "synthetic")
+    found = FoundRun(settings, engine, None, "synthetic")
     nets: list[Nets] = []
     version = export_device(found, tmp_path / "out", 2, write_model=lambda given, _: nets.append(given))
     items = pl.read_parquet(tmp_path / "out" / ITEMS)

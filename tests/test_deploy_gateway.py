@@ -23,7 +23,7 @@ from deploy.gateway.ingest import Ingest
 from deploy.gateway.lists import ranking_impression
 from deploy.gateway.rankings import Rankings
 from deploy.gateway.tables import Tables
-from deploy.runs import Found
+from deploy.runs import FoundRun
 from deploy.user_error import UserError
 from streams.codec import Reader, Tensor
 from streams.coordinator.lease import Lease
@@ -441,7 +441,7 @@ def test_the_tables_say_what_is_known_of_users_items_and_releases(settings: Sett
     a_recorded_run(engine, SMALL)
     with engine.begin() as connection:
         finish_release(connection, SMALL.run, 1)
-    tables = Tables(Found(SMALL, engine, None, "test"))
+    tables = Tables(FoundRun(SMALL, engine, None, "test"))
     assert tables.user("nobody") == UserAnswer("nobody", 0, None, None)
     user = tables.user("a")
     assert user.device is not None

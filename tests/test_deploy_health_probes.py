@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from deploy.local.health_probes import SILENT_S, HealthProbes
+from deploy.local.health_probes import UNHEALTHY_AFTER_S, HealthProbes
 
 pytestmark = pytest.mark.process
 
@@ -38,13 +38,13 @@ def test_a_port_that_gives_no_good_answer_for_a_while_is_silent() -> None:
         for port in (well, stuck):
             probes.began(port)
         probes.probe()
-        now = 2 * SILENT_S
+        now = 2 * UNHEALTHY_AFTER_S
         probes.probe()
-        assert probes.silent(well) is None
-        assert probes.silent(stuck) is None  # it may still be starting
+        assert probes.unhealthy_for(well) is None
+        assert probes.unhealthy_for(stuck) is None  # it may still be starting
         now = 1_000.0
-        assert probes.silent(well) == 1_000.0 - 2 * SILENT_S
-        assert probes.silent(stuck) == 1_000.0
+        assert probes.unhealthy_for(well) == 1_000.0 - 2 * UNHEALTHY_AFTER_S
+        assert probes.unhealthy_for(stuck) == 1_000.0
         probes.close()
 
 

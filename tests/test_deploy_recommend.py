@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from deploy.recommend import Suggestion, recommend
-from deploy.runs import Found
+from deploy.runs import FoundRun
 from models.data.event_kinds import CLICK_KINDS
 from streams.database import schema
 from streams.database.engine import connect
@@ -27,7 +27,7 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def suggested(found: Found, release: int = NEWEST) -> dict[str, list[Suggestion]]:
+def suggested(found: FoundRun, release: int = NEWEST) -> dict[str, list[Suggestion]]:
     return {user: recommend(found, user, ALL, release, "mc2sf")[1] for user in USERS}
 
 
@@ -47,7 +47,7 @@ def test_the_recorded_r2_is_used_and_is_the_fold_of_the_closed_window_unless_it_
 ) -> None:
     settings = VARIANTS[variant]
     a_recorded_run(engine, settings)
-    found = Found(settings, engine, None, "test")
+    found = FoundRun(settings, engine, None, "test")
     with_recorded = suggested(found)
     assert all(with_recorded.values())
     forget(engine, settings)
@@ -57,7 +57,7 @@ def test_the_recorded_r2_is_used_and_is_the_fold_of_the_closed_window_unless_it_
 def test_the_score_that_ranked_better_in_the_run_is_taken_unless_one_is_asked_for(engine: sa.Engine) -> None:
     settings = VARIANTS["tumbling"]
     a_recorded_run(engine, settings)
-    found = Found(settings, engine, None, "test")
+    found = FoundRun(settings, engine, None, "test")
     by_score = {by: recommend(found, "a", ALL, NEWEST, by) for by in ("mc2sf", "fast")}
     assert by_score["mc2sf"][1] != by_score["fast"][1]
     p = schema.metric_points
@@ -84,7 +84,7 @@ def test_the_score_that_ranked_better_in_the_run_is_taken_unless_one_is_asked_fo
 def test_before_the_first_trained_release_the_items_seen_so_far_are_recommended(engine: sa.Engine) -> None:
     settings = VARIANTS["sampled"]
     a_recorded_run(engine, settings)
-    found = Found(settings, engine, None, "test")
+    found = FoundRun(settings, engine, None, "test")
     scores = [score for _, score in recommend(found, "a", ALL, 0, "popularity").items]
     assert len(scores) > 2
     assert scores == sorted(scores, reverse=True)
@@ -94,6 +94,6 @@ def test_before_the_first_trained_release_the_items_seen_so_far_are_recommended(
 def test_under_an_encoder_that_the_device_has_not_met_the_closed_window_is_folded_from_zero(engine: sa.Engine) -> None:
     settings = VARIANTS["carried"]
     a_recorded_run(engine, settings)
-    found = Found(settings, engine, None, "test")
+    found = FoundRun(settings, engine, None, "test")
     tumbling = replace(found, settings=settings.model_copy(update={"carry": False}))
     assert suggested(found, release=0) == suggested(tumbling, release=0)

@@ -10,7 +10,16 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from deploy.runs import RunFile, agree, clear, find, locked, new_folder, refuse_foreign, write_run_file
+from deploy.runs import (
+    RunFile,
+    check_run_folder,
+    clear_run_folder,
+    find,
+    lock_folder,
+    new_folder,
+    register_run,
+    write_run_file,
+)
 from deploy.user_error import UserError
 from replay.errors import SourceError
 from replay.json_file import write_json
@@ -28,10 +37,10 @@ def test_parts_with_the_same_settings_agree_and_others_are_told_what_differs(
 ) -> None:
     engine = connect(database_url)
     for _ in range(2):
-        agree(settings, engine, "parts")
+        register_run(settings, engine, "parts")
     other = settings.model_copy(update={"threshold": 7, "seed": 9, "take_max": 5})
     with pytest.raises(UserError, match=r"other settings: seed, threshold$"):
-        agree(other, engine, "parts")
+        register_run(other, engine, "parts")
     with engine.connect() as connection:
         assert connection.execute(sa.select(schema.runs.c.source)).scalars().all() == ["parts"]
     engine.dispose()
@@ -39,16 +48,16 @@ def test_parts_with_the_same_settings_agree_and_others_are_told_what_differs(
 
 def test_a_run_that_should_be_fresh_must_not_be_there(settings: Settings, database_url: str) -> None:
     engine = connect(database_url)
-    agree(settings, engine, "synthetic", fresh=True)
+    register_run(settings, engine, "synthetic", fresh=True)
     with pytest.raises(UserError, match="--resume"):
-        agree(settings, engine, "synthetic", fresh=True)
+        register_run(settings, engine, "synthetic", fresh=True)
     engine.dispose()
 
 
 def test_a_run_is_found_by_its_folder_with_the_settings_it_was_begun_with(tmp_path: Path, settings: Settings) -> None:
     begun = settings.model_copy(update={"threshold": 7})
     engine = connect(begun.database.get_secret_value())
-    agree(begun, engine, "synthetic")
+    register_run(begun, engine, "synthetic")
     engine.dispose()
     write_run_file(tmp_path, begun, "synthetic")
     found = find(str(tmp_path))
@@ -64,7 +73,7 @@ def begun(folder: Path, settings: Settings, threshold: int, database: str = "mc2
     url = SecretStr(sqlite_url((folder / database).resolve()))
     run = settings.model_copy(update={"database": url, "threshold": threshold})
     engine = connect(url.get_secret_value())
-    agree(run, engine, "synthetic")
+    register_run(run, engine, "synthetic")
     engine.dispose()
     write_run_file(folder, run, "synthetic")
     return run
@@ -102,28 +111,28 @@ def test_a_run_gives_way_to_the_next_in_its_folder_and_nothing_else_does(tmp_pat
     for path in (state, log, database, tmp_path / "summary.json"):
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    clear(tmp_path)
+    clear_run_folder(tmp_path)
     assert state.exists()
     assert log.exists()
     assert database.exists()
     write_run_file(tmp_path, settings, "synthetic")
-    refuse_foreign(tmp_path)
-    clear(tmp_path)
+    check_run_folder(tmp_path)
+    clear_run_folder(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "run.json", "run.db"}  # that of `settings`
 
 
 def test_a_folder_in_use_is_refused_and_free_again_after_the_run(tmp_path: Path) -> None:
-    with locked(tmp_path):
-        with pytest.raises(UserError, match="is in use by another run"), locked(tmp_path):
+    with lock_folder(tmp_path):
+        with pytest.raises(UserError, match="is in use by another run"), lock_folder(tmp_path):
             pytest.fail("two runs hold one folder")
         assert not list(tmp_path.iterdir())
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
 def test_a_second_run_into_a_folder_in_use_touches_nothing(tmp_path: Path, mc2sf: Command) -> None:
     (tmp_path / "plan.json").write_text("{}")
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         done = mc2sf("run", "synthetic:users=5", "--out", str(tmp_path))
     assert (done.returncode, "is in use by another run" in done.stderr) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
@@ -133,10 +142,10 @@ def test_a_run_that_never_began_leaves_a_folder_that_the_next_may_have(tmp_path:
     for name in (None, "plan.json", "log.parquet", "mc2sf.db"):
         if name is not None:
             (tmp_path / name).touch()
-        refuse_foreign(tmp_path)
-    refuse_foreign(tmp_path / "none")
-    with pytest.raises(UserError, match="is no folder"):
-        refuse_foreign(tmp_path / "plan.json")
+        check_run_folder(tmp_path)
+    check_run_folder(tmp_path / "none")
+    with pytest.raises(UserError, match="is not a folder"):
+        check_run_folder(tmp_path / "plan.json")
 
 
 def test_what_a_killed_preparation_leaves_is_replaced_and_a_foreign_log_is_not(tmp_path: Path) -> None:
@@ -149,12 +158,12 @@ def test_what_a_killed_preparation_leaves_is_replaced_and_a_foreign_log_is_not(t
     plan = prepare(source, Options(), tmp_path / "run", progress=kill)
     assert [path.name for path in killed.iterdir()] == [".mc2sf-preparing"]
     assert list(killed.rglob("*.parquet"))
-    refuse_foreign(killed)
+    check_run_folder(killed)
     assert prepare(source, Options(), killed).contents == plan.contents
     assert sorted(path.name for path in killed.iterdir()) == ["log.parquet", "plan.json"]
     (killed / "plan.json").unlink()
     with pytest.raises(UserError, match="holds no run"):
-        refuse_foreign(killed)
+        check_run_folder(killed)
 
 
 def test_a_preparation_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

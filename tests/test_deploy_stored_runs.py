@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from deploy.cli.main import app
-from deploy.runs import agree, locked, write_run_file
+from deploy.runs import lock_folder, register_run, write_run_file
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
@@ -35,7 +35,7 @@ def stored(
         folder.mkdir(parents=True)
         write_run_file(folder, own, "synthetic")
     engine = connect(database)
-    agree(own, engine, "synthetic")
+    register_run(own, engine, "synthetic")
     values = {"created_wall": int(time.time() * 1000) - days * DAY_MS, "status": status}
     with engine.begin() as connection:
         connection.execute(sa.update(schema.runs).where(schema.runs.c.run == name).values(values))
@@ -95,7 +95,7 @@ def test_nothing_is_deleted_without_a_yes(shared: str) -> None:
 
 @pytest.mark.usefixtures("shared")
 def test_a_run_in_use_is_not_deleted() -> None:
-    with locked(Path("runs/own")):
+    with lock_folder(Path("runs/own")):
         assert "in use" in run("delete", "own", "--yes")[1]
     assert names() == ["live", "old", "own"]
 

@@ -138,7 +138,7 @@ def started_again(supervisor: Supervisor, one: Child) -> bool:
 
 
 def test_a_process_that_stands_still_is_started_again(tmp_path: Path) -> None:
-    with Supervisor(tmp_path, silent_s=1.0) as supervisor:
+    with Supervisor(tmp_path, unhealthy_after_s=1.0) as supervisor:
         one = supervisor._add(answering(tmp_path))
         until(lambda: one.metrics_port in supervisor._probes._healthy)
         assert one.process is not None
@@ -160,7 +160,7 @@ def test_a_process_that_says_that_it_is_stuck_is_started_again(tmp_path: Path) -
         "HEALTH._clock = lambda: time.monotonic() + 1000; HEALTH._lag = 5"
     )
     blocked = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
-    with Supervisor(tmp_path, silent_s=1.0) as supervisor:
+    with Supervisor(tmp_path, unhealthy_after_s=1.0) as supervisor:
         one = supervisor._add(answering(tmp_path, gets_stuck, before=blocked))
         until(lambda: one.metrics_port in supervisor._probes._healthy)
         assert one.process is not None

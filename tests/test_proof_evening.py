@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from benchmarks.servers.worker import wait_for
 from deploy.dashboard.serving import admin_of, live_page
 from deploy.gateway.api.tokens import add
-from deploy.runs import Found, find
+from deploy.runs import FoundRun, find
 from replay.send.clock_file import ClockFile, Wanted
 from streams.database import run_state, schema
 from tests.conftest import database_on
@@ -64,7 +64,7 @@ def evening(kafka: str, servers: Callable[[str], str], tmp_path: Path) -> Iterat
     process.wait(120)
 
 
-def kinds(found: Found) -> list[str]:
+def kinds(found: FoundRun) -> list[str]:
     """Return the kinds of the published releases of a run."""
     r = schema.releases.c
     with found.engine.connect() as connection:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from deploy.cli import main
-from deploy.runs import agree, write_run_file
+from deploy.runs import register_run, write_run_file
 from streams.codec import SCHEMA, encode
 from streams.database import schema
 from streams.database.engine import connect
@@ -36,7 +36,7 @@ def run(broker_settings: Settings, tmp_path: Path) -> Iterator[Settings]:
     settings = broker_settings.model_copy(update={"partitions": 1})
     topic_admin.create(settings)
     engine = connect(settings.database.get_secret_value())
-    agree(settings, engine, "log:x")
+    register_run(settings, engine, "log:x")
     (tmp_path / "out").mkdir()
     write_run_file(tmp_path / "out", settings, "log:x")
     producer = clients.producer(settings, "test")

@@ -26,7 +26,7 @@ from rich.progress import Progress
 from benchmarks.faults.mutants import READ, Keyed, mutants
 from benchmarks.faults.whole_run import Run, kafka_home
 from benchmarks.servers.kafka import Cluster
-from deploy.runs import Found, find
+from deploy.runs import FoundRun, find
 from streams.database.schema import dead_letters
 from streams.kafka import clients
 from streams.kafka.message import Message
@@ -101,7 +101,7 @@ class Thrower:
         self._producer.poll(0)
 
 
-def letters(found: Found) -> Iterator[tuple[Place, int, str]]:
+def letters(found: FoundRun) -> Iterator[tuple[Place, int, str]]:
     """Return the dead letters of a run: position of the record, CRC-32 of its bytes, role that refused it."""
     d = dead_letters.c
     query = sa.select(d.topic, d.partition, d.offset, d.value, d.role).where(d.run == found.settings.run)

@@ -25,7 +25,7 @@ import torch
 from benchmarks.machine import described
 from benchmarks.rounding import rounded
 from benchmarks.training.river_models import Asked, models
-from deploy.runs import Found, find
+from deploy.runs import FoundRun, find
 from models.data.interaction_log import Ints
 from models.evaluation.metrics import metrics
 from models.training.online import FastBatchExample, FastLearner
@@ -73,7 +73,7 @@ def main() -> None:
         asked.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
-def compared(found: Found) -> dict[str, Any]:
+def compared(found: FoundRun) -> dict[str, Any]:
     """Return a row for each variant of a run and for each of river's models."""
     ranks: dict[str, list[int]] = defaultdict(list)
     peers = models(found.settings.seed)
@@ -97,14 +97,14 @@ def compared(found: Found) -> dict[str, Any]:
     return {"source": found.source.partition(":")[0], "lists": lists, "rows": rounded(rows), "nets": rounded(by_nets)}
 
 
-def _clicks(found: Found, connection: sa.Connection) -> Iterator[tuple[tuple[str, int], Ints]]:
+def _clicks(found: FoundRun, connection: sa.Connection) -> Iterator[tuple[tuple[str, int], Ints]]:
     """Return the device's last clicks before each ranked one."""
     for _, chunk in RankingQueries(connection, found.settings).by_release(_LISTS):
         for _, query in chunk:
             yield (query.user, query.seq), query.clicks
 
 
-def nets_cost(found: Found, connection: sa.Connection) -> dict[str, float]:
+def nets_cost(found: FoundRun, connection: sa.Connection) -> dict[str, float]:
     """The four nets at once on a list, and a click learnt by the fast part, in microseconds, with the last release."""
     settings = found.settings
     version, chunk = list(RankingQueries(connection, settings).by_release(_LISTS))[-1]

@@ -1,4 +1,4 @@
-"""The commands `mc2sf data inspect` and `mc2sf run`, called from Python in a process of their own.
+"""Call `mc2sf data inspect` and `mc2sf run` from Python, each in a child process.
 
 Options are those of the command with underscores for hyphens: `retrain_every="1d"` is `--retrain-every 1d`,
 `from_="2023-05-18"` is `--from 2023-05-18`, `lockstep=False` is `--free`.
@@ -26,13 +26,12 @@ _NEGATIONS = {"--lockstep": "--free", "--header": "--no-header"}  # of the optio
 
 
 def inspect(source: str, **options: Option) -> Description:
-    """Return what `mc2sf data inspect --json` says of a log. Rows that can't be read are in it, and don't raise.
+    """Return the output of `mc2sf data inspect --json`, including the rows that can't be read.
 
     Raises UserError if the log or an option can't be read.
     """
-    return msgspec.json.decode(
-        _called("data", "inspect", source=source, options=options | {"json": True}, show=False), type=Description
-    )
+    printed = _run_command("data", "inspect", source=source, options=options | {"json": True}, show=False)
+    return msgspec.json.decode(printed, type=Description)
 
 
 def run(source: str, out: str | Path, *, quiet: bool = False, **options: Option) -> Run:
@@ -40,7 +39,7 @@ def run(source: str, out: str | Path, *, quiet: bool = False, **options: Option)
 
     Raises UserError if the log or an option can't be read, and RunFailed if a check of the result fails.
     """
-    _called("run", source=source, options=options | {"out": out}, show=not quiet)
+    _run_command("run", source=source, options=options | {"out": out}, show=not quiet)
     return Run(out)
 
 
@@ -62,8 +61,8 @@ def arguments(options: Mapping[str, Option]) -> list[str]:
     return found
 
 
-def _called(*command: str, source: str, options: Mapping[str, Option], show: bool) -> bytes:
-    """Return what the command printed. Ctrl-C, or the notebook's interrupt, stops it with all its processes."""
+def _run_command(*command: str, source: str, options: Mapping[str, Option], show: bool) -> bytes:
+    """Run a command of `mc2sf` and return its standard output. Ctrl-C and a notebook's interrupt stop it."""
     line = [sys.executable, "-m", "deploy.cli", *command, *arguments(options), "--", source]
     printed = []
     with tempfile.TemporaryFile() as errors:
@@ -83,9 +82,9 @@ def _called(*command: str, source: str, options: Mapping[str, Option], show: boo
                 raise
             process.wait()
         errors.seek(0)
-        said = errors.read().decode(errors="replace").strip()
+        reason = errors.read().decode(errors="replace").strip()
     if process.returncode == 1 and command[0] == "run":
-        raise RunFailed(said.removeprefix("the run failed: "))
+        raise RunFailed(reason.removeprefix("the run failed: "))
     if process.returncode not in (0, 1):
-        raise UserError(said.removeprefix("error: ") or f"mc2sf {' '.join(command)} ended with {process.returncode}")
+        raise UserError(reason.removeprefix("error: ") or f"mc2sf {' '.join(command)} ended with {process.returncode}")
     return b"".join(printed)

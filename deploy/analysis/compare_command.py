@@ -1,4 +1,4 @@
-"""`mc2sf compare`: runs beside each other."""
+"""`mc2sf compare`: metrics of several runs and their differences."""
 
 from __future__ import annotations
 

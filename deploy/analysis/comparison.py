@@ -1,4 +1,4 @@
-"""Runs beside each other: metrics, and differences with 95 % intervals, paired where the clicks are the same."""
+"""Comparison of runs: metrics, and differences with 95 % intervals, paired if the runs ranked the same clicks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from deploy.report.intervals import SEED, MetricDifference, MetricInterval, gained, metric_difference, metric_interval
+from deploy.report.intervals import (
+    SEED,
+    MetricDifference,
+    MetricInterval,
+    metric_difference,
+    metric_interval,
+    metric_values,
+)
 from deploy.report.variants import ordered
 from models.data.interaction_log import Ints
 from models.evaluation.bootstrap import Estimate, Floats, UserBootstrap, estimates
@@ -42,7 +49,7 @@ class RunDifference(msgspec.Struct, frozen=True):
 
     @property
     def explanation(self) -> str:
-        """The way of the comparison, in a sentence."""
+        """A sentence that says if the comparison is paired, and on how many clicks."""
         if not self.paired:
             return f"compared unpaired: {self.clicks:,} evaluated clicks in common, too few of either run"
         others = self.clicks - self.same_candidates
@@ -132,7 +139,7 @@ def _run(name: str, clicks: RankedClicks) -> ComparedRun:
     for variant in ordered(clicks.ranks):
         where = clicks.ranks[variant] > 0
         if where.any():
-            found = bootstrap.estimates(user[where], gained(clicks.ranks[variant][where]))
+            found = bootstrap.estimates(user[where], metric_values(clicks.ranks[variant][where]))
             metrics[variant] = dict(zip(METRICS, map(metric_interval, found), strict=True))
     return ComparedRun(name, len(clicks), len(users), metrics)
 
@@ -168,12 +175,12 @@ def _paired(a: RankedClicks, b: RankedClicks, variant: str) -> list[Estimate]:
     if not both.any():
         return []
     users, user = np.unique(a.user[both], return_inverse=True)
-    values = gained(b.ranks[variant][both]) - gained(a.ranks[variant][both])
+    values = metric_values(b.ranks[variant][both]) - metric_values(a.ranks[variant][both])
     return UserBootstrap(len(users), SEED).estimates(user, values)
 
 
 def _unpaired(a: RankedClicks, b: RankedClicks, variant: str) -> list[Estimate]:
-    """Return differences with the users of either run drawn on their own."""
+    """Return differences whose intervals draw the users of both runs independently."""
     values: list[Floats] = []
     resampled: list[Floats] = []
     fewest = []
@@ -182,7 +189,7 @@ def _unpaired(a: RankedClicks, b: RankedClicks, variant: str) -> list[Estimate]:
         if not where.any():
             return []
         users, user = np.unique(clicks.user[where], return_inverse=True)
-        bootstrap, gains = UserBootstrap(len(users), seed), gained(clicks.ranks[variant][where])
+        bootstrap, gains = UserBootstrap(len(users), seed), metric_values(clicks.ranks[variant][where])
         values.append(gains.mean(1))
         resampled.append(bootstrap.resampled(user, gains))
         fewest.append(len(users))

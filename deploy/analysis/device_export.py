@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deploy.analysis.device_model import INPUTS, OUTPUTS, write_in_8_bits, write_onnx
-from deploy.runs import Found, new_folder, refuse_used
+from deploy.runs import FoundRun, check_new_folder, new_folder
 from deploy.user_error import UserError
 from models.mc2sf.nets import Nets
 from streams.database import run_state
@@ -22,7 +22,7 @@ MODEL, ITEMS, MANIFEST = "model.onnx", "items.parquet", "manifest.json"
 
 
 def export_device(
-    found: Found,
+    found: FoundRun,
     folder: Path,
     version: int | None = None,
     write_model: Callable[[Nets, Path], None] | None = None,
@@ -34,7 +34,7 @@ def export_device(
     `eight_bits`: weights and vectors of items are quantised; a vector is then `vector` times `scale`.
     Raises UserError if there is no such release, if it cannot be exported, or if the folder is not empty.
     """
-    refuse_used(folder)
+    check_new_folder(folder)
     run = found.settings.run
     with found.engine.connect() as connection:
         if version is None and (version := run_state.active_release(connection, run)) is None:

@@ -152,7 +152,7 @@ def write_in_8_bits(nets: Nets, path: Path) -> None:
 
 
 def quantise(path: Path) -> None:
-    """Quantise the weights of a model to 8 bits, in place; activations are quantised as they come."""
+    """Quantise the weights of a model to 8 bits, in place; activations are quantised at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415 - an optional dependency
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 

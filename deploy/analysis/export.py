@@ -1,4 +1,4 @@
-"""Export of a run: every table as a Parquet file that needs nothing of this project to be read."""
+"""Export of a run: every table as a Parquet file that can be read without this project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deploy.analysis.opened_run import Run
-from deploy.runs import new_folder, refuse_used
+from deploy.runs import check_new_folder, new_folder
 from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row
@@ -25,7 +25,7 @@ def export(run: Run, folder: Path, progress: Callable[[str, int], None] = lambda
     Columns are those of `Run.arrow`; states of users are JSON objects. `progress` gets a table and its number of rows.
     Raises UserError if the folder is not empty.
     """
-    refuse_used(folder)
+    check_new_folder(folder)
     total = 0
     with new_folder(folder):
         for name in run.tables:

@@ -1,4 +1,4 @@
-"""A run that is opened to look at it: its summary, its tables as frames, its metrics with intervals."""
+"""A run opened for analysis: its summary, its tables as data frames, its metrics with intervals."""
 
 from __future__ import annotations
 

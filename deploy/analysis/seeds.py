@@ -16,7 +16,7 @@ from deploy.console import Table
 from deploy.experiments.results.result import over_seeds
 from deploy.report.summary import METRICS, Qualities, Summary
 from deploy.report.variants import ordered
-from deploy.runs import RUN_FILE, find, locked
+from deploy.runs import RUN_FILE, find, lock_folder
 from deploy.user_error import UserError
 from replay.json_file import write_json
 from streams.database import schema
@@ -65,7 +65,7 @@ def run_seeds(
     Raises UserError if `folder` has other contents, or runs of another source or with other options.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with lock_folder(folder):
         if (folder / SEEDS_FILE).is_file():
             begun = read_seeds_file(folder)
             if (begun.source, begun.options) != (source, options):

@@ -11,7 +11,7 @@ from rich.table import Column
 from deploy.cli.groups import group
 from deploy.cli.options import JsonOption, RunArgument
 from deploy.console import Table, print_json, terminal
-from deploy.runs import Found, find
+from deploy.runs import FoundRun, find
 from deploy.user_error import UserError
 from replay.times import utc
 from streams.recorder.redelivery import RefusedRecord, ResendError, position, refused_records, resend
@@ -23,12 +23,12 @@ Position = Annotated[
 ]
 
 
-def _all(found: Found) -> list[RefusedRecord]:
+def _all(found: FoundRun) -> list[RefusedRecord]:
     with found.engine.connect() as connection:
         return refused_records(connection, found.settings.run)
 
 
-def _at(found: Found, positions: list[str]) -> list[RefusedRecord]:
+def _at(found: FoundRun, positions: list[str]) -> list[RefusedRecord]:
     """Return the refused records at `positions`, in their original order."""
     try:
         wanted = {position(text) for text in positions}

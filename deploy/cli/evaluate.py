@@ -13,7 +13,7 @@ from deploy.console import terminal
 from deploy.user_error import UserError
 
 if TYPE_CHECKING:
-    from deploy.runs import Found
+    from deploy.runs import FoundRun
 
 console = terminal()
 
@@ -148,7 +148,7 @@ def verify(
     )
 
 
-def _trimmed(found: Found) -> str:
+def _trimmed(found: FoundRun) -> str:
     """Return the sentence about outcomes that were deleted, empty if none were."""
     from replay.times import utc
     from streams.database import run_state
@@ -160,7 +160,7 @@ def _trimmed(found: Found) -> str:
     return f"Outcomes before {utc(trimmed)} were deleted: of later ones river and served are not compared.\n"
 
 
-def _forgotten(found: Found) -> str:
+def _forgotten(found: FoundRun) -> str:
     """Return the reason why a run without one of its users can't be computed again, empty if nobody was forgotten."""
     from streams.database import run_state
 

@@ -64,9 +64,9 @@ def topics_grant(
 @worker_app.command("device")
 def worker_device() -> None:
     """Keep the state of devices, request priors from the cloud, rank, and upload negative memories."""
-    from deploy.runs import joined_run
+    from deploy.runs import join_run
 
-    joined_run()
+    join_run()
     from streams.device import worker  # creates its Faust app at import, from the settings
 
     worker.main()
@@ -75,9 +75,9 @@ def worker_device() -> None:
 @worker_app.command("cloud")
 def worker_cloud() -> None:
     """Keep delayed histories, and answer requests with priors."""
-    from deploy.runs import joined_run
+    from deploy.runs import join_run
 
-    joined_run()
+    join_run()
     from streams.cloud import worker  # creates its Faust app at import, from the settings
 
     worker.main()
@@ -88,18 +88,18 @@ def recorder() -> None:
 
     Computes the online quality of every variant as well.
     """
-    from deploy.runs import joined_run
+    from deploy.runs import join_run
     from streams.recorder import recorder
 
-    recorder.main(joined_run())
+    recorder.main(join_run())
 
 
 def learner() -> None:
     """Train the fast part online: one small release per epoch."""
-    from deploy.runs import joined_run
+    from deploy.runs import join_run
     from streams.learner import learner
 
-    learner.main(joined_run())
+    learner.main(join_run())
 
 
 def coordinator() -> None:
@@ -107,10 +107,10 @@ def coordinator() -> None:
 
     One coordinator is active at a time: it holds a lease in the database.
     """
-    from deploy.runs import joined_run
+    from deploy.runs import join_run
     from streams.coordinator import coordinator
 
-    coordinator.main(joined_run())
+    coordinator.main(join_run())
 
 
 def retrain(
@@ -123,9 +123,9 @@ def retrain(
 
     A batch job; on several machines it runs under torchrun.
     """
-    from deploy.runs import joined_run
+    from deploy.runs import join_run
     from streams.retrain import job
 
     if once == every:
         raise typer.BadParameter("choose --once or --every")
-    job.main(joined_run(), once=once)
+    job.main(join_run(), once=once)

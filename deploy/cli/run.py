@@ -110,7 +110,7 @@ def run(
     from deploy.cli.data.commands import prepared, print_findings
     from deploy.local.forked_process import preloading
     from deploy.local.signals import Interrupts
-    from deploy.runs import DATABASE, clear, locked, new_folder
+    from deploy.runs import DATABASE, clear_run_folder, lock_folder, new_folder
     from replay.prepare.plan import write_plan
     from streams.database.engine import check_url, sqlite_url
     from streams.plugins.loaded import setting
@@ -118,7 +118,7 @@ def run(
 
     chosen_by_user = (evaluate, retrain_every, candidates, faults or None)
     only_defaults = threshold == 10 and lockstep and all(option is None for option in chosen_by_user)
-    given = _given(source, options, only_defaults=only_defaults)
+    release = _initial_release(source, options, only_defaults=only_defaults)
     run_id, folder = _run_and_folder(source, resume, out)
     parsed = options.parsed(faults)
     others = (source_plugin(source, parsed.log_map), parsed.plugin)
@@ -127,7 +127,7 @@ def run(
     )
     if database is not None:
         check_url(database)
-    with new_folder(folder), locked(folder):
+    with new_folder(folder), lock_folder(folder):
         plan = prepared(source, parsed, folder.resolve(), console, resume=resume is not None)
         plan = paced(plan, options.speed, lockstep=lockstep)
         write_plan(plan)  # for the replayer
@@ -148,24 +148,25 @@ def run(
             exposures=plan.policy,
             faults=str(plan.faults),
             plugins=plugins,
-            **chosen | (given.settings if given else {}),
+            **chosen | (release.settings if release else {}),
         )
         if resume and brokers is None:
             raise UserError("--resume needs --brokers: the embedded broker's log was lost when it stopped")
         interrupts = Interrupts()
         interrupts.install()
         if not resume:  # every option was valid: the earlier run in this folder can be deleted
-            clear(folder)
+            clear_run_folder(folder)
         try:
             with preloading() as preloader:
                 from deploy.local.job import Job, execute  # while the preloader imports: both load torch
 
-                job = Job(plan, settings, folder, workers, brokers, resume is not None, preloader, given)
+                job = Job(plan, settings, folder, workers, brokers, resume is not None, preloader, release)
                 summary = execute(job, console, interrupts)
         except KeyboardInterrupt:
-            continued = f"mc2sf run {source} --resume {run_id} --brokers {brokers} ... continues from here"
-            from_start = "the embedded broker's log is lost, so the next run starts from the beginning"
-            console.print(f"\ninterrupted: every process was stopped; {continued if brokers else from_start}.")
+            next_step = "the embedded broker's log is lost, so the next run starts from the beginning"
+            if brokers:
+                next_step = f"continue with mc2sf run {source} --resume {run_id} --brokers {brokers} ..."
+            console.print(f"\ninterrupted: every process was stopped; {next_step}.")
             raise typer.Exit(130) from None
         from deploy.report.terminal import show
 
@@ -201,7 +202,7 @@ def _run_seeds(arguments: dict[str, Any]) -> None:
     console.print(table(result.last_quarter, result.finished, "the newest quarter of the outcomes"))
 
 
-def _given(source: str, options: ReplayOptions, *, only_defaults: bool) -> InitialRelease | None:
+def _initial_release(source: str, options: ReplayOptions, *, only_defaults: bool) -> InitialRelease | None:
     """Return the initial release of an experiment's stream; None for other sources.
 
     Raises UserError if an option contradicts the experiment.
@@ -221,7 +222,7 @@ def _given(source: str, options: ReplayOptions, *, only_defaults: bool) -> Initi
 
 def _run_and_folder(source: str, resume: str | None, out: Path | None) -> tuple[str, Path]:
     """Return the id and the folder of the run. Raises UserError if the folder has other contents."""
-    from deploy.runs import find, refuse_foreign
+    from deploy.runs import check_run_folder, find
 
     if resume:
         found = find(resume)
@@ -230,5 +231,5 @@ def _run_and_folder(source: str, resume: str | None, out: Path | None) -> tuple[
     scheme = re.sub(r"[^a-z0-9]+", "-", source.partition(":")[0].lower()).strip("-")[:18] or "run"
     name = f"{scheme}-{moment}-{secrets.token_hex(2)}"
     folder = out or Path("runs") / name
-    refuse_foreign(folder)
+    check_run_folder(folder)
     return name, folder

@@ -1,7 +1,7 @@
 """The routes of the live page: the page and its events for anyone who reaches it, controls and users for an admin.
 
-A control needs the token in a header, so that no other page in the same browser can use it. The host of a request must
-be one that the page is served under, so that no other name resolves to it.
+A control needs the token in a header, so that no other page in the same browser can use it. The Host header of a
+request must name the address that the page is served at, which prevents DNS rebinding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from replay.send.clock_file import Wanted
 from streams.releases.candidates import CandidateError, request_rollback
 
 _MAX_BODY = 1000
-# nothing is loaded, and no script runs but the page's own: a name that is not escaped could do nothing
+# nothing is loaded and only the page's own script runs: an unescaped name could do no harm
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{}'; connect-src 'self'; img-src data:"
 
 
@@ -38,7 +38,7 @@ class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Page:
-    """The routes over what is shown. `admits` says if a token is an admin's."""
+    """The routes of the page. `admits` returns True for the token of an admin."""
 
     def __init__(self, live: Live, admits: Callable[[str], bool], hosts: Sequence[str], stop: threading.Event) -> None:
         self._live, self._admits, self._hosts, self._stop = live, admits, hosts, stop

@@ -1,4 +1,4 @@
-"""The content of the live page of a run, as pieces of HTML: from its tables, and from the metrics of its processes."""
+"""The contents of the live page of a run as HTML sections, from its tables and the metrics of its processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deploy.report.figures import Figure, qualities, release_marks
 from deploy.report.flow import Edge, Flow
 from deploy.report.html import environment, number, size
 from deploy.report.time_axis import TimeAxis
-from deploy.runs import Found
+from deploy.runs import FoundRun
 from replay.send.clock_file import ClockFile
 from streams.database import run_state, schema
 from streams.prequential.served import leader
@@ -31,7 +31,7 @@ _SECTIONS = ("head", "tiles", "flow", "replay", "figures", "releases", "processe
 class Live:
     """The live page of a run. Several browsers share what is read once per REFRESH_S."""
 
-    def __init__(self, found: Found, scraper: Scraper, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, found: FoundRun, scraper: Scraper, clock: Callable[[], float] = time.monotonic) -> None:
         self.found, self.scraper, self._clock = found, scraper, clock
         self.clock_file = None if found.folder is None else ClockFile(found.folder / "state" / "replay")
         self._templates = environment(_PAGES)

@@ -18,7 +18,7 @@ from deploy.dashboard.live import Live
 from deploy.dashboard.scraper import Scraper
 from deploy.gateway.api.tokens import Tokens
 from deploy.local.supervisor import TARGETS
-from deploy.runs import Found
+from deploy.runs import FoundRun
 from deploy.user_error import UserError
 
 _GRACE_S = 2
@@ -37,7 +37,7 @@ def admin_of(tokens: Path) -> Callable[[str], bool]:
 
 @contextmanager
 def live_page(
-    found: Found,
+    found: FoundRun,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -46,7 +46,7 @@ def live_page(
 ) -> Iterator[str]:
     """Serve the page of a run from a thread, and yield its address. Raises UserError if the port is taken.
 
-    Without `admits` a token is made, which is in the fragment of the address: browsers send that to nobody.
+    Without `admits` a new token is created and put into the fragment of the address, which browsers send to no server.
     """
     token = secrets.token_urlsafe(16)
     if targets is None and found.folder is not None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from deploy.runs import Found
+from deploy.runs import FoundRun
 from deploy.user_error import UserError
 from models.data.event_kinds import CLICK_KINDS, EXPOSURE
 from streams.database import schema
@@ -27,8 +27,8 @@ class User(NamedTuple):
     rankings: list[Any]  # of `outcomes`, with target, candidates
 
 
-def look_up(found: Found, name: str) -> User:
-    """Return what is recorded of a user. Raises UserError if that is nothing."""
+def look_up(found: FoundRun, name: str) -> User:
+    """Return the recorded data of a user. Raises UserError if there are none."""
     run, i = found.settings.run, schema.interactions.c
     m, u, o, t = (table.c for table in (schema.negative_memories, schema.click_uploads, schema.outcomes, schema.items))
     with found.engine.connect() as connection:

@@ -1,6 +1,6 @@
-"""The gateway: events of live devices come in over HTTP, rankings go out.
+"""The gateway: an HTTP server that accepts events of live devices and returns rankings.
 
-`api` has requests and answers, `ingest` brings records to Kafka, `lists` makes records of events, `rankings` asks
-device workers and reads their answers, `explanation` computes a ranking again, `tables` reads what is recorded,
-`epoch_ticker` ends epochs where no replayer does, `serving` opens broker and database. `client` is for users.
+`api` defines requests and answers, `ingest` sends records to Kafka, `lists` converts events to records, `rankings`
+requests rankings of device workers, `explanation` recomputes a ranking, `tables` queries the database, `epoch_ticker`
+ends epochs if no replayer does, `serving` opens broker and database. `client` is for users.
 """

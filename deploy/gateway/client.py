@@ -1,4 +1,4 @@
-"""A client of the gateway, of the standard library alone: copy this file if you want nothing else of the project.
+"""A client of the gateway that needs only the standard library, so that this file can be copied into other projects.
 
 client = Client("http://127.0.0.1:8080", token)
 ranking = client.best("ada", k=10)
@@ -30,8 +30,8 @@ class GatewayError(RuntimeError):
 class Client:
     """Sends requests over one connection, one after another. Close it, or use it as a context.
 
-    Requests that the gateway could not do for the moment are repeated every `pause_s` for `patience_s` seconds; events
-    are applied once all the same.
+    Requests that the gateway could not serve are repeated every `pause_s` for `patience_s` seconds; repeated events are
+    applied once.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Epoch markers for live events: at fixed intervals an epoch ends and the next one begins, in every partition.
 
 Of several gateways the one with the lease writes the markers. An epoch's number is that of its interval since the run
-was created, so a gateway that takes over needs to know nothing; an interval in which nobody wrote is an empty epoch.
+was created, so a gateway that takes over needs no state; an interval without events is an empty epoch.
 The event time of a marker is the newest that this gateway has accepted.
 """
 

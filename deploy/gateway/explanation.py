@@ -1,7 +1,7 @@
 """The explanation of a ranking, computed again from its record and its release.
 
-A Ranking record has all inputs of its scores. So the explanation does not tell a story about the scores: it makes them
-again, says if they are the same to the last digit, and shows the weights on the way.
+A Ranking record has all inputs of its scores. The explanation recomputes the scores from these inputs, says if they are
+equal to the last digit, and shows the weights inside the nets.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ItemExplanation(msgspec.Struct, frozen=True):
 
 
 class ReleaseExplanation(msgspec.Struct, frozen=True):
-    """The release of a ranking, and what its gate saw."""
+    """The release of a ranking, and the figures that its gate compared."""
 
     version: int
     kind: str

@@ -1,4 +1,4 @@
-"""Events to Kafka: a record is accepted once the broker has acknowledged it, and not before."""
+"""Sending of events to Kafka: a record is accepted once the broker has acknowledged it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL_S = 0.05
 
 
 class UnacknowledgedError(RuntimeError):
-    """The broker has not acknowledged a record in time; it may have it all the same. To repeat it does no harm."""
+    """The broker has not acknowledged a record in time, but may have it. Sending it again does no harm."""
 
 
 class Ingest:
@@ -36,7 +36,7 @@ class Ingest:
             self._producer.poll(_POLL_S)
 
     def close(self) -> None:
-        """Wait for what is on its way, and stop."""
+        """Wait for outstanding acknowledgements, and stop."""
         self._producer.flush(self._patience_s)
         self._stop.set()
         self._thread.join()

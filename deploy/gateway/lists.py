@@ -1,4 +1,4 @@
-"""Events on lists that were ranked: a click that names its ranking brings the rest of the list along as exposures."""
+"""Events on ranked lists: a click that names its ranking implies exposures of the other items of the list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streams.records import RANKED, DeviceBatch, Kind
 
 
 class PlainEvent(NamedTuple):
-    """An event as it goes into a record."""
+    """One event of a DeviceBatch."""
 
     item: str
     kind: int
@@ -33,11 +33,11 @@ Shown = Callable[[str], Sequence[str] | None]  # the list of a ranking by its id
 def batch_of(
     user: str, numbered: int | str, events: Sequence[Event], wall_ms: int, shown: Shown, *, seen: bool = False
 ) -> DeviceBatch:
-    """Return the record of a user's events: the first has the number `numbered`, or they have this key.
+    """Return the record of a user's events. `numbered`: sequence number of the first one, or their idempotency key.
 
-    Before the clicks of a ranking come the items of its list that were not clicked, unless one of the events is an
-    exposure on it: then they say themselves what was seen. If they were `seen` in earlier events, they are candidates
-    only. Raises BodyError.
+    Exposures of the items of a ranking that were not clicked are added before its clicks, unless the events have an
+    exposure on that ranking themselves. If the items were `seen` in earlier events, they are added as candidates only.
+    Raises BodyError.
     """
     plain = list(_with_lists(_timed(events, wall_ms), shown, Kind.CANDIDATE if seen else Kind.EXPOSURE))
     batch = DeviceBatch(
@@ -58,7 +58,7 @@ def batch_of(
 
 
 def _timed(events: Sequence[Event], wall_ms: int) -> Iterator[tuple[int, Event, int]]:
-    """Yield the events with their places and times. Raises BodyError if these go backwards."""
+    """Yield the events with their indices and times. Raises BodyError if the times decrease."""
     last = 0
     for i, event in enumerate(events):
         time = max(wall_ms, last) if event.time is None else event.time
@@ -81,7 +81,7 @@ def _with_lists(events: Iterable[tuple[int, Event, int]], shown: Shown, rest: Ki
 def _of_ranking(
     ranking: str, events: list[tuple[int, Event, int]], listed: Sequence[str] | None, rest: Kind
 ) -> Iterator[PlainEvent]:
-    """Yield the events of a ranking, given with their places in the body."""
+    """Yield the events of a ranking, given with their indices in the body."""
     (first, _, began), impression = events[0], ranking_impression(ranking)
     if listed is None:
         raise BodyError(f"no ranking of this user, or not known any more - at `$.events[{first}].ranking`")

@@ -1,8 +1,8 @@
-"""Rankings over the bus: a request goes to the user's device worker, its answers come back on the topic of rankings.
+"""Rankings through Kafka: a request goes to the user's device worker, its answers come back on the topic `rankings`.
 
-The fast part answers at once, the whole answer follows when the cloud has answered too. A gateway waits for the whole
-one until the deadline and then takes what there is. Every gateway reads all answers, so that each knows the last
-rankings, whichever of them asked.
+The fast part's answer comes at once, the complete answer when the cloud has answered. A gateway waits for the complete
+one until the deadline and then returns the fast part's. Every gateway reads all answers, so that each knows the last
+rankings, also those that another gateway requested.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ log.addFilter(LogThrottle())
 KEPT = 20_000  # answers in memory, two per ranking: 3 KB each with 100 candidates
 FAST = ".fast"
 _TAKE, _WAIT_S, _ANSWER_S = 1000, 0.05, 10.0
-_FETCH_MS = 10  # some brokers answer no earlier, and somebody waits
+_FETCH_MS = 10  # the longest wait of the broker for more records, since a client waits for the answer
 
 _rankings: Reader[Ranking] = Reader(RankingEvent)
 
 
-def known_as(ranking: Ranking) -> str:
-    """Return the id by which an answer is named: the fast part's is another list than the whole one."""
+def answer_id(ranking: Ranking) -> str:
+    """Return the id of an answer: the fast part's answer is another list than the complete one, with another id."""
     return ranking.id + FAST if ranking.degraded else ranking.id
 
 
@@ -51,7 +51,7 @@ class NoRankingError(RuntimeError):
 
 
 class Rankings:
-    """Asks for rankings, and knows the last ones. `wall_ms` is the wall clock."""
+    """Requests rankings, and keeps the last ones. `wall_ms` is the wall clock."""
 
     def __init__(
         self,
@@ -102,12 +102,12 @@ class Rankings:
         return self._known.get(ranking)
 
     def take(self, answer: Ranking | Forget) -> None:
-        """Take an answer, in any thread."""
+        """Store an answer and wake up the request that waits for it. Thread-safe."""
         if isinstance(answer, Forget):
-            for each in [known_as(each) for each in self._known.values() if each.user == answer.user]:
+            for each in [answer_id(each) for each in self._known.values() if each.user == answer.user]:
                 del self._known[each]
             return
-        self._known.setdefault(known_as(answer), answer)
+        self._known.setdefault(answer_id(answer), answer)
         while len(self._known) > KEPT:
             self._known.popitem(last=False)
         if (waiting := self._waiting.get(answer.id)) is not None:
@@ -118,7 +118,7 @@ class Rankings:
 
 
 class RankingsReader:
-    """Reads the last answers, and all that come, in a thread of its own."""
+    """Reads the last answers and all later ones in a background thread."""
 
     def __init__(self, settings: Settings, take: Callable[[Ranking | Forget], None]) -> None:
         self._settings, self._take, self._stop = settings, take, threading.Event()

@@ -1,4 +1,4 @@
-"""The gateway's outside world: broker, database, the wall clock."""
+"""Construction of the gateway with its broker, database and wall clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deploy.gateway.epoch_ticker import ROLE, EpochTicker
 from deploy.gateway.ingest import Ingest
 from deploy.gateway.rankings import Rankings, RankingsReader
 from deploy.gateway.tables import Tables
-from deploy.runs import find, joined_run
+from deploy.runs import find, join_run
 from deploy.user_error import UserError
 from streams.coordinator.lease import Lease
 from streams.database import schema
@@ -29,7 +29,7 @@ from streams.process.clock_and_signals import wall_ms
 def gateway(tokens: Path, epoch_s: float | None, deadline_s: float, rate: float) -> Iterator[Starlette]:
     """Open the gateway of the run in the environment. Raises UserError if it is in lockstep, or `tokens` has none."""
     known = Tokens.read(tokens)
-    settings = joined_run()
+    settings = join_run()
     if settings.lockstep:
         raise UserError(
             "a gateway needs a free-running run (MC2SF_LOCKSTEP=false): in lockstep a log decides what comes"

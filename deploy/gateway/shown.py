@@ -1,4 +1,4 @@
-"""From a Ranking record to the list that is shown and answered."""
+"""Conversion of a Ranking record to the list of items that a client gets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from deploy.gateway.api.bodies import RankedItem, RankingAnswer
-from deploy.gateway.rankings import known_as
+from deploy.gateway.rankings import answer_id
 from streams.records import Ranking
 
 Names = Callable[[Sequence[int]], list[str]]  # of items, given by key
@@ -28,11 +28,11 @@ def shown(ranking: Ranking, names: Names) -> list[str]:
 
 
 def answer(ranking: Ranking, names: Names) -> RankingAnswer:
-    """Return the ranking as it is answered."""
+    """Return the answer to the client."""
     scores, now = ranking.scores[ranking.variant].array(), ranking.asked_wall
     pairs = zip(shown(ranking, names), order(ranking), strict=True)
     return RankingAnswer(
-        ranking=known_as(ranking),
+        ranking=answer_id(ranking),
         user=ranking.user,
         items=[RankedItem(name, float(np.nan_to_num(scores[i]))) for name, i in pairs],
         release=ranking.versions.release,

@@ -1,4 +1,4 @@
-"""The tables of a run as a gateway reads them: at most an epoch old."""
+"""Queries of a gateway on the tables of a run; results are at most an epoch old."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from deploy.gateway.api.bodies import CloudAnswer, DeviceAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
-from deploy.recommend import served_next
-from deploy.runs import Found
+from deploy.recommend import variant_to_serve
+from deploy.runs import FoundRun
 from models.data.event_kinds import CLICK, EXPOSURE
 from models.data.item_statistics import ItemStatistics
 from streams.database import run_state, schema
@@ -32,7 +32,7 @@ _SERVED_S = 10.0  # for which the variant to be served is remembered
 class Tables:
     """Reads the tables of one run; the last two releases and the statistics of the last epoch stay in memory."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: FoundRun) -> None:
         self._engine, self._run = found.engine, found.settings.run
         self._names: dict[int, str] = {}  # of items, by key
         self._served: By = "popularity"
@@ -53,7 +53,7 @@ class Tables:
         now = time.monotonic()
         if now > self._served_until:
             with self._engine.connect() as connection:
-                self._served = served_next(connection, self._run)
+                self._served = variant_to_serve(connection, self._run)
             self._served_until = now + _SERVED_S
         return self._served
 

@@ -106,7 +106,7 @@ class Child:
             self.process.wait()
 
     def note(self, sentence: str) -> None:
-        """Append to the log of the process what the supervisor did to it."""
+        """Append a line of the supervisor to the log of the process."""
         with suppress(OSError), self.log.open("a") as log:  # the disk may be full
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} supervisor: {sentence}\n")
 

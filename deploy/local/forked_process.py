@@ -1,4 +1,4 @@
-"""Processes that the preloader forks for a run, and the run's end of the connection to it."""
+"""Processes that the preloader forks for a run, and the run's client of the preloader."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deploy.local.child_process import die_with_parent
 if TYPE_CHECKING:
     from deploy.local.preloader import Request
 
-# none makes a thread that stays (as pyarrow does), an event loop, an app, an engine or a client when it is imported
+# importing these starts no lasting thread (as pyarrow does), and creates no event loop, app, engine or client
 MODULES = (
     *("deploy.cli.errors", "deploy.cli.main", "deploy.cli.processes", "deploy.cli.replay", "deploy.runs"),
     *("replay.send.clock_file", "replay.send.epoch_barrier"),
@@ -45,7 +45,7 @@ def preloading() -> AbstractContextManager[Preloader | None]:
 
 
 class Forked:
-    """A forked process; of `subprocess.Popen` what a child of a run needs. Thread-safe."""
+    """A forked process, with the part of the interface of `subprocess.Popen` that `Child` uses. Thread-safe."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -88,10 +88,10 @@ def _adopt_orphans(yes: int) -> None:
 
 
 class Preloader:
-    """The run's end of the preloader: starts it, requests processes from it. A context: its end kills it."""
+    """Starts the preloader process and requests forked processes from it. A context whose end kills the preloader."""
 
     def __init__(self, modules: Sequence[str] = MODULES) -> None:
-        """`modules` are imported; as arguments of the preloader they also are the place of a forked one's command."""
+        """The preloader imports `modules`; their names make its arguments long enough to show a forked command."""
         self._channel, theirs = socket.socketpair()
         self._channel.settimeout(_ANSWER_S)
         self._answers = self._channel.makefile("rb")
@@ -126,7 +126,7 @@ class Preloader:
 
     @property
     def pid(self) -> int:
-        """The process that forks."""
+        """The process id of the preloader."""
         return self._process.pid
 
     def fork(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> Forked | None:

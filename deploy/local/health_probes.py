@@ -14,8 +14,8 @@ from deploy.local import loopback
 
 _INTERVAL_S = 1.0
 _TIMEOUT_S = 1.0  # of one probe
-SILENT_S = 8.0  # without a good answer: the process is stopped, or reports that it is stuck
-_STARTING_S = 120.0  # until the first good answer
+UNHEALTHY_AFTER_S = 8.0  # without a successful probe: the process hangs, or reports that it is stuck
+_STARTING_S = 120.0  # allowed until the first successful probe
 
 
 class HealthProbes:
@@ -25,9 +25,9 @@ class HealthProbes:
         self,
         ports: Callable[[], list[int]],
         clock: Callable[[], float] = time.monotonic,
-        silent_s: float = SILENT_S,
+        unhealthy_after_s: float = UNHEALTHY_AFTER_S,
     ) -> None:
-        self._ports, self._clock, self._silent_s = ports, clock, silent_s
+        self._ports, self._clock, self._unhealthy_after_s = ports, clock, unhealthy_after_s
         self._began: dict[int, float] = {}
         self._healthy: dict[int, float] = {}  # time of the last good answer
         self._stop = threading.Event()
@@ -46,12 +46,12 @@ class HealthProbes:
         self._began[port] = self._clock()
         self._healthy.pop(port, None)
 
-    def silent(self, port: int) -> float | None:
+    def unhealthy_for(self, port: int) -> float | None:
         """Return the seconds without a good answer if they are too many; None if the process is healthy."""
         now = self._clock()
         healthy = self._healthy.get(port)
         waited = now - self._began.get(port, now) if healthy is None else now - healthy
-        return waited if waited > (_STARTING_S if healthy is None else self._silent_s) else None
+        return waited if waited > (_STARTING_S if healthy is None else self._unhealthy_after_s) else None
 
     def probe(self) -> None:
         """Probe each port once."""

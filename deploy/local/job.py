@@ -28,7 +28,7 @@ from deploy.local.supervisor import Supervisor
 from deploy.report import html
 from deploy.report.measurements import Measured, summarise
 from deploy.report.summary import Experiment, Summary, by_variant
-from deploy.runs import Found, RunFailed, agree, software, write_run_file
+from deploy.runs import FoundRun, RunFailed, register_run, software, write_run_file
 from replay.json_file import write_json
 from replay.prepare.plan import Plan
 from replay.send import progress
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A run to execute. `brokers` None: the embedded one; `given`: the initial release, from an experiment."""
+    """A run to execute. `brokers` None: the embedded one; `initial_release`: that of an experiment, else None."""
 
     plan: Plan
     settings: Settings
@@ -59,11 +59,11 @@ class Job:
     brokers: str | None
     resume: bool
     preloader: Preloader | None = None
-    given: InitialRelease | None = None
+    initial_release: InitialRelease | None = None
 
 
 def _start(supervisor: Supervisor, job: Job, settings: Settings, interrupts: Interrupts) -> Child:
-    """Start the processes; return the replayer. Free-running it starts once the others are ready: it waits for none."""
+    """Start the processes and return the replayer. Free-running it starts when the others are ready to receive."""
     supervisor.add("coordinator", ["coordinator"], settings)
     supervisor.add("recorder", ["recorder"], settings)
     for number in range(1, job.workers + 1):
@@ -79,8 +79,8 @@ def _start(supervisor: Supervisor, job: Job, settings: Settings, interrupts: Int
     return supervisor.add("replay", ["replay", "--prepared", job.plan.folder], settings, restart=False)
 
 
-def _over(engine: sa.Engine, settings: Settings) -> bool:
-    """Return True if all is recorded and, in lockstep, all is decided: the last release counts too."""
+def _is_over(engine: sa.Engine, settings: Settings) -> bool:
+    """Return True if everything is recorded and, in lockstep, every epoch is decided, also about the last release."""
     with engine.connect() as connection:
         if settings.lockstep:
             return registry.all_decided(connection, settings)
@@ -95,35 +95,36 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
         settings = job.settings.model_copy(update={"brokers": brokers})
         if job.brokers is None:
             await_broker(brokers)
-        begin = retrying(settings.patience_s, meanwhile=interrupts.check)
-        engine = begin(connect, settings.database.get_secret_value())
-        agree(settings, engine, job.plan.source, fresh=not job.resume)
+        retry = retrying(settings.patience_s, meanwhile=interrupts.check)
+        engine = retry(connect, settings.database.get_secret_value())
+        register_run(settings, engine, job.plan.source, fresh=not job.resume)
         write_run_file(job.out, settings, job.plan.source, job.plan.identity.log_map)
-        if job.given is not None and not job.resume:
+        if job.initial_release is not None and not job.resume:
             with engine.begin() as connection:  # the coordinator finds it unpublished, and publishes it
-                registry.write_release(connection, settings.run, job.given.draft)
-        begin(topic_admin.create, settings)
-        begin(topic_admin.require, settings)
+                registry.write_release(connection, settings.run, job.initial_release.draft)
+        retry(topic_admin.create, settings)
+        retry(topic_admin.require, settings)
         replayer = _start(supervisor, job, settings, interrupts)
         began = time.monotonic()
         display = ProgressDisplay(console, engine, settings, supervisor, job.plan)
-        page = live_page(Found(settings, engine, job.out, job.plan.source))
+        page = live_page(FoundRun(settings, engine, job.out, job.plan.source))
         with page as address, pause_on_space(replayer), display, DatabaseChanges(engine) as changes:
             print_address(console, address)
-            patient = retrying(settings.patience_s, meanwhile=supervisor.check)
-            while not (patient(changes.changed) and patient(_over, engine, settings)):
+            with_retries = retrying(settings.patience_s, meanwhile=supervisor.check)
+            while not (with_retries(changes.changed) and with_retries(_is_over, engine, settings)):
                 interrupts.check()
                 supervisor.check()
-                patient(display.refresh)
+                with_retries(display.refresh)
                 time.sleep(0.1)
             seconds = time.monotonic() - began
-            patient(display.refresh, now=True)
-        return retrying(settings.patience_s)(_account, job, engine, supervisor, settings, seconds, console)
+            with_retries(display.refresh, now=True)
+        return retrying(settings.patience_s)(_conclude, job, engine, supervisor, settings, seconds, console)
 
 
-def _account(
+def _conclude(
     job: Job, engine: sa.Engine, supervisor: Supervisor, settings: Settings, seconds: float, console: Console
 ) -> Summary:
+    """Stop the processes, rescore the run, write summary and report. Raises RunFailed if a check fails."""
     devices = [child for name, child in supervisor.children.items() if name.startswith("device-")]
     samples = [child.samples if child.scrape() else None for child in devices]
     supervisor.measure()
@@ -132,7 +133,7 @@ def _account(
             child.stop()
     again = _rescore(engine, settings.run, console)
     with engine.connect() as connection:
-        deviations = job.given.differences(connection, settings.run) if job.given else []
+        deviations = job.initial_release.differences(connection, settings.run) if job.initial_release else []
         measured = Measured(
             source=job.plan.source,
             log=job.plan.description,
@@ -143,7 +144,7 @@ def _account(
             offline_differences=len(again.differences),
             plugin_metrics=again.plugin_metrics,
             optimum=synthetic_optimum.of_source(job.plan.source),
-            experiment=Experiment(job.given.metrics, len(deviations)) if job.given else None,
+            experiment=Experiment(job.initial_release.metrics, len(deviations)) if job.initial_release else None,
             faults=_faults(job),
             workers=job.workers,
             peak_memory_mb={name: round(used / 1e6, 1) for name, used in supervisor.peak_memory.items()},
@@ -189,7 +190,9 @@ def _failures(
 ) -> list[str]:
     failures = []
     if document.dead_letters < 2 * hostile:  # by the devices and by the recorder
-        failures.append(f"{hostile:,} records had to be refused, there are {document.dead_letters:,} dead letters")
+        failures.append(
+            f"{hostile:,} hostile records were sent, but there are only {document.dead_letters:,} dead letters"
+        )
     if document.events_applied != document.events_sent:
         failures.append(f"{document.events_sent:,} events sent, {document.events_applied:,} applied")
     if differences:
@@ -198,14 +201,14 @@ def _failures(
     if document.online != document.offline or any(each.online != each.offline for each in by_plugins):
         failures.append("online and offline metrics differ")
     if not document.settings["lockstep"]:
-        failures += _untaught(document)
+        failures += _missing_training(document)
     if deviations:
         failures.append(f"{len(deviations)} values differ from the experiment, the first: {deviations[0]}")
     return failures
 
 
-def _untaught(document: Summary) -> list[str]:
-    """Return what a free run lacked to say anything about quality; empty if it lacked nothing."""
+def _missing_training(document: Summary) -> list[str]:
+    """Return the reasons why the quality of a free-running run says nothing; empty if it says something."""
     found, settings = [], document.settings
     if settings["evaluate"] and not document.online:
         found.append(f"no click was ranked: no release in force knew the items of the {document.outcomes:,} drawn")

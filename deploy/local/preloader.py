@@ -1,4 +1,4 @@
-"""The preloader of a run: it has imported what the run's processes use, and forks one of them per request.
+"""The preloader of a run: a process that has imported all modules of the run's processes, and forks one per request.
 
 The imports, of torch above all, cost 2 to 3 CPU seconds a process; a fork costs milliseconds, and shares their memory.
 A request is a line of JSON on the socket that the run passed; the new process answers with its pid when it is set up.
@@ -49,7 +49,7 @@ def serve(channel: socket.socket) -> Request:
 
 
 def _set_up(request: Request, parent: int) -> None:
-    """Make this process what `Child` makes of one that it starts: its session, streams, environment and command."""
+    """Give this forked process the session, streams, environment and command that `Child` gives to a started one."""
     os.setsid()
     while (now := os.getppid()) != request["run"]:
         if now != parent:
@@ -68,7 +68,7 @@ def _set_up(request: Request, parent: int) -> None:
 
 
 def _show(command: Sequence[str]) -> None:
-    """Let `ps` show `command`: it overwrites the arguments of the process, whose place the kernel names."""
+    """Let `ps` show `command`: overwrite the process's arguments at the address that the kernel reports."""
     of_stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(of_stat[45]), int(of_stat[46])
     shown = b"".join(os.fsencode(word) + b"\0" for word in command)

@@ -51,7 +51,7 @@ class ProgressDisplay:
         self._bars.stop()
 
     def refresh(self, *, now: bool = False) -> None:
-        """Read the tables and the metrics and show them; unless `now`, not sooner than a moment after the last time."""
+        """Read the tables and the metrics and show them; unless `now`, at most once per second (or 5 s if piped)."""
         if not now and time.monotonic() - self._refreshed < (_REFRESH_S if self._console.is_terminal else _PRINT_S):
             return
         self._refreshed = time.monotonic()

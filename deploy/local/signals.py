@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM to a run, which are never lost.
+"""Reliable handling of Ctrl-C and SIGTERM in a run.
 
 Python drops an exception that a signal handler raises while a process is being started (in the hooks around fork), so
 the signal is remembered as well.

@@ -21,7 +21,7 @@ from deploy.local import loopback
 from deploy.local.broker import broker_command, free_port
 from deploy.local.child_process import STOP_S, Child, ChildError
 from deploy.local.forked_process import ENVIRONMENT, Preloader
-from deploy.local.health_probes import SILENT_S, HealthProbes
+from deploy.local.health_probes import UNHEALTHY_AFTER_S, HealthProbes
 from replay.json_file import write_json
 from streams.settings import Settings
 
@@ -42,7 +42,7 @@ class Target(TypedDict):
 
 
 class Supervisor:
-    """The children of a run. A context: its end stops them, the last started first."""
+    """The children of a run. A context whose end stops them, the last started first."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class Supervisor:
         preloader: Preloader | None = None,
         *,
         restart_after_s: float = RESTART_AFTER_S,
-        silent_s: float = SILENT_S,
+        unhealthy_after_s: float = UNHEALTHY_AFTER_S,
     ) -> None:
-        """`folder` takes the logs; `restart_after_s` and `silent_s` are the delays before a restart and a kill."""
+        """`folder` is for logs; `restart_after_s` and `unhealthy_after_s` delay a restart and a kill."""
         self.folder, self._preloader, self._restart_after_s = folder, preloader, restart_after_s
         self.children: dict[str, Child] = {}
         self.peak_memory: dict[str, int] = {}
         self._measured = 0.0
-        self._probes = HealthProbes(self._ports, silent_s=silent_s)
+        self._probes = HealthProbes(self._ports, unhealthy_after_s=unhealthy_after_s)
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -114,7 +114,7 @@ class Supervisor:
         return [child.metrics_port for child in self.children.values() if child.metrics_port]
 
     def ready(self) -> bool:
-        """Return True if every process says that it has what it needs."""
+        """Return True if every process reports ready at /readyz."""
         try:
             for port in self._ports():
                 loopback.get(port, "/readyz", _READY_S)
@@ -152,9 +152,9 @@ class Supervisor:
     def _kill_if_stuck(self, child: Child) -> None:
         if time.monotonic() - child.started > _HEALTHY_AFTER_S:
             child.deaths_in_a_row = 0
-        silent_s = self._probes.silent(child.metrics_port) if child.metrics_port else None
-        if silent_s is not None:
-            child.note(f"killed: /healthz failed for {silent_s:.0f} s")
+        seconds = self._probes.unhealthy_for(child.metrics_port) if child.metrics_port else None
+        if seconds is not None:
+            child.note(f"killed: /healthz failed for {seconds:.0f} s")
             child.kill()
 
     def _restart(self, child: Child) -> None:
@@ -165,7 +165,7 @@ class Supervisor:
             if not child.restart or time.monotonic() - child.ended < self._restart_after_s:
                 return  # its work may be done: then the run ends in a moment
         child.deaths += 1
-        child.deaths_in_a_row += code != 0  # the learner ends before a last retrain, which may take minutes
+        child.deaths_in_a_row += code != 0  # the learner exits with 0 before a last retrain, which may take minutes
         lost = child.must_live or (code >= 0 and not child.restart)
         if lost or child.deaths_in_a_row >= _DEATHS_IN_A_ROW:
             raise ChildError(f"{child.name} ended with code {code}; the end of {child.log}:\n{child.tail()}")

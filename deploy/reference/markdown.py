@@ -41,7 +41,7 @@ def code(text: object) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a description on one line, with a capital at its beginning unless it begins with a name or code."""
+    """Return a description on one line, capitalised unless it begins with a name or code."""
     line = " ".join(text.split())
     return line[:1].upper() + line[1:] if re.match(r"[a-z]+([-'][a-z]+)*([ ,:;]|$)", line) else line
 

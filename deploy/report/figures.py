@@ -118,12 +118,12 @@ def release_marks(decisions: Sequence[Decision], line: Sequence[Epoch]) -> list[
 
 
 def brief(value: float) -> str:
-    """Return a count or an amount as text: integers if it is 10 or more, else three digits."""
+    """Format an amount: as an integer from 10 on, else with three significant digits."""
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.3g}"
 
 
 def compact(value: float) -> str:
-    """Return a value on an axis in at most five characters: 950, 12k, 1.5M."""
+    """Format a value on an axis with at most five characters: 950, 12k, 1.5M."""
     for least, factor, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if value >= least:
             return f"{value / factor:.3g}{unit}"

@@ -1,4 +1,4 @@
-"""The flow between the processes of a run: a line of text per process, and what passes along each edge."""
+"""The flow between the processes of a run: a line of text per process, and the traffic on each edge."""
 
 from __future__ import annotations
 

@@ -121,13 +121,13 @@ def intervals(clicks: RankedClicks) -> Intervals:
     ranked = {variant: clicks.ranks[variant] > 0 for variant in ordered(clicks.ranks) if clicks.ranks[variant].any()}
     metrics: dict[str, dict[str, MetricInterval]] = {}
     for variant, where in ranked.items():
-        found = bootstrap.estimates(user[where], gained(clicks.ranks[variant][where]))
+        found = bootstrap.estimates(user[where], metric_values(clicks.ranks[variant][where]))
         metrics[variant] = dict(zip(METRICS, map(metric_interval, found), strict=True))
     differences = []
     for a, b in itertools.combinations(ranked, 2):
         both = ranked[a] & ranked[b]
         if both.any():
-            of_a, of_b = (gained(clicks.ranks[variant][both]) for variant in (a, b))
+            of_a, of_b = (metric_values(clicks.ranks[variant][both]) for variant in (a, b))
             found = bootstrap.estimates(user[both], of_a - of_b)
             compared = dict(zip(METRICS, map(metric_difference, found), strict=True))
             differences.append(VariantDifference(a, b, int(both.sum()), compared))
@@ -135,7 +135,7 @@ def intervals(clicks: RankedClicks) -> Intervals:
     return Intervals(len(users), metrics, differences, best)
 
 
-def gained(ranks: Ints) -> Floats:
+def metric_values(ranks: Ints) -> Floats:
     """Return the value of ranks [N] by each metric, [M, N]."""
     return np.stack([*gains(ranks).values()])
 

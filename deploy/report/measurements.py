@@ -130,13 +130,13 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
 
 
 def without_rank(connection: sa.Connection, run: str) -> int:
-    """Return how many clicks were drawn for evaluation and not ranked, as no other candidate was known."""
+    """Return the number of clicks drawn for evaluation that were not ranked because no other candidate was known."""
     p = schema.progress.c
     return connection.execute(sa.select(p.not_ranked).where(p.run == run)).scalar() or 0
 
 
 def warnings(settings: Settings, outcomes: int, made: Sequence[ReleaseEntry]) -> list[str]:
-    """Return what a reader must know before the metrics of a run, one sentence each."""
+    """Return warnings about the metrics of a run, one sentence each."""
     found = []
     if not outcomes:
         found.append("No click was ranked: no metric exists.")
@@ -152,8 +152,7 @@ def warnings(settings: Settings, outcomes: int, made: Sequence[ReleaseEntry]) ->
         found.append("No retrain was made: the nets are those of release 0, which learnt nothing.")
     elif not any(entry.gate.get("candidate") != entry.gate.get("active") for entry in retrains):
         found.append(
-            f"None of {len(retrains)} retrains found anything that held on later clicks: all variants follow"
-            " popularity."
+            f"None of {len(retrains)} retrains improved the loss on held-out clicks: all variants follow popularity."
         )
     return found
 
@@ -175,7 +174,7 @@ def online(connection: sa.Connection, run: str, subset: str = "all") -> Qualitie
 
 
 def last_quarter(connection: sa.Connection, run: str) -> Qualities:
-    """Return the same over the newest quarter of the outcomes in total order."""
+    """Return the metrics of each variant over the newest quarter of the outcomes in total order."""
     recorded = ranked(connection, run)
     return by_variant(metrics.summary(recorded[3 * len(recorded) // 4 :]))
 
@@ -232,7 +231,7 @@ def releases(connection: sa.Connection, run: str) -> list[ReleaseEntry]:
 
 
 def events_applied(connection: sa.Connection, run: str) -> int:
-    """Return how many events the devices' states contain: the next expected seq of each user, summed."""
+    """Return the number of events in the devices' states: the sum over users of the next expected `seq`."""
     u = schema.user_snapshots.c
     query = sa.select(u.state).where(u.run == run, u.side == "device")
     return sum(decode_row(bytes(state), DeviceState).seq for state in connection.execute(query).scalars())

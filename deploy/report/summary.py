@@ -206,7 +206,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         Qualities, Meta(description="Per variant, over outcomes that are not cold; empty in files of version 0.1.")
     ] = field(default_factory=dict)
     warnings: Annotated[
-        list[str], Meta(description="What to know before any metric is believed: nothing ranked, nothing learnt.")
+        list[str], Meta(description="Reasons not to trust the metrics: nothing was ranked, nothing was learnt.")
     ] = field(default_factory=list)
     not_ranked: Annotated[
         Count,

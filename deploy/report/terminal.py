@@ -61,7 +61,7 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
         f"report: {folder / 'report.html'}\nsummary: {folder / 'summary.json'}\n\nTry next:\n"
         f"{later if any(entry.version == 1 for entry in summary.releases) else ''}"
         f"  mc2sf releases list {folder}             list the releases and the losses that the gate compared\n"
-        f"  mc2sf data inspect ml-1m:DIR             show what a log of your own contains; then `mc2sf run` it",
+        f"  mc2sf data inspect log:FILE              describe your own log; then replay it with `mc2sf run`",
         highlight=False,
         soft_wrap=True,  # no path is broken
     )

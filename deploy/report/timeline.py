@@ -143,9 +143,9 @@ def uploads(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> list[
         return []
     m = schema.negative_memories.c
     times = connection.execute(sa.select(m.time).where(m.run == run)).scalars().all()
-    places = np.searchsorted([epoch.time for epoch in line], np.array(times, dtype=np.int64))
-    inside = np.minimum(places, len(line) - 1)  # the last window may close after the last impression has begun
-    return [int(n) for n in np.bincount(inside, minlength=len(line))]
+    epoch = np.searchsorted([each.time for each in line], np.array(times, dtype=np.int64))
+    epoch = np.minimum(epoch, len(line) - 1)  # the last window may close after the last impression has begun
+    return [int(n) for n in np.bincount(epoch, minlength=len(line))]
 
 
 def slates(connection: sa.Connection, run: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from deploy.runs import DATABASE, Found, refuse_used, write_run_file
+from deploy.runs import DATABASE, FoundRun, check_new_folder, write_run_file
 from deploy.user_error import UserError
 from streams.database import schema
 from streams.database.engine import connect, copy_new, sqlite_url
@@ -16,12 +16,12 @@ _AT_ONCE = 1000
 Progress = Callable[[str, int], None]  # table, rows so far
 
 
-def backup(found: Found, folder: Path, progress: Progress) -> int:
-    """Copy a run into a database of its own in a new `folder`, which is a run's folder then. Return the rows.
+def backup(found: FoundRun, folder: Path, progress: Progress) -> int:
+    """Copy a run into an SQLite database in a new `folder`, which becomes a run's folder. Return the number of rows.
 
-    The run may go on meanwhile: the copy is of one moment. Raises UserError if the folder is not empty.
+    The run may be running: the copy is a consistent snapshot. Raises UserError if the folder is not empty.
     """
-    refuse_used(folder)
+    check_new_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     url = sqlite_url((folder / DATABASE).resolve())
     rows = _copy(found.engine, url, found.settings.run, progress)
@@ -30,7 +30,7 @@ def backup(found: Found, folder: Path, progress: Progress) -> int:
     return rows
 
 
-def restore(found: Found, url: str, progress: Progress) -> int:
+def restore(found: FoundRun, url: str, progress: Progress) -> int:
     """Copy a run into the database `url`. Return the rows. Raises UserError if a run of this name is there."""
     return _copy(found.engine, url, found.settings.run, progress)
 

@@ -1,4 +1,4 @@
-"""`mc2sf runs`: list, show, delete, prune and trim the runs that are kept."""
+"""`mc2sf runs`: list, show, delete, prune and trim stored runs; and the export commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streams.database import schema
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deploy.runs import Found
+    from deploy.runs import FoundRun
     from deploy.stored_runs.backup import Progress
 
 app = group("Stored runs: list, show, delete, prune, trim, backup, restore.")
@@ -175,7 +175,7 @@ def export_device(
     console.print(f"release {version} written to {folder}: {size:,} bytes without the items")
 
 
-def _copied(found: Found, copy: Callable[[Progress], int]) -> int:
+def _copied(found: FoundRun, copy: Callable[[Progress], int]) -> int:
     """Return the number of rows that `copy` has copied, and show its progress."""
     with console.status("copying") as status:
         try:

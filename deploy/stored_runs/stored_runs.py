@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from deploy.runs import DATABASE, RUN_FILE, locked, read_run_file, with_password
+from deploy.runs import DATABASE, RUN_FILE, lock_folder, read_run_file, with_password
 from deploy.user_error import UserError
 from streams.database import schema
 from streams.database.engine import connect, schema_version
@@ -31,7 +31,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
 def stored_runs(parent: Path) -> list[StoredRun]:
     """Return the runs in the folders under `parent` and in the database of the environment, oldest first.
 
-    A folder whose run has no row in its database, since it never began, is left out.
+    A folder whose run never began, and so has no row in its database, is left out.
     """
     found: dict[tuple[str, str], StoredRun] = {}
     for folder in sorted(path.parent for path in parent.glob(f"*/{RUN_FILE}")):
@@ -48,12 +48,12 @@ def stored_runs(parent: Path) -> list[StoredRun]:
 def delete(stored: StoredRun) -> int:
     """Delete the rows of a run, then its folder. Return the number of rows. Raises UserError if the run is in use.
 
-    The folder is removed whole: it was made by `mc2sf run`, which refuses one with other files.
+    The whole folder is removed: `mc2sf run` has created it, and refuses a folder with other files.
     """
     if stored.folder is None:
         return _delete_rows(stored)
     folder = Path(stored.folder)
-    with locked(folder):
+    with lock_folder(folder):
         own = (folder / DATABASE).is_file()  # a database of its own goes with its folder
         rows = 0 if own else _delete_rows(stored)
         shutil.rmtree(folder)

@@ -57,8 +57,8 @@ def subsets(*, cold: bool, history: int, window: int) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=1 << 16)
 def _values(rank: int, n: int) -> tuple[NDArray[np.float64], int]:
     """Return metrics and chance values of a rank among n, f8 [_WIDTH], and the same packed into one number."""
-    gained, expected = gains([rank]), chance(n)
-    values = [float(gained[m][0]) for m in METRICS] + [expected[m] for m in METRICS]
+    metric_values, expected = gains([rank]), chance(n)
+    values = [float(metric_values[m][0]) for m in METRICS] + [expected[m] for m in METRICS]
     return np.array(values), sum(_units(value) << field * _FIELD_BITS for field, value in enumerate(values))
 
 

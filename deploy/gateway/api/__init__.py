@@ -1,1 +1,1 @@
-"""The gateway over HTTP: endpoints, bodies, who may what and how often, and the OpenAPI document."""
+"""The HTTP interface of the gateway: endpoints, bodies, tokens, rate limits, and the OpenAPI document."""

@@ -1,6 +1,6 @@
-"""The gateway's routes: who may, what is in the body, what becomes of it. No arithmetic, no Kafka, no SQL in here.
+"""The gateway's routes: they check token, rate and body, and call a handler. No arithmetic, no Kafka, no SQL in here.
 
-Whatever is wrong with a request is answered in JSON: `{"error": sentence}`, which names the field if there is one.
+Errors are answered in JSON: `{"error": sentence}`; the sentence names the field, if one is wrong.
 """
 
 from __future__ import annotations
@@ -147,9 +147,9 @@ class Gateway:
                 raise HTTPException(422, str(error)) from error
             except (UnacknowledgedError, NoRankingError) as error:
                 log.warning("not acknowledged, or not answered: %s", error)
-                sentence = "the broker has not acknowledged it: send the same again"
+                sentence = "the broker has not acknowledged the events: send the same request again"
                 if isinstance(error, NoRankingError):
-                    sentence = "no device worker has answered: ask again"
+                    sentence = "no device worker has answered: send the request again"
                 raise HTTPException(503, sentence, {"Retry-After": "1"}) from error
 
         return route
@@ -160,7 +160,7 @@ class Gateway:
         if key is not None and not (0 < len(key) <= MAX_NAME and key.isprintable()):
             raise BodyError(f"Idempotency-Key: 1 to {MAX_NAME} printable characters")
         if key is not None and sent.seq is not None:
-            raise BodyError("seq or Idempotency-Key: one of them says which events these are - at `$.seq`")
+            raise BodyError("seq and Idempotency-Key exclude each other - at `$.seq`")
         numbered = sent.seq if sent.seq is not None else key or secrets.token_urlsafe(12)
         after = await self._accept(call.user, numbered, sent.events)
         named = numbered if isinstance(numbered, str) else None
@@ -281,7 +281,7 @@ def _variant(name: str) -> By:
 
 
 def _admit(token: Token, endpoint: Endpoint, user: str | None) -> None:
-    """Raise HTTPException if the token may not do this, or not for this user; None: for nobody in particular."""
+    """Raise HTTPException if the token lacks the endpoint's scope, or is restricted to another user than `user`."""
     if endpoint.scope is not None and not token.admits(endpoint.scope, user):
         raise HTTPException(403, f"token {token.name} may not {endpoint.scope} for this user")
 
@@ -296,4 +296,4 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 async def _fail(_: Request, _error: Exception) -> Response:
-    return _json(ErrorAnswer("an error of the gateway; its log says more"), 500)
+    return _json(ErrorAnswer("internal error of the gateway: see its log"), 500)

@@ -18,7 +18,7 @@ MAX_EVENTS, MAX_CANDIDATES, MAX_NAME = 500, 1000, 256
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Number = Annotated[int, Meta(ge=0, lt=LATEST)]
-Wanted = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
+TopK = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +61,7 @@ class Candidates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     candidates: Annotated[list[Name], Meta(min_length=1, max_length=MAX_CANDIDATES)]
-    k: Wanted = MAX_CANDIDATES
+    k: TopK = MAX_CANDIDATES
     variant: By | None = None
 
 
@@ -114,7 +114,7 @@ class CloudAnswer(msgspec.Struct, frozen=True):
 
 
 class UserAnswer(msgspec.Struct, frozen=True):
-    """A user's state as it was recorded last. `next_seq`: number of the next event, as far as recorded."""
+    """A user's state as recorded last. `next_seq`: number of the next event after the recorded ones."""
 
     user: str
     next_seq: int
@@ -133,7 +133,7 @@ class ForgetAnswer(msgspec.Struct, frozen=True):
 
 
 class ReleaseAnswer(msgspec.Struct, frozen=True):
-    """A release. It was made after `epoch` from events up to `trained_until` (ms); `gate`: what its gate saw."""
+    """A release, trained after `epoch` on events up to `trained_until` (ms); `gate`: the figures that were compared."""
 
     version: int
     parent: int

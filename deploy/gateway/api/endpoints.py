@@ -34,8 +34,8 @@ EVENTS = Endpoint(
     "POST",
     "/v1/users/{user}/events",
     "ingest",
-    "Accept events of a user, once Kafka has them.\n\nNumbered by the device, or with an Idempotency-Key, the same may "
-    "be sent as often as one likes: it is applied once.",
+    "Accept events of a user, once Kafka has them.\n\nEvents with sequence numbers or an Idempotency-Key may be sent "
+    "again: they are applied once.",
     bodies.EventsAnswer,
     bodies.Events,
     bodies.Events([_EVENT, _SHOWN]),
@@ -43,7 +43,7 @@ EVENTS = Endpoint(
 )
 BEST = Endpoint(
     "GET", "/v1/users/{user}/rankings", "rank", "Rank items of the catalogue.", bodies.RankingAnswer,
-    query={"k": bodies.Wanted, "variant": By},
+    query={"k": bodies.TopK, "variant": By},
 )  # fmt: skip
 RANK = Endpoint(
     "POST",
@@ -73,8 +73,8 @@ FEEDBACK = Endpoint(
     "POST",
     "/feedback",
     "ingest",
-    "Accept an event, or a list of events, in Metarank's form.\n\nOf a ranking its items are exposures; an interaction "
-    "of type click is a click; other events are counted and left out.",
+    "Accept events in Metarank's format, one or a list.\n\nThe items of a ranking are exposures; an interaction of "
+    "type click is a click; other events are counted and left out.",
     metarank.FeedbackAnswer,
     metarank.Feedback,
     metarank.Feedback("ranking", "id1", "1661431894711", user="alice", items=[metarank.Item("72998")]),
@@ -83,7 +83,7 @@ METARANK = Endpoint(
     "POST",
     "/rank/{model}",
     "rank",
-    "Rank items in Metarank's form.\n\nThe name of the model is not used.",
+    "Rank items in Metarank's format.\n\nThe name of the model is not used.",
     metarank.RankAnswer,
     metarank.Rank,
     metarank.Rank("id1", "1661431894711", [metarank.Item("72998"), metarank.Item("589")], user="alice"),

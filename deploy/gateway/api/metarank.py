@@ -1,6 +1,6 @@
-"""Metarank's forms of events and rankings, so that its clients can use this gateway. Pure.
+"""Metarank's formats of events and rankings, so that its clients can use this gateway. Pure.
 
-Fields that say nothing to this project (`fields`, `relevancy`, `label`, `session` beside a user) are taken and left.
+Fields without a meaning here (`fields`, `relevancy`, `label`, `session` beside a user) are accepted and ignored.
 Format: doc/api.md and doc/event-schema.md of github.com/metarank/metarank.
 """
 
@@ -29,7 +29,7 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Feedback(msgspec.Struct, frozen=True):
-    """An event. The user, or else the session, is whose event it is."""
+    """An event of the user or, if that is missing, of the session."""
 
     event: Literal["item", "user", "ranking", "interaction"]
     id: Name
@@ -85,7 +85,7 @@ class RankAnswer(msgspec.Struct, frozen=True):
 
 
 def owner(found: Feedback | Rank) -> str:
-    """Return whose event or ranking it is. Raises BodyError."""
+    """Return the user, or else the session, of an event or a ranking. Raises BodyError."""
     user = found.user or found.session
     if user is None:
         raise BodyError("neither user nor session - at `$.user`")
@@ -101,14 +101,14 @@ def time_of(timestamp: Timestamp) -> int:
 
 
 def ranking_id(user: str, request: str) -> str:
-    """Return the id under which a ranking is known here: those of Metarank's clients are theirs alone."""
+    """Return this gateway's id of a ranking: Metarank's clients choose ids that are unique per user only."""
     return hashlib.blake2b(f"{user}\0{request}".encode(), digest_size=12).hexdigest()
 
 
 def events(found: Feedback, known: Callable[[str], bool]) -> list[Event]:
-    """Return the events of a feedback, none if it says nothing of clicks and exposures. Raises BodyError.
+    """Return the clicks and exposures of a feedback; none for feedback of other kinds. Raises BodyError.
 
-    `known` returns True for the id of a ranking that was made here: a click on it is one on its list.
+    `known` returns True for the id of a ranking of this gateway: a click that names it is a click on its list.
     """
     if found.event == "ranking":
         time = time_of(found.timestamp)
@@ -129,5 +129,5 @@ def _impression(request: str | None) -> int:
 
 
 def answered(ranking: RankingAnswer, took: int) -> RankAnswer:
-    """Return a ranking in Metarank's form."""
+    """Return a ranking in Metarank's format."""
     return RankAnswer(took, [ScoredItem(each.item, each.score) for each in ranking.items], ranking.ranking)

@@ -15,11 +15,11 @@ Json = dict[str, object]
 _REF = "#/components/schemas/{name}"
 _PATH = re.compile(r"{(\w+)}")
 REFUSALS = {
-    400: "the body is no JSON",
+    400: "the body is not JSON",
     401: "no valid token",
-    403: "the token has not the scope, or is for another user",
-    404: "there is no such thing",
-    408: "the body came too slowly",
+    403: "the token lacks the scope, or is restricted to another user",
+    404: "not found",
+    408: "the body arrived too slowly",
     413: "the body is too large",
     422: "a field is wrong",
     429: "too many requests: see Retry-After",

@@ -21,7 +21,7 @@ Scope = Literal["ingest", "rank", "admin"]  # send events; ask for rankings; bot
 
 
 class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A token as it is kept."""
+    """The stored form of a token."""
 
     name: str  # of its owner, for logs and for removing it
     sha256: str
@@ -29,7 +29,7 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user: str | None = None  # the only user; None: any
 
     def admits(self, scope: Scope, user: str | None) -> bool:
-        """Return True if the token may do this in the name of the user; None: of nobody in particular."""
+        """Return True if the token has the scope and is not restricted to another user than `user` (None: no user)."""
         return (scope in self.scopes or "admin" in self.scopes) and self.user in (None, user)
 
 
@@ -50,7 +50,7 @@ class Tokens:
             raise UserError(f"{path} has no tokens: {error}") from error
 
     def find(self, presented: str) -> Token | None:
-        """Return the token that was presented. The time that it takes does not tell how much of it was right."""
+        """Return the stored token with the hash of `presented`; compares in constant time."""
         digest = _digest(presented)
         found = None
         for token in self.all:
