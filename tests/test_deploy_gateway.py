@@ -62,11 +62,15 @@ class FakeProducer:
     def __init__(self) -> None:
         self.away, self.asked = False, lambda _request: None
         self.records: list[tuple[int, bytes | None, Any]] = []
+        self.headers: list[Any] = []
         self._reports: list[Any] = []
         self._lock = threading.Lock()
         self._events: Reader[Any] = Reader(DeviceEvent)
 
-    def produce(self, _topic: str, value: bytes, key: bytes | None, partition: int, on_delivery: Any) -> None:
+    def produce(
+        self, _topic: str, value: bytes, key: bytes | None, partition: int, on_delivery: Any, headers: Any
+    ) -> None:
+        self.headers.append(headers)
         record = self._events.decode(value)
         with self._lock:
             self._reports.append(on_delivery)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.servers.worker import Process
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from benchmarks.servers.worker import Process, wait_for
 from deploy.local.broker import free_port
 from streams.settings import Settings
 from tests.support.simulation import release
@@ -59,7 +66,70 @@ def assert_the_click_is_in_the_second_ranking(found: list[Any], items: list[str]
     assert sorted(each["item"] for each in explained["exposures"]) == sorted({*items} - {items[1]})
 
 
-def test_every_command_of_the_tutorial_does_what_the_page_says(broker_settings: Settings, tmp_path: Path) -> None:
+class Span(NamedTuple):
+    """A span as a collector gets it; ids are bytes."""
+
+    service: str
+    name: str
+    trace: bytes
+    id: bytes
+    parent: bytes
+    links: list[bytes]  # traces
+
+
+@pytest.fixture
+def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Span]]:
+    """The spans that a collector gets, to which the environment points."""
+    spans: list[Span] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body
+            for each in ExportTraceServiceRequest.FromString(body).resource_spans:
+                (service,) = [a.value.string_value for a in each.resource.attributes if a.key == "service.name"]
+                spans.extend(
+                    Span(service, s.name, s.trace_id, s.span_id, s.parent_span_id, [link.trace_id for link in s.links])
+                    for scope in each.scope_spans
+                    for s in scope.spans
+                )
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield spans
+        server.shutdown()
+        thread.join()
+
+
+def assert_each_ranking_is_one_trace_that_names_the_click_before(spans: list[Span]) -> None:
+    click = next(span for span in spans if span.name == "POST /v1/users/{user}/events")
+    rankings = [span for span in spans if span.name.startswith("GET") and span.name.endswith("rankings")]
+    rankings += [span for span in spans if span.name == "POST /v1/users/{user}/rankings"]
+    assert len(rankings) >= 2
+    for ranking in rankings:
+        path = {(span.service, span.name): span for span in spans if span.trace == ranking.trace}
+        asked = path["mc2sf-device", "device device-events"]
+        answered = path["mc2sf-cloud", "cloud device-uplink"]
+        assert asked.parent == ranking.id
+        assert answered.parent == asked.id
+        assert path["mc2sf-device", "device cloud-downlink"].parent == answered.id
+    links = [span.links for span in spans if span.name == "device device-events" and span.links]
+    assert [click.trace] in links, "the ranking after the click"
+
+
+def test_every_command_of_the_tutorial_does_what_the_page_says(
+    broker_settings: Settings, tmp_path: Path, collected: list[Span]
+) -> None:
+    """And each of its rankings is a trace."""
     settings = broker_settings.model_copy(
         update={"lockstep": False, "partitions": 1, "take_within_s": 0.01, "state_dir": tmp_path / "state", "dim": 8}
     )
@@ -68,4 +138,6 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(broker_settings: 
         device.until_ready()
         cloud.until_ready()
         found = answers(tutorial(PAGE.read_text()), settings, tmp_path)
+        wait_for(lambda: sum(span.name == "device cloud-downlink" for span in collected) >= 2, "the last spans")
+    assert_each_ranking_is_one_trace_that_names_the_click_before(collected)
     assert_the_click_is_in_the_second_ranking(found, ["3", "5", "8", "11"])

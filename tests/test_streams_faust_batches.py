@@ -21,7 +21,9 @@ class Channel:
 
 def event(offset: int) -> Any:
     record = {"topic": "local-events", "partition": 0, "offset": offset, "key": b"u", "value": b"v"}
-    return SimpleNamespace(message=SimpleNamespace(**record, tp=("local-events", 0), generation_id=1, tracked=False))
+    return SimpleNamespace(
+        message=SimpleNamespace(**record, headers=None, tp=("local-events", 0), generation_id=1, tracked=False)
+    )
 
 
 def test_a_batch_does_not_wait_out_its_time_if_nothing_follows() -> None:

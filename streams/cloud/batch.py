@@ -102,6 +102,7 @@ class CloudWork:
     def process(self, releases: Releases, _item_statistics: StatisticsByEpoch) -> PendingWrites:
         """Process the batch in the order received, and answer its requests together; return its writes."""
         for message, record in self._received:
+            self._writes.trace = message.trace
             try:
                 if isinstance(record, RecordError):
                     raise record
@@ -146,6 +147,7 @@ class CloudWork:
                 found = self._scores([self._asked[i] for i in some], releases(version))
                 answers.update(zip(some, found, strict=True))
         for i, asked in enumerate(self._asked):
+            self._writes.trace = asked.message.trace
             try:
                 answer = answers.get(i) or self._scores([asked], releases(asked.request.versions.release))[0]
             except Exception as error:

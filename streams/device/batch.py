@@ -120,6 +120,7 @@ class DeviceWork:
         """Process the batch, or what precedes a gap in the offsets (then `fatal` is set); return its writes."""
         self._score_answers(releases)
         for message, record in self._received:
+            self._writes.trace = message.trace
             if message.topic == DEVICE_EVENTS.name and not self._advance_offset(message):
                 break
             try:
@@ -143,6 +144,7 @@ class DeviceWork:
                     self._epoch_markers.apply(message.partition, record)
             except RecordError as error:
                 self._writes.refuse(message, str(error))
+        self._writes.trace = ""
         self._expire(releases)
         self._compute_deferred(releases)
         return self._writes

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from faust.types import TP
 
+from streams.kafka.types import Headers
+
 
 class FaustMessage(Protocol):
     """faust.types.Message: a record that Faust's consumer fetched."""
@@ -16,6 +18,7 @@ class FaustMessage(Protocol):
     offset: int
     key: bytes | None
     value: bytes | None
+    headers: Headers | None
     tp: TP
     generation_id: int  # of the consumer group when it was fetched
     tracked: bool  # a rebalance waits until it is acknowledged
@@ -84,7 +87,9 @@ class RecordMetadata(Protocol):
 class RecordBatch(Protocol):
     """aiokafka's builder of a batch."""
 
-    def append(self, *, key: bytes, value: bytes | None, timestamp: int | None) -> object | None:
+    def append(
+        self, *, key: bytes, value: bytes | None, timestamp: int | None, headers: list[tuple[str, bytes]]
+    ) -> object | None:
         """Add a record; None: it does not fit any more."""
 
 

@@ -22,6 +22,7 @@ from streams.faust_runtime.lag_monitor import LagMonitor
 from streams.faust_runtime.outbox import Outbox
 from streams.faust_runtime.state_table import StateTable, state_table
 from streams.kafka.message import Message
+from streams.kafka.tracing import tracing
 from streams.process import telemetry
 from streams.process.clock_and_signals import wall_ms
 from streams.process.health import HEALTH
@@ -80,6 +81,7 @@ class Worker:
         clock: Callable[[], int] = wall_ms,
     ) -> None:
         self._settings, self._role, self._start, self._reader, self._clock = settings, role, start, reader, clock
+        self._tracing = tracing(role, settings.run)
         self.app: PlatformApp = new_app(settings, role)
         self.table: StateTable = state_table(self.app, settings, "state", partition_for_key)
         self._one_at_a_time = asyncio.Lock()
@@ -105,14 +107,16 @@ class Worker:
         """Process received messages; at return the results are durable."""
         async with self._one_at_a_time:
             began = time.perf_counter()
-            work = self._start(received, self.table.data, self.table.assignment, self._clock())
-            with HEALTH.busy():  # waiting for the coordinator does not count as stuck
-                releases = {version: await self._release(version) for version in work.required_releases()}
-                statistics = {epoch: await self._item_statistics(epoch) for epoch in work.required_item_statistics()}
-            newest = releases.get(None)
-            if newest is not None:
-                releases.setdefault(newest.manifest.version, newest)
-            await self._make_durable(work.process(releases.__getitem__, statistics.__getitem__))
+            with self._tracing.batch(received) as traced:
+                work = self._start(traced, self.table.data, self.table.assignment, self._clock())
+                with HEALTH.busy():  # waiting for the coordinator does not count as stuck
+                    releases = {version: await self._release(version) for version in work.required_releases()}
+                    wanted = work.required_item_statistics()
+                    statistics = {epoch: await self._item_statistics(epoch) for epoch in wanted}
+                newest = releases.get(None)
+                if newest is not None:
+                    releases.setdefault(newest.manifest.version, newest)
+                await self._make_durable(work.process(releases.__getitem__, statistics.__getitem__))
             if work.fatal:
                 exit_without_commit(work.fatal)
             work.count(self._clock())
@@ -139,8 +143,8 @@ class Worker:
 
     async def _make_durable(self, writes: PendingWrites) -> None:
         outbox = Outbox()
-        for topic, partition, key, value in writes.records():
-            outbox.put(topic, partition, key, value)
+        for record in writes.records():
+            outbox.put(*record)
         await outbox.deliver(self.app)
         for key, row in writes.rows():
             self.table.write(key, row)

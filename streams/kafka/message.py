@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, Protocol
 
 from streams.codec import MAX_BYTES, RecordError
 from streams.kafka.envelope import opened
 from streams.kafka.partitioner import partition_of
-from streams.kafka.types import KafkaMessage, RecordPosition, TopicPartition
+from streams.kafka.types import TRACE_HEADER, Headers, KafkaMessage, RecordPosition, TopicPartition
 from streams.records import LATEST, RANKED, DeadLetter, DeviceBatch, Kind
 from streams.settings import Settings
 from streams.topics import TOPICS
@@ -16,6 +17,7 @@ _LAST_KIND = max(Kind)
 _FRAME = 20_000  # bytes of a dead letter left for everything but the value, the reason included
 _REASON = 1_000  # characters
 _WITH_ENVELOPES = {topic.name for topic in TOPICS if topic.envelopes}
+_TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 CUT = "(cut: the key had "  # in the reason of a dead letter that does not hold the whole record
 
 
@@ -25,6 +27,7 @@ class _FaustMessage(Protocol):
     offset: int
     key: bytes | None
     value: bytes | None
+    headers: Headers | None
 
 
 class FaustEvent(Protocol):
@@ -45,24 +48,34 @@ class Message(NamedTuple):
     value: bytes  # the same
     tombstone: bool = False  # True if the record has no value
     envelope_index: int = 0  # index of the record in its envelope
+    trace: str = ""  # W3C's traceparent, if the record belongs to a trace: see streams/kafka/tracing.py
 
     @classmethod
     def of(cls, event: FaustEvent, settings: Settings) -> list[Message]:
         """Return the record in a Faust event, or those in its envelope."""
         raw = event.message
-        return cls.received(raw.topic.removeprefix(f"{settings.run}-"), raw.partition, raw.offset, raw.key, raw.value)
+        topic = raw.topic.removeprefix(f"{settings.run}-")
+        return cls.received(topic, raw.partition, raw.offset, raw.key, raw.value, raw.headers)
 
     @classmethod
     def of_kafka(cls, topic: str, raw: KafkaMessage) -> list[Message]:
         """Return the record, or those in the envelope, in confluent-kafka's message `raw` of `topic`."""
-        return cls.received(topic, raw.partition(), raw.offset(), raw.key(), raw.value())
+        return cls.received(topic, raw.partition(), raw.offset(), raw.key(), raw.value(), raw.headers())
 
     @classmethod
-    def received(cls, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None) -> list[Message]:
+    def received(
+        cls,
+        topic: str,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None = None,
+    ) -> list[Message]:
         """Return the Kafka record at a position, or the records in its envelope."""
         if value is not None and topic in _WITH_ENVELOPES and (records := opened(value)) is not None:
             return [cls(topic, partition, offset, *each, False, i) for i, each in enumerate(records)]
-        return [cls(topic, partition, offset, key or b"", value or b"", value is None)]
+        return [cls(topic, partition, offset, key or b"", value or b"", value is None, 0, _trace(headers))]
 
     @property
     def source(self) -> TopicPartition:
@@ -95,6 +108,14 @@ class Message(NamedTuple):
             raise RecordError(f"record of user {user!r} under the key {self.key[:100]!r}")
         if partition_of(key, partitions) != self.partition:
             raise RecordError(f"user {user!r} belongs to partition {partition_of(key, partitions)}")
+
+
+def _trace(headers: Headers | None) -> str:
+    """Return the trace that the headers name; a malformed one counts for nothing."""
+    for name, value in headers or ():
+        if name == TRACE_HEADER and _TRACEPARENT.fullmatch(value or b""):
+            return value.decode()
+    return ""
 
 
 def check_batch(batch: DeviceBatch) -> None:

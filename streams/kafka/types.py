@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+TRACE_HEADER = "traceparent"  # of a record that belongs to a trace, as W3C's Trace Context writes it
+Headers = Sequence[tuple[str, bytes]]
 DeliveryReport = Callable[["KafkaFailure | None", "KafkaMessage"], object]
 
 
@@ -77,6 +79,9 @@ class KafkaMessage(Protocol):
     def value(self) -> bytes | None:
         """Return the value; None in a tombstone."""
 
+    def headers(self) -> Headers | None:
+        """Return names and values of the headers."""
+
 
 class OffsetPartition(Protocol):
     """confluent_kafka.TopicPartition: a partition by its topic's full name, with an offset."""
@@ -142,6 +147,7 @@ class KafkaProducer(Protocol):
         key: bytes | None = ...,
         partition: int = ...,
         on_delivery: DeliveryReport | None = ...,
+        headers: Headers | None = ...,
     ) -> None:
         """Put a record into the queue. Raises BufferError if the queue is full."""
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
 from streams.codec import Record, encode
-from streams.kafka.envelope import KeyValue, most_records, sealed
+from streams.kafka.envelope import most_records, sealed
 from streams.kafka.message import Message
+from streams.kafka.types import TRACE_HEADER, Headers
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
 from streams.settings import Settings
@@ -77,14 +80,15 @@ class PendingWrites:
     def __init__(self, settings: Settings, role: str, *rows: ChangedRows) -> None:
         """`rows` are the kinds of rows in the order of writing."""
         self._settings, self._role, self._rows = settings, role, rows
-        self._records: list[tuple[Topic, int, bytes, Record | Deferred[Record] | bytes]] = []
+        self._records: list[tuple[Topic, int, bytes, Record | Deferred[Record] | bytes, str]] = []
+        self.trace = ""  # of the records that are added from now on
         self._refused: Counter[str] = Counter()
         self.sent: Counter[type] = Counter()  # records by type, counted while `records` is read
         self.sent_bytes: Counter[Topic] = Counter()  # likewise
 
     def send(self, topic: Topic, partition: int, key: bytes, record: Record | Deferred[Record] | bytes) -> None:
         """Add a record, or the bytes of one."""
-        self._records.append((topic, partition, key, record))
+        self._records.append((topic, partition, key, record, self.trace))
 
     def refuse(self, message: Message, reason: str) -> None:
         """Send `message` to the dead letters."""
@@ -92,18 +96,24 @@ class PendingWrites:
         self._refused[message.topic] += 1
         self.send(DEAD_LETTERS, 0, message.topic.encode(), message.refused(reason, self._role))
 
-    def records(self) -> Iterator[tuple[str, int, bytes, bytes]]:
-        """Yield topic, partition, key and value of each Kafka record to send, partition after partition."""
-        by_partition: defaultdict[tuple[Topic, int], list[KeyValue]] = defaultdict(list)
-        for topic, partition, key, deferred in self._records:
+    def records(self) -> Iterator[tuple[str, int, bytes, bytes, Headers]]:
+        """Yield topic, partition, key, value and headers of each Kafka record to send, partition after partition.
+
+        A record with a trace gets no company in an envelope.
+        """
+        by_partition: defaultdict[tuple[Topic, int], list[tuple[bytes, bytes, str]]] = defaultdict(list)
+        for topic, partition, key, deferred, trace in self._records:
             record = deferred if isinstance(deferred, Record | bytes) else deferred.resolve()
             value = record if isinstance(record, bytes) else encode(record)
             self.sent[type(record)] += 1
             self.sent_bytes[topic] += len(value)
-            by_partition[topic, partition].append((key, value))
+            by_partition[topic, partition].append((key, value, trace))
         for (topic, partition), records in by_partition.items():
-            for key, value, _ in sealed(records, most_records(topic, self._settings)):
-                yield topic.full(self._settings), partition, key, value
+            for trace, some in groupby(records, itemgetter(2)):
+                headers = [(TRACE_HEADER, trace.encode())] if trace else ()
+                most = 1 if trace else most_records(topic, self._settings)
+                for key, value, _ in sealed([(key, value) for key, value, _ in some], most):
+                    yield topic.full(self._settings), partition, key, value, headers
 
     def rows(self) -> Iterator[tuple[bytes, Struct | None]]:
         """Yield key and row of each row to write, in this order; None deletes."""

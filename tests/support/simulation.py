@@ -100,7 +100,7 @@ class Worker:
             lambda version: self.releases[newest if version is None else version],
             topics.item_statistics,
         )
-        for topic, partition, key, value in list(writes.records()):
+        for topic, partition, key, value, _ in list(writes.records()):
             topics.append(topic, partition, key, value)
         for key, row in list(writes.rows())[:crash_after]:
             value = b""

@@ -142,7 +142,8 @@ class Gateway:
             try:
                 if "user" in request.path_params:
                     check_user(user)
-                return _json(await handle(Call(request, token, user)), endpoint.status)
+                with self.ingest.tracing.request(f"{endpoint.method} {endpoint.path}", request.headers):
+                    return _json(await handle(Call(request, token, user)), endpoint.status)
             except (BodyError, RecordError, msgspec.ValidationError) as error:
                 raise HTTPException(422, str(error)) from error
             except (UnacknowledgedError, NoRankingError) as error:
