@@ -1,4 +1,4 @@
-"""Atomic writes of files: a reader, also after a crash, finds the old or the new content, never a part of it.
+"""Atomic writes of files: readers see the old or the new content, never a part of it, also after a crash.
 
 The bytes are written to a temporary file in the same folder and synced to disk before it replaces the target.
 """

@@ -1,4 +1,4 @@
-"""Write the events of a source for others: as the generic log in Parquet, or as a RecBole atomic file."""
+"""Conversion of a source to the generic log in Parquet, or to a RecBole atomic file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _parquet(batches: Iterable[pa.RecordBatch], path: Path) -> int:
                 below = pc.fill_null(batch["ns"], 0).to_numpy()
             event = words.take(batch["kind"])
             if event.null_count:
-                raise SourceError("candidates of an experiment are no events of a log")
+                raise SourceError("the stream of an experiment has candidates, which a log can't hold")
             impression = pc.if_else(pc.equal(batch["impression"], 0), None, batch["impression"])
             time = pa.array(ms * 1_000_000 + below).cast(pa.timestamp("ns", "UTC"))
             columns = [batch["user"], batch["item"], time, event.dictionary_encode().cast(_GENERIC.field(3).type)]

@@ -40,9 +40,9 @@ def quoted(path: Path | str) -> str:
 def parquet(path: Path, *, row_numbers: bool = False) -> str:
     """Return SQL that reads one Parquet file, with the column `file_row_number` if asked for.
 
-    No part of the path is interpreted: duckdb would expand `*`, `?` and `[...]`, and would take a folder called
-    `user=alice` for a column of that value. Raises SourceError for a path with a wildcard and a backslash, which duckdb
-    takes for a separator then.
+    No part of the path is interpreted: by default duckdb expands `*`, `?` and `[...]`, and reads a folder named
+    `user=alice` as a column. Raises SourceError for a path with a wildcard and a backslash, which duckdb would take for
+    a separator.
     """
     text = str(path)
     if set("*?[") & set(text):

@@ -1,4 +1,4 @@
-"""Errors of bad input: one exception for every source, and what became of the rows that a reader passes over."""
+"""Errors of invalid input: the exceptions of all sources, and the counts of refused rows and of rows left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LISTED = 20  # refused rows that are listed one by one; the others are only coun
 
 
 class SourceError(ValueError):
-    """A log can't be read as requested. The message names the file, the row and the reason; it is shown as it is."""
+    """A log can't be read as requested. The message, which is shown to the user, names file, row and reason."""
 
 
 class RowError(SourceError):
@@ -25,7 +25,7 @@ class RowError(SourceError):
 
 
 class InvalidError(ValueError):
-    """Values that make no event; the reader of the file adds path and row to `reason` and `detail`, as in RowError."""
+    """Values that are not a valid event. The reader of the file adds path and row and raises a RowError."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
@@ -39,24 +39,24 @@ def shown(value: object) -> str:
 
 
 def shown_number(value: object) -> str:
-    """Return what should be a number for a message, with the likely cause of a comma in it."""
+    """Return an invalid number for a message, with a hint if it has a decimal comma."""
     comma = isinstance(value, str) and value.count(",") == 1 and value.replace(",", "").strip().isdecimal()
     return shown(value) + (": a decimal comma? a point is needed" if comma else "")
 
 
 @dataclass
 class RowErrors:
-    """Bad rows of a source: the first one ends the reading (`stop`), or all are counted by reason (`skip`)."""
+    """Invalid rows of a source: the first one is raised (`stop`), or all are counted by reason (`skip`)."""
 
     on_error: OnError = "stop"
     counts: Counter[str] = field(default_factory=Counter)
     first: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)  # rows that were read, are no mistake and are not sent
-    files: list[Path] = field(default_factory=list)  # that were read, in order
+    left_out: Counter[str] = field(default_factory=Counter)  # valid rows that are not sent, by reason
+    files: list[Path] = field(default_factory=list)  # files read, in order
     line: int | None = None  # of the row that is being read, 1-based; None: unknown
 
     def add(self, error: RowError, rows: int = 1) -> None:
-        """Count `rows` bad rows, of which `error` is the first. Raises it if bad rows end the reading."""
+        """Count `rows` invalid rows, the first of which is `error`. Raises `error` if `on_error` is `stop`."""
         if self.on_error == "stop":
             raise error
         self.counts[error.reason] += rows
@@ -64,11 +64,11 @@ class RowErrors:
             self.first.append(str(error))
 
     def opens(self, path: Path) -> None:
-        """Note that the rows that follow are from `path`."""
+        """Note that the following rows are from `path`."""
         self.files.append(path)
 
     def place(self, file: int | None, line: int | None) -> str:
-        """Return file and line of a row, from its number in `files` and its line; "" if they are unknown."""
+        """Return the location of a row as text, from its index in `files` and its line; "" if unknown."""
         if file is None or not 0 <= file < len(self.files):
             return ""
         path = self.files[file]

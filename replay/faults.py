@@ -1,4 +1,4 @@
-"""Faults of devices: which faults there are, their rates and their limits. The rules are in docs/faults.md.
+"""Simulated faults of devices: their kinds, rates and limits. The rules are in docs/faults.md.
 
 A hash of (fault, seed, user, number) decides whether a fault occurs, so a replay with faults is repeatable.
 """
@@ -29,11 +29,11 @@ class Faults:
     skew: float = 0.0  # of devices: the clock is wrong by up to SKEW
     lost: float = 0.0  # of uploads: they never leave the device
     duplicates: float = 0.0  # of records: sent again although they arrived
-    old: float = 0.0  # of devices: the app writes the schema before the current one
+    old: float = 0.0  # of devices: an old version of the app writes schema 1
     hostile: int = 0  # devices that send garbage, floods, sequence gaps, and records of other users
 
     def __post_init__(self) -> None:
-        """Raise SourceError for a value that is no share, or too many hostile devices."""
+        """Raise SourceError for a share outside [0, 1], or too many hostile devices."""
         for field in fields(self):
             value, most = getattr(self, field.name), HOSTILE_MOST if field.name == "hostile" else 1
             if not 0 <= value <= most:

@@ -45,7 +45,7 @@ def span(text: str) -> int:
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = text[len(digits) :]
     if unit not in _SPANS or not digits.isdecimal() or int(digits) == 0:
-        raise ValueError(f"{text!r} is no span of time: write for example 90s, 30m, 6h or 1d")
+        raise ValueError(f"{text!r} is not a span of time: write for example 90s, 30m, 6h or 1d")
     return int(digits) * _SPANS[unit]
 
 

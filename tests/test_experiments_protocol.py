@@ -252,7 +252,7 @@ def test_clicks_of_a_log_are_clicks_whatever_the_positives(tmp_path: Path) -> No
 def test_a_user_who_had_every_item_has_nothing_to_be_ranked_against(tmp_path: Path) -> None:
     data = dataset(tmp_path, users=3)
     everything = replace(data, log=replace(data.log, keys=np.arange(len(data.log.keys)) % len(data.items) + FIRST_ROW))
-    with pytest.raises(SourceError, match="'u0' had every item"):
+    with pytest.raises(SourceError, match="'u0' interacted with every item"):
         draw_candidates(
             replace(everything, interacted=np.ones(len(data.log.keys), np.bool_)), data.clicks(Phase.TEST), SMALL
         )

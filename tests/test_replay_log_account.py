@@ -71,7 +71,7 @@ def test_every_row_is_sent_or_counted_once_under_random_damage(
     assert sum(account.refused.values()) == sum(isinstance(row, str) for row in rows)
     assert account.sent == pq.read_table(plan.path).num_rows
     account.check()
-    with pytest.raises(SourceError, match="prepared wrongly"):
+    with pytest.raises(SourceError, match="internal error"):
         replace(account, outside=account.outside + 1).check()
 
 

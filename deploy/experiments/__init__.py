@@ -1,1 +1,1 @@
-"""The paper's experiments: offline, every cell kept when done."""
+"""The paper's experiments, computed offline. Every finished cell (a model fitted with a seed) is stored."""

@@ -161,12 +161,12 @@ def experiment(
 
 
 def called(name: Name, experiments: Iterable[Experiment]) -> Experiment:
-    """Return the experiment of that name; `tune` has the protocol of table2. Raises KeyError for an unknown name."""
+    """Return the experiment called `name`; `tune` has the protocol of table2. Raises KeyError for an unknown name."""
     return {each.name: each for each in experiments}["table2" if name == "tune" else name]
 
 
 def newest(result: Result | Tuning) -> str:
-    """Return the cell or trial that was done last as a line of a log."""
+    """Return a line about the cell or trial that was computed last."""
     if isinstance(result, Tuning):
         trial = result.trials[-1]
         return f"{trial.net} {trial.tried}: validation NDCG@10 {trial.validation:.4f} in {trial.epochs} epochs"

@@ -23,7 +23,7 @@ class GRU4RecConfig:
 
 
 def left_aligned(sequences: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `sequences` [B, L] with the padding moved to the right, and how far each was shifted [B]."""
+    """Return `sequences` [B, L] with the padding moved to the right, and the shift of each [B]."""
     padding = (sequences == ROW_PADDING).long().cumprod(1).sum(1)
     return sequences.gather(
         1,

@@ -1,6 +1,6 @@
-"""The catalogue: which row of the item table E each item has.
+"""The catalogue: the mapping from items to rows of the item table E.
 
-An item keeps its row for good, so that a published vector always belongs to the same item. Two rows are reserved:
+An item's row never changes, so that a published vector always belongs to the same item. Two rows are reserved:
 padding (always zero) and the row of all unknown items.
 """
 

@@ -1,7 +1,7 @@
-"""The kinds of events, as numbers: one home for records, tables, training and evaluation.
+"""The kinds of events as numbers, for records, tables, training and evaluation.
 
-Columns of events hold these numbers, since comparing members of an enum is slow; `streams.records.Kind` names them for
-records. `streams.verification` states them again, because it is an independent implementation on purpose.
+Columns of events hold numbers because comparing members of an enum is slow; `streams.records.Kind` is the enum for
+records. `streams.verification` has its own copy, because it is an independent implementation on purpose.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The impression-group rule: which adjacent events are ranked and applied together.
+"""The impression-group rule: adjacent events of one user with the same impression number form one group.
 
-Adjacent events of one user that bear the same impression number form one group. An event without an impression
-(number 0) is a group of its own. All clicks of a group are ranked with the state before the group's first event.
+An event without an impression (number 0) forms a group alone. All clicks of a group are ranked with the state before
+the group's first event.
 """
 
 from __future__ import annotations

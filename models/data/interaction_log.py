@@ -1,4 +1,4 @@
-"""The log of all users as plain arrays, and the state before each click, by counting instead of replaying events.
+"""The log of all users as plain arrays, and the state before each click, computed by counting instead of replaying.
 
 Each user's click and exposure histories are ranges of one array, so the state before an impression group is a few
 numbers; a million events take a fraction of a second. The result equals `views.view` on every prefix of the log.
@@ -33,7 +33,7 @@ class InteractionLog:
     times: Ints  # ms
     impressions: Ints  # 0: the event belongs to no impression
     epochs: Ints  # non-decreasing within a user
-    before: ItemStatistics = field(default_factory=ItemStatistics.empty)  # of the epochs that the log leaves out
+    before: ItemStatistics = field(default_factory=ItemStatistics.empty)  # of earlier epochs, which are not in the log
 
     def __post_init__(self) -> None:
         """Raise ValueError if the columns do not fit each other."""
@@ -41,7 +41,7 @@ class InteractionLog:
         if any(len(c) != n for c in (self.kinds, self.times, self.impressions, self.epochs)):
             raise ValueError("the columns of a log differ in length")
         if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != n or (np.diff(self.offsets) < 0).any():
-            raise ValueError("offsets don't cut the log into users")
+            raise ValueError("offsets must increase from 0 to the length of the log")
 
     @property
     def users(self) -> Ints:

@@ -1,8 +1,9 @@
-"""Item neighbours: what all users' clicks together say about which items follow which, as the top neighbours of each.
+"""Item neighbours: for each item the items that the same users click, from the clicks of all users.
 
-Two weights per pair of items: that of EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", 2019), a
-ridge regression of each item on all others in closed form, and the normalised number of times that one was clicked
-soon after the other. Neither net can learn them: the cloud's nets are delayed, and the device knows one user only.
+A pair of items has two weights: the coefficient of EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data",
+2019), a ridge regression of each item on all others in closed form, and the normalised number of transitions, clicks
+on one item soon after the other. Neither net can learn them: the cloud's nets are delayed, and the device knows one
+user only.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from models.data.catalogue import FIRST_ROW
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-LEAST, MOST = 64, 255  # neighbours kept per item: what room there is, see `room`
-PAIRS = 1 << 19  # of items and neighbours in catalogues of medium size: 4 MB in a release
+LEAST, MOST = 64, 255  # neighbours per item, see `room`
+PAIRS = 1 << 19  # largest number of pairs in catalogues of medium size: 4 MB in a release
 WEIGHTS = 2  # per neighbour: EASE, transitions
 RIDGE = 200.0  # of EASE
 EASE_ITEMS = 3000  # most clicked items that EASE covers: its cost is their number cubed
-EASE_CLICKS = 200  # newest of each user, its cost is their number squared
-WITHIN = 5  # clicks from one item to the other of a transition
-WITHIN_MS = 6 * 3_600_000
+EASE_CLICKS = 200  # newest clicks of each user that EASE uses: its cost is their number squared
+WITHIN = 5  # largest distance of the two items of a transition, in clicks
+WITHIN_MS = 6 * 3_600_000  # and in time
 SHRINKAGE = 5.0  # added to an item's clicks: transitions of rare items weigh less
 
 
@@ -72,10 +73,10 @@ def fit_neighbours(rows: Ints, users: Ints, times: Ints, size: int) -> ItemNeigh
 
 
 def with_transitions(before: ItemNeighbours, rows: Ints, users: Ints, times: Ints) -> ItemNeighbours:
-    """Return `before` with its weights of EASE, and transitions counted anew in clicks [N] as for `fit_neighbours`."""
+    """Return `before` with its EASE weights, and transitions counted in clicks [N] as for `fit_neighbours`."""
     size, known = len(before.rows), rows >= FIRST_ROW
-    source, place = np.nonzero(before.weights[:, :, 0])
-    codes, values = source * size + before.rows[source, place], before.weights[source, place, 0].astype(np.float64)
+    source, column = np.nonzero(before.weights[:, :, 0])
+    codes, values = source * size + before.rows[source, column], before.weights[source, column, 0].astype(np.float64)
     order = np.argsort(codes)
     transitions = _transitions(rows[known], users[known], times[known], size)
     return _strongest((codes[order], values[order]), transitions, size)
@@ -86,26 +87,26 @@ def _strongest(ease: tuple[Ints, Floats], transitions: tuple[Ints, Floats], size
     (related, coefficients), (followed, shares) = ease, transitions
     codes, _ = _distinct(np.concatenate([followed, related]))
     weights = np.zeros((len(codes), WEIGHTS))
-    for column, (some, values) in enumerate(((related, coefficients), (followed, shares))):
-        weights[np.searchsorted(codes, some), column] = values
+    for kind, (some, values) in enumerate(((related, coefficients), (followed, shares))):
+        weights[np.searchsorted(codes, some), kind] = values
     source, target = codes // size, codes % size
     strength = (weights / np.maximum(weights.std(0), 1e-9)).sum(1) if len(codes) else np.zeros(0)
     order = np.lexsort((target, -strength, source))
     source, target, weights = source[order], target[order], weights[order]
-    place = np.arange(len(source)) - np.searchsorted(source, source)
-    kept = place < room(size)
+    column = np.arange(len(source)) - np.searchsorted(source, source)
+    kept = column < room(size)
     found = ItemNeighbours.none(size)
-    found.rows[source[kept], place[kept]] = target[kept]
-    found.weights[source[kept], place[kept]] = weights[kept]
+    found.rows[source[kept], column[kept]] = target[kept]
+    found.weights[source[kept], column[kept]] = weights[kept]
     return found
 
 
 def _transitions(rows: Ints, users: Ints, times: Ints, size: int) -> tuple[Ints, Floats]:
     """Return the pairs (from * size + to) of items clicked soon after each other, sorted, and their weights."""
     pairs = [np.zeros(0, np.int64)]
-    for apart in range(1, WITHIN + 1):
-        soon = (users[apart:] == users[:-apart]) & (times[apart:] - times[:-apart] <= WITHIN_MS)
-        pairs.append(rows[:-apart][soon] * size + rows[apart:][soon])
+    for distance in range(1, WITHIN + 1):
+        soon = (users[distance:] == users[:-distance]) & (times[distance:] - times[:-distance] <= WITHIN_MS)
+        pairs.append(rows[:-distance][soon] * size + rows[distance:][soon])
     codes, counts = _distinct(np.concatenate(pairs))
     clicks = np.bincount(rows, minlength=size) + SHRINKAGE
     return codes, counts / np.sqrt(clicks[codes // size] * clicks[codes % size])
@@ -121,12 +122,12 @@ def _ease(rows: Ints, users: Ints, size: int) -> tuple[Ints, Floats]:
     user, item = np.divmod(_distinct(users[some] * size + index[rows[some]])[0], size)
     gram = np.zeros((len(items), len(items)), np.float32)  # counts are exact, and the weights are kept in 16 bits
     first = np.arange(len(user))  # of a pair of clicks of one user
-    for apart in range(1, EASE_CLICKS):
-        first = first[: np.searchsorted(first, len(user) - apart)]
-        first = first[user[first] == user[first + apart]]
+    for distance in range(1, EASE_CLICKS):
+        first = first[: np.searchsorted(first, len(user) - distance)]
+        first = first[user[first] == user[first + distance]]
         if not len(first):
             break
-        np.add.at(gram.reshape(-1), item[first] * len(items) + item[first + apart], np.float32(1))
+        np.add.at(gram.reshape(-1), item[first] * len(items) + item[first + distance], np.float32(1))
     gram += gram.T
     gram[np.diag_indices_from(gram)] = np.bincount(item, minlength=len(items)) + RIDGE
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram)))
@@ -140,7 +141,7 @@ def _ease(rows: Ints, users: Ints, size: int) -> tuple[Ints, Floats]:
 
 
 def _distinct(codes: Ints) -> tuple[Ints, Ints]:
-    """Return the distinct codes, sorted, and how often each occurs. For this many `np.unique` takes twice the time."""
+    """Return the distinct codes, sorted, and their counts, in half the time of `np.unique`."""
     ordered = np.sort(codes, kind="stable")  # a radix or merge sort: the parts are often sorted already
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # codes are not negative
     return ordered[starts], np.diff(starts, append=len(ordered))

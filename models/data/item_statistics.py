@@ -1,9 +1,9 @@
 """Item statistics at the beginning of an epoch: share of all clicks, share of the last epoch's clicks, and age.
 
-A row of E knows an item as of the last retrain, and all unknown items share one row. Statistics are counted in the
-stream for every item seen so far and are at most one epoch old. They are relative to the mean item and to the epoch,
-so that a bucket means the same at any length of the log. Bucket 0: never clicked, not clicked in the last epoch,
-never seen.
+A row of E is as old as the last retrain, and all unknown items share one row. Statistics are counted in the stream for
+every item seen so far and are at most one epoch old. They are relative to the mean item and to the epoch, so that a
+bucket means the same at any length of the log. Bucket 0 means never clicked, not clicked in the last epoch, and never
+seen.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ItemStatistics:
         return np.where(known, self.clicks[index], 0)
 
     def _find(self, keys: Ints) -> tuple[NDArray[np.bool_], Ints]:
-        """Return which items are known, and their indices; any index for others. Some item must be known."""
+        """Return a mask of the known items, and the indices of items; unknown items have any. Needs a known item."""
         index = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return self.keys[index] == keys, index
 

@@ -1,4 +1,4 @@
-"""Queries: what device and cloud know when clicks are to be predicted, as one input for every net that ranks.
+"""Queries: the knowledge of device and cloud at the times of predictions, as one input for every net that ranks.
 
 A query is one moment of one user. Several queries of a user may share a delayed history, which is then stored and
 encoded once. Sequences are left-padded with row 0: the newest item is in the last column.

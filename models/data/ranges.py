@@ -1,4 +1,4 @@
-"""Ragged sequences as ranges of one flat array, and the one way in which they are padded for the nets.
+"""Ragged sequences as ranges of one flat array, and their padding for the nets.
 
 Padding is on the left: the newest item is in the last column, so that all histories of a batch end together.
 """

@@ -1,4 +1,4 @@
-"""Views: the data that the nets may use to predict a click. Serving, training and evaluation all build them here.
+"""Views: the data that the nets may use to predict a click. Serving, training and evaluation use this module.
 
 A click is predicted with the state before the first event of its impression group (see `impression_groups`):
 - history: the last L_S *uploaded* clicks, that is, those of earlier epochs;

@@ -1,8 +1,7 @@
-"""The window rule: when a window of exposures closes, and which exposures are in the closed and in the open window.
+"""The window rule, which cuts a user's exposures into consecutive windows.
 
-A user's exposures are cut into consecutive windows. The open window closes with the exposure that fills it and, if an
-age is set, before an impression group that begins later than that age after the window's first exposure. r2 is the
-GRU state over the last closed window.
+The open window closes with the exposure that fills it and, if an age is set, before an impression group that begins
+later than that age after the window's first exposure. r2 is the GRU state over the last closed window.
 """
 
 from __future__ import annotations
@@ -53,12 +52,12 @@ class WindowCursor:
         return cls(rule, shown, shown, shown)
 
     def begin_group(self, time: int) -> None:
-        """Take in the beginning of an impression group at `time` (ms)."""
+        """Advance to the beginning of an impression group at `time` (ms)."""
         if self.rule.closes_by_age(self.shown - self.end, self.opened, time):
             self._close()
 
     def expose(self, time: int) -> None:
-        """Take in one exposure at `time` (ms)."""
+        """Advance over one exposure at `time` (ms)."""
         if self.shown == self.end:
             self.opened = time
         self.shown += 1

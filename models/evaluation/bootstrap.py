@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-CLUSTERS = 2000  # more users are put together into so many groups: the cost does not grow with the log
+CLUSTERS = 2000  # more users are merged into this many clusters, so that the cost does not grow with the log
 FEWEST = 10  # users below which there is no interval: quantiles over so few would be too narrow
 _AT_ONCE = 500  # resamples per matrix product
 
@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
 
 
 class UserBootstrap:
-    """Resamples of `users` users, which are the same for everything that is compared with them."""
+    """Resamples of `users` users. All values of one object are compared on the same resamples."""
 
     def __init__(self, users: int, seed: int, resamples: int = 4000, clusters: int = CLUSTERS) -> None:
         self._resamples, self._clusters = resamples, min(users, clusters)

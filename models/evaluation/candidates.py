@@ -1,6 +1,6 @@
 """Sampling of evaluated clicks and candidate lists: pure functions of a hash of (seed, user, seq).
 
-There is no generator with a state, so every process gets the same lists, in any order and with any version of numpy.
+Without a random generator, which has a state, every process gets the same lists, in any order and with any numpy.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Asymptotic confidence sequences: intervals of a mean that hold at all times at once.
 
-An interval that is looked at after every click until it excludes zero excludes it too often; these may be looked at.
+An ordinary interval that is checked after every click excludes zero too often; these intervals may be checked.
 Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic confidence
 sequences", arXiv 2103.06476, eq. (14) and appendix B.2 for `TIGHTEST`. It is the normal mixture SPRT, inverted.
 """

@@ -1,4 +1,4 @@
-"""A paired sequential test: one may ask after every observation which of two is better, and is rarely misled."""
+"""A paired sequential test of two models, which may be evaluated after every observation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.evaluation.confidence_sequence import half_width
 
 Floats = NDArray[np.float64]
 
-LEAST = 200  # observations below which nothing is decided: the interval is that of many
+LEAST = 200  # observations below which nothing is decided, since the interval is asymptotic
 
 
 @dataclass(frozen=True)

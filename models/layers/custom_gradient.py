@@ -1,4 +1,4 @@
-"""Functions with hand-written gradients: what their passes get from torch, and how they are applied."""
+"""Support for functions with hand-written gradients: the type of torch's context, and their application."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from models.layers.custom_gradient import GradientContext, apply_function
 from models.layers.mlp import Mlp
 from models.layers.tiles import linear
 
-_PAIRS = 4096  # about so many pairs of (history item, candidate) at a time: their hidden layers fit a core's cache
+_PAIRS = 4096  # pairs of (history item, candidate) computed at a time: their hidden layers fit a core's cache
 LENGTHS = 4  # lengths at inference are multiples of it, for the same reason as STRIDE
-_CANDIDATES = 64  # at a time at inference: their hidden layers fit a core's cache
+_CANDIDATES = 64  # candidates computed at a time at inference, for the same reason as _PAIRS
 STRIDE = 16  # lengths are multiples of it: for odd lengths some matrix products depend on the number of threads
 
 
@@ -46,7 +46,7 @@ def attended(
     """Return the weighted sum of its history for each candidate in tiles e [T, TILE, d], for inference: [T, TILE, d].
 
     `histories` [L, d] of any `lengths` are left-padded to a multiple of LENGTHS, `places` are the rows of their
-    candidates. Every candidate is a matrix of its own, so a result depends on the history and the candidate only.
+    candidates. Every candidate is a separate matrix, so a result depends on the history and the candidate only.
     """
     w_h, w_e, w_x = unit.first.weight.chunk(3, dim=1)
     w2, b2, w3, b3 = unit.second.weight, unit.second.bias[:, None], unit.last.weight, unit.last.bias

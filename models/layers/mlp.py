@@ -1,4 +1,4 @@
-"""Parts of all nets: histories as padded vectors, the three-layer MLP, and the scoring head."""
+"""Layers of all nets: padded vectors, the three-layer MLP, and the scoring head."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Products of tiles, 64 rows each, multiplied tile by tile, so that a row's result depends on that row only.
+"""Matrix products over tiles of 64 rows, so that the result of a row depends on that row only, to the last bit.
 
-A matrix product over another number of rows may use another kernel and differ in the last bit. A batched product takes
-any number of matrices of one shape, and each of them is computed alike.
+A matrix product over another number of rows may use another kernel and differ in the last bit. A batched product of
+tiles computes all tiles, which have the same shape, with the same kernel.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def _saved(weights: Mapping[str, Tensor], part: str, config: NetConfig) -> bytes
 
 
 def config_of(data: bytes) -> tuple[str, NetConfig]:
-    """Return which part `data` holds, and the sizes of its nets. Raises CheckpointError if there is no such header."""
+    """Return the name of the part in `data`, and the sizes of its nets. Raises CheckpointError for another header."""
     try:
         length = int.from_bytes(data[:8], "little")
         note = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["mc2sf"])
@@ -74,7 +74,7 @@ def config_of(data: bytes) -> tuple[str, NetConfig]:
             if isinstance(value, list):
                 note[name] = tuple(value)
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise CheckpointError("no weights of these nets: the header can't be read") from error
+        raise CheckpointError("the header can't be read: these are not the weights of such nets") from error
     return part, NetConfig(**{field.name: note[field.name] for field in fields(NetConfig) if field.name in note})
 
 
@@ -84,7 +84,7 @@ def unpack(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]
     Raises CheckpointError if a part is missing, damaged or of other sizes, or E is not [rows, config.dim].
     """
     if E.ndim != 2 or E.shape[1] != config.dim:
-        raise CheckpointError(f"E has shape {E.shape}, the nets want [rows, {config.dim}]")
+        raise CheckpointError(f"E has shape {E.shape}, the nets need [rows, {config.dim}]")
     nets = Nets(config, len(E))
     with torch.no_grad():
         nets.encoder.E.copy_(torch.from_numpy(np.array(E, dtype=np.float32)))
@@ -132,7 +132,7 @@ def _load(
         raise CheckpointError(f"part {part} has other tensors: {sorted(weights.keys() ^ wanted.keys())}")
     for name, weight in weights.items():
         if weight.shape != wanted[name].shape or weight.dtype != wanted[name].dtype:
-            raise CheckpointError(f"{part}.{name} is {tuple(weight.shape)}, wanted {tuple(wanted[name].shape)}")
+            raise CheckpointError(f"{part}.{name} has shape {tuple(weight.shape)}, not {tuple(wanted[name].shape)}")
     with torch.no_grad():
         for name, weight in weights.items():
             wanted[name].copy_(weight)

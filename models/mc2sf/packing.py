@@ -1,4 +1,4 @@
-"""Candidates of many requests, one after the other, as the rows of a few calls of the nets."""
+"""Packing of the candidates of many requests into the rows of a few calls of the nets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from models.data.catalogue import ROW_PADDING
 from models.data.item_statistics import FEATURES, Buckets
 from models.layers.tiles import TILE
 
-_ROWS = 960  # per call, about: the states of so many fit a core's cache
+_ROWS = 960  # approximate number of rows per call: their states fit a core's cache
 
 
 class Query(Protocol):
-    """A request: candidates as rows of E [n], and their item statistics [n, 3]; default: those of items never seen."""
+    """A request: candidates as rows of E [n], and their item statistics [n, 3]; None: those of items never seen."""
 
     @property
     def candidates(self) -> NDArray[np.int64]:
@@ -30,7 +30,7 @@ class Query(Protocol):
 
 
 class Piece(NamedTuple):
-    """Some candidates of the request with this number, and their place among the rows of a call."""
+    """Candidates of request number `query`, and the rows of the call in which they are placed."""
 
     query: int
     candidates: slice
@@ -79,7 +79,7 @@ def _part(queries: Sequence[Query], pieces: list[Piece]) -> Part:
 
 
 def distribute(part: Part, answers: Sequence[tuple[NDArray[np.floating], ...]], found: Sequence[Tensor]) -> None:
-    """Write what was found per row, [T * TILE, ...] each, into the fields of the answers to all queries."""
+    """Write results per row, [T * TILE, ...] each, into the fields of the answers to all queries."""
     for i, some, place in part.pieces:
         for answer, values in zip(answers[i], found, strict=True):
             answer[some] = values[place].numpy()

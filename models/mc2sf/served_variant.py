@@ -1,6 +1,7 @@
-"""A fitted variant as a release serves it: the same scores, computed by the stream's scorer on its tiles.
+"""Scoring of a fitted variant by the stream's tiled scorer.
 
-Fitting scores many queries at once, which may differ from serving in the last bit; reported results must not differ.
+The scores of training, which scores many queries in one matrix product, may differ from serving in the last bit.
+Reported results must equal those of serving.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Stacking: mc2sf as a weighted sum of the device's own score and of what the cloud adds to it.
+"""Stacking: mc2sf as a weighted sum of the device's own score and of scores that depend on the cloud.
 
-The cloud adds S2F's score (eq. 8), its own score of the candidate, and the affinity of the candidate to the device's
-last clicks by the item neighbours of all users. The sum starts from fast alone, with a weight of zero for all else.
-The weights are fitted on clicks that neither the nets nor the neighbours were trained on (Wolpert, "Stacked
-Generalization", 1992), so that help can only be learnt. The sum is elementwise: a row's result depends on
-that row only.
+The latter are S2F's score (eq. 8), F2S's score, and the affinity of the candidate to the device's last clicks by the
+item neighbours. Initially only fast alone has a weight. The weights are fitted on clicks that neither the nets nor the
+neighbours were trained on (Wolpert, "Stacked Generalization", 1992). The sum is elementwise, so that a row's result
+depends on that row only.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ def weighted(weights: Tensor, features: Sequence[Tensor]) -> Tensor:
 
 
 class Neighbours(nn.Module):
-    """The neighbours of each row of E, and of items that were clicked since and have none: `keys`, in rows after those.
+    """The neighbours of each row of E, followed by those of newer items without a row in E, whose keys are `keys`.
 
-    The device holds them, and the learner keeps them fresh.
+    The device holds them, and the learner updates them between retrains.
     """
 
     rows: Tensor

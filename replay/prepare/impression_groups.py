@@ -1,7 +1,7 @@
 """Impression groups in a sorted log, and the epochs that end between them.
 
-An impression group is the events of one impression, or a single event without one. No group is split: by a limit, an
-epoch, or a record.
+An impression group is the events of one impression, or a single event without one. No limit, epoch or record splits a
+group.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_batches(path: Path, columns: Sequence[str], rows: int = 1 << 16) -> Ite
 
 
 def as_array(column: pa.Array) -> NDArray[np.int64]:
-    """Return numbers without nulls as an array. By DLPack: pyarrow's own way imports pandas, most of a second."""
+    """Return numbers without nulls as an array. Uses DLPack: pyarrow's `to_numpy` imports pandas, most of a second."""
     return cast(NDArray[np.int64], np.from_dlpack(column))
 
 
@@ -48,12 +48,12 @@ def group_starts(batch: pa.RecordBatch, before: tuple[str, int] | None) -> NDArr
 
 
 def last_key(batch: pa.RecordBatch) -> tuple[str, int]:
-    """Return (user, impression) of the last row, as `group_starts` takes it for the next batch."""
+    """Return (user, impression) of the last row: the argument `before` of `group_starts` for the next batch."""
     return batch["user"][-1].as_py(), batch["impression"][-1].as_py()
 
 
 def due_column(names: Sequence[str]) -> str:
-    """Return the column with the time at which an event is sent: the arrival if there is one, else the event time."""
+    """Return the column with the time at which an event is due to be sent: `arrival` if present, else `time`."""
     return "arrival" if "arrival" in names else "time"
 
 

@@ -1,4 +1,4 @@
-"""A log as it arrives from devices with faults: lost uploads are left out, the other rows get a time of arrival.
+"""The log as received from devices with faults: lost uploads are removed, the other rows get a time of arrival.
 
 In: the sorted log. Out: its rows with `arrival` and `position`, for `total_order.sort_by_arrival`. A device numbers its
 events when they enter its outbox, and the outbox keeps its order: whatever is delayed or lost, per-user order and
@@ -33,7 +33,7 @@ class _Device:
     clock_error: int
     arrived: int = 0
     span: int = -1  # of its last event
-    online: int = 0  # time at which it has a connection again; 0: it has one in that span
+    online: int = 0  # time at which an offline device is online again; 0: it is online in `span`
 
 
 class Fleet:
@@ -45,11 +45,11 @@ class Fleet:
         self.counts = Counter[str]() if counts is None else counts
 
     def lost(self, user: str, seq: int) -> bool:
-        """Return True if the upload that begins with event `seq` of the log without faults never leaves the device."""
+        """Return True if the upload that begins with event `seq` is lost; `seq` is that of the log without faults."""
         return chance("lost", self._seed, user, seq) < self._faults.lost
 
     def arrival(self, user: str, seq: int, time: int, events: int) -> int:
-        """Return the arrival of the upload that begins at `time`, ms: never before an earlier one of its user."""
+        """Return the arrival of the upload that begins at `time`, ms: not before earlier uploads of the same user."""
         device = self._device(user)
         ready = self._online(device, user, time)
         if ready:
@@ -63,7 +63,7 @@ class Fleet:
         return device.arrived
 
     def stamp(self, user: str, times: list[int], arrival: int) -> list[int]:
-        """Return the event times of an upload by the device's clock, but none after its arrival."""
+        """Return the event times of an upload by the device's clock, which may be wrong; none is after `arrival`."""
         error = self._device(user).clock_error
         if not error:
             return times
@@ -79,9 +79,9 @@ class Fleet:
         return device
 
     def _online(self, device: _Device, user: str, time: int) -> int:
-        """Return the time at which a device that is offline at `time` has a connection again; 0 if it is online.
+        """Return the time at which a device that is offline at `time` is online again; 0 if it is online at `time`.
 
-        That is within an hour after the end of its last offline span.
+        This is within an hour after the end of its last offline span.
         """
         span = time // OFFLINE_SPAN
         if span != device.span:

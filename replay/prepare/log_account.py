@@ -1,4 +1,4 @@
-"""The account of a log: what became of every row, and what looks wrong in it. It is part of a plan."""
+"""The account of a log, which is part of a plan: counts of rows read, refused, left out and sent, and findings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Acceptable(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Something in a log that was changed, or that its user may not have meant."""
+    """A change that was made to a log, or something in it that is probably a mistake."""
 
     name: str  # short and stable
     count: int
-    sentence: str  # with the likely cause
-    first: tuple[str, ...] = ()  # file, line and value of the first cases
+    sentence: str  # the finding with its likely cause
+    first: tuple[str, ...] = ()  # location and value of the first cases
 
     @property
     def refused(self) -> bool:
@@ -31,7 +31,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of the rows of a log by their fate, for one loop: `read + added` is the sum of all other fields."""
+    """Counts of the rows of a log, for one loop: `read + added` is the sum of all other fields."""
 
     read: int  # rows of the source, refused ones included
     refused: dict[str, int]  # rows that are no event, by reason
@@ -42,7 +42,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
 
     def rows(self) -> list[tuple[str, str, int]]:
-        """Return (fate, reason or "", rows) of every number."""
+        """Return (name of the field, reason or "", rows) of every count."""
         whole = ("read", "outside", "added", "lost", "sent")
         refused = [("refused", reason, count) for reason, count in self.refused.items()]
         left_out = [("left_out", reason, count) for reason, count in self.left_out.items()]
@@ -58,19 +58,19 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise SourceError if a row is missing or counted twice."""
-        gone = sum(self.refused.values()) + sum(self.left_out.values()) + self.outside + self.lost
-        if self.read + self.added != self.sent + gone:
+        not_sent = sum(self.refused.values()) + sum(self.left_out.values()) + self.outside + self.lost
+        if self.read + self.added != self.sent + not_sent:
             raise SourceError(
-                f"the log was prepared wrongly: {self.read:,} rows read and {self.added:,} added, but {self.sent:,} to "
-                f"be sent and {gone:,} refused, left out or lost; please report this"
+                f"internal error: {self.read:,} rows read and {self.added:,} added, but {self.sent:,} to be sent and "
+                f"{not_sent:,} refused, left out or lost; please report this"
             )
 
 
 def not_accepted(findings: tuple[Finding, ...], accept: frozenset[Acceptable] | None) -> str:
-    """Return a sentence about the findings that a run refuses and `accept` lacks (None: it has all), or ""."""
+    """Return a sentence about the findings that stop a run and are not in `accept` (None: all are accepted), or ""."""
     return "; ".join(
         " ".join([f"{one.sentence}", *(f"({first})" for first in one.first[:1])])
-        + f": --accept {one.name} takes the log as it is"
+        + f": --accept {one.name} uses the log anyway"
         for one in findings
         if one.refused and accept is not None and one.name not in accept
     )

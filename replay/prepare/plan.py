@@ -1,4 +1,4 @@
-"""The plan of a replay: a log in total order on disk, its contents, and where its epochs end.
+"""The plan of a replay: a log in total order on disk, its contents, and the ends of its epochs.
 
 `prepare.prepare` makes one in a folder (LOG and PLAN); `read_plan` reads it in another process.
 """
@@ -26,28 +26,28 @@ LONGEST_IMPRESSION_MS = 30 * 60_000  # as sessions are usually cut
 
 @dataclass(frozen=True)
 class Options:
-    """The selected part of a source and the way it is replayed. None: the default in the comment."""
+    """The selected part of a source and the way it is replayed."""
 
-    log_map: LogMap | None = None  # how the log is written; as the source knows
-    exposures: Exposures | None = None  # the source's first policy
+    log_map: LogMap | None = None  # how the log is written; None: the source's own map
+    exposures: Exposures | None = None  # exposure policy; None: the source's first
     on_error: OnError = "stop"
-    start: int | None = None  # impression groups from this event time on, ms; all
-    end: int | None = None  # impression groups before this event time, ms; all
-    limit: int | None = None  # events, in total order; a group that would exceed it is left out; all
-    users: int | None = None  # number of users: those with the smallest MD5 of their name; all
+    start: int | None = None  # impression groups from this event time on, ms; None: all
+    end: int | None = None  # impression groups before this event time, ms; None: all
+    limit: int | None = None  # maximum number of events; a group that would exceed it is left out; None: all
+    users: int | None = None  # number of users: those with the smallest MD5 of their name; None: all
     seed: int = 1  # of simulated exposures, and of faults
-    epoch: str | None = None  # 6h, or a number of events; the source's own, or 200 epochs of equal size
+    epoch: str | None = None  # 6h, or a number of events; None: the source's own, or 200 epochs of equal size
     loops: int = 1  # number of times the log is replayed, each time later by its span
-    speed: float | None = None  # event time over wall time; as fast as possible
+    speed: float | None = None  # event time over wall time; None: as fast as possible
     rate: float | None = None  # events per second of wall time, instead of a speed
     faults: Faults = NO_FAULTS  # of the devices
-    impression_span: int = LONGEST_IMPRESSION_MS  # a longer impression is split
-    accept: frozenset[Acceptable] | None = frozenset()  # findings that do not end the preparation; None: all
+    impression_span: int = LONGEST_IMPRESSION_MS  # longer impressions are split, ms
+    accept: frozenset[Acceptable] | None = frozenset()  # findings that do not stop the preparation; None: all
     plugin: Plugin | None = None  # the exposure policy, if it is `plugin`
 
 
 class LogFile(msgspec.Struct, frozen=True):
-    """A file of a source as it was read: another content makes the sorted log stale."""
+    """A file of a source with its hash: if its content changes, the sorted log is stale."""
 
     path: str
     size: int
@@ -85,12 +85,12 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     impressions: int
     first: int  # event time of the first and the last event, ms
     last: int
-    ties: int  # events in the ms of another impression group of their user: ordered by finer times, then by the source
+    ties: int  # events with the same ms as another impression group of their user
     exposures_logged: bool
 
 
 class LogDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """A log as it was prepared: its contents, what became of every row, and what was found in it."""
+    """A prepared log: its contents, the account of its rows, and findings."""
 
     source: str
     policy: Exposures
@@ -130,7 +130,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def description(self) -> LogDescription:
-        """All that is known of the log."""
+        """The description of the log for users."""
         return LogDescription(
             source=self.source,
             policy=self.policy,

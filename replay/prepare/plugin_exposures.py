@@ -1,7 +1,7 @@
-"""The exposure policy `plugin`: exposures of a user's own policy, put before each click of a log without any.
+"""The exposure policy `plugin`: a user's own policy adds exposures before each click of a log without exposures.
 
-As those of `simulated` they are in one impression group with the click. The policy is asked for all clicks of a group
-before it learns of one of them, so it knows the past only.
+As with `simulated` they are in one impression group with the click. The policy is called for all clicks of a group
+before it learns any of them, so it knows the past only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from streams.plugins.protocols import ExposurePolicy
 from streams.records import Kind
 
 MOST = 100  # exposures per click
-FIRST = 1000  # groups whose exposures are asked for twice: they must be the same
+FIRST = 1000  # number of groups for which the policy is called twice, to check that it is repeatable
 
 _POSITIONED = ROWS.append(pa.field("position", pa.int64(), nullable=False))
 
@@ -44,11 +44,11 @@ class _Event(NamedTuple):
 def plugin_exposures(path: Path, rows: int, seed: int, text: str, plugin: Plugin) -> Iterator[pa.RecordBatch]:
     """Yield the first `rows` rows of a sorted log with exposures added, as batches with a column `position`.
 
-    Raises SourceError if the log has exposures of its own, PluginError if the policy breaks a law.
+    Raises SourceError if the log already has exposures, PluginError if the policy breaks a law.
     """
     twice = [list(islice(_with_exposures(path, rows, seed, text, plugin), FIRST)) for _ in range(2)]
     if twice[0] != twice[1]:
-        raise PluginError(f"{plugin}: asked again, it shows other items")
+        raise PluginError(f"{plugin}: called again for the same clicks, it shows other items")
     events = (event for group in _with_exposures(path, rows, seed, text, plugin) for event in group)
     written = 0
     while some := list(islice(events, BATCH)):

@@ -75,7 +75,7 @@ def uniform(seed: int, positions: NDArray[np.int64], draws: int) -> NDArray[np.f
 def simulated(path: Path, rows: int, seed: int, text: str) -> Iterator[pa.RecordBatch]:
     """Yield the first `rows` rows of a sorted log with exposures added, as batches with a column `position`.
 
-    Raises SourceError if the log has exposures of its own.
+    Raises SourceError if the log already has exposures.
     """
     popularity = Popularity()
     before, position, group, written = None, 0, 0, 0

@@ -1,4 +1,4 @@
-"""Grouping of events into records: the events of a user within a tick are sent as one record."""
+"""Grouping of events into records: a user's events that are due in one tick are sent as one DeviceBatch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from replay.send.sorted_log import ImpressionGroup, LogSlice
 from streams.records import DeviceBatch
 
-BATCH_EVENTS = 64  # the most events of a batch, unless one impression has more
+BATCH_EVENTS = 64  # maximum number of events of a batch, unless one impression has more
 
 
 def grouped(log: LogSlice, groups: Sequence[ImpressionGroup], wall_ms: int) -> Iterator[DeviceBatch]:
-    """Yield the batches of some impression groups of `log`: in order per user, and no group is split."""
+    """Yield batches of the impression groups `groups` of `log`: in order per user, without splitting a group."""
     held: dict[str, list[int]] = {}
     for group in groups:
         rows = held.get(group.user)

@@ -1,4 +1,4 @@
-"""The wait of the replayer between two epochs: in lockstep for the decision of the coordinator, else none."""
+"""The replayer's wait between two epochs for the coordinator's decision; only in lockstep."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def lockstep(
 ) -> Iterator[Decide]:
     """Open a `Decide` that reads model-releases: release 0 before the first epoch, then the decision of each epoch.
 
-    It waits without a limit; `idle` is called a few times per second while it waits.
+    It waits without a timeout; `idle` is called a few times per second meanwhile.
     """
     start = {TopicPartition(MODEL_RELEASES.name, 0): 0}
     consumer = open_consumer(settings, _ROLE, start)

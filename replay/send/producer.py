@@ -1,4 +1,4 @@
-"""Send records to device-events, and count those that the broker acknowledged."""
+"""Sending of records to device-events, with counts of the records that the broker acknowledged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streams.records import EpochMarker
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
-QUEUE_KB = 65_536  # the most that waits in memory for the broker
+QUEUE_KB = 65_536  # maximum size of librdkafka's queue
 
 
 class Sender:
@@ -44,7 +44,7 @@ class Sender:
         self.offsets, self.events, self.batches = list(offsets), list(events), batches  # acknowledged
 
     def records(self, records: Iterable[OutgoingRecord]) -> None:
-        """Send records that are due together, each to the partition of its user; waits if the queue is full."""
+        """Send records that are due together, each to the partition of its user. Waits while the queue is full."""
         due: defaultdict[int, list[OutgoingRecord]] = defaultdict(list)
         for record in records:
             due[partition_of(record.user.encode(), len(self.events))].append(record)

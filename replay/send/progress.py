@@ -1,7 +1,7 @@
 """Progress of a replay, so that a killed one continues without sending anything twice.
 
-The progress file holds the number of complete epochs, and the offset at which they end in each partition. What was sent
-of the current epoch is read back from the topic, because the topic can't disagree with itself.
+The progress file holds the number of complete epochs, and the offset at which they end in each partition. The records
+of the current epoch are read back from the topic itself, since a file could be out of date.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ReplayError(RuntimeError):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Epochs before `epoch` are in the topic, acknowledged, and end before `offsets`."""
+    """The progress of a replay: all epochs before `epoch` are acknowledged, and end before `offsets`."""
 
     log: str  # digest of the plan: a replay of another log must not be continued
     epoch: int
@@ -83,7 +83,7 @@ def save(folder: Path, progress: Progress, patience_s: float) -> None:
 def read_back(
     settings: Settings, progress: Progress | None, plan: str, hostile_users: frozenset[str] = frozenset()
 ) -> SentRecords:
-    """Read what the topic holds after `progress`, except duplicates and records of `hostile_users`.
+    """Read the records in the topic after `progress`, except duplicates and records of `hostile_users`.
 
     Without a progress the topic must be empty. Raises ReplayError.
     """

@@ -1,4 +1,4 @@
-"""Send a prepared log at the speed of a clock: each epoch between its markers, with the release decided before it."""
+"""The replayer: sends a prepared log at the pace of a clock, each epoch between its epoch markers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streams.process import telemetry
 from streams.records import EndOfLog, EpochBegin, EpochEnd, EpochMarker
 from streams.settings import Settings
 
-TICK_EVENTS = 1000  # the most events that are sent between two reads of the clock
+TICK_EVENTS = 1000  # maximum number of events sent between two reads of the clock
 
 Activity = Literal["sending", "deciding", "paused", "over"]
 

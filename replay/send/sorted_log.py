@@ -1,4 +1,4 @@
-"""Read a sorted log by row numbers, with one Parquet row group in memory at a time."""
+"""Reader of a sorted log by row numbers, which keeps one Parquet row group in memory at a time."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class SortedLog:
 
 
 def _renumbered(impressions: NDArray[np.int64], loop: int) -> NDArray[np.int64]:
-    """Return other numbers for the impressions of a later loop: the last of a loop must differ from the next first."""
+    """Return new impression numbers for a later loop: its first must differ from the last of the loop before."""
     with np.errstate(over="ignore"):
         mixed = np.abs(impressions).astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(loop)
         mixed *= np.uint64(0x9E3779B97F4A7C15)

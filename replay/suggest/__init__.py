@@ -1,1 +1,1 @@
-"""A look at the first rows of an unknown log, and a map proposed for it."""
+"""Suggestion of a map for an unknown log from its first rows."""

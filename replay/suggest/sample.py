@@ -1,4 +1,4 @@
-"""The first rows of a log, as text under the names of its columns, whatever they mean."""
+"""The first rows of a log as text, by column."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 1000
 
 @dataclass(frozen=True)
 class Sample:
-    """Columns of the first rows. `separator` and `header` are None for formats that have none."""
+    """The columns of the first rows. `separator` and `header` are None for formats without them."""
 
     columns: dict[str, list[str]]
     separator: str | None = None
@@ -55,7 +55,7 @@ def _of_csv(path: Path, log_map: LogMap) -> Sample:
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """Return True if line 1 has two usual names, or no number while there are numbers below."""
+    """Return True if line 1 has two usual column names, or no number although later lines have."""
     if sum(plain(text) in USUAL for text in rows[0]) > 1:
         return True
     return not any(map(_numeric, rows[0])) and any(_numeric(text) for row in rows[1:] for text in row)

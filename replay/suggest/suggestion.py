@@ -1,4 +1,4 @@
-"""Propose the map of a log as TOML: columns by the field's usual names, words for events, and what times look like."""
+"""Suggestion of a log's map as TOML: columns by their usual names, kinds of events, and the format of times."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _OPTION = re.compile(r"--time-(unit|format) (\S+)")
 
 
 def suggestion(text: str, log_map: LogMap | None) -> str:
-    """Return a map for the source `log:FILE`, as TOML with comments on what is unsure.
+    """Return a map for the source `log:FILE`, as TOML with comments on uncertain guesses.
 
-    What `log_map` says already is kept. Raises SourceError for another source, or if the file can't be read.
+    The fields of `log_map` are kept. Raises SourceError for another source, or if the file can't be read.
     """
     source, known = parse(text, log_map), log_map or GENERIC
     if source.scheme != "log":

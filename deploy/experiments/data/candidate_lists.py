@@ -1,4 +1,4 @@
-"""Candidate lists: each evaluated click among items that its user never interacted with, and the ranks in them."""
+"""Candidate lists: each evaluated click among items that its user never interacted with; and ranks in such lists."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def draw_candidates(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Candi
         barred[own] = False
         if not len(free) and rule is None:
             raise SourceError(
-                f"{dataset.source}: user {dataset.users[user]!r} had every item: none is left to rank against"
+                f"{dataset.source}: user {dataset.users[user]!r} interacted with every item: there are no negatives"
             )
         for i in np.flatnonzero(users == user):
             if rule is not None:

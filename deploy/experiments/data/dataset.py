@@ -53,7 +53,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """A hash of these events and users. It is hashed into the names of kept fits and cells."""
+        """A hash of these events and users, which is part of the names of stored fits and cells."""
         found = hashlib.blake2b(digest_size=8)
         for column in (self.log.offsets, self.log.keys, self.log.kinds, self.log.impressions, self.phase):
             found.update(np.ascontiguousarray(column, "<i8").tobytes())
@@ -74,7 +74,7 @@ def load(
     users: int | None = None,
     progress: Callable[[str, int], None] = lambda _what, _rows: None,
 ) -> Dataset:
-    """Read `source` by the protocol; its sorted log is kept in `folder`. `users`: a sample of this size, by hash.
+    """Read `source` by the protocol; its sorted log is stored in `folder`. `users`: size of a sample of users by hash.
 
     Raises SourceError if no user is left.
     """

@@ -1,4 +1,4 @@
-"""The known history of each click as queries, from the log as `models.data.interaction_log` folds it."""
+"""The known history of each click as queries, from the states that `models.data.interaction_log` computes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class KnownHistory:
 
     @classmethod
     def of(cls, log: InteractionLog, protocol: Protocol, *, fresh: bool = True) -> KnownHistory:
-        """Fold `log`, whose keys are rows of E."""
+        """Compute the states before all clicks of `log`, whose keys are rows of E."""
         spec = ViewSpec(history_long=protocol.history, history_short=protocol.short, threshold=protocol.threshold)
         return cls(click_states(log, spec), protocol, fresh)
 
@@ -74,6 +74,6 @@ class KnownHistory:
         return folded.closed, protocol.threshold
 
     def swapped(self, queries: Queries, others: Ints) -> Queries:
-        """Return `queries` with the exposures known before the clicks `others`, which say nothing of the user."""
+        """Return `queries` with the exposures known before the clicks `others`, which are of other users."""
         shuffled = self.queries(others)
         return replace(queries, exposures=shuffled.exposures, window=shuffled.window)

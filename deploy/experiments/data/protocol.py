@@ -33,7 +33,7 @@ class Phase(IntEnum):
 class Protocol:
     """The evaluation protocol: split, candidates, visible history.
 
-    The names and values of the fields are hashed into the names of kept cells: to rename one makes them all unfindable.
+    Names and values of the fields are hashed into the names of stored cells: renaming a field orphans all cells.
     """
 
     candidates: str = "uniform"  # one of RULES, or module:Name of a plugin

@@ -28,7 +28,7 @@ COLUMNS = (
 
 
 def render(request: Request, trainer_of: Callable[[Protocol], Trainer]) -> list[str]:
-    """Return the case as lines of Markdown. The user is the first by id who has exposures and a full fast history."""
+    """Return the case as lines of Markdown. The user is the first by id with exposures and a full short history."""
     trainer = trainer_of(request.protocol)
     genres = genres_of(request)
     click = chosen_click(trainer)

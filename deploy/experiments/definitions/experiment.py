@@ -18,7 +18,7 @@ from streams.plugins.plugin import Plugin
 class Arm:
     """An arm of an experiment: a model under a protocol with hyperparameters."""
 
-    name: str  # of the model in the results; hashed into the names of its cells
+    name: str  # name of the model in results; part of the hashed names of its cells
     model: Model
     protocol: Protocol
     hyperparameters: HyperparameterSet
@@ -79,9 +79,7 @@ class Experiment:
     protocol: Protocol = field(default_factory=Protocol)  # without options
     hyperparameters: HyperparameterSet = field(default_factory=HyperparameterSet)
     sliced: bool = False  # with results by the number of clicks on the item in the slow phase
-    case_study: Callable[[Request, Callable[[Protocol], Trainer]], list[str]] | None = (
-        None  # lines of Markdown for the page
-    )
+    case_study: CaseStudy | None = None
 
 
 def arms_of(*models: Model) -> Callable[[Request], list[Arm]]:

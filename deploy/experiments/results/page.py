@@ -1,6 +1,6 @@
-"""Write the results page of a folder: every result with its figure, the paper's numbers and other published ones.
+"""The results page of a folder: every result with its figure, the paper's numbers and other published ones.
 
-In: the JSON results. Out: README.md and one SVG per result, in the same folder. No part of it is written by hand.
+In: the JSON results. Out: README.md and one SVG per result, in the same folder. The whole page is generated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The result of an experiment, as it is written to `NAME_DATA.json`, and the JSON schema of these files."""
+"""The types of an experiment's result file `NAME_DATA.json`, and the JSON schema of these files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class CellCount(Struct, frozen=True):
 
 
 class Versions(Struct, frozen=True):
-    """The versions of what computed the result."""
+    """The versions of the software that computed the result."""
 
     torch: str
     numpy: str
@@ -62,7 +62,7 @@ class Versions(Struct, frozen=True):
 
 
 class RunSettings(Struct, frozen=True):
-    """The command that gives the result again, its data and its hyperparameters."""
+    """The command that reproduces the result, its data and its hyperparameters."""
 
     command: str
     source: str
@@ -157,7 +157,7 @@ class Trial(Struct, frozen=True):
 
 
 class TuningSettings(Struct, frozen=True):
-    """The command that gives the trials again."""
+    """The command that reproduces the trials."""
 
     command: str
     users: int | None

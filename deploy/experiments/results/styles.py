@@ -1,4 +1,4 @@
-"""The look of all figures, and the colour and marker of each model. No two models share a colour."""
+"""The style of all figures, with a distinct colour and a marker for each model."""
 
 from __future__ import annotations
 

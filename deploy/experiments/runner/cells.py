@@ -1,4 +1,4 @@
-"""A cell: the ranks of one model with one seed on one dataset; computed once and kept as a file of its own."""
+"""A cell: the ranks of one model with one seed on one dataset, computed once and stored in a file."""
 
 from __future__ import annotations
 

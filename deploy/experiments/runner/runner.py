@@ -60,7 +60,7 @@ class Trainers:
 
 
 def run(experiment: Experiment, request: Request, trainers: Trainers, keep: Path, out: Path) -> Iterator[Result]:
-    """Run `experiment` with cells kept in `keep`; write the result so far to `out` and yield it after each cell."""
+    """Run `experiment` with cells stored in `keep`; after each cell write the result so far to `out` and yield it."""
     out.mkdir(parents=True, exist_ok=True)
     done: list[Cell] = []
     compared: Compared = {}
@@ -82,7 +82,7 @@ def cells(experiment: Experiment, request: Request, trainers: Trainers, keep: Pa
 
 
 def cell_of(arm: Arm, seed: int, trainer: Trainer, keep: Path) -> Cell:
-    """Return the cell of `arm` that is kept in `keep`, or compute it."""
+    """Return the cell of `arm` from the folder `keep`, or compute and store it there."""
 
     def compute() -> Cell:
         trainer.cost.clear()
@@ -95,7 +95,7 @@ def cell_of(arm: Arm, seed: int, trainer: Trainer, keep: Path) -> Cell:
 
 
 def cell_name(arm: Arm, seed: int, trainer_identity: TrainerIdentity) -> str:
-    """Return the name of the file of a cell. A change of it, or of what is hashed into it, orphans all kept cells."""
+    """Return the file name of a cell. A change of this function or of the hashed values orphans all stored cells."""
     hyperparameters = {net: arm.hyperparameters.of(net).settings() for net in arm.model.nets}
     setting: dict[str, object] = {
         "model": arm.name,
@@ -111,7 +111,7 @@ def cell_name(arm: Arm, seed: int, trainer_identity: TrainerIdentity) -> str:
 def result_of(
     experiment: Experiment, request: Request, trainers: Trainers, done: list[Cell], compared: Compared
 ) -> Result:
-    """Return the result so far, of the cells that are done; `compared` keeps each comparison of two models."""
+    """Return the result of the cells `done` so far; `compared` caches the comparisons of two models."""
     arms = {arm.name: arm for arm in experiment.arms(request)}
     trainer = trainers.of(next(iter(arms.values())).protocol)
     read = {net for arm in arms.values() for net in arm.model.nets}
@@ -148,7 +148,7 @@ def _row(cell: Cell, arms: dict[str, Arm], request: Request, by_plugins: dict[st
 
 
 def command_of(name: str, request: Request) -> str:
-    """Return the command that gives this result, with the source without its path."""
+    """Return the command that reproduces this result; the path of the source is left out."""
     words = ["mc2sf", "experiment", name, "--data", request.source.public]
     for option, value in request.options.items():
         words += ["--" + option.replace("_", "-"), value]

@@ -81,7 +81,7 @@ TUNED = (*_PLAIN, *(replace(tuned, product=True) for tuned in _PLAIN if tuned.ne
 
 
 def tune(request: Request, trainers: Trainers, out: Path, nets: tuple[TunedNet, ...] = TUNED) -> Iterator[Tuning]:
-    """Try all settings; write the trials so far to `out` and yield them after each one. Fits are kept."""
+    """Try all settings; after each trial write the trials so far to `out` and yield them. Fits are stored."""
     trainer = trainers.of(request.protocol)
     trials: list[Trial] = []
     for tuned in nets:

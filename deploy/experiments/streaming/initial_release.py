@@ -1,8 +1,7 @@
 """An experiment's fitted nets as the initial release of a run, and its ranks, which the run must reproduce.
 
-The nets of MC2-SF in the experiment do not share one encoder: DIN, fast alone and S2F keep those that they were fitted
-with. The release has F2S's encoder and slow part, which compute r2 and the priors, and the other nets as standalone
-nets.
+The nets of MC2-SF in the experiment do not share one encoder: DIN, fast alone and S2F were fitted with one each. The
+release has F2S's encoder and slow part, which compute r2 and the priors, and the other nets as standalone nets.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""An experiment's users as a stream: `protocol:SOURCE` is their slow phases, one boundary, then fast and test phases.
+"""The source `protocol:SOURCE`: an experiment's users as a stream of all slow phases, then all fast and test phases.
 
 So the cloud's delayed history is the slow phase, and the device knows every click before the target, as offline. Clicks
 that are not ranked offline are sent as past clicks. A test click and its list are one impression, with candidates in
-the order of the list. Event times are kept, but all events after a slow phase are later by the log's span, so that no
-user's fast phase begins before another's slow phase ends.
+the order of the list. Events after a slow phase are shifted by the log's span in time, so that no user's fast phase
+begins before another's slow phase ends.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def source(text: str) -> Source:
 
 
 def check_one_list_per_impression(dataset: Dataset, lists: CandidateLists) -> None:
-    """Raise SourceError if a test click shares its impression with another click: an impression has one list."""
+    """Raise SourceError if two test clicks share an impression: in the stream an impression has one list."""
     starts, clicked = group_starts(dataset.log), dataset.phase >= Phase.SLOW
     clicks = np.bincount(starts[clicked], minlength=len(starts))
     if shared := int((clicks[starts[lists.clicks]] > 1).sum()):

@@ -1,4 +1,4 @@
-"""The training time kept with each fit, and a stand-in for fits that must be in the cache."""
+"""The training time stored with each fit, and the error for a fit that should be in the cache."""
 
 from __future__ import annotations
 

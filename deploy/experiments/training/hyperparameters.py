@@ -1,7 +1,7 @@
 """The hyperparameters of each net: size, loss, sampling and optimiser, as tuning chose them.
 
-The names and values of these fields, and the names of the nets, are hashed into the names of kept fits and cells: to
-rename one makes all of them unfindable.
+Names and values of the fields and the names of the nets are hashed into the names of stored fits and cells: renaming
+one orphans all of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The models of the tables: each one's net, the phases that it is fitted on, and the fits that it starts from.
+"""The models of the tables: each model's net, the phases that it is fitted on, and the fits that it starts from.
 
-A slow net is fitted on the slow phase. A fast net without a cloud learns from all clicks that its device had before
-validation. Models informed by the slow net are trained on the fast phase, which the slow net has not seen: its
-scores of clicks that it was fitted on would be trusted too much.
+A slow net is fitted on the slow phase. A fast net without a cloud is fitted on all clicks of its device before
+validation. Models informed by the slow net are trained on the fast phase, which the slow net has not seen: its scores
+of clicks that it was fitted on are overconfident.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A variant that is a plugin as a model of an experiment: it is not fitted, and sees what the device would."""
+"""A plugin variant as a model of an experiment: it is not fitted, and gets the same inputs as on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer: fits nets on one dataset under one protocol, keeps the fits, and ranks the evaluated clicks."""
+"""The trainer: fits nets on one dataset under one protocol, stores the fits, and ranks the evaluated clicks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EpochProgress = Callable[[str, int, float, float], None]  # fit, epoch, loss, va
 
 
 class TrainerIdentity(TypedDict):
-    """The digest of the dataset, and the fields of the protocol: hashed into the names of kept fits and cells."""
+    """The digest of the dataset and the protocol, which are part of the names of stored fits and cells."""
 
     dataset: str
     protocol: Settings
@@ -72,9 +72,9 @@ class Trainer:
         *,
         cached_only: bool = False,
     ) -> None:
-        """Keep fits in the folder `fits`: an interrupted run resumes, and models that share a slow net fit it once.
+        """Store fits in the folder `fits`, so that interrupted runs resume and models share the fit of a slow net.
 
-        `cached_only`: raise FitMissing for a fit that is not there or not finished, instead of computing it.
+        `cached_only`: raise FitMissing for a fit that is missing or unfinished, instead of computing it.
         """
         self.dataset = dataset
         self.protocol = protocol
@@ -91,7 +91,7 @@ class Trainer:
 
     @property
     def protocol_record(self) -> Settings:
-        """The protocol as it is written to a result, with the exposures and positives that the source decided."""
+        """The protocol for result files, with the exposures and positives that the source determined."""
         return asdict(self.protocol) | {"exposures": self.dataset.policy, "positives": self.dataset.positives}
 
     @property
@@ -223,7 +223,7 @@ class Trainer:
 
 
 def identity(values: Mapping[str, object]) -> str:
-    """Return a short hash of a setting: the name under which its fit or cell is kept."""
+    """Return a short hash of a setting, for the name of its stored fit or cell."""
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
