@@ -28,7 +28,8 @@ def test_a_dead_letter_has_the_position_of_the_record_and_the_reason() -> None:
 
 
 def test_a_record_without_key_or_value_has_a_dead_letter_too() -> None:
-    bare = SimpleNamespace(key=lambda: None, value=lambda: None, partition=lambda: 3, offset=lambda: 14)
+    none = dict.fromkeys(("key", "value", "headers"), lambda: None)
+    bare = SimpleNamespace(**none, partition=lambda: 3, offset=lambda: 14)
     dead = Message.of_kafka("outcomes", bare)[0].refused("empty value", "recorder")
     assert through(dead) == DeadLetter("outcomes", 3, 14, b"", b"", "empty value", "recorder")
 

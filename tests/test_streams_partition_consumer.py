@@ -39,6 +39,9 @@ class Raw(NamedTuple):
     def value(self) -> bytes | None:
         return self.data
 
+    def headers(self) -> None:
+        return None
+
 
 class FakeConsumer:
     def __init__(self, *messages: Raw) -> None:
