@@ -98,7 +98,7 @@ def test_exposures_of_the_log_are_not_mixed_with_others(tmp_path: Path, recent: 
         ("def shown(self, *_): return list(range(101))", "a list of at most 100 items"),
         ("def shown(self, *_): return ['']", "item is empty"),
         ("def shown(self, *_): return [1 / 0]", "ZeroDivisionError"),
-        ("def shown(self, *_): return [__import__('time').time_ns()]", "asked again"),
+        ("def shown(self, *_): return [__import__('time').time_ns()]", "called again"),
         ("def __init__(self, needed): pass", "TypeError"),
     ],
 )
