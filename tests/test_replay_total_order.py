@@ -1,4 +1,4 @@
-"""The total order, and what is kept of a log: by duckdb on disk, and by a second, naive fold in memory."""
+"""The total order, and what is kept of a log: in parts that are merged on disk, and by a naive fold in memory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from replay.errors import RowErrors, SourceError
 from replay.prepare import total_order
 from replay.prepare.logged_impressions import GROUP_EVENTS
 from replay.prepare.plan import LONGEST_IMPRESSION_MS
+from replay.prepare.staged_log import StagedLog
 from replay.prepare.total_order import Selection
 from replay.sources.schema import Row
 from streams.records import Kind
@@ -60,20 +61,20 @@ def naive(rows: list[Row], selection: Selection | None = None) -> list[tuple[Row
     return found
 
 
-def sorted_log(folder: Path, rows: list[Row], selection: Selection | None = None, size: int = 7) -> Path:
+def sorted_log(
+    folder: Path, rows: list[Row], selection: Selection | None = None, size: int = 7, part: int = total_order.PART
+) -> Path:
     """Sort rows, fed in batches of `size`, into a file."""
-    parts = (batch(rows[at : at + size]) for at in range(0, len(rows), size))
-    assert total_order.stage(parts, folder / "staged.parquet", lambda _rows: None) == len(rows)
+    log = StagedLog(folder / "staged")
+    log.fill((batch(rows[at : at + size]) for at in range(0, len(rows), size)), lambda _rows: None)
+    assert log.rows == len(rows)
+    path = folder / "log.parquet"
+    found = total_order.sort(log, path, selection or Selection(), LONGEST_IMPRESSION_MS, RowErrors().place, part)
     with database(folder) as connection:
-        total_order.sort(
-            connection,
-            folder / "staged.parquet",
-            folder / "log.parquet",
-            selection or Selection(),
-            LONGEST_IMPRESSION_MS,
-            RowErrors().place,
-        )
-    return folder / "log.parquet"
+        assert found.rows == total_order.count(connection, path)
+        if found.rows:
+            assert found.contents == total_order.contents(connection, path, found.rows)
+    return path
 
 
 def stored(path: Path) -> list[tuple[Row, int]]:
@@ -83,11 +84,11 @@ def stored(path: Path) -> list[tuple[Row, int]]:
 
 
 @settings(max_examples=30)
-@given(LOGS, st.integers(1, 9))
+@given(LOGS, st.integers(1, 9), st.integers(4, 40))
 def test_the_order_is_that_of_impression_groups_then_users_then_rows(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[Row], size: int
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Row], size: int, part: int
 ) -> None:
-    assert stored(sorted_log(tmp_path_factory.mktemp("order"), rows, size=size)) == naive(rows)
+    assert stored(sorted_log(tmp_path_factory.mktemp("order"), rows, size=size, part=part)) == naive(rows)
 
 
 @settings(max_examples=20)
@@ -120,10 +121,10 @@ def test_an_impression_too_large_for_a_record_is_refused_with_its_size(tmp_path:
 
 
 def test_a_full_disk_is_a_sentence_with_the_file(tmp_path: Path) -> None:
-    full = tmp_path / "full.parquet"
-    full.symlink_to("/dev/full")
-    with pytest.raises(SourceError, match=r"full\.parquet can't be written: .*No space left"):
-        total_order.stage(iter([batch([("a", "x", 1000, Kind.CLICK, 0)])]), full, lambda _rows: None)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "time").symlink_to("/dev/full")
+    with pytest.raises(SourceError, match=r"full/time can't be written: .*No space left"):
+        StagedLog(tmp_path / "full").fill([batch([("a", "x", 1000, Kind.CLICK, 0)])], lambda _rows: None)
 
 
 def test_contents_count_what_is_there(tmp_path: Path) -> None:

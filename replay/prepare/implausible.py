@@ -3,13 +3,19 @@
 # ruff: noqa: S608 - numbers and expressions of our own
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from replay.duckdb_session import parquet
 from replay.prepare.log_account import Acceptable, Finding
 from replay.prepare.logged_impressions import LISTED, Place
+from replay.prepare.staged_log import Bools, Ints, StagedLog
 from replay.sources.columns import DOUBTFUL
 from replay.times import utc
 from streams.settings import Exposures
@@ -29,25 +35,31 @@ _FORMS = {
 }
 
 
-def doubtful_names(connection: duckdb.DuckDBPyConnection, column: str, place: Place) -> tuple[Finding, ...]:
-    """Return what is found in the names of `column` (user or item) in the view `staged`."""
+def doubtful_names(
+    connection: duckdb.DuckDBPyConnection, column: Literal["user", "item"], log: StagedLog, place: Place
+) -> tuple[Finding, ...]:
+    """Return what is found in the names of `column`."""
+    known = log.users if column == "user" else log.items
+    return (*_similar_names(connection, column, known), *_placeholders(column, known, log, place))
+
+
+def _similar_names(connection: duckdb.DuckDBPyConnection, column: str, known: pa.Array) -> tuple[Finding, ...]:
+    """Return a finding if names differ only by one of _FORMS."""
+    connection.register("known", pa.table({"name": known}))
     forms, expression = ["name AS f0"], "name"
     for number, form in enumerate(_FORMS.values(), start=1):
         expression = form.format(expression)
         forms.append(f"{expression} AS f{number}")
-    connection.execute(
-        f"""CREATE OR REPLACE TEMP TABLE names AS
-        SELECT {", ".join(forms)} FROM (SELECT DISTINCT "{column}" AS name FROM staged)"""
-    )
-    return (*_similar_names(connection, column), *_placeholders(connection, column, place))
-
-
-def _similar_names(connection: duckdb.DuckDBPyConnection, column: str) -> tuple[Finding, ...]:
-    """Return a finding if names in the table `names` differ only by one of _FORMS."""
-    counts = connection.execute(
+    query = f"SELECT {', '.join(forms)} FROM known"
+    last = f"f{len(_FORMS)}"
+    if not _integer(connection, f"SELECT count(*) FROM ({query}) WHERE f0 <> {last}"):
+        return ()  # every name is in the last form
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE names AS {query}")
+    if _integer(connection, f"SELECT count(DISTINCT {last}) FROM names") == len(known):
+        return ()
+    (counts,) = connection.execute(
         f"SELECT {', '.join(f'count(DISTINCT f{n})' for n in range(len(_FORMS) + 1))} FROM names"
-    ).fetchone()
-    assert counts is not None
+    ).fetchall()
     parts, first = [], list[str]()
     for number, what in enumerate(_FORMS, start=1):
         if merged := counts[number - 1] - counts[number]:
@@ -67,23 +79,26 @@ def _similar_names(connection: duckdb.DuckDBPyConnection, column: str) -> tuple[
     return (Finding(name=f"similar-{column}s", count=total, sentence=sentence, first=tuple(first)),)
 
 
-def _placeholders(connection: duckdb.DuckDBPyConnection, column: str, place: Place) -> tuple[Finding, ...]:
-    """Return a finding if names of `column` in the view `staged` are words for no value, or most events are of 0."""
-    found = connection.execute(
-        f"""WITH counts AS (
-            SELECT "{column}" AS name, count(*) AS events, min(row) AS row FROM staged
-            WHERE "{column}" IN (SELECT f0 FROM names WHERE f0 = '0' OR lower(trim(f0)) IN (SELECT unnest(?)))
-            GROUP BY name
-        )
-        SELECT name, events, file, line FROM counts JOIN staged USING (row)
-        WHERE name <> '0' OR events > {ZERO_SHARE} * ((SELECT count(*) FROM staged) - events)
-            / greatest(1, (SELECT count(*) FROM names) - 1)
-        ORDER BY events DESC, name""",
-        [list(DOUBTFUL)],
-    ).fetchall()
+def _placeholders(column: str, known: pa.Array, log: StagedLog, place: Place) -> tuple[Finding, ...]:
+    """Return a finding if names of a column are words for no value, or most events are of 0."""
+    plain = pc.utf8_lower(pc.utf8_trim(known, " "))
+    doubtful = pc.or_(pc.equal(known, "0"), pc.is_in(plain, pa.array(DOUBTFUL, known.type)))
+    codes = np.flatnonzero(doubtful.to_numpy(zero_copy_only=False))
+    if not len(codes):
+        return ()
+    events, first = np.zeros(len(known), np.int64), np.full(len(known), log.rows)
+    for begin, (values,) in log.blocks(column):
+        here = np.flatnonzero(np.isin(values, codes))
+        np.add.at(events, values[here], 1)
+        np.minimum.at(first, values[here], here + begin)
+    found = []
+    for code in codes.tolist():
+        name, count = known[code].as_py(), int(events[code])
+        if name != "0" or count > ZERO_SHARE * (log.rows - count) / max(1, len(known) - 1):
+            found.append((-count, name, int(first[code])))
     if not found:
         return ()
-    total = sum(events for _, events, _, _ in found)
+    total = -sum(less for less, _, _ in found)
     return (
         Finding(
             name=f"placeholder-{column}s",
@@ -91,63 +106,44 @@ def _placeholders(connection: duckdb.DuckDBPyConnection, column: str, place: Pla
             sentence=f"{total:,} events have a {column} whose name may mean that there is none; it is one {column} "
             "here: --null refuses it",
             first=tuple(
-                f"{place(file, line)}: {name!a}, {events:,} events" for name, events, file, line in found[:LISTED]
+                f"{place(*log.origin(row))}: {name!a}, {-less:,} events" for less, name, row in sorted(found)[:LISTED]
             ),
         ),
     )
 
 
-def future_times(connection: duckdb.DuckDBPyConnection, place: Place, now: int) -> tuple[Finding, ...]:
-    """Return a finding if events of the view `staged` are more than a day later than `now`, ms since 1970."""
-    row = connection.execute("SELECT count(*), max(time) FROM staged WHERE time > ?", [now + DAY_MS]).fetchone()
-    if row is None or not row[0]:
+def future_times(log: StagedLog, place: Place, now: int) -> tuple[Finding, ...]:
+    """Return a finding if events are more than a day later than `now`, ms since 1970."""
+    if log.last <= now + DAY_MS:
         return ()
-    examples = connection.execute(
-        "SELECT file, line, time FROM staged WHERE time > ? ORDER BY row LIMIT ?", [now + DAY_MS, LISTED]
-    ).fetchall()
-    sentence = f"{row[0]:,} events are in the future, up to {utc(row[1])} (day and month, a unit or a clock?)"
-    first = tuple(f"{place(file, line)}: {utc(time)}" for file, line, time in examples)
-    return (Finding(name="future-times", count=row[0], sentence=sentence, first=first),)
+    count, first = _where_time(log, place, lambda time: time > now + DAY_MS)
+    sentence = f"{count:,} events are in the future, up to {utc(log.last)} (day and month, a unit or a clock?)"
+    return (Finding(name="future-times", count=count, sentence=sentence, first=first),)
 
 
-def coarse_times(connection: duckdb.DuckDBPyConnection) -> tuple[Finding, ...]:
-    """Return a finding if all events of the view `staged` are at one time of the day, as dates without hours are."""
-    row = connection.execute(
-        f"SELECT count(*), min(time % {DAY_MS}), max(time % {DAY_MS}), max(time) - min(time) FROM staged"
-    ).fetchone()
-    if row is None or row[0] < COARSE_LEAST or row[1] != row[2]:
+def coarse_times(log: StagedLog) -> tuple[Finding, ...]:
+    """Return a finding if all events are at one time of the day, as dates without hours are."""
+    coarse = all((time % DAY_MS == log.first % DAY_MS).all() for _, (time,) in log.blocks("time"))
+    if log.rows < COARSE_LEAST or not coarse:
         return ()
-    what = "are at one time of the day (dates without hours?)" if row[3] else "have one and the same time"
-    sentence = f"all {row[0]:,} events {what}: those of a user on a day are ordered as in the log"
-    return (Finding(name="coarse-times", count=row[0], sentence=sentence),)
+    several = log.first < log.last
+    what = "are at one time of the day (dates without hours?)" if several else "have one and the same time"
+    sentence = f"all {log.rows:,} events {what}: those of a user on a day are ordered as in the log"
+    return (Finding(name="coarse-times", count=log.rows, sentence=sentence),)
 
 
-def repeated_rows(connection: duckdb.DuckDBPyConnection, place: Place) -> tuple[Finding, ...]:
-    """Return a finding if rows of the view `staged` are identical: all are events."""
-    connection.execute(
-        """CREATE TEMP TABLE repeated AS SELECT min(row) AS row, count(*) AS times FROM staged
-        GROUP BY hash(user, item, time, kind, impression) HAVING count(*) > 1"""
-    )
-    row = connection.execute("SELECT coalesce(sum(times - 1), 0)::BIGINT FROM repeated").fetchone()
-    if not row or not row[0]:
-        return ()
-    examples = connection.execute(
-        "SELECT file, line, times FROM staged JOIN repeated USING (row) ORDER BY row LIMIT ?", [LISTED]
-    ).fetchall()
-    first = tuple(f"{place(file, line)}: {times:,} times" for file, line, times in examples)
-    sentence = f"{row[0]:,} rows repeat another row exactly (sent twice?): every one is an event"
-    return (Finding(name="repeated-rows", count=row[0], sentence=sentence, first=first),)
-
-
-def stray_times(connection: duckdb.DuckDBPyConnection, ordered: Path, rows: int, place: Place) -> tuple[Finding, ...]:
+def stray_times(
+    connection: duckdb.DuckDBPyConnection, ordered: Path, rows: int, log: StagedLog, place: Place
+) -> tuple[Finding, ...]:
     """Return a finding if events lie FAR_MS, and twice the span of the others, from 98 % of the events.
 
-    `ordered` is the sorted log, of which the first `rows` rows are sent; places are found in the view `staged`.
+    `ordered` is the sorted log, of which the first `rows` rows are sent; places are found in `log`.
     """
     edge = max(1, rows // 100)
-    log = f"(SELECT time, file_row_number AS n FROM {parquet(ordered, row_numbers=True)} WHERE n < {rows})"
+    times = f"(SELECT time, file_row_number AS n FROM {parquet(ordered, row_numbers=True)} WHERE n < {rows})"
     found = connection.execute(
-        f"SELECT min(time), max(time), min(time) FILTER (n >= {edge}), max(time) FILTER (n < {rows - edge}) FROM {log}"
+        f"""SELECT min(time), max(time), min(time) FILTER (n >= {edge}), max(time) FILTER (n < {rows - edge})
+        FROM {times}"""
     ).fetchone()
     if found is None or rows < 3 * edge:
         return ()
@@ -156,17 +152,17 @@ def stray_times(connection: duckdb.DuckDBPyConnection, ordered: Path, rows: int,
     if low - first <= margin and last - high <= margin:
         return ()
     far = f"(time BETWEEN {first} AND {low - margin - 1} OR time BETWEEN {high + margin + 1} AND {last})"
-    row = connection.execute(f"SELECT count(*) FROM {log} WHERE {far}").fetchone()
-    assert row is not None
-    examples = connection.execute(
-        f"SELECT file, line, time FROM staged WHERE {far} ORDER BY row LIMIT ?", [LISTED]
-    ).fetchall()
+    count = _integer(connection, f"SELECT count(*) FROM {times} WHERE {far}")
+    _, places = _where_time(
+        log,
+        place,
+        lambda time: ((time >= first) & (time < low - margin)) | ((time > high + margin) & (time <= last)),
+    )
     sentence = (
-        f"{row[0]:,} events are years away from the others, which are between {utc(low)} and {utc(high)}: spans of "
+        f"{count:,} events are years away from the others, which are between {utc(low)} and {utc(high)}: spans of "
         "event time, as of --epoch and --retrain-every, would be bent (a clock that was never set?)"
     )
-    places = tuple(f"{place(file, line)}: {utc(time)}" for file, line, time in examples)
-    return (Finding(name=Acceptable.STRAY_TIMES, count=row[0], sentence=sentence, first=places),)
+    return (Finding(name=Acceptable.STRAY_TIMES, count=count, sentence=sentence, first=places),)
 
 
 def nothing_to_rank(counts: dict[str, int], policy: Exposures, policies: tuple[Exposures, ...]) -> tuple[Finding, ...]:
@@ -184,3 +180,20 @@ def nothing_to_rank(counts: dict[str, int], policy: Exposures, policies: tuple[E
 
 
 _KINDS = ("clicks", "exposures", "past_clicks", "candidates")
+
+
+def _where_time(log: StagedLog, place: Place, wanted: Callable[[Ints], Bools]) -> tuple[int, tuple[str, ...]]:
+    """Return the number of events whose time is `wanted`, and place and time of the first."""
+    count, first = 0, list[str]()
+    for begin, (times,) in log.blocks("time"):
+        here = np.flatnonzero(wanted(times))
+        count += len(here)
+        for at in here[: LISTED - len(first)].tolist():
+            first.append(f"{place(*log.origin(begin + at))}: {utc(int(times[at]))}")
+    return count, tuple(first)
+
+
+def _integer(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    """Return the only value of a query over integers."""
+    ((value,),) = connection.execute(query).fetchall()
+    return int(value)

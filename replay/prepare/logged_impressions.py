@@ -1,21 +1,23 @@
-"""The impressions of a staged log: split where they last too long, refused where they are too large for a record.
+"""The impressions of a log: split where they last too long, refused where they are too large for a record.
 
 A number that comes again every day, a session's id or a constant makes one impression of events that were not shown
 together, and all its clicks would be ranked with what was known before its first event. So an impression ends where
 there was no event for the longest span, and is cut into pieces of at most that span; the first piece keeps its number.
+Rows come in parts, each with all events of its users.
 """
 
-# ruff: noqa: S608 - numbers of our own
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-import duckdb
+import numpy as np
 
 from replay.errors import SourceError
 from replay.prepare.log_account import Finding
+from replay.prepare.staged_log import Bools, Columns, Ints, StagedLog, changes
 from replay.sources.schema import IMPRESSIONS
 from streams.records import Kind
 
@@ -23,6 +25,9 @@ GROUP_EVENTS = 2000  # the most events of one impression: they must fit into one
 LISTED = 5
 
 Place = Callable[[int | None, int | None], str]
+
+_SPREAD = 6364136223846793005  # spreads the numbers of pieces
+_HASH = np.uint64(0x9E3779B97F4A7C15)
 
 
 class LargeImpressionError(SourceError):
@@ -44,126 +49,179 @@ class LoggedImpressions:
     findings: tuple[Finding, ...]
 
 
-def group(connection: duckdb.DuckDBPyConnection, span: int, place: Place) -> LoggedImpressions:
-    """Create the view `events` of the view `staged`, and the table `groups` of its impressions.
+@dataclass(frozen=True)
+class Groups:
+    """The impressions of some rows: user, number, first event (time, ns, row), time of the last one, and events."""
 
-    In `events` impressions are split by `span` (ms), and exposures are left out whose item is clicked in the same
-    impression: trackers log an exposure for every item that was shown, but a click is no sign of rejection. Raises
-    LargeImpressionError if one is too large for a record.
-    """
-    connection.execute("CREATE VIEW events AS SELECT * FROM staged")
-    _groups(connection)
-    longest, largest, long = _integers(
-        connection,
-        f"""SELECT coalesce(max(last - first.time), 0), coalesce(max(events), 0),
-            count(*) FILTER (last - first.time > {span}) FROM groups""",
-    )
-    (none,) = _integers(connection, "SELECT count(*) FROM staged WHERE impression = 0")
-    findings = [_split(connection, span, place)] if long else []
-    connection.execute(
-        f"""CREATE TEMP TABLE clicked AS SELECT e.row FROM events e
-        SEMI JOIN (SELECT user, impression, item FROM events WHERE impression <> 0 AND kind = {int(Kind.CLICK)})
-            USING (user, impression, item)
-        WHERE e.impression <> 0 AND e.kind = {int(Kind.EXPOSURE)}"""
-    )
-    (clicked,) = _integers(connection, "SELECT count(*) FROM clicked")
-    if clicked:
-        findings.append(_clicked(connection, clicked, place))
-    if findings:
-        connection.execute(
-            f"""CREATE OR REPLACE VIEW events AS SELECT * FROM {"split" if long else "staged"}
-            WHERE row NOT IN (SELECT row FROM clicked)"""
+    of: Ints  # for each row the index of its impression; -1: it has none
+    user: Ints
+    impression: Ints
+    time: Ints
+    ns: Ints
+    row: Ints
+    last: Ints
+    events: Ints
+
+
+def groups(rows: Columns) -> Groups:
+    """Return the impressions of `rows`, which are in the order of the source."""
+    inside = np.flatnonzero(rows.impression)
+    here = rows if len(inside) == len(rows) else rows.take(inside)
+    of = np.full(len(rows), -1)
+    if not len(inside):
+        return Groups(of, *([np.zeros(0, np.int64)] * 7))
+    starts = changes(here.user, here.impression)  # of runs of rows in one impression
+    events = np.diff(np.append(starts, len(here)))
+    run_of = np.repeat(np.arange(len(starts)), events)
+    time = np.minimum.reduceat(here.time, starts)
+    row, ns = here.row[starts], here.ns[starts]
+    if (here.time[starts] != time).any() or here.ns.any():
+        first = here.time == time[run_of]
+        ns = np.minimum.reduceat(np.where(first, here.ns, np.iinfo(np.int32).max), starts)
+        row = np.minimum.reduceat(np.where(first & (here.ns == ns[run_of]), here.row, np.iinfo(np.int64).max), starts)
+    user, impression = here.user[starts], here.impression[starts]
+    last = np.maximum.reduceat(here.time, starts)
+    if not (impression[1:] > impression[:-1]).all():
+        order = np.lexsort((row, ns, time, impression, user))
+        begins = changes(user[order], impression[order])
+        number = np.empty(len(order), np.int64)
+        number[order] = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(order))))
+        last, events = np.maximum.reduceat(last[order], begins), np.add.reduceat(events[order], begins)
+        user, impression, time, ns, row = (c[order[begins]] for c in (user, impression, time, ns, row))
+        run_of = number[run_of]
+    of[inside] = run_of
+    return Groups(of, user, impression, time, ns, row, last, events)
+
+
+class ImpressionRules:
+    """Applies the rules for impressions to the parts of a log, and keeps what was found in them."""
+
+    def __init__(self, log: StagedLog, span: int, place: Place) -> None:
+        """`span` is the longest of an impression, ms."""
+        self._log, self._span, self._place = log, span, place
+        self._longest = self._largest = self._none = self._clicked = self._long = 0
+        self._numbers: set[int] = set()  # of impressions, and users: two of each are enough
+        self._users: set[int] = set()
+        self._first_long: list[tuple[int, int, int, int]] = []  # (-length, row, user, events)
+        self._first_clicked: list[int] = []  # rows
+        self._large: list[tuple[int, int]] = []  # (row, events)
+
+    def apply(self, rows: Columns) -> tuple[Columns, Groups]:
+        """Return the events of a part with impressions that are split by the span, and these impressions.
+
+        Exposures are left out whose item is clicked in the same impression: trackers log an exposure for every item
+        that was shown, but a click is no sign of rejection.
+        """
+        found = groups(rows)
+        length = found.last - found.time
+        self._longest = max(self._longest, int(length.max(initial=0)))
+        self._largest = max(self._largest, int(found.events.max(initial=0)))
+        self._none += int((found.of < 0).sum())
+        if len(found.user):
+            self._numbers |= {int(found.impression.min()), int(found.impression.max())}
+            self._users |= {int(found.user.min()), int(found.user.max())}
+        long = length > self._span
+        if long.any():
+            self._long += int(long.sum())
+            at = np.flatnonzero(long)
+            at = at[np.lexsort((found.row[at], -length[at]))[:LISTED]]
+            self._first_long += zip(
+                *(c.tolist() for c in (-length[at], found.row[at], found.user[at], found.events[at])), strict=True
+            )
+            rows = dataclasses.replace(rows, impression=_split(rows, found, long, self._span))
+            found = groups(rows)
+        clicked = _clicked(rows, found)
+        if clicked.any():
+            self._clicked += int(clicked.sum())
+            self._first_clicked += rows.row[clicked][:LISTED].tolist()
+            rows = rows.take(~clicked)
+            found = groups(rows)
+        large = found.events > GROUP_EVENTS
+        self._large += zip(found.row[large].tolist(), found.events[large].tolist(), strict=True)
+        return rows, found
+
+    def result(self) -> LoggedImpressions:
+        """Return what was found in all parts. Raises LargeImpressionError if an impression is too large."""
+        self._refuse_large()
+        findings = [
+            *([self._long_finding()] if self._long else []),
+            *([self._clicked_finding()] if self._clicked else []),
+        ]
+        return LoggedImpressions(self._longest, self._largest, self._none, self._clicked, tuple(findings))
+
+    def _long_finding(self) -> Finding:
+        first = sorted(self._first_long)[:LISTED]
+        several = len(self._numbers) == 1 < len(self._users)
+        cause = "the column holds one value" if several else "numbers that begin again, or ids of sessions?"
+        return Finding(
+            name="long-impressions",
+            count=self._long,
+            sentence=f"{self._long:,} impressions last longer than {timedelta(milliseconds=self._span)} and were "
+            f"split; the longest lasts {timedelta(milliseconds=-first[0][0])} ({cause}): --impression-span sets the "
+            "limit",
+            first=tuple(
+                f"{self._place(*self._log.origin(row))}: {events:,} events of user {self._log.users[user].as_py()} in "
+                f"{timedelta(milliseconds=-less)}"
+                for less, row, user, events in first
+            ),
         )
-        _groups(connection)
-    _refuse_large(connection, place)
-    return LoggedImpressions(longest, largest, none, clicked, tuple(findings))
 
-
-def _split(connection: duckdb.DuckDBPyConnection, span: int, place: Place) -> Finding:
-    connection.execute(
-        f"""CREATE TEMP TABLE pieces AS
-        WITH gaps AS (
-            SELECT row, user, impression, time, time - lag(time) OVER at_time > {span} AS gap
-            FROM staged SEMI JOIN (SELECT user, impression FROM groups WHERE last - first.time > {span})
-                USING (user, impression)
-            WINDOW at_time AS (PARTITION BY user, impression ORDER BY time, row)
-        ), stretches AS (
-            SELECT *, count(*) FILTER (gap) OVER (PARTITION BY user, impression ORDER BY time, row) AS stretch FROM gaps
-        ), cut AS (
-            SELECT *, (time - min(time) OVER (PARTITION BY user, impression, stretch)) // {span + 1} AS piece
-            FROM stretches
+    def _clicked_finding(self) -> Finding:
+        first = []
+        for row in sorted(self._first_clicked)[:LISTED]:
+            user, item = self._log.names_of(row)
+            first.append(f"{self._place(*self._log.origin(row))}: user {user}, item {item}")
+        sentence = (
+            f"{self._clicked:,} exposures are of an item that is clicked in the same impression: they are left out"
         )
-        SELECT row, (impression::HUGEINT * 6364136223846793005 + stretch * 1000003 + piece) % {IMPRESSIONS - 1} + 1
-            AS impression
-        FROM cut WHERE stretch > 0 OR piece > 0"""
-    )
-    for view in ("split", "events"):
-        connection.execute(
-            f"""CREATE OR REPLACE VIEW {view} AS
-            SELECT s.* REPLACE (coalesce(p.impression, s.impression)::BIGINT AS impression)
-            FROM staged s LEFT JOIN pieces p USING (row)"""
-        )
-    longest = connection.execute(
-        f"""SELECT s.file, s.line, g.user, g.events, g.last - g.first.time AS length
-        FROM groups g JOIN staged s ON s.row = g.first.row WHERE length > {span} ORDER BY length DESC, s.row LIMIT ?""",
-        [LISTED],
-    ).fetchall()
-    long, numbers, users = _integers(
-        connection,
-        f"""SELECT count(*) FILTER (last - first.time > {span}), count(DISTINCT impression), count(DISTINCT user)
-        FROM groups""",
-    )
-    cause = "the column holds one value" if numbers == 1 < users else "numbers that begin again, or ids of sessions?"
-    return Finding(
-        name="long-impressions",
-        count=long,
-        sentence=f"{long:,} impressions last longer than {timedelta(milliseconds=span)} and were split; the longest "
-        f"lasts {timedelta(milliseconds=longest[0][4])} ({cause}): --impression-span sets the limit",
-        first=tuple(
-            f"{place(file, line)}: {events:,} events of user {user} in {timedelta(milliseconds=length)}"
-            for file, line, user, events, length in longest
-        ),
-    )
+        return Finding(name="clicked-exposures", count=self._clicked, sentence=sentence, first=tuple(first))
 
-
-def _clicked(connection: duckdb.DuckDBPyConnection, count: int, place: Place) -> Finding:
-    examples = connection.execute(
-        "SELECT file, line, user, item FROM staged SEMI JOIN clicked USING (row) ORDER BY row LIMIT ?", [LISTED]
-    ).fetchall()
-    sentence = f"{count:,} exposures are of an item that is clicked in the same impression: they are left out"
-    first = tuple(f"{place(file, line)}: user {user}, item {item}" for file, line, user, item in examples)
-    return Finding(name="clicked-exposures", count=count, sentence=sentence, first=first)
-
-
-def _groups(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute(
-        """CREATE OR REPLACE TEMP TABLE groups AS
-        SELECT user, impression, min({'time': time, 'ns': ns, 'row': row}) AS first,
-            max(time) AS last, count(*) AS events
-        FROM events WHERE impression <> 0 GROUP BY user, impression"""
-    )
-
-
-def _refuse_large(connection: duckdb.DuckDBPyConnection, place: Place) -> None:
-    found = connection.execute(
-        """SELECT g.user, g.events, s.impression, s.file, s.line FROM groups g JOIN staged s ON s.row = g.first.row
-        WHERE g.events > ? ORDER BY g.first.row""",
-        [GROUP_EVENTS],
-    ).fetchone()
-    if found:
-        user, events, impression, file, line = found
-        at = place(file, line)  # the number of a text is a hash: the line shows the text
-        which = f"{at}: the impression of this line" if at else f"impression {impression}"
+    def _refuse_large(self) -> None:
+        if not self._large:
+            return
+        row, events = min(self._large)
+        file, line = self._log.origin(row)
+        at = self._place(file, line)  # the number of a text is a hash: the line shows the text
+        number = int(self._log.column("impression", row, 1)[0])
+        which = f"{at}: the impression of this line" if at else f"impression {number}"
         raise LargeImpressionError(
-            f"{which} of user {user} has {events:,} events: at most {GROUP_EVENTS:,}; if the column holds a constant "
-            "or the id of a session, leave it out or set a shorter --impression-span",
+            f"{which} of user {self._log.names_of(row)[0]} has {events:,} events: at most {GROUP_EVENTS:,}; if the "
+            "column holds a constant or the id of a session, leave it out or set a shorter --impression-span",
             file,
             line,
         )
 
 
-def _integers(connection: duckdb.DuckDBPyConnection, query: str) -> list[int]:
-    """Return the only row of a query over integers."""
-    row = connection.execute(query).fetchone()
-    assert row is not None
-    return [int(value) for value in row]
+def _split(rows: Columns, found: Groups, long: Bools, span: int) -> Ints:
+    """Return the number of the impression of each row, another one in the later pieces of long impressions."""
+    at = np.flatnonzero((found.of >= 0) & np.append(long, False)[found.of])
+    at = at[np.lexsort((rows.row[at], rows.time[at], found.of[at]))]
+    time, group = rows.time[at], found.of[at]
+    begins = np.append(True, group[1:] != group[:-1])
+    gap = ~begins & np.append(False, np.diff(time) > span)
+    gaps = np.cumsum(gap)
+    stretch = gaps - gaps[begins][np.cumsum(begins) - 1]
+    first = time[begins | gap][np.cumsum(begins | gap) - 1]
+    piece = (time - first) // (span + 1)
+    later = (stretch > 0) | (piece > 0)
+    known, index = np.unique(rows.impression[at][later], return_inverse=True)
+    spread = np.array([number * _SPREAD % (IMPRESSIONS - 1) for number in known.tolist()], np.int64)[index]
+    split = rows.impression.copy()
+    split[at[later]] = (spread + stretch[later] * 1_000_003 + piece[later]) % (IMPRESSIONS - 1) + 1
+    return split
+
+
+def _clicked(rows: Columns, found: Groups) -> Bools:
+    """Return True for each exposure whose item is clicked in the same impression."""
+    key = found.of * (int(rows.item.max(initial=0)) + 1) + rows.item
+    clicks = key[(found.of >= 0) & (rows.kind == Kind.CLICK)]
+    exposures = (found.of >= 0) & (rows.kind == Kind.EXPOSURE)
+    if not len(clicks):
+        return np.zeros(len(rows), np.bool_)
+    shift = np.uint64(64 - max(10, (8 * len(clicks)).bit_length()))
+    seen = np.zeros(1 << (64 - int(shift)), np.bool_)  # hashes of the clicks: few exposures are left to compare
+    seen[clicks.astype(np.uint64) * _HASH >> shift] = True
+    exposures &= seen[key.astype(np.uint64) * _HASH >> shift]
+    at = np.flatnonzero(exposures)
+    exposures[at] = np.isin(key[at], clicks)
+    return np.asarray(exposures)

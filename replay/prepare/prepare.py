@@ -36,7 +36,9 @@ from replay.prepare.plan import (
     write_plan,
 )
 from replay.prepare.plugin_exposures import plugin_exposures
+from replay.prepare.repeated_rows import RepeatedRows
 from replay.prepare.simulated_exposures import simulated
+from replay.prepare.staged_log import StagedLog
 from replay.sources.source import Source
 from replay.sources.text.lines import lines
 from streams.settings import Exposures
@@ -176,42 +178,47 @@ class _Sorting:
 
     def run(self) -> tuple[Contents, Account, LoggedImpressions]:
         """Return what the log contains, what became of its rows, and the findings."""
-        staged, ordered = self.path.with_name("staged.parquet"), self.path
+        ordered, added_to = self.path, self.path.with_name("positioned.parquet")
         options, text, errors = self.options, self.source.text, self.errors
-        read = total_order.stage(self.source.read(self.policy, errors), staged, self._counting("reading"))
+        log = StagedLog(self.path.with_name("staged"))
+        log.fill(self.source.read(self.policy, errors), self._counting("reading"))
+        read = log.rows
         if not read:
             raise SourceError(f"{text}: no row could be read" + self._first_error())
         self.progress("sorting", read)
+        selection = total_order.Selection(options.start, options.end, options.users)
+        try:
+            sorted_ = total_order.sort(log, ordered, selection, options.impression_span, errors.place)
+        except LargeImpressionError as error:
+            raise SourceError(f"{error}{self._line(error)}") from error
+        chosen = rows = impression_groups.rows_within(ordered, sorted_.rows, options.limit)
+        if not rows:
+            raise SourceError(f"{text}: nothing is left of {read:,} rows by --from, --to, --limit or --users")
         with database(self.path.parent) as connection:
-            selection = total_order.Selection(options.start, options.end, options.users)
-            try:
-                sorted_ = total_order.sort(
-                    connection, staged, ordered, selection, options.impression_span, errors.place
-                )
-            except LargeImpressionError as error:
-                raise SourceError(f"{error}{self._line(error)}") from error
-            chosen = rows = impression_groups.rows_within(ordered, sorted_.rows, options.limit)
-            if not rows:
-                raise SourceError(f"{text}: nothing is left of {read:,} rows by --from, --to, --limit or --users")
             self.progress("checking", read)
-            found = self._findings(connection, ordered, rows)
+            found = self._findings(connection, log, sorted_.repeated, rows)
             if self.policy in {"simulated", "plugin"}:
                 if options.plugin is None:
                     added = simulated(ordered, rows, options.seed, text)
                 else:
                     added = plugin_exposures(ordered, rows, options.seed, text, options.plugin)
-                rows = total_order.stage(added, staged, self._counting("simulating exposures"))
-                total_order.number(connection, staged, ordered)
+                rows = total_order.write_positioned(added, added_to, self._counting("simulating exposures"))
+                total_order.number(connection, added_to, ordered)
             shown = rows
             if options.faults.change_arrivals:
                 fleet = Fleet(options.faults, options.seed, self.fault_counts)
-                rows = total_order.stage(
-                    late_arrivals(ordered, rows, fleet), staged, self._counting("delaying arrivals")
+                rows = total_order.write_positioned(
+                    late_arrivals(ordered, rows, fleet), added_to, self._counting("delaying arrivals")
                 )
                 if not rows:
                     raise SourceError(f"{text}: all of it is lost by the faults {options.faults}")
-                total_order.sort_by_arrival(connection, staged, ordered)
-            counts = total_order.contents(connection, ordered, rows)
+                total_order.sort_by_arrival(connection, added_to, ordered)
+            as_sorted = rows == sorted_.rows and self.policy not in {"simulated", "plugin"}
+            counts = (
+                sorted_.contents
+                if as_sorted and not options.faults.change_arrivals
+                else total_order.contents(connection, ordered, rows)
+            )
         impressions = sorted_.impressions
         clicked = {"exposure of an item that is clicked in the same impression": impressions.clicked_exposures}
         account = Account(
@@ -229,15 +236,17 @@ class _Sorting:
         contents = msgspec.convert(counts | {"rows": rows, "exposures_logged": logged}, Contents)
         return contents, account, dataclasses.replace(impressions, findings=impressions.findings + found)
 
-    def _findings(self, connection: duckdb.DuckDBPyConnection, ordered: Path, rows: int) -> tuple[Finding, ...]:
+    def _findings(
+        self, connection: duckdb.DuckDBPyConnection, log: StagedLog, repeated: RepeatedRows, rows: int
+    ) -> tuple[Finding, ...]:
         place = self.errors.place
         return (
-            *implausible.doubtful_names(connection, "user", place),
-            *implausible.doubtful_names(connection, "item", place),
-            *implausible.repeated_rows(connection, place),
-            *implausible.coarse_times(connection),
-            *implausible.future_times(connection, place, int(time.time() * 1000)),
-            *implausible.stray_times(connection, ordered, rows, place),
+            *implausible.doubtful_names(connection, "user", log, place),
+            *implausible.doubtful_names(connection, "item", log, place),
+            *repeated.findings(log, place),
+            *implausible.coarse_times(log),
+            *implausible.future_times(log, place, int(time.time() * 1000)),
+            *implausible.stray_times(connection, self.path, rows, log, place),
         )
 
     def _line(self, error: LargeImpressionError) -> str:

@@ -1,12 +1,14 @@
-"""The total order of a log, computed on disk: source rows are staged as Parquet, duckdb sorts them into another file.
+"""The total order of a log, computed in parts: each part is sorted in memory, and the parts are merged on disk.
 
 Order: time of the impression group in ms, user, its ns within the ms, first source row of the group, time, source row.
-The time of a group is that of its first event. Memory stays within `duckdb_session.MEMORY` for any size of log.
+The time of a group is that of its first event. A part has about PART rows, with all of a user, so memory does not grow
+with the log. Logs to which events were added are numbered by duckdb, within `duckdb_session.MEMORY`.
 """
 
 # ruff: noqa: S608 - paths and numbers of our own; duckdb takes no parameters in COPY and views
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +20,25 @@ import pyarrow.parquet as pq
 
 from replay.duckdb_session import parquet, quoted
 from replay.errors import SourceError
-from replay.prepare import logged_impressions
-from replay.prepare.logged_impressions import LoggedImpressions, Place
-from replay.sources.schema import READ
+from replay.prepare import sorted_parts
+from replay.prepare.logged_impressions import ImpressionRules, LoggedImpressions, Place
+from replay.prepare.repeated_rows import RepeatedRows
+from replay.prepare.sorted_parts import Order, SortedPart, StoredPart, merged, placed
+from replay.prepare.staged_log import Bools, Columns, StagedLog
+from replay.sources.schema import ROWS
 from streams.records import Kind
 
+PART = 1 << 21  # rows that are sorted together
+
 _FORMAT = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, DICTIONARY_SIZE_LIMIT 1000, ROW_GROUP_SIZE 65536)"
+_WRITE = 1 << 16
 _KINDS = {
     Kind.CLICK: "clicks",
     Kind.EXPOSURE: "exposures",
     Kind.PAST_CLICK: "past_clicks",
     Kind.CANDIDATE: "candidates",
 }
-_STAGED = READ.append(pa.field("row", pa.int64(), nullable=False))
+_SORTED = ROWS.append(pa.field("seq", pa.int64(), nullable=False))
 
 
 @dataclass(frozen=True)
@@ -44,80 +52,126 @@ class Selection:
 
 @dataclass(frozen=True)
 class SortResult:
-    """Numbers of rows that are in the sorted log and outside the selection; and the impressions of the whole log."""
+    """Numbers of rows that are in the sorted log and outside the selection, and what the whole log holds."""
 
     rows: int
     outside: int
+    contents: dict[str, int]  # of the sorted log, as `contents` counts them
     impressions: LoggedImpressions
+    repeated: RepeatedRows
 
 
-def stage(batches: Iterator[pa.RecordBatch], path: Path, progress: Callable[[int], None]) -> int:
-    """Write batches to `path` and return the number of rows; adds source row numbers to rows without a `position`.
+def write_positioned(batches: Iterator[pa.RecordBatch], path: Path, progress: Callable[[int], None]) -> int:
+    """Write batches with a `position` in the total order to `path` and return the number of rows.
 
     Raises SourceError if the file can't be written.
     """
-    try:
-        return _stage(batches, path, progress)
-    except OSError as error:
-        raise SourceError(f"{path} can't be written: {error}") from error
-
-
-def _stage(batches: Iterator[pa.RecordBatch], path: Path, progress: Callable[[int], None]) -> int:
     total = 0
     writer = None
     try:
         for batch in batches:
-            rows = batch
-            if "position" not in batch.schema.names:
-                numbers = pa.array(np.arange(total, total + batch.num_rows))
-                known = batch.schema.names
-                columns = [batch[f.name] if f.name in known else pa.nulls(batch.num_rows, f.type) for f in READ]
-                rows = pa.record_batch([*columns, numbers], schema=_STAGED)
-            writer = writer or pq.ParquetWriter(
-                path,
-                rows.schema,
-                compression="zstd",
-                compression_level=1,
-                use_dictionary=[name for name in ("kind", "file", "ns") if name in rows.schema.names],  # the others are
-                write_statistics=False,  # of many values: a dictionary of them would cost more than it saves
-            )
-            writer.write_batch(rows)
+            writer = writer or _writer(path, batch.schema)
+            writer.write_batch(batch)
             total += batch.num_rows
             progress(total)
+    except OSError as error:
+        raise SourceError(f"{path} can't be written: {error}") from error
     finally:
         if writer is not None:
             writer.close()
     return total
 
 
-def sort(
-    connection: duckdb.DuckDBPyConnection, staged: Path, path: Path, selection: Selection, span: int, place: Place
-) -> SortResult:
-    """Write the selected rows of `staged` to `path` in total order, with the per-user sequence number `seq`.
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # only kinds are of few values: a dictionary of others would cost more than it saves
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", compression_level=1, use_dictionary=["kind"], write_statistics=False
+    )
+
+
+def sort(log: StagedLog, path: Path, selection: Selection, span: int, place: Place, part: int = PART) -> SortResult:
+    """Write the selected rows of `log` to `path` in total order, with the per-user sequence number `seq`.
 
     Impressions are split by `span` (ms); exposures of items that are clicked in their impression are left out.
-    Raises SourceError if an impression is too large for a record.
+    `part` is the number of rows that are sorted together. Raises SourceError if an impression is too large for a
+    record, or a file can't be written.
     """
-    connection.execute(f"CREATE VIEW staged AS SELECT * REPLACE (coalesce(ns, 0) AS ns) FROM {parquet(staged)}")
-    impressions = logged_impressions.group(connection, span, place)
-    grouped = """SELECT s.*, coalesce(g.first.time, s.time) AS group_time, coalesce(g.first.ns, s.ns) AS group_ns,
-            coalesce(g.first.row, s.row) AS group_row
-        FROM events s LEFT JOIN groups g ON s.impression <> 0 AND s.user = g.user AND s.impression = g.impression"""
-    where = _where(selection)
-    connection.execute(
-        f"""COPY (
-            SELECT user, item, time, kind, impression,
-                row_number() OVER (PARTITION BY user ORDER BY group_time, group_ns, group_row, time, ns, row) - 1 AS seq
-            FROM ({grouped}) WHERE {where}
-            ORDER BY group_time, user, group_ns, group_row, time, ns, row
-        ) TO {quoted(path)} {_FORMAT}"""
-    )
-    outside = f"SELECT count(*) FROM ({grouped}) WHERE NOT ({where})"
-    return SortResult(
-        count(connection, path),
-        _integers(connection, outside)[0] if where != "true" else 0,
-        impressions,
-    )
+    try:
+        return _sort(log, path, selection, ImpressionRules(log, span, place), part)
+    except OSError as error:
+        raise SourceError(f"{path} can't be written: {error}") from error
+
+
+def _sort(log: StagedLog, path: Path, selection: Selection, rules: ImpressionRules, size: int) -> SortResult:
+    parts = -(-log.rows // size)
+    repeated, order, chosen = RepeatedRows(), Order.of(log), _chosen(log, selection.users)
+    counts = {"impressions": 0, "ties": 0}
+    outside = 0
+    stored: list[StoredPart] = []
+    whole: list[SortedPart] = []
+    for number in range(parts):
+        rows = log.part(number, parts)
+        repeated.look(rows)
+        rows, groups = rules.apply(rows)
+        first = placed(rows, groups)
+        inside = _inside(selection, first, chosen)
+        if not inside.all():
+            outside += int((~inside).sum())
+            rows, first = rows.take(inside), first.take(inside)
+        if not len(rows):
+            continue
+        sorted_ = sorted_parts.sort(rows, first, order)
+        counts["impressions"] += sorted_parts.impressions(sorted_)
+        counts["ties"] += sorted_parts.ties(sorted_, order)
+        if parts == 1:
+            whole.append(sorted_)
+        else:
+            stored.append(StoredPart(sorted_, path.with_name(f"part-{number}"), size))
+    impressions = rules.result()
+    rows_, contents_ = _write(log, path, merged(stored, order) if stored else iter(whole))
+    return SortResult(rows_, outside, contents_ | counts, impressions, repeated)
+
+
+def _chosen(log: StagedLog, users: int | None) -> Bools | None:
+    """Return True for each user that is selected; None: all are."""
+    if users is None:
+        return None
+    names = log.users.to_pylist()
+    first = sorted(range(len(names)), key=lambda at: (hashlib.md5(names[at].encode()).hexdigest(), names[at]))  # noqa: S324 - it only has to spread
+    chosen = np.zeros(len(names), np.bool_)
+    chosen[first[:users]] = True
+    return chosen
+
+
+def _inside(selection: Selection, first: Columns, chosen: Bools | None) -> Bools:
+    """Return True for each row of a selected user, and of an impression group that begins in the span."""
+    inside = np.ones(len(first), np.bool_) if chosen is None else chosen[first.user]
+    if selection.start is not None:
+        inside &= first.time >= selection.start
+    if selection.end is not None:
+        inside &= first.time < selection.end
+    return inside
+
+
+def _write(log: StagedLog, path: Path, parts: Iterator[SortedPart]) -> tuple[int, dict[str, int]]:
+    """Write sorted rows with their names to `path`; return their number, and what `contents` counts in one pass."""
+    users, items = np.zeros(len(log.users), np.bool_), np.zeros(len(log.items), np.bool_)
+    kinds = np.zeros(max(_KINDS) + 1, np.int64)
+    total, first, last = 0, log.last, log.first
+    with _writer(path, _SORTED) as writer:
+        for part in parts:
+            users[part.user], items[part.item] = True, True
+            kinds += np.bincount(part.kind, minlength=len(kinds))
+            first, last = min(first, int(part.time.min())), max(last, int(part.time.max()))
+            total += len(part)
+            for at in range(0, len(part), _WRITE):
+                rows = part.slice(at, at + _WRITE)
+                names = (log.users.take(pa.array(rows.user)), log.items.take(pa.array(rows.item)))
+                columns = (rows.time, rows.kind, rows.impression, rows.seq)
+                texts = (name.cast(pa.string()) for name in names)
+                writer.write_batch(pa.record_batch([*texts, *map(pa.array, columns)], schema=_SORTED))
+    counts = {"users": int(users.sum()), "items": int(items.sum()), "first": first, "last": last}
+    return total, counts | {name: int(kinds[kind]) for kind, name in _KINDS.items()}
 
 
 def number(connection: duckdb.DuckDBPyConnection, positioned: Path, path: Path) -> None:
@@ -168,15 +222,3 @@ def _integers(connection: duckdb.DuckDBPyConnection, query: str) -> list[int]:
     row = connection.execute(query).fetchone()
     assert row is not None
     return [int(value) for value in row]
-
-
-def _where(selection: Selection) -> str:
-    parts = []
-    if selection.start is not None:
-        parts.append(f"group_time >= {int(selection.start)}")
-    if selection.end is not None:
-        parts.append(f"group_time < {int(selection.end)}")
-    if selection.users is not None:
-        chosen = f"SELECT user FROM staged GROUP BY user ORDER BY md5(user), user LIMIT {int(selection.users)}"
-        parts.append(f"user IN ({chosen})")
-    return " AND ".join(parts) or "true"

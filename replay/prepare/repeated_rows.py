@@ -1,0 +1,48 @@
+"""Rows that repeat another row of the log exactly, found in the parts of a log one after another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from replay.prepare.log_account import Finding
+from replay.prepare.logged_impressions import LISTED, Place
+from replay.prepare.staged_log import Columns, StagedLog, changes
+
+_FACTOR = 0x9E3779B97F4A7C15  # odd: it spreads numbers over 64 bits
+
+
+class RepeatedRows:
+    """Counts rows that are identical to an earlier row, and keeps the first cases."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[tuple[int, int]] = []  # the first of the identical rows, and their number
+
+    def look(self, rows: Columns) -> None:
+        """Count those of a part, which has all rows of its users."""
+        columns = (rows.user, rows.item, rows.time, rows.kind, rows.impression)
+        mixed = np.zeros(len(rows), np.uint64)
+        for column in columns:
+            mixed += column.astype(np.uint64)
+            mixed *= np.uint64(_FACTOR)
+            mixed ^= mixed >> np.uint64(31)
+        ordered = np.sort(mixed)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if not len(twice):
+            return
+        at = np.flatnonzero(twice[np.searchsorted(twice, mixed).clip(max=len(twice) - 1)] == mixed)
+        at = at[np.lexsort((rows.row[at], *(column[at] for column in columns)))]
+        starts = changes(*(column[at] for column in columns))
+        times = np.diff(np.append(starts, len(at)))
+        self.count += int((times - 1).sum())
+        repeated = times > 1
+        first = sorted(zip(rows.row[at[starts[repeated]]].tolist(), times[repeated].tolist(), strict=True))
+        self._first = sorted([*self._first, *first[:LISTED]])[:LISTED]
+
+    def findings(self, log: StagedLog, place: Place) -> tuple[Finding, ...]:
+        """Return a finding if there are such rows: all are events."""
+        if not self.count:
+            return ()
+        sentence = f"{self.count:,} rows repeat another row exactly (sent twice?): every one is an event"
+        first = tuple(f"{place(*log.origin(row))}: {times:,} times" for row, times in self._first)
+        return (Finding(name="repeated-rows", count=self.count, sentence=sentence, first=first),)

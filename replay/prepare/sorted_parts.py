@@ -1,0 +1,172 @@
+"""Parts of a log that are sorted in memory, and their merge: any number of rows in the memory of a few parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from replay.prepare.logged_impressions import Groups
+from replay.prepare.staged_log import Columns, Ints, StagedLog, changes
+
+_SAMPLES = 1 << 9  # keys of a part of the usual size that are kept in memory
+
+
+@dataclass(frozen=True)
+class Order:
+    """The total order of rows as one number: the time of the impression group, then the user if 63 bits hold both."""
+
+    first: int  # the earliest time, ms
+    users: int
+    whole: bool  # True if the key orders users, too
+
+    @classmethod
+    def of(cls, log: StagedLog) -> Self:
+        """Return the order for the rows of a log."""
+        users = len(log.users)
+        return cls(log.first, users, (log.last - log.first + 1) * users < 2**63)
+
+    def keys(self, time: Ints, user: Ints) -> Ints:
+        """Return the key of each row from the time of its group and its user."""
+        return (time - self.first) * self.users + user if self.whole else time
+
+    def arranged(self, keys: Ints, user: Ints) -> Ints:
+        """Return the positions of rows in order of their keys and users, equal ones as they come."""
+        return np.argsort(keys, kind="stable") if self.whole else np.lexsort((user, keys))
+
+
+@dataclass(frozen=True)
+class SortedPart:
+    """Rows in total order, with their keys and the per-user sequence number `seq`."""
+
+    user: Ints
+    item: Ints
+    time: Ints
+    kind: Ints
+    impression: Ints
+    seq: Ints
+    key: Ints
+
+    COLUMNS = ("user", "item", "time", "kind", "impression", "seq", "key")
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.key)
+
+    def slice(self, first: int, end: int) -> SortedPart:
+        """Return the rows `first` .. `end` - 1."""
+        return SortedPart(*(getattr(self, name)[first:end] for name in self.COLUMNS))
+
+
+def placed(rows: Columns, groups: Groups) -> Columns:
+    """Return `rows` with the time, ns and row of the first event of their impression: of themselves without one."""
+    alone = groups.of < 0
+    if alone.all():
+        return rows
+    time, ns, row = (
+        np.where(alone, own, first[groups.of])
+        for own, first in ((rows.time, groups.time), (rows.ns, groups.ns), (rows.row, groups.row))
+    )
+    return replace(rows, time=time, ns=ns, row=row)
+
+
+def sort(rows: Columns, first: Columns, order: Order) -> SortedPart:
+    """Return `rows`, which are in the order of the source, in total order; `first` is from `placed`."""
+    keys = order.keys(first.time, rows.user)
+    at = order.arranged(keys, rows.user)
+    ordered = keys[at]
+    same = ordered[1:] == ordered[:-1]
+    if not order.whole:
+        same &= rows.user[at][1:] == rows.user[at][:-1]
+    below, equal = np.zeros(len(same), np.bool_), same.copy()
+    rest = (first.ns, first.row, rows.time, rows.ns)
+    for column in rest:
+        values = column[at]
+        below |= equal & (values[1:] < values[:-1])
+        equal &= values[1:] == values[:-1]
+    if below.any():  # rows of one user at one time are not in the order of the source
+        run = np.append(0, np.cumsum(~same))
+        wrong = np.zeros(int(run[-1]) + 1, np.bool_)
+        wrong[run[1:][below]] = True
+        here = np.flatnonzero(wrong[run])
+        moved = at[here]
+        at[here] = moved[np.lexsort((rows.row[moved], *(c[moved] for c in reversed(rest)), run[here]))]
+    user = rows.user[at]
+    columns = (rows.item[at], rows.time[at], rows.kind[at], rows.impression[at])
+    return SortedPart(user, *columns, _numbered(user), keys[at])
+
+
+def ties(part: SortedPart, order: Order) -> int:
+    """Return the number of events in the ms of another impression group of their user."""
+    begins = np.append(True, part.impression[1:] == 0)
+    begins[changes(part.user, part.impression, part.time)] = True
+    starts = np.flatnonzero(begins)  # of events of one group at one time
+    events = np.diff(np.append(starts, len(part)))
+    user, time = part.user[starts], part.time[starts]
+    keys = order.keys(time, user)
+    at = order.arranged(keys, user)
+    same = (time[at][1:] == time[at][:-1]) & (user[at][1:] == user[at][:-1])
+    return int(events[at][np.append(False, same) | np.append(same, False)].sum())
+
+
+def impressions(part: SortedPart) -> int:
+    """Return the number of impressions: the events of each are adjacent."""
+    return int((part.impression[changes(part.user, part.impression)] != 0).sum())
+
+
+class StoredPart:
+    """A sorted part on disk, a file for each column."""
+
+    def __init__(self, part: SortedPart, folder: Path, size: int) -> None:
+        """Write the part into `folder`, which is made. `size` is the usual number of rows of a part."""
+        folder.mkdir()
+        self._folder, self.rows, self._every = folder, len(part), max(1, size // _SAMPLES)
+        self.sample = part.key[:: self._every].copy()
+        self._types = {name: getattr(part, name).dtype for name in part.COLUMNS}
+        for name in part.COLUMNS:
+            getattr(part, name).tofile(folder / name)
+
+    def position(self, key: int) -> int:
+        """Return the number of rows whose key is less."""
+        block = max(0, int(np.searchsorted(self.sample, key)) - 1) * self._every
+        return block + int(np.searchsorted(self._read("key", block, self._every + 1), key))
+
+    def read(self, first: int, end: int) -> SortedPart:
+        """Return the rows `first` .. `end` - 1."""
+        return SortedPart(*(self._read(name, first, end - first) for name in SortedPart.COLUMNS))
+
+    def _read(self, name: str, first: int, rows: int) -> Ints:
+        dtype = self._types[name]
+        return np.fromfile(self._folder / name, dtype, rows, offset=first * dtype.itemsize)
+
+
+def merged(parts: Sequence[StoredPart], order: Order) -> Iterator[SortedPart]:
+    """Yield the rows of all parts, which share no user, in total order: about half a part at a time."""
+    sample = np.sort(np.concatenate([part.sample for part in parts]))
+    borders = np.unique(sample[_SAMPLES // 2 :: _SAMPLES // 2]).tolist()
+    begins = [0] * len(parts)
+    for border in [*borders, None]:
+        ends = [part.rows if border is None else part.position(border) for part in parts]
+        slices = [part.read(begin, end) for part, begin, end in zip(parts, begins, ends, strict=True) if begin < end]
+        if slices:
+            together = SortedPart(*(np.concatenate([getattr(s, name) for s in slices]) for name in SortedPart.COLUMNS))
+            at = order.arranged(together.key, together.user)
+            yield SortedPart(*(getattr(together, name)[at] for name in SortedPart.COLUMNS))
+        begins = ends
+
+
+def _numbered(user: Ints) -> Ints:
+    """Return for each row the number of earlier rows of its user."""
+    starts = changes(user)  # of rows of one user
+    sizes = np.diff(np.append(starts, len(user)))
+    at = np.argsort(user[starts], kind="stable")
+    ordered = user[starts][at]
+    before = np.cumsum(sizes[at]) - sizes[at]
+    firsts = changes(ordered)
+    before -= np.repeat(before[firsts], np.diff(np.append(firsts, len(at))))
+    offset = np.empty(len(at), np.int64)
+    offset[at] = before - starts[at]
+    return np.arange(len(user)) + np.repeat(offset, sizes)

@@ -1,0 +1,194 @@
+"""The rows of a log on their way from its source into the total order: columns of numbers on disk, names in memory.
+
+Users and items are numbered. A column is a file of its own, of numbers one after another, so any part is read at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from replay.errors import SourceError
+
+Ints = NDArray[np.signedinteger]
+Bools = NDArray[np.bool_]
+
+BLOCK = 1 << 20  # rows that are looked at together
+_DTYPES = {
+    "user": np.int32,
+    "item": np.int32,
+    "time": np.int64,
+    "kind": np.int8,
+    "impression": np.int64,
+    "file": np.int32,
+    "line": np.int64,
+    "ns": np.int32,
+}
+_MISSING = {"file": -1, "line": 0, "ns": 0}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Rows as arrays of equal length. `user` is in the order of the names; `row` numbers the rows of the source."""
+
+    user: Ints
+    item: Ints
+    time: Ints  # ms
+    ns: Ints  # within the ms
+    kind: Ints
+    impression: Ints  # 0: none
+    row: Ints
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.row)
+
+    def take(self, at: Ints | Bools) -> Columns:
+        """Return the rows at these positions, or where `at` is true."""
+        return Columns(*(getattr(self, field.name)[at] for field in fields(self)))
+
+
+def changes(*columns: Ints) -> Ints:
+    """Return the positions at which one of the columns differs from the row before, with 0."""
+    differ = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return np.append(0, np.flatnonzero(differ) + 1)
+
+
+class Names:
+    """Numbers for names. A number is final only after `finish`, as an index into its result."""
+
+    def __init__(self) -> None:
+        self.known = pa.array([], pa.large_string())
+        self._new: list[pa.Array] = []
+        self._pending = self._given = 0
+        self._finals: list[Ints] = []
+
+    def codes(self, column: pa.Array) -> Ints:
+        """Return a provisional number for each value."""
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        codes = encoded.indices.to_numpy() + np.int32(self._given)
+        self._new.append(encoded.dictionary.cast(pa.large_string()))
+        self._given += len(encoded.dictionary)
+        self._pending += len(encoded.dictionary)
+        if self._pending > max(BLOCK, len(self.known)):
+            self._merge()
+        return np.asarray(codes, np.int32)
+
+    def finish(self) -> Ints:
+        """Sort the names, `known`, by their bytes, and return the final number for each provisional one."""
+        self._merge()
+        order = pc.sort_indices(self.known)
+        rank = np.empty(len(order), np.int32)
+        rank[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+        self.known = self.known.take(order)
+        finals: Ints = rank[np.concatenate(self._finals)]
+        return finals
+
+    def _merge(self) -> None:
+        """Number the names that came since the last time, once each."""
+        encoded = pa.concat_arrays([self.known, *self._new]).dictionary_encode()
+        self._finals.append(encoded.indices.to_numpy()[len(self.known) :])
+        self.known, self._new, self._pending = encoded.dictionary, [], 0
+
+
+class StagedLog:
+    """The rows of a source, in its order."""
+
+    def __init__(self, folder: Path) -> None:
+        """The columns are written into `folder`, which is made."""
+        self._folder = folder
+        self._names = {"user": Names(), "item": Names()}
+        self._finals: dict[str, Ints] = {}
+        self.rows = 0
+        self.first, self.last = 2**63 - 1, -1  # times, ms
+        self._finer = False  # some time has ns
+
+    @property
+    def users(self) -> pa.Array:
+        """The names of users by their numbers, in order."""
+        return self._names["user"].known
+
+    @property
+    def items(self) -> pa.Array:
+        """The names of items by their numbers, in order."""
+        return self._names["item"].known
+
+    def fill(self, batches: Iterable[pa.RecordBatch], progress: Callable[[int], None]) -> None:
+        """Write batches of `schema.READ`, or of a part of it. Raises SourceError if a file can't be written."""
+        files: dict[str, BinaryIO] = {}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        source = iter(batches)
+        try:
+            for batch in source:
+                if batch.num_rows:
+                    self._append(batch, files)
+                    progress(self.rows)
+        finally:
+            for file in files.values():
+                file.close()
+        if self.rows:
+            self._finals = {column: names.finish() for column, names in self._names.items()}
+
+    def _append(self, batch: pa.RecordBatch, files: dict[str, BinaryIO]) -> None:
+        for name, dtype in _DTYPES.items():
+            if name in self._names:
+                values = self._names[name].codes(batch[name])
+            elif name not in batch.schema.names or batch[name].null_count == batch.num_rows:
+                values = np.full(batch.num_rows, _MISSING[name], dtype)
+            else:
+                column = batch[name].fill_null(_MISSING[name]) if batch[name].null_count else batch[name]
+                values = column.to_numpy().astype(dtype, copy=False)
+            if name == "time":
+                self.first, self.last = min(self.first, int(values.min())), max(self.last, int(values.max()))
+            elif name == "ns":
+                self._finer = self._finer or bool(values.any())
+            path = self._folder / name
+            try:
+                file = files[name] if name in files else files.setdefault(name, path.open("wb", buffering=0))
+                data = np.ascontiguousarray(values).data.cast("B")
+                while data:
+                    data = data[file.write(data) :]
+            except OSError as error:
+                raise SourceError(f"{path} can't be written: {error}") from error
+        self.rows += batch.num_rows
+
+    def column(self, name: str, first: int = 0, rows: int = -1) -> Ints:
+        """Return `rows` values from row `first` on (-1: all); users and items by their final numbers."""
+        if name == "ns" and not self._finer:
+            return np.zeros(self.rows - first if rows < 0 else min(rows, self.rows - first), np.int32)
+        dtype = np.dtype(_DTYPES[name])
+        found = np.fromfile(self._folder / name, dtype, rows, offset=first * dtype.itemsize)
+        return self._finals[name][found] if name in self._finals else found
+
+    def blocks(self, *names: str) -> Iterator[tuple[int, tuple[Ints, ...]]]:
+        """Yield (first row, values of the columns) of BLOCK rows at a time."""
+        for first in range(0, self.rows, BLOCK):
+            yield first, tuple(self.column(name, first, BLOCK) for name in names)
+
+    def part(self, number: int, parts: int) -> Columns:
+        """Return all rows of the users whose number has the remainder `number`, in the order of the source."""
+        names = ("user", "item", "time", "ns", "kind", "impression")
+        if parts == 1:
+            return Columns(*[*(self.column(name) for name in names), np.arange(self.rows)])
+        found = []
+        for first in range(0, self.rows, BLOCK):
+            here = np.flatnonzero(self.column("user", first, BLOCK) % parts == number)
+            found.append([*(self.column(name, first, BLOCK)[here] for name in names), here + first])
+        return Columns(*map(np.concatenate, zip(*found, strict=True)))
+
+    def origin(self, row: int) -> tuple[int | None, int | None]:
+        """Return the file and the line of a row, as `RowErrors.place` takes them."""
+        file, line = (int(self.column(name, row, 1)[0]) for name in ("file", "line"))
+        return (None if file < 0 else file), line or None
+
+    def names_of(self, row: int) -> tuple[str, str]:
+        """Return the user and the item of a row."""
+        user, item = (int(self.column(name, row, 1)[0]) for name in ("user", "item"))
+        return self.users[user].as_py(), self.items[item].as_py()
