@@ -55,10 +55,11 @@ class Gru(nn.Module):
         `x` [B, L, d] is left-padded, `mask` [B, L] is true on items.
         """
         padding = x.shape[1] - int(mask.sum(1).max())  # columns before the longest history change no state
-        of_input = functional.linear(x, self.w_ih, self.b_ih)[:, padding:].permute(1, 2, 0).contiguous()  # [L, 3 d, B]
-        real = mask[:, padding:].t().to(x.dtype).contiguous()  # [L, B]
+        steps, d = x[:, padding:].transpose(0, 1), x.shape[2]
+        bias = self.b_ih + functional.pad(self.b_hh[: 2 * d], (0, d))  # of n, b_hh is multiplied by r
+        of_input = torch.addmm(bias[:, None], self.w_ih, steps.reshape(-1, d).t()).view(3 * d, *steps.shape[:2])
         first = h.permute(2, 1, 0).contiguous()
-        last: Tensor = apply_function(_Encode, of_input, real, first, self.w_hh, self.b_hh)
+        last: Tensor = apply_function(_Encode, of_input, mask[:, padding:].t(), first, self.w_hh, self.b_hh[2 * d :])
         return last.permute(2, 1, 0)
 
     def step_tiles(self, x: Tensor, h: Tensor, of: Tensor) -> Tensor:
@@ -95,45 +96,49 @@ class Gru(nn.Module):
 
 
 class _Encode(torch.autograd.Function):
-    """States [d, C, B] after L steps. The values saved for the backward pass are 7 L d C B floats."""
+    """States [d, C, B] after L steps. The values saved for the backward pass are 5 L d C B floats."""
 
     @staticmethod
-    def forward(ctx: GradientContext, of_input: Tensor, real: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor) -> Tensor:
-        """Return the states after all steps, from the inputs' part of the gates [L, 3 d, B] and the mask [L, B]."""
-        d, kept = len(h), []
-        for given, mask in zip(of_input.unsqueeze(2), real, strict=True):
-            a = torch.addmm(b_hh.unsqueeze(1), w_hh, h.view(d, -1)).view(3 * d, *h.shape[1:])
-            gates = a[: 2 * d].add_(given[: 2 * d]).sigmoid_()  # r, z
-            of_state = a[2 * d :]
-            n = torch.addcmul(given[2 * d :], gates[:d], of_state).tanh_()
-            moved = (1 - gates[d:]).mul_(mask)
-            back = h - n
-            kept += [h, a, n, moved, back]
-            h = torch.addcmul(h, moved, back, value=-1)
-        ctx.save_for_backward(real, w_hh, *kept)
-        return h
+    def forward(ctx: GradientContext, of_input: Tensor, real: Tensor, h: Tensor, w_hh: Tensor, b_n: Tensor) -> Tensor:
+        """Return the states after all steps, from the inputs' part of the gates [3 d, L, B] and the mask [L, B]."""
+        d, steps = len(h), len(real)
+        of_gates, of_new = of_input[: 2 * d].clone(), 2 * of_input[2 * d :]
+        of_gates[d:].masked_fill_(~real, _KEEP)
+        states, new = h.new_empty(steps + 1, *h.shape), h.new_empty(steps, *h.shape)
+        a = h.new_empty(steps, 3 * d, *h.shape[1:])  # r, z, and of n the part of the state
+        states[0] = h
+        for t in range(steps):
+            a[t, : 2 * d] = of_gates[:, t, None]
+            a[t, 2 * d :] = b_n[:, None, None]
+            a[t].view(3 * d, -1).addmm_(w_hh, states[t].view(d, -1))
+            gates = a[t, : 2 * d].sigmoid_()
+            torch.addcmul(of_new[:, t, None], gates[:d], a[t, 2 * d :], value=2, out=new[t])
+            new[t].sigmoid_().mul_(2).sub_(1)
+            torch.lerp(new[t], states[t], gates[d:], out=states[t + 1])
+        ctx.save_for_backward(w_hh, states, new, a)
+        return states[-1].clone()
 
     @staticmethod
     def backward(ctx: GradientContext, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
         """Return the gradients of the inputs of `forward`, from the last step to the first."""
-        real, w_hh, *kept = ctx.saved_tensors
-        dh = gradients[0].contiguous()
-        d, states = len(dh), dh[0].numel()
-        d_input = dh.new_empty(len(real), 3 * d, dh.shape[2])
-        d_w, d_b = torch.zeros_like(w_hh), dh.new_zeros(3 * d)
-        for t in range(len(real) - 1, -1, -1):
-            h, a, n, moved, back = kept[5 * t : 5 * t + 5]
-            r, z, of_state = a.chunk(3)
-            d_a = torch.empty_like(a)  # gradient of the gates before their nonlinearity
-            d_r, d_z, d_new = d_a.chunk(3)
-            d_n = dh * moved
-            aten.tanh_backward.grad_input(d_n, n, grad_input=d_new)
-            aten.sigmoid_backward.grad_input(d_new * of_state, r, grad_input=d_r)
-            torch.mul(d_n * back, z, out=d_z)  # dh back mask, times z (1 - z) for the sigmoid: (1 - z) mask is moved
-            torch.sum(d_a, 1, out=d_input[t])
-            d_new.mul_(r)  # from here on the gradient of of_state
-            flat = d_a.view(3 * d, states)
-            d_w.addmm_(flat, h.view(d, states).t())
-            d_b += flat.sum(1)
-            dh = torch.addmm((dh - d_n).view(d, states), w_hh.t(), flat).view_as(dh)
+        w_hh, states, new, a = ctx.saved_tensors
+        dh = gradients[0].contiguous().clone()
+        d, steps = len(dh), len(new)
+        d_input = dh.new_empty(3 * d, steps, dh.shape[2])
+        d_w, d_b, kept = torch.zeros_like(w_hh), dh.new_zeros(d), torch.empty_like(dh)
+        d_a = dh.new_empty(3 * d, *dh.shape[1:])
+        d_r, d_z, d_new = d_a.chunk(3)  # gradient of the gates before their nonlinearity
+        flat = d_a.view(3 * d, -1)
+        for t in range(steps - 1, -1, -1):
+            r, z, of_state = a[t].chunk(3)
+            torch.mul(dh, z, out=kept)
+            dh.sub_(kept)  # of n
+            torch.sub(states[t + 1], new[t], out=d_z).mul_(dh)  # z (h - n), times the gradient times 1 - z
+            aten.tanh_backward.grad_input(dh, new[t], grad_input=d_new)
+            aten.sigmoid_backward.grad_input(torch.mul(d_new, of_state, out=d_r), r, grad_input=d_r)
+            torch.sum(d_a, 1, out=d_input[:, t])
+            d_b += d_new.mul_(r).sum((1, 2))  # from here on the gradient of of_state
+            d_w.addmm_(flat, states[t].view(d, -1).t())
+            kept.view(d, -1).addmm_(w_hh.t(), flat)
+            dh, kept = kept, dh
         return d_input, None, dh, d_w, d_b

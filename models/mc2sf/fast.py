@@ -96,6 +96,16 @@ class Fast(nn.Module):
         r = self.fuse(*states, e)
         return self.head_s2f.score((r, r_t), e, r)
 
+    def score_both(
+        self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors, e: Tensor, r_t: Tensor, r_n: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of fast alone and of S2F, [B, C] each: each history is encoded once for both."""
+        r_t, r_n = self.received(r_t), self.received(r_n)
+        initial = (torch.cat([torch.zeros_like(z[:, :1]), z], 1) for z in self.initial_states(r_n, r_t))
+        of_clicks, of_exposures = self.gru_states(gru_n, clicks, exposures, *initial)
+        fast = self.score_fast(GruStates(of_clicks[:, :1], of_exposures[:, :1]), e)
+        return fast, self.score_from(GruStates(of_clicks[:, 1:], of_exposures[:, 1:]), e, r_t)
+
     def received(self, prior: Tensor) -> Tensor:
         """Return a prior as the fast part takes it, without gradient."""
         return symlog(prior.detach()) if self._symlog_priors else prior.detach()

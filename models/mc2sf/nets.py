@@ -189,13 +189,10 @@ class Nets(nn.Module):
     def forward(self, inputs: Inputs) -> Logits:
         """Return all four scores. r2 is data for the slow part, r_t and r_n are data for the fast part."""
         r_t, r_n = self.priors(inputs.history, inputs.r2, inputs.e)
-        short = (self.encoder.gru_n, inputs.clicks, inputs.exposures)
-        scores = Logits(
-            din=self.slow.score_din(r_t, inputs.e),
-            f2s=self.slow.score_f2s(r_n, r_t, inputs.e),
-            fast=self.fast.score_fast(self.fast.from_zero(*short), inputs.e),
-            mc2sf=self.fast.score_s2f(*short, inputs.e, as_received(r_t), as_received(r_n)),
-        )
+        received = as_received(r_t), as_received(r_n)
+        fast, s2f = self.fast.score_both(self.encoder.gru_n, inputs.clicks, inputs.exposures, inputs.e, *received)
+        din, f2s = self.slow.score_din(r_t, inputs.e), self.slow.score_f2s(r_n, r_t, inputs.e)
+        scores = Logits(din, f2s, fast, s2f)
         above = (self.encoder.above(inputs.floor, net, score) for net, score in scores._asdict().items())
         return Logits(*above)
 

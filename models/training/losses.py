@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.training.newton import minimum
+
 Loss = Callable[[Tensor], Tensor]
 
 
@@ -62,17 +64,8 @@ def prior_logit(loss: Loss, negatives: int) -> float:
     It is minus the log odds of a negative, and 0 for losses of differences. A net that starts at another logit first
     has to learn this one (the prior of Lin et al., arXiv 1708.02002, section 3.3).
     """
-    logit = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    search = torch.optim.LBFGS([logit], max_iter=100, line_search_fn="strong_wolfe")
-
-    def value() -> Tensor:
-        search.zero_grad()
-        found = loss(logit.expand(1, 1 + negatives))
-        found.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        return found
-
-    search.step(value)  # type: ignore[no-untyped-call]  # untyped in torch
-    return logit.item()
+    start = torch.zeros(1, dtype=torch.float64)
+    return minimum(lambda logit: loss(logit.expand(1, 1 + negatives)), start).item()
 
 
 def joint_loss(logits: Sequence[Tensor], loss: Loss) -> Tensor:

@@ -19,6 +19,7 @@ from models.data.ranges import left_padded
 from models.layers.mlp import PaddedVectors
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import Nets
+from models.training.adam import Adam
 from models.training.held_out import cross_entropy
 from models.training.retrain import TrainConfig
 
@@ -26,7 +27,6 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _BATCH = 64
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's, of each weight
 
 
 class FastBatchExample(NamedTuple):
@@ -52,16 +52,14 @@ class FastLearner:
         self.learnt = 0  # examples so far
         self._config, self._seed = config, seed
         self._weights = dict(self.nets.fast.named_parameters())
-        self._adam = torch.optim.Adam(
-            self._weights.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.l2
-        )
+        weights = self._weights.values()
+        self._adam = Adam(weights, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
 
     def learn(self, examples: list[FastBatchExample]) -> None:
         """Train on `examples` once, in batches shuffled by the seed. All must have the same number of items."""
         order = np.random.default_rng([self._seed, self.learnt]).permutation(len(examples))
         for start in range(0, len(order), self._config.batch):
             chosen = order[start : start + self._config.batch]
-            self._adam.zero_grad(set_to_none=True)
             fast, s2f = _logits(self.nets, [examples[i] for i in chosen])
             (self._config.loss(fast) + self._config.loss(s2f)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             self._adam.step()
@@ -72,16 +70,11 @@ class FastLearner:
         with torch.no_grad():
             for name, weight in nets.fast.named_parameters():
                 self._weights[name].copy_(weight)
-        self._adam.state.clear()
+        self._adam.restart()
 
     def state(self) -> bytes:
         """Return weights, optimiser state and position for `load`, as safetensors."""
-        tensors: dict[str, Tensor] = {"learnt": torch.tensor(self.learnt)}
-        for name, weight in self._weights.items():
-            tensors[f"weight.{name}"] = weight.detach()
-            for key, value in self._adam.state.get(weight, {}).items():
-                tensors[f"{key}.{name}"] = value
-        return save(tensors)
+        return save(self._tensors() | {"learnt": torch.tensor(self.learnt)})
 
     def load(self, data: bytes) -> None:
         """Restore the `state` of a learner on the same nets. Raises CheckpointError and then changes nothing."""
@@ -90,20 +83,23 @@ class FastLearner:
         except SafetensorError as error:
             raise CheckpointError(f"no state of a learner: {error}") from error
         learnt = tensors.pop("learnt", None)
-        moments = {
-            name: {key: tensors.pop(f"{key}.{name}") for key in _MOMENTS if f"{key}.{name}" in tensors}
-            for name in self._weights
-        }
-        shapes = {f"weight.{name}": weight.shape for name, weight in self._weights.items()}
-        if learnt is None or {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+        own = self._tensors()
+        # before the first step earlier versions wrote no moments
+        tensors = {key: torch.zeros_like(own[key]) for key in own if not key.startswith("weight.")} | tensors
+        if learnt is None or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in own.items()}:
             raise CheckpointError("no state of a learner of these nets: other weights")
         self.learnt = int(learnt)
-        self._adam.state.clear()
         with torch.no_grad():
-            for name, weight in self._weights.items():
-                weight.copy_(tensors[f"weight.{name}"])
-                if moments[name]:
-                    self._adam.state[weight] = moments[name]
+            for key, value in own.items():
+                value.copy_(tensors[key])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return weights and Adam's moments by the names of `state`."""
+        tensors: dict[str, Tensor] = {}
+        for (name, weight), moments in zip(self._weights.items(), self._adam.moments, strict=True):
+            tensors |= {f"weight.{name}": weight.detach()}
+            tensors |= {f"{key}.{name}": value for key, value in moments._asdict().items()}
+        return tensors
 
 
 @torch.no_grad()
@@ -136,8 +132,7 @@ def _logits(nets: Nets, examples: list[FastBatchExample]) -> tuple[Tensor, Tenso
     buckets = torch.from_numpy(np.stack([example.item_statistics for example in examples]).astype(np.int64))
     e, floor = encoder.with_statistics(functional.embedding(items, encoder.E), buckets), encoder.floor(buckets)
     r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
-    fast = nets.fast.score_fast(nets.fast.from_zero(*histories), e)
-    s2f = nets.fast.score_s2f(*histories, e, r_t, r_n)
+    fast, s2f = nets.fast.score_both(*histories, e, r_t, r_n)
     return encoder.above(floor, "fast", fast), encoder.above(floor, "mc2sf", s2f)
 
 

@@ -14,9 +14,9 @@ from models.data.item_statistics import BUCKETS
 from models.mc2sf.nets import Nets, log_share
 from models.training.held_out import HeldOut, cross_entropy
 from models.training.minibatches import Batch
+from models.training.newton import minimum
 
 PRIOR = 5.0  # weight of the squared distance from plain popularity, against the sum over clicks
-_STEPS = 40
 _HALVINGS = 20
 
 
@@ -25,21 +25,16 @@ def fit_floor(nets: Nets, batch: Batch) -> None:
     shapes = torch.stack([log_share(), log_share(), torch.arange(BUCKETS) / BUCKETS]).double()
     features = torch.stack([shape[batch.item_statistics[..., i]] for i, shape in enumerate(shapes)], -1)  # [N, C, 3]
     plain = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
-    roots = torch.tensor([1.0, 0.1, 0.0], dtype=torch.float64, requires_grad=True)
-    search = torch.optim.LBFGS([roots], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
-    def weights() -> Tensor:
+    def weights(roots: Tensor) -> Tensor:
         return torch.cat([roots[:2].square(), roots[2:]])
 
-    def value() -> Tensor:
-        search.zero_grad()
-        distance = (weights() - plain).square().sum()
-        total = cross_entropy(features @ weights()).mean() + PRIOR * distance / len(features)
-        total.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        return total
+    def value(roots: Tensor) -> Tensor:
+        distance = (weights(roots) - plain).square().sum()
+        return cross_entropy(features @ weights(roots)).mean() + PRIOR * distance / len(features)
 
-    search.step(value)  # type: ignore[no-untyped-call]  # untyped in torch
-    nets.encoder.popularity.copy_(weights().detach()[:, None] * shapes)
+    found = weights(minimum(value, torch.tensor([1.0, 0.1, 0.0], dtype=torch.float64)))
+    nets.encoder.popularity.copy_(found[:, None] * shapes)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from models.data.catalogue import Catalogue
 from models.data.interaction_log import InteractionLog, click_states
 from models.data.views import ViewSpec
 from models.mc2sf.nets import DEVIATION, Nets
+from models.training.adam import Adam
 from models.training.cooccurrence_loss import cooccurrence_loss
 from models.training.distributed import SINGLE_PROCESS, ProcessGroup
 from models.training.held_out import NEGATIVES, HeldOut, is_better
@@ -270,21 +271,22 @@ def train(
     statistics = nets.encoder.standing
     dense = [weight for weight in nets.parameters() if weight is not E and weight is not statistics]
     # most buckets occur in few batches: decay in all other batches, at Adam's step size, would erase them
-    groups = [{"params": dense, "weight_decay": config.l2}, {"params": [statistics], "weight_decay": 0.0}]
-    adam = torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    adams = [
+        Adam(weights, learning_rate=config.learning_rate, l2=l2, betas=config.betas)
+        for weights, l2 in ((dense, config.l2), ([statistics], 0.0))
+    ]
     rows = RowAdam(E, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
     nets.train()
     data_parallel = processes.data_parallel(nets)
     for step, batch in enumerate(batches):
         rows.rate = config.learning_rate * (1 - step / steps)
-        for group in adam.param_groups:
-            group["lr"] = rows.rate
         table = E.detach()[batch.rows].requires_grad_()
         part, share = batch.share(processes.rank, processes.world)
         loss = joint_loss(data_parallel(part.inputs(nets, table)), config.loss) * (share * processes.world)
-        adam.zero_grad(set_to_none=True)
         (loss + config.cooccurrence * cooccurrence_loss(table, batch)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        adam.step()
+        for adam in adams:
+            adam.rate = rows.rate
+            adam.step()
         assert table.grad is not None
         rows.step(batch.rows, processes.average(table.grad))
         yield processes.average(loss.detach()).item()

@@ -13,6 +13,7 @@ from models.mc2sf import stacking
 from models.mc2sf.nets import Nets
 from models.training.losses import Loss
 from models.training.minibatches import ClickSource
+from models.training.newton import minimum
 
 Ints = NDArray[np.int64]
 
@@ -59,16 +60,12 @@ def fit_weights(features: Tensor, before: Tensor, loss: Loss) -> Tensor:
         return before
     x, start = features.double(), before.double()
     scale = (x - x.mean(1, keepdim=True)).square().mean((0, 1)).sqrt()
-    log_multiple = torch.zeros((), dtype=x.dtype, requires_grad=True)
-    change = torch.zeros_like(start, requires_grad=True)
-    search = torch.optim.LBFGS([log_multiple, change], max_iter=100, line_search_fn="strong_wolfe")
 
-    def value() -> Tensor:
-        search.zero_grad()
-        penalty = ((scale * change).square().sum() * PRIOR_CLICKS + log_multiple.square()) / len(x)
-        found = loss(stacking.weighted(log_multiple.exp() * start + change, x.unbind(-1))) + penalty
-        found.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        return found
+    def weights(change: Tensor) -> Tensor:  # the first is the logarithm of the multiple
+        return change[0].exp() * start + change[1:]
 
-    search.step(value)  # type: ignore[no-untyped-call]  # untyped in torch
-    return (log_multiple.exp() * start + change).detach().to(before.dtype)
+    def value(change: Tensor) -> Tensor:
+        penalty = ((scale * change[1:]).square().sum() * PRIOR_CLICKS + change[0].square()) / len(x)
+        return loss(stacking.weighted(weights(change), x.unbind(-1))) + penalty
+
+    return weights(minimum(value, start.new_zeros(1 + len(start)))).to(before.dtype)
