@@ -172,7 +172,7 @@ def test_a_retrain_learns_what_follows_what_and_lowers_the_loss_of_mc2sf() -> No
     source = ClickSource.of(click_states(log, SPEC), result.catalogue)
     some, alone = np.arange(0, 1200, 7), nets.grown(len(nets.encoder.E), 1)
     alone.fast.stack.copy_(initial_weights())
-    losses = [HeldOut.draw(source, some, 1).losses(each).mean() for each in (nets, alone)]
+    losses = [HeldOut.draw(source, some, 1, each.fast.neighbours).losses(each).mean() for each in (nets, alone)]
     assert losses[0] < losses[1] - 0.02
 
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.data.catalogue import ROW_PADDING, ROW_UNKNOWN
 from models.mc2sf.nets import Logits, Nets
-from models.training.minibatches import ClickSource
+from models.mc2sf.stacking import Neighbours
+from models.training.minibatches import Batch, ClickSource
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -24,32 +24,30 @@ ENOUGH = 8  # clicks below which no difference is believed
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Clicks that are not trained on, each with NEGATIVES negatives: column 0 of `items` [n, 1 + NEGATIVES]."""
+    """Clicks that are not trained on [n], each with NEGATIVES negatives: column 0 of a batch's items is the click."""
 
-    source: ClickSource
-    clicks: Ints
-    items: Ints
+    batches: tuple[Batch, ...]
+    affinities: tuple[Tensor, ...]  # of the candidates by the item neighbours, [n, 1 + NEGATIVES] each
 
     @classmethod
-    def draw(cls, source: ClickSource, clicks: Ints, seed: int) -> HeldOut:
-        """Return `clicks` with negatives drawn from `seed`."""
+    def draw(cls, source: ClickSource, clicks: Ints, seed: int, neighbours: Neighbours | None = None) -> HeldOut:
+        """Return `clicks` with negatives drawn from `seed`; `neighbours` are those of the nets, if they are stacked."""
         if not len(clicks):  # perhaps there is no item to draw either
-            return cls(source, clicks, np.empty((0, 1 + NEGATIVES), np.int64))
+            return cls((), ())
         items = source.candidates(clicks, np.random.default_rng([seed, 1]), n=NEGATIVES)
         order = source.by_history(clicks)
-        return cls(source, clicks[order], items[order])
+        parts = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+        batches = tuple(source.listed(clicks[some], items[some]) for some in parts)
+        pairs = ((batch.rows[batch.clicks], batch.rows[batch.items]) for batch in batches)
+        near = [neighbours.affinities(*pair) for pair in pairs] if neighbours else []
+        return cls(batches, tuple(torch.cat(kind) for kind in zip(*near, strict=True)))
 
     @torch.no_grad()
     def logits(self, nets: Nets) -> tuple[Tensor, Tensor]:
-        """Return the logits of the four nets [4, n, 1 + NEGATIVES], none stacked, and the candidates' floor.
-
-        Rows beyond those of `nets` are replaced by the unknown row.
-        """
+        """Return the logits of the four nets [4, n, 1 + NEGATIVES], none stacked, and the candidates' floor."""
         found, floors = [torch.empty(4, 0, 1 + NEGATIVES)], [torch.empty(0, 1 + NEGATIVES)]
-        for start in range(0, len(self.clicks), _BATCH):
-            some = slice(start, start + _BATCH)
-            batch = self.source.listed(self.clicks[some], self.items[some])
-            inputs = batch.inputs(nets, nets.encoder.E[_known(batch.rows, nets)])
+        for batch in self.batches:
+            inputs = batch.inputs(nets, nets.encoder.E[batch.rows])
             logits = torch.stack(nets(inputs))
             found.append(logits)
             floors.append(inputs.floor.expand(logits.shape[1:]))
@@ -62,17 +60,9 @@ class HeldOut:
         `logits` are those of `nets`, if they are known.
         """
         scores = Logits(*(self.logits(nets)[0] if logits is None else logits))
-        if nets.config.stacked and len(self.clicks):
-            states, short = self.source.states, self.source.states.spec.history_short
-            clicks = states.clicks.gather(self.source.click_rows, self.clicks, short, ROW_PADDING)
-            known = (_known(torch.from_numpy(rows), nets) for rows in (clicks, self.items))
-            scores = nets.stacked(scores, *known)
+        if self.affinities:
+            scores = scores._replace(mc2sf=nets.stack(scores.mc2sf, scores.fast, scores.f2s, self.affinities))
         return cross_entropy(torch.stack(scores)).mean(0).double().numpy()
-
-
-def _known(rows: Tensor, nets: Nets) -> Tensor:
-    """Return `rows`, with the unknown row instead of those that `nets` lack."""
-    return torch.where(rows < len(nets.encoder.E), rows, ROW_UNKNOWN)
 
 
 def cross_entropy(logits: Tensor) -> Tensor:

@@ -120,15 +120,16 @@ def retrain(
     older = order[: len(order) - len(new)]
     selected, config = select(fresh, older, config, generator, warm=bool(since))
     paced = at_pace(config, len(selected), len(fresh) + len(older)) if since else config
-    judging = HeldOut.draw(source, held[1::2], seed)
     unchanged = nets.grown(extended.size, seed, 0.0)
     if unchanged.config.stacked:  # those of the learner know the held-out clicks
         unchanged.fast.neighbours.replace(neighbours_without(source, held))
     if unchanged.config.floor and len(selected) and len(extended) >= 2:
         some = generator.permutation(selected)[: config.floor_clicks]
         fit_floor(unchanged, source.batch(some, generator, n=NEGATIVES))
+    neighbours = unchanged.fast.neighbours if unchanged.config.stacked else None
+    selecting, judging = (HeldOut.draw(source, held[half::2], seed, neighbours) for half in (0, 1))
     active = judging.losses(unchanged)
-    selection = Selection(unchanged, HeldOut.draw(source, held[::2], seed))
+    selection = Selection(unchanged, selecting)
     steps = 0
     if len(selected) and len(extended) >= 2:
         counts = np.bincount(source.targets, minlength=extended.size)[len(nets.encoder.E) :]
@@ -150,7 +151,7 @@ def retrain(
             if step in snapshots:
                 selection.consider(candidate, step)
         if candidate.config.stacked and out >= config.held_out_min:  # of fewer clicks five weights fit chance
-            selection.consider_stack(held, config.loss, seed)
+            selection.consider_stack(source, held, config.loss, seed)
     best, losses = selection.best, judging.losses(selection.best)
     learnt = best is not unchanged and bool(losses.mean() <= active.mean())
     if not learnt:
@@ -161,7 +162,7 @@ def retrain(
         catalogue=extended,
         active=values[0],
         candidate=values[1],
-        n=len(judging.clicks),
+        n=len(losses),
         finite=all(bool(torch.isfinite(weight).all()) for weight in best.state_dict().values())
         and (not len(losses) or all(map(math.isfinite, values))),
         trained_until=int(states.time[fresh].max(initial=since or 0)) if learnt else since or 0,
@@ -217,10 +218,10 @@ class Selection:
         copied = copy.deepcopy(nets).cpu().eval()
         self._keep(copied, step, fit_gains(copied, self._held_out) if nets.config.floor else None)
 
-    def consider_stack(self, held: Ints, loss: Loss, seed: int) -> None:
+    def consider_stack(self, source: ClickSource, held: Ints, loss: Loss, seed: int) -> None:
         """Take over new weights of the stack, fitted to clicks that were `held` out, if they are better."""
         copied = copy.deepcopy(self.best)
-        stack(copied, self._held_out.source, held, loss, seed)
+        stack(copied, source, held, loss, seed)
         self._keep(copied, self.kept)
 
     def _keep(self, nets: Nets, step: int, logits: Tensor | None = None) -> None:
