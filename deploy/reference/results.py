@@ -45,7 +45,7 @@ def summary() -> Page:
         " missing. [summary.schema.json](../summary.schema.json) is the same as a JSON Schema.",
     )
     definitions = msgspec.json.schema(types.Summary)["$defs"]
-    kinds = (types.Summary, types.Quality, types.ReleaseEntry, types.Freshness, types.Bytes, types.Experiment)
+    kinds = (types.Summary, types.Quality, types.ReleaseEntry, types.Latency, types.Bytes, types.Experiment)
     of_log = (LogDescription, Contents, Account, Finding)
     for kind in (*kinds, *of_log, Intervals, VariantDifference, MetricDifference, MetricInterval):
         definition = definitions[kind.__name__]

@@ -12,7 +12,7 @@ from deploy.report.intervals import intervals
 from deploy.report.summary import (
     Bytes,
     Experiment,
-    Freshness,
+    Latency,
     PluginMetric,
     Qualities,
     Quality,
@@ -110,7 +110,8 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         share_with_r2=rows(schema.outcomes, o.window > 0) / max(outcomes, 1),
         seconds=round(measured.seconds, 1),
         events_per_second=round(measured.events_sent / measured.seconds, 1),
-        freshness_ms=freshness(samples),
+        freshness_ms=latency(samples, "mc2sf_freshness_seconds"),
+        answer_ms=latency(samples, "mc2sf_answer_seconds"),
         bytes=Bytes(
             up,
             down,
@@ -237,10 +238,10 @@ def events_applied(connection: sa.Connection, run: str) -> int:
     return sum(decode_row(bytes(state), DeviceState).seq for state in connection.execute(query).scalars())
 
 
-def freshness(samples: Iterable[Samples | None]) -> Freshness:
+def latency(samples: Iterable[Samples | None], metric: str) -> Latency:
     """Return quantiles over the histograms of all workers in ms."""
-    found = quantiles(samples, "mc2sf_freshness_seconds", (0.5, 0.95, 0.99))
-    return Freshness(*(None if seconds is None else round(1000 * seconds, 3) for seconds in found))
+    found = quantiles(samples, metric, (0.5, 0.95, 0.99))
+    return Latency(*(None if seconds is None else round(1000 * seconds, 3) for seconds in found))
 
 
 def quantiles(samples: Iterable[Samples | None], metric: str, shares: Iterable[float]) -> list[float | None]:

@@ -74,7 +74,7 @@ class Experiment(msgspec.Struct, frozen=True):
     differences: Annotated[int, Meta(ge=0, description="Lists, target indexes and ranks that differ; 0 if all agree.")]
 
 
-class Freshness(msgspec.Struct, frozen=True):
+class Latency(msgspec.Struct, frozen=True):
     """Quantiles in ms; null if nothing was measured."""
 
     p50: float | None
@@ -176,7 +176,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ]
     events_per_second: Annotated[Amount, Meta(description="events_sent / seconds: retrains are included.")]
     freshness_ms: Annotated[
-        Freshness, Meta(description="From sending an event until the state that it changed is durable, ms.")
+        Latency, Meta(description="From sending an event until the state that it changed is durable, ms.")
     ]
     bytes: Annotated[Bytes, Meta(description="Traffic between devices and cloud.")]
     peak_memory_mb: Annotated[
@@ -205,6 +205,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     online_known: Annotated[
         Qualities, Meta(description="Per variant, over outcomes that are not cold; empty in files of version 0.1.")
     ] = field(default_factory=dict)
+    answer_ms: Annotated[
+        Latency | None,
+        Meta(description="From a device's request until the cloud's answer is ranked by, ms; null in older files."),
+    ] = None
     warnings: Annotated[
         list[str], Meta(description="Reasons not to trust the metrics: nothing was ranked, nothing was learnt.")
     ] = field(default_factory=list)

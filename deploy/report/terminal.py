@@ -51,6 +51,7 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
         ("dead letters", f"{summary.dead_letters:,}"),
         ("faults", ", ".join(f"{n:,} {fault}" for fault, n in (summary.faults or {}).items()) or "none"),
         ("freshness p50, p99 ms", f"{summary.freshness_ms.p50}, {summary.freshness_ms.p99}"),
+        *([("answer p50, p99 ms", f"{answer.p50}, {answer.p99}")] if (answer := summary.answer_ms) else []),
         ("peak memory MB", f"{sum(summary.peak_memory_mb.values()):,.0f} in all"),
         ("digest", summary.digest),
     ):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from deploy.report.summary import METRICS, Bytes, Freshness, Quality, Summary
+from deploy.report.summary import METRICS, Bytes, Latency, Quality, Summary
 from streams.database import schema
 from streams.settings import Settings
 
@@ -59,7 +59,7 @@ def summary(**changed: Any) -> Summary:
         share_with_r2=0.8,
         seconds=2.3,
         events_per_second=5432.1,
-        freshness_ms=Freshness(12.5, 80.0, None),
+        freshness_ms=Latency(12.5, 80.0, None),
         bytes=Bytes(5_000_000, 61_000_000, 0, 660_000.0),
         peak_memory_mb={"device-1": 512.3, "recorder": 301.0},
         restarts={},
