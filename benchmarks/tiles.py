@@ -46,7 +46,7 @@ class Requests:
 
     def priors(self) -> list[SlowAnswer]:
         """Return the cloud's answers, as in the stream."""
-        return self._scorer.slow_of(
+        return self._scorer.slow_many(
             [SlowQuery(*each) for each in zip(self._history, self._r2, self._candidates, strict=True)]
         )
 
@@ -54,7 +54,7 @@ class Requests:
         """Return scores [4, REQUESTS, n], as in the stream."""
         slow = self.priors()
         asked = zip(self._clicks, self._exposures, self._candidates, slow, strict=True)
-        fast = self._scorer.fast_of([FastQuery(c, x, listed, r.r_t, r.r_n) for c, x, listed, r in asked])
+        fast = self._scorer.fast_many([FastQuery(c, x, listed, r.r_t, r.r_n) for c, x, listed, r in asked])
         return np.stack([(s.din, s.f2s, f.fast, f.mc2sf) for s, f in zip(slow, fast, strict=True)], 1)
 
     def alone(self) -> None:

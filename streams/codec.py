@@ -27,7 +27,7 @@ class RecordError(ValueError):
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """Base class of every record."""
 
-    first_byte: ClassVar[bytes] = b"\x02"  # the schema number since which records of this class are as they are
+    first_byte: ClassVar[bytes] = b"\x02"  # schema number of the last change to this class
 
 
 R = TypeVar("R", bound=Record)

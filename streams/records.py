@@ -59,8 +59,8 @@ class Versions(msgspec.Struct, frozen=True, array_like=True):
 class DeviceBatch(Record, frozen=True, tag="batch"):
     """Consecutive events of one user, as columns of equal length. Event i has sequence number `seq + i`.
 
-    With a key, `seq` counts for nothing: the events follow the user's last ones, and a batch whose key is one of the
-    user's last is a repeat. Device and recorder number them alike: see streams/state/numbering.py.
+    With a key, `seq` is ignored: the events follow the user's last ones, and a batch whose key is among the user's last
+    keys is a repeat. See streams/state/numbering.py.
 
     Events of one impression are adjacent and in one batch. A negative impression is an impression group too, but not a
     slate: its exposures were simulated by the replayer.
@@ -109,7 +109,7 @@ class GatewayRequest(Record, frozen=True, tag="ask"):
     user: str  # user's name
     candidates: list[str]  # item names; empty: the device picks some of the catalogue
     k: int  # how many items of the catalogue are wanted
-    deadline_wall: int  # wall clock after which nobody waits for the ranking, ms
+    deadline_wall: int  # wall clock after which the gateway no longer waits, ms
     asked_wall: int  # wall clock of the request, ms
     variant: str = "mc2sf"  # whose scores order the items of the whole answer
 

@@ -55,9 +55,9 @@ class ConnectionSettings(_Group):
     metrics_port: int = Field(0, ge=0, le=65535, description="port of Prometheus /metrics of the process; 0: none")
     partitions: int = Field(4, ge=1, le=256, description="partitions of each topic that is keyed by user")
     replication: int = Field(1, ge=1, description="replicas of each topic")
-    patience_s: float = Field(600.0, gt=0, description="how long to wait for an unreachable broker or database, s")
+    patience_s: float = Field(600.0, gt=0, description="longest wait for an unreachable broker or database, s")
     end_if_stuck_s: float | None = Field(
-        None, gt=0, description="end the process after it was unhealthy for so long, s; its supervisor starts it again"
+        None, gt=0, description="exit after the process was unhealthy for this time, s, so that it is restarted"
     )
     poll_interval_s: float = Field(
         1000.0, gt=0, description="Kafka's max.poll.interval, s: a worker idle for longer loses its partitions"
@@ -73,9 +73,13 @@ class StreamSettings(_Group):
     lockstep: DecidesResults[bool] = Field(
         True, description="epochs wait for each other, so that a run is repeatable; false: free-running"
     )
-    request_timeout_s: float = Field(30.0, gt=0, description="free-running: a request without answer expires after, s")
-    take_max: int = Field(2000, ge=1, description="records after which a batch of a worker ends, with their envelope")
-    take_within_s: float = Field(0.02, gt=0, description="time that a worker collects records for a batch, s")
+    request_timeout_s: float = Field(
+        30.0, gt=0, description="free-running: time after which a request without an answer expires, s"
+    )
+    take_max: int = Field(
+        2000, ge=1, description="number of records after which a worker processes its batch; envelopes are not split"
+    )
+    take_within_s: float = Field(0.02, gt=0, description="longest time that a worker collects records for a batch, s")
     envelopes: bool = Field(
         True,
         description="send many records of a partition as one Kafka record; false: each alone, for readers before 0.2",
@@ -87,7 +91,7 @@ class StreamSettings(_Group):
         description="source of exposures: the log, low ratings, simulated by the replayer, or one of `plugins`",
     )
     plugins: DecidesResults[str] = Field(
-        "", description="files of one's own, KIND=MODULE:NAME@SHA256 separated by blanks: see docs/plugins.md"
+        "", description="plugins of the run, KIND=MODULE:NAME@SHA256 separated by blanks: see docs/plugins.md"
     )
     faults: DecidesResults[str] = Field("", description="faults of the replayed devices: see docs/faults.md")
 
@@ -130,14 +134,14 @@ class TrainingSettings(_Group):
         2_000_000, ge=1, description="newest events that a retrain reads, in whole epochs; bounds its cost"
     )
     retrain_passes: DecidesResults[int] = Field(
-        2, ge=1, description="passes over new clicks and a sample of older ones; a large log is sampled"
+        2, ge=1, description="passes of a retrain over new clicks and a sample of older ones"
     )
     retrain_threads: DecidesResults[int] = Field(
-        1, ge=1, description="torch threads of a retrain: another number gives other last bits"
+        1, ge=1, description="torch threads of a retrain; results for other numbers differ in the last bits"
     )
     retrain_device: DecidesResults[Literal["auto", "cpu", "cuda"]] = Field(
         "cpu",
-        description="where a retrain takes its steps; auto: an accelerator if there is one. Digests hold on the CPU",
+        description="device of a retrain's steps; auto: an accelerator if there is one. Digests repeat on the CPU only",
     )
     learning_rate: DecidesResults[float] = Field(
         5e-3, gt=0, description="learning rate of a retrain on all clicks; lower if it uses a part of them"
@@ -151,7 +155,7 @@ class TrainingSettings(_Group):
     batch: DecidesResults[int] = Field(
         64,
         ge=1,
-        description="examples per step; up to 256 in a retrain on many clicks, which on a short log give too few steps",
+        description="examples per step; a retrain on many clicks raises it to up to 256",
     )
     l2: DecidesResults[float] = Field(1e-4, ge=0, description="lambda: weight of the L2 penalty (the paper's)")
     gate_margin: DecidesResults[float] = Field(

@@ -43,7 +43,7 @@ class Topic:
 
 DEVICE_EVENTS = Topic("device-events", "user", "events of the users' devices, and epoch markers", envelopes=True)
 DEVICE_UPLINK = Topic(
-    "device-uplink", "user", "what devices send to the cloud: r2, clicks, requests for priors", envelopes=True
+    "device-uplink", "user", "r2, clicks and requests for priors, from devices to the cloud", envelopes=True
 )
 CLOUD_DOWNLINK = Topic("cloud-downlink", "user", "the cloud's answers to requests for priors", envelopes=True)
 OUTCOMES = Topic("outcomes", "user", "ranks of the evaluated clicks", envelopes=True)

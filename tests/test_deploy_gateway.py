@@ -475,7 +475,7 @@ def test_of_two_tickers_one_ends_the_epochs_and_the_other_takes_over(settings: S
 
     async def sent_by(*tickers: EpochTicker) -> list[Any]:
         for each in tickers:
-            await each.turn()
+            await each.tick()
         sent, producer.records = producer.records, []
         assert {partition for partition, _, _ in sent} in (set(), set(range(settings.partitions)))
         return [record for partition, _, record in sent if partition == 0]

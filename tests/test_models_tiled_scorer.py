@@ -213,9 +213,9 @@ def test_a_request_is_scored_alike_alone_and_among_any_others(config: NetConfig)
         asked.append(SlowQuery(rows(rng, 60), r2, queries[-1].candidates, statistics))
     alone, slow_alone = [scorer.fast(*query) for query in queries], [scorer.slow(*query) for query in asked]
     for order in (range(len(queries)), rng.permutation(len(queries))):
-        for i, together in zip(order, scorer.fast_of([queries[i] for i in order]), strict=True):
+        for i, together in zip(order, scorer.fast_many([queries[i] for i in order]), strict=True):
             np.testing.assert_array_equal(alone[i].fast, together.fast)
             np.testing.assert_array_equal(alone[i].mc2sf, together.mc2sf)
-        for i, answer in zip(order, scorer.slow_of([asked[i] for i in order]), strict=True):
+        for i, answer in zip(order, scorer.slow_many([asked[i] for i in order]), strict=True):
             for of_one, of_many in zip(slow_alone[i], answer, strict=True):
                 np.testing.assert_array_equal(of_one, of_many)

@@ -25,7 +25,7 @@ def test_each_version_has_per_item_the_newest_row_up_to_it(
     rows = ItemRows(DIM)
     for place, (encoder, index) in enumerate(arrivals):
         if place == len(arrivals) // 2:
-            rows.settle(settled)
+            rows.merge_up_to(settled)
         rows.put(row(encoder, index))
     version = max(asked, settled)  # older ones are not asked for any more
     newest = [max((e for e, i in arrivals if i == index and e <= version), default=None) for index in range(4)]

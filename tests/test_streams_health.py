@@ -45,7 +45,7 @@ def test_a_process_with_pending_records_is_stuck_until_it_makes_progress(clock: 
     health.set_lag(9)  # more pending records are no progress
     assert health.stuck() == ""
     clock.now += 2
-    assert health.stuck() == "9 records wait and nothing was done for 21 s"
+    assert health.stuck() == "9 records are pending and there was no progress for 21 s"
     health.progress()
     assert health.stuck() == ""
 
@@ -65,8 +65,8 @@ def test_a_process_is_ready_once_it_misses_nothing(clock: Clock) -> None:
     health = Health(clock)
     assert health.missing() == "starting"
     health.needs("state", "its state is being restored")
-    health.needs("release", "no release is whole yet")
-    assert health.missing() == "its state is being restored; no release is whole yet"
+    health.needs("release", "no complete release yet")
+    assert health.missing() == "its state is being restored; no complete release yet"
     health.needs("state")
     health.needs("release")
     assert health.missing() == ""
@@ -82,7 +82,7 @@ def test_an_unhealthy_process_answers_503_with_the_reason(clock: Clock, path: st
     status_lines: list[str] = []
     body = b"".join(endpoint(health, {})(environ, lambda line, *_: status_lines.append(line)))
     assert status_lines[0].startswith(status)
-    assert {"/healthz": b"3 records wait", "/readyz": b"starting", "/metrics": b"mc2sf_"}[path] in body
+    assert {"/healthz": b"3 records are pending", "/readyz": b"starting", "/metrics": b"mc2sf_"}[path] in body
 
 
 @pytest.mark.process

@@ -96,7 +96,10 @@ def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: 
     world = a_run(small, epochs=1)
     elsewhere = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 1)
     here = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 0)
-    bad = [(here.encode(), b"garbage", "checksum"), (elsewhere.encode(), encode_row(DeviceState(), 1), "not its own")]
+    bad = [
+        (here.encode(), b"garbage", "checksum"),
+        (elsewhere.encode(), encode_row(DeviceState(), 1), "does not belong"),
+    ]
     for key, data, _ in bad:
         world.logs[DEVICE_STATE.name, 0].insert(0, (key, data))
     deliver(world, starter(small, engine))
@@ -144,7 +147,7 @@ def test_crashes_repeats_and_early_writes_change_no_row(small: Settings, engine:
         for records in world.logs.values():  # a device that crashed sends again what came before its crash
             for at in sorted(draw.sample(range(1, len(records)), 4) if len(records) > 4 else [], reverse=True):
                 records[at:at] = records[max(at - draw.randint(1, 6), 0) : at]
-        deliver(world.sealed() if seed else world, starter(other, engine), draw, crashes=0.1, flushes=0.2)
+        deliver(world.in_envelopes() if seed else world, starter(other, engine), draw, crashes=0.1, flushes=0.2)
         actual = dump(engine, other.run)
         for name in RECORDED:
             assert actual[name] == expected[name], (seed, name)
@@ -219,7 +222,7 @@ def test_an_invalid_record_becomes_a_dead_letter_with_the_reason(small: Settings
     world.logs[_source(world, DEVICE_EVENTS.name, user)].insert(-2, (user.encode(), encode(good)))
     elsewhere = DeadLetter("fast-examples", 1, 7, b"k", b"v\0", "a reason with \0", "learner")
     world.put(DEAD_LETTERS, "fast-examples", elsewhere)
-    deliver(world.sealed(), starter(small, engine))
+    deliver(world.in_envelopes(), starter(small, engine))
     with engine.connect() as connection:
         dead_letters = connection.execute(sa.select(schema.dead_letters)).all()
         assert connection.execute(sa.select(schema.progress.c.over)).scalar_one()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from streams.kafka.stall_detector import SILENT_S, StallDetector, StalledError
+from streams.kafka.stall_detector import STALLED_AFTER_S, StallDetector, StalledError
 
 
 @dataclass
@@ -58,8 +58,8 @@ def test_a_stall_is_detected_within_two_checks() -> None:
     broker = Broker({0: (0, 5), 1: (0, 3)})
     detector = detector_of(broker, 5, 2)
     with pytest.raises(StalledError, match="t/1: 1 records wait"):
-        listen(broker, detector, 3 * SILENT_S)
-    assert broker.now <= 2 * SILENT_S + 1
+        listen(broker, detector, 3 * STALLED_AFTER_S)
+    assert broker.now <= 2 * STALLED_AFTER_S + 1
 
 
 def test_a_consumer_without_pending_records_is_not_stalled() -> None:
@@ -67,7 +67,7 @@ def test_a_consumer_without_pending_records_is_not_stalled() -> None:
     detector = detector_of(broker, OFFSET_BEGINNING, OFFSET_BEGINNING)
     for offset in range(5):
         detector.received(RawMessage(0, offset))
-    listen(broker, detector, 10 * SILENT_S)
+    listen(broker, detector, 10 * STALLED_AFTER_S)
     assert set(broker.asked) == {0, 1}
 
 
@@ -75,7 +75,7 @@ def test_a_consumer_that_delivers_is_not_stalled_however_many_records_are_pendin
     broker = Broker({0: (0, 10**6)})
     detector = detector_of(broker, 0)
     came = iter(range(10**6))
-    listen(broker, detector, 10 * SILENT_S, lambda: detector.received(RawMessage(0, next(came))))
+    listen(broker, detector, 10 * STALLED_AFTER_S, lambda: detector.received(RawMessage(0, next(came))))
 
 
 def test_records_that_arrived_just_before_a_check_are_no_stall() -> None:
@@ -83,28 +83,28 @@ def test_records_that_arrived_just_before_a_check_are_no_stall() -> None:
     detector = detector_of(broker, 0)
 
     def arrive_just_before_a_check() -> None:
-        if broker.now % SILENT_S == 0:
+        if broker.now % STALLED_AFTER_S == 0:
             if end := broker.ends[0][1]:
                 detector.received(RawMessage(0, end - 1))
             broker.ends = {0: (0, end + 1)}
 
-    listen(broker, detector, 10 * SILENT_S, arrive_just_before_a_check)
+    listen(broker, detector, 10 * STALLED_AFTER_S, arrive_just_before_a_check)
 
 
 def test_deleted_records_are_no_stall() -> None:
     broker = Broker({0: (7, 7)})
-    listen(broker, detector_of(broker, 0), 5 * SILENT_S)
+    listen(broker, detector_of(broker, 0), 5 * STALLED_AFTER_S)
 
 
 def test_paused_partitions_and_an_unavailable_broker_are_no_stall() -> None:
     broker = Broker({0: (0, 5)})
-    listen(broker, detector_of(broker, 0), 5 * SILENT_S, paused={("t", 0)})
+    listen(broker, detector_of(broker, 0), 5 * STALLED_AFTER_S, paused={("t", 0)})
     assert not broker.asked
     detector = detector_of(broker, 0, 0)  # the second partition's broker is unavailable
-    listen(broker, detector, 5 * SILENT_S)
+    listen(broker, detector, 5 * STALLED_AFTER_S)
     assert set(broker.asked) == {0, 1}
     broker.ends[1] = 0, 5  # available again: its records count from now on
-    listen(broker, detector, SILENT_S)
+    listen(broker, detector, STALLED_AFTER_S)
 
 
 def test_time_in_which_the_consumer_did_not_poll_does_not_count() -> None:
@@ -112,5 +112,5 @@ def test_time_in_which_the_consumer_did_not_poll_does_not_count() -> None:
     detector = detector_of(broker, 0)
     for _ in range(10):
         listen(broker, detector, 5.0)
-        broker.now += SILENT_S  # a training, a long transaction
+        broker.now += STALLED_AFTER_S  # a training, a long transaction
     assert not broker.asked

@@ -57,7 +57,7 @@ class Consumers:
         made: Any = clients.consumer(settings, role)
         self.opened[role] += 1
         made = Stalled(made) if self.opened[role] == 1 else made
-        return PartitionConsumer(settings, role, start, **options, consumer=made, silent_s=0.5)
+        return PartitionConsumer(settings, role, start, **options, consumer=made, stalled_after_s=0.5)
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def test_a_manifest_that_names_other_parts_is_refused(world: World) -> None:
     for parts in (good.parts | {"other": ""}, {name: good.parts[name] for name in STANDALONE}):
         values = {name: getattr(good, name) for name in good.__struct_fields__} | {"parts": parts}
         with pytest.raises(RecordError, match="names parts"):
-            ReleaseCache(dim=8).take_manifest(Manifest(**values))
+            ReleaseCache(dim=8).add_manifest(Manifest(**values))
 
 
 @pytest.mark.parametrize("kind", ["retrain", "learner"])

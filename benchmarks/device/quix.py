@@ -9,7 +9,7 @@ from __future__ import annotations
 from quixstreams import Application, State
 
 from streams.codec import Reader
-from streams.kafka.envelope import opened
+from streams.kafka.envelope import unpack_envelope
 from streams.process import telemetry
 from streams.records import DeviceBatch
 from streams.settings import Settings
@@ -29,7 +29,7 @@ def build(settings: Settings) -> Application:
     reader: Reader[DeviceBatch] = Reader(DeviceBatch)
 
     def count(value: bytes, state: State) -> int:
-        records, total = opened(value), 0
+        records, total = unpack_envelope(value), 0
         for name, record in [("events", value)] if records is None else [(f"events {k!r}", v) for k, v in records]:
             events = len(reader.decode(record).items)
             total = state.get(name, 0) + events

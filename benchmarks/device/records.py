@@ -16,7 +16,7 @@ from streams.codec import encode
 from streams.coordinator.publisher import Publisher, read_publication
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
-from streams.kafka.envelope import KeyValue, most_records, sealed
+from streams.kafka.envelope import KeyValue, max_records, pack_records
 from streams.kafka.partitioner import partition_of
 from streams.model_config import net_config
 from streams.records import DeviceBatch, Kind
@@ -71,8 +71,8 @@ def prepare(settings: Settings, workload: Workload, per_record: int) -> int:
     for batch in workload.batches(per_record):
         key = batch.user.encode()
         records[partition_of(key, settings.partitions)].append((key, encode(batch)))
-    producer, most = clients.producer(settings, "bench"), most_records(DEVICE_EVENTS, settings)
-    sent = [(partition, *each) for partition, some in records.items() for each in sealed(some, most)]
+    producer, most = clients.producer(settings, "bench"), max_records(DEVICE_EVENTS, settings)
+    sent = [(partition, *each) for partition, some in records.items() for each in pack_records(some, most)]
     for partition, key, value, _ in sent:
         clients.produce_waiting(producer, DEVICE_EVENTS.full(settings), key=key, value=value, partition=partition)
     assert not producer.flush(60)

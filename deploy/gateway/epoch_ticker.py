@@ -36,12 +36,12 @@ class EpochTicker:
         """Write markers until cancelled; through outages of broker and database."""
         while True:
             try:
-                await self.turn()
+                await self.tick()
             except (UnacknowledgedError, *DATABASE_UNAVAILABLE) as error:
                 log.warning("epoch markers: %s; trying again", error)
             await asyncio.sleep(min(self._interval_ms / 4000, 1.0))
 
-    async def turn(self) -> None:
+    async def tick(self) -> None:
         """Write the markers that are due, if this ticker has the lease."""
         if not await asyncio.to_thread(self._lease.acquire):
             self._begun = None

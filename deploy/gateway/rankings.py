@@ -35,7 +35,7 @@ log.addFilter(LogThrottle())
 
 KEPT = 20_000  # answers in memory, two per ranking: 3 KB each with 100 candidates
 FAST = ".fast"
-_TAKE, _WAIT_S, _ANSWER_S = 1000, 0.05, 10.0
+_MAX_RECORDS, _WAIT_S, _REQUEST_TIMEOUT_S = 1000, 0.05, 10.0
 _FETCH_MS = 10  # the longest wait of the broker for more records, since a client waits for the answer
 
 _rankings: Reader[Ranking] = Reader(RankingEvent)
@@ -142,11 +142,11 @@ class RankingsReader:
         consumer, start = clients.consumer(self._settings, "gateway", **{"fetch.wait.max.ms": _FETCH_MS}), {}
         for partition in range(self._settings.partitions):
             here = Assignment(RANKINGS.full(self._settings), partition)
-            low, end = consumer.get_watermark_offsets(here, timeout=_ANSWER_S)
+            low, end = consumer.get_watermark_offsets(here, timeout=_REQUEST_TIMEOUT_S)
             start[TopicPartition(RANKINGS.name, partition)] = max(low, end - KEPT // self._settings.partitions)
         with closing(PartitionConsumer(self._settings, "gateway", start, consumer=consumer)) as reader:
             while not self._stop.is_set():
-                for message in reader.read(_TAKE, _WAIT_S):
+                for message in reader.read(_MAX_RECORDS, _WAIT_S):
                     try:
                         self._take(_rankings.decode(message.value))
                     except RecordError as error:

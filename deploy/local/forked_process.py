@@ -32,7 +32,7 @@ MODULES = (
     *("faust.tables.sets", "faust.topics", "faust.worker", "encodings.idna", "sqlite3", "torch._dynamo"),
 )
 _PR_SET_CHILD_SUBREAPER = 36
-_ANSWER_S = 120.0  # the first request waits for the imports
+_REQUEST_TIMEOUT_S = 120.0  # the first request waits for the imports
 _LOOK_S = 0.01
 
 # threads that wait must not spin: the processes share the cores, and a spinning one starves the others
@@ -93,7 +93,7 @@ class Preloader:
     def __init__(self, modules: Sequence[str] = MODULES) -> None:
         """The preloader imports `modules`; their names make its arguments long enough to show a forked command."""
         self._channel, theirs = socket.socketpair()
-        self._channel.settimeout(_ANSWER_S)
+        self._channel.settimeout(_REQUEST_TIMEOUT_S)
         self._answers = self._channel.makefile("rb")
         with theirs:
             command = [sys.executable, "-m", "deploy.local.preloader", str(theirs.fileno()), *modules]

@@ -38,9 +38,9 @@ class ServedVariant:
             SlowQuery(_real(history[of[i]]), r2, _real(listed))
             for i, (listed, r2) in enumerate(zip(items.numpy(), states, strict=True))
         ]
-        found: Sequence[SlowAnswer | FastAnswer] = (answers := self._scorer.slow_of(asked))
+        found: Sequence[SlowAnswer | FastAnswer] = (answers := self._scorer.slow_many(asked))
         if self._name not in ("din", "f2s"):
-            found = self._scorer.fast_of(
+            found = self._scorer.fast_many(
                 [
                     FastQuery(_real(clicks[i]), _real(exposures[i]), query.candidates, slow.r_t, slow.r_n, f2s=slow.f2s)
                     for i, (query, slow) in enumerate(zip(asked, answers, strict=True))

@@ -133,10 +133,10 @@ class Scorer:
 
     def slow(self, history: Rows, r2: Floats, candidates: Rows, item_statistics: Buckets | None = None) -> SlowAnswer:
         """Return the cloud's answer to one request, see `SlowQuery`."""
-        return self.slow_of([SlowQuery(history, r2, candidates, item_statistics)])[0]
+        return self.slow_many([SlowQuery(history, r2, candidates, item_statistics)])[0]
 
     @torch.inference_mode()
-    def slow_of(self, queries: Sequence[SlowQuery]) -> list[SlowAnswer]:
+    def slow_many(self, queries: Sequence[SlowQuery]) -> list[SlowAnswer]:
         """Return the cloud's answer to each request. Alone or with any others, a request gets the same answer."""
         d = self.config.dim
         answers = [
@@ -172,10 +172,10 @@ class Scorer:
         near: tuple[Rows, Rows] | None = None,
     ) -> FastAnswer:
         """Return the device's scores of one request, see `FastQuery`."""
-        return self.fast_of([FastQuery(clicks, exposures, candidates, r_t, r_n, item_statistics, f2s, near)])[0]
+        return self.fast_many([FastQuery(clicks, exposures, candidates, r_t, r_n, item_statistics, f2s, near)])[0]
 
     @torch.inference_mode()
-    def fast_of(self, queries: Sequence[FastQuery]) -> list[FastAnswer]:
+    def fast_many(self, queries: Sequence[FastQuery]) -> list[FastAnswer]:
         """Return the device's scores of each request. Alone or with any others, a request gets the same scores."""
         answers = [FastAnswer(*np.empty((2, len(query.candidates)), np.float32)) for query in queries]
         # histories of similar length together: a call has as many steps of the GRUs as its longest histories

@@ -21,7 +21,7 @@ log.addFilter(LogThrottle())
 Decide = Callable[[int], int | None]  # last finished epoch, -1 before the first -> release of the next epoch
 BEFORE_FIRST = -1
 _ROLE = "replay-barrier"
-_TAKE = 1000
+_MAX_RECORDS = 1000
 _WAIT_S = 0.2
 
 
@@ -46,7 +46,7 @@ def lockstep(
         nonlocal consumer
         while epoch not in decided:
             try:
-                messages = consumer.read(_TAKE, _WAIT_S)
+                messages = consumer.read(_MAX_RECORDS, _WAIT_S)
             except StalledError as error:
                 log.warning("%s; reading again with a new consumer", error)
                 consumer.close()

@@ -11,7 +11,7 @@ from replay.send.fault_injection import OutgoingRecord
 from replay.send.progress import ReplayError
 from streams.codec import encode
 from streams.kafka import clients
-from streams.kafka.envelope import most_records, sealed
+from streams.kafka.envelope import max_records, pack_records
 from streams.kafka.partitioner import partition_of
 from streams.kafka.types import KafkaFailure, KafkaMessage, KafkaProducer
 from streams.process import telemetry
@@ -38,7 +38,7 @@ class Sender:
             producer = clients.producer(settings, "replay", **{"queue.buffering.max.kbytes": QUEUE_KB})
         self._producer = producer
         self._topic = DEVICE_EVENTS.full(settings)
-        self._most = most_records(DEVICE_EVENTS, settings)
+        self._most = max_records(DEVICE_EVENTS, settings)
         self._waiting = 0
         self._error: KafkaFailure | None = None
         self.offsets, self.events, self.batches = list(offsets), list(events), batches  # acknowledged
@@ -50,7 +50,7 @@ class Sender:
             due[partition_of(record.user.encode(), len(self.events))].append(record)
         for partition, some in due.items():
             left = iter(some)
-            for key, value, held in sealed(((each.user.encode(), each.value) for each in some), self._most):
+            for key, value, held in pack_records(((each.user.encode(), each.value) for each in some), self._most):
                 counts = [each.events for each in islice(left, held)]
                 self._send(partition, key or None, value, sum(counts), sum(map(bool, counts)))
 

@@ -31,7 +31,7 @@ from streams.topics import DEVICE_EVENTS
 log = logging.getLogger(__name__)
 log.addFilter(LogThrottle())
 PROGRESS = "progress.json"
-_TAKE = 1000
+_MAX_RECORDS = 1000
 _WAIT_S = 0.2
 
 
@@ -133,7 +133,7 @@ def _tail(settings: Settings, progress: Progress, ends: list[int], hostile_users
     start = {TopicPartition(DEVICE_EVENTS.name, p): offsets[p] for p in sorted(unfinished)}
     with closing(PartitionConsumer(settings, "replay-resume", start, strict=True)) as consumer:
         while unfinished:
-            for message in consumer.read(_TAKE, _WAIT_S):
+            for message in consumer.read(_MAX_RECORDS, _WAIT_S):
                 p = message.partition
                 offsets[p] = message.offset + 1
                 if offsets[p] >= ends[p]:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 log.addFilter(LogThrottle())
 
 ROLE = "cloud"
-MAX_CANDIDATES = 4000  # more than any slate has, and so many fit into an answer of at most MAX_BYTES
+MAX_CANDIDATES = 4000  # more than any slate has; an answer with this number still fits into MAX_BYTES
 
 _uplink: Reader[Uplink] = Reader(Uplink)
 
@@ -49,8 +49,8 @@ def check_arrays(record: NegativeMemory | ClickUpload | RankRequest, settings: S
         buckets_array(record.item_statistics, n)
 
 
-class _Asked(NamedTuple):
-    """A request that is answered at the end of the batch, with the user's clicks and r2 as of its turn."""
+class _OpenRequest(NamedTuple):
+    """A request that is answered at the end of the batch, with the user's clicks and r2 when it was received."""
 
     message: Message
     request: RankRequest
@@ -77,7 +77,7 @@ class CloudWork:
         self._writes = PendingWrites(settings, ROLE, self._users, self._partitions)
         self._counts: Counter[str] = Counter()
         self._markers: list[EpochEnd | EndOfLog] = []
-        self._asked: list[_Asked] = []
+        self._open_requests: list[_OpenRequest] = []
         self._received = [(message, self._decode(message)) for message in received]
 
     def _decode(self, message: Message) -> Uplink | RecordError:
@@ -134,19 +134,19 @@ class CloudWork:
                 return  # a repeat: the device sends its r2 again before it repeats a request that has no answer
             self._counts["without r2"] += 1
         history = state.history(request.epoch, self._settings.history_long)
-        self._asked.append(_Asked(message, request, history, r2))
+        self._open_requests.append(_OpenRequest(message, request, history, r2))
 
     def _answer(self, releases: Releases) -> None:
         """Answer the requests of each release together, and one by one if that fails."""
         of_release: defaultdict[int, list[int]] = defaultdict(list)
-        for i, asked in enumerate(self._asked):
+        for i, asked in enumerate(self._open_requests):
             of_release[asked.request.versions.release].append(i)
         answers: dict[int, SlowAnswer] = {}
         for version, some in of_release.items():
             with suppress(Exception):  # the same error comes again for the request that is the reason
-                found = self._scores([self._asked[i] for i in some], releases(version))
+                found = self._scores([self._open_requests[i] for i in some], releases(version))
                 answers.update(zip(some, found, strict=True))
-        for i, asked in enumerate(self._asked):
+        for i, asked in enumerate(self._open_requests):
             self._writes.trace = asked.message.trace
             try:
                 answer = answers.get(i) or self._scores([asked], releases(asked.request.versions.release))[0]
@@ -158,7 +158,7 @@ class CloudWork:
             message = asked.message
             self._writes.send(CLOUD_DOWNLINK, message.partition, message.key, _priors(asked, answer))
 
-    def _scores(self, some: Sequence[_Asked], release: Release) -> list[SlowAnswer]:
+    def _scores(self, some: Sequence[_OpenRequest], release: Release) -> list[SlowAnswer]:
         rows, zero = release.catalogue.rows, np.zeros(self._settings.dim, np.float32)
         queries = []
         for _, request, history, r2 in some:
@@ -166,7 +166,7 @@ class CloudWork:
             statistics = buckets_array(request.item_statistics, len(candidates))
             state = zero if r2 is None else np.frombuffer(r2, dtype="<f4")
             queries.append(SlowQuery(rows(history), state, rows(candidates), statistics))
-        return release.scorer.slow_of(queries)
+        return release.scorer.slow_many(queries)
 
     def _apply_marker(self, number: int, marker: EpochEnd | EndOfLog) -> None:
         self._markers.append(marker)
@@ -192,7 +192,7 @@ def _read_partition(value: bytes | None) -> CloudPartitionState:
     return CloudPartitionState() if value is None else decode_row(value, CloudPartitionState)
 
 
-def _priors(asked: _Asked, answer: SlowAnswer) -> SlowPriors:
+def _priors(asked: _OpenRequest, answer: SlowAnswer) -> SlowPriors:
     _, request, history, r2 = asked
     return SlowPriors(
         user=request.user,

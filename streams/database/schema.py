@@ -278,7 +278,7 @@ idempotency_keys = _table(
     "One row per batch of events that its sender did not number: by its key a repeat is recognised.",
     _key("user", TEXT, _USER),
     _key("seq", BIG, "sequence number that its first event was given"),
-    _value("key", BIG, "hash of the key: streams.state.numbering.key_number"),
+    _value("key", BIG, "hash of the key: streams.state.numbering.key_hash"),
 )
 leases = _table(
     "leases",

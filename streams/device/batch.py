@@ -130,7 +130,7 @@ class DeviceWork:
                     self._apply(message, record, releases, item_statistics)
                 elif isinstance(record, GatewayRequest):
                     context = self._context_of(message, releases, item_statistics)
-                    self._gateway.ask(message, record, context, releases(context.versions.release))
+                    self._gateway.start(message, record, context, releases(context.versions.release))
                 elif isinstance(record, Forget):
                     self._gateway.forget(message, record)
                     self._epoch_markers.forward(message.partition)
@@ -150,7 +150,7 @@ class DeviceWork:
         return self._writes
 
     def _score_answers(self, releases: Releases) -> None:
-        """Score the answers of the batch together. Which of them count is decided later, in their order."""
+        """Score all answers of the batch together. `process` decides later, in order, which of them count."""
         queries: defaultdict[int, list[tuple[RecordPosition, PendingRequest, FastQuery]]] = defaultdict(list)
         for message, record in self._received:
             if not isinstance(record, SlowPriors) or record.ranking:
@@ -164,7 +164,7 @@ class DeviceWork:
                 query = fast_query(request, record, releases(version))
                 queries[version].append((message.position, request, query))
         for version, some in queries.items():
-            answers = releases(version).scorer.fast_of([query for _, _, query in some])
+            answers = releases(version).scorer.fast_many([query for _, _, query in some])
             for (position, request, _), scores in zip(some, answers, strict=True):
                 self._scored[position] = request, scores
 
@@ -225,7 +225,7 @@ class DeviceWork:
     def _context(
         self, number: int, releases: Releases, item_statistics: StatisticsByEpoch, *, resend_r2: bool
     ) -> Context:
-        """Return the conditions under which a partition's batches are applied until its next marker."""
+        """Return the context in which a partition's batches are applied until its next marker."""
         if (known := self._contexts.get((number, resend_r2))) is not None:
             return known
         partition = self._rows.partition(number)
@@ -258,7 +258,7 @@ class DeviceWork:
         release, size = releases(request.versions.release), len(message.value)
         scored, scores = self._scored.get(message.position, (None, None))
         if scores is None or scored != request:  # the request was made in this batch
-            scores = release.scorer.fast_of([fast_query(request, priors, release)])[0]
+            scores = release.scorer.fast_many([fast_query(request, priors, release)])[0]
         outcome = rank_with_priors(request, priors, scores, size, self._wall)
         outcome = rank_with_plugins(outcome, request, loaded(self._settings.plugins), release)
         self._writes.send(OUTCOMES, message.partition, message.key, outcome)

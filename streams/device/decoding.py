@@ -14,7 +14,7 @@ _priors: Reader[SlowPriors] = Reader(SlowPriors)
 
 
 def decode(message: Message, settings: Settings) -> DeviceEvent | SlowPriors | RecordError:
-    """Return the record of a message, or why it is refused."""
+    """Return the record of a message, or the error because of which it is refused."""
     try:
         if message.topic == CLOUD_DOWNLINK.name:
             priors = _priors.decode(message.value)
@@ -26,7 +26,7 @@ def decode(message: Message, settings: Settings) -> DeviceEvent | SlowPriors | R
         if isinstance(event, DeviceBatch):
             check_batch(event)
         elif isinstance(event, GatewayRequest | Forget) and settings.lockstep:
-            return RecordError("a gateway's request in a run in lockstep")
+            return RecordError("requests of gateways are refused in lockstep")
         elif isinstance(event, GatewayRequest):
             check_request(event)
     except RecordError as error:

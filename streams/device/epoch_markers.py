@@ -1,4 +1,4 @@
-"""Epoch markers on the device: what they change in a partition, and when they are sent on."""
+"""Epoch markers on the device: their effect on a partition's state, and their forwarding to the next topics."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class EpochMarkers:
         self.forward(number)
 
     def forward(self, number: int) -> None:
-        """Send the waiting markers of a partition on; one stays, with those after it, until its epoch is answered.
+        """Forward the waiting markers of a partition, up to the first one whose epoch still has a pending request.
 
-        The requests of later epochs do not hold it: free-running there is hardly ever a moment without any.
+        Requests of later epochs do not hold a marker: free-running, some request is nearly always pending.
         """
         partition = self._rows.partition(number)
         waiting = partition.waiting

@@ -37,7 +37,7 @@ class DeviceIndex:
         return index
 
     def update(self, partition: int, key: bytes, row: DeviceState | PendingRequest | None) -> None:
-        """Take in the row that is now under `key`; None: the request was answered."""
+        """Update the index for the new row under `key`; None: the request was answered."""
         if row is None or isinstance(row, PendingRequest):
             _, epoch = self.requests[partition].pop(key, (0, None))
             if epoch is not None:
@@ -51,7 +51,7 @@ class DeviceIndex:
             self.uploads[partition].discard(key)
 
     def forget(self, partition: int, key: bytes) -> None:
-        """Drop what is known of the user of row `key` beside requests."""
+        """Remove the user of row `key` from the index, except for requests."""
         self.uploads[partition].discard(key)
         self.r2_sent.discard(key)
         for ranking in [each for each, (first, _) in self.rankings.items() if first.user.encode() == key]:

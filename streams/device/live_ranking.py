@@ -1,7 +1,7 @@
-"""Rankings that gateways ask for: by the fast part at once, and by all parts when the cloud has answered.
+"""Rankings for gateways: by the fast part at once, and by all parts when the cloud has answered.
 
 Nothing is learnt from a request. Rankings that wait for the cloud are in memory only: if the worker ends, the gateway
-has the fast part's answer, or asks again.
+returns the fast part's answer.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from streams.releases.release import Release
 Keys = NDArray[np.int64]
 
 MAX_CANDIDATES = 1000
-POOL = 200  # items of the catalogue that are ranked; more if more are wanted
+POOL = 200  # items of the catalogue that are ranked, unless `k` is larger
 _NONE = np.empty(0, np.int64)
 
 
-class Asked(NamedTuple):
-    """The user under the encoder in force, the records for the cloud in order, and the fast part's answer."""
+class StartedRanking(NamedTuple):
+    """The user under the encoder in force, the records for the cloud in order, and the fast part's ranking."""
 
     user: User
     uplink: list[DeferredNegativeMemory | RankRequest]
@@ -43,8 +43,10 @@ def check_request(request: GatewayRequest) -> None:
         raise RecordError("the id or the name of a candidate is empty or has a NUL in it")
 
 
-def ask(before: User, request: GatewayRequest, context: Context, release: Release, offset: int, uploaded: int) -> Asked:
-    """Return what a request leads to. `offset` is its own, `uploaded` the event time of the partition's last upload."""
+def start_ranking(
+    before: User, request: GatewayRequest, context: Context, release: Release, offset: int, uploaded: int
+) -> StartedRanking:
+    """Rank by the fast part. `offset` is the request's, `uploaded` the event time of the partition's last upload."""
     made = prepare_request(before, request.user, context)
     state, settings = made.user.state, context.settings
     clicks, exposures = np.array(state.clicks, np.int64), np.array(state.exposures, np.int64)
@@ -101,11 +103,11 @@ def ask(before: User, request: GatewayRequest, context: Context, release: Releas
             ranking=request.id,
         )
         made.uplink.append(to_cloud)
-    return Asked(made.user, made.uplink, first)
+    return StartedRanking(made.user, made.uplink, first)
 
 
-def complete(first: Ranking, variant: str, priors: SlowPriors, release: Release, wall: int) -> Ranking:
-    """Return the whole answer, ordered by `variant` or else by mc2sf. Raises RecordError if the priors do not fit."""
+def complete_ranking(first: Ranking, variant: str, priors: SlowPriors, release: Release, wall: int) -> Ranking:
+    """Return the complete ranking, by `variant` or else by mc2sf. Raises RecordError if the priors do not fit."""
     n, dim = first.items.shape[0], release.scorer.config.dim
     rows = release.catalogue.rows
     scores = release.scorer.fast(
@@ -137,7 +139,7 @@ def complete(first: Ranking, variant: str, priors: SlowPriors, release: Release,
 
 
 def _from_catalogue(release: Release, clicks: Keys, context: Context, most: int) -> Keys:
-    """Return items of the catalogue without the last clicks: nearest to these by item neighbours, then most clicked."""
+    """Return up to `most` items of the catalogue without the last clicks: their neighbours, then popular items."""
     keys = release.catalogue.keys
     if not len(keys):
         return _NONE

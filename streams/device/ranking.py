@@ -1,4 +1,4 @@
-"""From a request and its priors to ranks: scores of the fast nets, the outcome, and the training example."""
+"""Ranking of an answered request: scores of the fast nets, the outcome, and the training example."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_priors(priors: SlowPriors, request: PendingRequest, settings: Settings
 
 
 def fast_query(request: PendingRequest, priors: SlowPriors, release: Release) -> FastQuery:
-    """Return what the fast nets score for an answered request."""
+    """Return the query of the fast nets for an answered request."""
     clicks, exposures, candidates = _rows(request, release.catalogue)
     statistics = buckets_array(request.item_statistics, len(candidates))
     near = release.near(keys_array(request.clicks), keys_array(request.candidates))

@@ -25,10 +25,10 @@ class DeviceRows:
         self._releases = PendingRows(table, _read_partition)  # as they were before the batch, but for the release
 
     def write_order(self) -> tuple[ChangedRows, ...]:
-        """Return the kinds of rows in an order that a crash may cut short anywhere.
+        """Return the kinds of rows in the order of writing, which is safe against a crash at any point.
 
         A pending request precedes its user's row, which says that the request was sent. A partition's row, which says
-        that an epoch is over, comes last, but the newest release that it ever used is known before it is used.
+        that an epoch is over, comes last; only the newest release that a partition has used is written first.
         """
         return self._releases, self._requests, self._users, self._partitions
 

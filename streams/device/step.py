@@ -24,7 +24,7 @@ from streams.device.user import Context, DeferredNegativeMemory, User
 from streams.plugins.loaded import loaded
 from streams.records import RANKED, DeviceBatch, RankRequest, item_key
 from streams.state.device import PendingRequest, keys_bytes
-from streams.state.numbering import numbered, with_key
+from streams.state.numbering import with_idempotency_key, with_seq
 
 _NO_UPLOADS = np.empty(0, dtype=np.int64)  # only the cloud knows the uploaded clicks
 
@@ -46,7 +46,7 @@ class Step:
 
 def step(before: User, batch: DeviceBatch, context: Context) -> Step:
     """Apply `batch`; skip events that were applied before. Raises SequenceGap if events before it are missing."""
-    n, of_user = len(batch.items), numbered(batch, before.state.seq, before.state.keys)
+    n, of_user = len(batch.items), with_seq(batch, before.state.seq, before.state.keys)
     if of_user is None:
         return Step(before, repeated=n)
     batch = of_user
@@ -57,7 +57,7 @@ def step(before: User, batch: DeviceBatch, context: Context) -> Step:
         return Step(before, repeated=n)
     made = _BatchStep(before, batch, context)
     made.apply_from(skip)
-    made.state.keys = with_key(before.state.keys, batch)
+    made.state.keys = with_idempotency_key(before.state.keys, batch)
     user = User(made.state, made.gru_state, made.r2)
     return Step(user, made.uplink, made.requests, applied=n - skip, repeated=skip)
 

@@ -36,7 +36,7 @@ class DeferredNegativeMemory:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The conditions under which a batch is applied: the settings and what the partition's epoch markers said."""
+    """The context in which a batch is applied: the settings, and the values set by the partition's epoch markers."""
 
     settings: Settings
     spec: ViewSpec
@@ -50,7 +50,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user's state; `gru_state` and `r2` count, those inside `state` are out of date."""
+    """A user's state. `gru_state` and `r2` replace those in `state`, which are out of date."""
 
     state: DeviceState
     gru_state: GruState

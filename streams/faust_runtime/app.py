@@ -1,4 +1,4 @@
-"""The Faust app of a worker: settings under which it can be trusted, and an immediate exit if it cannot.
+"""The Faust app of a worker: settings under which it loses no record, and an immediate exit if one could be lost.
 
 Faust 0.15 can commit offsets of work that is not durable, and pass over records. The cures are here and in `consumer`,
 `batches`, `outbox` and `state_table`. They rely on private parts of Faust; nothing outside this package does.

@@ -22,8 +22,8 @@ from streams.topics import Topic
 
 log = logging.getLogger(__name__)
 
-_PAUSE_S = 0.001  # for the fetcher to bring more
-_QUIET_S = 0.004  # without a further event: more of the same fetch would be there, and the next may be long in coming
+_PAUSE_S = 0.001  # between two looks at the queue
+_QUIET_S = 0.004  # without a further event: the rest of the fetch would have arrived, and the next fetch may take long
 
 
 def subscribe(

@@ -1,6 +1,6 @@
-"""A monitor of a Faust worker's lag that asks the broker with a client of its own, in a thread of its own.
+"""A monitor of a Faust worker's lag that queries the broker with a separate client in a separate thread.
 
-Faust's own figures of lag stop changing when its consumer stalls, and a stalled consumer is what has to be noticed.
+Faust's own lag figures do not change any more when its consumer stalls, which is the case to be detected.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LagMonitor:
     def _run(self) -> None:
         pause = threading.Event()
         while not pause.wait(_INTERVAL_S):
-            HEALTH.needs("release", "" if self._reader.newest() else "no release is whole yet")
+            HEALTH.needs("release", "" if self._reader.newest() else "no complete release yet")
             try:
                 HEALTH.set_lag(self.lag())
             except KafkaException as error:  # without a broker the worker has nothing to do: it is not stuck

@@ -99,7 +99,7 @@ class Worker:
         LagMonitor(self._settings, self._role, self.app, self._reader, self._sources).start()
 
     async def process_idle(self) -> None:
-        """Process an empty batch, for what the passing of time requires; never while the table is being restored."""
+        """Process an empty batch, to expire overdue requests; not while the table is being restored."""
         if not self.app.rebalancing:
             await finish_or_exit(self.process([]), 0)
 

@@ -1,7 +1,7 @@
-"""The least rights that each processor needs in Kafka, as access control lists.
+"""The minimum rights that each processor needs in Kafka, as access control lists.
 
-Used by `mc2sf topics grant` and by the test that tries what is not granted. A device worker can't publish a release,
-and only the replayer and the gateway can write a device's events.
+`mc2sf topics grant` creates them. A device worker can't publish a release, and only the replayer and the gateway can
+write events of devices.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ACCESS: dict[str, Access] = {
     "recorder": Access((DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, DEVICE_STATE, CLOUD_STATE, DEAD_LETTERS)),
     "learner": Access((FAST_EXAMPLES,), (DEAD_LETTERS,)),
     "coordinator": Access((), _RELEASE),
-    "retrain": Access(),  # it meets the others only in the database
+    "retrain": Access(),  # it uses only the database
 }
 
 
@@ -86,6 +86,6 @@ def grant(settings: Settings, role: str, principal: str) -> int:
     """Grant `principal` what `role` needs; return the number of entries. Raises KafkaException."""
     entries = bindings(settings, role, principal)
     client = topic_admin.admin(settings)  # keep a reference: its requests end with it
-    for future in client.create_acls(entries, request_timeout=topic_admin.ANSWER_S).values():
+    for future in client.create_acls(entries, request_timeout=topic_admin.REQUEST_TIMEOUT_S).values():
         future.result()
     return len(entries)

@@ -1,4 +1,4 @@
-"""A record as a processor receives it, the checks that all processors make first, and its dead letter."""
+"""The record that a processor receives, the checks that all processors make first, and its dead letter."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple, Protocol
 
 from streams.codec import MAX_BYTES, RecordError
-from streams.kafka.envelope import opened
+from streams.kafka.envelope import unpack_envelope
 from streams.kafka.partitioner import partition_of
 from streams.kafka.types import TRACE_HEADER, Headers, KafkaMessage, RecordPosition, TopicPartition
 from streams.records import LATEST, RANKED, DeadLetter, DeviceBatch, Kind
@@ -31,7 +31,7 @@ class _FaustMessage(Protocol):
 
 
 class FaustEvent(Protocol):
-    """faust.Event, as far as it is used here."""
+    """The part of faust.Event that is used here."""
 
     @property
     def message(self) -> _FaustMessage:
@@ -73,7 +73,7 @@ class Message(NamedTuple):
         headers: Headers | None = None,
     ) -> list[Message]:
         """Return the Kafka record at a position, or the records in its envelope."""
-        if value is not None and topic in _WITH_ENVELOPES and (records := opened(value)) is not None:
+        if value is not None and topic in _WITH_ENVELOPES and (records := unpack_envelope(value)) is not None:
             return [cls(topic, partition, offset, *each, False, i) for i, each in enumerate(records)]
         return [cls(topic, partition, offset, key or b"", value or b"", value is None, 0, _trace(headers))]
 

@@ -1,4 +1,4 @@
-"""A consumer of given partitions from given offsets: every processor that is no Faust worker reads Kafka through it."""
+"""A consumer of given partitions from given offsets, used by every process that is not a Faust worker."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from confluent_kafka import TopicPartition as Assignment
 
 from streams.kafka import clients
 from streams.kafka.message import Message
-from streams.kafka.stall_detector import SILENT_S, StallDetector
+from streams.kafka.stall_detector import STALLED_AFTER_S, StallDetector
 from streams.kafka.types import KafkaConsumer, KafkaMessage, OffsetPartition, TopicPartition
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
-_ANSWER_S = 10.0
-_TAKE = 100  # Kafka records at once: each may be an envelope
+_REQUEST_TIMEOUT_S = 10.0
+_MAX_RECORDS = 100  # Kafka records at once: each may be an envelope
 QUEUE_KB = 65_536  # librdkafka's default
 
 
@@ -27,7 +27,7 @@ class PartitionConsumer:
     """Reads the partitions of `start` from their offsets and commits nothing: the caller keeps the offsets.
 
     `queue_kb` bounds what librdkafka fetches ahead. With `strict` an error that the consumer reports is raised as
-    KafkaException, else it is logged and reading goes on. Without a `consumer` this makes one. For `silent_s` see
+    KafkaException, else it is logged and reading goes on. `consumer` defaults to a new one. For `stalled_after_s` see
     StallDetector.
     """
 
@@ -40,7 +40,7 @@ class PartitionConsumer:
         strict: bool = False,
         queue_kb: int = QUEUE_KB,
         consumer: KafkaConsumer | None = None,
-        silent_s: float = SILENT_S,
+        stalled_after_s: float = STALLED_AFTER_S,
     ) -> None:
         self._prefix, self._role, self._strict = f"{settings.run}-", role, strict
         options = {"queued.max.messages.kbytes": queue_kb}
@@ -48,7 +48,7 @@ class PartitionConsumer:
         self._next = dict(start)
         assigned = [self._assignment(partition, offset or OFFSET_BEGINNING) for partition, offset in start.items()]
         self._consumer.assign(assigned)
-        self._stall_detector = StallDetector(self._consumer, assigned, silent_s=silent_s)
+        self._stall_detector = StallDetector(self._consumer, assigned, stalled_after_s=stalled_after_s)
         self._paused: AbstractSet[TopicPartition] = frozenset()
 
     def read(self, most: int, wait_s: float) -> list[Message]:
@@ -65,7 +65,7 @@ class PartitionConsumer:
             opened = [self._opened(raw) for raw in taken]
             received += chain.from_iterable(opened)
             more -= sum(max(len(each), 1) for each in opened)
-            taken = self._consumer.consume(min(more, _TAKE), 0) if more > 0 else []
+            taken = self._consumer.consume(min(more, _MAX_RECORDS), 0) if more > 0 else []
         return received
 
     def _opened(self, raw: KafkaMessage) -> list[Message]:
@@ -80,7 +80,7 @@ class PartitionConsumer:
         return messages
 
     def pause_only(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """Read all partitions but `partitions`. Reading on after a pause takes librdkafka up to a second."""
+        """Pause `partitions` and resume all others. Resuming takes librdkafka up to a second."""
         if paused := partitions - self._paused:
             self._consumer.pause([self._assignment(partition) for partition in paused])
         if resumed := self._paused - partitions:
@@ -88,7 +88,7 @@ class PartitionConsumer:
         self._paused = frozenset(partitions)
 
     def lag(self) -> dict[TopicPartition, int]:
-        """Return for each partition how many records the broker is known to have that were not read."""
+        """Return for each partition the number of unread records, as far as the consumer knows the partition's end."""
         lag = {}
         for partition, offset in self._next.items():
             _, end = self._consumer.get_watermark_offsets(self._assignment(partition), cached=True)
@@ -97,7 +97,7 @@ class PartitionConsumer:
 
     def has_unread(self, partition: TopicPartition) -> bool:
         """Ask the broker if the partition has records that were not read. Raises KafkaException."""
-        _, end = self._consumer.get_watermark_offsets(self._assignment(partition), timeout=_ANSWER_S)
+        _, end = self._consumer.get_watermark_offsets(self._assignment(partition), timeout=_REQUEST_TIMEOUT_S)
         return self._next[partition] < end
 
     def close(self) -> None:

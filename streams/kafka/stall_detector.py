@@ -1,8 +1,8 @@
 """Detection of a consumer that delivers nothing although the broker has records for it.
 
-Seen with librdkafka 2.12: after its broker had been suspended for a minute, the learner's consumer delivered no record
-and no error any more, and its cached ends of partitions stayed as they were. The detector therefore asks the broker
-itself for the ends; the caller then replaces the consumer.
+Seen with librdkafka 2.12: after its broker had been suspended for a minute, the learner's consumer delivered neither
+records nor errors, and its cached ends of partitions did not change. The detector therefore asks the broker for the
+ends; the caller then replaces the consumer.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from confluent_kafka import TopicPartition as Assignment
 
 from streams.kafka.types import KafkaConsumer, KafkaMessage, OffsetPartition, TopicPartition
 
-SILENT_S = 15.0
+STALLED_AFTER_S = 15.0
 _GAP_S = 2.0  # ignore longer gaps between two checks: the consumer was not polling
-_ANSWER_S = 2.0
+_REQUEST_TIMEOUT_S = 2.0
 
 
 class StalledError(RuntimeError):
@@ -32,9 +32,9 @@ class StallDetector:
         consumer: KafkaConsumer,
         assigned: Iterable[OffsetPartition],
         clock: Callable[[], float] = time.monotonic,
-        silent_s: float = SILENT_S,
+        stalled_after_s: float = STALLED_AFTER_S,
     ) -> None:
-        self._consumer, self._clock, self._silent_s = consumer, clock, silent_s
+        self._consumer, self._clock, self._stalled_after_s = consumer, clock, stalled_after_s
         self._next = {TopicPartition(each.topic, each.partition): max(each.offset, 0) for each in assigned}
         self._before: dict[TopicPartition, tuple[int, int]] = {}  # next offset and end of the partition, as last asked
         self._asked = self._checked = clock()
@@ -46,18 +46,18 @@ class StallDetector:
     def check(self, paused: Collection[TopicPartition] = ()) -> None:
         """Call this before each poll; `paused` partitions are not expected to deliver.
 
-        Raises StalledError if during `silent_s` of polling a partition had a record and did not deliver it.
+        Raises StalledError if during `stalled_after_s` of polling a partition had a record and did not deliver it.
         """
         now = self._clock()
         if now - self._checked > _GAP_S:
             self._before, self._asked = {}, now
         self._checked = now
-        if now - self._asked < self._silent_s:
+        if now - self._asked < self._stalled_after_s:
             return
         before, self._before = self._before, {}
         for partition in sorted(self._next.keys() - set(paused)):
             try:
-                low, high = self._consumer.get_watermark_offsets(Assignment(*partition), timeout=_ANSWER_S)
+                low, high = self._consumer.get_watermark_offsets(Assignment(*partition), timeout=_REQUEST_TIMEOUT_S)
             except KafkaException:  # the broker is unavailable: that is no stall
                 self._before = {}
                 break
@@ -66,7 +66,7 @@ class StallDetector:
             if at == then < end:
                 raise StalledError(
                     f"{partition.topic}/{partition.partition}: {high - at} records wait and none came "
-                    f"for {self._silent_s:g} s"
+                    f"for {self._stalled_after_s:g} s"
                 )
             self._before[partition] = at, high
         self._asked = self._checked = self._clock()

@@ -10,7 +10,7 @@ from streams.kafka import clients
 from streams.settings import Settings
 from streams.topics import TOPICS
 
-ANSWER_S = 15.0  # for one answer; librdkafka then raises an error that the caller may retry
+REQUEST_TIMEOUT_S = 15.0  # of one request; librdkafka then raises an error that the caller may retry
 
 
 class TopicsError(RuntimeError):
@@ -25,13 +25,13 @@ def admin(settings: Settings) -> AdminClient:
 def create(settings: Settings) -> list[str]:
     """Create the topics that are missing; return their full names. Raises KafkaException if the broker refuses."""
     client = admin(settings)
-    present = client.list_topics(timeout=ANSWER_S).topics
+    present = client.list_topics(timeout=REQUEST_TIMEOUT_S).topics
     new = [
         NewTopic(t.full(settings), t.partitions(settings), settings.replication, config=t.config())
         for t in TOPICS
         if t.full(settings) not in present
     ]
-    for future in client.create_topics(new, request_timeout=ANSWER_S).values() if new else ():
+    for future in client.create_topics(new, request_timeout=REQUEST_TIMEOUT_S).values() if new else ():
         try:
             future.result()
         except KafkaException as error:
@@ -44,24 +44,24 @@ def create(settings: Settings) -> list[str]:
 @retry(retry=retry_if_not_result(bool), stop=stop_after_delay(30), wait=wait_fixed(0.05))
 def _await(client: AdminClient, names: set[str]) -> bool:
     """Wait until the broker lists the topics: a new one may be missing for a moment."""
-    return names.issubset(client.list_topics(timeout=ANSWER_S).topics)
+    return names.issubset(client.list_topics(timeout=REQUEST_TIMEOUT_S).topics)
 
 
 def topic_id(settings: Settings, topic: str) -> str | None:
     """Return the id that a topic has from its creation to its deletion; None if the broker gives it none."""
     client = admin(settings)
-    described = client.describe_topics(TopicCollection([topic]), request_timeout=ANSWER_S)[topic].result()
+    described = client.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_TIMEOUT_S)[topic].result()
     return None if described.topic_id is None or str(described.topic_id) == str(Uuid(0, 0)) else str(described.topic_id)
 
 
 def deviations(settings: Settings) -> list[str]:
     """Return how the topics on the broker differ from the settings, one sentence each."""
     client = admin(settings)
-    present = client.list_topics(timeout=ANSWER_S).topics
+    present = client.list_topics(timeout=REQUEST_TIMEOUT_S).topics
     found = []
     wanted = {topic.full(settings): topic for topic in TOPICS}
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in wanted if name in present]
-    described = client.describe_configs(resources, request_timeout=ANSWER_S) if resources else {}
+    described = client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S) if resources else {}
     configs = {resource.name: future for resource, future in described.items()}
     for name, topic in wanted.items():
         if name not in present:

@@ -19,7 +19,7 @@ from streams.topics import FAST_EXAMPLES
 log = logging.getLogger(__name__)
 ROLE = "learner"
 _WAIT_S = 0.1
-_TAKE = 2000
+_MAX_RECORDS = 2000
 _QUEUE_KB = 16_384
 
 
@@ -40,7 +40,7 @@ class ExampleConsumer:
 
     def read(self) -> None:
         """Read records, waiting a moment for the first one. Raises StalledError."""
-        messages = self._consumer.read(_TAKE, _WAIT_S)
+        messages = self._consumer.read(_MAX_RECORDS, _WAIT_S)
         if messages:
             HEALTH.progress()
         for message in messages:

@@ -1,4 +1,4 @@
-"""The laws that plugins must keep, tried on made-up inputs when a process loads one. Each raises PluginError."""
+"""The laws that plugins must keep, checked on made-up inputs when a process loads one. Violations raise PluginError."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Health:
                 self._moved = self._clock()
 
     def needs(self, what: str, reason: str = "") -> None:
-        """Note the reason why `what` is missing and the process not ready; without a reason, that it is there."""
+        """Note that `what` is missing, and why, so that the process is not ready; without a reason: it is available."""
         with self._lock:
             self._missing.pop("start", None)
             if reason:
@@ -66,7 +66,7 @@ class Health:
         with self._lock:
             still = self._clock() - self._moved
             if self._lag and not self._busy and still > STUCK_AFTER_S:
-                return f"{self._lag} records wait and nothing was done for {still:.0f} s"
+                return f"{self._lag} records are pending and there was no progress for {still:.0f} s"
             return ""
 
     def missing(self) -> str:
@@ -86,7 +86,7 @@ def end_if_stuck(health: Health, after_s: float) -> None:
         while since is None or time.monotonic() - since < after_s:
             time.sleep(min(1.0, after_s / 4))
             since = (since or time.monotonic()) if health.stuck() else None
-        log.error("%s: this process ends, to be started again", health.stuck())
+        log.error("%s: exiting, so that the supervisor restarts this process", health.stuck())
         os._exit(os.EX_SOFTWARE)  # a stuck thread would keep sys.exit from ending it
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()

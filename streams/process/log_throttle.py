@@ -1,4 +1,4 @@
-"""A limit on repeated log lines: many bad records must not fill a disk, and each is a dead letter anyway."""
+"""A limit on repeated log lines: many bad records, which become dead letters anyway, must not fill the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of recorder, learner, retrain and coordinator: set up, work, start again after an outage, clean up."""
+"""The main loop of recorder, learner, retrain and coordinator: set up, work, restart after an outage, clean up."""
 
 from __future__ import annotations
 

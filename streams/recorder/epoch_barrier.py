@@ -20,7 +20,7 @@ class PartitionCursor:
     """The position in one partition. A `marker`, which is at `marker_offset`, closes it until the epoch ends."""
 
     next: int = 0  # offset to read next
-    index: int = _ALL  # of the last record at the offset before: those of an envelope share it
+    index: int = _ALL  # envelope index of the last record read at the offset before `next`
     marker: EpochEnd | EndOfLog | None = None
     marker_offset: int = 0
 

@@ -1,4 +1,4 @@
-"""The recorder without Kafka: takes records in the order of their partitions and writes transactions.
+"""The recorder without Kafka: receives the records of all partitions and writes one transaction per epoch.
 
 An epoch is written in one transaction together with the offsets to start from and the progress that other processes
 wait for: a crash before it leaves nothing, after it everything. Long epochs write their plain rows early. The state in
@@ -155,7 +155,7 @@ class EpochWriter:
 
     @property
     def ahead(self) -> set[TopicPartition]:
-        """The partitions with records that wait for the next epoch: the recorder is not to read on there."""
+        """The partitions with records that wait for the next epoch, which the recorder must pause."""
         return {partition for partition, held in self._held.items() if held}
 
     @property

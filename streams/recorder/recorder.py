@@ -1,7 +1,7 @@
 """The recorder: writes every topic into the tables exactly once, and measures the online quality of every variant.
 
 In: device-events, device-uplink, outcomes, dead-letters, the changelogs of device and cloud. Out: the tables. The epoch
-writer decides what becomes of a record; this module reads Kafka from the offsets that the tables hold.
+writer converts records to rows; this module reads Kafka from the offsets in the tables.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from streams.recorder.epoch_writer import DEAD_LETTER_PARTITION, EpochWriter
 from streams.recorder.rows import ROLE
 from streams.settings import Settings
 
-_TAKE = 1000
+_MAX_RECORDS = 1000
 _WAIT_S = 0.05
 _REPORT_S = 1.0  # between two reports of the lag, and between two early writes of a few dead letters
 _MEASURE_S = 60.0  # between two measurements of the tables
@@ -48,9 +48,9 @@ class Recorder:
         """Close the consumer."""
         self._consumer.close()
 
-    def turn(self) -> None:
+    def poll_once(self) -> None:
         """Read records, waiting a moment for the first one, and write each complete epoch. Raises StalledError."""
-        messages = self._consumer.read(_TAKE, _WAIT_S)
+        messages = self._consumer.read(_MAX_RECORDS, _WAIT_S)
         if messages:
             HEALTH.progress()
         for message in messages:
@@ -99,6 +99,6 @@ def run(
         with closing(Recorder(settings, EpochWriter(settings, engine, wall_ms), open_consumer)) as recorder:
             HEALTH.needs("tables")
             while not stop.is_set():
-                recorder.turn()
+                recorder.poll_once()
 
     run_through_outages(record, stop, outages=_OUTAGES)

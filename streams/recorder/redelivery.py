@@ -20,7 +20,7 @@ from streams.process.clock_and_signals import wall_ms
 from streams.settings import Settings
 from streams.topics import TOPICS
 
-_ANSWER_S = 30.0
+_REQUEST_TIMEOUT_S = 30.0
 
 
 class ResendError(ValueError):
@@ -68,10 +68,12 @@ def refused_records(connection: sa.Connection, run: str) -> list[RefusedRecord]:
 def resend(
     settings: Settings, engine: sa.Engine, chosen: Sequence[RefusedRecord], producer: KafkaProducer | None = None
 ) -> None:
-    """Send `chosen` again and note the time. Raises ResendError if a record was cut, or the broker takes none."""
+    """Send `chosen` again and record the time. Raises ResendError for a truncated record, or if the broker fails."""
     for record in chosen:
         if CUT in record.reason:
-            raise ResendError(f"{record.position} was too large to be kept whole: {record.reason}")
+            raise ResendError(
+                f"{record.position} can't be sent again, since its dead letter is truncated: {record.reason}"
+            )
     names = {topic.name: topic.full(settings) for topic in TOPICS}
     sender = clients.producer(settings, "dead-letters") if producer is None else producer
     failures: list[str] = []
@@ -81,8 +83,8 @@ def resend(
             failures.append(error.str())
 
     def flush() -> None:
-        if sender.flush(_ANSWER_S) or failures:
-            raise ResendError(f"{settings.brokers} does not take them: {failures[0] if failures else 'no answer'}")
+        if sender.flush(_REQUEST_TIMEOUT_S) or failures:
+            raise ResendError(f"{settings.brokers} did not acknowledge: {failures[0] if failures else 'no answer'}")
 
     try:
         for record in chosen:
@@ -97,7 +99,7 @@ def resend(
             )
         flush()
     except KafkaException as error:
-        raise ResendError(f"{settings.brokers} does not take them: {error.args[0].str()}") from error
+        raise ResendError(f"{settings.brokers} did not acknowledge: {error.args[0].str()}") from error
     d = schema.dead_letters.c
     with engine.begin() as connection:
         for record in chosen:

@@ -17,7 +17,7 @@ from streams.kafka.message import Message, check_batch
 from streams.kafka.types import TopicPartition
 from streams.recorder.state_snapshots import Changed
 from streams.records import LATEST, ClickUpload, DeadLetter, DeviceBatch, NegativeMemory, Outcome, Versions, item_key
-from streams.state.numbering import key_number, numbered, with_key
+from streams.state.numbering import key_hash, with_idempotency_key, with_seq
 from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
 
 ROLE = "recorder"
@@ -28,7 +28,7 @@ _INT32 = 1 << 31
 
 
 class Recorded(NamedTuple):
-    """The recorded part of a run as far as later rows depend on it."""
+    """The recorded data of a run on which later rows depend."""
 
     expected: dict[str, int]  # number of the next event, by user
     names: set[str]  # of the known items
@@ -74,7 +74,7 @@ class RowBuilder:
         message.check_user(record.user, self._partitions)
         check_batch(record)
         expected, keys = self._expected.get(record.user, 0), self._keys.get(record.user, [])
-        of_user = numbered(record, expected, keys)
+        of_user = with_seq(record, expected, keys)
         if of_user is None:
             return
         record = of_user
@@ -102,8 +102,8 @@ class RowBuilder:
         self.buffer.interactions += list(rows)[expected - record.seq :]
         self._expected[record.user] = end
         if record.key:
-            self._keys[record.user] = with_key(keys, record)
-            self.buffer.keys.append((self._run, record.user, record.seq, key_number(record.key)))
+            self._keys[record.user] = with_idempotency_key(keys, record)
+            self.buffer.keys.append((self._run, record.user, record.seq, key_hash(record.key)))
 
     def memory(self, record: NegativeMemory, message: Message, wall: int) -> None:
         """Add a negative memory."""
@@ -135,7 +135,7 @@ class RowBuilder:
         self.buffer.outcomes.setdefault((record.user, record.seq), record)
 
     def forget(self, user: str, source: TopicPartition) -> None:
-        """Drop what came of a user from a partition so far; the tables follow."""
+        """Drop a user's buffered rows that came from a partition; `flush` deletes those in the tables."""
         buffer = self.buffer
         buffer.forgotten[source.topic, user] = None
         if source.topic == DEVICE_EVENTS.name:

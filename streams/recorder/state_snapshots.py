@@ -53,14 +53,14 @@ class Changed:
 
 
 def read(message: Message, partitions: int, fencing_epochs: FencingEpochs) -> Changed | Deleted | Marker | None:
-    """Return the user's state, its end, or the marker in a changelog's record; None if it has neither.
+    """Return the user's new state, its deletion, or the marker in a changelog's record; None for other records.
 
-    A row of a worker that had lost the partition counts for nothing. Raises RecordError if a row is damaged or in a
-    partition that is not its own.
+    Rows of a worker that had lost the partition are ignored. Raises RecordError if a row is damaged or in the wrong
+    partition.
     """
     topic, key = message.topic, message.key
     if not key or partition_of_row(key, partitions) != message.partition:
-        raise RecordError(f"row {key[:100]!r} is in partition {message.partition}, not its own")
+        raise RecordError(f"row {key[:100]!r} does not belong to partition {message.partition}")
     if SEPARATOR in key and not is_partition_key(key):  # a request without an answer: it belongs to no epoch's state
         return None
     if not message.value and not is_partition_key(key):

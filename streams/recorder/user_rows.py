@@ -1,4 +1,4 @@
-"""Rows of users that the tables already have: read at the start, skipped if repeated, deleted on request."""
+"""Rows of users that are already in the tables: read at the start, skipped if repeated, deleted on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_USERS = {  # tables by the topic that their rows come from; the changelogs h
 
 
 def read_recorded(connection: Connection, run: str) -> Recorded:
-    """Return what the tables have of each user's events, and the names of items."""
+    """Return the next sequence number and last keys of each user, and the names of items, from the tables."""
     i, names, k = schema.interactions.c, schema.items.c, schema.idempotency_keys.c
     last = sa.select(i.user, sa.func.max(i.seq)).where(i.run == run).group_by(i.user)
     expected = {user: seq + 1 for user, seq in connection.execute(last)}
@@ -45,7 +45,7 @@ def unrecorded(
 
 
 def forget(connection: Connection, run: str, topic: str, user: str, epoch: int) -> None:
-    """Delete what the tables have of a user from a topic, in `epoch`."""
+    """Delete a user's rows that came from `topic`, and record `epoch` as that of the deletion."""
     for table in _OF_USERS.get(topic, (schema.user_snapshots,)):
         this = (table.c.run == run) & (table.c.user == user)
         if table is schema.user_snapshots:

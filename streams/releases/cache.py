@@ -40,7 +40,7 @@ def _begins_safetensors(data: bytes) -> bool:
 
 
 class ReleaseCache:
-    """Takes records in any order between topics; keeps the `keep` releases that are newest or were used last."""
+    """Collects the records of three topics in any order; keeps the `keep` newest or last used releases."""
 
     def __init__(self, dim: int, keep: int = 6) -> None:
         self._keep = keep
@@ -52,12 +52,12 @@ class ReleaseCache:
         self.manifests: dict[int, Manifest] = {}
         self.releases: OrderedDict[int, Release] = OrderedDict()
 
-    def take_row(self, row: EmbeddingRow) -> None:
-        """Add a row of E. Raises RecordError if it cannot be one."""
+    def add_row(self, row: EmbeddingRow) -> None:
+        """Add a row of E. Raises RecordError if it is invalid."""
         self._rows.put(row)
 
-    def take_part(self, key: bytes | None, data: bytes | None) -> None:
-        """Add a part or a chunk of one, or its tombstone. Raises RecordError if it cannot be one."""
+    def add_part(self, key: bytes | None, data: bytes | None) -> None:
+        """Add a part or a chunk of one, or its tombstone. Raises RecordError if it is invalid."""
         part, version, chunk = read_part_key(key)
         if data is None:
             self._parts.pop((part, version), None)
@@ -66,7 +66,7 @@ class ReleaseCache:
         else:
             self._parts.setdefault((part, version), {})[chunk] = data
 
-    def take_manifest(self, manifest: Manifest) -> None:
+    def add_manifest(self, manifest: Manifest) -> None:
         """Add a manifest. Raises RecordError if it does not name all parts."""
         if not set(PARTS) <= set(manifest.parts) <= set(PARTS + STANDALONE):
             raise RecordError(f"the manifest of release {manifest.version} names parts {sorted(manifest.parts)}")
@@ -97,7 +97,7 @@ class ReleaseCache:
         needed = {(part, part_version(manifest, part)) for manifest in kept for part in manifest.parts}
         for key in [key for key in self._parts if key not in needed and key[1] < newest]:
             del self._parts[key]
-        self._rows.settle(min(release.manifest.versions.encoder for release in self.releases.values()))
+        self._rows.merge_up_to(min(release.manifest.versions.encoder for release in self.releases.values()))
 
     def put_items(self, encoder: int, items: ItemTable) -> None:
         """Add an item table that was read from the database, over the rows that came by Kafka."""

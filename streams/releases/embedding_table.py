@@ -33,7 +33,7 @@ def digest(keys: NDArray[np.int64], E: NDArray[np.float32]) -> str:
 
 
 class ItemRows:
-    """Rows of E by version, for versions from `settled` on. Memory: one table, and the rows changed since."""
+    """Rows of E by version, for versions from `merged` on. Memory: one table, and the rows changed since."""
 
     def __init__(self, dim: int) -> None:
         self._dim = dim
@@ -42,10 +42,10 @@ class ItemRows:
         self._version = np.zeros(0, dtype=np.int64)  # of the row in the base; _MISSING: none yet
         self._deltas: dict[int, dict[int, bytes]] = {}
         self._known = np.zeros(0, dtype=bool)
-        self._settled = -1
+        self._merged = -1
 
     def put(self, row: EmbeddingRow) -> None:
-        """Add a row. Raises RecordError if it cannot be one of this table."""
+        """Add a row. Raises RecordError if it is invalid."""
         if not 0 <= row.index < _MAX_ROWS or row.encoder < 0:
             raise RecordError(f"row {row.index} of encoder {row.encoder}: out of range")
         vector = row.vector.expect(f"row {row.index}", "<f4", (self._dim,))
@@ -54,7 +54,7 @@ class ItemRows:
             raise RecordError(f"row {row.index} is item {self._keys[row.index]}'s, not {row.item}'s")
         self._keys[row.index] = row.item
         self._known[row.index] = True
-        if row.encoder > self._settled:
+        if row.encoder > self._merged:
             self._deltas.setdefault(row.encoder, {})[row.index] = row.vector.data
         elif row.encoder >= self._version[row.index]:
             self._base[row.index] = vector
@@ -65,7 +65,7 @@ class ItemRows:
         self._grow(len(keys))
         self._keys[: len(keys)] = keys
         self._known[: len(keys)] = True
-        if version > self._settled:
+        if version > self._merged:
             self._deltas[version] = {index: vector.tobytes() for index, vector in enumerate(E)}
         else:
             self._base[: len(keys)] = E
@@ -82,7 +82,7 @@ class ItemRows:
                 _apply(self._deltas[encoder], E, present)
         return (self._keys[:rows].copy(), E) if present.all() else None
 
-    def settle(self, version: int) -> None:
+    def merge_up_to(self, version: int) -> None:
         """Merge all versions up to `version`: no reader needs an older one."""
         for encoder in sorted(self._deltas):
             if encoder <= version:
@@ -90,7 +90,7 @@ class ItemRows:
                 fresh = {i: vector for i, vector in delta.items() if encoder >= self._version[i]}
                 _apply(fresh, self._base, np.zeros(len(self._base), dtype=bool))
                 self._version[list(fresh)] = encoder
-        self._settled = max(self._settled, version)
+        self._merged = max(self._merged, version)
 
     def _grow(self, rows: int) -> None:
         if rows <= len(self._keys):

@@ -1,8 +1,8 @@
-"""Item statistics in transit: the clicks per epoch from the tables to the topic, and a reader's statistics from them.
+"""Publication of clicks per epoch by the coordinator, and the item statistics that a reader derives from them.
 
-The coordinator publishes the counts of an epoch before its decision, so a process that has read the decision can have
-read the counts. A reader keeps the statistics of a few epochs. What it cannot derive from counts (it started late, or a
-record was lost) it reads from the tables.
+The coordinator publishes the counts of an epoch before its decision, so that a process can read them before it acts on
+the decision. A reader keeps the statistics of a few epochs. Statistics that it cannot derive from counts (it started
+late, or a record was lost) are read from the tables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT_COUNTS = 256  # epochs whose counts are on the topic
 
 
 def counts_of(connection: Connection, run: str, epoch: int) -> list[ItemCounts]:
-    """Return the records that tell which items were seen in `epoch` and their clicks; at least one record."""
+    """Return the records with the items seen in `epoch` and their clicks; at least one record."""
     i = interactions.c
     query = sa.select(i.item, _clicks()).where((i.run == run) & (i.epoch == epoch)).group_by(i.item).order_by(i.item)
     rows = np.array(connection.execute(query).all(), np.int64).reshape(-1, 2)

@@ -1,7 +1,8 @@
 """The release reader: a background thread that receives releases and item statistics from Kafka.
 
-In: item-embeddings, model-weights, model-releases, from their beginnings. Out: `get`, `newest`, `item_statistics`. What
-does not arrive in time (compacted away, damaged, never sent because the publisher died) is read from the tables.
+In: item-embeddings, model-weights, model-releases, from their beginnings. Out: `get`, `newest`, `item_statistics`.
+Releases that do not arrive in time (compacted, damaged, or not sent because the publisher died) are read from the
+tables.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS
 __all__ = ["Release", "ReleaseError", "ReleaseReader", "read_release"]
 
 log = logging.getLogger(__name__)
-_PATIENCE_S = 1.0  # how long something may be missing on Kafka before the tables are read, and read again
+_PATIENCE_S = 1.0  # wait for Kafka before the tables are read, and between two reads of the tables
 _POLL_S = 0.1
-_TAKE = 5000
+_MAX_RECORDS = 5000
 
 T = TypeVar("T")
 
@@ -137,18 +138,18 @@ class ReleaseReader:
         start = {TopicPartition(topic.name, 0): 0 for topic in (ITEM_EMBEDDINGS, MODEL_WEIGHTS, MODEL_RELEASES)}
         with closing(self._open_consumer(self._settings, f"{self._role}-releases", start)) as consumer:
             while not self._stop.is_set():
-                for message in consumer.read(_TAKE, _POLL_S):
+                for message in consumer.read(_MAX_RECORDS, _POLL_S):
                     self._take(message)
                 self._stage()
 
     def _take(self, message: Message) -> None:
         try:
             if message.topic == MODEL_WEIGHTS.name:
-                self._cache.take_part(message.key, None if message.tombstone else message.value)
+                self._cache.add_part(message.key, None if message.tombstone else message.value)
             elif message.tombstone:
                 pass  # a withdrawn item or release: cached releases stay
             elif message.topic == ITEM_EMBEDDINGS.name:
-                self._cache.take_row(self._rows.decode(message.value))
+                self._cache.add_row(self._rows.decode(message.value))
             else:
                 self._take_event(self._events.decode(message.value))
         except RecordError as error:
@@ -156,7 +157,7 @@ class ReleaseReader:
 
     def _take_event(self, event: Manifest | EpochDecision | ItemCounts) -> None:
         if isinstance(event, Manifest):
-            self._cache.take_manifest(event)
+            self._cache.add_manifest(event)
         elif isinstance(event, ItemCounts):
             with self._changed:
                 self._cache.item_statistics.take(event)

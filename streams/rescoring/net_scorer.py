@@ -1,4 +1,4 @@
-"""The nets' ranks of ranking queries, in this process or in one of several: the ranks are the same anywhere."""
+"""Ranks of ranking queries by the nets, computed in this process or in several, with equal results."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class NetScorer:
             SlowQuery(rows(query.history), r2, rows(query.candidates), query.item_statistics)
             for query, r2 in zip(queries, states, strict=True)
         ]
-        slow, fast = release.scorer.slow_of(asked), []
+        slow, fast = release.scorer.slow_many(asked), []
         for query, (_, _, candidates, statistics), priors in zip(queries, asked, slow, strict=True):
             short = rows(query.clicks), rows(query.exposures)
             near = release.near(query.clicks, query.candidates)
             fast.append(FastQuery(*short, candidates, priors.r_t, priors.r_n, statistics, priors.f2s, near))
-        scores = release.scorer.fast_of(fast)
+        scores = release.scorer.fast_many(fast)
         return [self._rank(release, *scored, late=late) for scored in zip(queries, slow, scores, strict=True)]
 
     def _read(self, version: int) -> Release:

@@ -1,8 +1,8 @@
 """Ranking queries: the inputs of each recorded click's ranking, rebuilt from `interactions`.
 
-Of what devices and cloud recorded about a click, only the list of candidates, the release in force, the epoch of the
-item statistics and the window whose r2 was used are taken over; the log alone does not determine them in a free-running
-run. Histories are derived again, by the function that builds all views.
+From the recorded outcome of a click only the list of candidates, the release in force, the epoch of the item statistics
+and the window whose r2 was used are taken; in a free-running run the log does not determine them. Histories are
+derived from the log, by the function that builds all views.
 """
 
 from __future__ import annotations

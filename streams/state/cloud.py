@@ -31,9 +31,9 @@ class CloudState(msgspec.Struct, array_like=True, frozen=True):
     epoch: int = -1  # of the last upload
 
     def with_r2(self, r2: R2) -> CloudState:
-        """Return the state after an r2 was received; if it was kept already, it is now the last received.
+        """Return the state after an r2 was received; one that was received before moves to the end.
 
-        The newest r2 stays if older ones are received again: a request that names it may be repeated as well.
+        The newest r2 is kept even if older ones are received again: a request that names it may be repeated too.
         """
         others = tuple(kept for kept in self.r2s if (kept.window, kept.encoder) != (r2.window, r2.encoder))
         received = (*others, r2)

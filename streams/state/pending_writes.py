@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from msgspec import Struct
 
 from streams.codec import Record, encode
-from streams.kafka.envelope import most_records, sealed
+from streams.kafka.envelope import max_records, pack_records
 from streams.kafka.message import Message
 from streams.kafka.types import TRACE_HEADER, Headers
 from streams.process import telemetry
@@ -72,7 +72,7 @@ class ChangedRows(Protocol):
 
 
 class PendingWrites:
-    """The records and rows that a batch leads to.
+    """The records and rows that result from a batch.
 
     Records of one partition keep their order; rows are written kind after kind.
     """
@@ -84,7 +84,7 @@ class PendingWrites:
         self.trace = ""  # of the records that are added from now on
         self._refused: Counter[str] = Counter()
         self.sent: Counter[type] = Counter()  # records by type, counted while `records` is read
-        self.sent_bytes: Counter[Topic] = Counter()  # likewise
+        self.sent_bytes: Counter[Topic] = Counter()  # bytes by topic, counted while `records` is read
 
     def send(self, topic: Topic, partition: int, key: bytes, record: Record | Deferred[Record] | bytes) -> None:
         """Add a record, or the bytes of one."""
@@ -111,8 +111,8 @@ class PendingWrites:
         for (topic, partition), records in by_partition.items():
             for trace, some in groupby(records, itemgetter(2)):
                 headers = [(TRACE_HEADER, trace.encode())] if trace else ()
-                most = 1 if trace else most_records(topic, self._settings)
-                for key, value, _ in sealed([(key, value) for key, value, _ in some], most):
+                most = 1 if trace else max_records(topic, self._settings)
+                for key, value, _ in pack_records([(key, value) for key, value, _ in some], most):
                     yield topic.full(self._settings), partition, key, value, headers
 
     def rows(self) -> Iterator[tuple[bytes, Struct | None]]:

@@ -1,4 +1,4 @@
-"""Rows of the workers' tables as bytes, and the fencing epochs by which rows of a former owner are recognised.
+"""Encoding of the workers' table rows, and the fencing epochs by which rows of a former owner are recognised.
 
 A value is the fencing epoch of its writer (u4, big-endian), a CRC-32 over epoch and row (u4, big-endian), and the row
 as a MessagePack array. The same bytes are kept in memory, in the changelog and in the RocksDB snapshot.

@@ -1,6 +1,6 @@
 """The evaluation in plain Python, from its definitions: ranked clicks, candidate lists, ranks and metrics.
 
-Nothing is shared with `models.evaluation.candidates` and `models.evaluation.metrics`, whose results it must give.
+It shares no code with `models.evaluation.candidates` and `models.evaluation.metrics`, but must give the same results.
 """
 
 from __future__ import annotations

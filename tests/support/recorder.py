@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from models.evaluation.candidates import sampled
 from streams.codec import Record, Tensor, encode
 from streams.database import schema
-from streams.kafka.envelope import sealed
+from streams.kafka.envelope import pack_records
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key, partition_of
 from streams.kafka.types import TopicPartition
@@ -98,11 +98,11 @@ class World:
         """Return the record at an offset, or those in its envelope."""
         return Message.received(*source, offset, *self.logs[source][offset])
 
-    def sealed(self) -> World:
+    def in_envelopes(self) -> World:
         """Return the same world with its records in envelopes."""
         with_envelopes = {topic.name for topic in TOPICS if topic.envelopes}
         logs = {
-            source: [(key, value) for key, value, _ in sealed(records, 3)]
+            source: [(key, value) for key, value, _ in pack_records(records, 3)]
             if source.topic in with_envelopes
             else records
             for source, records in self.logs.items()

@@ -64,13 +64,13 @@ def feed(cache: ReleaseCache, sent: list[Sent]) -> None:
     events: Reader[Any] = Reader(ReleaseEvent)
     for topic, key, value in sent:
         if topic == "model-weights":
-            cache.take_part(key, value)
+            cache.add_part(key, value)
         elif value is None:
             continue
         elif topic == "item-embeddings":
-            cache.take_row(rows.decode(value))
+            cache.add_row(rows.decode(value))
         elif isinstance(event := events.decode(value), Manifest):
-            cache.take_manifest(event)
+            cache.add_manifest(event)
         elif isinstance(event, ItemCounts):
             cache.item_statistics.take(event)
 

@@ -22,7 +22,7 @@ from streams.cloud.batch import CloudWork
 from streams.codec import Reader, Tensor, encode
 from streams.device.worker import Device
 from streams.faust_runtime.worker import Start, Work
-from streams.kafka.envelope import KeyValue, most_records, sealed
+from streams.kafka.envelope import KeyValue, max_records, pack_records
 from streams.kafka.message import Message
 from streams.kafka.partitioner import is_partition_key, partition_key, partition_of, partition_of_row
 from streams.model_config import net_config
@@ -186,9 +186,9 @@ class Simulation:
         for batch in batches:
             key = batch.user.encode()
             records[partition_of(key, self.settings.partitions)].append((key, encode(batch)))
-        most = most_records(DEVICE_EVENTS, self.settings)
+        most = max_records(DEVICE_EVENTS, self.settings)
         for partition, some in records.items():
-            for key, value, _ in sealed(some, most):
+            for key, value, _ in pack_records(some, most):
                 self.topics.append(DEVICE_EVENTS.name, partition, key, value)
 
     def send_marker(self, marker: EpochMarker) -> None:
