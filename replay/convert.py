@@ -40,12 +40,18 @@ def convert(batches: Iterable[pa.RecordBatch], path: Path) -> int:
         raise SourceError(f"{path}: the output ends in {' or '.join(ENDINGS)}")
     try:
         with atomically(path) as part:
-            rows = (_parquet if path.suffix == ".parquet" else _recbole)(batches, part)
+            rows = (_parquet if path.suffix == ".parquet" else _recbole)(map(_with_texts, batches), part)
             if not rows:
                 raise SourceError(f"{path} is not written: the source has no event")
             return rows
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error
+
+
+def _with_texts(batch: pa.RecordBatch) -> pa.RecordBatch:
+    for name in ("user", "item"):
+        batch = batch.set_column(batch.schema.names.index(name), name, batch[name].cast(pa.string()))
+    return batch
 
 
 def _parquet(batches: Iterable[pa.RecordBatch], path: Path) -> int:

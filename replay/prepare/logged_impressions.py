@@ -17,7 +17,7 @@ import numpy as np
 
 from replay.errors import SourceError
 from replay.prepare.log_account import Finding
-from replay.prepare.staged_log import Bools, Columns, Ints, StagedLog, changes
+from replay.prepare.staged_log import Bools, Columns, Ints, StagedLog, changes, repeats
 from replay.sources.schema import IMPRESSIONS
 from streams.records import Kind
 
@@ -27,7 +27,7 @@ LISTED = 5
 Place = Callable[[int | None, int | None], str]
 
 _SPREAD = 6364136223846793005  # spreads the numbers of pieces
-_HASH = np.uint64(0x9E3779B97F4A7C15)
+FEW = 16  # events of an impression that are compared one by one
 
 
 class LargeImpressionError(SourceError):
@@ -61,6 +61,7 @@ class Groups:
     row: Ints
     last: Ints
     events: Ints
+    adjacent: bool  # the rows of each are adjacent, but for rows without an impression
 
 
 def groups(rows: Columns) -> Groups:
@@ -69,7 +70,8 @@ def groups(rows: Columns) -> Groups:
     here = rows if len(inside) == len(rows) else rows.take(inside)
     of = np.full(len(rows), -1)
     if not len(inside):
-        return Groups(of, *([np.zeros(0, np.int64)] * 7))
+        none = np.zeros(0, np.int64)
+        return Groups(of, none, none, none, none, none, none, none, adjacent=True)
     starts = changes(here.user, here.impression)  # of runs of rows in one impression
     events = np.diff(np.append(starts, len(here)))
     run_of = np.repeat(np.arange(len(starts)), events)
@@ -90,7 +92,25 @@ def groups(rows: Columns) -> Groups:
         user, impression, time, ns, row = (c[order[begins]] for c in (user, impression, time, ns, row))
         run_of = number[run_of]
     of[inside] = run_of
-    return Groups(of, user, impression, time, ns, row, last, events)
+    return Groups(of, user, impression, time, ns, row, last, events, len(events) == len(starts))
+
+
+def twins(rows: Columns, found: Groups) -> Bools:
+    """Return True for each row whose item occurs more than once in its impression."""
+    inside = np.flatnonzero(found.of >= 0)
+    of, item = found.of[inside], rows.item[inside]
+    largest = int(found.events.max(initial=0))
+    several = np.zeros(len(inside), np.bool_)
+    if found.adjacent and largest <= FEW:
+        for distance in range(1, largest):
+            pair = (of[distance:] == of[:-distance]) & (item[distance:] == item[:-distance])
+            several[distance:] |= pair
+            several[:-distance] |= pair
+    elif len(inside):
+        several = repeats(of * (int(item.max()) + 1) + item)
+    everywhere = np.zeros(len(rows), np.bool_)
+    everywhere[inside] = several
+    return everywhere
 
 
 class ImpressionRules:
@@ -106,13 +126,13 @@ class ImpressionRules:
         self._first_clicked: list[int] = []  # rows
         self._large: list[tuple[int, int]] = []  # (row, events)
 
-    def apply(self, rows: Columns) -> tuple[Columns, Groups]:
+    def apply(self, rows: Columns, found: Groups, alike: Bools) -> tuple[Columns, Groups]:
         """Return the events of a part with impressions that are split by the span, and these impressions.
 
+        `found` and `alike` are the `groups` and `twins` of its rows.
         Exposures are left out whose item is clicked in the same impression: trackers log an exposure for every item
         that was shown, but a click is no sign of rejection.
         """
-        found = groups(rows)
         length = found.last - found.time
         self._longest = max(self._longest, int(length.max(initial=0)))
         self._largest = max(self._largest, int(found.events.max(initial=0)))
@@ -130,7 +150,7 @@ class ImpressionRules:
             )
             rows = dataclasses.replace(rows, impression=_split(rows, found, long, self._span))
             found = groups(rows)
-        clicked = _clicked(rows, found)
+        clicked = _clicked(rows, found, alike)
         if clicked.any():
             self._clicked += int(clicked.sum())
             self._first_clicked += rows.row[clicked][:LISTED].tolist()
@@ -211,17 +231,10 @@ def _split(rows: Columns, found: Groups, long: Bools, span: int) -> Ints:
     return split
 
 
-def _clicked(rows: Columns, found: Groups) -> Bools:
-    """Return True for each exposure whose item is clicked in the same impression."""
-    key = found.of * (int(rows.item.max(initial=0)) + 1) + rows.item
-    clicks = key[(found.of >= 0) & (rows.kind == Kind.CLICK)]
-    exposures = (found.of >= 0) & (rows.kind == Kind.EXPOSURE)
-    if not len(clicks):
-        return np.zeros(len(rows), np.bool_)
-    shift = np.uint64(64 - max(10, (8 * len(clicks)).bit_length()))
-    seen = np.zeros(1 << (64 - int(shift)), np.bool_)  # hashes of the clicks: few exposures are left to compare
-    seen[clicks.astype(np.uint64) * _HASH >> shift] = True
-    exposures &= seen[key.astype(np.uint64) * _HASH >> shift]
-    at = np.flatnonzero(exposures)
-    exposures[at] = np.isin(key[at], clicks)
-    return np.asarray(exposures)
+def _clicked(rows: Columns, found: Groups, alike: Bools) -> Bools:
+    """Return True for each exposure whose item is clicked in the same impression; `alike` are the `twins`."""
+    at = np.flatnonzero(alike)
+    kind, key = rows.kind[at], found.of[at] * (int(rows.item.max(initial=0)) + 1) + rows.item[at]
+    clicked = np.zeros(len(rows), np.bool_)
+    clicked[at] = (kind == Kind.EXPOSURE) & np.isin(key, key[kind == Kind.CLICK])
+    return clicked

@@ -6,7 +6,7 @@ import numpy as np
 
 from replay.prepare.log_account import Finding
 from replay.prepare.logged_impressions import LISTED, Place
-from replay.prepare.staged_log import Columns, StagedLog, changes
+from replay.prepare.staged_log import Bools, Columns, StagedLog, changes, repeats
 
 _FACTOR = 0x9E3779B97F4A7C15  # odd: it spreads numbers over 64 bits
 
@@ -18,19 +18,18 @@ class RepeatedRows:
         self.count = 0
         self._first: list[tuple[int, int]] = []  # the first of the identical rows, and their number
 
-    def look(self, rows: Columns) -> None:
-        """Count those of a part, which has all rows of its users."""
+    def look(self, rows: Columns, alike: Bools) -> None:
+        """Count those of a part, which has all rows of its users; `alike` are its rows of an item in one impression."""
         columns = (rows.user, rows.item, rows.time, rows.kind, rows.impression)
-        mixed = np.zeros(len(rows), np.uint64)
-        for column in columns:
-            mixed += column.astype(np.uint64)
+        alone = np.flatnonzero(rows.impression == 0)
+        mixed = np.zeros(len(alone), np.uint64)
+        for column in columns[:-1]:
+            mixed += column[alone].astype(np.uint64)
             mixed *= np.uint64(_FACTOR)
             mixed ^= mixed >> np.uint64(31)
-        ordered = np.sort(mixed)
-        twice = ordered[1:][ordered[1:] == ordered[:-1]]
-        if not len(twice):
+        at = np.append(alone[repeats(mixed)], np.flatnonzero(alike))
+        if not len(at):
             return
-        at = np.flatnonzero(twice[np.searchsorted(twice, mixed).clip(max=len(twice) - 1)] == mixed)
         at = at[np.lexsort((rows.row[at], *(column[at] for column in columns)))]
         starts = changes(*(column[at] for column in columns))
         times = np.diff(np.append(starts, len(at)))

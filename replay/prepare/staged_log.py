@@ -61,6 +61,15 @@ def changes(*columns: Ints) -> Ints:
     return np.append(0, np.flatnonzero(differ) + 1)
 
 
+def repeats(values: NDArray[np.integer]) -> Bools:
+    """Return True for each value that occurs more than once."""
+    ordered = np.sort(values)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
+        return np.zeros(len(values), np.bool_)
+    return np.asarray(twice[np.searchsorted(twice, values).clip(max=len(twice) - 1)] == values)
+
+
 class Names:
     """Numbers for names. A number is final only after `finish`, as an index into its result."""
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from replay.duckdb_session import parquet, quoted
 from replay.errors import SourceError
-from replay.prepare import sorted_parts
+from replay.prepare import logged_impressions, sorted_parts
 from replay.prepare.logged_impressions import ImpressionRules, LoggedImpressions, Place
 from replay.prepare.repeated_rows import RepeatedRows
 from replay.prepare.sorted_parts import Order, SortedPart, StoredPart, merged, placed
@@ -111,8 +111,10 @@ def _sort(log: StagedLog, path: Path, selection: Selection, rules: ImpressionRul
     whole: list[SortedPart] = []
     for number in range(parts):
         rows = log.part(number, parts)
-        repeated.look(rows)
-        rows, groups = rules.apply(rows)
+        groups = logged_impressions.groups(rows)
+        alike = logged_impressions.twins(rows, groups)
+        repeated.look(rows, alike)
+        rows, groups = rules.apply(rows, groups, alike)
         first = placed(rows, groups)
         inside = _inside(selection, first, chosen)
         if not inside.all():

@@ -22,7 +22,9 @@ ROWS = pa.schema(
 POSITION = (pa.field("file", pa.int32()), pa.field("line", pa.int64()))
 # A batch may have times finer than ms, of which only the order of events is kept: ns within the ms.
 FINER = pa.field("ns", pa.int32())
-READ = pa.schema([*ROWS, *POSITION, FINER])  # everything that a batch may have
+_NAME = pa.dictionary(pa.int32(), pa.string())
+_NAMES = [field.with_type(_NAME) for field in ROWS if field.name in {"user", "item"}]
+READ = pa.schema([*_NAMES, *list(ROWS)[2:], *POSITION, FINER])  # everything that a batch may have; each name once
 BATCH = 1 << 15
 IMPRESSIONS = LATEST  # the numbers of impressions are below it
 NAME_BYTES = 256  # the longest user or item: with the limit of an impression this keeps records below their limit

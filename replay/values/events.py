@@ -49,8 +49,8 @@ class EventReader:
         `problems` are lines that did not even become rows. Rows of ignored events are counted in `errors.left_out`.
         """
         kinds = self._kinds(table.rows)
-        wanted = pc.fill_null(pc.not_equal(kinds, IGNORED), True).to_numpy(zero_copy_only=False)
-        if ignored := int((~wanted).sum()):
+        if ignored := pc.sum(pc.equal(kinds, IGNORED)).as_py():
+            wanted = pc.fill_null(pc.not_equal(kinds, IGNORED), True).to_numpy(zero_copy_only=False)
             errors.left_out[LEFT_OUT] += ignored
             table, kinds = table.filter(wanted), kinds.filter(pa.array(wanted))
         told = list(problems)
@@ -64,7 +64,7 @@ class EventReader:
         batches.append(self._valid(table, kinds, time_column(table.rows["timestamp"], self.times), errors, told))
         for line, reason, detail in sorted(told):
             errors.add(RowError(table.path, line, reason, detail, unit=table.unit))
-        return pa.concat_batches(batches).cast(READ)
+        return (pa.concat_batches(batches) if len(batches) > 1 else batches[0]).cast(READ)
 
     def _valid(
         self, table: Table, kinds: pa.Array, time: tuple[pa.Array, pa.Array], errors: RowErrors, told: list[Problem]
@@ -74,8 +74,8 @@ class EventReader:
         found = [*(self._names(name, rows[name]) for name in ("user", "item")), time[0], kinds, self._impressions(rows)]
         file = pa.array(np.full(rows.num_rows, len(errors.files) - 1, np.int32))
         batch = pa.RecordBatch.from_arrays([*found, file, pa.array(table.lines), time[1]], schema=_NULLABLE)
-        invalid = np.flatnonzero(np.any([c.is_null().to_numpy(zero_copy_only=False) for c in found], axis=0))
-        return self._mended(batch, table, invalid, told) if len(invalid) else batch
+        nulls = [column.is_null().to_numpy(zero_copy_only=False) for column in found if column.null_count]
+        return self._mended(batch, table, np.flatnonzero(np.any(nulls, axis=0)), told) if nulls else batch
 
     def row(self, values: dict[str, object], code: int | None = None, ms: int | None = None) -> Row | None:
         """Return the event that the values of a row are, None if it is ignored. Raises InvalidError.
@@ -137,14 +137,19 @@ class EventReader:
             rows[self.log_map.decides], pa.int8(), lambda v: IGNORED if (k := self._kind(v)) is None else int(k)
         )
 
-    def _names(self, what: str, column: pa.Array) -> pa.Array:
+    def _names(self, what: str, column: pa.Array) -> pa.DictionaryArray:
         """Return users or items as text; null where the value is not valid."""
         if not (_is_text(column) or pa.types.is_integer(column.type)):
-            return per_value(column, pa.string(), lambda value: columns.name(what, value, self._no_value))
-        text = pc.cast(column, pa.string())
+            return per_value(
+                column, pa.string(), lambda value: columns.name(what, value, self._no_value)
+            ).dictionary_encode()
+        encoded = pc.cast(column, pa.string()).dictionary_encode()
+        text = encoded.dictionary  # each name is looked at once
         bad = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(text)), pa.array(sorted(self._no_value)))
         bad = pc.or_(pc.or_(bad, pc.greater(pc.binary_length(text), NAME_BYTES)), pc.match_substring(text, "\0"))
-        return pc.if_else(bad, None, text)
+        if not pc.any(bad).as_py():
+            return encoded
+        return pa.DictionaryArray.from_arrays(pc.if_else(bad.take(encoded.indices), None, encoded.indices), text)
 
     def _impressions(self, rows: pa.RecordBatch) -> pa.Array:
         """Return the numbers of impressions, 0 for none; null where the value is not valid."""
@@ -167,6 +172,7 @@ class EventReader:
 
     def _mended(self, batch: pa.RecordBatch, table: Table, invalid: Numbers, told: list[Problem]) -> pa.RecordBatch:
         """Return the batch with rows that a second look can read, without the others: these are added to `told`."""
+        batch = batch.cast(_TEXTS)
         read: list[Row] = []
         at: list[int] = []
         rows = table.rows.take(pa.array(invalid))
@@ -188,12 +194,12 @@ class EventReader:
         valid = np.delete(np.arange(batch.num_rows), invalid)
         good = batch.take(pa.array(valid))
         if not read:
-            return good
+            return good.cast(_NULLABLE)
         values = zip(*read, strict=True)
         again = [pa.array(list(c), f.type) for c, f in zip(values, ROWS, strict=True)]
-        second = pa.RecordBatch.from_arrays([*again, *batch.take(pa.array(at)).columns[len(ROWS) :]], schema=_NULLABLE)
+        second = pa.RecordBatch.from_arrays([*again, *batch.take(pa.array(at)).columns[len(ROWS) :]], schema=_TEXTS)
         order = np.argsort(np.concatenate([valid, at]), kind="stable")
-        return pa.concat_batches([good, second]).take(pa.array(order))
+        return pa.concat_batches([good, second]).take(pa.array(order)).cast(_NULLABLE)
 
 
 def per_value(column: pa.Array, kind: pa.DataType, read: Callable[[object], object]) -> pa.Array:
@@ -230,3 +236,4 @@ def _number(value: object) -> float | None:
 
 
 _NULLABLE = pa.schema([pa.field(f.name, f.type) for f in READ])
+_TEXTS = pa.schema([(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in READ])

@@ -90,10 +90,12 @@ def _in_range(numbers: Ints | NDArray[np.float64], unit: TimeUnit, *, any_year: 
 
 
 def _texts(column: pa.Array, times: Times) -> tuple[pa.Array, pa.Array]:
+    units = (times.unit,) if times.unit else DETECTED
+    if pc.all(pc.and_(pc.ascii_is_decimal(column), pc.less_equal(pc.binary_length(column), 18))).as_py():
+        return _columns(*_integers(pc.cast(column, pa.int64()), units, any_year=times.explicit))
     plain = pc.utf8_trim_whitespace(column)
     whole = pc.match_substring_regex(plain, "^-?[0-9]{1,18}$")
     if pc.all(whole).as_py():
-        units = (times.unit,) if times.unit else DETECTED
         return _columns(*_integers(pc.cast(plain, pa.int64()), units, any_year=times.explicit))
     try:
         moments = pc.cast(pc.replace_substring_regex(plain, _UTC, ""), pa.timestamp("ns"))

@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
+import numpy as np
 import pyarrow as pa
 
 from replay.errors import RowError, SourceError
@@ -63,7 +64,7 @@ def byte_chunks(path: Path, size: int) -> Iterator[bytes]:
                 raise damaged(path, lines, error) from error
             if not chunk:
                 return
-            lines += chunk.count(b"\n")
+            lines += int(np.count_nonzero(np.frombuffer(chunk, np.uint8) == ord("\n")))
             yield chunk
 
 

@@ -88,14 +88,15 @@ class _Parser:
         names = [str(number) for number in range(len(self.form.names))]
         wanted = [str(at) for at in self.form.positions.values()]
         dialect = self.form.dialect
+        quote = dialect.quote if dialect.quote in block.data else b""
         try:
             found = csv.read_csv(
                 pa.BufferReader(block.data),
                 csv.ReadOptions(use_threads=False, block_size=len(block.data) + 1, column_names=names),
                 csv.ParseOptions(
                     delimiter=dialect.separator.decode(),
-                    quote_char=dialect.quote.decode() or False,
-                    newlines_in_values=bool(dialect.quote),
+                    quote_char=quote.decode() or False,
+                    newlines_in_values=bool(quote),
                     invalid_row_handler=skip if is_utf8(block.data) else None,  # it takes text
                 ),
                 csv.ConvertOptions(

@@ -90,7 +90,8 @@ class Cutter:
         """Return the block if every quote and line end is regular and no record is too long, else None."""
         dialect = self.dialect
         commented = dialect.comment and (data.startswith(dialect.comment) or b"\n" + dialect.comment in data)
-        if self._in_long_line or commented or data.count(b"\r") != data.count(b"\r\n"):
+        alone = b"\r" in data and data.count(b"\r") != data.count(b"\r\n")
+        if self._in_long_line or commented or alone:
             return None
         codes = np.frombuffer(data, np.uint8)
         newlines = np.flatnonzero(codes == ord("\n"))
@@ -110,7 +111,8 @@ class Cutter:
         if sizes.max() > LINE_BYTES:
             return None
         filled = (sizes > 1) | ((sizes == 1) & (codes[starts] != ord("\r")))
-        lines = self.line + np.searchsorted(newlines, starts[filled])
+        at = np.flatnonzero(filled) if quotes is None else np.searchsorted(newlines, starts[filled])
+        lines = self.line + at
         self.line += int(np.searchsorted(newlines, size))
         return Block(lines, data[:size]), size
 
