@@ -105,13 +105,13 @@ def measured(tree: Path, source: str, arguments: list[str], out: Path, epochs: i
     environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     began, half, wal = time.monotonic(), Usage(), 0
     log = out.with_suffix(".log")
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command, no shell
             command,
             cwd=tree,
             env=environment,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             preexec_fn=die_with_parent,  # noqa: PLW1509
         )
     profile = Profile(process.pid)

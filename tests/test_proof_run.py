@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.faults.fuzz import Thrower, harvest
+from benchmarks.faults.fuzz import MutantSender, first_records
 from benchmarks.faults.mutants import READ, STATES
 from benchmarks.servers.worker import wait_for
 from deploy.runs import find
@@ -54,14 +54,14 @@ def begin() -> Iterator[Begin]:
 
 
 @pytest.fixture
-def once(undisturbed: Path) -> tuple[Path, dict[str, Any]]:
+def finished_run(undisturbed: Path) -> tuple[Path, dict[str, Any]]:
     """One run on the embedded broker and SQLite, for the tests that only look at it."""
     return undisturbed, summary(undisturbed)
 
 
 @pytest.mark.slow
-def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Path, dict[str, Any]]) -> None:
-    out, summary = once
+def test_a_run_accounts_for_everything_and_offline_equals_online(finished_run: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = finished_run
     assert summary["events_applied"] == summary["events_sent"] == summary["log"]["account"]["sent"] > 2900
     assert summary["dead_letters"] == summary["expired"] == summary["offline_differences"] == 0
     assert summary["outcomes"] == summary["rank_requests"] > 300
@@ -83,34 +83,34 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(once: tuple[Pat
             assert 0 < n < summary["outcomes"]
 
 
-def throw_garbage(settings: Settings) -> dict[tuple[str, int, int], bytes]:
+def send_garbage(settings: Settings) -> dict[tuple[str, int, int], bytes]:
     """Put garbage on every topic: topic, partition and offset of each record, and its value."""
-    producer, thrown = clients.producer(settings, "test-stranger"), {}
+    producer, sent = clients.producer(settings, "test-garbage"), {}
     for topic in TOPICS:
-        keys = [b"stranger", *([b"fast/0"] if topic is MODEL_WEIGHTS else [])]
+        keys = [b"garbage", *([b"fast/0"] if topic is MODEL_WEIGHTS else [])]
         for n, (key, value) in enumerate(product(keys, (b"\xff\xfe", b"", b"\x01\x90", bytes(range(200))))):
 
-            def stands(error: Any, message: Any, topic: Topic = topic, value: bytes = value) -> None:
+            def on_delivery(error: Any, message: Any, topic: Topic = topic, value: bytes = value) -> None:
                 assert error is None
-                thrown[topic.name, message.partition(), message.offset()] = value
+                sent[topic.name, message.partition(), message.offset()] = value
 
-            part = n % topic.partitions(settings)
-            producer.produce(topic.full(settings), key=key, value=value, partition=part, on_delivery=stands)
+            partition = n % topic.partitions(settings)
+            producer.produce(topic.full(settings), key=key, value=value, partition=partition, on_delivery=on_delivery)
     assert not producer.flush(30)
-    return thrown
+    return sent
 
 
 @pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # whole runs
 def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
-    once: tuple[Path, dict[str, Any]], servers: Callable[[str], str], begin: Begin, tmp_path: Path
+    finished_run: tuple[Path, dict[str, Any]], servers: Callable[[str], str], begin: Begin, tmp_path: Path
 ) -> None:
     """Nor do two workers of each kind: the same log gives the same digest."""
-    out, log = tmp_path / "run", tmp_path / "said"
+    out, log = tmp_path / "run", tmp_path / "output"
     more = ("--workers", "2", "--brokers", servers("embedded"))
-    with log.open("wb") as said:
-        process = begin(command(out, *more), stdout=said, stderr=said)
+    with log.open("wb") as output:
+        process = begin(command(out, *more), stdout=output, stderr=output)
 
     def recorded() -> bool:
         with suppress(sqlite3.OperationalError), sqlite3.connect(out / "mc2sf.db") as database:
@@ -121,38 +121,38 @@ def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
 
     wait_for(recorded, "the first epochs")
     clock = ClockFile(out / "state" / "replay")
-    clock.write(Wanted(paused=True))  # else the run may end before everything is thrown
+    clock.write(Wanted(paused=True))  # else the run may end before all records are sent
     settings = find(str(out)).settings
-    thrown = throw_garbage(settings)
-    thrower = Thrower(settings, {topic: harvest(settings, topic) for topic in READ}, seed=1)
-    thrower.throw(50 * len(READ))
+    sent = send_garbage(settings)
+    sender = MutantSender(settings, {topic: first_records(settings, topic) for topic in READ}, seed=1)
+    sender.send(50 * len(READ))
     clock.write(Wanted())
     assert process.wait(PATIENCE_S) == 0, log.read_text()
     found = summary(out)
-    assert found["events_applied"] == found["events_sent"] == once[1]["events_sent"]
+    assert found["events_applied"] == found["events_sent"] == finished_run[1]["events_sent"]
     assert found["online"] == found["offline"]
-    assert found["digest"] == once[1]["digest"]
+    assert found["digest"] == finished_run[1]["digest"]
     with sqlite3.connect(out / "mc2sf.db") as database:
-        letters = database.execute('SELECT topic, partition, "offset", value, reason FROM dead_letters').fetchall()
-    kept = {(topic, part, offset): value for topic, part, offset, value, _ in letters}
+        rows = database.execute('SELECT topic, partition, "offset", value, reason FROM dead_letters').fetchall()
+    kept = {(topic, partition, offset): value for topic, partition, offset, value, _ in rows}
     assert set(TOPICS) - set(READ) == {RANKINGS}, "only a gateway reads it, and a run of a log has none"
-    unread = {place for place in thrown if place[0] == RANKINGS.name}
+    unread = {position for position in sent if position[0] == RANKINGS.name}
     assert len(unread) == 4
-    own = partition_of_row(b"stranger", settings.partitions)
+    own = partition_of_row(b"garbage", settings.partitions)
     forgotten = {
-        place
-        for place, value in thrown.items()
-        if place[0] in {t.name for t in STATES} and place[1] == own and not value
+        position
+        for position, value in sent.items()
+        if position[0] in {t.name for t in STATES} and position[1] == own and not value
     }
     assert len(forgotten) in (0, len(STATES)), (
         "a tombstone in its user's own partition is no garbage: it forgets the user"
     )
-    expected = {place: None if place in unread | forgotten else value for place, value in thrown.items()}
-    assert {place: kept.pop(place, None) for place in thrown} == expected
-    assert {place: zlib.crc32(value) for place, value in kept.items()} == thrower.thrown
+    expected = {position: None if position in unread | forgotten else value for position, value in sent.items()}
+    assert {position: kept.pop(position, None) for position in sent} == expected
+    assert {position: zlib.crc32(value) for position, value in kept.items()} == sender.sent
     assert len(kept) == 50 * len(READ)
-    assert all(reason for *_, reason in letters)
-    assert found["dead_letters"] == len(letters)
+    assert all(reason for *_, reason in rows)
+    assert found["dead_letters"] == len(rows)
 
 
 FAULTS = "offline=0.1,reordered=0.2,skew=0.2,lost=0.05,duplicates=0.2,old=0.3,hostile=2"
@@ -170,19 +170,19 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # whole runs
 def test_a_fleet_with_every_fault_is_accounted_for(
-    once: tuple[Path, dict[str, Any]], faulty: Path, mc2sf: Command
+    finished_run: tuple[Path, dict[str, Any]], faulty: Path, mc2sf: Command
 ) -> None:
     found = summary(faulty)
-    befell = found["faults"]
+    effects = found["faults"]
     assert found["settings"]["faults"] == FAULTS
-    assert found["events_sent"] == once[1]["events_sent"] - befell["lost"]
+    assert found["events_sent"] == finished_run[1]["events_sent"] - effects["lost"]
     assert found["events_applied"] == found["events_sent"]
-    assert found["events_duplicate"] == befell["duplicates"] > 0
-    assert found["dead_letters"] == 2 * befell["hostile"] > 0, "refused by the devices and by the recorder"
+    assert found["events_duplicate"] == effects["duplicates"] > 0
+    assert found["dead_letters"] == 2 * effects["hostile"] > 0, "refused by the devices and by the recorder"
     assert found["restarts"] == {}
-    assert found["online"] == found["offline"] != once[1]["online"]
+    assert found["online"] == found["offline"] != finished_run[1]["online"]
     assert found["outcomes"] > 200
-    assert all(befell[fault] > 0 for fault in ("offline", "reordered", "skew", "late_clicks", "old"))
+    assert all(effects[fault] > 0 for fault in ("offline", "reordered", "skew", "late_clicks", "old"))
     verified = mc2sf("verify", str(faulty))
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
@@ -191,12 +191,12 @@ def test_a_fleet_with_every_fault_is_accounted_for(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # whole runs
 def test_two_runs_beside_each_other_on_kafka_and_postgresql_have_the_digests_of_the_embedded_defaults(
-    once: tuple[Path, dict[str, Any]], faulty: Path, kafka: str, servers: Callable[[str], str], tmp_path: Path
+    finished_run: tuple[Path, dict[str, Any]], faulty: Path, kafka: str, servers: Callable[[str], str], tmp_path: Path
 ) -> None:
     """The second has two workers and the faults of a fleet: they are repeatable."""
     where = ("--brokers", kafka, "--database", servers("postgresql"))
     first = run(tmp_path / "first", *where)
-    assert first["digest"] == once[1]["digest"]
+    assert first["digest"] == finished_run[1]["digest"]
     second, expected = run(tmp_path / "second", *where, "--faults", FAULTS, "--workers", "2"), summary(faulty)
     assert second["run"] != first["run"]
     assert (second["digest"], second["faults"]) == (expected["digest"], expected["faults"])
@@ -251,7 +251,7 @@ def child(run: int, *command: str) -> psutil.Process:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_every_process_and_another_run_in_the_same_folder_works(
-    once: tuple[Path, dict[str, Any]], begin: Begin, tmp_path: Path
+    finished_run: tuple[Path, dict[str, Any]], begin: Begin, tmp_path: Path
 ) -> None:
     process = begin(command(tmp_path, "--speed", "1000"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = tmp_path / "logs" / "device-1.log"
@@ -265,14 +265,14 @@ def test_ctrl_c_stops_every_process_and_another_run_in_the_same_folder_works(
     )
     other = run(tmp_path, "--seed", "2", "--limit", "1200")
     assert other["events_applied"] == other["events_sent"] > 0
-    assert other["digest"] != once[1]["digest"], "another seed draws other clicks to rank"
+    assert other["digest"] != finished_run[1]["digest"], "another seed draws other clicks to rank"
 
 
 @pytest.mark.slow
 def test_evaluate_and_recommend_work_from_the_tables_of_a_finished_run(
-    once: tuple[Path, dict[str, Any]], mc2sf: Command
+    finished_run: tuple[Path, dict[str, Any]], mc2sf: Command
 ) -> None:
-    out, summary = once
+    out, summary = finished_run
     again = mc2sf("evaluate", str(out), "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout[: again.stdout.rindex("}") + 1]) == summary["online"]

@@ -86,7 +86,7 @@ def kill(run: Run, cluster: Cluster, role: str, chance: random.Random) -> bool:
 
 
 def disturbed(
-    schedule: Schedule, cluster: Cluster, calm: Path, run_s: float, out: Path, mode: tuple[str, ...]
+    schedule: Schedule, cluster: Cluster, reference: Path, run_s: float, out: Path, mode: tuple[str, ...]
 ) -> dict[str, Any]:
     """Run under a schedule, with an expected duration of `run_s`. Return its row."""
     chance = random.Random(f"{schedule.seed}/{schedule.number}/which")  # noqa: S311 - it has to be repeatable
@@ -109,7 +109,7 @@ def disturbed(
         "brokers": schedule.brokers,
         "workers": schedule.workers,
         "kills": hit,
-        **(scored_again if mode else compared)(out, calm),
+        **(scored_again if mode else compared)(out, reference),
         "seconds": round(time.monotonic() - began, 1),
     }
     return row | ({"error": error} if error else {})
@@ -128,15 +128,15 @@ def chaos(
     """
     for brokers in sorted({schedule.brokers for schedule in schedules}):
         with Cluster(home, folder / f"kafka-{brokers}", brokers) as cluster:
-            calm = undisturbed or folder / f"calm-{brokers}"
-            if undisturbed is None and (error := Run(calm, cluster, *mode).wait(_PATIENCE_S)):
-                raise RuntimeError(f"the run that nobody disturbs fails: {error}")
-            run_s = (calm / "summary.json").stat().st_mtime - (calm / "run.json").stat().st_mtime
+            reference = undisturbed or folder / f"reference-{brokers}"
+            if undisturbed is None and (error := Run(reference, cluster, *mode).wait(_PATIENCE_S)):
+                raise RuntimeError(f"the undisturbed run fails: {error}")
+            run_s = (reference / "summary.json").stat().st_mtime - (reference / "run.json").stat().st_mtime
             for schedule in schedules:
                 if schedule.brokers != brokers:
                     continue
                 out = folder / f"{schedule.seed}-{schedule.number}"
-                row = disturbed(schedule, cluster, calm, run_s, out, mode)
+                row = disturbed(schedule, cluster, reference, run_s, out, mode)
                 run_s = min(run_s, row["seconds"])
                 if good(row):
                     shutil.rmtree(out)

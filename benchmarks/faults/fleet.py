@@ -53,7 +53,7 @@ def row(name: str, summary: dict[str, Any], sound: dict[str, Any] | None) -> dic
     """Return the row of a run, with its differences to the row of the sound fleet."""
     online = {v: {m: round(summary["online"][v][m], 4) for m in METRICS} for v in SHOWN}
     found = {"faults": FLEETS[name], **{key: summary[key] for key in COUNTED if key != "faults"}}
-    found |= {"befell": summary["faults"], "ranked": summary["online"]["mc2sf"]["n"], "online": online}
+    found |= {"effects": summary["faults"], "ranked": summary["online"]["mc2sf"]["n"], "online": online}
     found |= {"seconds": summary["seconds"], "digest": summary["digest"]}
     if sound is None:
         return found

@@ -34,23 +34,23 @@ from streams.settings import Settings
 from streams.topics import Topic
 
 RESULT = Path(__file__).with_name("fuzz.json")
-_REAL = 500  # maximal number of records of a partition that are damaged
+_MAX_RECORDS = 500  # maximal number of records of a partition that are damaged
 ARGUMENTS = ("--limit", "5400", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
 _PORTIONS, _EPOCHS = 14, 18  # the log must not end before the last portion is sent
 _PATIENCE_S = 3_600.0
-Place = tuple[str, int, int]  # topic, partition, offset
+Position = tuple[str, int, int]  # topic, partition, offset
 
 
-def harvest(settings: Settings, topic: Topic) -> list[Keyed]:
+def first_records(settings: Settings, topic: Topic) -> list[Keyed]:
     """Return the first records of each partition of `topic`."""
-    consumer: Any = clients.consumer(settings, "harvest")
+    consumer: Any = clients.consumer(settings, "first-records")
     real: list[Keyed] = []
     try:
         for partition in range(topic.partitions(settings)):
-            place = TopicPartition(topic.full(settings), partition, 0)
-            _, end = consumer.get_watermark_offsets(place, timeout=10)
-            consumer.assign([place])
-            for _ in range(min(end, _REAL)):
+            position = TopicPartition(topic.full(settings), partition, 0)
+            _, end = consumer.get_watermark_offsets(position, timeout=10)
+            consumer.assign([position])
+            for _ in range(min(end, _MAX_RECORDS)):
                 message = consumer.poll(10)
                 if message is None or message.error():
                     raise RuntimeError(f"{topic.name}/{partition} can't be read")
@@ -62,18 +62,18 @@ def harvest(settings: Settings, topic: Topic) -> list[Keyed]:
     return real
 
 
-class Thrower:
-    """Send mutants, and keep the position of each of them and the CRC-32 of its bytes."""
+class MutantSender:
+    """Sends mutants, and keeps the position and the CRC-32 of each."""
 
     def __init__(self, settings: Settings, real: dict[Topic, list[Keyed]], seed: int) -> None:
         self._settings, self._chance = settings, random.Random(seed)  # noqa: S311 - it has to be repeatable
         self._mutants = {topic: mutants(topic, records, self._chance) for topic, records in real.items()}
         self._producer: Any = Producer(clients.access(settings) | {"acks": "all", "linger.ms": 20})
-        self.thrown: dict[Place, int] = {}
+        self.sent: dict[Position, int] = {}
         self.left_out = 0
 
-    def throw(self, records: int, advance: Callable[[], object] = lambda: None) -> None:
-        """Send so many records to the topics in turn; return when all are acknowledged. Raises RuntimeError."""
+    def send(self, records: int, advance: Callable[[], object] = lambda: None) -> None:
+        """Send `records` mutants to the topics in turn; return when all are acknowledged. Raises RuntimeError."""
         turns = list(self._mutants.items())
         for n in range(records):
             topic, source = turns[n % len(turns)]
@@ -86,9 +86,9 @@ class Thrower:
             raise RuntimeError("the broker did not take all records")
 
     def _produce(self, topic: Topic, partition: int, key: bytes, value: bytes) -> None:
-        def stands(error: Any, message: Any) -> None:
+        def on_delivery(error: Any, message: Any) -> None:
             if error is None:
-                self.thrown[topic.name, message.partition(), message.offset()] = zlib.crc32(value)
+                self.sent[topic.name, message.partition(), message.offset()] = zlib.crc32(value)
 
         clients.produce_waiting(
             self._producer,
@@ -96,13 +96,13 @@ class Thrower:
             key=key,
             value=value,
             partition=partition,
-            on_delivery=stands,
+            on_delivery=on_delivery,
         )
         self._producer.poll(0)
 
 
-def letters(found: FoundRun) -> Iterator[tuple[Place, int, str]]:
-    """Return the dead letters of a run: position of the record, CRC-32 of its bytes, role that refused it."""
+def dead_letter_checksums(found: FoundRun) -> Iterator[tuple[Position, int, str]]:
+    """Yield the dead letters of a run: position of the record, CRC-32 of its bytes, role that refused it."""
     d = dead_letters.c
     query = sa.select(d.topic, d.partition, d.offset, d.value, d.role).where(d.run == found.settings.run)
     with found.engine.connect() as connection:
@@ -113,52 +113,52 @@ def letters(found: FoundRun) -> Iterator[tuple[Place, int, str]]:
 def fuzz(home: Path, records: int, seed: int, folder: Path) -> dict[str, Any]:
     """Run twice, the second time with damaged records. Return the row."""
     with Cluster(home, folder / "kafka") as cluster, Progress() as bar:
-        if error := Run(folder / "calm", cluster, arguments=ARGUMENTS).wait(_PATIENCE_S):
-            raise RuntimeError(f"the run that nobody disturbs fails: {error}")
-        calm = find(str(folder / "calm")).settings
-        real = {topic: harvest(calm, topic) for topic in READ}
+        if error := Run(folder / "undisturbed", cluster, arguments=ARGUMENTS).wait(_PATIENCE_S):
+            raise RuntimeError(f"the undisturbed run fails: {error}")
+        undisturbed = find(str(folder / "undisturbed")).settings
+        real = {topic: first_records(undisturbed, topic) for topic in READ}
         task = bar.add_task("records", total=records)
         run = Run(folder / "fuzzed", cluster, arguments=ARGUMENTS)
         try:
-            thrower = under_fire(run, real, records, seed, lambda: bar.advance(task))
+            sender = send_during_run(run, real, records, seed, lambda: bar.advance(task))
             if error := run.wait(_PATIENCE_S):
-                raise RuntimeError(f"the run under fire fails: {error}")
+                raise RuntimeError(f"the run with damaged records fails: {error}")
         finally:
             if run.process.poll() is None:
                 run.stop()
     found = find(str(folder / "fuzzed"))
-    kept, roles = dict[Place, int](), Counter[str]()
-    for place, check, role in letters(found):
-        kept[place] = check
+    kept, roles = dict[Position, int](), Counter[str]()
+    for position, check, role in dead_letter_checksums(found):
+        kept[position] = check
         roles[role] += 1
-    summary = {name: json.loads((folder / name / "summary.json").read_text()) for name in ("calm", "fuzzed")}
+    summary = {name: json.loads((folder / name / "summary.json").read_text()) for name in ("undisturbed", "fuzzed")}
     return {
         "seed": seed,
-        "records": len(thrower.thrown),
-        "by_topic": dict(sorted(Counter(topic for topic, _, _ in thrower.thrown).items())),
-        "left_out": thrower.left_out,
-        "missing": sum(kept.get(place) != check for place, check in thrower.thrown.items()),
-        "others": len(set(kept) - set(thrower.thrown)),
+        "records": len(sender.sent),
+        "by_topic": dict(sorted(Counter(topic for topic, _, _ in sender.sent).items())),
+        "left_out": sender.left_out,
+        "missing": sum(kept.get(position) != check for position, check in sender.sent.items()),
+        "others": len(set(kept) - set(sender.sent)),
         "dead_letters": dict(sorted(roles.items())),
         "restarts": summary["fuzzed"]["restarts"],
         "digest": summary["fuzzed"]["digest"],
-        "expected": summary["calm"]["digest"],
+        "expected": summary["undisturbed"]["digest"],
         "seconds": summary["fuzzed"]["seconds"],
     }
 
 
-def under_fire(
+def send_during_run(
     run: Run, real: dict[Topic, list[Keyed]], records: int, seed: int, advance: Callable[[], object]
-) -> Thrower:
+) -> MutantSender:
     """Send damaged records during `run`. Raises RuntimeError if its log ended too early."""
     run.until(0)
-    thrower = Thrower(find(str(run.out)).settings, real, seed)
+    sender = MutantSender(find(str(run.out)).settings, real, seed)
     for portion in range(_PORTIONS):
         run.until(portion)
-        thrower.throw(records // _PORTIONS + (portion < records % _PORTIONS), advance)
+        sender.send(records // _PORTIONS + (portion < records % _PORTIONS), advance)
     if run.epoch() >= _EPOCHS - 1:
-        raise RuntimeError("the log was over before all records were thrown")
-    return thrower
+        raise RuntimeError("the log ended before all records were sent")
+    return sender
 
 
 def good(row: dict[str, Any]) -> bool:

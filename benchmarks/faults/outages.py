@@ -31,8 +31,8 @@ _PATIENCE_S = 600.0  # after which a run counts as stuck
 _DISK_MB = {"sqlite": 128, "postgresql": 400, "kafka": 128}
 
 
-def suffered(home: Path, outage: Outage, seconds: float, calm: Path, folder: Path) -> dict[str, Any]:
-    """Run with an outage. Return its row. `calm` is the folder of an undisturbed run."""
+def run_with_outage(home: Path, outage: Outage, seconds: float, reference: Path, folder: Path) -> dict[str, Any]:
+    """Run with an outage. Return its row. `reference` is the folder of an undisturbed run."""
     out = folder / "out" / "run"
     with ExitStack() as stack:
         places = {what: folder / what for what in ("kafka", "postgresql")} | {"sqlite": out.parent}
@@ -63,7 +63,7 @@ def suffered(home: Path, outage: Outage, seconds: float, calm: Path, folder: Pat
             row["error"] = str(error)
         if error_at_end := run.wait(_PATIENCE_S - (time.monotonic() - began)):
             row["error"] = error_at_end
-        row |= compared(out, calm)
+        row |= compared(out, reference)
         if (out / "summary.json").is_file():
             row["restarts"] = json.loads((out / "summary.json").read_text())["restarts"]
         row["run_s"] = round(time.monotonic() - began, 1)
@@ -77,16 +77,17 @@ def outages(
 ) -> Iterator[dict[str, Any]]:
     """Run each outage and yield its row; failed runs are kept.
 
-    `undisturbed` is the folder of a finished run to compare with; None: `calm` in `folder`, made if it is not there.
+    Each run is compared with the finished run in the folder `undisturbed`. If that is None, it is compared with
+    `folder`/reference, which is made if it is missing.
     """
-    calm = undisturbed or folder / "calm"
-    if not (calm / "summary.json").exists():
-        with Cluster(home, folder / "kafka-calm") as cluster:
-            if error := Run(calm, cluster).wait(_PATIENCE_S):
-                raise RuntimeError(f"the run that nobody disturbs fails: {error}")
+    reference = undisturbed or folder / "reference"
+    if not (reference / "summary.json").exists():
+        with Cluster(home, folder / "kafka-reference") as cluster:
+            if error := Run(reference, cluster).wait(_PATIENCE_S):
+                raise RuntimeError(f"the undisturbed run fails: {error}")
     for name, outage in wanted.items():
         place = folder / name.replace(" ", "-").replace(",", "")
-        row = {"outage": name, **suffered(home, outage, seconds, calm, place)}
+        row = {"outage": name, **run_with_outage(home, outage, seconds, reference, place)}
         if good(row):
             shutil.rmtree(place)
         yield row

@@ -46,7 +46,7 @@ def looks(run: Run, seconds: float) -> Iterator[tuple[float, dict[str, dict[str,
     began = time.monotonic()
     while (at := time.monotonic() - began) < seconds:
         if run.process.poll() is not None:
-            raise RuntimeError(f"the run ended after {at:.0f} s: {run.said.read_text()[-600:]}")
+            raise RuntimeError(f"the run ended after {at:.0f} s: {run.log.read_text()[-600:]}")
         lags = _lags(run.out / "logs" / "targets.json")
         seen = {"run": _seen(psutil.Process(run.process.pid))}
         for role in ROLES:
@@ -149,7 +149,7 @@ def _until_all_run(run: Run) -> None:
     until = time.monotonic() + _BEGIN_S
     while not all(run.processes(role) for role in ROLES):
         if time.monotonic() > until or run.process.poll() is not None:
-            raise RuntimeError(f"the run does not begin: {run.said.read_text()[-600:]}")
+            raise RuntimeError(f"the run does not begin: {run.log.read_text()[-600:]}")
         time.sleep(0.5)
 
 

@@ -53,16 +53,16 @@ class Run:
         arguments: tuple[str, ...] = ARGUMENTS,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.out, self.said = out, out.with_name(out.name + ".said")  # the run's folder must contain only the run
+        self.out, self.log = out, out.with_name(out.name + ".log")  # the run's folder must contain only the run
         command = [sys.executable, "-m", "deploy.cli", "run", source, *arguments]
         command += ["--brokers", cluster.addresses, "--out", str(out), *more]
         copies = {"MC2SF_REPLICATION": str(len(cluster.nodes))}
         out.parent.mkdir(parents=True, exist_ok=True)
-        with self.said.open("wb") as said:
+        with self.log.open("wb") as output:
             self.process = subprocess.Popen(  # noqa: S603 - our own command, no shell
                 command,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 env=os.environ | copies | dict(environment or {}),
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one call of libc, no Python lock is taken
             )
@@ -94,7 +94,7 @@ class Run:
         """Wait until an epoch is recorded. Raises RuntimeError if the run ends before."""
         while self.epoch() < epoch:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the run ended before epoch {epoch}: {self.said.read_text()[-600:]}")
+                raise RuntimeError(f"the run ended before epoch {epoch}: {self.log.read_text()[-600:]}")
             time.sleep(0.1)
 
     def wait(self, seconds: float) -> str:
@@ -104,7 +104,7 @@ class Run:
         except subprocess.TimeoutExpired:
             self.stop()
             return f"not over after the {seconds:.0f} s that it had left"
-        return "" if code == 0 else f"exit code {code}: {self.said.read_text()[-600:]}"
+        return "" if code == 0 else f"exit code {code}: {self.log.read_text()[-600:]}"
 
     def stop(self) -> None:
         """Stop the run with SIGINT, and kill it if that takes too long."""
@@ -130,26 +130,26 @@ def accounted(out: Path) -> set[tuple[Any, ...]]:
     }
 
 
-def compared(out: Path, calm: Path) -> dict[str, Any]:
+def compared(out: Path, reference: Path) -> dict[str, Any]:
     """Return outcomes and events lost and doubled against the undisturbed run, and both digests; None without data."""
     row: dict[str, Any] = {"lost": None, "doubled": None, "digest": None}
-    row["expected"] = json.loads((calm / "summary.json").read_text())["digest"]
+    row["expected"] = json.loads((reference / "summary.json").read_text())["digest"]
     if (out / "run.json").is_file():
-        came, wanted = accounted(out), accounted(calm)
+        came, wanted = accounted(out), accounted(reference)
         row |= {"lost": len(wanted - came), "doubled": len(came - wanted)}
     if (out / "summary.json").is_file():
         row["digest"] = json.loads((out / "summary.json").read_text())["digest"]
     return row
 
 
-def scored_again(out: Path, calm: Path) -> dict[str, Any]:
+def scored_again(out: Path, reference: Path) -> dict[str, Any]:
     """Return events lost and doubled of a free-running run, ranks that differ when scored again, what verify finds.
 
     Which clicks have no other candidate, and so no outcome, depends on the course of the run: their sum is compared.
     """
     row: dict[str, Any] = {"lost": None, "doubled": None, "outcomes": None, "differing": None, "verified": None}
     if (out / "run.json").is_file():
-        came, wanted = counted(out), counted(calm)
+        came, wanted = counted(out), counted(reference)
         row |= {"lost": len(wanted - came), "doubled": len(came - wanted)}
     if (out / "summary.json").is_file():
         found = find(str(out))
