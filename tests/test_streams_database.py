@@ -260,6 +260,30 @@ def test_a_commit_before_a_wait_ends_it_at_once(engine: sa.Engine) -> None:
         changes.wait(never, 1e-3, most_s=3600.0)
 
 
+def test_looks_become_rarer_while_nothing_changes_and_frequent_again_after_a_change(engine: sa.Engine) -> None:
+    class Pauses(threading.Event):
+        now = 0.0
+        taken: list[float] = []  # noqa: RUF012 - of this test alone
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.taken.append(timeout or 0.0)
+            self.now += timeout or 0.0
+            return False
+
+    stop = Pauses()
+    with DatabaseChanges(engine, lambda: stop.now) as changes:
+        changes.changed()
+        changes.wait(stop, 0.01, most_s=60.0)
+        assert stop.taken[:2] == [0.01, 0.01]
+        assert stop.taken == sorted(stop.taken)
+        assert stop.taken[-1] == 0.25
+        with engine.begin() as connection:
+            insert_new(connection, schema.items, [{"run": "r", "item": 1, "name": "1"}])
+        assert changes.changed()
+        changes.wait(stop, 0.01, most_s=0.005)
+        assert stop.taken[-1] == 0.01
+
+
 def test_changes_are_watched_again_after_an_outage(engine: sa.Engine) -> None:
     with DatabaseChanges(engine) as changes:
         changes.changed()

@@ -1,4 +1,4 @@
-"""Health probes of the processes of a run: `/healthz` of each, once per second.
+"""Health probes of the processes of a run: `/healthz` of each, every two seconds.
 
 All are probed in parallel: in sequence, a few slow ones would delay the probes of the others.
 """
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from deploy.local import loopback
 
-_INTERVAL_S = 1.0
+_INTERVAL_S = 2.0
 _TIMEOUT_S = 1.0  # of one probe
 UNHEALTHY_AFTER_S = 8.0  # without a successful probe: the process hangs, or reports that it is stuck
 _STARTING_S = 120.0  # allowed until the first successful probe

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from deploy.experiments.streaming.initial_release import InitialRelease
 
 
+_LOOK_S = 0.25  # between two looks at the processes and the database
+
+
 @dataclass(frozen=True)
 class Job:
     """A run to execute. `brokers` None: the embedded one; `initial_release`: that of an experiment, else None."""
@@ -115,7 +118,7 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
                 interrupts.check()
                 supervisor.check()
                 with_retries(display.refresh)
-                time.sleep(0.1)
+                time.sleep(_LOOK_S)
             seconds = time.monotonic() - began
             with_retries(display.refresh, now=True)
         return retrying(settings.patience_s)(_conclude, job, engine, supervisor, settings, seconds, console)

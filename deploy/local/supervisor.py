@@ -31,7 +31,8 @@ TARGETS = "targets.json"  # in the folder of the logs: the processes of the run,
 _READY_S = 1.0  # of one probe
 _DEATHS_IN_A_ROW = 5
 _HEALTHY_AFTER_S = 20.0
-_MEASURE_S = 4.0  # between two measurements of memory, which walk over all processes of the machine
+_MEASURE_S = 4.0  # between two measurements of memory, which walk over all processes of the machine, at least
+_MEASURE_SHARE = 0.005  # of a core that they may take: the kernel walks over every page of a process
 
 
 class Target(TypedDict):
@@ -56,7 +57,7 @@ class Supervisor:
         self.folder, self._preloader, self._restart_after_s = folder, preloader, restart_after_s
         self.children: dict[str, Child] = {}
         self.peak_memory: dict[str, int] = {}
-        self._measured = 0.0
+        self._measure_at = 0.0
         self._probes = HealthProbes(self._ports, unhealthy_after_s=unhealthy_after_s)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -124,9 +125,11 @@ class Supervisor:
 
     def check(self) -> None:
         """Check every child once, and restart dead and stuck ones. Raises ChildError if one does not stay alive."""
-        if time.monotonic() - self._measured > _MEASURE_S:
-            self._measured = time.monotonic()
+        if time.monotonic() > self._measure_at:
+            began = time.thread_time()
             self.measure()
+            pause_s = max(_MEASURE_S, (time.thread_time() - began) / _MEASURE_SHARE)
+            self._measure_at = time.monotonic() + pause_s
         if self._preloader is not None and not self._preloader.alive:
             self._preloader = None  # processes start by themselves from now on
         for child in self.children.values():

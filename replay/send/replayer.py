@@ -22,7 +22,7 @@ from streams.process import telemetry
 from streams.records import EndOfLog, EpochBegin, EpochEnd, EpochMarker
 from streams.settings import Settings
 
-TICK_EVENTS = 1000  # maximum number of events sent between two reads of the clock
+TICK_EVENTS = 4000  # maximum number of events sent between two reads of the clock: about an envelope per partition
 
 Activity = Literal["sending", "deciding", "paused", "over"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Self
 
 from sqlalchemy import Connection, Engine
@@ -15,15 +16,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 _QUERIES = {"sqlite": "PRAGMA data_version", "postgresql": "SELECT pg_current_snapshot()::text"}
 LOOK_AFTER_S = 1.0  # without any change: a lease is to be renewed, and a health check wants a sign of life
+_SHARE = 0.1  # of the time without a change: the next look comes so much later, at most
+_RARE_S = 0.25  # the longest pause between two looks
 
 
 class DatabaseChanges:
     """Commits by any other connection to the database. A context that holds a connection of its own."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._query = engine, _QUERIES[engine.dialect.name]
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine, self._query, self._clock = engine, _QUERIES[engine.dialect.name], clock
         self._connection: Connection | None = None
         self._seen: object = None
+        self._changed_at = self._clock()
 
     def __enter__(self) -> Self:
         return self
@@ -42,13 +46,17 @@ class DatabaseChanges:
         except SQLAlchemyError:
             self.__exit__()
             raise
-        return self._seen != before
+        if self._seen != before:
+            self._changed_at = self._clock()
+            return True
+        return False
 
     def wait(self, stop: threading.Event, every_s: float, most_s: float = LOOK_AFTER_S) -> None:
-        """Return after a commit, once `stop` is set, or after `most_s`; look every `every_s` seconds.
+        """Return after a commit, once `stop` is set, or after `most_s`; look every `every_s` seconds at first.
 
-        A commit between the last call of `changed` or `wait` and this one ends the wait at once.
+        The longer nothing has changed, the rarer the looks. A commit between the last call of `changed` or `wait` and
+        this one ends the wait at once.
         """
-        until = time.monotonic() + most_s
-        while not self.changed() and not stop.is_set() and time.monotonic() < until:
-            stop.wait(every_s)
+        until = self._clock() + most_s
+        while not self.changed() and not stop.is_set() and (now := self._clock()) < until:
+            stop.wait(max(every_s, min(_SHARE * (now - self._changed_at), _RARE_S)))

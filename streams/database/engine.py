@@ -22,6 +22,7 @@ _MIGRATION_LOCK = 0x6D633273  # any number: PostgreSQL's advisory lock that is h
 _BUSY_MS = 60_000
 _AT_ONCE = 200  # rows per INSERT
 WAL_BYTES = 32 << 20  # SQLite's write-ahead log is cut back to this size at most
+_CACHE_KB = 32_768  # pages that a connection keeps, at most: with SQLite's 2 MB it reads most pages anew for each row
 _CUT_MS = 5_000  # the longest wait for readers to let it be cut
 # options of PostgreSQL's client: an unreachable server is an error after seconds, not an endless wait
 _TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 10, "keepalives_interval": 10}
@@ -71,7 +72,7 @@ def connect(url: str) -> Engine:
         @event.listens_for(engine, "connect")
         def _pragmas(connection: DBAPIConnection, _: object) -> None:
             cursor = connection.cursor()
-            pragmas = f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL"
+            pragmas = f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL", f"cache_size=-{_CACHE_KB}"
             for pragma in (*pragmas, f"journal_size_limit={WAL_BYTES}"):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()

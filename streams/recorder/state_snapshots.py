@@ -49,7 +49,12 @@ class Changed:
 
     side: str  # device or cloud
     user: str
-    state: bytes
+    value: bytes  # as in the changelog
+
+    @property
+    def state(self) -> bytes:
+        """The row, the same whichever worker wrote it."""
+        return without_fencing_epoch(self.value)
 
 
 def read(message: Message, partitions: int, fencing_epochs: FencingEpochs) -> Changed | Deleted | Marker | None:
@@ -74,6 +79,6 @@ def read(message: Message, partitions: int, fencing_epochs: FencingEpochs) -> Ch
                 return EndOfLog(max(row.ended, 0), 0, 0)
             return EpochEnd(row.ended, 0) if row.ended >= 0 else None
         decode_checked_row(message.value, _USERS[topic])
-        return Changed(SIDES[topic], key.decode(), without_fencing_epoch(message.value))
+        return Changed(SIDES[topic], key.decode(), message.value)
     except (StateError, UnicodeDecodeError) as error:
         raise RecordError(str(error)) from error

@@ -28,7 +28,7 @@ def counts_of(connection: Connection, run: str, epoch: int) -> list[ItemCounts]:
     """Return the records with the items seen in `epoch` and their clicks; at least one record."""
     i = interactions.c
     query = sa.select(i.item, _clicks()).where((i.run == run) & (i.epoch == epoch)).group_by(i.item).order_by(i.item)
-    rows = np.array(connection.execute(query).all(), np.int64).reshape(-1, 2)
+    rows = _numbers(connection, query)
     parts = np.split(rows, range(CHUNK, len(rows), CHUNK))
     return [
         ItemCounts(epoch, n, len(parts), Tensor.of(part[:, 0], "<i8"), Tensor.of(part[:, 1], "<i8"))
@@ -41,8 +41,13 @@ def statistics_after(connection: Connection, run: str, epoch: int) -> ItemStatis
     i = interactions.c
     recent = sa.func.sum(sa.case((_clicked() & (i.epoch == epoch), 1), else_=0))
     query = sa.select(i.item, _clicks(), recent, sa.func.min(i.epoch)).where((i.run == run) & (i.epoch <= epoch))
-    rows = connection.execute(query.group_by(i.item).order_by(i.item)).all()
-    return ItemStatistics(epoch, *np.array(rows, np.int64).reshape(-1, 4).T.copy())
+    return ItemStatistics(epoch, *_numbers(connection, query.group_by(i.item).order_by(i.item)).T.copy())
+
+
+def _numbers(connection: Connection, query: sa.Select[*tuple[int, ...]]) -> Ints:
+    """Return the rows of a query for integers; numpy asks SQLAlchemy's own rows for attributes that they lack."""
+    rows = [tuple(row) for row in connection.execute(query)]
+    return np.array(rows, np.int64).reshape(-1, len(query.selected_columns))
 
 
 def _clicked() -> sa.ColumnElement[bool]:
