@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # threads that wait for each other must not spin: the processes share the cores
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo docs format lint test check suite proofs bench-device chaos outages fuzz soak clean
+.PHONY: install demo docs format lint guard test check suite proofs bench-device chaos outages fuzz soak clean
 install: .venv/.complete
 
 # An incomplete environment has no .complete and is completed; if nothing changed, nothing is done.
@@ -50,7 +50,11 @@ test: install
 
 # Everything that a change must pass. With PROOFS=1, as in CI, tests and proofs are one session: the servers and the runs
 # that both need are made once.
-check: lint suite
+check: lint guard suite
+
+# Ratios of CPU times that must not become worse.
+guard: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.guard
 
 suite: install
 	$(PYTEST) $(if $(PROOFS),,-m "not proof")

@@ -88,5 +88,5 @@ def test_the_quick_tests_are_those_without_the_mark_and_the_check_is_all_but_the
     }
     found = {target: match[1] for target, match in selected.items() if match}
     assert found == {"test": "not process and not proof and not slow", "suite": "not proof", "proofs": "proof"}
-    assert "\ncheck: lint suite\n" in makefile
+    assert "\ncheck: lint guard suite\n" in makefile
     assert '$(if $(PROOFS),,-m "not proof")' in makefile, "CI runs the proofs, too"
