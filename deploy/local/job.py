@@ -23,6 +23,7 @@ from deploy.local.child_process import Child
 from deploy.local.forked_process import Preloader
 from deploy.local.pause_key import pause_on_space
 from deploy.local.progress import ProgressDisplay
+from deploy.local.requirements import print_requirements, requirements
 from deploy.local.signals import Interrupts
 from deploy.local.supervisor import Supervisor
 from deploy.report import html
@@ -93,6 +94,8 @@ def _is_over(engine: sa.Engine, settings: Settings) -> bool:
 def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
     """Run the job and return its summary. Raises RunFailed if the checks of the result fail."""
     job.out.mkdir(parents=True, exist_ok=True)
+    if job.brokers is None:
+        print_requirements(requirements(job.plan, job.settings, job.workers), job.out, console)
     with Supervisor(job.out / "logs", job.preloader) as supervisor:
         brokers = job.brokers or supervisor.add_broker()
         settings = job.settings.model_copy(update={"brokers": brokers})
