@@ -43,6 +43,7 @@ class RunFile(msgspec.Struct, frozen=True):
     brokers: str  # HOST:PORT, separated by commas
     source: str  # as the user wrote it
     log_map: LogMap | None = None  # how the log is written, if a map says it
+    partitions: int | None = None  # of the topics keyed by user; None in a file of version 0.1: see the environment
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def write_run_file(folder: Path, settings: Settings, source: str, log_map: LogMa
         path = Path(shown.database)
         if path.resolve().parent == folder.resolve():
             shown = shown.set(database=path.name)  # so that a moved or copied folder works by its own files
-    record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source, log_map)
+    record = RunFile(settings.run, shown.render_as_string(), settings.brokers, source, log_map, settings.partitions)
     write_json(folder / RUN_FILE, record)
 
 
@@ -164,6 +165,8 @@ def find(name: str) -> FoundRun:
             continue
         record = read_run_file(folder)
         if folder == Path(name) or record.run == name:
+            if record.partitions is not None:
+                environment = environment.model_copy(update={"partitions": record.partitions})
             return _load(record.run, with_password(record.database), record.brokers, folder, environment)
     if given.get_backend_name() != "sqlite" or Path(given.database or "").is_file():
         shown = given.render_as_string(hide_password=False)

@@ -97,6 +97,13 @@ def test_a_copied_or_moved_folder_works_by_its_own_database(
         found.engine.dispose()
 
 
+def test_a_run_is_found_with_its_number_of_partitions(tmp_path: Path, settings: Settings) -> None:
+    begun(tmp_path / "run", settings.model_copy(update={"partitions": 3}), 7, "own.db")
+    found = find(str(tmp_path / "run"))
+    found.engine.dispose()
+    assert found.settings.partitions == 3
+
+
 def test_a_new_folder_is_deleted_if_nothing_was_put_into_it_and_no_other(tmp_path: Path) -> None:
     for name, content in (("a/b", False), ("c/d", True), (".", False)):
         with suppress(ValueError), new_folder(tmp_path / name):

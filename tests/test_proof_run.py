@@ -76,6 +76,7 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(finished_run: t
         assert 0 < summary[latency]["p50"] <= summary[latency]["p99"]
     assert (out / "report.html").stat().st_size > 10_000
     with sqlite3.connect(out / "mc2sf.db") as database:
+        assert database.execute("SELECT max(partition) FROM consumer_offsets").fetchone() == (0,)  # one worker of each
         where = {"collaborative": "NOT cold AND history > 0 AND window > 0", "cold": "cold", "known": "NOT cold"}
         for subset, some in where.items():
             (n,) = database.execute(f"SELECT count(*) FROM outcomes WHERE {some}").fetchone()

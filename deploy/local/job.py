@@ -100,6 +100,8 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
         brokers = job.brokers or supervisor.add_broker()
         settings = job.settings.model_copy(update={"brokers": brokers})
         if job.brokers is None:
+            if "partitions" not in job.settings.model_fields_set:  # each costs the embedded broker CPU time
+                settings = settings.model_copy(update={"partitions": job.workers})
             await_broker(brokers)
         retry = retrying(settings.patience_s, meanwhile=interrupts.check)
         engine = retry(connect, settings.database.get_secret_value())
