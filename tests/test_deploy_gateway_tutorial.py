@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -141,3 +143,36 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(
         wait_for(lambda: sum(span.name == "device cloud-downlink" for span in collected) >= 2, "the last spans")
     assert_each_ranking_is_one_trace_that_names_the_click_before(collected)
     assert_the_click_is_in_the_second_ranking(found, ["3", "5", "8", "11"])
+
+
+def test_events_that_another_run_recorded_move_to_one_with_more_partitions(
+    broker_settings: Settings, tmp_path: Path
+) -> None:
+    """And may be sent twice."""
+    columns = {"lockstep": False, "partitions": 3, "take_within_s": 0.01, "state_dir": tmp_path / "state", "dim": 8}
+    settings = broker_settings.model_copy(update=columns)
+    publish(settings, [release(settings, 0, 12)])
+    kinds = ["click", "exposure", "exposure", "click", "click"]
+    ada = pa.table(
+        {
+            "user": ["ada"] * 5 + ["bob"] * 700,
+            "seq": [*range(5), *range(700)],
+            "item": ["3", "5", "8", "3", "11"] + ["5"] * 700,
+            "kind": pa.array(kinds + ["exposure"] * 700).dictionary_encode(),
+            "time": pa.array([5, 5, 5, 9, 7, *range(700)], pa.timestamp("ms", "UTC")),  # the last one of ada is late
+            "impression": [2**53 + 7] * 3 + [-4, 0] + [0] * 700,
+        }
+    )
+    pq.write_table(ada, tmp_path / "interactions.parquet")
+    begun, asked = tutorial(PAGE.read_text()).split("\n" + "ask() ")
+    moving = f'export TOKEN; "{sys.executable}" "{PAGE.parent / "examples" / "move_users.py"}" . http://127.0.0.1:8080'
+    ask = "ask() " + asked.splitlines()[0]
+    rankings = [
+        f'ask -d \'{{"candidates": ["3"]}}\' 127.0.0.1:8080/v1/users/{user}/rankings\necho; echo ENDED'
+        for user in ("ada", "bob")
+    ]
+    with Process(settings, "device") as device, Process(settings, "cloud") as cloud:
+        device.until_ready()
+        cloud.until_ready()
+        _, of_ada, of_bob = answers("\n".join([begun, moving, moving, ask, *rankings]), settings, tmp_path)
+    assert (of_ada["next_seq"], of_bob["next_seq"]) == (5, 700)

@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.faults.fuzz import MutantSender, first_records
 from benchmarks.faults.mutants import READ, STATES
+from benchmarks.faults.whole_run import ARGUMENTS
 from benchmarks.servers.worker import wait_for
 from deploy.runs import find
 from replay.send.clock_file import ClockFile, Wanted
@@ -165,6 +166,23 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("faulty") / "run"
     run(out, "--faults", FAULTS)
     return out
+
+
+@pytest.mark.proof
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # whole runs
+def test_what_a_run_recorded_replayed_into_more_partitions_has_its_digest(
+    finished_run: tuple[Path, dict[str, Any]], mc2sf: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, first = finished_run
+    assert mc2sf("export", str(folder), str(tmp_path / "export")).returncode == 0
+    monkeypatch.setenv("MC2SF_PARTITIONS", "13")
+    recorded = (f"log:{tmp_path / 'export' / 'interactions.parquet'}", "--columns", "timestamp=time,event=kind")
+    done = mc2sf("run", *recorded, *ARGUMENTS, "--out", str(tmp_path / "moved"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.delenv("MC2SF_PARTITIONS")
+    assert find(str(tmp_path / "moved")).settings.partitions == 13 != find(str(folder)).settings.partitions
+    assert summary(tmp_path / "moved")["digest"] == first["digest"]
 
 
 @pytest.mark.proof
