@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
-import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from models.data.event_kinds import CLICK, CLICK_KINDS
+from models.data.event_kinds import CLICK
 from models.evaluation.candidates import evaluated
-from streams.database.schema import interactions
 from streams.plugins.loaded import loaded
 from streams.prequential import served
 from streams.prequential.drift import Drift, DriftDetectors
@@ -23,7 +21,7 @@ from streams.prequential.live_differences import LiveDifferences
 from streams.prequential.metrics import Quality, Ranked, subsets
 from streams.prequential.plugin_metrics import PluginMetrics
 from streams.prequential.popularity_baseline import Click, Popularity, impression_groups
-from streams.prequential.recorded import OutcomeRow, recorded_outcomes
+from streams.prequential.recorded import OutcomeRow, click_counts, recorded_outcomes
 from streams.prequential.river_baseline import RiverBaseline
 from streams.records import RANKED, Outcome
 from streams.settings import Settings
@@ -90,22 +88,6 @@ def _ranked(outcome: Outcome | OutcomeRow, n: int, ranks: dict[str, int]) -> Ran
     """Return the input of the metrics."""
     where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
     return Ranked(outcome.time, n, where, ranks)
-
-
-def click_counts(connection: Connection, run: str, epoch: int) -> dict[int, int]:
-    """Return the clicks of each item in epochs up to `epoch`."""
-    i = interactions.c
-    clicked = (i.run == run) & i.kind.in_(CLICK_KINDS) & (i.epoch <= epoch)
-    query = sa.select(i.item, sa.func.count()).where(clicked).group_by(i.item)
-    return {item: count for item, count in connection.execute(query)}  # noqa: C416 - rows are no pairs to mypy
-
-
-def clicks_of(connection: Connection, run: str, epoch: int) -> list[Click]:
-    """Return the clicks recorded in `epoch`."""
-    i = interactions.c
-    clicked = (i.run == run) & (i.epoch == epoch) & i.kind.in_(CLICK_KINDS)
-    query = sa.select(i.group_time, i.user, i.seq, i.item, i.impression, i.kind).where(clicked)
-    return [Click(*row) for row in connection.execute(query)]
 
 
 def not_ranked(settings: Settings, clicks: Iterable[Click], outcomes: Container[tuple[str, int]]) -> int:

@@ -1,4 +1,4 @@
-"""The recorded outcomes of a run, in the order of their evaluation."""
+"""The recorded clicks of a run, and its recorded outcomes in the order of their evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from streams.database.schema import outcomes
+from models.data.event_kinds import CLICK_KINDS
+from streams.database.schema import interactions, outcomes
+from streams.prequential.popularity_baseline import Click
 
 
 class OutcomeRow(NamedTuple):
@@ -41,3 +43,19 @@ def recorded_outcomes(connection: Connection, run: str) -> Iterator[OutcomeRow]:
     rows = (OutcomeRow(*row) for row in connection.execution_options(yield_per=1000).execute(query))
     for _, of_epoch in groupby(rows, attrgetter("epoch")):
         yield from sorted(of_epoch, key=attrgetter("time", "user", "seq"))
+
+
+def click_counts(connection: Connection, run: str, epoch: int) -> dict[int, int]:
+    """Return the clicks of each item in epochs up to `epoch`."""
+    i = interactions.c
+    clicked = (i.run == run) & i.kind.in_(CLICK_KINDS) & (i.epoch <= epoch)
+    query = sa.select(i.item, sa.func.count()).where(clicked).group_by(i.item)
+    return {item: count for item, count in connection.execute(query)}  # noqa: C416 - rows are no pairs to mypy
+
+
+def clicks_of(connection: Connection, run: str, epoch: int) -> list[Click]:
+    """Return the clicks recorded in `epoch`."""
+    i = interactions.c
+    clicked = (i.run == run) & (i.epoch == epoch) & i.kind.in_(CLICK_KINDS)
+    query = sa.select(i.group_time, i.user, i.seq, i.item, i.impression, i.kind).where(clicked)
+    return [Click(*row) for row in connection.execute(query)]

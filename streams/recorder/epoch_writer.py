@@ -20,7 +20,8 @@ from streams.database.engine import copy_new, cut_write_ahead_log, insert_new, u
 from streams.database.table_sizes import TableSize, table_sizes
 from streams.kafka.message import Message
 from streams.kafka.types import TopicPartition
-from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator, clicks_of, not_ranked
+from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator, not_ranked
+from streams.prequential.recorded import clicks_of
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
 from streams.recorder import state_snapshots

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from streams.database.schema import interactions, outcomes
-from streams.prequential.evaluator import clicks_of
 from streams.prequential.popularity_baseline import Click, Popularity, impression_groups
+from streams.prequential.recorded import clicks_of
 from streams.prequential.river_baseline import RiverBaseline
 from streams.settings import Settings
 
