@@ -139,6 +139,8 @@ def stray_times(
 
     `ordered` is the sorted log, of which the first `rows` rows are sent; places are found in `log`.
     """
+    if not may_be_stray(log):
+        return ()
     edge = max(1, rows // 100)
     times = f"(SELECT time, file_row_number AS n FROM {parquet(ordered, row_numbers=True)} WHERE n < {rows})"
     found = connection.execute(
@@ -163,6 +165,11 @@ def stray_times(
         "event time, as of --epoch and --retrain-every, would be bent (a clock that was never set?)"
     )
     return (Finding(name=Acceptable.STRAY_TIMES, count=count, sentence=sentence, first=places),)
+
+
+def may_be_stray(log: StagedLog) -> bool:
+    """Return True if some events of a log are far from others."""
+    return log.last - log.first > FAR_MS
 
 
 def nothing_to_rank(counts: dict[str, int], policy: Exposures, policies: tuple[Exposures, ...]) -> tuple[Finding, ...]:

@@ -52,11 +52,13 @@ def prepare(
     folder: Path,
     *,
     resume: bool = False,
+    describe: bool = False,
     progress: Progress = lambda _task, _rows: None,
 ) -> Plan:
     """Sort `source` into `folder` and plan its epochs; a log that was sorted from the same content before is reused.
 
     With `resume` it is reused whatever became of the files: a run goes on with the copy that it was begun with.
+    With `describe` only the description of the log is made: the plan has no epochs, and nothing is kept in `folder`.
     `progress` is called with the current task and the number of rows read so far. Raises SourceError, also for a
     finding that a run refuses and `options` do not accept.
     """
@@ -71,13 +73,13 @@ def prepare(
     with _work_folder(folder) as work:
         if begun is None:
             sorting = _Sorting(
-                source, options, policy, work / LOG, RowErrors(options.on_error), Counter[str](), progress
+                source, options, policy, work / LOG, RowErrors(options.on_error), Counter[str](), progress, not describe
             )
             contents, account, found = sorting.run()
             changed = source.file_stamps() != stamps
             prepared = Plan(
                 folder=str(folder),
-                identity=_identity(source, options, policy, () if changed else _files(source)),
+                identity=_identity(source, options, policy, () if changed or describe else _files(source)),
                 contents=contents,
                 ends=(),
                 loops=options.loops,
@@ -97,6 +99,8 @@ def prepare(
             prepared = begun
         if refusal := not_accepted(prepared.findings, options.accept):
             raise SourceError(f"{source.text}: {refusal}")
+        if describe:
+            return prepared
         ends = impression_groups.epoch_ends(
             (work if begun is None else folder) / LOG, prepared.contents.rows, options.epoch or source.epoch
         )
@@ -166,7 +170,10 @@ def _changed(source: Source) -> tuple[Finding, ...]:
 
 @dataclass(frozen=True)
 class _Sorting:
-    """One sort of a source into the log at `path`; refused rows go to `errors`, counts of faults to `fault_counts`."""
+    """One sort of a source into the log at `path`; refused rows go to `errors`, counts of faults to `fault_counts`.
+
+    Without `keep` the log is written only if something has to be read from it.
+    """
 
     source: Source
     options: Options
@@ -175,6 +182,7 @@ class _Sorting:
     errors: RowErrors
     fault_counts: Counter[str]
     progress: Progress
+    keep: bool
 
     def run(self) -> tuple[Contents, Account, LoggedImpressions]:
         """Return what the log contains, what became of its rows, and the findings."""
@@ -188,9 +196,12 @@ class _Sorting:
         self.progress("sorting", read)
         selection = total_order.Selection(options.start, options.end, options.users)
         try:
-            sorted_ = total_order.sort(log, ordered, selection, options.impression_span, errors.place)
+            sorted_ = total_order.sort(log, selection, options.impression_span, errors.place)
         except LargeImpressionError as error:
             raise SourceError(f"{error}{self._line(error)}") from error
+        as_sorted = self.policy not in {"simulated", "plugin"} and not options.faults.change_arrivals
+        if self.keep or options.limit is not None or not as_sorted or implausible.may_be_stray(log):
+            sorted_.write(ordered)
         chosen = rows = impression_groups.rows_within(ordered, sorted_.rows, options.limit)
         if not rows:
             raise SourceError(f"{text}: nothing is left of {read:,} rows by --from, --to, --limit or --users")
@@ -213,12 +224,8 @@ class _Sorting:
                 if not rows:
                     raise SourceError(f"{text}: all of it is lost by the faults {options.faults}")
                 total_order.sort_by_arrival(connection, added_to, ordered)
-            as_sorted = rows == sorted_.rows and self.policy not in {"simulated", "plugin"}
-            counts = (
-                sorted_.contents
-                if as_sorted and not options.faults.change_arrivals
-                else total_order.contents(connection, ordered, rows)
-            )
+            whole = as_sorted and rows == sorted_.rows
+            counts = sorted_.contents if whole else total_order.contents(connection, ordered, rows)
         impressions = sorted_.impressions
         clicked = {"exposure of an item that is clicked in the same impression": impressions.clicked_exposures}
         account = Account(

@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 
+from replay.errors import SourceError
 from replay.prepare.logged_impressions import Groups
 from replay.prepare.staged_log import Columns, Ints, StagedLog, changes
 
@@ -118,16 +119,24 @@ def impressions(part: SortedPart) -> int:
 
 
 class StoredPart:
-    """A sorted part on disk, a file for each column."""
+    """A sorted part in memory, or on disk with a file for each column."""
 
-    def __init__(self, part: SortedPart, folder: Path, size: int) -> None:
-        """Write the part into `folder`, which is made. `size` is the usual number of rows of a part."""
-        folder.mkdir()
+    def __init__(self, part: SortedPart, folder: Path | None, size: int) -> None:
+        """Write the part into `folder`, which is made; None: keep it. `size` is the usual number of rows of a part.
+
+        Raises SourceError if a file can't be written.
+        """
+        self._part = part if folder is None else None
         self._folder, self.rows, self._every = folder, len(part), max(1, size // _SAMPLES)
         self.sample = part.key[:: self._every].copy()
         self._types = {name: getattr(part, name).dtype for name in part.COLUMNS}
-        for name in part.COLUMNS:
-            getattr(part, name).tofile(folder / name)
+        if folder is not None:
+            try:
+                folder.mkdir()
+                for name in part.COLUMNS:
+                    getattr(part, name).tofile(folder / name)
+            except OSError as error:
+                raise SourceError(f"{folder} can't be written: {error}") from error
 
     def position(self, key: int) -> int:
         """Return the number of rows whose key is less."""
@@ -136,15 +145,22 @@ class StoredPart:
 
     def read(self, first: int, end: int) -> SortedPart:
         """Return the rows `first` .. `end` - 1."""
+        if self._part is not None:
+            return self._part.slice(first, end)
         return SortedPart(*(self._read(name, first, end - first) for name in SortedPart.COLUMNS))
 
     def _read(self, name: str, first: int, rows: int) -> Ints:
+        if self._folder is None:
+            return np.asarray(getattr(self._part, name)[first : first + rows])
         dtype = self._types[name]
         return np.fromfile(self._folder / name, dtype, rows, offset=first * dtype.itemsize)
 
 
 def merged(parts: Sequence[StoredPart], order: Order) -> Iterator[SortedPart]:
     """Yield the rows of all parts, which share no user, in total order: about half a part at a time."""
+    if len(parts) < 2:
+        yield from (part.read(0, part.rows) for part in parts)
+        return
     sample = np.sort(np.concatenate([part.sample for part in parts]))
     borders = np.unique(sample[_SAMPLES // 2 :: _SAMPLES // 2]).tolist()
     begins = [0] * len(parts)

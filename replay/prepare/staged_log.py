@@ -57,7 +57,9 @@ class Columns:
 
 def changes(*columns: Ints) -> Ints:
     """Return the positions at which one of the columns differs from the row before, with 0."""
-    differ = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    differ = columns[0][1:] != columns[0][:-1]
+    for column in columns[1:]:
+        differ |= column[1:] != column[:-1]
     return np.append(0, np.flatnonzero(differ) + 1)
 
 
@@ -112,7 +114,7 @@ class StagedLog:
 
     def __init__(self, folder: Path) -> None:
         """The columns are written into `folder`, which is made."""
-        self._folder = folder
+        self.folder = folder
         self._names = {"user": Names(), "item": Names()}
         self._finals: dict[str, Ints] = {}
         self.rows = 0
@@ -132,7 +134,7 @@ class StagedLog:
     def fill(self, batches: Iterable[pa.RecordBatch], progress: Callable[[int], None]) -> None:
         """Write batches of `schema.READ`, or of a part of it. Raises SourceError if a file can't be written."""
         files: dict[str, BinaryIO] = {}
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         source = iter(batches)
         try:
             for batch in source:
@@ -158,7 +160,7 @@ class StagedLog:
                 self.first, self.last = min(self.first, int(values.min())), max(self.last, int(values.max()))
             elif name == "ns":
                 self._finer = self._finer or bool(values.any())
-            path = self._folder / name
+            path = self.folder / name
             try:
                 file = files[name] if name in files else files.setdefault(name, path.open("wb", buffering=0))
                 data = np.ascontiguousarray(values).data.cast("B")
@@ -173,7 +175,7 @@ class StagedLog:
         if name == "ns" and not self._finer:
             return np.zeros(self.rows - first if rows < 0 else min(rows, self.rows - first), np.int32)
         dtype = np.dtype(_DTYPES[name])
-        found = np.fromfile(self._folder / name, dtype, rows, offset=first * dtype.itemsize)
+        found = np.fromfile(self.folder / name, dtype, rows, offset=first * dtype.itemsize)
         return self._finals[name][found] if name in self._finals else found
 
     def blocks(self, *names: str) -> Iterator[tuple[int, tuple[Ints, ...]]]:

@@ -52,13 +52,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class SortResult:
-    """Numbers of rows that are in the sorted log and outside the selection, and what the whole log holds."""
+    """Numbers of rows that are selected and outside the selection, and what the whole log holds."""
 
     rows: int
     outside: int
-    contents: dict[str, int]  # of the sorted log, as `contents` counts them
+    contents: dict[str, int]  # of the selected rows, as `contents` counts them
     impressions: LoggedImpressions
     repeated: RepeatedRows
+    write: Callable[[Path], None]  # writes the selected rows in total order; raises SourceError
 
 
 def write_positioned(batches: Iterator[pa.RecordBatch], path: Path, progress: Callable[[int], None]) -> int:
@@ -89,26 +90,18 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def sort(log: StagedLog, path: Path, selection: Selection, span: int, place: Place, part: int = PART) -> SortResult:
-    """Write the selected rows of `log` to `path` in total order, with the per-user sequence number `seq`.
+def sort(log: StagedLog, selection: Selection, span: int, place: Place, part: int = PART) -> SortResult:
+    """Sort the selected rows of `log`, and count what they are.
 
     Impressions are split by `span` (ms); exposures of items that are clicked in their impression are left out.
     `part` is the number of rows that are sorted together. Raises SourceError if an impression is too large for a
     record, or a file can't be written.
     """
-    try:
-        return _sort(log, path, selection, ImpressionRules(log, span, place), part)
-    except OSError as error:
-        raise SourceError(f"{path} can't be written: {error}") from error
-
-
-def _sort(log: StagedLog, path: Path, selection: Selection, rules: ImpressionRules, size: int) -> SortResult:
-    parts = -(-log.rows // size)
-    repeated, order, chosen = RepeatedRows(), Order.of(log), _chosen(log, selection.users)
-    counts = {"impressions": 0, "ties": 0}
+    parts = -(-log.rows // part)
+    rules, repeated, contents = ImpressionRules(log, span, place), RepeatedRows(), _Contents(log)
+    order, chosen = Order.of(log), _chosen(log, selection.users)
     outside = 0
     stored: list[StoredPart] = []
-    whole: list[SortedPart] = []
     for number in range(parts):
         rows = log.part(number, parts)
         groups = logged_impressions.groups(rows)
@@ -120,18 +113,45 @@ def _sort(log: StagedLog, path: Path, selection: Selection, rules: ImpressionRul
         if not inside.all():
             outside += int((~inside).sum())
             rows, first = rows.take(inside), first.take(inside)
-        if not len(rows):
-            continue
-        sorted_ = sorted_parts.sort(rows, first, order)
-        counts["impressions"] += sorted_parts.impressions(sorted_)
-        counts["ties"] += sorted_parts.ties(sorted_, order)
-        if parts == 1:
-            whole.append(sorted_)
-        else:
-            stored.append(StoredPart(sorted_, path.with_name(f"part-{number}"), size))
-    impressions = rules.result()
-    rows_, contents_ = _write(log, path, merged(stored, order) if stored else iter(whole))
-    return SortResult(rows_, outside, contents_ | counts, impressions, repeated)
+        if len(rows):
+            sorted_ = sorted_parts.sort(rows, first, order)
+            contents.add(sorted_, order)
+            stored.append(StoredPart(sorted_, None if parts == 1 else log.folder / f"part-{number}", part))
+
+    def write(path: Path) -> None:
+        try:
+            _write(log, path, merged(stored, order))
+        except OSError as error:
+            raise SourceError(f"{path} can't be written: {error}") from error
+
+    return SortResult(contents.rows, outside, contents.counts(), rules.result(), repeated, write)
+
+
+class _Contents:
+    """Counts what sorted parts contain, as `contents` does."""
+
+    def __init__(self, log: StagedLog) -> None:
+        self._users, self._items = np.zeros(len(log.users), np.bool_), np.zeros(len(log.items), np.bool_)
+        self._kinds = np.zeros(max(_KINDS) + 1, np.int64)
+        self._first, self._last = log.last, log.first
+        self._impressions = self._ties = self.rows = 0
+
+    def add(self, part: SortedPart, order: Order) -> None:
+        """Count a part, which has all rows of its users."""
+        self._users[part.user] = True
+        self._items[part.item] = True
+        self._kinds += np.bincount(part.kind, minlength=len(self._kinds))
+        self._first, self._last = min(self._first, int(part.time.min())), max(self._last, int(part.time.max()))
+        self._impressions += sorted_parts.impressions(part)
+        self._ties += sorted_parts.ties(part, order)
+        self.rows += len(part)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of all parts."""
+        counts = {"users": int(self._users.sum()), "items": int(self._items.sum())}
+        counts |= {"first": self._first, "last": self._last}
+        counts |= {name: int(self._kinds[kind]) for kind, name in _KINDS.items()}
+        return counts | {"impressions": self._impressions, "ties": self._ties}
 
 
 def _chosen(log: StagedLog, users: int | None) -> Bools | None:
@@ -155,25 +175,16 @@ def _inside(selection: Selection, first: Columns, chosen: Bools | None) -> Bools
     return inside
 
 
-def _write(log: StagedLog, path: Path, parts: Iterator[SortedPart]) -> tuple[int, dict[str, int]]:
-    """Write sorted rows with their names to `path`; return their number, and what `contents` counts in one pass."""
-    users, items = np.zeros(len(log.users), np.bool_), np.zeros(len(log.items), np.bool_)
-    kinds = np.zeros(max(_KINDS) + 1, np.int64)
-    total, first, last = 0, log.last, log.first
+def _write(log: StagedLog, path: Path, parts: Iterator[SortedPart]) -> None:
+    """Write sorted rows with their names to `path`."""
     with _writer(path, _SORTED) as writer:
         for part in parts:
-            users[part.user], items[part.item] = True, True
-            kinds += np.bincount(part.kind, minlength=len(kinds))
-            first, last = min(first, int(part.time.min())), max(last, int(part.time.max()))
-            total += len(part)
             for at in range(0, len(part), _WRITE):
                 rows = part.slice(at, at + _WRITE)
                 names = (log.users.take(pa.array(rows.user)), log.items.take(pa.array(rows.item)))
                 columns = (rows.time, rows.kind, rows.impression, rows.seq)
                 texts = (name.cast(pa.string()) for name in names)
                 writer.write_batch(pa.record_batch([*texts, *map(pa.array, columns)], schema=_SORTED))
-    counts = {"users": int(users.sum()), "items": int(items.sum()), "first": first, "last": last}
-    return total, counts | {name: int(kinds[kind]) for kind, name in _KINDS.items()}
 
 
 def number(connection: duckdb.DuckDBPyConnection, positioned: Path, path: Path) -> None:

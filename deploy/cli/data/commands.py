@@ -63,7 +63,8 @@ def data_inspect(
         return
     with TemporaryDirectory(prefix="mc2sf-") as folder:
         given = replace(options.selected(on_error or "skip"), accept=None)
-        plan = prepared(source, given, Path(folder), terminal(stderr=True) if as_json else console)
+        shown = terminal(stderr=True) if as_json else console
+        plan = prepared(source, given, Path(folder), shown, describe=True)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(plan.description)) + b"\n")
     else:
@@ -97,14 +98,17 @@ def _table(plan: Plan) -> Table:
     return table
 
 
-def prepared(source: str, options: Options, folder: Path, console: Console, *, resume: bool = False) -> Plan:
-    """Prepare SOURCE in `folder`; shows the progress. With `resume` the copy of a run that was begun is used."""
+def prepared(
+    source: str, options: Options, folder: Path, console: Console, *, resume: bool = False, describe: bool = False
+) -> Plan:
+    """Prepare SOURCE in `folder`; shows the progress. `resume` and `describe` are those of `prepare`."""
     with console.status(f"reading {source}") as status:
         return prepare(
             parse_source(source, options.log_map),
             options,
             folder,
             resume=resume,
+            describe=describe,
             progress=lambda task, rows: status.update(f"{task}: {rows:,} rows"),
         )
 
