@@ -30,7 +30,7 @@ from models.training.held_out import HeldOut
 from models.training.losses import sampled_softmax
 from models.training.minibatches import ClickSource
 from models.training.retrain import TrainConfig, retrain
-from models.training.stacking import fit_weights, neighbours_without
+from models.training.stacking import fit_weights, is_supported, neighbours_without
 
 torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
@@ -150,6 +150,42 @@ def test_nets_that_are_too_sure_shrink_together_and_are_not_outweighed_by_their_
     assert float(found[3]) == pytest.approx(10.0, abs=2.5)
 
 
+def clicks_by_fast_and_transitions(weight: float, present: float, seed: int, clicks: int = 400) -> torch.Tensor:
+    """Return features of clicks that follow fast and, times `weight`, transitions, which so many candidates have."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((clicks, 20, len(FEATURES)))
+    features[..., FEATURES.index("ease") :] = 0
+    features[..., -1] = 0.005 * (rng.random((clicks, 20)) < present)
+    chosen = (features[..., 1] + weight * features[..., -1] + rng.gumbel(size=(clicks, 20))).argmax(1)
+    order = np.argsort(np.arange(20) != chosen[:, None], axis=1, kind="stable")
+    return torch.from_numpy(np.take_along_axis(features, order[..., None], 1))
+
+
+def test_a_weight_is_not_negative_and_that_of_a_feature_that_most_candidates_lack_is_not_free() -> None:
+    for seed in range(3):
+        nothing = clicks_by_fast_and_transitions(0.0, 0.004, seed)
+        found = fit_weights(nothing, initial_weights(), sampled_softmax)
+        assert (found >= 0).all()
+        assert float(found[-1]) * 0.005 < 0.5
+    helpful = clicks_by_fast_and_transitions(400.0, 0.1, 1)
+    assert fit_weights(helpful, initial_weights(), sampled_softmax)[-1] > 200
+
+
+def test_what_the_cloud_adds_needs_evidence_and_goes_when_there_is_none() -> None:
+    nothing = [clicks_by_fast_and_transitions(0.0, 0.1, seed, 80) for seed in range(12)]
+    helpful, before = clicks_by_fast_and_transitions(400.0, 0.1, 1, 200), initial_weights()
+    of, wrong, little = np.arange(200) % 40, before.clone(), before.clone()
+    wrong[-1], little[-1] = 600, 30
+    assert is_supported(helpful, of, before, sampled_softmax)
+    assert is_supported(helpful, np.zeros_like(of), before, sampled_softmax), "clicks count if all are of one user"
+    assert is_supported(helpful[:80], of[:80], fit_weights(helpful, before, sampled_softmax), sampled_softmax)
+    assert sum(is_supported(each, of[:80], before, sampled_softmax) for each in nothing) <= 2
+    assert not any(is_supported(each, of[:80], wrong, sampled_softmax) for each in nothing[:4])
+    little_of = sum(is_supported(each, of[:80], little, sampled_softmax) for each in nothing)
+    assert little_of <= 7, "nearly always if each click were scored by weights that are fitted to it"
+    assert not is_supported(helpful[:0], of[:0], before, sampled_softmax)
+
+
 def test_before_the_first_retrain_mc2sf_is_fast_alone() -> None:
     scorer, rng = Scorer(Nets.initial(STACKED, 30, 1)), np.random.default_rng(2)
     clicks, shown, candidates = rng.integers(2, 30, 4), rng.integers(2, 30, 4), rng.integers(2, 30, 70)
@@ -197,12 +233,14 @@ def test_a_retrain_judges_with_neighbours_that_do_not_know_the_held_out_clicks()
     log = replace(log, keys=100 + rng.integers(0, 40, len(log.keys)))  # nothing can be learnt
     given = Nets.initial(STACKED, FIRST_ROW, 1)
     first = retrain(given, Catalogue([]), log, config=TrainConfig(passes=1), spec=SPEC, seed=1)
+    assert first.nets.fast.stack.equal(initial_weights()), "mc2sf is fast alone"
     known = first.nets.grown(first.catalogue.size, 1)
     rows = first.catalogue.rows(log.keys)
     known.fast.neighbours.replace(fit_neighbours(rows, log.users, log.times, first.catalogue.size))
     known.fast.stack.copy_(torch.tensor([0.0, 1.0, 0.0, 0.0, 9.0]))
     again = retrain(known, first.catalogue, log, config=TrainConfig(passes=1), spec=SPEC, seed=1)
     assert again.active > np.log(10), "as good as chance or worse: the transitions of the held-out clicks are unknown"
+    assert again.nets.fast.stack[4] < 3, "weights without support do not stay"
 
 
 def test_items_that_are_new_have_no_neighbours_and_those_of_others_stay() -> None:

@@ -104,6 +104,7 @@ def retrain(
     The other clicks judge the selected nets, and those with a higher loss than `nets` are dropped for `nets` with the
     new items. All have the same new popularity floor and item neighbours, which know no held-out click: few clicks of
     few users are held out, late in their visits, and would refuse any popularity.
+    The stack is fitted afterwards, to all held-out clicks, and has a test of its own: see `stacking`.
     `progress` is called with (step, steps, loss). All of `processes` must call this with the same arguments; the passes
     of the item table alone, the cheap part, are computed in full by each of them. The steps are computed on `device`,
     all else on the CPU.
@@ -150,12 +151,12 @@ def retrain(
             progress(step, steps, loss)
             if step in snapshots:
                 selection.consider(candidate, step)
-        if candidate.config.stacked and out >= config.held_out_min:  # of fewer clicks five weights fit chance
-            selection.consider_stack(source, held, config.loss, seed)
     best, losses = selection.best, judging.losses(selection.best)
     learnt = best is not unchanged and bool(losses.mean() <= active.mean())
     if not learnt:
         best, losses = unchanged, active
+    if steps and best.config.stacked and out >= config.held_out_min:  # of fewer clicks five weights fit chance
+        stack(best, source, held, config.loss, seed)
     values = [float(each.mean()) if len(each) else math.nan for each in (active, losses)]
     return TrainResult(
         nets=best,
@@ -217,12 +218,6 @@ class Selection:
         """Keep a copy of `nets`, with fitted gains, if it is better."""
         copied = copy.deepcopy(nets).cpu().eval()
         self._keep(copied, step, fit_gains(copied, self._held_out) if nets.config.floor else None)
-
-    def consider_stack(self, source: ClickSource, held: Ints, loss: Loss, seed: int) -> None:
-        """Take over new weights of the stack, fitted to clicks that were `held` out, if they are better."""
-        copied = copy.deepcopy(self.best)
-        stack(copied, source, held, loss, seed)
-        self._keep(copied, self.kept)
 
     def _keep(self, nets: Nets, step: int, logits: Tensor | None = None) -> None:
         losses = self._held_out.losses(nets, logits)

@@ -1,4 +1,9 @@
-"""Stacking in a retrain: the item neighbours of all clicks but the held-out ones, and weights fitted on those."""
+"""Stacking in a retrain: the item neighbours of all clicks but the held-out ones, and weights fitted on those.
+
+On a log on which the cloud knows nothing that the device lacks, weights fitted to a few hundred clicks are noise, and
+cost. So they are not negative (Breiman, "Stacked Regressions", 1996), and they replace fast alone only if they are
+better than it on clicks that they were not fitted to.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from models.data.interaction_log import is_click
 from models.data.item_neighbours import ItemNeighbours, fit_neighbours
 from models.mc2sf import stacking
 from models.mc2sf.nets import Nets
+from models.training.held_out import ENOUGH, cross_entropy, is_better
 from models.training.losses import Loss
 from models.training.minibatches import ClickSource
 from models.training.newton import minimum
@@ -19,7 +25,10 @@ Ints = NDArray[np.int64]
 
 NEGATIVES = 19  # per click of the fit
 BATCH = 128
-PRIOR_CLICKS = 10.0  # as much as this many clicks hold the weights where they were
+PRIOR_CLICKS = 10.0  # as much as this many clicks hold the weights at fast alone
+FITTED_CLICKS = 150.0  # the same, at weights that were fitted before
+FOLDS = 5  # blocks of time, each scored by weights that are fitted to the others
+SMALL = 1e-3  # contribution of a feature's deviation from which its weight begins
 
 
 def neighbours_without(source: ClickSource, held: Ints) -> ItemNeighbours:
@@ -32,40 +41,76 @@ def neighbours_without(source: ClickSource, held: Ints) -> ItemNeighbours:
 
 
 def stack(nets: Nets, source: ClickSource, held: Ints, loss: Loss, seed: int) -> None:
-    """Fit the weights to half of the clicks that were `held` out, which the neighbours of `nets` do not know."""
-    weights = nets.fast.stack
-    weights.copy_(fit_weights(_features(nets, source, held[::2], seed), weights, loss))
+    """Fit the weights to the clicks `held` out, in total order, which the neighbours of `nets` do not know, in place.
+
+    Without support in these clicks they become those of fast alone.
+    """
+    weights, features = nets.fast.stack, _features(nets, source, held, seed)
+    is_kept = is_supported(features, source.states.user[held], weights, loss)
+    weights.copy_(_fitted(features, weights, loss) if is_kept else stacking.initial_weights())
+
+
+def is_supported(features: Tensor, users: Ints, before: Tensor, loss: Loss) -> bool:
+    """Return True if weights fitted to clicks of `users` [M], in total order, have a lower loss than fast alone.
+
+    A click's loss is that of weights fitted to the other blocks of time; fast alone has a multiple fitted likewise. To
+    leave fast alone it must be lower by a standard error, over users if there are several. Weights that were supported
+    `before` stay as long as the mean is lower: the same test again would often take away what helps.
+    """
+    initial = stacking.initial_weights()
+    is_fast, block = initial > 0, torch.arange(len(features)) * FOLDS // max(len(features), 1)
+    differences = np.zeros(len(features))
+    for fold in range(FOLDS):
+        train, test = features[block != fold], features[block == fold]
+        fitted = test @ _fitted(train, before, loss).to(test.dtype)
+        alone = test[..., is_fast] @ fit_weights(train[..., is_fast], initial[is_fast], loss).to(test.dtype)
+        differences[block == fold] = cross_entropy(fitted) - cross_entropy(alone)
+    if not before.equal(initial):
+        return len(differences) > 0 and bool(differences.mean() < 0)
+    _, of = np.unique(users, return_inverse=True)
+    if of.max(initial=-1) + 1 >= ENOUGH:
+        differences = np.bincount(of, differences).astype(np.float64)
+    return is_better(differences, np.zeros(len(differences)))
+
+
+def _fitted(features: Tensor, before: Tensor, loss: Loss) -> Tensor:
+    """Return the weights of the stack, which were `before`, fitted to clicks."""
+    prior = PRIOR_CLICKS if before.equal(stacking.initial_weights()) else FITTED_CLICKS
+    return fit_weights(features, before, loss, prior)
 
 
 @torch.no_grad()
 def _features(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Tensor:
-    """Return the features [M, 1 + NEGATIVES, FEATURES] of clicks `some`."""
+    """Return the features [M, 1 + NEGATIVES, FEATURES] of clicks `some`, in their order."""
     generator, found = np.random.default_rng([seed, 2]), []
     for start in range(0, len(some), BATCH):
-        batch = source.batch(some[start : start + BATCH], generator, n=NEGATIVES)
+        part = some[start : start + BATCH]
+        batch = source.listed(part, source.candidates(part, generator, n=NEGATIVES))
         logits = nets(batch.inputs(nets, nets.encoder.E[batch.rows]))
         affinities = nets.fast.neighbours.affinities(batch.rows[batch.clicks], batch.rows[batch.items])
         found.append(torch.stack((logits.mc2sf, logits.fast, logits.f2s, *affinities), -1))
     return torch.cat(found) if found else torch.empty(0)
 
 
-def fit_weights(features: Tensor, before: Tensor, loss: Loss) -> Tensor:
-    """Return the weights [F] that minimise the loss of clicks with `features` [M, 1 + N, F], column 0 the click.
+def fit_weights(features: Tensor, before: Tensor, loss: Loss, prior: float = PRIOR_CLICKS) -> Tensor:
+    """Return the weights [F], not negative, that minimise the loss of clicks with `features` [M, 1 + N, F].
 
-    The distance from a multiple of the weights `before`, in units of each feature's deviation, is penalised, so that
-    few clicks change little and the evidence of several fits adds up. The multiple is fitted as well, with hardly a
-    penalty: nets are too sure of clicks that they have not seen, and all their scores shrink together.
+    Column 0 is the click. The distance from a multiple of the weights `before` is penalised, as much as `prior` clicks
+    count, so that few clicks change little and the evidence of several fits adds up. Its unit is each feature's
+    deviation where it is not zero: in that over all candidates, the weight of a feature that most of them lack would
+    be nearly free. The multiple is fitted as well, with hardly a penalty: nets are too sure of clicks that they have
+    not seen, and all their scores shrink together.
     """
     if not len(features):
         return before
-    x, start = features.double(), before.double()
-    scale = (x - x.mean(1, keepdim=True)).square().mean((0, 1)).sqrt()
+    x, start = features.double(), before.double().clamp(min=0)
+    scale = ((x - x.mean(1, keepdim=True)).square().sum((0, 1)) / (x != 0).sum((0, 1)).clamp(min=1)).sqrt()
+    scale = torch.where(scale > 0, scale, 1)
+    roots = (start + SMALL / scale).sqrt()  # at a root of zero the gradient is zero, too
 
-    def weights(change: Tensor) -> Tensor:  # the first is the logarithm of the multiple
-        return change[0].exp() * start + change[1:]
+    def value(point: Tensor) -> Tensor:  # the first is the logarithm of the multiple
+        weights = point[1:].square()
+        distance = (scale * (weights - point[0].exp() * start)).square().sum()
+        return loss(x @ weights) + (distance * prior + point[0].square()) / len(x)
 
-    def value(change: Tensor) -> Tensor:
-        penalty = ((scale * change[1:]).square().sum() * PRIOR_CLICKS + change[0].square()) / len(x)
-        return loss(stacking.weighted(weights(change), x.unbind(-1))) + penalty
-
-    return weights(minimum(value, start.new_zeros(1 + len(start)))).to(before.dtype)
+    return minimum(value, torch.cat([roots.new_zeros(1), roots]))[1:].square().to(before.dtype)
