@@ -67,7 +67,7 @@ class RowErrors:
         """Note that the following rows are from `path`."""
         self.files.append(path)
 
-    def place(self, file: int | None, line: int | None) -> str:
+    def location(self, file: int | None, line: int | None) -> str:
         """Return the location of a row as text, from its index in `files` and its line; "" if unknown."""
         if file is None or not 0 <= file < len(self.files):
             return ""

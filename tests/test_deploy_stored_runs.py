@@ -110,8 +110,8 @@ def test_old_runs_are_pruned_but_not_those_that_run() -> None:
     ("words", "sentence"),
     [
         (["delete", "no"], "no run 'no'"),
-        (["prune", "--older", "x"], "no span"),
-        (["trim", "old", "--keep", "x"], "no span"),
+        (["prune", "--older", "x"], "not a span"),
+        (["trim", "old", "--keep", "x"], "not a span"),
     ],
 )
 @pytest.mark.usefixtures("shared")

@@ -83,7 +83,7 @@ def test_a_recbole_file_has_clicks_and_exposures_as_labels(tmp_path: Path) -> No
         ("b/a.parquet", None, "No such file"),
         ("a.inter", ("u\t", "i", 1, Kind.CLICK, 0), "has a tab or a line end"),
         ("a.parquet", ("u", "i", 10**14, Kind.CLICK, 0), "beyond the year 2262"),
-        ("a.parquet", ("u", "i", 1, Kind.CANDIDATE, 0), "candidates of an experiment"),
+        ("a.parquet", ("u", "i", 1, Kind.CANDIDATE, 0), "the stream of an experiment has candidates"),
     ],
 )
 def test_what_can_not_be_written_is_a_sentence_and_leaves_nothing(

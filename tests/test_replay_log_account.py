@@ -151,7 +151,7 @@ def test_an_event_years_away_from_all_others_is_refused_with_its_line_unless_it_
 
 def test_a_log_without_clicks_is_refused_and_one_without_exposures_is_pointed_to_another_policy(tmp_path: Path) -> None:
     exposures = [f"u,i{n},{NOON + n},exposure,0" for n in range(5)]
-    with pytest.raises(SourceError, match=r"no click is among the 5 events.*--accept no-clicks"):
+    with pytest.raises(SourceError, match=r"none of the 5 events is a click.*--accept no-clicks"):
         planned(tmp_path, exposures)
     assert planned(tmp_path, exposures, accept=frozenset([Acceptable.NO_CLICKS])).events == 5
     clicks = [row.replace("exposure", "click") for row in exposures]

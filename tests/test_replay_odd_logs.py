@@ -62,7 +62,7 @@ def test_times_in_the_future_and_times_without_hours_are_named(tmp_path: Path) -
     days = [f"u,i{n},2023-05-{n + 1:02},click" for n in range(12)]
     assert "dates without hours" in findings(tmp_path, days)["coarse-times"].sentence
     assert (
-        "one and the same time" in findings(tmp_path, [f"u,i{n},{T},click" for n in range(12)])["coarse-times"].sentence
+        "have the same time:" in findings(tmp_path, [f"u,i{n},{T},click" for n in range(12)])["coarse-times"].sentence
     )
 
 

@@ -97,7 +97,7 @@ def test_a_log_of_bad_rows_only_is_an_error_also_when_they_may_be_skipped(log: P
 
 @pytest.mark.parametrize("options", [{"start": 10**15}, {"end": 1}])
 def test_a_choice_that_leaves_nothing_is_an_error(log: Path, options: dict[str, int]) -> None:
-    with pytest.raises(SourceError, match="nothing is left of 400 rows"):
+    with pytest.raises(SourceError, match="exclude all of 400 rows"):
         planned(log, **options)
 
 

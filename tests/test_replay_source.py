@@ -100,4 +100,4 @@ def test_rows_carry_their_file_and_line(tmp_path: Path, name: str) -> None:
     header = 2 if name.endswith("csv") else 1
     assert found == [(f"i{n}", n + header) for n in (0, 2, 3)]
     unit = "row" if name.endswith("parquet") else "line"
-    assert errors.place(batch["file"][0].as_py(), found[0][1]) == f"{path}, {unit} {header}"
+    assert errors.location(batch["file"][0].as_py(), found[0][1]) == f"{path}, {unit} {header}"

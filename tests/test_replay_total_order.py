@@ -69,7 +69,7 @@ def sorted_log(
     log.fill((batch(rows[at : at + size]) for at in range(0, len(rows), size)), lambda _rows: None)
     assert log.rows == len(rows)
     path = folder / "log.parquet"
-    found = total_order.sort(log, selection or Selection(), LONGEST_IMPRESSION_MS, RowErrors().place, part)
+    found = total_order.sort(log, selection or Selection(), LONGEST_IMPRESSION_MS, RowErrors().location, part)
     found.write(path)
     with database(folder) as connection:
         assert found.rows == total_order.count(connection, path)

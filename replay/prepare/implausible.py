@@ -14,18 +14,18 @@ import pyarrow.compute as pc
 
 from replay.duckdb_session import parquet
 from replay.prepare.log_account import Acceptable, Finding
-from replay.prepare.logged_impressions import LISTED, Place
+from replay.prepare.logged_impressions import LISTED, Locate
 from replay.prepare.staged_log import Bools, Ints, StagedLog
 from replay.sources.columns import DOUBTFUL
 from replay.times import utc
 from streams.settings import Exposures
 
-FAR_MS = 3 * 365 * 86_400_000  # an event this far from nearly all others is stray
+FAR_MS = 3 * 365 * 86_400_000  # distance from nearly all other events that makes an event stray
 DAY_MS = 86_400_000
-COARSE_LEAST = 10  # events of which it is no chance that all are at one time of the day
-ZERO_SHARE = 20  # a name 0 with this many times as many events as the others have is no number like the others
+COARSE_LEAST = 10  # events from which on equal times of the day are hardly ever a coincidence
+ZERO_SHARE = 20  # the name 0 is a placeholder if it has this many times the mean number of events of other names
 
-# Each form is of the one before it: names that first agree in a form differ only by its subject.
+# Each normal form is computed from the one before it: names that become equal in a form differ only by its subject.
 _FORMS = {
     "blanks around them": "trim({}, ' \t\r\n\u00a0\u3000')",
     "invisible marks": "regexp_replace({}, '[\ufeff\u200b\u200c\u200d\u2060]', '', 'g')",
@@ -36,11 +36,11 @@ _FORMS = {
 
 
 def doubtful_names(
-    connection: duckdb.DuckDBPyConnection, column: Literal["user", "item"], log: StagedLog, place: Place
+    connection: duckdb.DuckDBPyConnection, column: Literal["user", "item"], log: StagedLog, locate: Locate
 ) -> tuple[Finding, ...]:
-    """Return what is found in the names of `column`."""
+    """Return findings about the names in `column`."""
     known = log.users if column == "user" else log.items
-    return (*_similar_names(connection, column, known), *_placeholders(column, known, log, place))
+    return (*_similar_names(connection, column, known), *_placeholders(column, known, log, locate))
 
 
 def _similar_names(connection: duckdb.DuckDBPyConnection, column: str, known: pa.Array) -> tuple[Finding, ...]:
@@ -74,13 +74,13 @@ def _similar_names(connection: duckdb.DuckDBPyConnection, column: str, known: pa
         return ()
     total = counts[0] - counts[len(_FORMS)]
     sentence = (
-        f"{total:,} {column}s differ from another only {', '.join(parts)}: each is counted as a {column} of its own"
+        f"{total:,} {column}s differ from another {column} only {', '.join(parts)}: they are treated as different"
     )
     return (Finding(name=f"similar-{column}s", count=total, sentence=sentence, first=tuple(first)),)
 
 
-def _placeholders(column: str, known: pa.Array, log: StagedLog, place: Place) -> tuple[Finding, ...]:
-    """Return a finding if names of a column are words for no value, or most events are of 0."""
+def _placeholders(column: str, known: pa.Array, log: StagedLog, locate: Locate) -> tuple[Finding, ...]:
+    """Return a finding if names of a column look like placeholders for a missing value."""
     plain = pc.utf8_lower(pc.utf8_trim(known, " "))
     doubtful = pc.or_(pc.equal(known, "0"), pc.is_in(plain, pa.array(DOUBTFUL, known.type)))
     codes = np.flatnonzero(doubtful.to_numpy(zero_copy_only=False))
@@ -103,41 +103,41 @@ def _placeholders(column: str, known: pa.Array, log: StagedLog, place: Place) ->
         Finding(
             name=f"placeholder-{column}s",
             count=total,
-            sentence=f"{total:,} events have a {column} whose name may mean that there is none; it is one {column} "
-            "here: --null refuses it",
+            sentence=f"{total:,} events have a {column} that may be a placeholder for a missing value; it is treated "
+            f"as one {column}: --null refuses it",
             first=tuple(
-                f"{place(*log.origin(row))}: {name!a}, {-less:,} events" for less, name, row in sorted(found)[:LISTED]
+                f"{locate(*log.origin(row))}: {name!a}, {-less:,} events" for less, name, row in sorted(found)[:LISTED]
             ),
         ),
     )
 
 
-def future_times(log: StagedLog, place: Place, now: int) -> tuple[Finding, ...]:
+def future_times(log: StagedLog, locate: Locate, now: int) -> tuple[Finding, ...]:
     """Return a finding if events are more than a day later than `now`, ms since 1970."""
     if log.last <= now + DAY_MS:
         return ()
-    count, first = _where_time(log, place, lambda time: time > now + DAY_MS)
+    count, first = _where_time(log, locate, lambda time: time > now + DAY_MS)
     sentence = f"{count:,} events are in the future, up to {utc(log.last)} (day and month, a unit or a clock?)"
     return (Finding(name="future-times", count=count, sentence=sentence, first=first),)
 
 
 def coarse_times(log: StagedLog) -> tuple[Finding, ...]:
-    """Return a finding if all events are at one time of the day, as dates without hours are."""
+    """Return a finding if all events have the same time of the day, like dates without hours."""
     coarse = all((time % DAY_MS == log.first % DAY_MS).all() for _, (time,) in log.blocks("time"))
     if log.rows < COARSE_LEAST or not coarse:
         return ()
     several = log.first < log.last
-    what = "are at one time of the day (dates without hours?)" if several else "have one and the same time"
-    sentence = f"all {log.rows:,} events {what}: those of a user on a day are ordered as in the log"
+    what = "have the same time of the day (dates without hours?)" if several else "have the same time"
+    sentence = f"all {log.rows:,} events {what}: events of a user with equal times are ordered as in the log"
     return (Finding(name="coarse-times", count=log.rows, sentence=sentence),)
 
 
 def stray_times(
-    connection: duckdb.DuckDBPyConnection, ordered: Path, rows: int, log: StagedLog, place: Place
+    connection: duckdb.DuckDBPyConnection, ordered: Path, rows: int, log: StagedLog, locate: Locate
 ) -> tuple[Finding, ...]:
     """Return a finding if events lie FAR_MS, and twice the span of the others, from 98 % of the events.
 
-    `ordered` is the sorted log, of which the first `rows` rows are sent; places are found in `log`.
+    `ordered` is the sorted log, of which the first `rows` rows are sent; `log` has the locations of rows.
     """
     if not may_be_stray(log):
         return ()
@@ -155,16 +155,16 @@ def stray_times(
         return ()
     far = f"(time BETWEEN {first} AND {low - margin - 1} OR time BETWEEN {high + margin + 1} AND {last})"
     count = _integer(connection, f"SELECT count(*) FROM {times} WHERE {far}")
-    _, places = _where_time(
+    _, first_cases = _where_time(
         log,
-        place,
+        locate,
         lambda time: ((time >= first) & (time < low - margin)) | ((time > high + margin) & (time <= last)),
     )
     sentence = (
-        f"{count:,} events are years away from the others, which are between {utc(low)} and {utc(high)}: spans of "
-        "event time, as of --epoch and --retrain-every, would be bent (a clock that was never set?)"
+        f"{count:,} events are years away from the others, which are between {utc(low)} and {utc(high)}: options that "
+        "are spans of event time, such as --epoch, would not work as meant (a clock that was never set?)"
     )
-    return (Finding(name=Acceptable.STRAY_TIMES, count=count, sentence=sentence, first=places),)
+    return (Finding(name=Acceptable.STRAY_TIMES, count=count, sentence=sentence, first=first_cases),)
 
 
 def may_be_stray(log: StagedLog) -> bool:
@@ -175,11 +175,11 @@ def may_be_stray(log: StagedLog) -> bool:
 def nothing_to_rank(counts: dict[str, int], policy: Exposures, policies: tuple[Exposures, ...]) -> tuple[Finding, ...]:
     """Return a finding for a log without clicks, and for one without exposures that should have logged ones."""
     if not counts["clicks"]:
-        sentence = f"no click is among the {sum(counts[k] for k in _KINDS):,} events: nothing can be ranked or learnt"
+        sentence = f"none of the {sum(counts[k] for k in _KINDS):,} events is a click: nothing can be ranked or learnt"
         return (Finding(name=Acceptable.NO_CLICKS, count=1, sentence=sentence),)
     if policy == "logged" and not counts["exposures"]:
         others = " or ".join(f"--exposures {one}" for one in policies if one != "logged")
-        sentence = "the log has clicks only, and the exposure policy is logged: no r2 ever goes up" + (
+        sentence = "the log has no exposures, and the exposure policy is logged: devices will upload no r2" + (
             f"; {others} adds exposures" if others else ""
         )
         return (Finding(name="no-exposures", count=1, sentence=sentence),)
@@ -189,14 +189,14 @@ def nothing_to_rank(counts: dict[str, int], policy: Exposures, policies: tuple[E
 _KINDS = ("clicks", "exposures", "past_clicks", "candidates")
 
 
-def _where_time(log: StagedLog, place: Place, wanted: Callable[[Ints], Bools]) -> tuple[int, tuple[str, ...]]:
-    """Return the number of events whose time is `wanted`, and place and time of the first."""
+def _where_time(log: StagedLog, locate: Locate, wanted: Callable[[Ints], Bools]) -> tuple[int, tuple[str, ...]]:
+    """Return the number of events whose time is `wanted`, and location and time of the first ones."""
     count, first = 0, list[str]()
     for begin, (times,) in log.blocks("time"):
         here = np.flatnonzero(wanted(times))
         count += len(here)
         for at in here[: LISTED - len(first)].tolist():
-            first.append(f"{place(*log.origin(begin + at))}: {utc(int(times[at]))}")
+            first.append(f"{locate(*log.origin(begin + at))}: {utc(int(times[at]))}")
     return count, tuple(first)
 
 

@@ -1,9 +1,9 @@
-"""The impressions of a log: split where they last too long, refused where they are too large for a record.
+"""The impressions of a log: too long ones are split, and one that is too large for a record is refused.
 
-A number that comes again every day, a session's id or a constant makes one impression of events that were not shown
-together, and all its clicks would be ranked with what was known before its first event. So an impression ends where
-there was no event for the longest span, and is cut into pieces of at most that span; the first piece keeps its number.
-Rows come in parts, each with all events of its users.
+If the impression column has numbers that repeat every day, session ids or a constant, one impression contains events
+that were not shown together, and all its clicks would be ranked with the knowledge before its first event. So an
+impression ends before a gap of more than the maximum span, and is cut into pieces of at most that span; the first piece
+keeps the number. Rows come in parts, each with all events of its users.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from replay.prepare.staged_log import Bools, Columns, Ints, StagedLog, changes, 
 from replay.sources.schema import IMPRESSIONS
 from streams.records import Kind
 
-GROUP_EVENTS = 2000  # the most events of one impression: they must fit into one record
-LISTED = 5
+GROUP_EVENTS = 2000  # maximum number of events of one impression: they must fit into one record
+LISTED = 5  # maximum number of cases that a finding shows
 
-Place = Callable[[int | None, int | None], str]
+Locate = Callable[[int | None, int | None], str]  # `RowErrors.location`
 
-_SPREAD = 6364136223846793005  # spreads the numbers of pieces
+_SPREAD = 6364136223846793005  # multiplier that hashes the numbers of pieces
 FEW = 16  # events of an impression that are compared one by one
 
 
 class LargeImpressionError(SourceError):
-    """An impression does not fit into a record; `file` and `line` are the place of its first event, as for a Place."""
+    """An impression does not fit into a record; `file` and `line` locate its first event."""
 
     def __init__(self, message: str, file: int | None, line: int | None) -> None:
         self.file, self.line = file, line
@@ -40,7 +40,7 @@ class LargeImpressionError(SourceError):
 
 @dataclass(frozen=True)
 class LoggedImpressions:
-    """The longest span in ms and the most events of an impression as the log has them, and what was changed."""
+    """The longest span (ms) and the largest number of events of an impression in the log, and what was changed."""
 
     longest: int
     largest: int
@@ -61,7 +61,7 @@ class Groups:
     row: Ints
     last: Ints
     events: Ints
-    adjacent: bool  # the rows of each are adjacent, but for rows without an impression
+    adjacent: bool  # the rows of each impression are adjacent, apart from rows without an impression
 
 
 def groups(rows: Columns) -> Groups:
@@ -95,7 +95,7 @@ def groups(rows: Columns) -> Groups:
     return Groups(of, user, impression, time, ns, row, last, events, len(events) == len(starts))
 
 
-def twins(rows: Columns, found: Groups) -> Bools:
+def duplicate_items(rows: Columns, found: Groups) -> Bools:
     """Return True for each row whose item occurs more than once in its impression."""
     inside = np.flatnonzero(found.of >= 0)
     of, item = found.of[inside], rows.item[inside]
@@ -116,9 +116,9 @@ def twins(rows: Columns, found: Groups) -> Bools:
 class ImpressionRules:
     """Applies the rules for impressions to the parts of a log, and keeps what was found in them."""
 
-    def __init__(self, log: StagedLog, span: int, place: Place) -> None:
-        """`span` is the longest of an impression, ms."""
-        self._log, self._span, self._place = log, span, place
+    def __init__(self, log: StagedLog, span: int, locate: Locate) -> None:
+        """Apply rules to the rows of `log`. `span` is the maximum span of an impression, ms."""
+        self._log, self._span, self._locate = log, span, locate
         self._longest = self._largest = self._none = self._clicked = self._long = 0
         self._numbers: set[int] = set()  # of impressions, and users: two of each are enough
         self._users: set[int] = set()
@@ -126,12 +126,12 @@ class ImpressionRules:
         self._first_clicked: list[int] = []  # rows
         self._large: list[tuple[int, int]] = []  # (row, events)
 
-    def apply(self, rows: Columns, found: Groups, alike: Bools) -> tuple[Columns, Groups]:
+    def apply(self, rows: Columns, found: Groups, duplicates: Bools) -> tuple[Columns, Groups]:
         """Return the events of a part with impressions that are split by the span, and these impressions.
 
-        `found` and `alike` are the `groups` and `twins` of its rows.
-        Exposures are left out whose item is clicked in the same impression: trackers log an exposure for every item
-        that was shown, but a click is no sign of rejection.
+        `found` and `duplicates` are the `groups` and `duplicate_items` of its rows.
+        Exposures of items that are clicked in the same impression are left out: trackers log an exposure of every shown
+        item, but a clicked item was not rejected.
         """
         length = found.last - found.time
         self._longest = max(self._longest, int(length.max(initial=0)))
@@ -150,7 +150,7 @@ class ImpressionRules:
             )
             rows = dataclasses.replace(rows, impression=_split(rows, found, long, self._span))
             found = groups(rows)
-        clicked = _clicked(rows, found, alike)
+        clicked = _clicked(rows, found, duplicates)
         if clicked.any():
             self._clicked += int(clicked.sum())
             self._first_clicked += rows.row[clicked][:LISTED].tolist()
@@ -172,7 +172,7 @@ class ImpressionRules:
     def _long_finding(self) -> Finding:
         first = sorted(self._first_long)[:LISTED]
         several = len(self._numbers) == 1 < len(self._users)
-        cause = "the column holds one value" if several else "numbers that begin again, or ids of sessions?"
+        cause = "the column holds one value" if several else "numbers that repeat, or session ids?"
         return Finding(
             name="long-impressions",
             count=self._long,
@@ -180,7 +180,7 @@ class ImpressionRules:
             f"split; the longest lasts {timedelta(milliseconds=-first[0][0])} ({cause}): --impression-span sets the "
             "limit",
             first=tuple(
-                f"{self._place(*self._log.origin(row))}: {events:,} events of user {self._log.users[user].as_py()} in "
+                f"{self._locate(*self._log.origin(row))}: {events:,} events of user {self._log.users[user].as_py()} in "
                 f"{timedelta(milliseconds=-less)}"
                 for less, row, user, events in first
             ),
@@ -190,7 +190,7 @@ class ImpressionRules:
         first = []
         for row in sorted(self._first_clicked)[:LISTED]:
             user, item = self._log.names_of(row)
-            first.append(f"{self._place(*self._log.origin(row))}: user {user}, item {item}")
+            first.append(f"{self._locate(*self._log.origin(row))}: user {user}, item {item}")
         sentence = (
             f"{self._clicked:,} exposures are of an item that is clicked in the same impression: they are left out"
         )
@@ -201,19 +201,19 @@ class ImpressionRules:
             return
         row, events = min(self._large)
         file, line = self._log.origin(row)
-        at = self._place(file, line)  # the number of a text is a hash: the line shows the text
+        location = self._locate(file, line)  # the impression number may be a hash of a text, which the line shows
         number = int(self._log.column("impression", row, 1)[0])
-        which = f"{at}: the impression of this line" if at else f"impression {number}"
+        which = f"{location}: the impression of this line" if location else f"impression {number}"
         raise LargeImpressionError(
             f"{which} of user {self._log.names_of(row)[0]} has {events:,} events: at most {GROUP_EVENTS:,}; if the "
-            "column holds a constant or the id of a session, leave it out or set a shorter --impression-span",
+            "column holds a constant or a session id, leave it out or set a shorter --impression-span",
             file,
             line,
         )
 
 
 def _split(rows: Columns, found: Groups, long: Bools, span: int) -> Ints:
-    """Return the number of the impression of each row, another one in the later pieces of long impressions."""
+    """Return the impression number of each row: a new one for each later piece of a long impression."""
     at = np.flatnonzero((found.of >= 0) & np.append(long, False)[found.of])
     at = at[np.lexsort((rows.row[at], rows.time[at], found.of[at]))]
     time, group = rows.time[at], found.of[at]
@@ -231,9 +231,9 @@ def _split(rows: Columns, found: Groups, long: Bools, span: int) -> Ints:
     return split
 
 
-def _clicked(rows: Columns, found: Groups, alike: Bools) -> Bools:
-    """Return True for each exposure whose item is clicked in the same impression; `alike` are the `twins`."""
-    at = np.flatnonzero(alike)
+def _clicked(rows: Columns, found: Groups, duplicates: Bools) -> Bools:
+    """Return True for exposures of items clicked in the same impression; `duplicates` is from `duplicate_items`."""
+    at = np.flatnonzero(duplicates)
     kind, key = rows.kind[at], found.of[at] * (int(rows.item.max(initial=0)) + 1) + rows.item[at]
     clicked = np.zeros(len(rows), np.bool_)
     clicked[at] = (kind == Kind.EXPOSURE) & np.isin(key, key[kind == Kind.CLICK])

@@ -55,23 +55,22 @@ def prepare(
     describe: bool = False,
     progress: Progress = lambda _task, _rows: None,
 ) -> Plan:
-    """Sort `source` into `folder` and plan its epochs; a log that was sorted from the same content before is reused.
+    """Sort `source` into `folder` and plan its epochs. A log that was sorted there from the same content is reused.
 
-    With `resume` it is reused whatever became of the files: a run goes on with the copy that it was begun with.
+    With `resume` it is reused even if the files have changed: a run continues with the copy that it began with.
     With `describe` only the description of the log is made: the plan has no epochs, and nothing is kept in `folder`.
     `progress` is called with the current task and the number of rows read so far. Raises SourceError, also for a
-    finding that a run refuses and `options` do not accept.
+    finding that stops a run and is not accepted by `options`.
     """
     policy = options.exposures or source.policies[0]
     if options.loops < 1 or min(v for v in (options.limit, options.users, 1) if v is not None) < 1:
         raise SourceError("limit, users and loops must be at least 1")
     folder.mkdir(parents=True, exist_ok=True)
     stamps, earlier = source.file_stamps(), find_plan(folder)
-    begun = earlier if earlier and replace(earlier.identity, files=()) == _identity(source, options, policy) else None
-    if begun is not None and not (resume or _same_content(source, begun)):
-        begun = None
+    same = earlier is not None and replace(earlier.identity, files=()) == _identity(source, options, policy)
+    reused = earlier if earlier and same and (resume or _same_content(source, earlier)) else None
     with _work_folder(folder) as work:
-        if begun is None:
+        if reused is None:
             sorting = _Sorting(
                 source, options, policy, work / LOG, RowErrors(options.on_error), Counter[str](), progress, not describe
             )
@@ -96,27 +95,27 @@ def prepare(
                 without_impression=found.none,
             )
         else:
-            prepared = begun
+            prepared = reused
         if refusal := not_accepted(prepared.findings, options.accept):
             raise SourceError(f"{source.text}: {refusal}")
         if describe:
             return prepared
         ends = impression_groups.epoch_ends(
-            (work if begun is None else folder) / LOG, prepared.contents.rows, options.epoch or source.epoch
+            (work if reused is None else folder) / LOG, prepared.contents.rows, options.epoch or source.epoch
         )
         paced = {"loops": options.loops, "speed": options.speed, "rate": options.rate}
         plan = replace(prepared, ends=ends, seed=options.seed, **paced)
-        if begun is None:
-            (folder / PLAN).unlink(missing_ok=True)  # it is that of the earlier log
+        if reused is None:
+            (folder / PLAN).unlink(missing_ok=True)  # that of the earlier log
             (work / LOG).replace(folder / LOG)
-        if plan != earlier or begun is None:
+        if plan != earlier or reused is None:
             write_plan(plan)
         return plan
 
 
 @contextmanager
 def _work_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder for unfinished files in `folder`, and delete it at the end; one of a killed process is replaced."""
+    """Create a folder for unfinished files in `folder`, and delete it at the end; one left by a crash is replaced."""
     work = folder / PREPARING
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -164,7 +163,7 @@ def _same_content(source: Source, plan: Plan) -> bool:
 
 
 def _changed(source: Source) -> tuple[Finding, ...]:
-    sentence = f"{source.text} changed while it was read: the run takes what was read, and no other run takes this copy"
+    sentence = f"{source.text} changed while it was read: this run uses the rows that were read, others read it again"
     return (Finding(name="changed-file", count=1, sentence=sentence),)
 
 
@@ -185,7 +184,7 @@ class _Sorting:
     keep: bool
 
     def run(self) -> tuple[Contents, Account, LoggedImpressions]:
-        """Return what the log contains, what became of its rows, and the findings."""
+        """Return the contents of the log, the account of its rows, and the findings."""
         ordered, added_to = self.path, self.path.with_name("positioned.parquet")
         options, text, errors = self.options, self.source.text, self.errors
         log = StagedLog(self.path.with_name("staged"))
@@ -196,7 +195,7 @@ class _Sorting:
         self.progress("sorting", read)
         selection = total_order.Selection(options.start, options.end, options.users)
         try:
-            sorted_ = total_order.sort(log, selection, options.impression_span, errors.place)
+            sorted_ = total_order.sort(log, selection, options.impression_span, errors.location)
         except LargeImpressionError as error:
             raise SourceError(f"{error}{self._line(error)}") from error
         as_sorted = self.policy not in {"simulated", "plugin"} and not options.faults.change_arrivals
@@ -204,7 +203,7 @@ class _Sorting:
             sorted_.write(ordered)
         chosen = rows = impression_groups.rows_within(ordered, sorted_.rows, options.limit)
         if not rows:
-            raise SourceError(f"{text}: nothing is left of {read:,} rows by --from, --to, --limit or --users")
+            raise SourceError(f"{text}: --from, --to, --limit or --users exclude all of {read:,} rows")
         with database(self.path.parent) as connection:
             self.progress("checking", read)
             found = self._findings(connection, log, sorted_.repeated, rows)
@@ -215,14 +214,14 @@ class _Sorting:
                     added = plugin_exposures(ordered, rows, options.seed, text, options.plugin)
                 rows = total_order.write_positioned(added, added_to, self._counting("simulating exposures"))
                 total_order.number(connection, added_to, ordered)
-            shown = rows
+            before_faults = rows
             if options.faults.change_arrivals:
                 fleet = Fleet(options.faults, options.seed, self.fault_counts)
                 rows = total_order.write_positioned(
                     late_arrivals(ordered, rows, fleet), added_to, self._counting("delaying arrivals")
                 )
                 if not rows:
-                    raise SourceError(f"{text}: all of it is lost by the faults {options.faults}")
+                    raise SourceError(f"{text}: the faults {options.faults} lose all events")
                 total_order.sort_by_arrival(connection, added_to, ordered)
             whole = as_sorted and rows == sorted_.rows
             counts = sorted_.contents if whole else total_order.contents(connection, ordered, rows)
@@ -233,7 +232,7 @@ class _Sorting:
             refused=dict(errors.counts),
             left_out=dict(errors.left_out) | (clicked if impressions.clicked_exposures else {}),
             outside=sorted_.outside + sorted_.rows - chosen,
-            added=shown - chosen,
+            added=before_faults - chosen,
             lost=self.fault_counts["lost"],
             sent=counts["clicks"] + counts["exposures"] + counts["past_clicks"] + counts["candidates"],
         )
@@ -246,18 +245,18 @@ class _Sorting:
     def _findings(
         self, connection: duckdb.DuckDBPyConnection, log: StagedLog, repeated: RepeatedRows, rows: int
     ) -> tuple[Finding, ...]:
-        place = self.errors.place
+        locate = self.errors.location
         return (
-            *implausible.doubtful_names(connection, "user", log, place),
-            *implausible.doubtful_names(connection, "item", log, place),
-            *repeated.findings(log, place),
+            *implausible.doubtful_names(connection, "user", log, locate),
+            *implausible.doubtful_names(connection, "item", log, locate),
+            *repeated.findings(log, locate),
             *implausible.coarse_times(log),
-            *implausible.future_times(log, place, int(time.time() * 1000)),
-            *implausible.stray_times(connection, self.path, rows, log, place),
+            *implausible.future_times(log, locate, int(time.time() * 1000)),
+            *implausible.stray_times(connection, self.path, rows, log, locate),
         )
 
     def _line(self, error: LargeImpressionError) -> str:
-        """Return the line of a text file, in brackets; "" for other files and what can't be read again."""
+        """Return the line of a text file in brackets; "" for other files and sources that can be read only once."""
         path = Path() if error.file is None or self.source.once else self.errors.files[error.file]
         if path.suffix.lower() == ".parquet" or not path.is_file():
             return ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from replay.prepare.log_account import Finding
-from replay.prepare.logged_impressions import LISTED, Place
+from replay.prepare.logged_impressions import LISTED, Locate
 from replay.prepare.staged_log import Bools, Columns, StagedLog, changes, repeats
 
-_FACTOR = 0x9E3779B97F4A7C15  # odd: it spreads numbers over 64 bits
+_FACTOR = 0x9E3779B97F4A7C15  # an odd multiplier, which hashes numbers to 64 bits
 
 
 class RepeatedRows:
@@ -16,10 +16,10 @@ class RepeatedRows:
 
     def __init__(self) -> None:
         self.count = 0
-        self._first: list[tuple[int, int]] = []  # the first of the identical rows, and their number
+        self._first: list[tuple[int, int]] = []  # (first of the identical rows, how many)
 
-    def look(self, rows: Columns, alike: Bools) -> None:
-        """Count those of a part, which has all rows of its users; `alike` are its rows of an item in one impression."""
+    def add(self, rows: Columns, duplicates: Bools) -> None:
+        """Count the repeated rows of a part with all rows of its users; `duplicates` is from `duplicate_items`."""
         columns = (rows.user, rows.item, rows.time, rows.kind, rows.impression)
         alone = np.flatnonzero(rows.impression == 0)
         mixed = np.zeros(len(alone), np.uint64)
@@ -27,7 +27,7 @@ class RepeatedRows:
             mixed += column[alone].astype(np.uint64)
             mixed *= np.uint64(_FACTOR)
             mixed ^= mixed >> np.uint64(31)
-        at = np.append(alone[repeats(mixed)], np.flatnonzero(alike))
+        at = np.append(alone[repeats(mixed)], np.flatnonzero(duplicates))
         if not len(at):
             return
         at = at[np.lexsort((rows.row[at], *(column[at] for column in columns)))]
@@ -38,10 +38,10 @@ class RepeatedRows:
         first = sorted(zip(rows.row[at[starts[repeated]]].tolist(), times[repeated].tolist(), strict=True))
         self._first = sorted([*self._first, *first[:LISTED]])[:LISTED]
 
-    def findings(self, log: StagedLog, place: Place) -> tuple[Finding, ...]:
-        """Return a finding if there are such rows: all are events."""
+    def findings(self, log: StagedLog, locate: Locate) -> tuple[Finding, ...]:
+        """Return a finding if there are such rows; all of them are sent."""
         if not self.count:
             return ()
-        sentence = f"{self.count:,} rows repeat another row exactly (sent twice?): every one is an event"
-        first = tuple(f"{place(*log.origin(row))}: {times:,} times" for row, times in self._first)
+        sentence = f"{self.count:,} rows repeat another row exactly (exported twice?): each of them is an event"
+        first = tuple(f"{locate(*log.origin(row))}: {times:,} times" for row, times in self._first)
         return (Finding(name="repeated-rows", count=self.count, sentence=sentence, first=first),)

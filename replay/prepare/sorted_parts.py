@@ -13,7 +13,7 @@ from replay.errors import SourceError
 from replay.prepare.logged_impressions import Groups
 from replay.prepare.staged_log import Columns, Ints, StagedLog, changes
 
-_SAMPLES = 1 << 9  # keys of a part of the usual size that are kept in memory
+_SAMPLES = 1 << 9  # number of keys of a normal part that are kept in memory
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Order:
 
     first: int  # the earliest time, ms
     users: int
-    whole: bool  # True if the key orders users, too
+    has_user: bool  # True if the key includes the user
 
     @classmethod
     def of(cls, log: StagedLog) -> Self:
@@ -32,11 +32,11 @@ class Order:
 
     def keys(self, time: Ints, user: Ints) -> Ints:
         """Return the key of each row from the time of its group and its user."""
-        return (time - self.first) * self.users + user if self.whole else time
+        return (time - self.first) * self.users + user if self.has_user else time
 
-    def arranged(self, keys: Ints, user: Ints) -> Ints:
-        """Return the positions of rows in order of their keys and users, equal ones as they come."""
-        return np.argsort(keys, kind="stable") if self.whole else np.lexsort((user, keys))
+    def argsort(self, keys: Ints, user: Ints) -> Ints:
+        """Return the stable order of rows by key and user, as indices."""
+        return np.argsort(keys, kind="stable") if self.has_user else np.lexsort((user, keys))
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class SortedPart:
         return SortedPart(*(getattr(self, name)[first:end] for name in self.COLUMNS))
 
 
-def placed(rows: Columns, groups: Groups) -> Columns:
-    """Return `rows` with the time, ns and row of the first event of their impression: of themselves without one."""
+def with_group_starts(rows: Columns, groups: Groups) -> Columns:
+    """Return `rows` with time, ns and row of the first event of their impression; rows without one keep their own."""
     alone = groups.of < 0
     if alone.all():
         return rows
@@ -75,12 +75,12 @@ def placed(rows: Columns, groups: Groups) -> Columns:
 
 
 def sort(rows: Columns, first: Columns, order: Order) -> SortedPart:
-    """Return `rows`, which are in the order of the source, in total order; `first` is from `placed`."""
+    """Return `rows`, which are in the order of the source, in total order; `first` is from `with_group_starts`."""
     keys = order.keys(first.time, rows.user)
-    at = order.arranged(keys, rows.user)
+    at = order.argsort(keys, rows.user)
     ordered = keys[at]
     same = ordered[1:] == ordered[:-1]
-    if not order.whole:
+    if not order.has_user:
         same &= rows.user[at][1:] == rows.user[at][:-1]
     below, equal = np.zeros(len(same), np.bool_), same.copy()
     rest = (first.ns, first.row, rows.time, rows.ns)
@@ -97,24 +97,24 @@ def sort(rows: Columns, first: Columns, order: Order) -> SortedPart:
         at[here] = moved[np.lexsort((rows.row[moved], *(c[moved] for c in reversed(rest)), run[here]))]
     user = rows.user[at]
     columns = (rows.item[at], rows.time[at], rows.kind[at], rows.impression[at])
-    return SortedPart(user, *columns, _numbered(user), keys[at])
+    return SortedPart(user, *columns, _sequence_numbers(user), keys[at])
 
 
 def ties(part: SortedPart, order: Order) -> int:
-    """Return the number of events in the ms of another impression group of their user."""
+    """Return the number of events with the same ms as another impression group of their user."""
     begins = np.append(True, part.impression[1:] == 0)
     begins[changes(part.user, part.impression, part.time)] = True
     starts = np.flatnonzero(begins)  # of events of one group at one time
     events = np.diff(np.append(starts, len(part)))
     user, time = part.user[starts], part.time[starts]
     keys = order.keys(time, user)
-    at = order.arranged(keys, user)
+    at = order.argsort(keys, user)
     same = (time[at][1:] == time[at][:-1]) & (user[at][1:] == user[at][:-1])
     return int(events[at][np.append(False, same) | np.append(same, False)].sum())
 
 
 def impressions(part: SortedPart) -> int:
-    """Return the number of impressions: the events of each are adjacent."""
+    """Return the number of impressions of a sorted part, in which the events of each are adjacent."""
     return int((part.impression[changes(part.user, part.impression)] != 0).sum())
 
 
@@ -156,8 +156,8 @@ class StoredPart:
         return np.fromfile(self._folder / name, dtype, rows, offset=first * dtype.itemsize)
 
 
-def merged(parts: Sequence[StoredPart], order: Order) -> Iterator[SortedPart]:
-    """Yield the rows of all parts, which share no user, in total order: about half a part at a time."""
+def merge(parts: Sequence[StoredPart], order: Order) -> Iterator[SortedPart]:
+    """Yield the rows of all parts in total order, about half a part at a time. No user may be in two parts."""
     if len(parts) < 2:
         yield from (part.read(0, part.rows) for part in parts)
         return
@@ -169,12 +169,12 @@ def merged(parts: Sequence[StoredPart], order: Order) -> Iterator[SortedPart]:
         slices = [part.read(begin, end) for part, begin, end in zip(parts, begins, ends, strict=True) if begin < end]
         if slices:
             together = SortedPart(*(np.concatenate([getattr(s, name) for s in slices]) for name in SortedPart.COLUMNS))
-            at = order.arranged(together.key, together.user)
+            at = order.argsort(together.key, together.user)
             yield SortedPart(*(getattr(together, name)[at] for name in SortedPart.COLUMNS))
         begins = ends
 
 
-def _numbered(user: Ints) -> Ints:
+def _sequence_numbers(user: Ints) -> Ints:
     """Return for each row the number of earlier rows of its user."""
     starts = changes(user)  # of rows of one user
     sizes = np.diff(np.append(starts, len(user)))

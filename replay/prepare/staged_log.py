@@ -1,6 +1,6 @@
-"""The rows of a log on their way from its source into the total order: columns of numbers on disk, names in memory.
+"""The rows of a log before they are sorted: columns of numbers on disk, names in memory.
 
-Users and items are numbered. A column is a file of its own, of numbers one after another, so any part is read at once.
+Users and items are numbered. Each column is one file of numbers only, so any range of rows can be read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from replay.errors import SourceError
 Ints = NDArray[np.signedinteger]
 Bools = NDArray[np.bool_]
 
-BLOCK = 1 << 20  # rows that are looked at together
+BLOCK = 1 << 20  # number of rows that are read together
 _DTYPES = {
     "user": np.int32,
     "item": np.int32,
@@ -73,7 +73,7 @@ def repeats(values: NDArray[np.integer]) -> Bools:
 
 
 class Names:
-    """Numbers for names. A number is final only after `finish`, as an index into its result."""
+    """Dictionary that maps names to numbers: provisional ones while rows are read, final ones from `finish`."""
 
     def __init__(self) -> None:
         self.known = pa.array([], pa.large_string())
@@ -103,7 +103,7 @@ class Names:
         return finals
 
     def _merge(self) -> None:
-        """Number the names that came since the last time, once each."""
+        """Number the names that were added since the last merge."""
         encoded = pa.concat_arrays([self.known, *self._new]).dictionary_encode()
         self._finals.append(encoded.indices.to_numpy()[len(self.known) :])
         self.known, self._new, self._pending = encoded.dictionary, [], 0
@@ -113,7 +113,7 @@ class StagedLog:
     """The rows of a source, in its order."""
 
     def __init__(self, folder: Path) -> None:
-        """The columns are written into `folder`, which is made."""
+        """Create an empty log, whose columns are written into the new folder `folder`."""
         self.folder = folder
         self._names = {"user": Names(), "item": Names()}
         self._finals: dict[str, Ints] = {}
@@ -195,7 +195,7 @@ class StagedLog:
         return Columns(*map(np.concatenate, zip(*found, strict=True)))
 
     def origin(self, row: int) -> tuple[int | None, int | None]:
-        """Return the file and the line of a row, as `RowErrors.place` takes them."""
+        """Return the file and the line of a row, as arguments of `RowErrors.location`."""
         file, line = (int(self.column(name, row, 1)[0]) for name in ("file", "line"))
         return (None if file < 0 else file), line or None
 

@@ -21,14 +21,14 @@ import pyarrow.parquet as pq
 from replay.duckdb_session import parquet, quoted
 from replay.errors import SourceError
 from replay.prepare import logged_impressions, sorted_parts
-from replay.prepare.logged_impressions import ImpressionRules, LoggedImpressions, Place
+from replay.prepare.logged_impressions import ImpressionRules, Locate, LoggedImpressions
 from replay.prepare.repeated_rows import RepeatedRows
-from replay.prepare.sorted_parts import Order, SortedPart, StoredPart, merged, placed
+from replay.prepare.sorted_parts import Order, SortedPart, StoredPart, merge, with_group_starts
 from replay.prepare.staged_log import Bools, Columns, StagedLog
 from replay.sources.schema import ROWS
 from streams.records import Kind
 
-PART = 1 << 21  # rows that are sorted together
+PART = 1 << 21  # number of rows that are sorted in memory
 
 _FORMAT = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, DICTIONARY_SIZE_LIMIT 1000, ROW_GROUP_SIZE 65536)"
 _WRITE = 1 << 16
@@ -43,7 +43,7 @@ _SORTED = ROWS.append(pa.field("seq", pa.int64(), nullable=False))
 
 @dataclass(frozen=True)
 class Selection:
-    """The part of a log that is replayed: event times in [start, end), and the `users` users of the smallest MD5."""
+    """The part of a log that is replayed: event times in [start, end), and the `users` users with the smallest MD5."""
 
     start: int | None = None
     end: int | None = None
@@ -84,31 +84,31 @@ def write_positioned(batches: Iterator[pa.RecordBatch], path: Path, progress: Ca
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    # only kinds are of few values: a dictionary of others would cost more than it saves
+    # only `kind` has few values: a dictionary of another column would cost more than it saves
     return pq.ParquetWriter(
         path, schema, compression="zstd", compression_level=1, use_dictionary=["kind"], write_statistics=False
     )
 
 
-def sort(log: StagedLog, selection: Selection, span: int, place: Place, part: int = PART) -> SortResult:
+def sort(log: StagedLog, selection: Selection, span: int, locate: Locate, part: int = PART) -> SortResult:
     """Sort the selected rows of `log`, and count what they are.
 
     Impressions are split by `span` (ms); exposures of items that are clicked in their impression are left out.
-    `part` is the number of rows that are sorted together. Raises SourceError if an impression is too large for a
+    `part` is the number of rows that are sorted in memory. Raises SourceError if an impression is too large for a
     record, or a file can't be written.
     """
     parts = -(-log.rows // part)
-    rules, repeated, contents = ImpressionRules(log, span, place), RepeatedRows(), _Contents(log)
+    rules, repeated, contents = ImpressionRules(log, span, locate), RepeatedRows(), _Contents(log)
     order, chosen = Order.of(log), _chosen(log, selection.users)
     outside = 0
     stored: list[StoredPart] = []
     for number in range(parts):
         rows = log.part(number, parts)
         groups = logged_impressions.groups(rows)
-        alike = logged_impressions.twins(rows, groups)
-        repeated.look(rows, alike)
-        rows, groups = rules.apply(rows, groups, alike)
-        first = placed(rows, groups)
+        duplicates = logged_impressions.duplicate_items(rows, groups)
+        repeated.add(rows, duplicates)
+        rows, groups = rules.apply(rows, groups, duplicates)
+        first = with_group_starts(rows, groups)
         inside = _inside(selection, first, chosen)
         if not inside.all():
             outside += int((~inside).sum())
@@ -120,7 +120,7 @@ def sort(log: StagedLog, selection: Selection, span: int, place: Place, part: in
 
     def write(path: Path) -> None:
         try:
-            _write(log, path, merged(stored, order))
+            _write(log, path, merge(stored, order))
         except OSError as error:
             raise SourceError(f"{path} can't be written: {error}") from error
 
@@ -155,7 +155,7 @@ class _Contents:
 
 
 def _chosen(log: StagedLog, users: int | None) -> Bools | None:
-    """Return True for each user that is selected; None: all are."""
+    """Return True for each selected user, or None if all users are selected."""
     if users is None:
         return None
     names = log.users.to_pylist()

@@ -1,4 +1,4 @@
-"""From the columns of a log to events: whole columns are read at once, and a row alone only if a value is not valid."""
+"""Conversion of the columns of a log to events: column by column, and row by row only for rows with invalid values."""
 
 from __future__ import annotations
 
@@ -37,48 +37,48 @@ _EVENTS: Final = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "ignore": None
 
 @dataclass(frozen=True)
 class EventReader:
-    """Reads events from the values of a log, as its map says."""
+    """Converts the values of a log to events according to its map."""
 
     log_map: LogMap = GENERIC
     policy: Exposures = "logged"
-    histories: Histories | None = None  # clicks before the log that come with its rows; None: there are none
+    histories: Histories | None = None  # column of clicks before the log; None: the log has none
 
-    def events(self, table: Table, errors: RowErrors, problems: Sequence[Problem] = ()) -> pa.RecordBatch:
-        """Return the events with their positions, in the order of the rows; rows that are none go to `errors`.
+    def events(self, table: Table, errors: RowErrors, line_problems: Sequence[Problem] = ()) -> pa.RecordBatch:
+        """Return the events with their locations, in the order of the rows; invalid rows are added to `errors`.
 
-        `problems` are lines that did not even become rows. Rows of ignored events are counted in `errors.left_out`.
+        `line_problems` are lines that could not be split into rows. Ignored events are counted in `errors.left_out`.
         """
         kinds = self._kinds(table.rows)
         if ignored := pc.sum(pc.equal(kinds, IGNORED)).as_py():
             wanted = pc.fill_null(pc.not_equal(kinds, IGNORED), True).to_numpy(zero_copy_only=False)
             errors.left_out[LEFT_OUT] += ignored
             table, kinds = table.filter(wanted), kinds.filter(pa.array(wanted))
-        told = list(problems)
+        problems = list(line_problems)
         batches = []
         if self.histories is not None:
             past, ms = self.histories.past(table)
             kind = pa.array(np.full(past.rows.num_rows, int(Kind.PAST_CLICK), np.int8))
-            batches.append(self._valid(past, kind, (ms, pa.nulls(len(ms), pa.int32())), errors, told))
+            batches.append(self._valid(past, kind, (ms, pa.nulls(len(ms), pa.int32())), errors, problems))
         if self.log_map.slate:
             table, kinds = expanded(table, kinds, self.log_map.slate, len(errors.files) - 1)
-        batches.append(self._valid(table, kinds, time_column(table.rows["timestamp"], self.times), errors, told))
-        for line, reason, detail in sorted(told):
+        batches.append(self._valid(table, kinds, time_column(table.rows["timestamp"], self.times), errors, problems))
+        for line, reason, detail in sorted(problems):
             errors.add(RowError(table.path, line, reason, detail, unit=table.unit))
         return (pa.concat_batches(batches) if len(batches) > 1 else batches[0]).cast(READ)
 
     def _valid(
-        self, table: Table, kinds: pa.Array, time: tuple[pa.Array, pa.Array], errors: RowErrors, told: list[Problem]
+        self, table: Table, kinds: pa.Array, time: tuple[pa.Array, pa.Array], errors: RowErrors, problems: list[Problem]
     ) -> pa.RecordBatch:
-        """Return the rows that are events; those that are none are added to `told`."""
+        """Return the valid rows; the others are added to `problems`."""
         rows = table.rows
         found = [*(self._names(name, rows[name]) for name in ("user", "item")), time[0], kinds, self._impressions(rows)]
         file = pa.array(np.full(rows.num_rows, len(errors.files) - 1, np.int32))
         batch = pa.RecordBatch.from_arrays([*found, file, pa.array(table.lines), time[1]], schema=_NULLABLE)
         nulls = [column.is_null().to_numpy(zero_copy_only=False) for column in found if column.null_count]
-        return self._mended(batch, table, np.flatnonzero(np.any(nulls, axis=0)), told) if nulls else batch
+        return self._read_again(batch, table, np.flatnonzero(np.any(nulls, axis=0)), problems) if nulls else batch
 
     def row(self, values: dict[str, object], code: int | None = None, ms: int | None = None) -> Row | None:
-        """Return the event that the values of a row are, None if it is ignored. Raises InvalidError.
+        """Return the event of a row from its values; None: it is ignored. Raises InvalidError.
 
         `code` is its kind and `ms` its time, if they are known already.
         """
@@ -114,7 +114,7 @@ class EventReader:
         return {**KINDS, **{word: _EVENTS[kind] for word, kind in self.log_map.events.items()}}
 
     def _kind(self, value: object) -> Kind | None:
-        """Return the kind that a value of the deciding column is; None: ignored. Raises InvalidError."""
+        """Return the kind of event for a value of the deciding column; None: ignored. Raises InvalidError."""
         if self.log_map.decides == "event":
             word = ""
             with suppress(InvalidError):
@@ -144,7 +144,7 @@ class EventReader:
                 column, pa.string(), lambda value: columns.name(what, value, self._no_value)
             ).dictionary_encode()
         encoded = pc.cast(column, pa.string()).dictionary_encode()
-        text = encoded.dictionary  # each name is looked at once
+        text = encoded.dictionary  # each name is checked once
         bad = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(text)), pa.array(sorted(self._no_value)))
         bad = pc.or_(pc.or_(bad, pc.greater(pc.binary_length(text), NAME_BYTES)), pc.match_substring(text, "\0"))
         if not pc.any(bad).as_py():
@@ -156,7 +156,7 @@ class EventReader:
         if "impression" not in rows.schema.names:
             return pa.array(np.zeros(rows.num_rows, np.int64))
         column = rows["impression"]
-        if not self.log_map.null and not column.null_count:  # canonical numbers are themselves
+        if not self.log_map.null and not column.null_count:  # fast path: all are canonical integers
             try:
                 numbers = pc.cast(column, pa.int64())
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -170,8 +170,10 @@ class EventReader:
                     return numbers
         return per_value(column, pa.int64(), lambda value: columns.impression(value, self._no_impression))
 
-    def _mended(self, batch: pa.RecordBatch, table: Table, invalid: Numbers, told: list[Problem]) -> pa.RecordBatch:
-        """Return the batch with rows that a second look can read, without the others: these are added to `told`."""
+    def _read_again(
+        self, batch: pa.RecordBatch, table: Table, invalid: Numbers, problems: list[Problem]
+    ) -> pa.RecordBatch:
+        """Return the batch with its `invalid` rows read one by one; those that stay invalid are added to `problems`."""
         batch = batch.cast(_TEXTS)
         read: list[Row] = []
         at: list[int] = []
@@ -186,7 +188,7 @@ class EventReader:
             try:
                 row = self.row(values, batch["kind"][index].as_py(), batch["time"][index].as_py())
             except InvalidError as error:
-                told.append((int(table.lines[index]), error.reason, error.detail))
+                problems.append((int(table.lines[index]), error.reason, error.detail))
             else:
                 if row is not None:
                     read.append(row)
@@ -203,7 +205,7 @@ class EventReader:
 
 
 def per_value(column: pa.Array, kind: pa.DataType, read: Callable[[object], object]) -> pa.Array:
-    """Return `read` of every value, called once for equal ones; null where it raises InvalidError."""
+    """Return `read` of each value, or null where it raises InvalidError; it is called once per distinct value."""
 
     def valid(value: object) -> object:
         try:
@@ -225,7 +227,7 @@ def _is_text(column: pa.Array) -> bool:
 
 
 def _number(value: object) -> float | None:
-    """Return the number that a value is: a number, its text, or a truth value; None for all others and NaN."""
+    """Return a value (number, text or truth value) as a number; None for NaN and others."""
     if isinstance(value, str):
         value = {"true": "1", "false": "0"}.get(text := value.strip().lower(), text.replace("_", "x"))
     try:
