@@ -190,8 +190,9 @@ class StagedLog:
             return Columns(*[*(self.column(name) for name in names), np.arange(self.rows)])
         found = []
         for first in range(0, self.rows, BLOCK):
-            here = np.flatnonzero(self.column("user", first, BLOCK) % parts == number)
-            found.append([*(self.column(name, first, BLOCK)[here] for name in names), here + first])
+            user = self.column("user", first, BLOCK)
+            here = np.flatnonzero(user % parts == number)
+            found.append([user[here], *(self.column(name, first, BLOCK)[here] for name in names[1:]), here + first])
         return Columns(*map(np.concatenate, zip(*found, strict=True)))
 
     def origin(self, row: int) -> tuple[int | None, int | None]:
