@@ -76,11 +76,14 @@ def until(log: InteractionLog, epoch: int) -> InteractionLog:
 
 
 class Judge:
-    """Rank the clicks of some epochs, each among the same 99 others."""
+    """Rank the clicks of some epochs, or a sample of `most`, each among the same 99 others."""
 
-    def __init__(self, log: InteractionLog, catalogue: Catalogue, first: int, last: int, seed: int) -> None:
+    def __init__(
+        self, log: InteractionLog, catalogue: Catalogue, first: int, last: int, seed: int, most: int | None = None
+    ) -> None:
         folded = click_states(until(log, last), SPEC)
         self._clicks: Ints = np.flatnonzero(folded.log.epochs[folded.event] >= first)
+        self._clicks = np.sort(np.random.default_rng(seed).permutation(self._clicks)[:most])
         none = np.zeros(len(folded), np.int64)  # no slates: the 99 others come from the catalogue for every click
         self._source = replace(ClickSource.of(folded, catalogue), slate=Ranges(none, none))
         self._seed = seed
@@ -95,7 +98,8 @@ class Judge:
         ranks = []
         for start in range(0, len(self._clicks), BATCH):
             batch = self._source.batch(self._clicks[start : start + BATCH], generator, n=99)
-            logits = torch.stack(nets(batch.inputs(nets, nets.encoder.E[batch.rows])))
+            scores = nets(batch.inputs(nets, nets.encoder.E[batch.rows]))
+            logits = torch.stack(nets.stacked(scores, batch.rows[batch.clicks], batch.rows[batch.items]))
             # ties count half, as the click is always the first item
             ahead, level = logits > logits[..., :1], logits == logits[..., :1]
             ranks.append(1 + ahead.sum(-1) + (level.sum(-1) - 1) / 2)

@@ -3,8 +3,8 @@
 Run `python -m benchmarks.training.retrain_cost SOURCE --against COMMIT...` in a git checkout.
 
 Each version makes all retrains of the log, warm, in a process of its own; they take turns, one retrain each, so that a
-busy machine slows all alike. The nets after a retrain are judged on the clicks until the next one, which they have not
-seen, each among the same 99 others: NDCG@10. A version's own code trains and scores.
+busy machine slows all alike. The nets after a retrain are judged on a sample of the clicks until the next one, which
+they have not seen, each among the same 99 others: NDCG@10, mc2sf as served. A version's own code trains and scores.
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ from models.training.retrain import TrainConfig, retrain
 
 RESULT = Path(__file__).with_name("retrain_cost.json")
 HERE = "this"
+JUDGED = 3000  # clicks after each retrain, at most
+PACKAGES = ("models", "replay", "streams", "deploy")  # a version's own; the benchmark is that of this tree
 
 
 def turns(log: InteractionLog, every: int, seed: int, ask: IO[str], answer: IO[str]) -> None:
     """Make the next retrain for each line of `ask`, and answer with its row as a line of JSON."""
-    nets, catalogue, since = Nets.initial(NetConfig(floor=True), Catalogue([]).size, seed), Catalogue([]), None
+    config, catalogue, since = NetConfig(floor=True, stacked=True), Catalogue([]), None
+    nets = Nets.initial(config, catalogue.size, seed)
     for epoch, _ in zip(range(every, int(log.epochs.max()) + 1, every), ask, strict=False):
         before, began = until(log, epoch), time.process_time()
         made = retrain(nets, catalogue, before, config=TrainConfig(), spec=SPEC, seed=seed + epoch, since=since)
         seconds = time.process_time() - began
         if made.finite and made.candidate <= made.active:
             nets, catalogue, since = made.nets, made.catalogue, made.trained_until
-        judge = Judge(log, made.catalogue, epoch, epoch + every, seed)
+        judge = Judge(log, made.catalogue, epoch, epoch + every, seed, JUDGED)
         row: dict[str, Any] = {"epoch": epoch, "cpu_s": round(seconds, 2), "trained": made.trained, "steps": made.steps}
         row |= {"judged": len(judge), "ndcg@10": means(judge.gains(nets.grown(made.catalogue.size, seed)))}
         print(json.dumps(row), file=answer, flush=True)
@@ -59,7 +62,11 @@ def code_of(commit: str) -> Iterator[Path]:
         return
     with TemporaryDirectory() as folder:
         # our own commands, no shell
-        archive = subprocess.run(["git", "archive", commit], stdout=subprocess.PIPE, check=True)  # noqa: S603, S607
+        archive = subprocess.run(  # noqa: S603
+            ["git", "archive", commit, *PACKAGES],  # noqa: S607
+            stdout=subprocess.PIPE,
+            check=True,
+        )
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)  # noqa: S603, S607
         yield Path(folder)
 
@@ -87,7 +94,8 @@ def main() -> None:
         children = {}
         for name in rows:
             command = [sys.executable, __file__, "-", f"--every={options.every}", f"--seed={options.seed}"]
-            environment = os.environ | {"PYTHONPATH": str(stack.enter_context(code_of(name))), "OMP_NUM_THREADS": "1"}
+            path_of = f"{stack.enter_context(code_of(name))}{os.pathsep}{Path.cwd()}"
+            environment = os.environ | {"PYTHONPATH": path_of, "OMP_NUM_THREADS": "1"}
             children[name] = stack.enter_context(
                 subprocess.Popen(  # noqa: S603 - our own command, no shell
                     [*command, f"--take-turns={path}"],

@@ -29,7 +29,7 @@ MODULES = (
     *("streams.coordinator.coordinator", "streams.learner.learner", "streams.recorder.recorder", "streams.retrain.job"),
     # what these import only when they start, or take their first step
     *("faust.assignor.leader_assignor", "faust.assignor.partition_assignor", "faust.events", "faust.tables.objects"),
-    *("faust.tables.sets", "faust.topics", "faust.worker", "encodings.idna", "sqlite3", "torch._dynamo"),
+    *("faust.tables.sets", "faust.topics", "faust.worker", "encodings.idna", "sqlite3"),
 )
 _PR_SET_CHILD_SUBREAPER = 36
 _REQUEST_TIMEOUT_S = 120.0  # the first request waits for the imports

@@ -21,6 +21,7 @@ from models.layers.custom_gradient import GradientContext, apply_function
 from models.layers.mlp import Mlp
 from models.layers.tiles import linear
 
+aten = torch.ops.aten
 _PAIRS = 4096  # pairs of (history item, candidate) computed at a time: their hidden layers fit a core's cache
 LENGTHS = 4  # lengths at inference are multiples of it, for the same reason as STRIDE
 _CANDIDATES = 64  # candidates computed at a time at inference, for the same reason as _PAIRS
@@ -93,9 +94,12 @@ class _Activation(torch.autograd.Function):
             first, second, maps = _hidden(x, c, of_candidate[some], w_h, w_x, w2, b2)
             d_out = (gradients[0][some, real] * mask[some, real, None]).reshape(-1, 1)
             d_w3 = d_out.t() @ second
-            d_second = (d_out * w3).mul_(second.gt_(0))
+            d_second = d_out * w3
+            aten.threshold_backward.grad_input(d_second, second, 0, grad_input=d_second)  # of the ReLU
             d_w2 = d_second.t() @ first
-            d_first = (d_second @ w2).mul_(first.gt_(0)).view(len(x), x.shape[1], -1)  # [b, L, C H]
+            d_first = d_second @ w2
+            aten.threshold_backward.grad_input(d_first, first, 0, grad_input=d_first)
+            d_first = d_first.view(len(x), x.shape[1], -1)  # [b, L, C H]
             d_maps = torch.bmm(d_first.transpose(1, 2), x).view(*c.shape[:2], *w_h.shape)  # [b, C, H, d]
             of_inputs[0][some, real] = torch.bmm(d_first, maps)
             of_inputs[1][some] = (d_maps * w_x).sum(2)
@@ -112,7 +116,7 @@ def _hidden(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return both hidden layers, [b L C, hidden] each, and the matrices of the candidates [b, C H, d]."""
     maps = torch.addcmul(w_h, w_x, e.unsqueeze(2)).view(len(e), -1, w_h.shape[1])
-    first = torch.bmm(history, maps.transpose(1, 2)).add_(of_candidate.view(len(e), 1, -1)).relu_()
+    first = torch.baddbmm(of_candidate.view(len(e), 1, -1), history, maps.transpose(1, 2)).relu_()
     first = first.view(-1, len(w_h))
     return first, torch.addmm(b2, first, w2.t()).relu_(), maps
 
