@@ -9,6 +9,7 @@ computed as h + (1 - z) (n - h), so that a padded step (1 - z taken as 0) leaves
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -102,19 +103,23 @@ class _Encode(torch.autograd.Function):
     def forward(ctx: GradientContext, of_input: Tensor, real: Tensor, h: Tensor, w_hh: Tensor, b_n: Tensor) -> Tensor:
         """Return the states after all steps, from the inputs' part of the gates [3 d, L, B] and the mask [L, B]."""
         d, steps = len(h), len(real)
-        of_gates, of_new = of_input[: 2 * d].clone(), 2 * of_input[2 * d :]
-        of_gates[d:].masked_fill_(~real, _KEEP)
+        given, of_new = of_input.clone(), 2 * of_input[2 * d :]
+        given[d : 2 * d].masked_fill_(~real, _KEEP)
+        given[2 * d :] = b_n[:, None, None]
         states, new = h.new_empty(steps + 1, *h.shape), h.new_empty(steps, *h.shape)
         a = h.new_empty(steps, 3 * d, *h.shape[1:])  # r, z, and of n the part of the state
         states[0] = h
+        # views of all steps are made at once: one by one they cost as much as the arithmetic of a small batch
+        into, products, gates = a.unbind(), a.flatten(2).unbind(), a[:, : 2 * d].unbind()
+        (r, z, of_state), n, at, flat = _parts(a), new.unbind(), states.unbind(), states.flatten(2).unbind()
+        given_at, new_at, minus_one = given.unsqueeze(1).unbind(2), of_new.unsqueeze(1).unbind(2), -h.new_ones(())
         for t in range(steps):
-            a[t, : 2 * d] = of_gates[:, t, None]
-            a[t, 2 * d :] = b_n[:, None, None]
-            a[t].view(3 * d, -1).addmm_(w_hh, states[t].view(d, -1))
-            gates = a[t, : 2 * d].sigmoid_()
-            torch.addcmul(of_new[:, t, None], gates[:d], a[t, 2 * d :], value=2, out=new[t])
-            new[t].sigmoid_().mul_(2).sub_(1)
-            torch.lerp(new[t], states[t], gates[d:], out=states[t + 1])
+            into[t].copy_(given_at[t])
+            products[t].addmm_(w_hh, flat[t])
+            gates[t].sigmoid_()
+            torch.addcmul(new_at[t], r[t], of_state[t], value=2, out=n[t])
+            torch.add(minus_one, n[t].sigmoid_(), alpha=2, out=n[t])
+            torch.lerp(n[t], at[t], z[t], out=at[t + 1])
         ctx.save_for_backward(w_hh, states, new, a)
         return states[-1].clone()
 
@@ -128,17 +133,23 @@ class _Encode(torch.autograd.Function):
         d_w, d_b, kept = torch.zeros_like(w_hh), dh.new_zeros(d), torch.empty_like(dh)
         d_a = dh.new_empty(3 * d, *dh.shape[1:])
         d_r, d_z, d_new = d_a.chunk(3)  # gradient of the gates before their nonlinearity
-        flat = d_a.view(3 * d, -1)
+        flat, back = d_a.flatten(1), w_hh.t()
+        (r, z, of_state), n, at, into = _parts(a), new.unbind(), states.unbind(), d_input.unbind(1)
+        inputs = states.flatten(2).transpose(1, 2).unbind()
         for t in range(steps - 1, -1, -1):
-            r, z, of_state = a[t].chunk(3)
-            torch.mul(dh, z, out=kept)
+            torch.mul(dh, z[t], out=kept)
             dh.sub_(kept)  # of n
-            torch.sub(states[t + 1], new[t], out=d_z).mul_(dh)  # z (h - n), times the gradient times 1 - z
-            aten.tanh_backward.grad_input(dh, new[t], grad_input=d_new)
-            aten.sigmoid_backward.grad_input(torch.mul(d_new, of_state, out=d_r), r, grad_input=d_r)
-            torch.sum(d_a, 1, out=d_input[:, t])
-            d_b += d_new.mul_(r).sum((1, 2))  # from here on the gradient of of_state
-            d_w.addmm_(flat, states[t].view(d, -1).t())
-            kept.view(d, -1).addmm_(w_hh.t(), flat)
+            torch.sub(at[t + 1], n[t], out=d_z).mul_(dh)  # z (h - n), times the gradient times 1 - z
+            aten.tanh_backward.grad_input(dh, n[t], grad_input=d_new)
+            aten.sigmoid_backward.grad_input(torch.mul(d_new, of_state[t], out=d_r), r[t], grad_input=d_r)
+            torch.sum(d_a, 1, out=into[t])
+            d_b += d_new.mul_(r[t]).sum((1, 2))  # from here on the gradient of of_state
+            d_w.addmm_(flat, inputs[t])
+            kept.flatten(1).addmm_(back, flat)
             dh, kept = kept, dh
         return d_input, None, dh, d_w, d_b
+
+
+def _parts(a: Tensor) -> tuple[Sequence[Tensor], ...]:
+    """Return r, z and of_state of every step, from all of them [L, 3 d, C, B]."""
+    return tuple(part.unbind() for part in a.chunk(3, 1))
