@@ -57,6 +57,7 @@ def validate(schema: Any, value: Any) -> None:
     jsonschema.Draft202012Validator(schema | {"components": DOCUMENT["components"]}).validate(value)
 
 
+@pytest.mark.slow
 def test_no_request_is_answered_otherwise_than_the_document_says(world: World) -> None:
     """Schemathesis sends what the document allows and what it forbids: no 5xx, and answers as described."""
     fuzzed = schemathesis.openapi.from_asgi("/v1/openapi.json", world.app)

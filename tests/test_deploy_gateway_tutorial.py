@@ -165,7 +165,7 @@ def test_events_that_another_run_recorded_move_to_one_with_more_partitions(
     )
     pq.write_table(ada, tmp_path / "interactions.parquet")
     begun, asked = tutorial(PAGE.read_text()).split("\n" + "ask() ")
-    moving = f'export TOKEN; "{sys.executable}" "{PAGE.parent / "examples" / "move_users.py"}" . http://127.0.0.1:8080'
+    moving = f'export TOKEN; "{sys.executable}" "{PAGE.parent / "move_users.py"}" . http://127.0.0.1:8080'
     ask = "ask() " + asked.splitlines()[0]
     rankings = [
         f'ask -d \'{{"candidates": ["3"]}}\' 127.0.0.1:8080/v1/users/{user}/rankings\necho; echo ENDED'

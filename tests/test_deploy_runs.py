@@ -159,7 +159,7 @@ def test_what_a_killed_preparation_leaves_is_replaced_and_a_foreign_log_is_not(t
     source, killed = parse("synthetic:users=5,items=40,clicks=4"), tmp_path / "killed"
 
     def kill(task: str, _rows: int) -> None:
-        if task == "sorting":
+        if task == "checking":
             shutil.copytree(tmp_path / "run", killed)  # as kill -9 would leave it now
 
     plan = prepare(source, Options(), tmp_path / "run", progress=kill)

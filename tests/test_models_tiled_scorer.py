@@ -25,7 +25,8 @@ CONFIGS = [NetConfig(), SMALL, replace(SMALL, symlog_priors=True), replace(SMALL
 NAMES = ["default", "small", "symlog", "stacked"]
 
 
-@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+# two threads wait for each other on a busy machine
+@pytest.fixture(params=[pytest.param(1, id="one thread"), pytest.param(2, id="two threads", marks=pytest.mark.slow)])
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
