@@ -36,7 +36,7 @@ CASES: dict[str, tuple[str, bytes, str]] = {
     "UTF-16 without its mark": (
         "a.csv",
         GOOD.encode("utf-16-le"),
-        "is no text: an archive, a format of its own, or of another --encoding",
+        "is not a text file: is it an archive, a binary format, or in another --encoding?",
     ),
     "empty": ("a.csv", b"", "is empty"),
     "only a header": ("a.csv", HEADER.encode(), "no row could be read"),

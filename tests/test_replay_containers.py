@@ -58,7 +58,7 @@ def test_a_damaged_container_is_one_sentence(tmp_path: Path, ending: str, on_err
     data = PACKED[ending](TEXT)
     path = tmp_path / f"a.csv{ending}"
     path.write_bytes({"cut": data[: len(data) // 2], "begin": b"\0" * 8 + data[8:], "other": TEXT}[damage])
-    says = rf"a\.csv{ending}, line [\d,]+: compressed data break off or are damaged|a\.csv{ending}: the archive can't"
+    says = rf"a\.csv{ending}, line [\d,]+: compressed data are truncated or damaged|a\.csv{ending}: the archive can't"
     with pytest.raises(SourceError, match=says):
         read(f"log:{path}", None, RowErrors("skip" if on_error == "skip" else "stop"))
 

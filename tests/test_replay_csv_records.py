@@ -20,7 +20,7 @@ def found(data: bytes, dialect: Dialect, block_bytes: int) -> list[tuple[int, st
     records: list[tuple[int, str]] = []
     for block in blocks(chunks, dialect, block_bytes=block_bytes):
         assert not block.problems
-        whole = block if block.records is not None else Cutter(dialect).one_by_one(block.data, last=True)[0]
+        whole = block if block.records is not None else Cutter(dialect).cut_records(block.data, last=True)[0]
         assert whole.records is not None
         texts = [record.decode() for record in whole.records]
         records += zip(block.lines.tolist(), texts, strict=True)
@@ -56,7 +56,7 @@ def test_what_python_s_csv_writes_is_cut_into_its_records_and_lines(
 @given(st.text(st.sampled_from('ab,"\r\n'), max_size=30), st.integers(1, 40))
 def test_damaged_quotes_lose_no_line_and_give_the_same_records_in_blocks_of_any_size(text: str, size: int) -> None:
     data = text.encode()
-    whole = Cutter(Dialect(b",")).one_by_one(data, last=True)[0]
+    whole = Cutter(Dialect(b",")).cut_records(data, last=True)[0]
     assert whole.records is not None
     parts = list(blocks([data[at : at + 5] for at in range(0, len(data), 5)], Dialect(b","), block_bytes=size))
     assert [line for part in parts for line in part.lines.tolist()] == whole.lines.tolist()

@@ -54,8 +54,8 @@ def test_a_block_is_read_as_its_lines_one_by_one(lines: list[str], nested: bool)
     reader = EventReader(log_map)
     found = []
     for method in (
-        lambda log: log.fast(numbered, data) or log.one_by_one(numbered),
-        lambda log: log.one_by_one(numbered),
+        lambda log: log.fast(numbered, data) or log.slow(numbered),
+        lambda log: log.slow(numbered),
     ):
         errors = RowErrors("skip", files=[Path("a.jsonl")])
         rows = []
@@ -117,5 +117,5 @@ def test_a_line_that_is_too_long_is_refused_alone_and_the_encoding_is_that_of_th
 
 @pytest.mark.parametrize("lines", ["[\n{}\n]", '[{"user": 1}]'])
 def test_an_array_instead_of_lines_is_refused_with_the_way_out(tmp_path: Path, lines: str) -> None:
-    with pytest.raises(SourceError, match=r"line 1: not .*jq -c '\.\[\]' writes an array so"):
+    with pytest.raises(SourceError, match=r"line 1: not .*jq -c '\.\[\]' converts an array"):
         read(write(tmp_path / "a.json", lines), LogMap())

@@ -121,7 +121,7 @@ def test_the_mark_at_the_begin_decides_the_encoding(tmp_path: Path, encoding: st
     (batch,) = parse(f"log:{path}").read("logged", RowErrors())
     assert batch["user"].to_pylist() == ["é"]
     path.write_bytes((HEADER + f"é,i,{T},click\n").encode(f"{encoding}-le"))
-    with pytest.raises(SourceError, match=r"is no text: .*--encoding"):
+    with pytest.raises(SourceError, match=r"is not a text file: .*--encoding"):
         list(parse(f"log:{path}").read("logged", RowErrors()))
 
 

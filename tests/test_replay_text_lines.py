@@ -64,7 +64,7 @@ def test_damaged_gzip_is_an_error_even_where_rows_may_be_skipped(
         data = bytearray(b"user,item\n")
     path = tmp_path / "a.txt.gz"
     path.write_bytes(data)
-    with pytest.raises(SourceError, match=r"a\.txt\.gz, line [\d,]+: compressed data break off or are damaged"):
+    with pytest.raises(SourceError, match=r"a\.txt\.gz, line [\d,]+: compressed data are truncated or damaged"):
         found(path, RowErrors(on_error))
 
 

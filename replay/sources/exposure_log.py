@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from replay.errors import RowErrors, SourceError
 from replay.sources.log_map import LogMap
 from replay.sources.parquet_log import parquet_log
-from replay.sources.text.containers import DAMAGED, STDIN, opened, plain_name
+from replay.sources.text.containers import DAMAGED, STDIN, open_plain, plain_name
 from replay.sources.text.csv_log import csv_log
 from replay.sources.text.json_log import json_log
 from replay.values.events import EventReader
@@ -49,14 +49,14 @@ def _batches(files: Sequence[Path], reader: EventReader, errors: RowErrors) -> I
 
 
 def file_format(path: Path) -> Literal["parquet", "json", "csv"]:
-    """Return the format that the name of a file gives, or else its first bytes. Raises SourceError as `opened` does."""
+    """Return a file's format by its name, or else by its first bytes. Raises SourceError like `open_plain`."""
     name = plain_name(path)
     if name.endswith(".parquet"):
         return "parquet"
     if name.endswith((*JSON, ".csv", ".tsv")) or path == STDIN:
         return "json" if name.endswith(JSON) else "csv"
     try:
-        with opened(path) as file:
+        with open_plain(path) as file:
             head = file.read(16)
     except DAMAGED:  # its reader says what is wrong
         return "csv"

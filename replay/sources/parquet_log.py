@@ -19,7 +19,7 @@ from replay.values.table import Table
 def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     """Yield batches of `schema.READ`. Raises SourceError for a file that is no such log; bad rows go to `errors`."""
     errors.opens(path)
-    with opened(path) as file:
+    with open_parquet(path) as file:
         try:
             wanted = columns.columns(file.schema_arrow.names, reader.log_map)
         except InvalidError as error:
@@ -43,7 +43,7 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
             raise SourceError(f"{path}, near row {first:,}: {error}") from error
 
 
-def opened(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
     """Open the Parquet file. Raises SourceError if it is missing or in another format."""
     if path.is_dir():
         raise SourceError(f"{path} is a folder: a file is needed here")

@@ -12,7 +12,7 @@ import msgspec
 from replay.errors import RowErrors, SourceError
 from replay.sources.exposure_log import file_format
 from replay.sources.log_map import LogMap
-from replay.sources.parquet_log import opened
+from replay.sources.parquet_log import open_parquet
 from replay.sources.text.csv_form import first_records, sniffed
 from replay.sources.text.csv_log import utf8
 from replay.sources.text.lines import lines
@@ -93,7 +93,7 @@ def _is_list_of_objects(value: object) -> bool:
 
 
 def _of_parquet(path: Path) -> Sample:
-    with opened(path) as file:
+    with open_parquet(path) as file:
         batch = next(file.iter_batches(batch_size=ROWS), None)
     if batch is None:
         raise SourceError(f"{path} is empty")

@@ -1,1 +1,1 @@
-"""Text files of any log: decompressed, decoded, and split into lines or CSV records."""
+"""Readers of text files: they are decompressed, decoded, and split into lines or CSV records."""

@@ -1,6 +1,6 @@
-"""Open a file as its plain bytes: gzip, bzip2, xz and zstd streams and zip archives are known by their first bytes.
+"""Decompression of gzip, bzip2, xz and zstd streams and zip archives, which are recognized by their first bytes.
 
-Everything is read as a stream: memory does not depend on the decompressed size.
+Files are read as streams, so memory does not depend on the decompressed size.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def plain_name(path: Path) -> str:
-    """Return the file's name in lower case without the ending of a container."""
+    """Return the file's name in lower case without an extension of a compressed format."""
     name = path.name.lower()
     return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, decompressed. Raises SourceError if it can't be opened, is empty or is a folder."""
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading its decompressed bytes. Raises SourceError for a missing or empty file, or a folder."""
     try:
         if path.is_dir():
             raise SourceError(f"{path} is a folder: a file is needed here")
@@ -46,7 +46,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
                 raise SourceError(f"{path} is empty")
             kind = next((open_ for at, magic, open_ in _OPENERS if head[at:].startswith(magic)), None)
             if kind is None and path.suffix.lower() in _ENDINGS:
-                raise damaged(path, 0, f"it does not begin as {path.suffix} does")
+                raise damaged(path, 0, f"it does not begin like a {path.suffix} file")
             with kind(path, file) if kind else nullcontext(cast(BinaryIO, file)) as plain:
                 yield plain
     except OSError as error:
@@ -54,9 +54,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def byte_chunks(path: Path, size: int) -> Iterator[bytes]:
-    """Yield the plain bytes of a file in pieces. Raises SourceError as `opened` does, and for damaged data."""
+    """Yield the decompressed bytes of a file in chunks. Raises SourceError like `open_plain`, and for damaged data."""
     lines = 0
-    with opened(path) as file:
+    with open_plain(path) as file:
         while True:
             try:
                 chunk = file.read(size)
@@ -69,15 +69,15 @@ def byte_chunks(path: Path, size: int) -> Iterator[bytes]:
 
 
 def damaged(path: Path, lines: int, error: object) -> RowError:
-    """Return the error of a stream that fails after `lines` lines: an unknown number of rows is missing then."""
-    return RowError(path, lines + 1, "compressed data break off or are damaged", str(error))
+    """Return the error for a compressed stream that is damaged after `lines` lines, so that rows are missing."""
+    return RowError(path, lines + 1, "compressed data are truncated or damaged", str(error))
 
 
 def parts(path: Path, pattern: str | None = None) -> tuple[Path, ...]:
-    """Return the files of a log: those in a folder and below in the order of their paths, or the file itself.
+    """Return the files of a log: all files in a folder and below in the order of their paths, or the file itself.
 
-    Names that begin with a dot or an underscore are passed over, as Spark and Hive do; with a pattern of the shell, so
-    are files whose path in the folder does not match. Raises SourceError if nothing is left.
+    Names that begin with a dot or an underscore are skipped, as in Spark and Hive. With a shell `pattern`, files whose
+    path within the folder does not match it are skipped, too. Raises SourceError if no file is left.
     """
     if not path.is_dir():
         return (path,)
@@ -109,12 +109,12 @@ def _zstd(_path: Path, file: BinaryIO) -> BinaryIO:
 
 
 def _zip(path: Path, file: BinaryIO) -> BinaryIO:
-    """Open the one file in an archive. Raises SourceError for another number of files, or one that is encrypted."""
+    """Open the only file in an archive. Raises SourceError for another number of files, or an encrypted file."""
     try:
         archive = zipfile.ZipFile(file)
         names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
         if len(names) != 1:
-            raise SourceError(f"{path}: an archive of {len(names)} files: one log is needed")
+            raise SourceError(f"{path}: the archive has {len(names)} files: it must contain exactly one log")
         return cast(BinaryIO, archive.open(names[0]))
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise SourceError(f"{path}: the archive can't be read: {error}") from error

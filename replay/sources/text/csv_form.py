@@ -1,4 +1,4 @@
-"""The form of a CSV file: its separator, its header, and the positions of its columns, from its first records."""
+"""Detection of the form of a CSV file from its first records: separator, header, and positions of columns."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from replay.sources.text.csv_records import LINE_BYTES, Dialect, leading, line_e
 
 SEPARATORS: Final = (",", "\t", ";", "|", "::")
 
-_SNIFFED = 20  # records that a separator must split alike
-_UNIT = b"\x1f"  # in place of a separator of more than one byte
+_SNIFFED = 20  # number of records for which separators are compared
+_UNIT = b"\x1f"  # replaces a separator of more than one byte
 
 csv.field_size_limit(LINE_BYTES + 1)
 
 
 @dataclass(frozen=True)
 class CsvForm:
-    """How a CSV file is written, and where its rows begin."""
+    """The separator, quotes and columns of a CSV file, and the position of its first row."""
 
     separator: bytes
     dialect: Dialect
@@ -34,11 +34,11 @@ class CsvForm:
     line: int  # number of the first row's line
 
     def separated(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces with `_UNIT` in place of a separator of more than one byte."""
+        """Yield the chunks, with a separator of more than one byte replaced by `_UNIT`."""
         kept = b""
         for chunk in chunks:
             data, kept = _separated(kept + chunk, self.separator), b""
-            for size in range(len(self.separator) - 1, 0, -1):  # the piece may end within a separator
+            for size in range(len(self.separator) - 1, 0, -1):  # the chunk may end within a separator
                 if data.endswith(self.separator[:size]):
                     data, kept = data[:-size], data[-size:]
                     break
@@ -63,9 +63,9 @@ def csv_form(path: Path, head: bytes, log_map: LogMap) -> CsvForm:
     try:
         positions = columns.positions(names, log_map)
     except InvalidError as error:
-        if b"\0" in head[:1000]:  # so has UTF-16
+        if b"\0" in head[:1000]:  # archives and UTF-16 have NULs
             raise SourceError(
-                f"{path} is no text: an archive, a format of its own, or of another --encoding"
+                f"{path} is not a text file: is it an archive, a binary format, or in another --encoding?"
             ) from error
         raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
     begin = first.end() if header else first.start()
@@ -81,20 +81,20 @@ def fields(records: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
 
 
 def first_records(head: bytes, separator: str, log_map: LogMap) -> Iterator[list[str]]:
-    """Yield the values of the first records, up to one that is none."""
+    """Yield the values of the first records, up to the first invalid one."""
     dialect = _dialect(separator.encode(), log_map)
     records = leading(_separated(head, separator.encode()), dialect)
     return fields((one[1].decode(errors="replace") for one in records), dialect)
 
 
 def sniffed(head: bytes, log_map: LogMap) -> str:
-    """Return the separator that splits the first records alike and into the most fields, or line 1 at least."""
+    """Return the separator that splits the first records into equally many fields, and into the most."""
 
     def score(separator: str) -> tuple[bool, int]:
         widths = [len(row) for row in islice(first_records(head, separator, log_map), _SNIFFED)]
         return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0
 
-    return max(SEPARATORS, key=score)  # the first of equal ones
+    return max(SEPARATORS, key=score)  # ties: the first of SEPARATORS
 
 
 def _dialect(separator: bytes, log_map: LogMap) -> Dialect:

@@ -1,4 +1,4 @@
-"""Reader of a log in CSV: `csv_records` cuts records, pyarrow parses them, `values.events` reads their columns."""
+"""Reader of CSV logs: `csv_records` finds the records, pyarrow parses them, `values.events` converts their columns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UTF8 = ("utf-8", "ascii", "utf-8-sig")
 
 
 def csv_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
-    """Yield batches of `schema.ROWS`. Raises SourceError for a file that is no such log; bad rows go to `errors`."""
+    """Yield batches of `schema.ROWS`. Invalid rows are added to `errors`. Raises SourceError for an unreadable file."""
     errors.opens(path)
     chunks = utf8(path, reader.log_map.encoding)
     form = csv_form(path, head := next(chunks), reader.log_map)
@@ -36,15 +36,14 @@ def csv_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.R
 
 
 def utf8(path: Path, encoding: str) -> Iterator[bytes]:
-    """Yield the file's text in UTF-8, in pieces; bytes that are not in `encoding` are left as they are.
+    """Yield chunks of the file's text, converted to UTF-8; bytes that are invalid in `encoding` are unchanged.
 
-    A byte order mark is passed over, and that of UTF-16 or UTF-32 decides the encoding. Raises SourceError for an empty
-    file.
+    A byte order mark is removed; one of UTF-16 or UTF-32 overrides `encoding`. Raises SourceError for an empty file.
     """
     chunks = byte_chunks(path, BLOCK_BYTES)
     head = next(chunks, b"")
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        encoding = "utf-32"  # its mark begins as that of UTF-16
+        encoding = "utf-32"  # first, because its mark begins with that of UTF-16
     elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     head = head.removeprefix(codecs.BOM_UTF8)
@@ -69,16 +68,16 @@ class _Parser:
     encoding: str
 
     def table(self, block: Block) -> tuple[Table, list[Problem]]:
-        """Return the rows of a block under our names of columns, and the lines that are none."""
+        """Return the rows of a block with our column names, and the problems of other lines."""
         if block.records is None:
-            parsed = self._parsed(block)
+            parsed = self._parse_fast(block)
             if parsed is not None:
                 return parsed
-            block, _size = Cutter(self.form.dialect, int(block.lines[0])).one_by_one(block.data, last=True)
-        return self._one_by_one(block)
+            block, _size = Cutter(self.form.dialect, int(block.lines[0])).cut_records(block.data, last=True)
+        return self._parse_records(block)
 
-    def _parsed(self, block: Block) -> tuple[Table, list[Problem]] | None:
-        """Return the rows as pyarrow parses them; None if a value is not UTF-8."""
+    def _parse_fast(self, block: Block) -> tuple[Table, list[Problem]] | None:
+        """Return the rows as parsed by pyarrow; None if it can't parse the block, for example if it is not UTF-8."""
         bad: list[csv.InvalidRow] = []
 
         def skip(row: csv.InvalidRow) -> str:
@@ -97,26 +96,26 @@ class _Parser:
                     delimiter=dialect.separator.decode(),
                     quote_char=quote.decode() or False,
                     newlines_in_values=bool(quote),
-                    invalid_row_handler=skip if is_utf8(block.data) else None,  # it takes text
+                    invalid_row_handler=skip if is_utf8(block.data) else None,  # it is called with text
                 ),
                 csv.ConvertOptions(
                     column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False, include_columns=wanted
                 ),
             )
-        except pa.ArrowInvalid:  # a value is not UTF-8, or a row that `skip` can't take
+        except pa.ArrowInvalid:  # a value or an invalid row is not UTF-8
             return None
         lines = np.delete(block.lines, [row.number - 1 for row in bad])
         if len(lines) != found.num_rows:
             return None
         problems = [
-            (int(block.lines[row.number - 1]), *_of_other_width(row.actual_columns, row.expected_columns))
+            (int(block.lines[row.number - 1]), *_wrong_columns(row.actual_columns, row.expected_columns))
             for row in bad
             if row.text.strip(" ")
         ]
         return self._table([column.combine_chunks() for column in found.columns], lines), problems
 
-    def _one_by_one(self, block: Block) -> tuple[Table, list[Problem]]:
-        """Return the rows as Python's csv parses them; what is not UTF-8 becomes a problem of its line."""
+    def _parse_records(self, block: Block) -> tuple[Table, list[Problem]]:
+        """Return the rows as parsed by Python's csv; a row that is not UTF-8 becomes a problem of its line."""
         assert block.records is not None
         problems = list(block.problems)
         rows: list[list[str]] = []
@@ -124,7 +123,7 @@ class _Parser:
         texts = (record.decode(errors="surrogateescape") for record in block.records)
         for line, values in zip(block.lines.tolist(), fields(texts, self.form.dialect), strict=True):
             if len(values) != len(self.form.names):
-                problems.append((line, *_of_other_width(len(values), len(self.form.names))))
+                problems.append((line, *_wrong_columns(len(values), len(self.form.names))))
                 continue
             wanted = [values[at] for at in self.form.positions.values()]
             if any("\udc80" <= character <= "\udcff" for character in "".join(wanted)):
@@ -147,5 +146,5 @@ def is_utf8(data: bytes) -> bool:
         return False
 
 
-def _of_other_width(found: int, expected: int) -> tuple[str, str]:
+def _wrong_columns(found: int, expected: int) -> tuple[str, str]:
     return "wrong columns", f"{found} instead of {expected}"

@@ -1,8 +1,8 @@
-"""Cut a CSV stream into blocks of whole records, whose quotes may hold separators and line ends (RFC 4180).
+"""Splitting of a CSV stream into blocks of whole records, which may contain quoted line ends (RFC 4180).
 
-A block in which every quote is where the RFC has it is found by arithmetic on its bytes, and left to a fast parser. In
-others records are found one by one: a quote within an unquoted field is a character like others; a record whose quotes
-do not close, or go on after they closed, is refused with its first line, and the next line begins a record.
+A block whose quotes all follow the RFC is found with numpy, and its records are left to a fast parser. Other blocks are
+split record by record: a quote within an unquoted field is an ordinary character; a record with an unclosed quote, or
+with text after a closing quote, is refused, and the next line begins a record.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LINE_BYTES = 1_000_000  # the longest record
+LINE_BYTES = 1_000_000  # maximum size of a record
 BLOCK_BYTES = 1 << 22
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -25,7 +25,7 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Dialect:
-    """The bytes with a meaning in a CSV file: one each; `quote` and `comment` may be empty."""
+    """The special characters of a CSV file, one byte each; `quote` and `comment` may be empty."""
 
     separator: bytes
     quote: bytes = b'"'
@@ -42,16 +42,16 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Block:
-    """Whole records, and the 1-based numbers of their first lines: one per record that is not empty."""
+    """Whole records, with the 1-based number of the first line of each record that is not empty."""
 
     lines: Numbers
-    data: bytes = b""  # as they are in the file, if every quote is regular
-    records: tuple[bytes, ...] | None = None  # without their line ends, if they were found one by one
-    problems: tuple[Problem, ...] = ()  # of lines that are no record
+    data: bytes = b""  # the records as in the file, if every quote is regular
+    records: tuple[bytes, ...] | None = None  # else: the records without line ends
+    problems: tuple[Problem, ...] = ()  # of lines that are not in a record
 
 
 def leading(data: bytes, dialect: Dialect) -> Iterator[re.Match[bytes]]:
-    """Yield the first records as matches of `Dialect.record`, up to one that is none; not blank lines and comments."""
+    """Yield the first records as matches of `Dialect.record`, without comments, up to the first invalid one."""
     record, at = dialect.record(), 0
     while at < len(data) and (found := record.match(data, at)) and len(found[1]) <= LINE_BYTES:
         at = found.end()
@@ -60,7 +60,7 @@ def leading(data: bytes, dialect: Dialect) -> Iterator[re.Match[bytes]]:
 
 
 def blocks(chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Yield the records of a stream that begins at `line`, in its order and in blocks of about `block_bytes`."""
+    """Yield the records of a stream in blocks of about `block_bytes`; `line` is the number of its first line."""
     cutter = Cutter(dialect, line)
     data = b""
     for chunk in chunks:
@@ -74,20 +74,20 @@ def blocks(chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes
 
 
 class Cutter:
-    """Finds records, and counts lines."""
+    """Splits data into blocks of records, and counts lines."""
 
     def __init__(self, dialect: Dialect, line: int = 1) -> None:
-        """`line` is the number of the first line."""
+        """Begin at line number `line`."""
         self.dialect, self.line = dialect, line
         self._record = dialect.record()
         self._in_long_line = False
 
     def cut(self, data: bytes, *, last: bool) -> tuple[Block, int]:
-        """Return the whole records at the begin of `data` and their size; all of it if it is the last of the stream."""
-        return self._regular(data, last=last) or self.one_by_one(data, last=last)
+        """Return the complete records at the start of `data`, and their size; `last`: the stream ends with `data`."""
+        return self._cut_regular(data, last=last) or self.cut_records(data, last=last)
 
-    def _regular(self, data: bytes, *, last: bool) -> tuple[Block, int] | None:
-        """Return the block if every quote and line end is regular and no record is too long, else None."""
+    def _cut_regular(self, data: bytes, *, last: bool) -> tuple[Block, int] | None:
+        """Return the block and its size; None if a quote or line end is irregular or a record too long."""
         dialect = self.dialect
         commented = dialect.comment and (data.startswith(dialect.comment) or b"\n" + dialect.comment in data)
         alone = b"\r" in data and data.count(b"\r") != data.count(b"\r\n")
@@ -104,7 +104,7 @@ class Cutter:
         size = min(int(ends[-1]) + 1, len(data)) if len(ends) else 0
         if (last and size < len(data)) or not size:
             return None
-        if quotes is not None and not _closed(codes[:size], quotes[quotes < size], dialect):
+        if quotes is not None and not _quotes_are_regular(codes[:size], quotes[quotes < size], dialect):
             return None
         starts = np.concatenate([[0], ends[:-1] + 1])
         sizes = ends - starts
@@ -116,12 +116,12 @@ class Cutter:
         self.line += int(np.searchsorted(newlines, size))
         return Block(lines, data[:size]), size
 
-    def one_by_one(self, data: bytes, *, last: bool) -> tuple[Block, int]:
-        """Return the records, the lines that are none as problems, and the size of all of them."""
+    def cut_records(self, data: bytes, *, last: bool) -> tuple[Block, int]:
+        """Split record by record; return the records with problems for other lines, and their total size."""
         records: list[bytes] = []
         lines: list[int] = []
         problems: list[Problem] = []
-        at = self._pass_line(data, 0) if self._in_long_line else 0
+        at = self._skip_line(data, 0) if self._in_long_line else 0
         while at < len(data):
             comment = self.dialect.comment and data.startswith(self.dialect.comment, at)
             found = None if comment else self._record.match(data, at)
@@ -135,17 +135,17 @@ class Cutter:
                 self.line += line_ends(data[at:end])
                 at = end
             elif not last and len(data) - at <= LINE_BYTES + 2 and not (comment and b"\n" in data[at:]):
-                break  # what follows may complete it
+                break  # the next chunk may complete it
             else:
-                at = self._pass_line(data, at)
+                at = self._skip_line(data, at)
                 if found:
                     problems.append((line, f"line of more than {LINE_BYTES:,} bytes", ""))
                 elif not comment:
                     problems.append((line, "not CSV", "a quote is not closed, or text follows it"))
         return Block(np.array(lines, np.int64), records=tuple(records), problems=tuple(problems)), at
 
-    def _pass_line(self, data: bytes, at: int) -> int:
-        """Return the position after the line at `at`, or the end of the data if the line goes on after it."""
+    def _skip_line(self, data: bytes, at: int) -> int:
+        """Return the position after the line at `at`, or the end of the data if the line is not complete."""
         found = _LINE_END.search(data, at)
         self._in_long_line = found is None
         self.line += found is not None
@@ -157,7 +157,7 @@ def line_ends(data: bytes) -> int:
     return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
-def _closed(codes: npt.NDArray[np.uint8], quotes: Numbers, dialect: Dialect) -> bool:
+def _quotes_are_regular(codes: npt.NDArray[np.uint8], quotes: Numbers, dialect: Dialect) -> bool:
     """Return True if every field with a quote begins and ends with one, and quotes inside are doubled."""
     if len(quotes) % 2:
         return False

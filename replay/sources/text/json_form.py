@@ -1,4 +1,4 @@
-"""The form of the objects in JSON lines: only the fields that are read, so that msgspec decodes no others."""
+"""The form of the objects in JSON lines, from which msgspec decodes only the fields that are read."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Numbers = npt.NDArray[np.int64]
 
 LISTS = ("slate", "history")  # columns in which a value may be a list
 
-# A union, not Any: msgspec refuses what is neither, and such a line is read in another way.
+# A union, not Any: msgspec refuses values of other types, and such lines are read by `_JsonLog.slow`.
 Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class JsonForm:
-    """Names in the log of our columns; in all lines alike, or else a line is not decoded."""
+    """The log's names of our columns, which must be the same in all lines."""
 
     names: dict[str, str]
     needed: tuple[str, ...]
@@ -36,14 +36,14 @@ class JsonForm:
     decoder: msgspec.json.Decoder[Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Make the decoder of a line."""
+        """Create the decoder of a line."""
         kind = self._struct(self.needed if self.nested is None else ())
         if self.nested is not None:
             kind = self._struct((), ("nested", list[kind], msgspec.field(name=self.nested)))  # type: ignore[valid-type]
         object.__setattr__(self, "decoder", msgspec.json.Decoder(kind))
 
     def _struct(self, required: Sequence[str], *first: tuple[str, type, object]) -> type:
-        """Return a struct with a field per column, after those of `first`."""
+        """Return a struct with the fields `first`, and one for each column."""
         fields: list[tuple[str, object, object]] = [*first]
         for column, name in self.names.items():
             kind = Scalar | list[str | int] if column in LISTS else Scalar
@@ -54,10 +54,10 @@ class JsonForm:
         return msgspec.defstruct("Line", fields, gc=False, kw_only=True)
 
     def columns(self, found: Sequence[Any], numbers: Numbers, data: bytes) -> tuple[pa.RecordBatch, Numbers] | None:
-        """Return the rows of decoded lines under our names, and the number of the line of each.
+        """Return the rows of decoded lines with our column names, and the line number of each.
 
-        None if a row lacks a column, a name is written in several ways in `data`, which holds the lines, or a column
-        has values of several types.
+        Return None if a row lacks a column, a name occurs in several spellings in `data` (the text of the lines), or a
+        column has values of several types.
         """
         lowered, given = data.lower(), {c: list(map(attrgetter(c), found)) for c in self.names}
         may_lack = self.names if self.nested is not None else self.names.keys() - set(self.needed)
@@ -87,7 +87,7 @@ class JsonForm:
 
 
 def json_form(first: dict[str, object], log_map: LogMap) -> JsonForm | None:
-    """Return the form of lines that have the fields of `first`; None if it lacks one, or a column is its number."""
+    """Return the form of lines with the fields of `first`; None if one is missing, or columns are given by number."""
     try:
         names = columns(tuple(first), log_map)
     except InvalidError:

@@ -1,8 +1,8 @@
-"""Reader of a log in JSON lines: an object is an event, an impression, or has a list of events.
+"""Reader of logs in JSON lines: an object is an event, an impression, or has a list of events.
 
-Lines of one form become columns at once, by `JsonForm`. A block with a line of another form is read value by value: as
-text, so that it is read as that of CSV. A row with a value of a type that is neither text nor a number is a batch of
-its own then, and is refused as that of a Parquet file would be.
+Lines of the same form are decoded to columns together by `JsonForm`. A block with lines of several forms is read value
+by value as text, like CSV. A row with a value that is neither text nor a number is then a separate batch, and is
+refused like such a row of a Parquet file.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from replay.sources.text.json_form import LISTS, JsonForm, json_form
 from replay.values.events import EventReader, Problem
 from replay.values.table import Table
 
-_FORMS = 16  # sets of fields whose meaning is kept: most lines of a log have the same
+_FORMS = 16  # number of sets of fields in the cache: most lines of a log have the same fields
 _NUMBERS = ("timestamp", "click", "rating")  # columns in which a float is not a name
-_ARRAY = "one object a line is needed; jq -c '.[]' writes an array so"
+_ARRAY = "write one object per line; jq -c '.[]' converts an array"
 _json = msgspec.json.Decoder()
 
 Values = dict[str, object]
@@ -36,18 +36,18 @@ Line = tuple[int, bytes]  # number and text
 
 
 def json_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
-    """Yield batches of `schema.READ`; bad lines, and bad events in the list of a line, go to `errors`."""
+    """Yield batches of `schema.READ`; invalid lines and events are added to `errors`."""
     errors.opens(path)
     log, first = _JsonLog(path, reader), 1
     for data in _whole_lines(utf8(path, reader.log_map.encoding)):
         lines = [(first + n, line) for n, line in enumerate(data.split(b"\n")) if line.strip()]
-        for table, problems in log.fast(lines, data) or log.one_by_one(lines):
+        for table, problems in log.fast(lines, data) or log.slow(lines):
             yield reader.events(table, errors, problems)
         first += data.count(b"\n")
 
 
 def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the text in pieces that end with lines; of a line that is too long only as much as shows that it is."""
+    """Yield chunks of whole lines; a line that is too long is cut after LINE_BYTES + 2."""
     kept = b""
     for chunk in chunks:
         data = kept + chunk
@@ -61,15 +61,15 @@ def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 @dataclass
 class _JsonLog:
-    """The lines of a file as tables, with the problems of those that are none."""
+    """Converter of the lines of a file to tables, and to problems for invalid lines."""
 
     path: Path
     reader: EventReader
-    form: JsonForm | None = None  # of the lines that were read last
+    form: JsonForm | None = None  # of the latest lines
     meanings: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)  # name in the log of each column
 
     def fast(self, lines: list[Line], data: bytes) -> list[tuple[Table, list[Problem]]]:
-        """Return the table of lines that are all of one form; nothing if they are not, or are not all UTF-8."""
+        """Return the table of lines that are all of one form and in UTF-8; for others return nothing."""
         if not lines or not is_utf8(data) or max(len(line) for _, line in lines) > LINE_BYTES:
             return []
         self.form = self._form(lines[0][1])
@@ -82,7 +82,7 @@ class _JsonLog:
                 found.append(decode(line))
             except (msgspec.MsgspecError, RecursionError):
                 objects = self._objects(number, line, problems)
-                if objects:  # its values are of other types
+                if objects:  # valid JSON with other types of values
                     return []
             else:
                 numbers.append(number)
@@ -97,18 +97,18 @@ class _JsonLog:
         form = json_form(objects[0], self.reader.log_map) if objects else None
         return self.form if form == self.form else form
 
-    def one_by_one(self, lines: list[Line]) -> Iterator[tuple[Table, list[Problem]]]:
-        """Yield the tables of any lines."""
-        held: list[Values] = []
-        places: list[int] = []
+    def slow(self, lines: list[Line]) -> Iterator[tuple[Table, list[Problem]]]:
+        """Yield tables of lines of any form."""
+        pending: list[Values] = []
+        line_numbers: list[int] = []
         problems: list[Problem] = []
 
         def table() -> tuple[Table, list[Problem]]:
-            names = dict.fromkeys([*self.reader.log_map.needed, *(name for values in held for name in values)])
-            arrays = [_column([values.get(name) for values in held]) for name in names]
+            names = dict.fromkeys([*self.reader.log_map.needed, *(name for values in pending for name in values)])
+            arrays = [_column([values.get(name) for values in pending]) for name in names]
             rows = pa.RecordBatch.from_arrays(arrays, names=list(names))
-            result = Table(self.path, rows, np.array(places, np.int64)), problems.copy()
-            for part in (held, places, problems):
+            result = Table(self.path, rows, np.array(line_numbers, np.int64)), problems.copy()
+            for part in (pending, line_numbers, problems):
                 part.clear()
             return result
 
@@ -119,18 +119,18 @@ class _JsonLog:
                 except InvalidError as error:
                     problems.append((number, error.reason, error.detail))
                     continue
-                odd = not all(v is None or isinstance(v, str) for c, v in values.items() if c not in LISTS)
-                if held and (odd or len(held) >= BATCH):
+                other_type = not all(v is None or isinstance(v, str) for c, v in values.items() if c not in LISTS)
+                if pending and (other_type or len(pending) >= BATCH):
                     yield table()
-                held.append(values)
-                places.append(number)
-                if odd:
+                pending.append(values)
+                line_numbers.append(number)
+                if other_type:
                     yield table()
-        if held or problems:
+        if pending or problems:
             yield table()
 
     def _values(self, found: Values) -> Values:
-        """Return the values of our columns. Raises InvalidError if one is missing, or is not Unicode."""
+        """Return the values of our columns. Raises InvalidError if one is missing or not valid Unicode."""
         names = tuple(found)
         if names not in self.meanings:
             if len(self.meanings) == _FORMS:
@@ -146,9 +146,9 @@ class _JsonLog:
         return values
 
     def _objects(self, number: int, line: bytes, problems: list[Problem]) -> list[Values]:
-        """Return the object in a line, or those of its list `nested` with the fields around them.
+        """Return the object of a line, or the objects of its list `nested`, each with the fields outside the list.
 
-        A line that is none is added to `problems`.
+        An invalid line is added to `problems`.
         """
         nested = self.reader.log_map.nested
         try:
@@ -166,7 +166,7 @@ class _JsonLog:
 
 
 def _plain(column: str, value: object, separator: str) -> object:
-    """Return text for a text, and for a number that may be in `column`; other values as they are."""
+    """Return a value as text if it is text or a number that is valid in `column`; other values unchanged."""
     if column in LISTS:
         return _items(column, value, separator)
     if isinstance(value, bool):
@@ -179,7 +179,7 @@ def _plain(column: str, value: object, separator: str) -> object:
 
 
 def _items(column: str, value: object, separator: str) -> list[str] | None:
-    """Return the items of an impression or a history. Raises InvalidError for what is neither a list nor a text."""
+    """Return the items of an impression or a history. Raises InvalidError if it is neither a list nor text."""
     listed = value if value is None or isinstance(value, list) else str(value).split(separator)
     if listed is None or all(isinstance(item, str | int) and not isinstance(item, bool) for item in listed):
         return listed and [str(item) for item in listed]
@@ -196,7 +196,7 @@ def _column(values: list[object]) -> pa.Array:
 
 
 def _decoded(line: bytes, encoding: str) -> object:
-    """Return what JSON a line holds; NaN and Infinity are taken, too. Raises InvalidError."""
+    """Return the decoded JSON of a line; NaN and Infinity are allowed. Raises InvalidError."""
     if len(line) > LINE_BYTES:
         raise InvalidError(f"line of more than {LINE_BYTES:,} bytes", "")
     try:

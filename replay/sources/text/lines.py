@@ -1,4 +1,4 @@
-"""Read lines of a text file in any container, one at a time: memory is bounded by LINE_BYTES."""
+"""Reader of the lines of a text file, compressed or not, in memory bounded by LINE_BYTES."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from replay.errors import RowError, RowErrors, SourceError
-from replay.sources.text.containers import DAMAGED, damaged, opened
-
-LINE_BYTES = 1_000_000
+from replay.sources.text.containers import DAMAGED, damaged, open_plain
+from replay.sources.text.csv_records import LINE_BYTES
 
 
 def lines(path: Path, errors: RowErrors, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Yield (1-based number, text without its line end) of every line that is not blank.
+    """Yield (1-based number, text without line end) of each line that is not blank.
 
-    Lines that are too long or not in `encoding` go to `errors`. Raises SourceError if the file is missing, empty, or
-    its compressed data break off: then an unknown number of rows is missing, and skipping them would hide that.
+    Lines that are too long or not in `encoding` are added to `errors`. Raises SourceError if the file is missing or
+    empty, or its compressed data are damaged, since skipping an unknown number of rows would hide that.
     """
     number = 0
     errors.opens(path)
-    with opened(path) as file:
+    with open_plain(path) as file:
         while True:
             try:
                 line = file.readline(LINE_BYTES + 1)
@@ -49,7 +48,7 @@ def lines(path: Path, errors: RowErrors, encoding: str = "utf-8") -> Iterator[tu
 
 
 def _rest(file: BinaryIO) -> int:
-    """Read to the end of the line without keeping it, and return its length."""
+    """Skip to the end of the line, and return the number of bytes."""
     size = 0
     while part := file.readline(LINE_BYTES):
         size += len(part)
