@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replay.duckdb_session import database
@@ -94,6 +94,7 @@ def test_the_order_is_that_of_impression_groups_then_users_then_rows(
 
 @settings(max_examples=20)
 @given(LOGS, st.integers(0, 8), st.integers(1, 8), st.integers(1, 3))
+@example([("a", "x", 1000, Kind.CLICK, 0)], 5, 1, 1)  # nothing is selected
 def test_a_selection_splits_no_group_and_users_by_their_hash(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], start: int, length: int, users: int
 ) -> None:
