@@ -26,10 +26,10 @@ _REPORTED = ("events_sent", "seconds", "events_per_second", "rank_requests", "ex
 
 
 def run(source: str, arguments: list[str], speed: str, out: Path) -> dict[str, Any]:
-    """Replay a log at a speed; return what the run measured."""
+    """Replay a log at a speed; return what the run measured, also if it was over before a release could rank."""
     load = os.getloadavg()[0]
     command = [sys.executable, "-m", "deploy.cli", "run", source, *arguments]
-    subprocess.run([*command, "--free", "--speed", speed, "--out", str(out)], check=True)  # noqa: S603 - no shell
+    subprocess.run([*command, "--free", "--speed", speed, "--out", str(out)], check=False)  # noqa: S603 - no shell
     summary = json.loads((out / "summary.json").read_text())
     return {"load_before": round(load, 2), **{name: summary[name] for name in _REPORTED}}
 
