@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.training.adam import Adam
-from models.training.newton import minimum
+from models.optimisers.adam import Adam
+from models.optimisers.newton import minimum
 
 USED = """
 import sys, torch
-from models.training.adam import Adam
-from models.training.newton import minimum
+from models.optimisers.adam import Adam
+from models.optimisers.newton import minimum
 from models.training.retrain import retrain
 weight = torch.ones(2, requires_grad=True)
 (weight.square().sum() + minimum(lambda x: x.square().sum(), torch.ones(2)).sum()).backward()

@@ -16,10 +16,10 @@ from models.evaluation.metrics import chance, metrics, rank
 from models.mc2sf.checkpoint import pack
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
+from models.optimisers.row_adam import RowAdam
 from models.training.minibatches import ClickSource
 from models.training.negative_sampling import draw_uniform
 from models.training.retrain import TrainConfig, TrainResult, at_pace, retrain, select, train, with_larger_batches
-from models.training.row_adam import RowAdam
 
 torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))

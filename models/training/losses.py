@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.training.newton import minimum
+from models.optimisers.newton import minimum
 
 Loss = Callable[[Tensor], Tensor]
 

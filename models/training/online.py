@@ -19,7 +19,7 @@ from models.data.ranges import left_padded
 from models.layers.mlp import PaddedVectors
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import Nets
-from models.training.adam import Adam
+from models.optimisers.adam import Adam
 from models.training.held_out import cross_entropy
 from models.training.retrain import TrainConfig
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.data.item_statistics import BUCKETS
 from models.mc2sf.nets import Nets, log_share
+from models.optimisers.newton import minimum
 from models.training.held_out import HeldOut, cross_entropy
 from models.training.minibatches import Batch
-from models.training.newton import minimum
 
 PRIOR = 5.0  # weight of the squared distance from plain popularity, against the sum over clicks
 _HALVINGS = 20

@@ -22,14 +22,14 @@ from models.data.catalogue import Catalogue
 from models.data.interaction_log import InteractionLog, click_states
 from models.data.views import ViewSpec
 from models.mc2sf.nets import DEVIATION, Nets
-from models.training.adam import Adam
+from models.optimisers.adam import Adam
+from models.optimisers.row_adam import RowAdam
 from models.training.cooccurrence_loss import cooccurrence_loss
 from models.training.distributed import SINGLE_PROCESS, ProcessGroup
 from models.training.held_out import NEGATIVES, HeldOut, is_better
 from models.training.losses import Loss, joint_loss, sampled_softmax
 from models.training.minibatches import Batch, ClickSource
 from models.training.popularity_floor import fit_floor, fit_gains
-from models.training.row_adam import RowAdam
 from models.training.stacking import neighbours_without, stack
 
 Ints = NDArray[np.int64]

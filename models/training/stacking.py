@@ -16,10 +16,10 @@ from models.data.interaction_log import is_click
 from models.data.item_neighbours import ItemNeighbours, fit_neighbours
 from models.mc2sf import stacking
 from models.mc2sf.nets import Nets
+from models.optimisers.newton import minimum
 from models.training.held_out import ENOUGH, cross_entropy, is_better
 from models.training.losses import Loss
 from models.training.minibatches import ClickSource
-from models.training.newton import minimum
 
 Ints = NDArray[np.int64]
 

@@ -25,13 +25,15 @@ class Moments(NamedTuple):
 class Adam:
     """Adam on `weights`, with the gradient of l2 / 2 |w|^2 added to that of the loss."""
 
+    moments: list[Moments]
+
     def __init__(
         self, weights: Iterable[Tensor], *, learning_rate: float, l2: float, betas: tuple[float, float]
     ) -> None:
         self.rate = learning_rate
         self._weights = list(weights)
         self._l2, self._betas = l2, betas
-        self.moments = [Moments.of(weight) for weight in self._weights]
+        self.restart()
 
     def restart(self) -> None:
         """Forget all earlier steps."""
