@@ -99,7 +99,7 @@ class Broker:
         if self.refuses:
             raise ConnectionError("killed before the acknowledgement")
         self.log += rows
-        return {("changelog", 0): Delivered(rows, len(self.log) - 1)}
+        return {("changelog", 0): Delivered([(*row, []) for row in rows], len(self.log) - 1)}
 
 
 def assigned(table: StateTable, *partitions: int) -> StateTable:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from confluent_kafka import KafkaException
 
 from streams.codec import Record, encode
+from streams.kafka.message import trace_headers
 from streams.kafka.partitioner import partition_of
-from streams.kafka.tracing import Tracing, tracing
-from streams.kafka.types import TRACE_HEADER, KafkaFailure, KafkaMessage, KafkaProducer
+from streams.kafka.tracing import tracing
+from streams.kafka.types import KafkaFailure, KafkaMessage, KafkaProducer
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 
@@ -25,11 +26,9 @@ class UnacknowledgedError(RuntimeError):
 class Ingest:
     """Sends records and waits for their acknowledgement. `close` it when the gateway stops."""
 
-    def __init__(
-        self, settings: Settings, producer: KafkaProducer, patience_s: float = 5.0, spans: Tracing | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, producer: KafkaProducer, patience_s: float = 5.0) -> None:
         self._producer, self._patience_s = producer, patience_s
-        self.tracing = spans or tracing("gateway", settings.run)
+        self.tracing = tracing("gateway", settings.run)
         self._topic, self.partitions = DEVICE_EVENTS.full(settings), settings.partitions
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="gateway-delivery", daemon=True)
@@ -51,7 +50,7 @@ class Ingest:
 
     async def send(self, partition: int, key: bytes | None, record: Record) -> None:
         """Send a record to a partition. Raises UnacknowledgedError."""
-        loop, trace = asyncio.get_running_loop(), self.tracing.current()
+        loop = asyncio.get_running_loop()
         acknowledged: asyncio.Future[None] = loop.create_future()
         try:
             self._producer.produce(
@@ -60,7 +59,7 @@ class Ingest:
                 value=encode(record),
                 partition=partition,
                 on_delivery=_resolving(loop, acknowledged),
-                headers=[(TRACE_HEADER, trace.encode())] if trace else None,
+                headers=trace_headers(self.tracing.current()),
             )
             async with asyncio.timeout(self._patience_s):
                 await acknowledged

@@ -16,13 +16,13 @@ from streams.faust_runtime.types import BatchProducer
 from streams.kafka.types import Headers
 
 KeyValue = tuple[bytes, bytes | None]  # of a record; None deletes the key
-_Row = tuple[bytes, bytes | None, Headers]
+Row = tuple[bytes, bytes | None, Headers]
 
 
 class Delivered(NamedTuple):
     """Records sent to one partition, in order."""
 
-    rows: list[KeyValue]
+    rows: list[Row]
     last: int  # offset of the last one
 
 
@@ -35,11 +35,11 @@ class Outbox:
 
     def __init__(self, *, last_alone: bool = False) -> None:
         self._last_alone = last_alone
-        self._records: defaultdict[tuple[str, int], list[_Row]] = defaultdict(list)
+        self._records: defaultdict[tuple[str, int], list[Row]] = defaultdict(list)
 
-    def put(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: Headers = ()) -> None:
+    def put(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: Headers | None = None) -> None:
         """Add a record to those of this partition."""
-        self._records[topic, partition].append((key, value, headers))
+        self._records[topic, partition].append((key, value, headers or []))
 
     async def deliver(self, app: faust.App) -> dict[tuple[str, int], Delivered]:
         """Send all records, wait for the acknowledgements and return what was sent. Raises if one is refused."""
@@ -48,16 +48,16 @@ class Outbox:
         delivered = await asyncio.gather(*(self._send(producer, *tp, rows) for tp, rows in records.items()))
         return dict(zip(records, delivered, strict=True))
 
-    async def _send(self, producer: BatchProducer, topic: str, partition: int, rows: list[_Row]) -> Delivered:
+    async def _send(self, producer: BatchProducer, topic: str, partition: int, rows: list[Row]) -> Delivered:
         acknowledgements = []
         batch, size = producer.create_batch(), 0
         for i, (key, value, headers) in enumerate(rows, start=1):
             alone = self._last_alone and i == len(rows) > 1
-            if alone or batch.append(key=key, value=value, timestamp=None, headers=list(headers)) is None:
+            if alone or batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                 acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
                 batch, size = producer.create_batch(), 0
-                batch.append(key=key, value=value, timestamp=None, headers=list(headers))
+                batch.append(key=key, value=value, timestamp=None, headers=headers)
             size += 1
         acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
         metadata = await asyncio.gather(*acknowledgements)
-        return Delivered([(key, value) for key, value, _ in rows], metadata[-1].offset + size - 1)
+        return Delivered(rows, metadata[-1].offset + size - 1)

@@ -83,7 +83,8 @@ class StateTable(faust.Table):  # type: ignore[misc] # Faust is not typed
         delivered = await self._changes.deliver(self.app)
         if self.copies:
             for (_, partition), (rows, last) in delivered.items():
-                self.copies.add_written(partition, rows, last, self._epochs.get(partition, 0))
+                written = [(key, value) for key, value, _ in rows]
+                self.copies.add_written(partition, written, last, self._epochs.get(partition, 0))
 
     def persisted_offset(self, tp: TP) -> int | None:
         """Return the changelog's offset behind which Faust must read the rows; None: from the beginning."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from faust.types import TP
@@ -18,7 +18,7 @@ class FaustMessage(Protocol):
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: Headers | None
+    headers: Sequence[tuple[str, bytes]] | None
     tp: TP
     generation_id: int  # of the consumer group when it was fetched
     tracked: bool  # a rebalance waits until it is acknowledged
@@ -87,9 +87,7 @@ class RecordMetadata(Protocol):
 class RecordBatch(Protocol):
     """aiokafka's builder of a batch."""
 
-    def append(
-        self, *, key: bytes, value: bytes | None, timestamp: int | None, headers: list[tuple[str, bytes]]
-    ) -> object | None:
+    def append(self, *, key: bytes, value: bytes | None, timestamp: int | None, headers: Headers) -> object | None:
         """Add a record; None: it does not fit any more."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from streams.codec import MAX_BYTES, RecordError
@@ -27,7 +28,7 @@ class _FaustMessage(Protocol):
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: Headers | None
+    headers: Sequence[tuple[str, bytes]] | None
 
 
 class FaustEvent(Protocol):
@@ -70,7 +71,7 @@ class Message(NamedTuple):
         offset: int,
         key: bytes | None,
         value: bytes | None,
-        headers: Headers | None = None,
+        headers: Sequence[tuple[str, bytes]] | None = None,
     ) -> list[Message]:
         """Return the Kafka record at a position, or the records in its envelope."""
         if value is not None and topic in _WITH_ENVELOPES and (records := unpack_envelope(value)) is not None:
@@ -110,8 +111,13 @@ class Message(NamedTuple):
             raise RecordError(f"user {user!r} belongs to partition {partition_of(key, partitions)}")
 
 
-def _trace(headers: Headers | None) -> str:
-    """Return the trace that the headers name; a malformed one counts for nothing."""
+def trace_headers(trace: str) -> Headers:
+    """Return the headers of a record that belongs to `trace`; none if it is empty."""
+    return [(TRACE_HEADER, trace.encode())] if trace else []
+
+
+def _trace(headers: Sequence[tuple[str, bytes]] | None) -> str:
+    """Return the trace in the headers of a record; empty if there is none, or if it is malformed."""
     for name, value in headers or ():
         if name == TRACE_HEADER and _TRACEPARENT.fullmatch(value or b""):
             return value.decode()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 TRACE_HEADER = "traceparent"  # of a record that belongs to a trace, as W3C's Trace Context writes it
-Headers = Sequence[tuple[str, bytes]]
+Headers = list[tuple[str, bytes]]
 DeliveryReport = Callable[["KafkaFailure | None", "KafkaMessage"], object]
 
 
@@ -79,7 +79,7 @@ class KafkaMessage(Protocol):
     def value(self) -> bytes | None:
         """Return the value; None in a tombstone."""
 
-    def headers(self) -> Headers | None:
+    def headers(self) -> Sequence[tuple[str, bytes]] | None:
         """Return names and values of the headers."""
 
 

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from streams.codec import Record, encode
 from streams.kafka.envelope import max_records, pack_records
-from streams.kafka.message import Message
-from streams.kafka.types import TRACE_HEADER, Headers
+from streams.kafka.message import Message, trace_headers
+from streams.kafka.types import Headers
 from streams.process import telemetry
 from streams.process.log_throttle import LogThrottle
 from streams.settings import Settings
@@ -110,7 +110,7 @@ class PendingWrites:
             by_partition[topic, partition].append((key, value, trace))
         for (topic, partition), records in by_partition.items():
             for trace, some in groupby(records, itemgetter(2)):
-                headers = [(TRACE_HEADER, trace.encode())] if trace else ()
+                headers = trace_headers(trace)
                 most = 1 if trace else max_records(topic, self._settings)
                 for key, value, _ in pack_records([(key, value) for key, value, _ in some], most):
                     yield topic.full(self._settings), partition, key, value, headers
