@@ -10,7 +10,7 @@ from models.data.catalogue import FIRST_ROW
 from models.mc2sf.nets import NetConfig, Nets
 from models.training.cooccurrence_loss import cooccurrence_loss
 from models.training.minibatches import Batch, localise
-from models.training.retrain import TrainConfig, align
+from models.training.retrain import TrainConfig, train_item_table
 
 ROWS = FIRST_ROW + 12
 
@@ -68,7 +68,7 @@ def test_items_that_follow_each_other_get_similar_vectors() -> None:
         items = [[int(draw.choice(group)), *draw.integers(FIRST_ROW, ROWS, 2).tolist()] for group in groups]
         batches.append(batch(history, [[0, 0]] * 32, items))
     nets = Nets.initial(NetConfig(dim=8), ROWS, 1)
-    align(nets, batches, TrainConfig())
+    train_item_table(nets, batches, TrainConfig())
     E = torch.nn.functional.normalize(nets.encoder.E.detach()[FIRST_ROW:], dim=1)
     alike = E @ E.t()
     within = torch.cat([alike[:6, :6], alike[6:, 6:]]).mean()

@@ -1,8 +1,8 @@
 """Retraining: all four nets jointly, from a release's weights (warm start), on new clicks and a sample of old ones.
 
-The item table is trained alone first by `cooccurrence_loss`, which is cheap; otherwise the nets rank by popularity only
-for a thousand steps or more. `retrain` is the whole computation of the batch job. In: a log. Out: candidate nets, and
-the held-out losses of the candidate and the active nets. It is deterministic for a seed at one number of threads.
+The item table is first trained alone by `cooccurrence_loss`, which is cheap; otherwise the nets rank by popularity only
+for a thousand steps or more. `retrain` is the whole computation of the batch job: from a log to candidate nets and the
+held-out losses of candidate and active nets. It is deterministic for a seed and a number of threads.
 """
 
 from __future__ import annotations
@@ -43,40 +43,40 @@ class TrainConfig:
     learning_rate: float = 5e-3  # at the beginning of a retrain that uses all clicks
     pace: float = 1.5  # learning rate x (share of clicks used) ** pace, after a warm start
     batch: int = 64  # on few clicks
-    batch_max: int = 256  # on many: a click then costs half as much
-    min_steps: int = 150  # that larger batches leave; twice as many from scratch
+    batch_max: int = 256  # on many clicks: the cost per click is then half
+    min_steps: int = 150  # a batch is not enlarged to leave fewer steps; twice as many from scratch
     l2: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     passes: int = 2  # over the selected clicks
-    max_clicks: int = 100_000  # of training in one retrain, which bounds its cost; after a warm start half as many
-    table_passes: int = 8  # of the item table alone, before; from scratch
-    table_passes_warm: int = 2  # the same, of a table that has been trained
-    table_max_clicks: int = 200_000  # of these passes
+    max_clicks: int = 100_000  # click presentations per retrain, which bounds its cost; half after a warm start
+    table_passes: int = 8  # of the item table alone, before the nets; from scratch
+    table_passes_warm: int = 2  # the same after a warm start
+    table_max_clicks: int = 200_000  # click presentations in these passes
     cooccurrence: float = 1.0  # weight of the co-occurrence loss relative to the four nets' losses
     negatives: int = 4
     unknown: float = 0.03  # share of a batch's items replaced by the unknown row
     older: float = 3.0  # clicks sampled per new click from those trained on before
     held_out: float = 0.1  # share of the new clicks, the newest, that are used for evaluation only
-    held_out_min: int = 200  # of a few new clicks, but no more than half
+    held_out_min: int = 200  # held-out clicks, but at most half of the new ones
     held_out_max: int = 2048
     snapshots: int = 8  # of the weights during training
     floor_clicks: int = 2000  # to which the popularity floor is fitted
-    distinct: float = 20.0  # clicks of a new item from which on its row does not start nearer to the unknown row
+    distinct: float = 20.0  # a new item with fewer clicks starts proportionally nearer to the unknown row
     loss: Loss = sampled_softmax
 
 
 class TrainResult(NamedTuple):
-    """A candidate for release. Losses are means over the four nets on the half of the held-out clicks that judges."""
+    """A candidate for release. Losses are means over the four nets on the evaluation half of the held-out clicks."""
 
     nets: Nets
     catalogue: Catalogue
     active: float  # held-out loss of the nets before training
     candidate: float  # held-out loss of the trained nets
-    n: int  # clicks that judge
+    n: int  # clicks of the evaluation half
     finite: bool  # True if all weights and both losses are finite
     trained_until: int  # time of the newest click trained on, ms; pass it as the next `since`
     steps: int
-    kept: int  # step after which the weights were copied; 0: the nets learnt nothing
+    kept: int  # step of the selected snapshot; 0: no snapshot was better than no training
     trained: int  # clicks selected for training
 
 
@@ -95,19 +95,18 @@ def retrain(
 ) -> TrainResult:
     """Train a copy of `nets` on the clicks of `log`; `nets` themselves are not changed.
 
-    Clicks after `since` (ms; None or 0: all, nothing was learnt yet) are new: the newest share of them is held out, the
-    others are trained on together with a sample of older ones. The learning rate falls with the share of these clicks
-    that is used: at the full rate the nets would forget what is not shown again. New items get rows appended.
+    Clicks after `since` (ms; None or 0: all clicks) are new. The newest share of them is held out; the nets are trained
+    on the others and on a sample of older clicks. The learning rate decreases with the share of clicks that is used: at
+    the full rate the nets forget what they are not trained on again. New items get rows appended.
 
-    Of the held-out clicks every other one selects: of the weights before training and after each of some steps, the
-    first that is better than all before by a standard error. So training on too few clicks ends early and does no harm.
-    The other clicks judge the selected nets, and those with a higher loss than `nets` are dropped for `nets` with the
-    new items. All have the same new popularity floor and item neighbours, which know no held-out click: few clicks of
-    few users are held out, late in their visits, and would refuse any popularity.
-    The stack is fitted afterwards, to all held-out clicks, and has a test of its own: see `stacking`.
-    `progress` is called with (step, steps, loss). All of `processes` must call this with the same arguments; the passes
-    of the item table alone, the cheap part, are computed in full by each of them. The steps are computed on `device`,
-    all else on the CPU.
+    Alternate held-out clicks form two halves. The selection half selects a snapshot of the weights: one replaces the
+    best so far, at first the untrained nets, if its loss is lower by more than a standard error. The evaluation half
+    compares the selected nets with `nets`; if their loss is higher, the result is `nets` with the new items. All have
+    the same new popularity floor and item neighbours, which are fitted without the held-out clicks: these are few, of
+    few users and late in their sessions, and would reject any popularity. The stack is fitted last, to all held-out
+    clicks, and is accepted by a test of its own: see `stacking`.
+    `progress` is called with (step, steps, loss). All of `processes` must call this with the same arguments; each of
+    them computes all passes of the item table alone. The steps are computed on `device`, all else on the CPU.
     """
     generator = np.random.default_rng(seed)
     extended = catalogue.extended(np.unique(log.keys))
@@ -115,21 +114,21 @@ def retrain(
     source = ClickSource.of(states, extended)
     order = states.order()
     new = order[states.time[order] > since] if since else order
-    out = max(int(len(new) * config.held_out), min(config.held_out_min, len(new) // 2))
-    out = min(out, config.held_out_max) if len(extended) >= 2 else 0  # one item has no negatives
-    fresh, held = new[: len(new) - out], new[len(new) - out :]
+    held_out_size = max(int(len(new) * config.held_out), min(config.held_out_min, len(new) // 2))
+    held_out_size = min(held_out_size, config.held_out_max) if len(extended) >= 2 else 0  # one item has no negatives
+    fresh, held_out = np.split(new, [len(new) - held_out_size])
     older = order[: len(order) - len(new)]
     selected, config = select(fresh, older, config, generator, warm=bool(since))
     paced = at_pace(config, len(selected), len(fresh) + len(older)) if since else config
     unchanged = nets.grown(extended.size, seed, 0.0)
-    if unchanged.config.stacked:  # those of the learner know the held-out clicks
-        unchanged.fast.neighbours.replace(neighbours_without(source, held))
+    if unchanged.config.stacked:  # the learner's neighbours include the held-out clicks
+        unchanged.fast.neighbours.replace(neighbours_without(source, held_out))
     if unchanged.config.floor and len(selected) and len(extended) >= 2:
-        some = generator.permutation(selected)[: config.floor_clicks]
-        fit_floor(unchanged, source.batch(some, generator, n=NEGATIVES))
+        sample = generator.permutation(selected)[: config.floor_clicks]
+        fit_floor(unchanged, source.batch(sample, generator, n=NEGATIVES))
     neighbours = unchanged.fast.neighbours if unchanged.config.stacked else None
-    selecting, judging = (HeldOut.draw(source, held[half::2], seed, neighbours) for half in (0, 1))
-    active = judging.losses(unchanged)
+    selecting, evaluating = (HeldOut.draw(source, held_out[half::2], seed, neighbours) for half in (0, 1))
+    active_losses = evaluating.losses(unchanged)
     selection = Selection(unchanged, selecting)
     steps = 0
     if len(selected) and len(extended) >= 2:
@@ -141,31 +140,31 @@ def retrain(
         if candidate.config.floor:
             candidate.encoder.popularity.copy_(unchanged.encoder.popularity)
             candidate.encoder.gains.fill_(1)
-        shown = _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks)
-        align(candidate, shown, paced)
+        batches = _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks)
+        train_item_table(candidate, batches, paced)
         steps = _steps(len(selected), config.passes, config.max_clicks, config.batch)
         snapshots = np.ceil(steps * np.arange(1, config.snapshots + 1) / config.snapshots)
-        shown = _batches(source, selected, config, generator, config.passes, config.max_clicks)
-        batches = (batch.to(device) for batch in shown)
-        for step, loss in enumerate(train(candidate.to(device), batches, paced, steps, processes), 1):
+        batches = _batches(source, selected, config, generator, config.passes, config.max_clicks)
+        on_device = (batch.to(device) for batch in batches)
+        for step, loss in enumerate(train(candidate.to(device), on_device, paced, steps, processes), 1):
             progress(step, steps, loss)
             if step in snapshots:
                 selection.consider(candidate, step)
-    best, losses = selection.best, judging.losses(selection.best)
-    learnt = best is not unchanged and bool(losses.mean() <= active.mean())
+    best, losses = selection.best, evaluating.losses(selection.best)
+    learnt = best is not unchanged and bool(losses.mean() <= active_losses.mean())
     if not learnt:
-        best, losses = unchanged, active
-    if steps and best.config.stacked and out >= config.held_out_min:  # of fewer clicks five weights fit chance
-        stack(best, source, held, config.loss, seed)
-    values = [float(each.mean()) if len(each) else math.nan for each in (active, losses)]
+        best, losses = unchanged, active_losses
+    if steps and best.config.stacked and held_out_size >= config.held_out_min:  # five weights overfit fewer clicks
+        stack(best, source, held_out, config.loss, seed)
+    means = [float(each.mean()) if len(each) else math.nan for each in (active_losses, losses)]
     return TrainResult(
         nets=best,
         catalogue=extended,
-        active=values[0],
-        candidate=values[1],
+        active=means[0],
+        candidate=means[1],
         n=len(losses),
         finite=all(bool(torch.isfinite(weight).all()) for weight in best.state_dict().values())
-        and (not len(losses) or all(map(math.isfinite, values))),
+        and (not len(losses) or all(map(math.isfinite, means))),
         trained_until=int(states.time[fresh].max(initial=since or 0)) if learnt else since or 0,
         steps=steps,
         kept=selection.kept if learnt else 0,
@@ -176,9 +175,9 @@ def retrain(
 def select(
     fresh: Ints, older: Ints, config: TrainConfig, generator: np.random.Generator, *, warm: bool
 ) -> tuple[Ints, TrainConfig]:
-    """Return the clicks to train on, new ones and a sample of older ones, and `config` for so many clicks.
+    """Return the clicks to train on, new ones and a sample of older ones, and `config` for that number of clicks.
 
-    After a warm start at most half of `max_clicks` are shown, not more than half of them new ones.
+    After a warm start `max_clicks` is halved, and at most half of that are new clicks.
     """
     if warm:
         config = replace(config, max_clicks=config.max_clicks // 2, table_passes=config.table_passes_warm)
@@ -197,8 +196,8 @@ def at_pace(config: TrainConfig, used: int, clicks: int) -> TrainConfig:
 def with_larger_batches(config: TrainConfig, clicks: int, *, warm: bool) -> TrainConfig:
     """Return `config` with the batch doubled up to `batch_max` as long as enough steps on `clicks` remain.
 
-    The learning rate grows with the root of the batch (Malladi et al., arXiv 2205.10287, for Adam). Nets from scratch
-    lose by fewer steps, nets that start `warm` hardly do: see benchmarks/training/retrain_cost.py.
+    The learning rate grows with the root of the batch size (Malladi et al., arXiv 2205.10287, for Adam). Fewer steps
+    make nets from scratch worse, but hardly nets that start `warm`: see benchmarks/training/retrain_cost.py.
     """
     batch, least = config.batch, config.min_steps * (1 if warm else 2)
     while 2 * batch <= config.batch_max and _steps(clicks, config.passes, config.max_clicks, 2 * batch) >= least:
@@ -207,10 +206,10 @@ def with_larger_batches(config: TrainConfig, clicks: int, *, warm: bool) -> Trai
 
 
 class Selection:
-    """The best nets of a retrain so far, by their loss on held-out clicks. It begins with nets that learnt nothing."""
+    """The best nets of a retrain so far, by their loss on held-out clicks; at first the untrained ones."""
 
     def __init__(self, nets: Nets, held_out: HeldOut) -> None:
-        self.best, self.kept = nets, 0  # the nets, and after how many steps they were copied
+        self.best, self.kept = nets, 0  # the nets, and the step of their snapshot
         self._held_out = held_out
         self._losses = held_out.losses(nets)
 
@@ -231,20 +230,20 @@ def _steps(clicks: int, passes: int, max_clicks: int, batch: int) -> int:
 
 
 def _batches(
-    source: ClickSource, some: Ints, config: TrainConfig, generator: np.random.Generator, passes: int, max_clicks: int
+    source: ClickSource, clicks: Ints, config: TrainConfig, generator: np.random.Generator, passes: int, max_clicks: int
 ) -> Iterator[Batch]:
-    """Yield batches of clicks `some`, shuffled anew in each pass."""
-    left = _steps(len(some), passes, max_clicks, config.batch)
-    while left:
-        shuffled = generator.permutation(some)
-        for start in range(0, len(some), config.batch)[:left]:
+    """Yield batches of `clicks`, shuffled again for each pass."""
+    remaining = _steps(len(clicks), passes, max_clicks, config.batch)
+    while remaining:
+        shuffled = generator.permutation(clicks)
+        for start in range(0, len(clicks), config.batch)[:remaining]:
             chosen = shuffled[start : start + config.batch]
             yield source.batch(chosen, generator, n=config.negatives, unknown=config.unknown)
-            left -= 1
+            remaining -= 1
 
 
-def align(nets: Nets, batches: Iterable[Batch], config: TrainConfig) -> None:
-    """Take one step of the item table alone per batch, in place; none if no user of the batch has clicked before."""
+def train_item_table(nets: Nets, batches: Iterable[Batch], config: TrainConfig) -> None:
+    """Take one step of the item table alone per batch, in place; skip batches without any earlier click."""
     E = nets.encoder.E
     rows = RowAdam(E, learning_rate=config.learning_rate, l2=config.l2, betas=config.betas)
     for batch in batches:
@@ -277,8 +276,8 @@ def train(
     for step, batch in enumerate(batches):
         rows.rate = config.learning_rate * (1 - step / steps)
         table = E.detach()[batch.rows].requires_grad_()
-        part, share = batch.share(processes.rank, processes.world)
-        loss = joint_loss(data_parallel(part.inputs(nets, table)), config.loss) * (share * processes.world)
+        part, share = batch.share(processes.rank, processes.world_size)
+        loss = joint_loss(data_parallel(part.inputs(nets, table)), config.loss) * (share * processes.world_size)
         (loss + config.cooccurrence * cooccurrence_loss(table, batch)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         for adam in adams:
             adam.rate = rows.rate

@@ -220,7 +220,7 @@ def run(
             if epoch is None and processes.rank == 0:  # the others wait for rank 0
                 changes.wait(stop, POLL_S)
 
-    if processes.world > 1:
+    if processes.world_size > 1:
         work()
     else:
         run_through_outages(work, stop)
