@@ -78,7 +78,7 @@ def recommend(
         epoch = recorded[0] if recorded else -1
         counted = statistics_after(connection, run, epoch)
         keys = catalogue.keys if len(catalogue) else counted.keys  # before the first retrain: the items seen so far
-        rows, statistics = catalogue.rows(keys), counted.of(keys)
+        rows, statistics = catalogue.rows(keys), counted.buckets_of(keys)
         r2 = _last_r2(connection, run, user, whole, seen)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, statistics)

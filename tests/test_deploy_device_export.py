@@ -35,7 +35,7 @@ def trained() -> Nets:
     """Nets in which every part of the score counts."""
     draw = np.random.default_rng(1)
     nets = Nets.initial(CONFIG, ROWS, 1)
-    neighbours = ItemNeighbours.none(ROWS)
+    neighbours = ItemNeighbours.empty(ROWS)
     neighbours.rows[2:, :20] = draw.integers(2, ROWS, (ROWS - 2, 20))
     neighbours.weights[2:, :20] = draw.normal(size=(ROWS - 2, 20, 2))
     nets.fast.neighbours.replace(neighbours)

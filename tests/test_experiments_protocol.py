@@ -130,7 +130,9 @@ def test_queries_of_one_history_share_it_and_others_do_not(tmp_path: Path) -> No
     together = known.queries(places)
     assert len(together.history) == int(known.blocks(places).max()) + 1
     for i in range(0, len(places), 7):
-        assert together.history[together.of[i]].tolist() == known.queries(places[i : i + 1]).history[0].tolist()
+        assert (
+            together.history[together.history_index[i]].tolist() == known.queries(places[i : i + 1]).history[0].tolist()
+        )
 
 
 # candidates ----------------------------------------------------------------------------------------------------------

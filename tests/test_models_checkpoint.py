@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from models.data.item_neighbours import WEIGHTS, ItemNeighbours, room
+from models.data.item_neighbours import WEIGHTS, ItemNeighbours, max_neighbours
 from models.mc2sf.checkpoint import CheckpointError, config_of, pack, unpack, unpack_part
 from models.mc2sf.nets import PARTS, NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
@@ -47,11 +47,11 @@ def test_neighbours_of_items_are_stored_as_many_as_there_are_and_come_back() -> 
     config, rows, rng = replace(SMALL, stacked=True), 1000, np.random.default_rng(1)
     nets = Nets.initial(config, rows, 1)
     empty = len(pack(nets)["fast"])
-    neighbours, keys = ItemNeighbours.none(rows + 2), np.array([77, 5])  # two items that E lacks
-    neighbours.rows[7], neighbours.rows[9, :2] = np.arange(2, 2 + room(rows + 2)), (5, rows + 1)
-    neighbours.weights[neighbours.rows > 0] = rng.random((room(rows + 2) + 2, WEIGHTS))
+    neighbours, keys = ItemNeighbours.empty(rows + 2), np.array([77, 5])  # two items that E lacks
+    neighbours.rows[7], neighbours.rows[9, :2] = np.arange(2, 2 + max_neighbours(rows + 2)), (5, rows + 1)
+    neighbours.weights[neighbours.rows > 0] = rng.random((max_neighbours(rows + 2) + 2, WEIGHTS))
     nets.fast.neighbours.replace(neighbours, keys)
-    stored = 8 * (room(rows + 2) + 2) + 9 * len(keys)
+    stored = 8 * (max_neighbours(rows + 2) + 2) + 9 * len(keys)
     assert len(pack(nets)["fast"]) - empty == pytest.approx(stored, abs=16), "the header differs by a few bytes"
     again = unpack(config, pack(nets), table(nets)).fast.neighbours
     assert np.array_equal(again.rows.numpy(), neighbours.rows)

@@ -9,7 +9,7 @@ import torch
 from models.data.catalogue import FIRST_ROW
 from models.mc2sf.nets import NetConfig, Nets
 from models.training.cooccurrence_loss import cooccurrence_loss
-from models.training.minibatches import Batch, localise
+from models.training.minibatches import Batch, to_batch
 from models.training.retrain import TrainConfig, train_item_table
 
 ROWS = FIRST_ROW + 12
@@ -18,7 +18,7 @@ ROWS = FIRST_ROW + 12
 def batch(history: list[list[int]], clicks: list[list[int]], items: list[list[int]]) -> Batch:
     nothing = np.zeros((len(items), 2), np.int64)
     of = (np.array(history), nothing, np.array(clicks), nothing, np.array(items))
-    return localise(of, np.zeros((*of[-1].shape, 3), np.uint8), ROWS, np.random.default_rng(0), 0.0)
+    return to_batch(of, np.zeros((*of[-1].shape, 3), np.uint8), ROWS, np.random.default_rng(0), 0.0)
 
 
 def loss(given: Batch, E: torch.Tensor) -> float:

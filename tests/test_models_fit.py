@@ -70,12 +70,12 @@ def test_an_interrupted_fit_resumes_with_the_same_result(tmp_path: Path) -> None
     whole, cut = Line(), Line()
     expected = fit(whole, batches, Scores(*scores), CONFIG, seed=1)
     file = tmp_path / "fit.safetensors"
-    fit(cut, batches, Scores(*scores[:4]), replace(CONFIG, epochs=4), seed=1, keep=file)
+    fit(cut, batches, Scores(*scores[:4]), replace(CONFIG, epochs=4), seed=1, state_file=file)
     again = Line()
-    assert fit(again, batches, Scores(*scores[4:]), CONFIG, seed=1, keep=file) == expected
+    assert fit(again, batches, Scores(*scores[4:]), CONFIG, seed=1, state_file=file) == expected
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
     finished = Line()
-    assert fit(finished, batches, Scores(), CONFIG, seed=1, keep=file) == expected
+    assert fit(finished, batches, Scores(), CONFIG, seed=1, state_file=file) == expected
 
 
 def test_with_bf16_it_learns_nearly_the_same_in_weights_of_full_precision() -> None:

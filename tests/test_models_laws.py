@@ -104,7 +104,7 @@ def some_queries(n: int = 6, seed: int = 0) -> tuple[Queries, Tensor]:
     queries = Queries(
         users=torch.from_numpy(generator.integers(0, USERS, n)),
         history=padded(generator, n - 2, LENGTH),
-        of=torch.from_numpy(generator.integers(0, n - 2, n)),
+        history_index=torch.from_numpy(generator.integers(0, n - 2, n)),
         clicks=padded(generator, n, LENGTH),
         exposures=padded(generator, n, 5),
         window=padded(generator, n, 4),
@@ -382,15 +382,19 @@ def learnt(
         items = torch.from_numpy(np.concatenate([sequences[chosen, position][:, None], negatives], 1))
         hidden = items == items[:, :1]
         hidden[:, 0] = False
-        whole = ListBatch(before(sequences, chosen, position), items, torch.zeros(items.shape), hidden)
-        return [whole.share(part, 8) for part in range(8)]
+        parts, log_q = [slice(start, None, 8) for start in range(8)], torch.zeros(items.shape)
+        queries = before(sequences, chosen, position)
+        return [ListBatch(queries[part], items[part], log_q[part], hidden[part]) for part in parts]
 
     def walks(_: int, generator: np.random.Generator) -> list[SequenceBatch]:
         order = torch.from_numpy(generator.permutation(users))
         rows = torch.from_numpy(sequences)[order]
         negatives = torch.from_numpy(generator.integers(FIRST_ROW, ROWS, 16))
-        whole = SequenceBatch(rows[:, :-2], rows[:, 1:-1], negatives, torch.zeros(16), torch.zeros(USERS, 16).bool())
-        return [whole.share(part, 2) for part in range(2)]
+        hidden = torch.zeros(USERS, 16).bool()
+        parts = [slice(start, None, 2) for start in range(2)]
+        return [
+            SequenceBatch(rows[part, :-2], rows[part, 1:-1], negatives, torch.zeros(16), hidden[part]) for part in parts
+        ]
 
     everything = torch.arange(FIRST_ROW, ROWS).expand(len(users), -1)
 

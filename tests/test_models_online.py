@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.item_neighbours import ItemNeighbours, room
+from models.data.item_neighbours import ItemNeighbours, max_neighbours
 from models.data.item_statistics import BUCKETS
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import NetConfig, Nets
@@ -78,9 +78,9 @@ def test_the_losses_are_those_of_the_scores_that_serving_gives(stacked: bool) ->
     with torch.no_grad():
         given.encoder.standing.normal_(generator=torch.Generator().manual_seed(3))
     if stacked:
-        found = ItemNeighbours.none(ROWS + 5)
-        found.rows[2:] = rng.integers(2, ROWS + 5, (ROWS + 3, room(ROWS + 5)))
-        found.weights[2:] = rng.random((ROWS + 3, room(ROWS + 5), 2))
+        found = ItemNeighbours.empty(ROWS + 5)
+        found.rows[2:] = rng.integers(2, ROWS + 5, (ROWS + 3, max_neighbours(ROWS + 5)))
+        found.weights[2:] = rng.random((ROWS + 3, max_neighbours(ROWS + 5), 2))
         given.fast.neighbours.replace(found, np.arange(900, 905))
         given.fast.stack.copy_(torch.tensor([0.3, 0.5, 0.2, 0.7, -0.4]))
     scorer, listed, expected = Scorer(given), examples(70), []

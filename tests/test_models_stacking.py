@@ -19,7 +19,7 @@ from models.data.item_neighbours import (
     WITHIN_MS,
     ItemNeighbours,
     fit_neighbours,
-    room,
+    max_neighbours,
     with_transitions,
 )
 from models.data.views import ViewSpec
@@ -78,7 +78,7 @@ def test_weights_of_neighbours_equal_those_counted_and_solved_one_by_one() -> No
 
 def test_an_item_keeps_as_many_neighbours_as_there_is_room_for() -> None:
     items = 4 * MOST
-    assert [room(size) for size in (1, items, 4096, 10**6)] == [MOST, MOST, 128, LEAST]
+    assert [max_neighbours(size) for size in (1, items, 4096, 10**6)] == [MOST, MOST, 128, LEAST]
     rows = FIRST_ROW + np.concatenate([np.arange(items), np.zeros(3 * MOST, np.int64)])
     rows[items + 1 :: 2] = FIRST_ROW + 1 + np.arange(len(rows[items + 1 :: 2]))  # item 0 and another one, in turn
     found = fit_neighbours(rows, np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64), FIRST_ROW + items)
@@ -112,7 +112,7 @@ def test_transitions_counted_anew_are_those_of_all_clicks_and_the_weights_of_eas
 
 
 def test_the_affinity_of_a_candidate_decays_with_the_age_of_the_click_and_repeats_add_up() -> None:
-    near = ItemNeighbours.none(6)
+    near = ItemNeighbours.empty(6)
     near.rows[2, :2], near.weights[2, :2] = (3, 4), ((0.5, 1.0), (0.25, 2.0))
     near.rows[3, 0], near.weights[3, 0] = 4, (4.0, 8.0)
     ease, followed = affinity(near, np.array([0, 2, 3, 2]), np.array([3, 4, 5, 0]))
@@ -205,7 +205,7 @@ def test_a_retrain_learns_what_follows_what_and_lowers_the_loss_of_mc2sf() -> No
     assert (followed > 0.3).all()
     weights = dict(zip(FEATURES, nets.fast.stack.tolist(), strict=True))
     assert weights["transitions"] + weights["ease"] > 0.5
-    source = ClickSource.of(click_states(log, SPEC), result.catalogue)
+    source = ClickSource.from_states(click_states(log, SPEC), result.catalogue)
     some, alone = np.arange(0, 1200, 7), nets.grown(len(nets.encoder.E), 1)
     alone.fast.stack.copy_(initial_weights())
     losses = [HeldOut.draw(source, some, 1, each.fast.neighbours).losses(each).mean() for each in (nets, alone)]
@@ -224,7 +224,7 @@ def test_a_stack_is_not_fitted_to_a_few_held_out_clicks() -> None:
 def test_clicks_held_out_are_unknown_to_the_neighbours() -> None:
     log = walk(30, 20, 40)
     catalogue = Catalogue(np.unique(log.keys))
-    source = ClickSource.of(click_states(log, SPEC), catalogue)
+    source = ClickSource.from_states(click_states(log, SPEC), catalogue)
     assert not neighbours_without(source, np.arange(len(source.targets))).rows.any()
 
 
@@ -245,7 +245,7 @@ def test_a_retrain_judges_with_neighbours_that_do_not_know_the_held_out_clicks()
 
 def test_items_that_are_new_have_no_neighbours_and_those_of_others_stay() -> None:
     nets = Nets.initial(STACKED, 10, 1)
-    neighbours = ItemNeighbours.none(11)  # the last one has no row in E, and a retrain gives it another one
+    neighbours = ItemNeighbours.empty(11)  # the last one has no row in E, and a retrain gives it another one
     neighbours.rows[3, :2], neighbours.weights[3, :2] = (4, 10), 0.5
     nets.fast.neighbours.replace(neighbours, np.array([77]))
     grown = nets.grown(12, 1).fast.neighbours

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from models.data.catalogue import ROW_PADDING
-from models.data.item_neighbours import WEIGHTS, ItemNeighbours, room
+from models.data.item_neighbours import WEIGHTS, ItemNeighbours, max_neighbours
 from models.layers.tiles import TILE
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import FastQuery, Scorer, SlowQuery
@@ -41,8 +41,8 @@ def lively(config: NetConfig) -> Nets:
             weight.mul_(2)
     if config.stacked:
         rng = np.random.default_rng(4)
-        shape = ROWS, room(ROWS)
-        near = np.array([rng.choice(ROWS, room(ROWS), replace=False) for _ in range(ROWS)], np.int32)
+        shape = ROWS, max_neighbours(ROWS)
+        near = np.array([rng.choice(ROWS, max_neighbours(ROWS), replace=False) for _ in range(ROWS)], np.int32)
         near[ROW_PADDING] = 0  # padding has no neighbours
         nets.fast.neighbours.replace(ItemNeighbours(near, rng.random((*shape, WEIGHTS)).astype(np.float16)))
         nets.fast.stack.copy_(torch.tensor([0.3, 0.5, 0.2, 0.7, -0.4]))

@@ -60,7 +60,7 @@ def ndcg(result: TrainResult, log: InteractionLog) -> dict[str, float]:
         rows = np.insert(rows, place, target)
         window = catalogue.rows(seen.window_items)
         r2 = scorer.encode_exposures(np.zeros((1, 8), np.float32), [window])[0]
-        buckets = statistics.of(rows, np.full(len(rows), log.epochs[states.event[i]]))
+        buckets = statistics.buckets_of(rows, np.full(len(rows), log.epochs[states.event[i]]))
         slow = scorer.slow(catalogue.rows(seen.history), r2, rows, buckets)
         short = catalogue.rows(seen.clicks), catalogue.rows(seen.exposures)
         fast = scorer.fast(*short, rows, slow.r_t, slow.r_n, buckets)
@@ -111,7 +111,7 @@ def test_rows_of_items_that_no_batch_holds_stay_equal_byte_for_byte() -> None:
     log, untouched = log_of(10, 20, 40), np.arange(900, 950)
     catalogue = Catalogue(untouched).extended(np.unique(log.keys))
     nets = Nets.initial(SIZES, catalogue.size, 1)
-    source = ClickSource.of(click_states(log, SPEC), catalogue)
+    source = ClickSource.from_states(click_states(log, SPEC), catalogue)
     some = np.arange(32)
     batch = source.batch(some, np.random.default_rng(1), n=4, unknown=0.2)
     before = nets.encoder.E.detach().clone()
@@ -128,7 +128,9 @@ def test_training_computes_where_the_weights_are() -> None:
     """Tensors created without a device argument would be on the meta device here, and mixing would fail."""
     log = log_of(10, 20, 40)
     catalogue = Catalogue([]).extended(np.unique(log.keys))
-    batch = ClickSource.of(click_states(log, SPEC), catalogue).batch(np.arange(32), np.random.default_rng(1), n=4)
+    batch = ClickSource.from_states(click_states(log, SPEC), catalogue).batch(
+        np.arange(32), np.random.default_rng(1), n=4
+    )
 
     def trained(made: str) -> list[torch.Tensor]:
         nets = Nets.initial(SIZES, catalogue.size, 1)
@@ -262,7 +264,9 @@ def test_a_retrain_moves_the_nets_less_the_less_of_the_log_it_uses() -> None:
     """Adam's first step moves a weight by the learning rate."""
     log = log_of(40, 30, 40)
     catalogue = Catalogue(np.unique(log.keys))
-    batch = ClickSource.of(click_states(log, SPEC), catalogue).batch(np.arange(32), np.random.default_rng(1), n=4)
+    batch = ClickSource.from_states(click_states(log, SPEC), catalogue).batch(
+        np.arange(32), np.random.default_rng(1), n=4
+    )
     for used in (100, 20):
         nets = Nets.initial(SIZES, catalogue.size, 1)
         before = [weight.detach().clone() for weight in nets.slow.parameters()]
@@ -339,7 +343,7 @@ def test_a_click_with_a_slate_gets_its_negatives_from_there_without_repetition()
     impressions = np.array([7] * 7 + [8] * 2 + [0])
     keys, zeros = np.arange(10, 20), np.zeros(10, np.int64)
     catalogue = Catalogue(np.arange(10, 60))
-    source = ClickSource.of(
+    source = ClickSource.from_states(
         click_states(InteractionLog(np.array([0, 10]), keys, kinds, zeros, impressions, zeros), SPEC), catalogue
     )
     batch = source.batch(np.arange(4), np.random.default_rng(0), n=4)
@@ -357,7 +361,7 @@ def test_a_click_with_a_slate_gets_its_negatives_from_there_without_repetition()
 def test_replaced_items_are_replaced_everywhere_in_the_batch_and_about_as_often_as_asked() -> None:
     log = log_of(40, 40, 400)
     catalogue = Catalogue(np.unique(log.keys))
-    source, some = ClickSource.of(click_states(log, SPEC), catalogue), np.arange(500)
+    source, some = ClickSource.from_states(click_states(log, SPEC), catalogue), np.arange(500)
     whole = source.batch(some, np.random.default_rng(2), n=4)
     batch = source.batch(some, np.random.default_rng(2), n=4, unknown=0.2)
     pairs = set()
@@ -382,7 +386,7 @@ def test_only_logged_slates_give_their_items_that_were_not_clicked_as_negatives(
     slate = sign * (np.arange(400) // 2 + 1)
     log = InteractionLog(np.arange(0, 401, 20), keys, kinds, np.arange(400) * 1000, slate, np.zeros(400, np.int64))
     catalogue = Catalogue(np.unique(keys))
-    source = ClickSource.of(click_states(log, SPEC), catalogue)
+    source = ClickSource.from_states(click_states(log, SPEC), catalogue)
     batch = source.batch(np.arange(50), np.random.default_rng(1), n=4)
     drawn = set(batch.rows[batch.items[:, 1:]].flatten().tolist())
     assert bool(drawn - set(catalogue.rows(np.array([7])).tolist())) is other

@@ -16,7 +16,7 @@ def test_a_window_closes_with_the_exposure_that_fills_it() -> None:
         cursor.expose(time)
         seen.append((cursor.start, cursor.end, cursor.number))
     assert seen == [(5, 5, 0), (5, 5, 0), (5, 8, 1), (5, 8, 1), (5, 8, 1), (8, 11, 2), (8, 11, 2)]
-    assert cursor.shown == 12
+    assert cursor.position == 12
 
 
 def test_a_window_closes_by_age_only_after_the_age_and_only_if_it_holds_an_exposure() -> None:

@@ -74,7 +74,7 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
     for i in range(len(folded)):
         view = folded.view(i)
         for seen, offline in (
-            (view.history, queries.history[queries.of[i]]),
+            (view.history, queries.history[queries.history_index[i]]),
             (view.clicks, queries.clicks[i]),
             (view.exposures, queries.exposures[i]),
             (view.window_items, queries.window[i]),

@@ -17,7 +17,7 @@ from models.data.interaction_log import ClickStates, InteractionLog, Ints, click
 from models.data.views import ViewSpec
 from models.evaluation.metrics import chance, metrics, rank
 from models.mc2sf.nets import NetConfig, Nets
-from models.training.minibatches import localise
+from models.training.minibatches import to_batch
 from models.training.retrain import TrainConfig, retrain
 from replay.errors import SourceError
 from replay.sources.synthetic.optimum import of_source, optimum, probabilities
@@ -165,9 +165,9 @@ def ndcg(nets: Nets, catalogue: Catalogue, folded: ClickStates, some: Ints) -> d
         listed,
     )
     log = folded.log
-    standings = log.item_statistics(catalogue)
-    stands = standings.of(listed, np.repeat(log.epochs[folded.event[some], None], size, 1))
-    batch = localise(of, stands, catalogue.size, draw, 0.0)
+    statistics = log.item_statistics(catalogue)
+    buckets = statistics.buckets_of(listed, np.repeat(log.epochs[folded.event[some], None], size, 1))
+    batch = to_batch(of, buckets, catalogue.size, draw, 0.0)
     scores = nets(batch.inputs(nets, nets.encoder.E[batch.rows])).mc2sf.numpy()
     counts = np.bincount(catalogue.rows(folded.target[folded.time < folded.time[some].min()]), minlength=size + 2)
     place = np.argmax(listed == catalogue.rows(folded.target[some])[:, None], axis=1)

@@ -16,7 +16,7 @@ from models.data.item_statistics import BUCKETS
 from models.mc2sf.checkpoint import unpack as nets_of
 from models.mc2sf.nets import Logits, NetConfig, Nets
 from models.training.losses import joint_loss, sampled_softmax
-from models.training.minibatches import Batch, localise
+from models.training.minibatches import Batch, to_batch
 from streams.database import schema
 from streams.database.engine import connect
 from streams.model_config import net_config
@@ -42,7 +42,7 @@ def batch_of(clicks: int) -> Batch:
     rng = np.random.default_rng(1)
     lengths = (SIZES.history_long, SIZES.threshold, SIZES.history_short, SIZES.history_short, 5)
     of = tuple(rng.integers(FIRST_ROW, ROWS, (clicks, n)) for n in lengths)
-    return localise(of, rng.integers(0, BUCKETS, (clicks, 5, 3), np.uint8), ROWS, rng, 0.1)
+    return to_batch(of, rng.integers(0, BUCKETS, (clicks, 5, 3), np.uint8), ROWS, rng, 0.1)
 
 
 @pytest.mark.parametrize("clicks", [1, 2, 7, 64])

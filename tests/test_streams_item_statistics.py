@@ -49,8 +49,8 @@ def test_adding_epoch_by_epoch_and_counting_a_log_agree(events: Events) -> None:
     by_epoch = ItemStatisticsByEpoch.from_events(log[:, 1], log[:, 0], log[:, 2], ITEMS + 1)
     statistics, items = ItemStatistics.empty(), np.arange(ITEMS + 1)
     for epoch in range(int(log[:, 0].max(initial=0)) + 1):
-        served = statistics.of(items)
-        np.testing.assert_array_equal(served, by_epoch.of(items, np.full(len(items), epoch)))
+        served = statistics.buckets_of(items)
+        np.testing.assert_array_equal(served, by_epoch.buckets_of(items, np.full(len(items), epoch)))
         assert not served[ITEMS].any()  # never seen
         statistics = statistics.next_epoch(*counted(events, epoch))
 
@@ -69,7 +69,7 @@ def test_the_statistics_after_some_epochs_are_equivalent_to_their_events(events:
     )
     for epoch in range(first, int(log[:, 0].max(initial=0)) + 1):
         at = np.arange(size), np.full(size, epoch)
-        np.testing.assert_array_equal(rest.of(*at), whole.of(*at))
+        np.testing.assert_array_equal(rest.buckets_of(*at), whole.buckets_of(*at))
 
 
 def test_the_tables_and_the_verification_count_the_same() -> None:
@@ -81,7 +81,7 @@ def test_the_tables_and_the_verification_count_the_same() -> None:
     with recorded(events).connect() as connection:
         reference, statistics = ReferenceItemStatistics(connection, "r"), ItemStatistics.empty()
         for epoch in range(EPOCHS):
-            np.testing.assert_array_equal(reference.buckets(epoch, items.tolist()), statistics.of(items))
+            np.testing.assert_array_equal(reference.buckets(epoch, items.tolist()), statistics.buckets_of(items))
             (counts,) = counts_of(connection, "r", epoch)
             assert counts == record(events, epoch)
             statistics = statistics.next_epoch(*counted(events, epoch))
@@ -97,9 +97,9 @@ def test_buckets_are_relative_so_that_they_mean_the_same_at_any_length_of_the_lo
         ItemStatistics.empty().next_epoch(keys, clicks),
         ItemStatistics.empty().next_epoch(keys, 1000 * clicks),
     )
-    np.testing.assert_array_equal(short.of(keys), long.of(keys))
-    assert (np.diff(short.of(keys)[:, 0].astype(int)) >= 0).all()
-    assert short.of(keys)[3, 0] > short.of(keys)[2, 0]
+    np.testing.assert_array_equal(short.buckets_of(keys), long.buckets_of(keys))
+    assert (np.diff(short.buckets_of(keys)[:, 0].astype(int)) >= 0).all()
+    assert short.buckets_of(keys)[3, 0] > short.buckets_of(keys)[2, 0]
 
 
 def test_a_reader_derives_statistics_from_counts_in_any_order_and_none_from_an_incomplete_epoch() -> None:
@@ -117,7 +117,7 @@ def test_a_reader_derives_statistics_from_counts_in_any_order_and_none_from_an_i
     with recorded(events).connect() as connection:
         found = cache.find(2)
         assert found is not None
-        np.testing.assert_array_equal(found.of(items), statistics_after(connection, "r", 2).of(items))
+        np.testing.assert_array_equal(found.buckets_of(items), statistics_after(connection, "r", 2).buckets_of(items))
     assert cache.newest().epoch == 2
 
 

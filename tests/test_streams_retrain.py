@@ -108,9 +108,9 @@ def test_later_epochs_are_left_out(world: World, database_url: str) -> None:
 
 def statistics(log: Interactions) -> NDArray[np.uint8]:
     """Return the statistics of all items as the last epoch began."""
-    standings = log.log().item_statistics(Catalogue(log.keys))
+    statistics = log.log().item_statistics(Catalogue(log.keys))
     rows = Catalogue(log.keys).rows(log.keys)
-    return standings.of(rows, np.full(len(rows), log.log().epochs.max()))
+    return statistics.buckets_of(rows, np.full(len(rows), log.log().epochs.max()))
 
 
 def test_in_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_known(world: World) -> None:

@@ -87,7 +87,7 @@ class Ours:
             lambda: float(number),  # the last epoch counts as the best: no epoch is chosen here
             config,
             SEED,
-            keep=self._keep,
+            state_file=self._keep,
             progress=lambda _epoch, loss, _score: losses.append(loss),
         )
         spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}

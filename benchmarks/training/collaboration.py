@@ -89,7 +89,7 @@ def intervals(log: InteractionLog, epochs: int, seed: int) -> Iterator[Interval]
         nets, catalogue, since = made.nets, made.catalogue, made.trained_until
         states = click_states(until(log, epoch + every), SPEC)
         none = np.zeros(len(states), np.int64)  # no slates: the others come from the catalogue for every click
-        source = replace(ClickSource.of(states, catalogue), slate=Ranges(none, none))
+        source = replace(ClickSource.from_states(states, catalogue), slate=Ranges(none, none))
         yield _scored(nets, source, np.flatnonzero(states.log.epochs[states.event] >= epoch), seed)
 
 
@@ -99,7 +99,7 @@ def _scored(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Interval:
     for start in range(0, len(some), BATCH):
         chosen = some[start : start + BATCH]
         # the order of a batch
-        order.append(chosen[np.argsort(states.history.length(chosen, SPEC.history_long), kind="stable")])
+        order.append(chosen[np.argsort(states.history.lengths(chosen, SPEC.history_long), kind="stable")])
         batch = source.batch(chosen, np.random.default_rng([seed, start]), n=OTHERS)
         logits = nets(batch.inputs(nets, nets.encoder.E[batch.rows]))
         clicks, items = batch.rows[batch.clicks], batch.rows[batch.items]
@@ -110,7 +110,7 @@ def _scored(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Interval:
         scores.append(of | {f"known {name}": known * of[name] for name in ("f2s", "s2f", "ease", "transitions")})
     columns = {name: torch.cat([of[name] for of in scores]) for name in scores[0]}
     clicks_of = np.concatenate(order)
-    known_users = (states.history.length(clicks_of, 1) > 0) & (states.window[clicks_of] > 0)
+    known_users = (states.history.lengths(clicks_of, 1) > 0) & (states.window[clicks_of] > 0)
     return Interval(states.user[clicks_of], known_users, columns)
 
 

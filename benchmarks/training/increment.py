@@ -85,7 +85,7 @@ class Judge:
         self._clicks: Ints = np.flatnonzero(folded.log.epochs[folded.event] >= first)
         self._clicks = np.sort(np.random.default_rng(seed).permutation(self._clicks)[:most])
         none = np.zeros(len(folded), np.int64)  # no slates: the 99 others come from the catalogue for every click
-        self._source = replace(ClickSource.of(folded, catalogue), slate=Ranges(none, none))
+        self._source = replace(ClickSource.from_states(folded, catalogue), slate=Ranges(none, none))
         self._seed = seed
 
     def __len__(self) -> int:

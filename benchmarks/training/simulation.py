@@ -47,7 +47,7 @@ def simulate(
         order = order[np.linspace(0, len(order) - 1, most).astype(np.int64)]
     epochs = log.epochs[states.event]
     everything = Catalogue(np.unique(log.keys))
-    source = ClickSource.of(states, everything)
+    source = ClickSource.from_states(states, everything)
     lists = [candidates(source, i, seed) for i in order.tolist()]
     ranks = {"popularity": by_popularity(states, everything, order, lists)}
     nets, catalogue = Nets.initial(NetConfig(floor=True, stacked=True), Catalogue([]).size, seed), Catalogue([])
@@ -117,7 +117,7 @@ def by_nets(nets: Nets, source: ClickSource, own: torch.Tensor, some: Ints, list
         items = np.zeros((len(chosen), width), np.int64)
         for row, i in enumerate(chosen):
             items[row, : len(lists[i])] = lists[i]
-        batch = source.listed(some[chosen], items)
+        batch = source.batch_of(some[chosen], items)
         rows = own[batch.rows]
         inputs = batch.inputs(nets, nets.encoder.E[rows])
         logits = nets.stacked(nets(inputs), rows[batch.clicks], rows[batch.items])

@@ -49,7 +49,7 @@ def intervals(log: InteractionLog, end: int, most: int, seed: int) -> list[Inter
     states = click_states(log, SPEC)
     order, epochs = states.order(), log.epochs[states.event]
     everything = Catalogue(np.unique(log.keys))
-    source = ClickSource.of(states, everything)
+    source = ClickSource.from_states(states, everything)
     nets, catalogue, since = Nets.initial(NetConfig(floor=True, stacked=True), 2, seed), Catalogue([]), None
     found = []
     for start in range(EVERY, end, EVERY):

@@ -46,17 +46,17 @@ FORMS = {"no transitions": FLOOR, "as old as the retrain": [*FLOOR, 3], "counted
 def features(log: InteractionLog, epochs: int, end: int, seed: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """Return the features [M, 1 + OTHERS, 5] of clicks before epoch `end`, column 0 the click, and user and epoch."""
     states, catalogue = click_states(log, SPEC), Catalogue(np.unique(log.keys))
-    source, when, order = ClickSource.of(states, catalogue), log.epochs[states.event], states.order()
+    source, when, order = ClickSource.from_states(states, catalogue), log.epochs[states.event], states.order()
     known = is_click(log.kinds)
     clicks, at = (catalogue.rows(log.keys[known]), log.users[known], log.times[known]), log.epochs[known]
     shares = log_share().numpy()
-    neighbours = [ItemNeighbours.none(catalogue.size)] * 2
+    neighbours = [ItemNeighbours.empty(catalogue.size)] * 2
     found, places = [], []
     for epoch in range(epochs // RETRAINS, end):
         for kind, every in enumerate((epochs // RETRAINS, EVERY)):
             if epoch % every == 0:
                 before = (column[at < epoch] for column in clicks)
-                neighbours[kind] = with_transitions(ItemNeighbours.none(catalogue.size), *before)
+                neighbours[kind] = with_transitions(ItemNeighbours.empty(catalogue.size), *before)
         draw = np.random.default_rng([seed, epoch])
         chosen = order[when[order] == epoch]
         for i in draw.permutation(chosen)[:MOST].tolist():
@@ -65,7 +65,7 @@ def features(log: InteractionLog, epochs: int, end: int, seed: int) -> tuple[tor
             if not len(others):
                 others = draw.integers(2, catalogue.size, OTHERS)
             items = np.concatenate([source.targets[[i]], others])
-            buckets = source.item_statistics.of(items, np.full(len(items), epoch))
+            buckets = source.item_statistics.buckets_of(items, np.full(len(items), epoch))
             last = states.clicks.gather(source.click_rows, np.array([i]), SPEC.history_short, ROW_PADDING)[0]
             row = np.full((1 + OTHERS, 5), 0.0, np.float32)
             row[len(items) :, 0] = ABSENT

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.data.item_neighbours import WEIGHTS, room
+from models.data.item_neighbours import WEIGHTS, max_neighbours
 from models.data.item_statistics import FEATURES
 from models.layers.gru import Gru
 from models.layers.mlp import PaddedVectors
@@ -91,8 +91,8 @@ class DeviceModel(nn.Module):
         """Return the logits of fast alone and of mc2sf, [1, C] each."""
         short = self.gru_n, PaddedVectors(clicks, clicks_mask), PaddedVectors(exposures, exposures_mask)
         e, floor = self.encoder.with_statistics(vectors, statistics), self.encoder.floor(statistics)
-        fast = self.encoder.above(floor, "fast", self.fast.score_fast(self.fast.from_zero(*short), e))
-        s2f = self.encoder.above(floor, "mc2sf", self.fast.score_s2f(*short, e, r_t, r_n))
+        fast = self.encoder.add_floor(floor, "fast", self.fast.score_fast(self.fast.from_zero(*short), e))
+        s2f = self.encoder.add_floor(floor, "mc2sf", self.fast.score_s2f(*short, e, r_t, r_n))
         affinities = _affinities(neighbour_rows, neighbour_weights, items)
         return fast, stacking.weighted(self.fast.stack, (s2f, fast, f2s, *affinities))
 
@@ -110,7 +110,7 @@ def write_onnx(nets: Nets, path: Path) -> None:
     import onnx  # noqa: PLC0415 - an optional dependency
 
     d, length = nets.config.dim, nets.config.history_short
-    neighbours = room(len(nets.encoder.E))
+    neighbours = max_neighbours(len(nets.encoder.E))
     several = torch.export.Dim("candidates", min=1)
     arguments = (
         torch.zeros(1, length, d),

@@ -30,7 +30,7 @@ class Dccl(nn.Module):
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Return scores [V, C] of `items` [V, C]."""
-        sequences, of = self.backbone.reads(queries)
-        states = self.backbone.states(sequences[:, -self.backbone.length :])[:, -1][of]
+        sequences, sequence_index = self.backbone.reads(queries)
+        states = self.backbone.states(sequences[:, -self.backbone.length :])[:, -1][sequence_index]
         scale, shift = self.patches(queries.users).chunk(2, -1)
         return self.backbone.logits(states * (1 + scale) + shift, items)

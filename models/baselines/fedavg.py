@@ -34,7 +34,7 @@ class FedAvg(nn.Module):
     def forward(self, devices: Sequence[Sized]) -> Tensor:
         """Return the mean loss of the devices before they train; a batch per device, devices weighted by clicks."""
         server = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
-        changed = {name: torch.zeros_like(p) for name, p in server.items()}
+        change = {name: torch.zeros_like(p) for name, p in server.items()}
         clicks = sum(len(batch) for batch in devices)
         total = next(iter(server.values())).new_zeros(())
         for batch in devices:
@@ -51,6 +51,6 @@ class FedAvg(nn.Module):
                             weight.sub_(gradient, alpha=self.config.learning_rate)
             with torch.no_grad():
                 for name, weight in local.items():
-                    changed[name] += (server[name] - weight) * (len(batch) / clicks)
-        moved = torch.stack([(p * changed[name]).sum() for name, p in server.items()]).sum()
-        return total + moved - moved.detach()
+                    change[name] += (server[name] - weight) * (len(batch) / clicks)
+        surrogate = torch.stack([(p * change[name]).sum() for name, p in server.items()]).sum()
+        return total + surrogate - surrogate.detach()  # the loss, with the mean change as its gradient

@@ -25,12 +25,8 @@ class GRU4RecConfig:
 def left_aligned(sequences: Tensor) -> tuple[Tensor, Tensor]:
     """Return `sequences` [B, L] with the padding moved to the right, and the shift of each [B]."""
     padding = (sequences == ROW_PADDING).long().cumprod(1).sum(1)
-    return sequences.gather(
-        1,
-        (torch.arange(sequences.shape[1], device=sequences.device) + padding[:, None]).clamp(
-            max=sequences.shape[1] - 1
-        ),
-    ), padding
+    positions = torch.arange(sequences.shape[1], device=sequences.device) + padding[:, None]
+    return sequences.gather(1, positions.clamp(max=sequences.shape[1] - 1)), padding
 
 
 def right_aligned(states: Tensor, padding: Tensor) -> Tensor:

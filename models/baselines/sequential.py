@@ -59,5 +59,5 @@ class Sequential(nn.Module, ABC):
 
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Return scores [V, C] of `items` [V, C]; each distinct sequence is encoded once."""
-        sequences, of = self.reads(queries)
-        return self.logits(self.states(sequences[:, -self.length :])[:, -1][of], items)
+        sequences, sequence_index = self.reads(queries)
+        return self.logits(self.states(sequences[:, -self.length :])[:, -1][sequence_index], items)

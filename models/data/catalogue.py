@@ -36,19 +36,19 @@ class Catalogue:
 
     def rows(self, keys: ArrayLike) -> NDArray[np.int64]:
         """Return the rows of `keys`, of the same shape; ROW_UNKNOWN for items that are not in the catalogue."""
-        wanted: NDArray[np.int64] = np.asarray(keys, dtype=np.int64)
+        keys = np.asarray(keys, dtype=np.int64)
         if not len(self):
-            return np.full(wanted.shape, ROW_UNKNOWN, dtype=np.int64)
-        index = np.minimum(np.searchsorted(self._sorted, wanted), len(self) - 1)
-        found = self._sorted[index] == wanted
-        rows: NDArray[np.int64] = np.where(found, self._order[index] + FIRST_ROW, ROW_UNKNOWN)
+            return np.full(keys.shape, ROW_UNKNOWN, dtype=np.int64)
+        index = np.minimum(np.searchsorted(self._sorted, keys), len(self) - 1)
+        known = self._sorted[index] == keys
+        rows: NDArray[np.int64] = np.where(known, self._order[index] + FIRST_ROW, ROW_UNKNOWN)
         return rows
 
     def extended(self, new_keys: ArrayLike) -> Catalogue:
         """Return a catalogue with the missing ones of `new_keys` appended in order of their first occurrence."""
-        wanted: NDArray[np.int64] = np.asarray(new_keys, dtype=np.int64).reshape(-1)
-        _, first = np.unique(wanted, return_index=True)
-        unique = wanted[np.sort(first)]
+        keys: NDArray[np.int64] = np.asarray(new_keys, dtype=np.int64).reshape(-1)
+        _, first = np.unique(keys, return_index=True)
+        unique = keys[np.sort(first)]
         return Catalogue(np.concatenate([self.keys, unique[self.rows(unique) == ROW_UNKNOWN]]))
 
     def __eq__(self, other: object) -> bool:

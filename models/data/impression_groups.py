@@ -39,6 +39,6 @@ def begins_group(impressions: NDArray[np.int64], same_user: NDArray[np.bool_]) -
 
 
 def first_of_group(impressions: NDArray[np.int64], same_user: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the index of the first event of each event's group: arguments as of `begins_group` -> [N]."""
+    """Return the index of the first event of each event's group, [N]; arguments as for `begins_group`."""
     begins = begins_group(impressions, same_user)
     return np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))

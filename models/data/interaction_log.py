@@ -114,19 +114,20 @@ def click_states(log: InteractionLog, spec: ViewSpec) -> ClickStates:
     n, users = len(log.keys), log.users
     first = group_starts(log)
     clicked = is_click(log.kinds)
-    is_shown = log.kinds == EXPOSURE
+    exposed = log.kinds == EXPOSURE
+    # [N + 1] number of clicks and of exposures before each event: indices into click_keys and exposure_keys
     clicks_before = np.concatenate([[0], np.cumsum(clicked)])
-    shown_before = np.concatenate([[0], np.cumsum(is_shown)])
+    exposures_before = np.concatenate([[0], np.cumsum(exposed)])
     event = np.flatnonzero(log.kinds == CLICK)
     group = first[event]
-    begin = log.offsets[users[event]]  # first event of the click's user
+    user_start = log.offsets[users[event]]  # first event of the click's user
     # epochs never decrease within a user, so the events of earlier epochs are those before the epoch's first event
     new_epoch = np.ones(n, bool)
     new_epoch[1:] = (users[1:] != users[:-1]) | (log.epochs[1:] != log.epochs[:-1])
     epoch_start = np.maximum.accumulate(np.where(new_epoch, np.arange(n), 0))
-    clicks = Ranges(clicks_before[begin], clicks_before[group])
-    exposures = Ranges(shown_before[begin], shown_before[group])
-    closed, window = _windows(log, spec, first, group, exposures, shown_before)
+    clicks = Ranges(clicks_before[user_start], clicks_before[group])
+    exposures = Ranges(exposures_before[user_start], exposures_before[group])
+    closed, window = _windows(log, spec, first, group, exposures, exposures_before)
     return ClickStates(
         log=log,
         spec=spec,
@@ -135,7 +136,7 @@ def click_states(log: InteractionLog, spec: ViewSpec) -> ClickStates:
         group=group,
         time=log.times[group],
         click_keys=log.keys[clicked],
-        exposure_keys=log.keys[is_shown],
+        exposure_keys=log.keys[exposed],
         history=Ranges(clicks.start, clicks_before[epoch_start[group]]),
         clicks=clicks,
         exposures=exposures,
@@ -167,26 +168,26 @@ def is_negative(log: InteractionLog) -> NDArray[np.bool_]:
 
 
 def _windows(
-    log: InteractionLog, spec: ViewSpec, first: Ints, group: Ints, exposures: Ranges, shown_before: Ints
+    log: InteractionLog, spec: ViewSpec, first: Ints, group: Ints, exposures: Ranges, exposures_before: Ints
 ) -> tuple[Ranges, Ints]:
     """Return the last closed window before each click's impression group, and its number [M]."""
-    if spec.window_age_ms is None:  # by count alone: arithmetic
+    if spec.window_age_ms is None:
         start, end, number = closed_by_count(spec, exposures.end - exposures.start)
         return Ranges(exposures.start + start, exposures.start + end), number
-    states = _aged_windows(log, spec, first, shown_before)
+    states = _aged_windows(log, spec, first, exposures_before)
     return Ranges(states[group, 0], states[group, 1]), states[group, 2]
 
 
-def _aged_windows(log: InteractionLog, spec: ViewSpec, first: Ints, shown_before: Ints) -> Ints:
+def _aged_windows(log: InteractionLog, spec: ViewSpec, first: Ints, exposures_before: Ints) -> Ints:
     """Return start, end and number of the last closed window at the first event of each group, else 0: [N, 3]."""
     states = np.zeros((len(log.keys), 3), np.int64)
     kinds, times, firsts = log.kinds.tolist(), log.times.tolist(), first.tolist()
-    for begin, finish in itertools.pairwise(log.offsets.tolist()):
-        windows = WindowCursor.at(spec, int(shown_before[begin]))
-        for i in range(begin, finish):
+    for start, end in itertools.pairwise(log.offsets.tolist()):
+        cursor = WindowCursor.at(spec, int(exposures_before[start]))
+        for i in range(start, end):
             if firsts[i] == i:
-                windows.begin_group(times[i])
-                states[i] = windows.start, windows.end, windows.number
+                cursor.begin_group(times[i])
+                states[i] = cursor.start, cursor.end, cursor.number
             if kinds[i] == EXPOSURE:
-                windows.expose(times[i])
+                cursor.expose(times[i])
     return states

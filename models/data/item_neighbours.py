@@ -19,48 +19,48 @@ from models.data.catalogue import FIRST_ROW
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-LEAST, MOST = 64, 255  # neighbours per item, see `room`
+LEAST, MOST = 64, 255  # bounds of `max_neighbours`
 PAIRS = 1 << 19  # largest number of pairs in catalogues of medium size: 4 MB in a release
 WEIGHTS = 2  # per neighbour: EASE, transitions
-RIDGE = 200.0  # of EASE
+RIDGE = 200.0  # L2 penalty of EASE
 EASE_ITEMS = 3000  # most clicked items that EASE covers: its cost is their number cubed
 EASE_CLICKS = 200  # newest clicks of each user that EASE uses: its cost is their number squared
-WITHIN = 5  # largest distance of the two items of a transition, in clicks
-WITHIN_MS = 6 * 3_600_000  # and in time
+WITHIN = 5  # largest distance of the two clicks of a transition in the user's sequence
+WITHIN_MS = 6 * 3_600_000  # the same in time
 SHRINKAGE = 5.0  # added to an item's clicks: transitions of rare items weigh less
 
 
 class ItemNeighbours(NamedTuple):
-    """Neighbours of each row of E: their rows (i4 [rows, room], 0: none) and weights (f2 [.., WEIGHTS])."""
+    """Neighbours of each row of E: rows i4 [rows, max_neighbours], 0: none; and their weights f2 [.., WEIGHTS]."""
 
     rows: NDArray[np.int32]
     weights: NDArray[np.float16]
 
     def flat(self) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.float16]]:
         """Return the number of neighbours of each row, and their rows and weights one after the other."""
-        some = self.rows > 0
-        return some.sum(1).astype(np.uint8), self.rows[some], self.weights[some]
+        used = self.rows > 0
+        return used.sum(1).astype(np.uint8), self.rows[used], self.weights[used]
 
     @classmethod
     def from_flat(
         cls, counts: NDArray[np.uint8], rows: NDArray[np.int32], weights: NDArray[np.float16]
     ) -> ItemNeighbours:
         """Return the neighbours of `flat`. Raises ValueError if the arrays do not fit each other."""
-        if int(counts.max(initial=0)) > room(len(counts)) or (int(counts.sum()), WEIGHTS) != weights.shape:
+        if int(counts.max(initial=0)) > max_neighbours(len(counts)) or (int(counts.sum()), WEIGHTS) != weights.shape:
             raise ValueError(f"{weights.shape} weights of item neighbours, {int(counts.sum())} counted")
-        some = np.arange(room(len(counts))) < counts[:, None]
-        found = cls.none(len(counts))
-        found.rows[some], found.weights[some] = rows, weights
-        return found
+        used = np.arange(max_neighbours(len(counts))) < counts[:, None]
+        neighbours = cls.empty(len(counts))
+        neighbours.rows[used], neighbours.weights[used] = rows, weights
+        return neighbours
 
     @classmethod
-    def none(cls, size: int) -> ItemNeighbours:
-        """Return the neighbours of `size` rows without any."""
-        shape = size, room(size)
+    def empty(cls, size: int) -> ItemNeighbours:
+        """Return `size` rows without neighbours."""
+        shape = size, max_neighbours(size)
         return cls(np.zeros(shape, np.int32), np.zeros((*shape, WEIGHTS), np.float16))
 
 
-def room(size: int) -> int:
+def max_neighbours(size: int) -> int:
     """Return the largest number of neighbours per item in an E of `size` rows: the more rows, the fewer."""
     return int(np.clip(PAIRS // max(size, 1), LEAST, MOST))
 
@@ -84,21 +84,20 @@ def with_transitions(before: ItemNeighbours, rows: Ints, users: Ints, times: Int
 
 def _strongest(ease: tuple[Ints, Floats], transitions: tuple[Ints, Floats], size: int) -> ItemNeighbours:
     """Return the strongest neighbours of each of `size` rows, from the sorted pairs of each kind and their weights."""
-    (related, coefficients), (followed, shares) = ease, transitions
-    codes, _ = _distinct(np.concatenate([followed, related]))
+    codes, _ = _distinct(np.concatenate([transitions[0], ease[0]]))
     weights = np.zeros((len(codes), WEIGHTS))
-    for kind, (some, values) in enumerate(((related, coefficients), (followed, shares))):
-        weights[np.searchsorted(codes, some), kind] = values
+    for kind, (pairs, values) in enumerate((ease, transitions)):
+        weights[np.searchsorted(codes, pairs), kind] = values
     source, target = codes // size, codes % size
     strength = (weights / np.maximum(weights.std(0), 1e-9)).sum(1) if len(codes) else np.zeros(0)
     order = np.lexsort((target, -strength, source))
     source, target, weights = source[order], target[order], weights[order]
-    column = np.arange(len(source)) - np.searchsorted(source, source)
-    kept = column < room(size)
-    found = ItemNeighbours.none(size)
-    found.rows[source[kept], column[kept]] = target[kept]
-    found.weights[source[kept], column[kept]] = weights[kept]
-    return found
+    column = np.arange(len(source)) - np.searchsorted(source, source)  # rank among the neighbours of its item
+    kept = column < max_neighbours(size)
+    neighbours = ItemNeighbours.empty(size)
+    neighbours.rows[source[kept], column[kept]] = target[kept]
+    neighbours.weights[source[kept], column[kept]] = weights[kept]
+    return neighbours
 
 
 def _transitions(rows: Ints, users: Ints, times: Ints, size: int) -> tuple[Ints, Floats]:
@@ -118,10 +117,10 @@ def _ease(rows: Ints, users: Ints, size: int) -> tuple[Ints, Floats]:
     index = np.full(size, -1)
     index[items] = np.arange(len(items))
     newest = np.searchsorted(users, users, side="right") - np.arange(len(users)) <= EASE_CLICKS
-    some = newest & (index[rows] >= 0)
-    user, item = np.divmod(_distinct(users[some] * size + index[rows[some]])[0], size)
+    used = newest & (index[rows] >= 0)
+    user, item = np.divmod(_distinct(users[used] * size + index[rows[used]])[0], size)  # distinct pairs
     gram = np.zeros((len(items), len(items)), np.float32)  # counts are exact, and the weights are kept in 16 bits
-    first = np.arange(len(user))  # of a pair of clicks of one user
+    first = np.arange(len(user))  # index of the first of two items of one user that are `distance` pairs apart
     for distance in range(1, EASE_CLICKS):
         first = first[: np.searchsorted(first, len(user) - distance)]
         first = first[user[first] == user[first + distance]]
@@ -132,7 +131,7 @@ def _ease(rows: Ints, users: Ints, size: int) -> tuple[Ints, Floats]:
     gram[np.diag_indices_from(gram)] = np.bincount(item, minlength=len(items)) + RIDGE
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram)))
     coefficients = -inverse / inverse.diagonal()
-    best = coefficients.fill_diagonal_(0).topk(min(room(size), len(items)), 1)
+    best = coefficients.fill_diagonal_(0).topk(min(max_neighbours(size), len(items)), 1)
     codes = (items[:, None] * size + items[best.indices.numpy()]).ravel()
     values = best.values.numpy().ravel().astype(np.float64)
     order = np.argsort(codes)

@@ -28,9 +28,9 @@ def buckets(clicks: Ints, recent: Ints, age: Ints, totals: tuple[Ints, Ints, Int
     `totals` are the clicks of all items, those of the last epoch, and the number of items seen so far.
     """
     all_clicks, all_recent, items = totals
-    aged = np.where(age > 0, 1 + np.floor(2 * np.log2(np.maximum(age, 1))), 0)
+    age_bucket = np.where(age > 0, 1 + np.floor(2 * np.log2(np.maximum(age, 1))), 0)
     shares = _share(clicks, all_clicks, items), _share(recent, all_recent, items)
-    return np.stack([*shares, np.minimum(aged, BUCKETS - 1)], -1).astype(np.uint8)
+    return np.stack([*shares, np.minimum(age_bucket, BUCKETS - 1)], -1).astype(np.uint8)
 
 
 def _share(count: Ints, total: Ints, items: Ints) -> NDArray[np.float64]:
@@ -57,19 +57,19 @@ class ItemStatistics:
 
     def next_epoch(self, keys: Ints, clicks: Ints) -> ItemStatistics:
         """Return the statistics after the next epoch, in which `keys` [n] (sorted, distinct) got `clicks` [n]."""
-        known = np.union1d(self.keys, keys)
-        old, new = np.searchsorted(known, self.keys), np.searchsorted(known, keys)
+        all_keys = np.union1d(self.keys, keys)
+        old, new = np.searchsorted(all_keys, self.keys), np.searchsorted(all_keys, keys)
         epoch = self.epoch + 1
         total, recent, first = (
-            np.zeros(len(known), np.int64),
-            np.zeros(len(known), np.int64),
-            np.full(len(known), epoch),
+            np.zeros(len(all_keys), np.int64),
+            np.zeros(len(all_keys), np.int64),
+            np.full(len(all_keys), epoch),
         )
         total[old], first[old] = self.clicks, self.first
         recent[new] = clicks
-        return ItemStatistics(epoch, known, total + recent, recent, first)
+        return ItemStatistics(epoch, all_keys, total + recent, recent, first)
 
-    def of(self, keys: Ints) -> Buckets:
+    def buckets_of(self, keys: Ints) -> Buckets:
         """Return the buckets of items by key, in the next epoch: [n] -> [n, 3]."""
         if not len(self.keys):
             none = np.zeros(len(keys), np.int64)
@@ -87,7 +87,7 @@ class ItemStatistics:
         return np.where(known, self.clicks[index], 0)
 
     def _find(self, keys: Ints) -> tuple[NDArray[np.bool_], Ints]:
-        """Return a mask of the known items, and the indices of items; unknown items have any. Needs a known item."""
+        """Return a mask of the known items, and each item's index, arbitrary if unknown. Needs a known item."""
         index = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return self.keys[index] == keys, index
 
@@ -123,19 +123,19 @@ class ItemStatisticsByEpoch:
         span = int(epochs.max(initial=0)) + 2
         first = np.full(size, span, np.int64)
         np.minimum.at(first, rows, epochs)
-        some = np.flatnonzero(clicks)
-        codes = rows[some] * span + epochs[some]
+        clicked = np.flatnonzero(clicks)
+        codes = rows[clicked] * span + epochs[clicked]
         order = np.argsort(codes, kind="stable")
         by_epoch = np.zeros(span - 1, np.int64)
         np.add.at(by_epoch, epochs, clicks)
         items = np.searchsorted(np.sort(first), np.arange(span))
-        return cls(span, codes[order], _sums(clicks[some][order]), first, _sums(by_epoch), items)
+        return cls(span, codes[order], _sums(clicks[clicked][order]), first, _sums(by_epoch), items)
 
-    def of(self, rows: Ints, epochs: Ints) -> Buckets:
+    def buckets_of(self, rows: Ints, epochs: Ints) -> Buckets:
         """Return the buckets of items `rows` [...] in `epochs` [...]: [..., 3]."""
         before = np.maximum(epochs - 1, 0)
-        start, previous, now = (
-            self.before[np.searchsorted(self.codes, rows * self.span + at)] for at in (0 * epochs, before, epochs)
+        start, previous, now = (  # clicks of all earlier items, before the first epoch, the last one and this one
+            self.before[np.searchsorted(self.codes, rows * self.span + epoch)] for epoch in (0 * epochs, before, epochs)
         )
         totals = self.clicks[epochs], self.clicks[epochs] - self.clicks[before], self.items[epochs]
         return buckets(now - start, now - previous, np.maximum(epochs - self.first[rows], 0), totals)

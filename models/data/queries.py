@@ -18,7 +18,7 @@ class Queries:
 
     users: Tensor  # [V] number of the user, from 0
     history: Tensor  # [U, L_S] the cloud's clicks
-    of: Tensor  # [V] index into `history` for each query
+    history_index: Tensor  # [V] index into `history` for each query
     clicks: Tensor  # [V, L] the device's clicks before the target
     exposures: Tensor  # [V, L_F] the device's exposures before the target
     window: Tensor  # [V, W] the exposures from which the uploaded r2 is computed
@@ -28,11 +28,11 @@ class Queries:
 
     def __getitem__(self, which: Tensor | slice) -> Queries:
         """Return the queries `which`, with only the histories that they use."""
-        used, of = torch.unique(self.of[which], return_inverse=True)
+        used, history_index = torch.unique(self.history_index[which], return_inverse=True)
         return Queries(
             self.users[which],
             self.history[used],
-            of,
+            history_index,
             self.clicks[which],
             self.exposures[which],
             self.window[which],
@@ -45,9 +45,9 @@ class Queries:
 
 def delayed(queries: Queries) -> tuple[Tensor, Tensor]:
     """Return a slow net's input: distinct sequences [U, L_S], and the index of each query's sequence [V]."""
-    return queries.history, queries.of
+    return queries.history, queries.history_index
 
 
 def recent(queries: Queries) -> tuple[Tensor, Tensor]:
     """Return a fast net's input: sequences [V, L], and the index of each query's sequence [V]."""
-    return queries.clicks, torch.arange(len(queries), device=queries.of.device)
+    return queries.clicks, torch.arange(len(queries), device=queries.history.device)

@@ -22,15 +22,15 @@ class Ranges(NamedTuple):
     start: Ints
     end: Ints
 
-    def length(self, some: Ints, most: int) -> Ints:
-        """Return the lengths of the ranges `some`, at most `most` each."""
-        length: Ints = np.minimum(self.end[some] - self.start[some], most)
-        return length
+    def lengths(self, indices: Ints, maximum: int) -> Ints:
+        """Return the lengths of the ranges `indices`, at most `maximum` each."""
+        lengths: Ints = np.minimum(self.end[indices] - self.start[indices], maximum)
+        return lengths
 
-    def gather(self, values: Ints, some: Ints, length: int, padding: int) -> Ints:
-        """Return the last `length` values of each range of `some`, left-padded with `padding`: [B, length]."""
-        positions = self.end[some, None] + np.arange(-length, 0)
-        inside = positions >= self.start[some, None]
+    def gather(self, values: Ints, indices: Ints, length: int, padding: int) -> Ints:
+        """Return the last `length` values of each of the ranges `indices`, left-padded with `padding`: [B, length]."""
+        positions = self.end[indices, None] + np.arange(-length, 0)
+        inside = positions >= self.start[indices, None]
         return np.where(inside, values[np.where(inside, positions, 0)] if len(values) else padding, padding)
 
 

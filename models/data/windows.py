@@ -36,37 +36,37 @@ class WindowRule:
 class WindowCursor:
     """One user's windows during a walk over the events: positions in an array of exposures.
 
-    The last closed window is [start, end), the open one [end, shown). Before the first one closes start == end.
+    The last closed window is [start, end), the open one [end, position). Before the first one closes start == end.
     """
 
     rule: WindowRule
     start: int
     end: int
-    shown: int
+    position: int
     number: int = 0  # of the last closed window, 0 = none
     opened: int = 0  # time of the open window's first exposure, ms
 
     @classmethod
-    def at(cls, rule: WindowRule, shown: int) -> WindowCursor:
-        """Return the cursor of a user whose exposures begin at position `shown`."""
-        return cls(rule, shown, shown, shown)
+    def at(cls, rule: WindowRule, position: int) -> WindowCursor:
+        """Return the cursor of a user whose exposures begin at `position`."""
+        return cls(rule, position, position, position)
 
     def begin_group(self, time: int) -> None:
         """Advance to the beginning of an impression group at `time` (ms)."""
-        if self.rule.closes_by_age(self.shown - self.end, self.opened, time):
+        if self.rule.closes_by_age(self.position - self.end, self.opened, time):
             self._close()
 
     def expose(self, time: int) -> None:
         """Advance over one exposure at `time` (ms)."""
-        if self.shown == self.end:
+        if self.position == self.end:
             self.opened = time
-        self.shown += 1
-        if self.rule.closes_by_count(self.shown - self.end):
+        self.position += 1
+        if self.rule.closes_by_count(self.position - self.end):
             self._close()
 
     def _close(self) -> None:
         """Close the open window."""
-        self.start, self.end, self.number = self.end, self.shown, self.number + 1
+        self.start, self.end, self.number = self.end, self.position, self.number + 1
 
 
 def split_windows(exposures: Exposures, open_count: int, closed_count: int) -> tuple[Exposures, Exposures]:
@@ -83,11 +83,11 @@ def split_windows(exposures: Exposures, open_count: int, closed_count: int) -> t
     return exposures[end - closed_count : end], exposures[end:]
 
 
-def closed_by_count(rule: WindowRule, shown: Ints) -> tuple[Ints, Ints, Ints]:
-    """Return start, end and number of the last closed window after `shown` exposures each, without an age: [M] each.
+def closed_by_count(rule: WindowRule, exposures: Ints) -> tuple[Ints, Ints, Ints]:
+    """Return start, end and number of the last closed window after a number of `exposures`, without an age: [M] each.
 
     Positions count from the user's first exposure. Start equals end if no window has closed.
     """
-    number = shown // rule.threshold
+    number = exposures // rule.threshold
     end = number * rule.threshold
     return np.where(number > 0, end - rule.threshold, end), end, number

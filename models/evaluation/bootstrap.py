@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 CLUSTERS = 2000  # more users are merged into this many clusters, so that the cost does not grow with the log
-FEWEST = 10  # users below which there is no interval: quantiles over so few would be too narrow
+FEWEST = 10  # with fewer users there is no interval: its quantiles would be too narrow
 _AT_ONCE = 500  # resamples per matrix product
 
 
@@ -40,18 +40,18 @@ class UserBootstrap:
 
     def by_user(self, users: Ints, values: Floats) -> Floats:
         """Return sums over each user's clicks [M, U], from user numbers [N] and values [M, N]."""
-        of = users % self._clusters
-        return np.stack([np.bincount(of, row, self._clusters) for row in values])
+        cluster = users % self._clusters
+        return np.stack([np.bincount(cluster, row, self._clusters) for row in values])
 
     def means(self, sums: Floats, counts: Floats) -> Floats:
         """Return the mean over clicks in each resample, [resamples, M], from sums [M, U] and clicks [U] of users."""
-        found = np.empty((self._resamples, len(sums)))
+        means = np.empty((self._resamples, len(sums)))
         columns = np.vstack([sums, counts]).T
         for start in range(0, self._resamples, _AT_ONCE):
-            drawn = self._weights[start : start + _AT_ONCE].astype(np.float64) @ columns
+            totals = self._weights[start : start + _AT_ONCE].astype(np.float64) @ columns
             with np.errstate(invalid="ignore"):  # a resample without any click of a small subset
-                found[start : start + _AT_ONCE] = drawn[:, :-1] / drawn[:, -1:]
-        return found
+                means[start : start + _AT_ONCE] = totals[:, :-1] / totals[:, -1:]
+        return means
 
     def resampled(self, users: Ints, values: Floats) -> Floats:
         """Return the mean of each row of values [M, N] over clicks of users [N] in each resample, [resamples, M]."""

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 ALPHA = 0.05
-TIGHTEST = 1000  # clicks at which the sequence is as narrow as it can be
-FEWEST = 30  # users below which there is no interval: their sums are not normal yet
+TIGHTEST = 1000  # number of clicks at which the sequence is narrowest
+FEWEST = 30  # with fewer users there is no interval: their sums are not nearly normal
 
 
 def half_width(variance: Floats, n: int, alpha: float = ALPHA) -> Floats:
-    """Return the half-width after `n` observations, given the variance of their mean. Of any shape."""
+    """Return the half-width after `n` observations, given the variance of their mean: [...] -> [...]."""
     rho2 = (math.log(1 - 2 * math.log(alpha)) - 2 * math.log(alpha)) / TIGHTEST
     return np.sqrt(variance * (1 + 1 / (n * rho2)) * (math.log(n * rho2 + 1) - 2 * math.log(alpha)))
 

@@ -13,12 +13,12 @@ from models.evaluation.confidence_sequence import half_width
 
 Floats = NDArray[np.float64]
 
-LEAST = 200  # observations below which nothing is decided, since the interval is asymptotic
+LEAST = 200  # with fewer observations there is no decision: the interval is asymptotic
 
 
 @dataclass(frozen=True)
 class PairedEvidence:
-    """Losses of an active and a candidate model on the same observations so far: sums of what a test needs."""
+    """Losses of an active and a candidate model on the same observations so far, as the sums that a test needs."""
 
     n: int = 0
     active: float = 0.0

@@ -1,4 +1,4 @@
-"""Support for functions with hand-written gradients: the type of torch's context, and their application."""
+"""Application of functions with hand-written gradients, and the type of their context."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.autograd import Function
 
 
 class GradientContext(Protocol):
-    """The part of torch's context that forward and backward passes use."""
+    """The methods of torch's context that forward and backward passes use."""
 
     saved_tensors: tuple[Tensor, ...]
 
@@ -25,6 +25,6 @@ def apply_function(function: type[Function], *inputs: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # the function loops over data, so there is nothing to trace
         apply = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]  # untyped in torch
     with torch.autocast(inputs[0].device.type, enabled=False):
-        whole = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in inputs)
-        result: Tensor = apply(*whole)  # type: ignore[no-untyped-call]  # untyped in torch
+        full_precision = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in inputs)
+        result: Tensor = apply(*full_precision)  # type: ignore[no-untyped-call]  # untyped in torch
     return result

@@ -1,9 +1,9 @@
 """DIN's activation unit (local attention), computed for a few clicks at a time, with a hand-written gradient.
 
-For 256 clicks, 5 candidates and 50 history items the unit runs 64,000 times: its hidden layers do not fit a cache, and
-autograd would keep them all. Here they are computed for a few clicks, used while they are in the cache, and computed
-again in the backward pass, which takes half the time. If all histories of these clicks are short, the padding before
-them is skipped; clicks in order of the length of their history are therefore cheapest.
+For 256 clicks, 5 candidates and 50 history items the unit is applied 64,000 times: its hidden layers do not fit a
+cache, and autograd would keep them all. Here they are computed for a few clicks, used while they are in the cache, and
+computed again in the backward pass, which takes half the time. Padding before the longest history of these clicks is
+skipped; clicks sorted by the length of their history are therefore cheapest.
 
 The first layer is factored: W [h; e; h*e] + b = (W_h + W_x diag(e)) h + (W_e e + b), so that each history item is
 multiplied by one matrix per candidate, and no [B, C, L, 3 d] tensor is built.
@@ -23,9 +23,9 @@ from models.layers.tiles import linear
 
 aten = torch.ops.aten
 _PAIRS = 4096  # pairs of (history item, candidate) computed at a time: their hidden layers fit a core's cache
-LENGTHS = 4  # lengths at inference are multiples of it, for the same reason as STRIDE
-_CANDIDATES = 64  # candidates computed at a time at inference, for the same reason as _PAIRS
 STRIDE = 16  # lengths are multiples of it: for odd lengths some matrix products depend on the number of threads
+LENGTHS = 4  # at inference, lengths are multiples of it for the same reason
+_CANDIDATES = 64  # at inference, candidates computed at a time, for the same reason as _PAIRS
 
 
 def attention_weights(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Tensor:
@@ -42,29 +42,29 @@ def attention_weights(unit: Mlp, history: Tensor, mask: Tensor, e: Tensor) -> Te
 
 
 def attended(
-    unit: Mlp, histories: Sequence[Tensor], lengths: Sequence[int], e: Tensor, places: Sequence[slice]
+    unit: Mlp, histories: Sequence[Tensor], lengths: Sequence[int], e: Tensor, positions: Sequence[slice]
 ) -> Tensor:
     """Return the weighted sum of its history for each candidate in tiles e [T, TILE, d], for inference: [T, TILE, d].
 
-    `histories` [L, d] of any `lengths` are left-padded to a multiple of LENGTHS, `places` are the rows of their
+    `histories` [L, d] of any `lengths` are left-padded to a multiple of LENGTHS, `positions` are the rows of their
     candidates. Every candidate is a separate matrix, so a result depends on the history and the candidate only.
     """
     w_h, w_e, w_x = unit.first.weight.chunk(3, dim=1)
     w2, b2, w3, b3 = unit.second.weight, unit.second.bias[:, None], unit.last.weight, unit.last.bias
     of_candidate, flat = linear(e, w_e, unit.first.bias).view(-1, len(w2[0]), 1), e.view(-1, 1, e.shape[2])
     sums = torch.zeros_like(flat[:, 0])
-    for history, length, place in zip(histories, lengths, places, strict=True):
+    for history, length, position in zip(histories, lengths, positions, strict=True):
         columns = history.t()
-        for start in range(place.start, place.stop if length else place.start, _CANDIDATES):
-            some = slice(start, min(start + _CANDIDATES, place.stop))
-            n = some.stop - start
-            first = torch.bmm(torch.addcmul(w_h, w_x, flat[some]), columns.expand(n, -1, -1))  # [n, H, L]
-            first.add_(of_candidate[some]).relu_()
+        for start in range(position.start, position.stop if length else position.start, _CANDIDATES):
+            chunk = slice(start, min(start + _CANDIDATES, position.stop))
+            n = chunk.stop - start
+            first = torch.bmm(torch.addcmul(w_h, w_x, flat[chunk]), columns.expand(n, -1, -1))  # [n, H, L]
+            first.add_(of_candidate[chunk]).relu_()
             second = torch.baddbmm(b2, w2.expand(n, -1, -1), first).relu_()
             weights = torch.zeros(_CANDIDATES, len(history))
             weights[:n] = torch.bmm(w3.expand(n, 1, -1), second)[:, 0].add_(b3)
             weights[:, : len(history) - length] = 0
-            sums[some] = (weights @ history)[:n]
+            sums[chunk] = (weights @ history)[:n]
     return sums.view_as(e)
 
 
@@ -76,23 +76,23 @@ class _Activation(torch.autograd.Function):
         """Return the weights [B, L, C]."""
         ctx.save_for_backward(mask, *inputs)
         history, e, of_candidate, w_h, w_x, w2, b2, w3, b3 = inputs
-        out = history.new_zeros(*history.shape[:2], e.shape[1])
-        for some, real in _chunks(mask, e):
-            _, second, _ = _hidden(history[some, real], e[some], of_candidate[some], w_h, w_x, w2, b2)
-            chunk = out[some, real]
-            torch.mul(torch.addmv(b3, second, w3[0]).view_as(chunk), mask[some, real, None], out=chunk)
-        return out
+        weights = history.new_zeros(*history.shape[:2], e.shape[1])
+        for clicks, columns in _chunks(mask, e):
+            _, second, _ = _hidden(history[clicks, columns], e[clicks], of_candidate[clicks], w_h, w_x, w2, b2)
+            chunk = weights[clicks, columns]
+            torch.mul(torch.addmv(b3, second, w3[0]).view_as(chunk), mask[clicks, columns, None], out=chunk)
+        return weights
 
     @staticmethod
     def backward(ctx: GradientContext, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs of `forward`; hidden layers are computed again."""
         mask, history, e, of_candidate, w_h, w_x, w2, b2, w3, b3 = ctx.saved_tensors
-        of_inputs = [torch.zeros_like(x) for x in (history, e, of_candidate)]
-        of_weights = [torch.zeros_like(x) for x in (w_h, w_x, w2, b2, w3, b3)]
-        for some, real in _chunks(mask, e):
-            x, c = history[some, real], e[some]
-            first, second, maps = _hidden(x, c, of_candidate[some], w_h, w_x, w2, b2)
-            d_out = (gradients[0][some, real] * mask[some, real, None]).reshape(-1, 1)
+        d_history, d_e, d_of_candidate = (torch.zeros_like(x) for x in (history, e, of_candidate))
+        d_parameters = [torch.zeros_like(x) for x in (w_h, w_x, w2, b2, w3, b3)]
+        for clicks, columns in _chunks(mask, e):
+            x, c = history[clicks, columns], e[clicks]
+            first, second, maps = _hidden(x, c, of_candidate[clicks], w_h, w_x, w2, b2)
+            d_out = (gradients[0][clicks, columns] * mask[clicks, columns, None]).reshape(-1, 1)
             d_w3 = d_out.t() @ second
             d_second = d_out * w3
             aten.threshold_backward.grad_input(d_second, second, 0, grad_input=d_second)  # of the ReLU
@@ -101,14 +101,14 @@ class _Activation(torch.autograd.Function):
             aten.threshold_backward.grad_input(d_first, first, 0, grad_input=d_first)
             d_first = d_first.view(len(x), x.shape[1], -1)  # [b, L, C H]
             d_maps = torch.bmm(d_first.transpose(1, 2), x).view(*c.shape[:2], *w_h.shape)  # [b, C, H, d]
-            of_inputs[0][some, real] = torch.bmm(d_first, maps)
-            of_inputs[1][some] = (d_maps * w_x).sum(2)
-            of_inputs[2][some] = d_first.sum(1).view(*c.shape[:2], -1)
+            d_history[clicks, columns] = torch.bmm(d_first, maps)
+            d_e[clicks] = (d_maps * w_x).sum(2)
+            d_of_candidate[clicks] = d_first.sum(1).view(*c.shape[:2], -1)
             d_w_x = (d_maps * c.unsqueeze(2)).sum((0, 1))
-            parts = (d_maps.sum((0, 1)), d_w_x, d_w2, d_second.sum(0), d_w3, d_out.sum(0))
-            for into, part in zip(of_weights, parts, strict=True):
-                into.add_(part)
-        return None, *of_inputs, *of_weights
+            terms = (d_maps.sum((0, 1)), d_w_x, d_w2, d_second.sum(0), d_w3, d_out.sum(0))
+            for total, term in zip(d_parameters, terms, strict=True):
+                total.add_(term)
+        return None, d_history, d_e, d_of_candidate, *d_parameters
 
 
 def _hidden(
@@ -123,9 +123,9 @@ def _hidden(
 
 def _chunks(mask: Tensor, e: Tensor) -> list[tuple[slice, slice]]:
     """Return slices of clicks with about _PAIRS pairs each, and of the columns in which any of them has an item."""
-    b, length = mask.shape
+    clicks, length = mask.shape
     size = max(1, _PAIRS // (length * e.shape[1]))
     lengths = mask.sum(1).tolist()
-    longest = (-(-max(lengths[start : start + size]) // STRIDE) * STRIDE for start in range(0, b, size))
-    chunks = zip(range(0, b, size), longest, strict=True)
-    return [(slice(start, start + size), slice(max(0, length - most), length)) for start, most in chunks if most]
+    longest = (-(-max(lengths[start : start + size]) // STRIDE) * STRIDE for start in range(0, clicks, size))
+    chunks = zip(range(0, clicks, size), longest, strict=True)
+    return [(slice(start, start + size), slice(max(0, length - used), length)) for start, used in chunks if used]

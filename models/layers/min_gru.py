@@ -43,21 +43,21 @@ class MinGruCell(nn.Module):
         z = z * mask[..., None]
         return (1 - z).prod(1, keepdim=True) * h + scan(1 - z, z * new)[:, -1:]
 
-    def step_tiles(self, x: Tensor, h: Tensor, of: Tensor) -> Tensor:
+    def step_tiles(self, x: Tensor, h: Tensor, state_index: Tensor) -> Tensor:
         """See `gru.Gru.step_tiles`."""
         z, new = self._gates_of_tiles(x)
-        return torch.lerp(h[of].view_as(x), new, z)
+        return torch.lerp(h[state_index].view_as(x), new, z)
 
-    def encode_tiles(self, x: Tensor, mask: Tensor, h: Tensor, of: Tensor) -> Tensor:
+    def encode_tiles(self, x: Tensor, mask: Tensor, h: Tensor, history_index: Tensor) -> Tensor:
         """See `gru.Gru.encode_tiles`."""
         z, new = (
             each.flatten(0, 1)[: mask.numel()].view_as(x) for each in self._gates_of_tiles(tiles(x.flatten(0, 1)))
         )
         z = z * mask[..., None]
         keep, added = x.new_ones(x.shape[1:]), x.new_zeros(x.shape[1:])
-        for of_step, candidate in zip(z, new, strict=True):
-            keep, added = keep * (1 - of_step), torch.lerp(added, candidate, of_step)
-        return h * keep[of].view_as(h) + added[of].view_as(h)
+        for z_t, new_t in zip(z, new, strict=True):
+            keep, added = keep * (1 - z_t), torch.lerp(added, new_t, z_t)
+        return h * keep[history_index].view_as(h) + added[history_index].view_as(h)
 
     def _gates_of_tiles(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gate, new = linear(x, self.w_ih, self.b_ih).chunk(2, -1)

@@ -38,9 +38,9 @@ class Mlp(nn.Module):
         """Return one number per input: [..., inputs] -> [...]."""
         return self.rest(self.first(x))
 
-    def rest(self, before: Tensor) -> Tensor:
+    def rest(self, projected: Tensor) -> Tensor:
         """Apply the layers after the first linear map: [..., hidden[0]] -> [...]."""
-        hidden = torch.relu(self.second(torch.relu(before)))
+        hidden = torch.relu(self.second(torch.relu(projected)))
         logit: Tensor = self.last(hidden).squeeze(-1)
         return logit
 

@@ -21,11 +21,11 @@ from models.data.item_neighbours import ItemNeighbours
 from models.mc2sf.nets import PARTS, NetConfig, Nets
 
 _TABLE = "E"
-_NEIGHBOURS = ("neighbours.rows", "neighbours.weights", "neighbours.keys")  # in memory
-_KEYS = "neighbour_keys"
-_FLAT = ("neighbour_counts", "flat_neighbour_rows", "flat_neighbour_weights")  # in a file
+_NEIGHBOURS = ("neighbours.rows", "neighbours.weights", "neighbours.keys")  # tensors in memory
+_KEYS = "neighbour_keys"  # tensors in a file: this one and _FLAT
+_FLAT = ("neighbour_counts", "flat_neighbour_rows", "flat_neighbour_weights")
 # fields that are written only if they differ from the default, so that files from before they existed are unchanged
-_LATER = ("floor", "history_layers", "min_gru", "symlog_priors", "stacked")
+_OPTIONAL = ("floor", "history_layers", "min_gru", "symlog_priors", "stacked")
 
 
 class CheckpointError(ValueError):
@@ -44,38 +44,38 @@ def pack_part(nets: Nets, part: str) -> bytes:
         *table, weights[_KEYS] = (weights.pop(name) for name in _NEIGHBOURS)
         flat = ItemNeighbours(*(each.numpy() for each in table)).flat()
         weights |= dict(zip(_FLAT, map(torch.from_numpy, flat), strict=True))
-    return _saved(weights, part, nets.config)
+    return _to_bytes(weights, part, nets.config)
 
 
 def pack_standalone(nets: Nets, name: str) -> bytes:
     """Return the bytes of standalone nets, one of `nets.STANDALONE`, E included."""
-    return _saved(nets.state_dict(), name, nets.config)
+    return _to_bytes(nets.state_dict(), name, nets.config)
 
 
-def _saved(weights: Mapping[str, Tensor], part: str, config: NetConfig) -> bytes:
+def _to_bytes(weights: Mapping[str, Tensor], part: str, config: NetConfig) -> bytes:
     """Return weights as a safetensors file that names the part and the sizes."""
     # one key of metadata: the order of several in the file would be arbitrary
     sizes = asdict(config)
-    for name in _LATER:
+    for name in _OPTIONAL:
         if sizes[name] == getattr(NetConfig, name):
             del sizes[name]
-    note = json.dumps({"part": part, **sizes}, sort_keys=True)
-    return save({name: weight.contiguous() for name, weight in weights.items()}, metadata={"mc2sf": note})
+    header = json.dumps({"part": part, **sizes}, sort_keys=True)
+    return save({name: weight.contiguous() for name, weight in weights.items()}, metadata={"mc2sf": header})
 
 
 def config_of(data: bytes) -> tuple[str, NetConfig]:
     """Return the name of the part in `data`, and the sizes of its nets. Raises CheckpointError for another header."""
     try:
         length = int.from_bytes(data[:8], "little")
-        note = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["mc2sf"])
-        part = str(note.pop("part"))
-        note.setdefault("fast_product", False)  # files from before the field existed do not name it
-        for name, value in note.items():
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["mc2sf"])
+        part = str(header.pop("part"))
+        header.setdefault("fast_product", False)  # absent in files from before the field existed
+        for name, value in header.items():
             if isinstance(value, list):
-                note[name] = tuple(value)
+                header[name] = tuple(value)
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError("the header can't be read: these are not the weights of such nets") from error
-    return part, NetConfig(**{field.name: note[field.name] for field in fields(NetConfig) if field.name in note})
+    return part, NetConfig(**{field.name: header[field.name] for field in fields(NetConfig) if field.name in header})
 
 
 def unpack(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]) -> Nets:
@@ -98,10 +98,10 @@ def unpack(config: NetConfig, parts: Mapping[str, bytes], E: NDArray[np.float32]
 def unpack_part(nets: Nets, part: str, data: bytes) -> None:
     """Load `data` into one part of `nets`, in place. Raises CheckpointError and then changes nothing."""
     module = nets.get_submodule(part)
-    wanted = {k: v for k, v in module.state_dict().items() if k not in {_TABLE, *_NEIGHBOURS}}
-    found = _load(wanted, nets.config, part, data, len(nets.encoder.E))
-    if found is not None:
-        nets.fast.neighbours.replace(*found)
+    targets = {k: v for k, v in module.state_dict().items() if k not in {_TABLE, *_NEIGHBOURS}}
+    neighbours = _load(targets, nets.config, part, data, len(nets.encoder.E))
+    if neighbours is not None:
+        nets.fast.neighbours.replace(*neighbours)
 
 
 def unpack_standalone(config: NetConfig, name: str, data: bytes, rows: int) -> Nets:
@@ -112,41 +112,41 @@ def unpack_standalone(config: NetConfig, name: str, data: bytes, rows: int) -> N
 
 
 def _load(
-    wanted: Mapping[str, Tensor], config: NetConfig, part: str, data: bytes, rows: int
+    targets: Mapping[str, Tensor], config: NetConfig, part: str, data: bytes, rows: int
 ) -> tuple[ItemNeighbours, NDArray[np.int64]] | None:
-    """Copy the weights in `data` into `wanted`; return the neighbours of an E of `rows` rows, and their keys, if any.
+    """Copy the weights in `data` into `targets`; return the neighbours of an E of `rows` rows, and their keys, if any.
 
     Raises CheckpointError and then changes nothing.
     """
-    named, sizes = config_of(data)
-    if named != part:
-        raise CheckpointError(f"these are the weights of {named}, not of {part}")
+    actual_part, sizes = config_of(data)
+    if actual_part != part:
+        raise CheckpointError(f"these are the weights of {actual_part}, not of {part}")
     if sizes != config:
         raise CheckpointError(f"sizes differ: the file says {sizes}, the nets are {config}")
     try:
         weights = load(data)
     except SafetensorError as error:
         raise CheckpointError(f"part {part} is damaged: {error}") from error
-    found = _neighbours(weights, part, rows) if weights.keys() >= {_KEYS, *_FLAT} else None
-    if weights.keys() != wanted.keys():
-        raise CheckpointError(f"part {part} has other tensors: {sorted(weights.keys() ^ wanted.keys())}")
+    neighbours = _neighbours(weights, part, rows) if weights.keys() >= {_KEYS, *_FLAT} else None
+    if weights.keys() != targets.keys():
+        raise CheckpointError(f"part {part} has other tensors: {sorted(weights.keys() ^ targets.keys())}")
     for name, weight in weights.items():
-        if weight.shape != wanted[name].shape or weight.dtype != wanted[name].dtype:
-            raise CheckpointError(f"{part}.{name} has shape {tuple(weight.shape)}, not {tuple(wanted[name].shape)}")
+        if weight.shape != targets[name].shape or weight.dtype != targets[name].dtype:
+            raise CheckpointError(f"{part}.{name} has shape {tuple(weight.shape)}, not {tuple(targets[name].shape)}")
     with torch.no_grad():
         for name, weight in weights.items():
-            wanted[name].copy_(weight)
-    return found
+            targets[name].copy_(weight)
+    return neighbours
 
 
 def _neighbours(weights: dict[str, Tensor], part: str, rows: int) -> tuple[ItemNeighbours, NDArray[np.int64]]:
     """Take the neighbours out of `weights`; return them and their keys. Raises CheckpointError if they are damaged."""
     keys = weights.pop(_KEYS).numpy()
     try:
-        found = ItemNeighbours.from_flat(*(weights.pop(name).numpy() for name in _FLAT))
+        neighbours = ItemNeighbours.from_flat(*(weights.pop(name).numpy() for name in _FLAT))
     except ValueError as error:
         raise CheckpointError(f"part {part}: {error}") from error
-    size = len(found.rows)
-    if size != rows + len(keys) or len(np.unique(keys)) != len(keys) or int(found.rows.max(initial=0)) >= size:
+    size = len(neighbours.rows)
+    if size != rows + len(keys) or len(np.unique(keys)) != len(keys) or int(neighbours.rows.max(initial=0)) >= size:
         raise CheckpointError(f"part {part}: item neighbours of {size} items, {len(keys)} of which E of {rows} lacks")
-    return found, keys
+    return neighbours, keys

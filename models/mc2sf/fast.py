@@ -35,8 +35,8 @@ class Fast(nn.Module):
         symlog_priors: bool = False,
     ) -> None:
         super().__init__()
-        self.stack: Tensor  # weights of mc2sf [stacking.FEATURES], if the nets are stacked
-        self.neighbours: Neighbours  # of all items, if the nets are stacked
+        self.stack: Tensor  # weights of the stack [stacking.FEATURES]; stacked nets only
+        self.neighbours: Neighbours  # of all items; stacked nets only
         self._symlog_priors = symlog_priors
         self.gru_p = MinGruCell(dim) if min_gru else Gru(dim)
         self.gate_p = Mlp(2 * dim, gate)
@@ -87,12 +87,12 @@ class Fast(nn.Module):
         self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors, e: Tensor, r_t: Tensor, r_n: Tensor
     ) -> Tensor:
         """Return the logits of S2F (eq. 7-8): [B, C]. r_t and r_n [B, C, d] are data: gradients are cut here."""
-        r_t, r_n = self.received(r_t), self.received(r_n)
+        r_t, r_n = self.transform_prior(r_t), self.transform_prior(r_n)
         states = self.gru_states(gru_n, clicks, exposures, *self.initial_states(r_n, r_t))
         return self.score_from(states, e, r_t)
 
     def score_from(self, states: GruStates, e: Tensor, r_t: Tensor) -> Tensor:
-        """Return the logits of S2F from the states that began with the priors: [B, C, d] each -> [B, C]."""
+        """Return the logits of S2F from the GRU states that started from the priors: [B, C, d] each -> [B, C]."""
         r = self.fuse(*states, e)
         return self.head_s2f.score((r, r_t), e, r)
 
@@ -100,12 +100,12 @@ class Fast(nn.Module):
         self, gru_n: RecurrentCell, clicks: PaddedVectors, exposures: PaddedVectors, e: Tensor, r_t: Tensor, r_n: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the logits of fast alone and of S2F, [B, C] each: each history is encoded once for both."""
-        r_t, r_n = self.received(r_t), self.received(r_n)
+        r_t, r_n = self.transform_prior(r_t), self.transform_prior(r_n)
         initial = (torch.cat([torch.zeros_like(z[:, :1]), z], 1) for z in self.initial_states(r_n, r_t))
         of_clicks, of_exposures = self.gru_states(gru_n, clicks, exposures, *initial)
         fast = self.score_fast(GruStates(of_clicks[:, :1], of_exposures[:, :1]), e)
         return fast, self.score_from(GruStates(of_clicks[:, 1:], of_exposures[:, 1:]), e, r_t)
 
-    def received(self, prior: Tensor) -> Tensor:
-        """Return a prior as the fast part takes it, without gradient."""
+    def transform_prior(self, prior: Tensor) -> Tensor:
+        """Return a prior as the input of the fast part, without gradient: with `symlog_priors` its symlog."""
         return symlog(prior.detach()) if self._symlog_priors else prior.detach()

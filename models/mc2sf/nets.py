@@ -46,8 +46,8 @@ class NetConfig:
     # not in the paper:
     history_layers: int = 0  # HSTU blocks over the long history before candidates attend to it
     min_gru: bool = False  # GRU_p and GRU_n are minGRUs
-    floor: bool = False  # the nets score what popularity does not explain: see `Encoder`
-    symlog_priors: bool = False  # the fast part takes the symlog of r_t and r_n, which as sums over 50 clicks are large
+    floor: bool = False  # logits are popularity plus the score of a net: see `Encoder`
+    symlog_priors: bool = False  # the fast part takes the symlog of r_t and r_n: as sums over 50 clicks they are large
     stacked: bool = False  # mc2sf is stacked, with item neighbours: see `stacking`
 
     @classmethod
@@ -79,8 +79,8 @@ class Inputs(NamedTuple):
 class Encoder(nn.Module):
     """The item table E [rows, d] (row 0 padding, row 1 unknown), vectors of item statistics, GRU_n over exposures.
 
-    With a floor, every logit is a score by popularity, one number per bucket of the item statistics, plus the net's
-    score times a gain. Untrained nets then rank by popularity, and a gain of 0 takes a net out that knows no more.
+    With a floor, every logit is a popularity score, one number per bucket of the item statistics, plus the net's score
+    times a gain. Untrained nets then rank by popularity, and a gain of 0 ignores a net that is no better.
     """
 
     popularity: Tensor
@@ -107,14 +107,14 @@ class Encoder(nn.Module):
         return e
 
     def floor(self, buckets: Tensor) -> Tensor:
-        """Return the score by popularity of candidates with item statistics [..., 3] (i8): [...]; 0 without a floor."""
+        """Return the popularity score of candidates with item statistics [..., 3] (i8): [...]; 0 without a floor."""
         if not self._floor:
             return torch.zeros(())
         clicks, recent, age = self.popularity.unbind(0)
         return clicks[buckets[..., 0]] + recent[buckets[..., 1]] + age[buckets[..., 2]]
 
-    def above(self, floor: Tensor, net: str, score: Tensor) -> Tensor:
-        """Return the logits of a net, named as in `Logits`, from its scores."""
+    def add_floor(self, floor: Tensor, net: str, score: Tensor) -> Tensor:
+        """Return the logits of a net, named as in `Logits`, from the candidates' floor and the net's scores."""
         return floor + self.gains[Logits._fields.index(net)] * score if self._floor else score
 
     def r2(self, window: PaddedVectors) -> Tensor:
@@ -189,12 +189,11 @@ class Nets(nn.Module):
     def forward(self, inputs: Inputs) -> Logits:
         """Return all four scores. r2 is data for the slow part, r_t and r_n are data for the fast part."""
         r_t, r_n = self.priors(inputs.history, inputs.r2, inputs.e)
-        received = as_received(r_t), as_received(r_n)
+        received = as_transmitted(r_t), as_transmitted(r_n)
         fast, s2f = self.fast.score_both(self.encoder.gru_n, inputs.clicks, inputs.exposures, inputs.e, *received)
         din, f2s = self.slow.score_din(r_t, inputs.e), self.slow.score_f2s(r_n, r_t, inputs.e)
         scores = Logits(din, f2s, fast, s2f)
-        above = (self.encoder.above(inputs.floor, net, score) for net, score in scores._asdict().items())
-        return Logits(*above)
+        return Logits(*(self.encoder.add_floor(inputs.floor, net, score) for net, score in scores._asdict().items()))
 
     def stacked(self, logits: Logits, clicks: Tensor, items: Tensor) -> Logits:
         """Return all scores as served: mc2sf stacked. `clicks` [B, L] and `items` [B, C] are rows of E."""
@@ -220,6 +219,6 @@ def log_share() -> Tensor:
     return values
 
 
-def as_received(prior: Tensor) -> Tensor:
-    """Return a prior as the device receives it: rounded to 16 bits, without gradient."""
+def as_transmitted(prior: Tensor) -> Tensor:
+    """Return a prior rounded to 16 bits, as it is sent to the device, without gradient."""
     return prior.detach().half().to(prior.dtype)

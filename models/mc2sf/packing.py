@@ -1,4 +1,4 @@
-"""Packing of the candidates of many requests into the rows of a few calls of the nets."""
+"""Packing of the candidates of many queries into the rows of a few calls of the nets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROWS = 960  # approximate number of rows per call: their states fit a core's ca
 
 
 class Query(Protocol):
-    """A request: candidates as rows of E [n], and their item statistics [n, 3]; None: those of items never seen."""
+    """Candidates as rows of E [n], and their item statistics [n, 3]; None: those of items never seen."""
 
     @property
     def candidates(self) -> NDArray[np.int64]:
@@ -29,57 +29,57 @@ class Query(Protocol):
         """Return their item statistics."""
 
 
-class Piece(NamedTuple):
-    """Candidates of request number `query`, and the rows of the call in which they are placed."""
+class Segment(NamedTuple):
+    """Candidates of query number `query`, and their positions among the rows of the call."""
 
     query: int
     candidates: slice
-    place: slice
+    positions: slice
 
 
-class Part(NamedTuple):
-    """The rows of one call, zero-padded to whole tiles, and the number of the piece of each: `of` [T * TILE].
+class PackedCall(NamedTuple):
+    """The rows of one call, zero-padded to whole tiles.
 
-    After the candidates there is one row more for each piece: the fast nets begin it from a zero state.
+    After the candidates there is one extra row per segment, which the fast nets start from a zero state.
     """
 
-    pieces: list[Piece]
-    rows: Tensor
-    buckets: Tensor
-    of: Tensor
+    segments: list[Segment]
+    rows: Tensor  # [T * TILE] rows of E
+    buckets: Tensor  # [T * TILE, 3] item statistics
+    segment_index: Tensor  # [T * TILE]
 
 
-def parts(queries: Sequence[Query], order: Sequence[int]) -> Iterator[Part]:
-    """Yield the candidates of all queries, in this order, in parts of about _ROWS rows; only long ones are divided."""
-    pieces: list[Piece] = []
+def pack(queries: Sequence[Query], order: Sequence[int]) -> Iterator[PackedCall]:
+    """Yield calls of about _ROWS rows with the candidates of all queries, in this order; only long lists are split."""
+    segments: list[Segment] = []
     filled = 0
     for i in order:
         n = len(queries[i].candidates)
         for start in range(0, n, _ROWS):
-            some = slice(start, min(start + _ROWS, n))
-            if pieces and filled + some.stop - start > _ROWS:
-                yield _part(queries, pieces)
-                pieces, filled = [], 0
-            pieces.append(Piece(i, some, slice(filled, filled + some.stop - start)))
-            filled += some.stop - start
-    if pieces:
-        yield _part(queries, pieces)
+            end = min(start + _ROWS, n)
+            if segments and filled + end - start > _ROWS:
+                yield _call(queries, segments)
+                segments, filled = [], 0
+            segments.append(Segment(i, slice(start, end), slice(filled, filled + end - start)))
+            filled += end - start
+    if segments:
+        yield _call(queries, segments)
 
 
-def _part(queries: Sequence[Query], pieces: list[Piece]) -> Part:
-    n = pieces[-1].place.stop
-    rows = np.full(-(-(n + len(pieces)) // TILE) * TILE, ROW_PADDING, np.int64)
-    buckets, of = np.zeros((len(rows), len(FEATURES)), np.int64), np.zeros(len(rows), np.int64)
-    of[n : n + len(pieces)] = np.arange(len(pieces))
-    for number, (i, some, place) in enumerate(pieces):
-        rows[place], of[place] = queries[i].candidates[some], number
+def _call(queries: Sequence[Query], segments: list[Segment]) -> PackedCall:
+    n = segments[-1].positions.stop
+    rows = np.full(-(-(n + len(segments)) // TILE) * TILE, ROW_PADDING, np.int64)
+    buckets, segment_index = np.zeros((len(rows), len(FEATURES)), np.int64), np.zeros(len(rows), np.int64)
+    segment_index[n : n + len(segments)] = np.arange(len(segments))
+    for number, (i, candidates, positions) in enumerate(segments):
+        rows[positions], segment_index[positions] = queries[i].candidates[candidates], number
         if (statistics := queries[i].item_statistics) is not None:
-            buckets[place] = statistics[some]
-    return Part(pieces, *map(torch.from_numpy, (rows, buckets, of)))
+            buckets[positions] = statistics[candidates]
+    return PackedCall(segments, *map(torch.from_numpy, (rows, buckets, segment_index)))
 
 
-def distribute(part: Part, answers: Sequence[tuple[NDArray[np.floating], ...]], found: Sequence[Tensor]) -> None:
+def unpack(call: PackedCall, answers: Sequence[tuple[NDArray[np.floating], ...]], results: Sequence[Tensor]) -> None:
     """Write results per row, [T * TILE, ...] each, into the fields of the answers to all queries."""
-    for i, some, place in part.pieces:
-        for answer, values in zip(answers[i], found, strict=True):
-            answer[some] = values[place].numpy()
+    for i, candidates, positions in call.segments:
+        for answer, values in zip(answers[i], results, strict=True):
+            answer[candidates] = values[positions].numpy()

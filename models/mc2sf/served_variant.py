@@ -1,7 +1,7 @@
 """Scoring of a fitted variant by the stream's tiled scorer.
 
-The scores of training, which scores many queries in one matrix product, may differ from serving in the last bit.
-Reported results must equal those of serving.
+Training scores many queries in one matrix product, whose results may differ from serving in the last bit. Reported
+results must equal those of serving.
 """
 
 from __future__ import annotations
@@ -31,32 +31,39 @@ class ServedVariant:
     def __call__(self, queries: Queries, items: Tensor) -> Tensor:
         """Return scores [V, C] of `items` [V, C]; 0 on padding."""
         scores = torch.zeros(items.shape)
-        history, of = queries.history.numpy(), queries.of.numpy()
+        history, history_index = queries.history.numpy(), queries.history_index.numpy()
         clicks, exposures = queries.clicks.numpy(), queries.exposures.numpy()
-        states = self._r2(queries.window.numpy())
-        asked = [
-            SlowQuery(_real(history[of[i]]), r2, _real(listed))
-            for i, (listed, r2) in enumerate(zip(items.numpy(), states, strict=True))
+        r2 = self._r2(queries.window.numpy())
+        slow_queries = [
+            SlowQuery(_unpadded(history[history_index[i]]), r2[i], _unpadded(candidates))
+            for i, candidates in enumerate(items.numpy())
         ]
-        found: Sequence[SlowAnswer | FastAnswer] = (answers := self._scorer.slow_many(asked))
+        answers: Sequence[SlowAnswer | FastAnswer] = (priors := self._scorer.slow_many(slow_queries))
         if self._name not in ("din", "f2s"):
-            found = self._scorer.fast_many(
+            answers = self._scorer.fast_many(
                 [
-                    FastQuery(_real(clicks[i]), _real(exposures[i]), query.candidates, slow.r_t, slow.r_n, f2s=slow.f2s)
-                    for i, (query, slow) in enumerate(zip(asked, answers, strict=True))
+                    FastQuery(
+                        _unpadded(clicks[i]),
+                        _unpadded(exposures[i]),
+                        query.candidates,
+                        slow.r_t,
+                        slow.r_n,
+                        f2s=slow.f2s,
+                    )
+                    for i, (query, slow) in enumerate(zip(slow_queries, priors, strict=True))
                 ]
             )
-        for row, listed, answer in zip(scores, items, found, strict=True):
-            row[listed != ROW_PADDING] = torch.from_numpy(getattr(answer, self._name))
+        for row, candidates, answer in zip(scores, items, answers, strict=True):
+            row[candidates != ROW_PADDING] = torch.from_numpy(getattr(answer, self._name))
         return scores
 
     def _r2(self, window: Rows) -> Floats:
         """Return r2 of each query, as the device computes it: rows [V, W], left-padded -> [V, d]."""
         zero = np.zeros((len(window), self._scorer.config.dim), np.float32)
-        return self._scorer.encode_exposures(zero, [_real(rows) for rows in window])
+        return self._scorer.encode_exposures(zero, [_unpadded(rows) for rows in window])
 
 
-def _real(rows: Rows) -> Rows:
+def _unpadded(rows: Rows) -> Rows:
     """Return rows without padding."""
-    some: Rows = rows[rows != ROW_PADDING]
-    return some
+    unpadded: Rows = rows[rows != ROW_PADDING]
+    return unpadded

@@ -38,7 +38,7 @@ def weighted(weights: Tensor, features: Sequence[Tensor]) -> Tensor:
 
 
 class Neighbours(nn.Module):
-    """The neighbours of each row of E, followed by those of newer items without a row in E, whose keys are `keys`.
+    """The neighbours of each row of E, then of newer items without a row in E, with these items' keys.
 
     The device holds them, and the learner updates them between retrains.
     """
@@ -51,29 +51,29 @@ class Neighbours(nn.Module):
         super().__init__()
         for name in ("rows", "weights", "keys"):
             self.register_buffer(name, None)
-        self.replace(ItemNeighbours.none(size))
+        self.replace(ItemNeighbours.empty(size))
 
     def replace(self, neighbours: ItemNeighbours, keys: Ints = _NO_KEYS) -> None:
-        """Replace the neighbours of all items; `keys` are those of the last rows, which E lacks."""
+        """Replace the neighbours of all items; `keys` belong to the last rows, which E lacks."""
         self.rows, self.weights = torch.from_numpy(neighbours.rows), torch.from_numpy(neighbours.weights)
         self.keys = torch.from_numpy(keys.copy())
 
     def resized(self, old: int, size: int) -> ItemNeighbours:
-        """Return the neighbours of an E that had `old` rows and has `size` now: only those among the old rows."""
-        found = ItemNeighbours.none(size)
-        kept = min(self.rows.shape[1], found.rows.shape[1])  # the strongest come first
-        found.rows[:old, :kept] = self.rows[:old, :kept].numpy()
-        found.weights[:old, :kept] = self.weights[:old, :kept].numpy()
-        newer = found.rows >= old
-        found.rows[newer] = found.weights[newer] = 0
-        return found
+        """Return the neighbours of an E that grows from `old` to `size` rows: only those among the old rows."""
+        resized = ItemNeighbours.empty(size)
+        kept = min(self.rows.shape[1], resized.rows.shape[1])  # the strongest come first
+        resized.rows[:old, :kept] = self.rows[:old, :kept].numpy()
+        resized.weights[:old, :kept] = self.weights[:old, :kept].numpy()
+        newer = resized.rows >= old
+        resized.rows[newer] = resized.weights[newer] = 0
+        return resized
 
     def numpy(self) -> ItemNeighbours:
         """Return the neighbours as arrays, which share the memory."""
         return ItemNeighbours(self.rows.numpy(), self.weights.numpy())
 
     def affinity(self, clicks: Ints, items: Ints) -> NDArray[np.float32]:
-        """Return the affinity of items [C] to the clicks [L] before them, see below: [WEIGHTS, C]."""
+        """Return the affinity of items [C] to the clicks [L] before them, see the function: [WEIGHTS, C]."""
         return affinity(self.numpy(), clicks, items)
 
     def affinities(self, clicks: Tensor, items: Tensor) -> tuple[Tensor, ...]:
@@ -85,10 +85,11 @@ class Neighbours(nn.Module):
 def affinity(neighbours: ItemNeighbours, clicks: Ints, items: Ints) -> NDArray[np.float32]:
     """Return how close candidates [C] are to the clicks [L] before them: [WEIGHTS, C], one row per kind of weight.
 
-    Both are rows of E, clicks oldest first. A candidate may be a neighbour of each click; its weight decays with the
-    click's age. The sums are in order of the clicks.
+    Both are rows of E, clicks oldest first. A candidate may be a neighbour of several clicks; a click's weight decays
+    with the number of later clicks.
     """
-    near, decay = neighbours.rows[clicks[::-1]].ravel(), DECAY ** np.arange(len(clicks))
-    weights = neighbours.weights[clicks[::-1]] * decay[:, None, None]
-    sums = [np.bincount(near, of.ravel(), len(neighbours.rows))[items] for of in np.moveaxis(weights, -1, 0)]
-    return np.array(sums, np.float32)
+    newest_first, decay = clicks[::-1], DECAY ** np.arange(len(clicks))
+    near = neighbours.rows[newest_first].ravel()
+    weights = neighbours.weights[newest_first] * decay[:, None, None]  # [L, neighbours, WEIGHTS]
+    by_kind = np.moveaxis(weights, -1, 0)
+    return np.array([np.bincount(near, kind.ravel(), len(neighbours.rows))[items] for kind in by_kind], np.float32)

@@ -11,13 +11,13 @@ from models.data.queries import Queries
 from models.layers.gru import RecurrentCell
 from models.layers.mlp import PaddedVectors
 from models.mc2sf.fast import Fast
-from models.mc2sf.nets import Nets, as_received
+from models.mc2sf.nets import Nets, as_transmitted
 
 
 class Variant(nn.Module):
     """One way of scoring with `Nets`; several variants may share the same nets."""
 
-    served_as = ""  # name of its scores in a `SlowAnswer` or `FastAnswer`
+    served_as = ""  # field of its scores in a `SlowAnswer` or `FastAnswer`
 
     def __init__(self, nets: Nets) -> None:
         super().__init__()
@@ -34,22 +34,22 @@ class Variant(nn.Module):
 
     def sequence(self, rows: Tensor, length: int) -> PaddedVectors:
         """Return the newest `length` of rows [B, L] as vectors and mask."""
-        some = rows[:, -length:]
-        return PaddedVectors(self.vectors(some), some != ROW_PADDING)
+        newest = rows[:, -length:]
+        return PaddedVectors(self.vectors(newest), newest != ROW_PADDING)
 
     def r_t(self, queries: Queries, items: Tensor) -> Tensor:
         """Return r_t (eq. 1) of items [V, C]: [V, C, d]. Each distinct pair of history and item is computed once."""
         history = self.sequence(queries.history, self.nets.config.history_long)
         rows = len(self.nets.encoder.E)
-        pairs, inverse = torch.unique(queries.of[:, None] * rows + items, return_inverse=True)  # history by history
-        of, item = pairs // rows, pairs % rows
-        counts = torch.bincount(of, minlength=len(queries.history))
-        column = torch.arange(len(pairs), device=of.device) - (counts.cumsum(0) - counts)[of]
+        pairs, inverse = torch.unique(queries.history_index[:, None] * rows + items, return_inverse=True)  # sorted
+        history_index, item = pairs // rows, pairs % rows
+        counts = torch.bincount(history_index, minlength=len(queries.history))
+        column = torch.arange(len(pairs), device=items.device) - (counts.cumsum(0) - counts)[history_index]
         width = int(counts.max())
-        listed = items.new_zeros(len(counts), width)  # ROW_PADDING
-        listed[of, column] = item
-        r_t = self.nets.slow.din(history.x, history.mask, self.vectors(listed)).flatten(0, 1)  # [U width, d]
-        return functional.embedding((of * width + column)[inverse], r_t)
+        candidates = items.new_zeros(len(counts), width)  # [U, width], padded with ROW_PADDING
+        candidates[history_index, column] = item
+        r_t = self.nets.slow.din(history.x, history.mask, self.vectors(candidates)).flatten(0, 1)  # [U width, d]
+        return functional.embedding((history_index * width + column)[inverse], r_t)
 
     def r_n(self, queries: Queries, e: Tensor) -> Tensor:
         """Return r_n (eq. 5) of candidates e [V, C, d], with r2 as data: [V, C, d]."""
@@ -57,7 +57,7 @@ class Variant(nn.Module):
             r2 = self.nets.encoder.r2(self.sequence(queries.window, queries.window.shape[1]))
         return self.nets.slow.reaction(self.nets.encoder.gru_n, r2, e)
 
-    def short(self, queries: Queries) -> tuple[RecurrentCell, PaddedVectors, PaddedVectors]:
+    def short_histories(self, queries: Queries) -> tuple[RecurrentCell, PaddedVectors, PaddedVectors]:
         """Return the arguments of the fast part: GRU_n, and the short histories of clicks and of exposures."""
         length = self.nets.config.history_short
         clicks, exposures = self.sequence(queries.clicks, length), self.sequence(queries.exposures, length)
@@ -94,7 +94,7 @@ class FastAlone(Variant):
     def forward(self, queries: Queries, items: Tensor) -> Tensor:
         """Return scores [V, C] of `items` [V, C]."""
         e = self.vectors(items)
-        return self.nets.fast.score_fast(self.nets.fast.from_zero(*self.short(queries)), e)
+        return self.nets.fast.score_fast(self.nets.fast.from_zero(*self.short_histories(queries)), e)
 
 
 class MC2SF(Variant):
@@ -111,25 +111,25 @@ class MC2SF(Variant):
         """Return scores [V, C] of `items` [V, C]. r_t and r_n are data: no gradient reaches the slow part."""
         slow = self.cloud or self
         with torch.no_grad():
-            r_t = as_received(slow.r_t(queries, items))
-            r_n = as_received(slow.r_n(queries, slow.vectors(items)))
+            r_t = as_transmitted(slow.r_t(queries, items))
+            r_n = as_transmitted(slow.r_n(queries, slow.vectors(items)))
         e = self.vectors(items)
-        return self.nets.fast.score_s2f(*self.short(queries), e, r_t, r_n)
+        return self.nets.fast.score_s2f(*self.short_histories(queries), e, r_t, r_n)
 
 
 @torch.no_grad()
 def start_from_fast_alone(fast: Fast, share: float = 0.1) -> None:
     """Initialise S2F from fast alone: eq. (8) starts from the weights of eq. (4).
 
-    The layers that take in the priors keep a `share` of their weights: with none the ReLU of eq. (7) would never open.
+    The layers that read the priors keep a `share` of their weights: at zero the ReLU of eq. (7) would get no gradient.
     """
     for layer in (fast.w1, fast.w2):
         layer.weight.mul_(share)
         layer.bias.zero_()
     alone, s2f = fast.head_fast, fast.head_s2f
-    of_r, of_e = alone.first.weight.chunk(2, 1)
-    _, of_prior, _ = s2f.first.weight.chunk(3, 1)
-    s2f.first.weight.copy_(torch.cat([of_r, share * of_prior, of_e], 1))
+    w_r, w_e = alone.first.weight.chunk(2, 1)
+    _, w_prior, _ = s2f.first.weight.chunk(3, 1)
+    s2f.first.weight.copy_(torch.cat([w_r, share * w_prior, w_e], 1))
     s2f.first.bias.copy_(alone.first.bias)
     s2f.second.load_state_dict(alone.second.state_dict())
     s2f.last.load_state_dict(alone.last.state_dict())

@@ -1,4 +1,4 @@
-"""Adam without torch.optim: its first optimiser loads torch's compiler, two seconds of CPU in every process."""
+"""Adam without torch.optim, whose first optimiser loads torch's compiler: two seconds of CPU in every process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Moments(NamedTuple):
     exp_avg_sq: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor) -> Moments:
+    def zero(cls, weight: Tensor) -> Moments:
         """Return the state of `weight` before its first step."""
         return cls(torch.zeros((), device=weight.device), torch.zeros_like(weight), torch.zeros_like(weight))
 
 
 class Adam:
-    """Adam on `weights`, with the gradient of l2 / 2 |w|^2 added to that of the loss."""
+    """Adam on `weights`. The gradient of l2 / 2 |w|^2 is added to that of the loss."""
 
     moments: list[Moments]
 
@@ -36,21 +36,20 @@ class Adam:
         self.restart()
 
     def restart(self) -> None:
-        """Forget all earlier steps."""
-        self.moments = [Moments.of(weight) for weight in self._weights]
+        """Reset the moments and the step count."""
+        self.moments = [Moments.zero(weight) for weight in self._weights]
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the weights that have a gradient, and take the gradients away."""
-        triples = zip(self._weights, self.moments, strict=True)
-        some = [(weight, weight.grad, of) for weight, of in triples if weight.grad is not None]
-        steps = [of.step for _, _, of in some]
+        """Update the weights that have a gradient, and clear the gradients."""
+        pairs = [pair for pair in zip(self._weights, self.moments, strict=True) if pair[0].grad is not None]
+        steps = [moments.step for _, moments in pairs]
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
-            [weight for weight, _, _ in some],
-            [gradient for _, gradient, _ in some],
-            [of.exp_avg for _, _, of in some],
-            [of.exp_avg_sq for _, _, of in some],
+            [weight for weight, _ in pairs],
+            [weight.grad for weight, _ in pairs if weight.grad is not None],
+            [moments.exp_avg for _, moments in pairs],
+            [moments.exp_avg_sq for _, moments in pairs],
             [],
             steps,
             lr=self.rate,
@@ -61,5 +60,5 @@ class Adam:
             amsgrad=False,
             maximize=False,
         )
-        for weight, _, _ in some:
+        for weight, _ in pairs:
             weight.grad = None

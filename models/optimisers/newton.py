@@ -1,4 +1,4 @@
-"""The minimum of a smooth function of a few weights, by Newton's method with a damped Hessian."""
+"""Minimisation of a smooth function of a few weights by Newton's method with a damped Hessian."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _STEPS = 100
 _DAMPING_MAX = 1e12
 
 
-def minimum(value: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Return the weights [F] near `start` at which `value` is smallest.
+def minimum(function: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Return the weights [F] of the minimum of `function` near `start`.
 
-    The curvature along each eigenvector of the Hessian is taken as positive and damped until the value falls (Levenberg
-    & Marquardt), so that the search goes down where the function is not convex, too.
+    The curvature along each eigenvector of the Hessian is taken as positive and damped until the value decreases
+    (Levenberg & Marquardt), so that steps descend where the function is not convex, too.
     """
     weights, damping = start.detach(), 1e-6
     for _ in range(_STEPS):
         point = weights.clone().requires_grad_()
-        found = value(point)
-        (gradient,) = torch.autograd.grad(found, point)
-        curvature, directions = torch.linalg.eigh(hessian(value, weights))  # type: ignore[no-untyped-call]  # untyped in torch
-        along = directions.t() @ gradient
+        value = function(point)
+        (gradient,) = torch.autograd.grad(value, point)
+        curvature, directions = torch.linalg.eigh(hessian(function, weights))  # type: ignore[no-untyped-call]  # untyped in torch
+        slopes = directions.t() @ gradient  # along each eigenvector
         while damping < _DAMPING_MAX:
-            step = directions @ (along / (curvature.abs() + damping))
+            step = directions @ (slopes / (curvature.abs() + damping))
             with torch.no_grad():
-                falls = bool(value(weights - step) < found)
-            damping = max(damping / 10, 1e-12) if falls else damping * 10
-            if falls:
+                decreases = bool(function(weights - step) < value)
+            damping = max(damping / 10, 1e-12) if decreases else damping * 10
+            if decreases:
                 weights = weights - step
                 break
         else:

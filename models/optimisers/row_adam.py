@@ -11,7 +11,7 @@ from models.data.catalogue import ROW_PADDING
 
 
 class RowAdam:
-    """Lazy Adam over E [rows, d] with L2. Each row gets plain Adam over the batches that contain it."""
+    """Lazy Adam over E [rows, d] with L2: each row gets plain Adam over the batches that contain it."""
 
     def __init__(
         self, E: Tensor, *, learning_rate: float, l2: float, betas: tuple[float, float] = (0.9, 0.999)
@@ -27,12 +27,12 @@ class RowAdam:
         """Update E[rows] by their gradient [R, d]; `rows` are distinct. The padding row is never updated."""
         if len(rows) and rows[0] == ROW_PADDING:
             rows, gradient = rows[1:], gradient[1:]
-        first, second = self._betas
-        values, steps = self._E[rows], self._steps[rows] + 1
-        gradient = gradient.add(values, alpha=self._l2)
-        mean = self._mean[rows].lerp_(gradient, 1 - first)
-        square = self._square[rows].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        root = (square / (1 - torch.exp(steps * math.log(second)))).sqrt_().add_(1e-8)
-        values.addcdiv_(mean / (1 - torch.exp(steps * math.log(first))), root, value=-self.rate)
-        for table, new in ((self._E, values), (self._mean, mean), (self._square, square), (self._steps, steps)):
-            table[rows] = new
+        beta1, beta2 = self._betas
+        weights, steps = self._E[rows], self._steps[rows] + 1
+        gradient = gradient.add(weights, alpha=self._l2)
+        mean = self._mean[rows].lerp_(gradient, 1 - beta1)
+        square = self._square[rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        root = (square / (1 - torch.exp(steps * math.log(beta2)))).sqrt_().add_(1e-8)
+        weights.addcdiv_(mean / (1 - torch.exp(steps * math.log(beta1))), root, value=-self.rate)
+        for table, updated in ((self._E, weights), (self._mean, mean), (self._square, square), (self._steps, steps)):
+            table[rows] = updated

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from models.training.minibatches import Batch
 
-NEGATIVES = 256  # of the whole batch, less than twice as many: their number times that of the clicks is the cost
+NEGATIVES = 256  # for the whole batch, up to twice as many are used; the cost is their number times the clicks'
 
 
 def cooccurrence_loss(table: Tensor, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy of each click against negatives of the whole batch, given the clicks before.
+    """Return the mean cross-entropy of each click against negatives of the whole batch, given the earlier clicks.
 
     `table` [R, d] = E[batch.rows]. Clicks of users without earlier clicks are left out; 0 if no click remains.
     """
@@ -30,7 +30,7 @@ def cooccurrence_loss(table: Tensor, batch: Batch) -> Tensor:
     context = functional.embedding_bag(positions, table, mode="sum", per_sample_weights=weights)
     context = context / weights.sum(1, keepdim=True)  # [B, d]
     clicked = (context * table[batch.items[known, 0]]).sum(1, keepdim=True)
-    drawn = batch.items[:, 1:].t().flatten()
-    drawn = drawn[:: max(1, len(drawn) // NEGATIVES)]
-    others = (context @ table[drawn].t()).masked_fill(drawn == batch.items[known, :1], -torch.inf)
-    return -torch.log_softmax(torch.cat([clicked, others], 1), 1)[:, 0].mean()
+    negatives = batch.items[:, 1:].t().flatten()
+    negatives = negatives[:: max(1, len(negatives) // NEGATIVES)]
+    logits = (context @ table[negatives].t()).masked_fill(negatives == batch.items[known, :1], -torch.inf)
+    return -torch.log_softmax(torch.cat([clicked, logits], 1), 1)[:, 0].mean()

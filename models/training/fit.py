@@ -27,7 +27,7 @@ class FitConfig:
     """Hyperparameters of a fit."""
 
     learning_rate: float = 1e-3
-    l2: float = 0.0  # lambda, with gradient lambda times the weight; in tables only for the rows of the batch
+    l2: float = 0.0  # adds l2 times the weight to the gradient; in tables only to the rows of the batch
     epochs: int = 40  # maximum
     patience: int = 4  # stop after so many epochs without a better validation score
     bf16: bool = False  # losses under autocast; weights, Adam and validation keep full precision
@@ -48,13 +48,13 @@ def fit(
     config: FitConfig,
     seed: int,
     *,
-    keep: Path | None = None,
+    state_file: Path | None = None,
     progress: Callable[[int, float, float], None] | None = None,
 ) -> Fitted:
-    """Fit the parameters of `objective` that require a gradient, in place; they end as those of the best epoch.
+    """Fit the parameters of `objective` that require a gradient, in place, and restore those of the best epoch.
 
-    `batches(epoch, generator)` returns an epoch's batches; `validate` is called in evaluation mode; `keep` is a file
-    with the state after the last epoch, from which a fit resumes; `progress(epoch, loss, score)` is called after each
+    `batches(epoch, generator)` returns an epoch's batches; `validate` is called in evaluation mode; `state_file`
+    holds the state after the last epoch, from which a fit resumes; `progress(epoch, loss, score)` is called after each
     epoch. Raises FloatingPointError if the loss is NaN.
     """
     weights = {name: p for name, p in objective.named_parameters() if p.requires_grad}
@@ -62,8 +62,8 @@ def fit(
     optimiser = torch.optim.Adam(weights.values(), lr=config.learning_rate, fused=True)
     best = {name: p.detach().clone() for name, p in weights.items()}
     curve: list[float] = []
-    if keep is not None and keep.exists():
-        curve = _load(keep, weights, best, optimiser)
+    if state_file is not None and state_file.exists():
+        curve = _load(state_file, weights, best, optimiser)
     while len(curve) < config.epochs and len(curve) - 1 - _best(curve) < config.patience:
         epoch = len(curve)
         torch.manual_seed(seed * 100_003 + epoch)  # dropout draws from torch's own generator
@@ -87,8 +87,8 @@ def fit(
             best = {name: p.detach().clone() for name, p in weights.items()}
         if progress is not None:
             progress(epoch, math.fsum(losses) / max(len(losses), 1), score)
-        if keep is not None:
-            _save(keep, weights, best, optimiser, curve)
+        if state_file is not None:
+            _save(state_file, weights, best, optimiser, curve)
     with torch.no_grad():
         for name, p in weights.items():
             p.copy_(best[name])

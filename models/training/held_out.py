@@ -19,45 +19,44 @@ Floats = NDArray[np.float64]
 
 NEGATIVES = 9
 _BATCH = 256
-ENOUGH = 8  # clicks below which no difference is believed
+MIN_SAMPLES = 8  # with fewer samples no difference counts as significant
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Clicks that are not trained on [n], each with NEGATIVES negatives: column 0 of a batch's items is the click."""
+    """Clicks that are not trained on [n], each with NEGATIVES negatives; column 0 of a batch's items is the click."""
 
     batches: tuple[Batch, ...]
     affinities: tuple[Tensor, ...]  # of the candidates by the item neighbours, [n, 1 + NEGATIVES] each
 
     @classmethod
     def draw(cls, source: ClickSource, clicks: Ints, seed: int, neighbours: Neighbours | None = None) -> HeldOut:
-        """Return `clicks` with negatives drawn from `seed`; `neighbours` are those of the nets, if they are stacked."""
+        """Return `clicks` with negatives drawn from `seed`; `neighbours` are those of the nets if they are stacked."""
         if not len(clicks):  # perhaps there is no item to draw either
             return cls((), ())
         items = source.candidates(clicks, np.random.default_rng([seed, 1]), n=NEGATIVES)
         order = source.by_history(clicks)
-        parts = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
-        batches = tuple(source.listed(clicks[some], items[some]) for some in parts)
+        chunks = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+        batches = tuple(source.batch_of(clicks[chunk], items[chunk]) for chunk in chunks)
         pairs = ((batch.rows[batch.clicks], batch.rows[batch.items]) for batch in batches)
-        near = [neighbours.affinities(*pair) for pair in pairs] if neighbours else []
-        return cls(batches, tuple(torch.cat(kind) for kind in zip(*near, strict=True)))
+        affinities = [neighbours.affinities(*pair) for pair in pairs] if neighbours else []
+        return cls(batches, tuple(torch.cat(kind) for kind in zip(*affinities, strict=True)))
 
     @torch.no_grad()
     def logits(self, nets: Nets) -> tuple[Tensor, Tensor]:
-        """Return the logits of the four nets [4, n, 1 + NEGATIVES], none stacked, and the candidates' floor."""
-        found, floors = [torch.empty(4, 0, 1 + NEGATIVES)], [torch.empty(0, 1 + NEGATIVES)]
+        """Return the logits of the four nets before stacking [4, n, 1 + NEGATIVES], and the candidates' floor."""
+        logits, floors = [torch.empty(4, 0, 1 + NEGATIVES)], [torch.empty(0, 1 + NEGATIVES)]
         for batch in self.batches:
             inputs = batch.inputs(nets, nets.encoder.E[batch.rows])
-            logits = torch.stack(nets(inputs))
-            found.append(logits)
-            floors.append(inputs.floor.expand(logits.shape[1:]))
-        return torch.cat(found, 1), torch.cat(floors)
+            logits.append(torch.stack(nets(inputs)))
+            floors.append(inputs.floor.expand(logits[-1].shape[1:]))
+        return torch.cat(logits, 1), torch.cat(floors)
 
     @torch.no_grad()
     def losses(self, nets: Nets, logits: Tensor | None = None) -> Floats:
         """Return the cross-entropy of each click in its list, the mean over the four nets as served: [n].
 
-        `logits` are those of `nets`, if they are known.
+        `logits` are those of `nets`, if already computed.
         """
         scores = Logits(*(self.logits(nets)[0] if logits is None else logits))
         if self.affinities:
@@ -71,8 +70,11 @@ def cross_entropy(logits: Tensor) -> Tensor:
 
 
 def is_better(candidate: Floats, active: Floats) -> bool:
-    """Return True if the mean loss is lower by more than its standard error over the same clicks; False for a few."""
+    """Return True if the candidate's mean loss on the same clicks is lower by more than a standard error.
+
+    With fewer than MIN_SAMPLES clicks return False.
+    """
     difference = candidate - active
-    if len(difference) < ENOUGH:
+    if len(difference) < MIN_SAMPLES:
         return False
     return bool(difference.mean() < -difference.std() / math.sqrt(len(difference)))

@@ -54,13 +54,13 @@ class Batch(NamedTuple):
         """Return the same batch on `device`."""
         return Batch(*(column.to(device) for column in self))
 
-    def share(self, rank: int, world: int) -> tuple[Batch, float]:
-        """Return every `world`-th click, from `rank` on, over the same rows, and its share of the clicks.
+    def share(self, rank: int, world_size: int) -> tuple[Batch, float]:
+        """Return every `world_size`-th click, from `rank` on, over the same rows, and its share of the clicks.
 
-        If no click is left, return the first one with a share of 0: every process must take part in collectives.
+        A rank without clicks gets the first one with a share of 0: every process must take part in collectives.
         """
-        some = slice(rank, None, world) if rank < len(self.items) else slice(1)
-        part = Batch(self.rows, *(column[some] for column in self[1:]))
+        clicks = slice(rank, None, world_size) if rank < len(self.items) else slice(1)
+        part = Batch(self.rows, *(column[clicks] for column in self[1:]))
         return part, len(part.items) / len(self.items) if rank < len(self.items) else 0.0
 
 
@@ -71,11 +71,11 @@ def _sequence(table: Tensor, indices: Tensor) -> PaddedVectors:
 
 @dataclass(frozen=True)
 class ClickSource:
-    """The clicks of a log, from which batches are drawn, in rows of one catalogue."""
+    """The clicks of a log, as rows of one catalogue, from which batches are drawn."""
 
     states: ClickStates
     catalogue: Catalogue
-    rows: int  # of E
+    rows: int  # number of rows of E
     click_rows: Ints
     exposure_rows: Ints
     targets: Ints  # [M]
@@ -84,11 +84,11 @@ class ClickSource:
     item_statistics: ItemStatisticsByEpoch
 
     @classmethod
-    def of(cls, states: ClickStates, catalogue: Catalogue) -> ClickSource:
+    def from_states(cls, states: ClickStates, catalogue: Catalogue) -> ClickSource:
         """Return the clicks as rows of `catalogue`; items of the log that it lacks become the unknown row."""
-        # a negative impression number: exposures simulated by the replayer, which follow popularity and not the user
-        of_slates = is_negative(states.log) & (states.log.impressions > 0)
-        before = np.concatenate([[0], np.cumsum(of_slates)])
+        # impressions below 0 are simulated by the replayer from popularity, not what the user was shown
+        on_slates = is_negative(states.log) & (states.log.impressions > 0)
+        before = np.concatenate([[0], np.cumsum(on_slates)])  # [N + 1] of these before each event
         groups = slates(states)
         return cls(
             states=states,
@@ -97,61 +97,65 @@ class ClickSource:
             click_rows=catalogue.rows(states.click_keys),
             exposure_rows=catalogue.rows(states.exposure_keys),
             targets=catalogue.rows(states.target),
-            not_clicked=catalogue.rows(states.log.keys[of_slates]),
+            not_clicked=catalogue.rows(states.log.keys[on_slates]),
             slate=Ranges(before[groups.start], before[groups.end]),
             item_statistics=states.log.item_statistics(catalogue),
         )
 
-    def batch(self, some: Ints, generator: np.random.Generator, *, n: int, unknown: float = 0.0) -> Batch:
-        """Return clicks `some` with `n` negatives each; a share `unknown` of the items becomes the unknown row.
+    def batch(self, clicks: Ints, generator: np.random.Generator, *, n: int, unknown: float = 0.0) -> Batch:
+        """Return `clicks` with `n` negatives each; a share `unknown` of the items becomes the unknown row.
 
         An item is replaced everywhere in the batch, as history, click and negative, so that the row reveals no labels.
         """
-        some = some[self.by_history(some)]
-        return self.listed(some, self.candidates(some, generator, n=n), generator, unknown)
+        clicks = clicks[self.by_history(clicks)]
+        return self.batch_of(clicks, self.candidates(clicks, generator, n=n), generator, unknown)
 
-    def by_history(self, some: Ints) -> Ints:
-        """Return the order of clicks `some` by the length of their history: the cheapest for `local_attention`."""
-        return np.argsort(self.states.history.length(some, self.states.spec.history_long), kind="stable")
+    def by_history(self, clicks: Ints) -> Ints:
+        """Return the order of `clicks` by the length of their history: the cheapest for `local_attention`."""
+        return np.argsort(self.states.history.lengths(clicks, self.states.spec.history_long), kind="stable")
 
-    def candidates(self, some: Ints, generator: np.random.Generator, *, n: int) -> Ints:
-        """Return the items of clicks `some` and `n` negatives each, from their slates or uniform: rows [B, 1 + n]."""
-        items = np.empty((len(some), 1 + n), np.int64)
-        items[:, 0] = self.targets[some]
+    def candidates(self, clicks: Ints, generator: np.random.Generator, *, n: int) -> Ints:
+        """Return the items of `clicks` and `n` negatives each, from their slates or uniform: rows [B, 1 + n]."""
+        items = np.empty((len(clicks), 1 + n), np.int64)
+        items[:, 0] = self.targets[clicks]
         items[:, 1:] = draw_uniform(generator, items[:, 0], self.rows, n)
-        shown = np.flatnonzero(self.slate.end[some] > self.slate.start[some])
-        if len(shown):
-            start, end = self.slate.start[some[shown]], self.slate.end[some[shown]]
-            items[shown, 1:] = draw_from_slates(generator, self.not_clicked, start, end, n)
+        with_slate = np.flatnonzero(self.slate.end[clicks] > self.slate.start[clicks])
+        if len(with_slate):
+            start, end = self.slate.start[clicks[with_slate]], self.slate.end[clicks[with_slate]]
+            items[with_slate, 1:] = draw_from_slates(generator, self.not_clicked, start, end, n)
         return items
 
-    def listed(
-        self, some: Ints, items: Ints, generator: np.random.Generator | None = None, unknown: float = 0.0
+    def batch_of(
+        self, clicks: Ints, items: Ints, generator: np.random.Generator | None = None, unknown: float = 0.0
     ) -> Batch:
-        """Return clicks `some` with candidates `items`, rows [B, C]; for `unknown` see `batch`."""
+        """Return `clicks` with candidates `items`, rows [B, C]; for `unknown` see `batch`."""
         spec, states = self.states.spec, self.states
         short = spec.history_short
-        of = (
-            states.history.gather(self.click_rows, some, spec.history_long, ROW_PADDING),
-            states.closed.gather(self.exposure_rows, some, spec.threshold, ROW_PADDING),
-            states.clicks.gather(self.click_rows, some, short, ROW_PADDING),
-            states.exposures.gather(self.exposure_rows, some, short, ROW_PADDING),
+        columns = (
+            states.history.gather(self.click_rows, clicks, spec.history_long, ROW_PADDING),
+            states.closed.gather(self.exposure_rows, clicks, spec.threshold, ROW_PADDING),
+            states.clicks.gather(self.click_rows, clicks, short, ROW_PADDING),
+            states.exposures.gather(self.exposure_rows, clicks, short, ROW_PADDING),
             items,
         )
-        epochs = np.broadcast_to(states.log.epochs[states.event[some], None], items.shape)
-        item_statistics = self.item_statistics.of(items, epochs)  # also of items replaced by the unknown row
-        return localise(of, item_statistics, self.rows, generator, unknown)
+        epochs = np.broadcast_to(states.log.epochs[states.event[clicks], None], items.shape)
+        item_statistics = self.item_statistics.buckets_of(items, epochs)  # also of items replaced by the unknown row
+        return to_batch(columns, item_statistics, self.rows, generator, unknown)
 
 
-def localise(
-    of: tuple[Ints, ...], item_statistics: Buckets, size: int, generator: np.random.Generator | None, unknown: float
+def to_batch(
+    columns: tuple[Ints, ...],
+    item_statistics: Buckets,
+    size: int,
+    generator: np.random.Generator | None,
+    unknown: float,
 ) -> Batch:
     """Return a Batch of history, window, clicks, exposures and items, given as rows of an E of `size` rows.
 
     A share `unknown` of the items is replaced by the unknown row.
     """
     present = np.zeros(size, bool)
-    for rows in of:
+    for rows in columns:
         present[rows] = True
     if generator is not None and unknown:
         replaced = np.flatnonzero(present)
@@ -164,6 +168,6 @@ def localise(
     index[used] = np.arange(len(used))
     if generator is not None and unknown:
         index[replaced] = index[ROW_UNKNOWN]
-    history, window, clicks, exposures, items = (torch.from_numpy(index[rows]) for rows in of)
+    history, window, clicks, exposures, items = (torch.from_numpy(index[rows]) for rows in columns)
     buckets = torch.from_numpy(item_statistics.astype(np.int64))
     return Batch(torch.from_numpy(used), history, window, clicks, exposures, items, buckets)

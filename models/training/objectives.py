@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +15,15 @@ from models.training.losses import Loss, corrected
 
 @dataclass(frozen=True)
 class ListBatch:
-    """V queries, each with a clicked item (column 0) and negatives of its own."""
+    """V queries, each with a clicked item (column 0) and its own negatives."""
 
     queries: Queries
     items: Tensor  # [V, 1 + N] rows of E
     log_q: Tensor  # f4 [V, 1 + N]: log of the expected number of draws, 0 for the click
-    hidden: Tensor  # bool [V, 1 + N]: drawn, but an item that this user had
+    hidden: Tensor  # bool [V, 1 + N]: negatives to leave out, as the user had the item
 
     def __len__(self) -> int:
         return len(self.items)
-
-    def share(self, rank: int, world: int) -> ListBatch:
-        """Return every `world`-th query, from `rank` on, for one of `world` processes."""
-        some = slice(rank, None, world)
-        return ListBatch(self.queries[some], self.items[some], self.log_q[some], self.hidden[some])
 
 
 @dataclass(frozen=True)
@@ -39,15 +34,10 @@ class SequenceBatch:
     targets: Tensor  # [B, L] the item that followed each position, ROW_PADDING: no target
     negatives: Tensor  # [N]
     log_q: Tensor  # f4 [N]: log of the expected number of draws
-    hidden: Tensor  # bool [B, N]: drawn, but an item that this user had
+    hidden: Tensor  # bool [B, N]: negatives to leave out, as the user had the item
 
     def __len__(self) -> int:
         return int((self.targets != ROW_PADDING).sum())
-
-    def share(self, rank: int, world: int) -> SequenceBatch:
-        """Return every `world`-th sequence, from `rank` on, for one of `world` processes."""
-        some = slice(rank, None, world)
-        return replace(self, sequences=self.sequences[some], targets=self.targets[some], hidden=self.hidden[some])
 
 
 class ListObjective(nn.Module):
@@ -74,12 +64,12 @@ class SequenceObjective(nn.Module):
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Return the mean loss over the positions that have a target."""
-        which, position = (batch.targets != ROW_PADDING).nonzero(as_tuple=True)
-        states = self.net.states(batch.sequences)[which, position]  # [P, d]
-        targets = batch.targets[which, position]
+        row, position = (batch.targets != ROW_PADDING).nonzero(as_tuple=True)
+        states = self.net.states(batch.sequences)[row, position]  # [P, d]
+        targets = batch.targets[row, position]
         clicked = self.net.logits(states, targets[:, None])
         others = corrected(self.net.shared_logits(states, batch.negatives), batch.log_q)
-        return self.loss(torch.cat([clicked, others.masked_fill(batch.hidden[which], -torch.inf)], 1))
+        return self.loss(torch.cat([clicked, others.masked_fill(batch.hidden[row], -torch.inf)], 1))
 
 
 def objective(net: nn.Module, loss: Loss) -> nn.Module:

@@ -30,7 +30,7 @@ _BATCH = 64
 
 
 class FastBatchExample(NamedTuple):
-    """One online example, in rows of E; row 0 of `items` is the click. r_t and r_n are as received, f2 [1 + N, d]."""
+    """One online example, in rows of E. Item 0 is the click; r_t and r_n are as received, f2 [1 + N, d]."""
 
     clicks: Ints  # <= L_F, oldest first
     exposures: Ints  # <= L_F, oldest first
@@ -39,17 +39,17 @@ class FastBatchExample(NamedTuple):
     r_n: NDArray[np.float16]
     item_statistics: Buckets  # [1 + N, 3]
     f2s: NDArray[np.float32]  # [1 + N], the cloud's scores
-    near: tuple[Ints, Ints]  # clicks and items in rows of the item neighbours
+    near: tuple[Ints, Ints]  # clicks and items as rows of the item neighbours
 
 
 class FastLearner:
-    """Adam on the fast part of a copy of `nets`. `state` and `load` save and restore weights, moments and position."""
+    """Adam on the fast part of a copy of `nets`. `state` and `load` save and restore weights, moments and count."""
 
     def __init__(self, nets: Nets, config: TrainConfig, seed: int) -> None:
         self.nets = copy.deepcopy(nets)
         for part in (self.nets.encoder, self.nets.slow):
             part.requires_grad_(requires_grad=False)
-        self.learnt = 0  # examples so far
+        self.learnt = 0  # number of examples so far
         self._config, self._seed = config, seed
         self._weights = dict(self.nets.fast.named_parameters())
         weights = self._weights.values()
@@ -66,14 +66,14 @@ class FastLearner:
         self.learnt += len(examples)
 
     def restart(self, nets: Nets) -> None:
-        """Go back to the fast part of `nets`, with a new optimiser."""
+        """Reset the weights to the fast part of `nets`, and the optimiser."""
         with torch.no_grad():
             for name, weight in nets.fast.named_parameters():
                 self._weights[name].copy_(weight)
         self._adam.restart()
 
     def state(self) -> bytes:
-        """Return weights, optimiser state and position for `load`, as safetensors."""
+        """Return weights, optimiser state and number of examples for `load`, as safetensors."""
         return save(self._tensors() | {"learnt": torch.tensor(self.learnt)})
 
     def load(self, data: bytes) -> None:
@@ -83,14 +83,14 @@ class FastLearner:
         except SafetensorError as error:
             raise CheckpointError(f"no state of a learner: {error}") from error
         learnt = tensors.pop("learnt", None)
-        own = self._tensors()
+        current = self._tensors()
         # before the first step earlier versions wrote no moments
-        tensors = {key: torch.zeros_like(own[key]) for key in own if not key.startswith("weight.")} | tensors
-        if learnt is None or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in own.items()}:
+        tensors = {key: torch.zeros_like(current[key]) for key in current if not key.startswith("weight.")} | tensors
+        if learnt is None or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in current.items()}:
             raise CheckpointError("no state of a learner of these nets: other weights")
         self.learnt = int(learnt)
         with torch.no_grad():
-            for key, value in own.items():
+            for key, value in current.items():
                 value.copy_(tensors[key])
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -105,17 +105,17 @@ class FastLearner:
 @torch.no_grad()
 def losses(nets: Nets, examples: list[FastBatchExample]) -> Floats:
     """Return the cross-entropy of each click by mc2sf as served: [n]."""
-    found, short = [torch.empty(0)], nets.config.history_short
+    cross_entropies, short = [torch.empty(0)], nets.config.history_short
     for start in range(0, len(examples), _BATCH):
-        some = examples[start : start + _BATCH]
-        fast, mc2sf = _logits(nets, some)
+        batch = examples[start : start + _BATCH]
+        fast, mc2sf = _logits(nets, batch)
         if nets.config.stacked:
-            pairs = ((each.near[0][-short:], each.near[1]) for each in some)
+            pairs = ((each.near[0][-short:], each.near[1]) for each in batch)
             affinities = np.stack([nets.fast.neighbours.affinity(*pair) for pair in pairs])
-            f2s = torch.from_numpy(np.stack([each.f2s for each in some]))
+            f2s = torch.from_numpy(np.stack([each.f2s for each in batch]))
             mc2sf = nets.stack(mc2sf, fast, f2s, torch.from_numpy(affinities).unbind(1))
-        found.append(cross_entropy(mc2sf))
-    return torch.cat(found).double().numpy()
+        cross_entropies.append(cross_entropy(mc2sf))
+    return torch.cat(cross_entropies).double().numpy()
 
 
 def _logits(nets: Nets, examples: list[FastBatchExample]) -> tuple[Tensor, Tensor]:
@@ -133,7 +133,7 @@ def _logits(nets: Nets, examples: list[FastBatchExample]) -> tuple[Tensor, Tenso
     e, floor = encoder.with_statistics(functional.embedding(items, encoder.E), buckets), encoder.floor(buckets)
     r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
     fast, s2f = nets.fast.score_both(*histories, e, r_t, r_n)
-    return encoder.above(floor, "fast", fast), encoder.above(floor, "mc2sf", s2f)
+    return encoder.add_floor(floor, "fast", fast), encoder.add_floor(floor, "mc2sf", s2f)
 
 
 def _stacked(priors: list[NDArray[np.float16]]) -> Tensor:

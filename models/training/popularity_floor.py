@@ -1,8 +1,9 @@
 """The popularity floor: the score that the statistics of an item alone give it, and the gains of the nets above it.
 
-The floor is fitted before the nets, which then learn what popularity does not explain. It has three weights: of the
-share of all clicks, of the share of the last epoch's clicks, and of the age. So few clicks are enough. The weights of
-shares are not negative: a log may begin with few users, who don't click an item twice, and popularity helps later.
+The floor is fitted before the nets, which then learn what popularity does not explain. It has only three weights, so
+that a few clicks suffice: of the share of all clicks, of the share of the last epoch's clicks, and of the age. The
+weights of shares are not negative: at the beginning of a log few users, who do not click an item twice, would make
+popularity look harmful.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from models.optimisers.newton import minimum
 from models.training.held_out import HeldOut, cross_entropy
 from models.training.minibatches import Batch
 
-PRIOR = 5.0  # weight of the squared distance from plain popularity, against the sum over clicks
+PRIOR = 5.0  # penalty on the squared distance from plain popularity, relative to the sum over clicks
 _HALVINGS = 20
 
 
@@ -29,12 +30,12 @@ def fit_floor(nets: Nets, batch: Batch) -> None:
     def weights(roots: Tensor) -> Tensor:
         return torch.cat([roots[:2].square(), roots[2:]])
 
-    def value(roots: Tensor) -> Tensor:
+    def loss(roots: Tensor) -> Tensor:
         distance = (weights(roots) - plain).square().sum()
         return cross_entropy(features @ weights(roots)).mean() + PRIOR * distance / len(features)
 
-    found = weights(minimum(value, torch.tensor([1.0, 0.1, 0.0], dtype=torch.float64)))
-    nets.encoder.popularity.copy_(found[:, None] * shapes)
+    fitted = weights(minimum(loss, torch.tensor([1.0, 0.1, 0.0], dtype=torch.float64)))
+    nets.encoder.popularity.copy_(fitted[:, None] * shapes)
 
 
 @torch.no_grad()
@@ -49,8 +50,8 @@ def fit_gains(nets: Nets, held_out: HeldOut) -> Tensor:
     low, high = torch.zeros(len(scores)), torch.ones(len(scores))
     for _ in range(_HALVINGS):  # the loss is convex in the gain: bisection on the sign of its derivative
         gain = (low + high) / 2
-        chosen = torch.softmax(floor + gain[:, None, None] * scores, -1)
-        slope = ((chosen * scores).sum(-1) - scores[..., 0]).mean(-1)
+        probabilities = torch.softmax(floor + gain[:, None, None] * scores, -1)
+        slope = ((probabilities * scores).sum(-1) - scores[..., 0]).mean(-1)
         low, high = torch.where(slope < 0, gain, low), torch.where(slope < 0, high, gain)
     nets.encoder.gains.copy_((low + high) / 2)
     return floor + nets.encoder.gains[:, None, None] * scores

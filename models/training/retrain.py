@@ -111,7 +111,7 @@ def retrain(
     generator = np.random.default_rng(seed)
     extended = catalogue.extended(np.unique(log.keys))
     states = click_states(log, spec)
-    source = ClickSource.of(states, extended)
+    source = ClickSource.from_states(states, extended)
     order = states.order()
     new = order[states.time[order] > since] if since else order
     held_out_size = max(int(len(new) * config.held_out), min(config.held_out_min, len(new) // 2))

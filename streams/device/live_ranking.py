@@ -55,7 +55,7 @@ def start_ranking(
         keys = np.array([item_key(name) for name in request.candidates], np.int64)
     else:
         keys = _from_catalogue(release, seen.clicks, context, max(POOL, request.k))
-    statistics, statistics_epoch = context.item_statistics.of(keys), context.item_statistics.epoch + 1
+    statistics, statistics_epoch = context.item_statistics.buckets_of(keys), context.item_statistics.epoch + 1
     rows, n = release.catalogue.rows, len(keys)
     zero = np.zeros((n, settings.dim), np.float16)
     fast = release.scorer.fast(rows(seen.clicks), rows(seen.exposures), rows(keys), zero, zero, statistics).fast

@@ -187,7 +187,10 @@ class _BatchStep:
             self.spec,
             closed_count=state.closed_count,
         )
-        candidates, statistics = Tensor.of(chosen.keys, "<i8"), context.item_statistics.of(chosen.keys).tobytes()
+        candidates, statistics = (
+            Tensor.of(chosen.keys, "<i8"),
+            context.item_statistics.buckets_of(chosen.keys).tobytes(),
+        )
         statistics_epoch = context.item_statistics.epoch + 1
         request = RankRequest(
             user=batch.user,

@@ -138,7 +138,7 @@ class RankingQueries:
             r2_items=r2_items if row.window else r2_items[:0],
             clicks=view.clicks,
             exposures=view.exposures,
-            item_statistics=self._item_statistics.of(self._catalogue.rows(candidates), epochs),
+            item_statistics=self._item_statistics.buckets_of(self._catalogue.rows(candidates), epochs),
         )
 
 
@@ -160,7 +160,7 @@ def _window_starts(states: ClickStates) -> list[list[int]]:
                 windows.expose(times[i])
             if windows.number == len(starts[-1]):
                 starts[-1].append(windows.end)
-        shown = windows.shown
+        shown = windows.position
     return starts
 
 

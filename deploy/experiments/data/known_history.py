@@ -56,7 +56,7 @@ class KnownHistory:
             history=torch.from_numpy(
                 folded.history.gather(folded.click_keys, some[first], protocol.history, ROW_PADDING)
             ),
-            of=torch.from_numpy(of),
+            history_index=torch.from_numpy(of),
             clicks=torch.from_numpy(folded.clicks.gather(folded.click_keys, some, protocol.recent, ROW_PADDING)),
             exposures=torch.from_numpy(
                 folded.exposures.gather(folded.exposure_keys, some, protocol.short, ROW_PADDING)

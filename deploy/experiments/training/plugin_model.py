@@ -52,7 +52,7 @@ class PluginScore:
         for i, rows in enumerate(items.numpy()):
             listed = self._keys[rows[rows != ROW_PADDING]]
             clicks, exposures = (self._of(histories[i])[-short:] for histories in (queries.clicks, queries.exposures))
-            seen = Seen(clicks, exposures, listed, self._statistics.of(listed), self._vectors)
+            seen = Seen(clicks, exposures, listed, self._statistics.buckets_of(listed), self._vectors)
             found[i, : len(listed)] = torch.from_numpy(self._scores(seen))
         return found
 

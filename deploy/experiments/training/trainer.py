@@ -196,7 +196,7 @@ class Trainer:
             lambda: metrics(self.ranks(net, Phase.VALIDATION, fresh=fresh))["ndcg@10"],
             FitConfig(params.learning_rate, params.l2, params.epochs, params.patience, params.bf16),
             seed,
-            keep=keep,
+            state_file=keep,
             progress=progress,
         )
         self.cost.seconds += sum(clock.seconds[: len(fitted.curve)])
