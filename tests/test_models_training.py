@@ -196,16 +196,16 @@ def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
     assert retrained(log, held_out_max=5, **few).n == 2
 
 
-def test_a_warm_start_shows_half_as_many_clicks_and_of_many_new_ones_no_more_than_old_ones() -> None:
+def test_a_warm_start_shows_no_more_new_clicks_than_old_ones_if_there_are_many() -> None:
     config = TrainConfig(max_clicks=2000, older=3)
     generator = np.random.default_rng(1)
     for new, old, warm, news, all_shown in (
         (900, 0, False, 900, 1800),  # two passes
         (3000, 0, False, 3000, 2000),  # the first of so many
         (100, 900, True, 100, 800),  # two passes
-        (200, 900, True, 200, 1000),  # one and a quarter
-        (800, 900, True, 500, 1000),
-        (800, 300, True, 700, 1000),  # fewer old ones than there is room for
+        (800, 900, True, 800, 2000),  # one and a fraction
+        (1500, 1200, True, 1000, 2000),
+        (1500, 900, True, 1100, 2000),  # fewer old ones than there is room for
     ):
         fresh, older = np.arange(new), new + np.arange(old)
         selected, planned = select(fresh, older, config, generator, warm=warm)

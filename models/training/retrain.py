@@ -48,7 +48,7 @@ class TrainConfig:
     l2: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     passes: int = 2  # over the selected clicks
-    max_clicks: int = 100_000  # click presentations per retrain, which bounds its cost; half after a warm start
+    max_clicks: int = 100_000  # click presentations per retrain, which bounds its cost
     table_passes: int = 8  # of the item table alone, before the nets; from scratch
     table_passes_warm: int = 2  # the same after a warm start
     table_max_clicks: int = 200_000  # click presentations in these passes
@@ -177,10 +177,10 @@ def select(
 ) -> tuple[Ints, TrainConfig]:
     """Return the clicks to train on, new ones and a sample of older ones, and `config` for that number of clicks.
 
-    After a warm start `max_clicks` is halved, and at most half of that are new clicks.
+    After a warm start at most half of `max_clicks` are new clicks if there are enough old ones.
     """
     if warm:
-        config = replace(config, max_clicks=config.max_clicks // 2, table_passes=config.table_passes_warm)
+        config = replace(config, table_passes=config.table_passes_warm)
         most = max(config.max_clicks // 2, config.max_clicks - len(older))
         fresh = generator.choice(fresh, most, replace=False) if len(fresh) > most else fresh
     room = min(int(config.older * len(fresh)), max(0, config.max_clicks - len(fresh)), len(older))
