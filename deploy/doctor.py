@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -12,9 +14,19 @@ from deploy.runs import software
 from streams.database import schema
 from streams.kafka import topic_admin
 from streams.kafka.clients import consumer
+from streams.kafka.types import KafkaConsumer
+from streams.process.clock_and_signals import wall_ms
+from streams.releases.retention import without_weights
 from streams.settings import Settings
-from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
+from streams.topics import CLOUD_DOWNLINK, DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES, Topic
 
+WORKERS = ("device", "cloud")  # Kafka has the offsets of these, the tables those of the recorder
+_READERS = {
+    "device": (DEVICE_EVENTS, CLOUD_DOWNLINK),
+    "cloud": (DEVICE_UPLINK,),
+    "recorder": (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES),
+}
+_TIMEOUT_S = 5.0
 _DEAD_LETTERS_HINT = ": `mc2sf dead-letters list` shows the reasons"
 
 
@@ -36,7 +48,11 @@ def examine(settings: Settings) -> list[Finding]:
     if tables.ended:
         return [*tables.findings, _software()]
     broker = _broker(settings)
-    lag = _lag(settings, tables.offsets) if tables.offsets is not None and all(each.ok for each in broker) else []
+    lag = (
+        _readers(settings, tables.offsets, wall_ms())
+        if tables.offsets is not None and all(each.ok for each in broker)
+        else []
+    )
     return [*tables.findings, *broker, *lag, _software()]
 
 
@@ -81,6 +97,7 @@ def _database(settings: Settings) -> _Tables:
             of_run = connection.execute(sa.select(r.status).where(r.run == run)).one_or_none()
             dead = timeline.count(connection, run, schema.dead_letters)
             releases = timeline.count(connection, run, schema.releases)
+            without = len(without_weights(connection, run))
     except sa.exc.SQLAlchemyError as error:
         return _Tables([Finding("database", False, f"{shown}: {str(error).splitlines()[0]}")])
     finally:
@@ -90,7 +107,8 @@ def _database(settings: Settings) -> _Tables:
     if of_run is not None:
         ok = of_run.status != "failed"
         why = "" if ok else ": a check of its result failed; `mc2sf evaluate` names the ranks that differ"
-        findings.append(Finding("run", ok, f"{run}: {of_run.status}, {releases:,} releases{why}"))
+        weights = f", the weights of {without:,} deleted" if without else ""
+        findings.append(Finding("run", ok, f"{run}: {of_run.status}, {releases:,} releases{weights}{why}"))
         findings.append(Finding("dead letters", True, f"{dead:,}" + (_DEAD_LETTERS_HINT if dead else "")))
     findings += [
         Finding(f"progress of {role}", True, f"epoch {epoch}" + (", the log has ended" if over else ""))
@@ -99,22 +117,51 @@ def _database(settings: Settings) -> _Tables:
     return _Tables(findings, {(topic, partition): offset for topic, partition, offset in recorded}, ended)
 
 
-def _lag(settings: Settings, offsets: dict[tuple[str, int], int]) -> list[Finding]:
-    """Return the number of records that the recorder has not read, per topic."""
-    client = consumer(settings, "doctor")
+def _readers(settings: Settings, recorded: Mapping[tuple[str, int], int], now_wall: int) -> list[Finding]:
+    """Return what the workers and the recorder have not read, per topic, and if the broker may delete it before."""
     findings = []
-    try:
-        for topic in (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES):
-            lag = 0
-            for partition in range(topic.partitions(settings)):
-                _, end = client.get_watermark_offsets(TopicPartition(topic.full(settings), partition), timeout=5)
-                lag += max(end - offsets.get((topic.name, partition), 0), 0)  # a broker may answer late
-            findings.append(Finding(f"recorder on {topic.name}", True, f"{lag:,} records behind"))
-    except KafkaException as error:
-        findings.append(Finding("lag of the recorder", False, error.args[0].str()))
-    finally:
-        client.close()
+    for role, topics in _READERS.items():
+        with closing(consumer(settings, role)) as client:
+            for topic in topics:
+                try:
+                    text, ok = _unread(settings, client, topic, None if role in WORKERS else recorded, now_wall)
+                except KafkaException as error:
+                    text, ok = error.args[0].str(), False
+                findings.append(Finding(f"{role} on {topic.name}", ok, text))
     return findings
+
+
+def _unread(
+    settings: Settings,
+    client: KafkaConsumer,
+    topic: Topic,
+    recorded: Mapping[tuple[str, int], int] | None,
+    now_wall: int,
+) -> tuple[str, bool]:
+    """Return what a reader has not read, and if that is fine. `recorded`: its offsets; None: the committed ones."""
+    kept = topic_admin.kept_ms(settings, topic)
+    old = 0 if kept is None else max(now_wall - kept // 2, 0)
+    partitions = range(topic.partitions(settings))
+    here = [TopicPartition(topic.full(settings), partition) for partition in partitions]
+    if recorded is None:
+        read = [max(each.offset, 0) for each in client.committed(here, timeout=_TIMEOUT_S)]
+    else:
+        read = [recorded.get((topic.name, partition), 0) for partition in partitions]
+    young = client.offsets_for_times([TopicPartition(p.topic, p.partition, old) for p in here], timeout=_TIMEOUT_S)
+    behind = lost = 0
+    late = False
+    for partition, offset, first_young in zip(here, read, young, strict=True):
+        low, end = client.get_watermark_offsets(partition, timeout=_TIMEOUT_S)
+        behind += max(end - max(offset, low), 0)  # a broker may answer late
+        lost += max(low - offset, 0)
+        late |= max(offset, low) < (first_young.offset if first_young.offset >= 0 else end)
+    text = f"{behind:,} records behind"
+    if lost:
+        return f"{text}; {lost:,} others were deleted by the broker before they were read", False
+    if late and kept is not None:
+        days = kept / 86_400_000
+        return f"{text}, some for more than {days / 2:.3g} days: the broker deletes them after {days:.3g}", False
+    return text, True
 
 
 def _software() -> Finding:

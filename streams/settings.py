@@ -55,6 +55,9 @@ class ConnectionSettings(_Group):
     metrics_port: int = Field(0, ge=0, le=65535, description="port of Prometheus /metrics of the process; 0: none")
     partitions: int = Field(4, ge=1, le=256, description="partitions of each topic that is keyed by user")
     replication: int = Field(1, ge=1, description="replicas of each topic")
+    topics_kept_days: float = Field(
+        7.0, ge=0.25, le=3650, description="days that the broker keeps records; compacted topics, those replaced since"
+    )
     patience_s: float = Field(600.0, gt=0, description="longest wait for an unreachable broker or database, s")
     end_if_stuck_s: float | None = Field(
         None, gt=0, description="exit after the process was unhealthy for this time, s, so that it is restarted"
@@ -193,6 +196,11 @@ class Settings(BaseSettings, TrainingSettings, MethodSettings, StreamSettings, C
         """Return the fields that decide results, ready for JSON."""
         decisive = {name for name, field in type(self).model_fields.items() if _DECIDES_RESULTS in field.metadata}
         return self.model_dump(mode="json", include=decisive)
+
+    @property
+    def topics_kept_ms(self) -> int:
+        """`topics_kept_days` in milliseconds."""
+        return round(self.topics_kept_days * 86_400_000)
 
     def environment(self) -> dict[str, str]:
         """Return these settings as environment variables for a child process."""

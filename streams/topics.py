@@ -8,7 +8,7 @@ from typing import Final
 from streams.settings import Settings
 
 _HOUR: Final = 3_600_000
-RETENTION_MS: Final = 7 * 24 * _HOUR  # of topics that are not compacted
+_SEGMENTS: Final = 7  # of a topic within its retention; the broker deletes whole segments
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,22 @@ class Topic:
         """Return the number of partitions."""
         return settings.partitions if self.keyed else 1
 
-    def config(self) -> dict[str, str]:
+    def config(self, settings: Settings) -> dict[str, str]:
         """Return the broker-side settings with which the topic is created and checked."""
+        segment = {"segment.ms": str(settings.topics_kept_ms // _SEGMENTS)}
         if self.compact:
-            return {
+            return segment | {
                 "cleanup.policy": "compact",
                 # longer than the longest publication plus one epoch: a reader that is behind still finds its rows
                 "min.compaction.lag.ms": str(_HOUR),
+                "max.compaction.lag.ms": str(settings.topics_kept_ms),  # so that a forgotten user's state goes
             }
-        return {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS)}
+        return segment | {"cleanup.policy": "delete", "retention.ms": str(settings.topics_kept_ms)}
+
+
+def gone_after_ms(settings: Settings) -> int:
+    """Return the time after which no topic has a record, or one that was replaced, any more."""
+    return settings.topics_kept_ms * (_SEGMENTS + 1) // _SEGMENTS
 
 
 DEVICE_EVENTS = Topic("device-events", "user", "events of the users' devices, and epoch markers", envelopes=True)
@@ -54,7 +61,11 @@ MODEL_WEIGHTS = Topic(
     "model-weights", "part/version", "weights of the parts of releases (safetensors)", compact=True, keyed=False
 )
 MODEL_RELEASES = Topic(
-    "model-releases", "version", "manifests of releases, decisions and item counts of epochs", compact=True, keyed=False
+    "model-releases",
+    "kind and number",
+    "manifests of the last releases, decisions and item counts of the last epochs",
+    compact=True,
+    keyed=False,
 )
 DEAD_LETTERS = Topic("dead-letters", "source topic", "records that a processor refused", keyed=False)
 # the changelog topics have the names that Faust gives to those of tables

@@ -358,7 +358,7 @@ def test_an_admin_has_a_user_forgotten(world: World, settings: Settings) -> None
     path = "/v1/users/ada"
     assert world.client.delete(path, headers=world.headers("ada")).status_code == 403
     answer = world.client.delete(path, headers=world.headers("root"))
-    assert (answer.status_code, answer.json()) == (202, {"user": "ada", "topics_until": 9_000 + 7 * 86_400_000})
+    assert (answer.status_code, answer.json()) == (202, {"user": "ada", "topics_until": 9_000 + 8 * 86_400_000})
     partition = partition_of(b"ada", settings.partitions)
     assert world.producer.records == [(partition, b"ada", Forget("ada", 9_000))]
     world.rankings.take(Forget("ada", 9_000))

@@ -13,7 +13,6 @@ from models.mc2sf.checkpoint import CheckpointError, pack, pack_standalone, unpa
 from models.mc2sf.nets import STANDALONE, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import RecordError
-from streams.coordinator.publisher import KEPT, KEPT_EPOCHS, PartRetention
 from streams.database.engine import connect
 from streams.model_config import net_config
 from streams.release_records import Manifest
@@ -21,6 +20,7 @@ from streams.releases import registry
 from streams.releases.cache import ReleaseCache
 from streams.releases.registry import Draft
 from streams.releases.release import ItemTable, Release, read_manifest, read_release
+from streams.releases.retention import KEPT, KEPT_EPOCHS, PartRetention
 from streams.settings import Settings
 from tests.support.releases import World, feed, learnt, retrained, some_nets
 

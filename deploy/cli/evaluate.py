@@ -113,6 +113,7 @@ def verify(
     from deploy.runs import find
     from replay.times import utc
     from streams.database import run_state
+    from streams.releases.release import ReleaseError
     from streams.verification.differences import DifferenceFound
     from streams.verification.verify import verify as verify_run
 
@@ -133,6 +134,8 @@ def verify(
                 sample=sample,
                 progress=lambda done, of: status.update(f"recomputing the run: {done:,} of {of:,} users"),
             )
+    except ReleaseError as error:
+        raise UserError(f"the run can't be verified: {error}") from error
     except DifferenceFound as difference:
         console.print(Text.assemble(("verification failed:", "red"), f" {difference.args[0]}"))
         console.print(_forgotten(found), end="")

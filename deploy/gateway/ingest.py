@@ -14,7 +14,7 @@ from streams.kafka.partitioner import partition_of
 from streams.kafka.tracing import tracing
 from streams.kafka.types import KafkaFailure, KafkaMessage, KafkaProducer
 from streams.settings import Settings
-from streams.topics import DEVICE_EVENTS
+from streams.topics import DEVICE_EVENTS, gone_after_ms
 
 _POLL_S = 0.05
 
@@ -30,6 +30,7 @@ class Ingest:
         self._producer, self._patience_s = producer, patience_s
         self.tracing = tracing("gateway", settings.run)
         self._topic, self.partitions = DEVICE_EVENTS.full(settings), settings.partitions
+        self.gone_after_ms = gone_after_ms(settings)  # time after which the topics have no event any more
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="gateway-delivery", daemon=True)
         self._thread.start()

@@ -64,7 +64,7 @@ def topics() -> Page:
     for topic in TOPICS:
         readers = ", ".join(role for role, access in ACCESS.items() if topic in access.read)
         writers = ", ".join(role for role, access in ACCESS.items() if topic in access.write)
-        policy = ", ".join(f"{name}={value}" for name, value in topic.config().items())
+        policy = ", ".join(f"{name}={value}" for name, value in topic.config(Settings()).items())
         partitions = "1" if topic.partitions(Settings(partitions=7)) == 1 else "by user"
         values = ", ".join(f"[{kind.__name__}](records.md#{kind.__name__.lower()})" for kind in record_classes(topic))
         rows.append(

@@ -93,13 +93,16 @@ def trim_run(
     keep: Annotated[
         str, typer.Option(metavar="SPAN", help="Keep all rows of the last SPAN of event time, such as 90d.")
     ],
+    releases: Annotated[int, typer.Option(min=1, help="Keep at least the weights of this many last releases.")] = 10,
 ) -> None:
-    """Delete old rows of a run: outcomes, uploads of clicks, metrics, drifts, dead letters, idempotency keys.
+    """Delete old rows of a run: outcomes, uploads, metrics, drifts, dead letters, idempotency keys, releases' weights.
 
-    The run may be running. Its log, r2, states and releases are kept. Afterwards `mc2sf verify` refuses the run, and
-    `mc2sf evaluate` compares all variants except river and served, which learn from all outcomes.
+    The run may be running. Its log, r2 and states are kept, and the weights by which a kept click was ranked or a
+    ranking on the topics is explained. Afterwards `mc2sf verify` refuses the run, and `mc2sf evaluate` compares all
+    variants except river and served, which learn from all outcomes. `mc2sf releases list` shows the weights.
     """
     from streams.database.retention import trim
+    from streams.releases.retention import delete_weights
 
     try:
         keep_ms = span(keep)
@@ -107,7 +110,9 @@ def trim_run(
         raise UserError(f"--keep: {error}") from error
     found = find(run)
     with console.status("deleting"), found.engine.begin() as connection:
-        deleted = trim(connection, found.settings, keep_ms, int(time.time() * 1000))
+        now = int(time.time() * 1000)
+        deleted = trim(connection, found.settings, keep_ms, now)
+        deleted |= delete_weights(connection, found.settings, releases, now)
     found.engine.dispose()
     console.print(", ".join(f"{rows:,} {table}" for table, rows in deleted.items() if rows) or "no row", "deleted")
 

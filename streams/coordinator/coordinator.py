@@ -19,7 +19,7 @@ from models.data.catalogue import FIRST_ROW, Catalogue
 from models.mc2sf.checkpoint import pack
 from models.mc2sf.nets import Nets
 from streams.coordinator.lease import Lease, LeaseLostError
-from streams.coordinator.publisher import PartRetention, PublicationError, Publisher, read_publication
+from streams.coordinator.publisher import PublicationError, Publisher, read_publication
 from streams.coordinator.review import Active, review
 from streams.database import run_state, schema
 from streams.database.changes import DatabaseChanges
@@ -36,6 +36,7 @@ from streams.releases.candidates import EMPTY, WAITING, ReleaseCandidate
 from streams.releases.item_statistics import counts_of
 from streams.releases.registry import Draft
 from streams.releases.release import ItemTable
+from streams.releases.retention import PartRetention
 from streams.releases.retrain_schedule import learner_delay, left_over_retrain, retrain_delay, retrain_due
 from streams.settings import Settings
 

@@ -1,7 +1,7 @@
 """Publication of a release: changed rows of E, then parts, then the manifest, each acknowledged before the next begins.
 
 All of it is read from the tables, so the next holder of the lease repeats an interrupted publication, and readers find
-the same bytes. Parts that no kept release names are withdrawn from Kafka; the tables keep all of them.
+the same bytes. Parts that no kept release names are withdrawn from Kafka (streams/releases/retention.py).
 """
 
 from __future__ import annotations
@@ -12,23 +12,19 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from models.mc2sf.nets import PARTS, STANDALONE
 from streams.codec import Tensor, encode
-from streams.database.schema import item_embeddings, release_parts, releases
+from streams.database.schema import item_embeddings
 from streams.kafka.clients import produce_waiting
 from streams.kafka.types import KafkaFailure, KafkaProducer
 from streams.release_records import EmbeddingRow, EpochDecision, ItemCounts, Manifest
-from streams.releases.cache import part_key
-from streams.releases.item_statistics import counts_key
+from streams.releases.cache import manifest_key, part_key
+from streams.releases.item_statistics import KEPT_COUNTS, counts_key
 from streams.releases.release import part_version, read_manifest, read_parts
+from streams.releases.retention import Part
 from streams.settings import Settings
 from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS, Topic
 
 CHUNK = 900_000  # bytes of a part in one record
-KEPT = 3  # releases
-KEPT_EPOCHS = 2  # releases of this many last epochs are kept too
-
-Part = tuple[str, int, int]  # part, version, bytes
 
 
 class PublicationError(RuntimeError):
@@ -71,12 +67,14 @@ class Publisher:
         self._send(ITEM_EMBEDDINGS, ((b"%d" % row.item, encode(row)) for row in publication.rows))
         self._send(MODEL_WEIGHTS, _chunks(publication))
         manifest = encode(publication.manifest)
-        self._send(MODEL_RELEASES, iter([(b"%d" % publication.manifest.version, manifest), (b"active", manifest)]))
+        self._send(
+            MODEL_RELEASES, iter([(manifest_key(publication.manifest.version), manifest), (b"active", manifest)])
+        )
 
     def decide(self, decision: EpochDecision, counts: Sequence[ItemCounts]) -> None:
         """Publish the item counts of an epoch, then its decision. Raises PublicationError."""
         self._send(MODEL_RELEASES, ((counts_key(each), encode(each)) for each in counts))
-        self._send(MODEL_RELEASES, iter([(b"decision/%d" % decision.epoch, encode(decision))]))
+        self._send(MODEL_RELEASES, iter([(b"decision/%d" % (decision.epoch % KEPT_COUNTS), encode(decision))]))
 
     def withdraw(self, parts: list[Part]) -> None:
         """Write tombstones for all chunks of the parts. Raises PublicationError."""
@@ -99,30 +97,6 @@ class Publisher:
     def _delivered(self, error: KafkaFailure | None, _message: object) -> None:
         if error is not None:
             self._errors.append(str(error))
-
-
-class PartRetention:
-    """Lists the parts in Kafka. After a restart it assumes that all of them are there, and withdraws again."""
-
-    def __init__(self, run: str) -> None:
-        self._run = run
-        self._published: dict[tuple[str, int], int] = {}  # (part, version) -> bytes
-        self._newest = -1
-
-    def expired(self, connection: Connection, epoch: int) -> list[Part]:
-        """Return the parts to withdraw once `epoch` is decided; from now on they count as withdrawn."""
-        p, t = release_parts.c, releases.c
-        new = (p.run == self._run) & (p.version > self._newest)
-        for part, version, size in connection.execute(sa.select(p.part, p.version, sa.func.length(p.data)).where(new)):
-            self._published[part, version] = size
-            self._newest = max(self._newest, version)
-        young = (t.epoch >= epoch - KEPT_EPOCHS) | (t.version > self._newest - KEPT)
-        named = sa.select(t.version, *(t[part] for part in PARTS)).where((t.run == self._run) & young)
-        rows = connection.execute(named).all()
-        kept = {(part, getattr(row, part)) for row in rows for part in PARTS}
-        kept |= {(net, row.encoder) for row in rows for net in STANDALONE}
-        expired = [key for key in self._published if key not in kept]
-        return [(*key, self._published.pop(key)) for key in expired]
 
 
 def _chunks(publication: Publication) -> Iterator[tuple[bytes, bytes | None]]:

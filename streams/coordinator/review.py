@@ -38,11 +38,12 @@ class Active:
     def read(cls, connection: Connection, run: str, version: int, before: Active | None = None) -> Active:
         """Read it from the tables; the item table of `before` is reused if it is the same."""
         manifest = read_manifest(connection, run, version)
+        parts = read_parts(connection, run, manifest)
         if before is not None and before.items.digest == manifest.embeddings:
             items = before.items
         else:
             items = read_items(connection, run, manifest.versions.encoder, manifest.items)
-        return cls(manifest, read_parts(connection, run, manifest), items)
+        return cls(manifest, parts, items)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Retention of a run's tables by time: rows that the run itself no longer reads are deleted.
 
-The log (`interactions`), r2, states and releases stay: retrains, item statistics and popularity count all of them.
+The log (`interactions`), r2 and states stay: retrains, item statistics and popularity count all of them. Weights of
+releases: streams/releases/retention.py.
 """
 
 from __future__ import annotations

@@ -130,6 +130,9 @@ class KafkaConsumer(Protocol):
     def list_topics(self, topic: str, timeout: float) -> ClusterMetadata:
         """Ask the broker about a topic. Raises KafkaException."""
 
+    def offsets_for_times(self, partitions: Sequence[OffsetPartition], /, *, timeout: float) -> list[OffsetPartition]:
+        """Return the first offset at or after the time that each partition has as offset, ms; -1 if there is none."""
+
     def committed(self, partitions: Sequence[OffsetPartition], /, *, timeout: float) -> list[OffsetPartition]:
         """Return the offsets that the consumer's group committed."""
 

@@ -17,13 +17,18 @@ from streams.releases.embedding_table import ItemRows
 from streams.releases.item_statistics import ItemStatisticsCache
 from streams.releases.release import Assembler, ItemTable, Release, ReleaseError, checksum, part_version
 
-_MANIFESTS = 64  # kept: more than any reader is behind
+KEPT_MANIFESTS = 64  # more than any reader is behind
 _HEADER = 1 << 20  # maximum bytes of a part's header: it names a few dozen tensors
 
 
 def part_key(part: str, version: int, chunk: int = 0) -> bytes:
     """Return the key on model-weights. A part larger than a record is sent in chunks: part/version, part/version/1.."""
     return f"{part}/{version}/{chunk}".encode() if chunk else f"{part}/{version}".encode()
+
+
+def manifest_key(version: int) -> bytes:
+    """Return the key on model-releases. Keys repeat after KEPT_MANIFESTS releases, so that the topic does not grow."""
+    return b"%d" % (version % KEPT_MANIFESTS)
 
 
 def read_part_key(key: bytes | None) -> tuple[str, int, int]:
@@ -71,7 +76,7 @@ class ReleaseCache:
         if not set(PARTS) <= set(manifest.parts) <= set(PARTS + STANDALONE):
             raise RecordError(f"the manifest of release {manifest.version} names parts {sorted(manifest.parts)}")
         self.manifests[manifest.version] = manifest
-        for version in sorted(self.manifests)[:-_MANIFESTS]:
+        for version in sorted(self.manifests)[:-KEPT_MANIFESTS]:
             del self.manifests[version]
 
     def assemble(self, version: int) -> Release | None:

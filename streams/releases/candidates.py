@@ -19,6 +19,7 @@ from streams.database.engine import upsert
 from streams.database.run_state import active_release, last_decision
 from streams.database.schema import proposals, releases
 from streams.process.clock_and_signals import wall_ms
+from streams.releases.retention import without_weights
 
 WAITING, ACCEPTED, REJECTED, SUPERSEDED, EMPTY = "waiting", "accepted", "rejected", "superseded", "empty"
 
@@ -89,6 +90,8 @@ def request_rollback(connection: Connection, run: str, version: int) -> None:
     active = active_release(connection, run)
     if known is None or active is None:
         raise CandidateError(f"there is no release {version} in run {run}")
+    if version in without_weights(connection, run):
+        raise CandidateError(f"the weights of release {version} were deleted by `mc2sf runs trim`")
     if version == active:
         raise CandidateError(f"release {version} is in force already")
     last = last_decision(connection, run)

@@ -129,6 +129,10 @@ def read_parts(connection: Connection, run: str, manifest: Manifest) -> dict[str
         row = (release_parts.c.run == run) & (release_parts.c.part == part) & (release_parts.c.version == version)
         data = connection.execute(sa.select(release_parts.c.data).where(row)).scalar_one_or_none()
         if data is None:
+            oldest = sa.select(sa.func.min(release_parts.c.version))
+            fast = (release_parts.c.run == run) & (release_parts.c.part == "fast")
+            if manifest.versions.fast < (connection.execute(oldest.where(fast)).scalar() or 0):
+                raise ReleaseError(f"the weights of release {manifest.version} were deleted by `mc2sf runs trim`")
             raise ReleaseError(f"part {part}/{version} of release {manifest.version} is not in the tables")
         parts[part] = bytes(data)
     return parts
@@ -154,8 +158,9 @@ def read_release_and_items(
 ) -> tuple[Release, ItemTable]:
     """Return release `version` and its item table from the tables alone. Raises ReleaseError if it is incomplete."""
     manifest = read_manifest(connection, run, version)
+    parts = read_parts(connection, run, manifest)
     items = read_items(connection, run, manifest.versions.encoder, manifest.items)
-    return assembler.build(manifest, read_parts(connection, run, manifest), items), items
+    return assembler.build(manifest, parts, items), items
 
 
 def read_release(connection: Connection, run: str, version: int, assembler: Assembler | None = None) -> Release:

@@ -55,7 +55,6 @@ from streams.codec import RecordError
 from streams.prequential.served import SERVABLE, By
 from streams.records import Forget
 from streams.releases.release import ReleaseError
-from streams.topics import RETENTION_MS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -239,7 +238,7 @@ class Gateway:
     async def _forget(self, call: Call) -> ForgetAnswer:
         now = self.wall_ms()
         await self.ingest.put(call.user, Forget(call.user, now))
-        return ForgetAnswer(call.user, now + RETENTION_MS)
+        return ForgetAnswer(call.user, now + self.ingest.gone_after_ms)
 
     async def _releases(self, _: Call) -> msgspec.Struct:
         return ReleasesAnswer(await run_in_threadpool(self.tables.releases))
