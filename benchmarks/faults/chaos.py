@@ -147,6 +147,7 @@ def main() -> None:
     """Run the schedules without a row; exit code 1 if any row is bad."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedules", type=int, default=100)
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of schedules, instead of the first --schedules")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--free", action="store_true", help="free-running instead of lockstep")
     parser.add_argument("--out", type=Path, help="[default: chaos.json or chaos_free.json beside this file]")
@@ -156,7 +157,7 @@ def main() -> None:
     home = kafka_home(parser)
     rows = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
     done = {(row["schedule"], row["seed"]) for row in rows}
-    wanted = [Schedule.draw(number, options.seed) for number in range(1, options.schedules + 1)]
+    wanted = [Schedule.draw(number, options.seed) for number in options.only or range(1, options.schedules + 1)]
     wanted = [schedule for schedule in wanted if (schedule.number, schedule.seed) not in done]
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=options.folder))
 
