@@ -54,7 +54,8 @@ def recommend(
     with found.engine.connect() as connection:
         by = by or variant_to_serve(connection, run)
         i = schema.interactions.c
-        events = connection.execute(sa.select(i.item, i.kind).where(i.run == run, i.user == user).order_by(i.seq)).all()
+        own = run_state.events_of(run, user)
+        events = connection.execute(sa.select(i.item, i.kind).where(own).order_by(i.seq)).all()
         if not events:
             raise UserError(f"no events of user {user!r} in run {run}")
         if release is None:

@@ -123,8 +123,8 @@ def everything(url: str) -> dict[str, list[tuple[object, ...]]]:
     engine = connect(url)
     with engine.connect() as connection:
         found = {
-            table.name: [tuple(row) for row in connection.execute(sa.select(table).order_by(*table.primary_key))]
-            for table in schema.metadata.sorted_tables
+            name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
+            for name, table in schema.public_tables().items()
         }
     engine.dispose()
     return found

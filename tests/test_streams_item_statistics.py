@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models.data.item_statistics import BUCKETS, ItemStatistics, ItemStatisticsByEpoch
 from streams.codec import RecordError, Tensor
 from streams.database import schema
-from streams.database.engine import connect
+from streams.database.engine import connect, insert_new
 from streams.release_records import ItemCounts
 from streams.releases.item_statistics import ItemStatisticsCache, buckets_array, counts_key, counts_of, statistics_after
 from streams.verification.item_statistics import ReferenceItemStatistics
@@ -34,12 +34,12 @@ def recorded(events: Events) -> sa.Engine:
     engine = connect("sqlite://")
     rows = [
         {"run": "r", "user": "u", "seq": seq, "item": item, "kind": int(clicked), "time": 0, "group_time": 0}
-        | {"impression": 0, "epoch": epoch, "recorded_wall": 0}
+        | {"impression": 0, "epoch": epoch}
         for seq, (epoch, item, clicked) in enumerate(events)
     ]
     with engine.begin() as connection:
         if rows:
-            connection.execute(sa.insert(schema.interactions), rows)
+            insert_new(connection, schema.interactions, rows)
     return engine
 
 

@@ -13,7 +13,7 @@ from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import Tensor, encode
 from streams.coordinator import coordinator
 from streams.database import run_state, schema
-from streams.database.engine import connect
+from streams.database.engine import connect, insert_new
 from streams.database.interaction_log import Interactions
 from streams.kafka import clients, topic_admin
 from streams.learner import learner
@@ -231,11 +231,11 @@ def put_walks(world: World, epochs: int) -> None:
             events += [(f"u{user}", 3 * epoch + i, item, epoch) for i, item in enumerate(items)]
     rows = [
         {"run": world.settings.run, "user": user, "seq": seq, "item": item, "epoch": epoch, "kind": 1}
-        | {"time": 1000 * seq, "group_time": 1000 * seq, "impression": 0, "recorded_wall": 0}
+        | {"time": 1000 * seq, "group_time": 1000 * seq, "impression": 0}
         for user, seq, item, epoch in events
     ]
     with world.engine.begin() as connection:
-        connection.execute(sa.insert(schema.interactions), rows)
+        insert_new(connection, schema.interactions, rows)
 
 
 def test_transitions_are_counted_anew_from_all_clicks_before_and_new_items_have_some(world: World) -> None:
@@ -305,6 +305,7 @@ def test_only_the_bytes_of_candidates_that_are_still_needed_are_kept(world: Worl
     with world.engine.connect() as connection:
         kept = candidates.read(connection, world.settings.run, t.data.is_not(None) & (t.kind == "learner"))
         assert 1 <= len(kept) <= 6
+        assert all(each.epoch == 11 or each.status == candidates.WAITING for each in kept)
 
 
 def test_on_a_broker_it_writes_a_candidate_per_epoch_and_ends_with_the_log(broker_settings: Settings) -> None:

@@ -52,9 +52,9 @@ def test_a_run_is_recorded_completely(small: Settings, engine: sa.Engine) -> Non
     rows = dump(engine, small.run)
     assert len(rows["interactions"]) == 5 * 3 * 14
     assert len(rows["negative_memories"]) == len(rows["click_uploads"]) == 5 * 3
-    assert {key for key, _ in rows["items"]} == {row[2] for row in rows["interactions"]}
+    assert {key for key, _ in rows["items"]} == {row[3] for row in rows["interactions"]}
     assert all(key == item_key(name) for key, name in rows["items"])
-    clicks = [row for row in rows["interactions"] if row[3] == Kind.CLICK]
+    clicks = [row for row in rows["interactions"] if row[4] == Kind.CLICK]
     assert len(rows["outcomes"]) == len(clicks)
     with engine.connect() as connection:
         progress = connection.execute(sa.select(schema.progress)).one()
@@ -127,7 +127,7 @@ def test_a_forgotten_user_leaves_no_row_and_begins_anew(small: Settings, engine:
     deliver(world, lambda: EpochWriter(small, engine, lambda: 0, early_rows))
     with engine.connect() as connection:
         assert run_state.forgotten(connection, small.run) is not None
-        for table in schema.metadata.tables.values():
+        for table in schema.public_tables().values():
             if "user" in table.c:
                 found = set(connection.execute(sa.select(table.c.user).where(table.c.run == small.run)).scalars())
                 assert (user in found) == (table is schema.interactions), table.name

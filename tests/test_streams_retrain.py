@@ -60,7 +60,7 @@ def interactions(run: str, epochs: range) -> list[tuple[object, ...]]:
                 shown = (number + 3 * i + int(chance.integers(0, 3))) % min(ITEMS, 10 * (epoch + 1))
                 item = 1000 + (shown if i % 3 else shown % 6)
                 time = epoch * 1_000_000 + i * 1000 + number
-                rows.append((run, user, epoch * PER_EPOCH + i, item, int(i % 3 == 0), time, time, 0, epoch, 0))
+                rows.append((run, epoch, user, epoch * PER_EPOCH + i, item, int(i % 3 == 0), time, time, 0))
     return rows
 
 
@@ -92,7 +92,7 @@ def test_rows_loaded_epoch_by_epoch_give_the_same_log_as_all_at_once(world: Worl
 def test_the_log_has_each_users_events_in_order_and_the_users_by_name(world: World) -> None:
     record(world, range(2))
     log = loaded(world.engine, world.settings.run, 1).log()
-    rows = sorted((str(row[1]), row[2], row[3], row[4], row[5], row[8]) for row in interactions("", range(2)))
+    rows = sorted((str(row[2]), row[3], row[4], row[5], row[6], row[1]) for row in interactions("", range(2)))
     assert list(zip(log.keys.tolist(), log.kinds.tolist(), log.times.tolist(), log.epochs.tolist(), strict=True)) == [
         row[2:] for row in rows
     ]
@@ -132,8 +132,8 @@ def test_in_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_k
 
 def test_items_are_in_order_of_their_first_appearance(world: World) -> None:
     record(world, range(3))
-    rows = sorted(interactions("", range(3)), key=lambda row: (row[6], str(row[1]), row[2]))  # type: ignore[index]
-    assert loaded(world.engine, world.settings.run, 2).keys.tolist() == list(dict.fromkeys(row[3] for row in rows))
+    rows = sorted(interactions("", range(3)), key=lambda row: (row[7], str(row[2]), row[3]))  # type: ignore[index]
+    assert loaded(world.engine, world.settings.run, 2).keys.tolist() == list(dict.fromkeys(row[4] for row in rows))
 
 
 def made(world: World, epoch: int) -> ReleaseCandidate:

@@ -66,7 +66,7 @@ class Run:
     @property
     def tables(self) -> list[str]:
         """The names of the tables."""
-        return [table.name for table in schema.metadata.sorted_tables]
+        return list(schema.public_tables())
 
     def meanings(self, table: str) -> dict[str, str]:
         """Return the meaning of each column of a table, with its unit."""

@@ -56,7 +56,7 @@ def read(connection: sa.Connection, run: str, table: str, columns: Sequence[str]
 
 
 def _table(name: str) -> sa.Table:
-    known = {table.name: table for table in schema.metadata.sorted_tables}
+    known = schema.public_tables()
     if name not in known:
         raise UserError(f"there is no table {name!r}, but {', '.join(sorted(known))}")
     return known[name]

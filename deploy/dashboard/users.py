@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from deploy.runs import FoundRun
 from deploy.user_error import UserError
 from models.data.event_kinds import CLICK_KINDS, EXPOSURE
-from streams.database import schema
+from streams.database import run_state, schema
 
 _LAST = 10
 
@@ -36,12 +36,13 @@ def look_up(found: FoundRun, name: str) -> User:
         def last(query: sa.Select[Any], *order: sa.ColumnElement[Any], n: int = _LAST) -> list[Any]:
             return list(connection.execute(query.order_by(*(each.desc() for each in order)).limit(n)))
 
-        events = connection.execute(sa.select(sa.func.count()).where(i.run == run, i.user == name)).scalar_one()
+        own = run_state.events_of(run, name)
+        events = connection.execute(sa.select(sa.func.count()).where(own)).scalar_one()
         if not events:
             raise UserError(f"no events of user {name!r} in run {run}")
         named = sa.func.coalesce(t.name, sa.cast(i.item, sa.String)).label("name")
         items = schema.interactions.outerjoin(schema.items, (t.run == i.run) & (t.item == i.item))
-        of_user = sa.select(named, i.time).select_from(items).where(i.run == run, i.user == name)
+        of_user = sa.select(named, i.time).select_from(items).where(own)
         target = schema.outcomes.outerjoin(schema.items, (t.run == o.run) & (t.item == o.target))
         rankings = last(
             sa.select(schema.outcomes, sa.func.coalesce(t.name, sa.cast(o.target, sa.String)).label("name"))

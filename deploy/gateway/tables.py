@@ -67,7 +67,7 @@ class Tables:
     def user(self, user: str) -> UserAnswer:
         """Return a user's state as recorded last."""
         i = schema.interactions.c
-        query = sa.select(sa.func.max(i.seq)).where(i.run == self._run, i.user == user)
+        query = sa.select(sa.func.max(i.seq)).where(run_state.events_of(self._run, user))
         with self._engine.connect() as connection:
             last = connection.execute(query).scalar_one()
             device = _state(connection, self._run, user, DeviceState)
@@ -95,7 +95,7 @@ class Tables:
     def last_events(self, user: str, before: int) -> tuple[dict[int, int], dict[int, int]]:
         """Return the numbers of a user's last click and last exposure on each item, of the events before `before`."""
         i = schema.interactions.c
-        query = sa.select(i.item, sa.func.max(i.seq)).where(i.run == self._run, i.user == user, i.seq < before)
+        query = sa.select(i.item, sa.func.max(i.seq)).where(run_state.events_of(self._run, user), i.seq < before)
         with self._engine.connect() as connection:
             found = [
                 {row[0]: row[1] for row in connection.execute(query.where(i.kind == kind).group_by(i.item))}

@@ -21,17 +21,19 @@ def tables() -> Page:
         prose(schema) + " Types are those of PostgreSQL; * marks the columns of the primary key. The"
         " [tutorial](../tutorial.md) evaluates a run with queries of its own.",
     )
-    for table in schema.metadata.sorted_tables:
+    for name, table in sorted((schema.public_tables() | {schema.run_numbers.name: schema.run_numbers}).items()):
         described = str(table.info.get("doc", ""))
-        page.section(table.name, sentence(described))
+        behind = f" A view of `{table.name}`." if name != table.name else ""
+        page.section(name, sentence(described) + behind)
         if not described:
-            page.missing.append(table.name)
+            page.missing.append(name)
         page.table(("column", "type", "meaning"), (_column(column) for column in table.columns))
     return page
 
 
 def _column(column: sa.Column[object]) -> tuple[str, str, str]:
-    kind = column.type.compile(dialect=postgresql.dialect()).lower()  # type: ignore[no-untyped-call]  # as SQLAlchemy has it
+    of_view = sa.String(64) if isinstance(column.type, schema.RunNumber) else column.type
+    kind = of_view.compile(dialect=postgresql.dialect()).lower()  # type: ignore[no-untyped-call]  # as SQLAlchemy has it
     null = ", null" if column.nullable else ""
     name = code(column.name) + ("*" if column.primary_key else "")
     return name, kind + null, sentence(column.doc or column.comment or "")

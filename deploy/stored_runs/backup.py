@@ -45,12 +45,12 @@ def _copy(source: sa.Engine, url: str, run: str, progress: Progress) -> int:
             r = schema.runs.c
             if writing.execute(sa.select(r.run).where(r.run == run)).first():
                 raise UserError(f"run {run} is in {target.url.render_as_string()} already: delete it there first")
-            for table in schema.metadata.sorted_tables:
+            for name, table in schema.public_tables().items():
                 query = sa.select(table).where(table.c.run == run)
                 streamed = reading.execution_options(yield_per=_AT_ONCE).execute(query)
                 for rows in streamed.partitions():
                     total += copy_new(writing, table, [tuple(row) for row in rows])
-                    progress(table.name, total)
+                    progress(name, total)
     finally:
         target.dispose()
     return total

@@ -109,18 +109,15 @@ class Coordinator:
             early = [] if self._settings.lockstep else [each for each in waiting if each.kind == "rollback"]
             if (left := self._left_over(recorded)) is not None:
                 t = schema.proposals.c
-                early = candidates.read(
-                    connection, self._run, (t.kind == "retrain") & (t.epoch == left) & (t.status == WAITING)
-                )
+                this = (t.kind == "retrain") & (t.epoch == left) & (t.status == WAITING)
+                early = candidates.read(connection, self._run, this, data=False)
             if not ready and not early:
                 return False
+            reviewed = [candidates.complete(connection, self._run, each) for each in (waiting if ready else early)]
             if self._active is None or self._active.manifest.version != version:
                 self._active = Active.read(connection, self._run, version, self._active)
             at_once = not ready  # no epoch ends by it
-            if at_once:
-                result = review(connection, self._settings, self._active, self._decided, early)
-            else:
-                result = review(connection, self._settings, self._active, epoch, waiting)
+            result = review(connection, self._settings, self._active, self._decided if at_once else epoch, reviewed)
         decision = EpochDecision(epoch, version, result.outcome, result.reason)
         with self._engine.begin() as connection:
             self._lease.renew(connection)
@@ -185,12 +182,15 @@ class Coordinator:
         self._publisher.decide(decision, counts)
 
     def _waiting(self, connection: Connection, epoch: int) -> list[ReleaseCandidate]:
-        """Return the candidates to review at the end of `epoch`: due ones, rollbacks and, free-running, any retrain."""
+        """Return the candidates to review at the end of `epoch`: due ones, rollbacks and, free-running, any retrain.
+
+        Without their bytes: most looks find that something else is missing.
+        """
         t = schema.proposals.c
         due = [(t.kind == kind) & (t.epoch == epoch - delay) for kind, delay in self._delays.items()]
         whenever = ("rollback",) if self._settings.lockstep else ("rollback", "retrain")
         mine = sa.or_(t.kind.in_(whenever), *due)
-        return candidates.read(connection, self._run, mine & t.status.in_((WAITING, EMPTY)))
+        return candidates.read(connection, self._run, mine & t.status.in_((WAITING, EMPTY)), data=False)
 
     def _left_over(self, recorded: tuple[int, bool] | None) -> int | None:
         """Return the epoch of a retrain whose decision is due only after the end of the log, if all else is decided."""

@@ -12,10 +12,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import JSON, URL, Connection, Engine, Table, create_engine, event, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
+
+from streams.database.schema import RunNumber, run_numbers
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6D633273  # any number: PostgreSQL's advisory lock that is held during a migration
@@ -138,6 +140,9 @@ def _alone(engine: Engine) -> Iterator[Connection]:
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> int:
     """Insert `rows` except those whose primary key exists. Return the number of inserted rows."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    if _is_numbered(table):
+        for run in {str(row["run"]) for row in rows}:
+            run_number(connection, run)
     new = 0
     for start in range(0, len(rows), _AT_ONCE):  # one statement each: only then every driver tells the number of rows
         some = list(rows[start : start + _AT_ONCE])
@@ -167,6 +172,9 @@ def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[object, 
     if not rows:
         return 0
     rows = _with_json_as_text(table, rows)
+    if _is_numbered(table):
+        numbers = {run: run_number(connection, str(run)) for run in {row[0] for row in rows}}
+        rows = [(numbers[row[0]], *row[1:]) for row in rows]
     quote = connection.dialect.identifier_preparer.quote
     name, columns = quote(table.name), ", ".join(quote(column.name) for column in table.columns)
     conflict = "DO NOTHING"
@@ -192,6 +200,20 @@ def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[object, 
     new = connection.exec_driver_sql(insert).rowcount
     connection.exec_driver_sql(f"DROP TABLE {incoming}")
     return new
+
+
+def run_number(connection: Connection, run: str) -> int:
+    """Return the number of a run; it is given one if it has none."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    n = run_numbers.c
+    query = select(n.number).where(n.run == run)
+    if connection.execute(query).first() is None:
+        connection.execute(dialect.insert(run_numbers).values(run=run).on_conflict_do_nothing())
+    return int(connection.execute(query).scalar_one())
+
+
+def _is_numbered(table: Table) -> bool:
+    return isinstance(table.columns[0].type, RunNumber)
 
 
 def _with_json_as_text(table: Table, rows: Sequence[tuple[object, ...]]) -> Sequence[tuple[object, ...]]:

@@ -33,7 +33,8 @@ def trim(connection: Connection, settings: Settings, keep_ms: int, now_wall: int
     deleted = {}
     for table in (outcomes, click_uploads, drifts, metric_points):
         t = table.c
-        deleted[table.name] = _delete(connection, table, (t.run == run) & (t.time < before) & (t.epoch <= epoch))
+        past = (t.run == run) & (t.time < before) & (t.epoch <= epoch)
+        deleted[schema.public_name(table)] = _delete(connection, table, past)
     old = (dead_letters.c.run == run) & (dead_letters.c.recorded_wall < now_wall - keep_ms)
     deleted[dead_letters.name] = _delete(connection, dead_letters, old)
     k = idempotency_keys.c

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from streams.database.schema import decisions, items, progress, releases
+from streams.database.schema import decisions, interactions, items, progress, releases
 from streams.release_records import EpochDecision
 
 
@@ -63,6 +63,15 @@ def active_release(connection: Connection, run: str) -> int | None:
     t = releases.c
     query = sa.select(sa.func.max(t.version)).where((t.run == run) & t.published)
     return connection.execute(query).scalar()
+
+
+def events_of(run: str, user: str) -> sa.ColumnElement[bool]:
+    """Return the condition for a user's rows of `interactions`: looked up epoch by epoch, as in their key."""
+    i = interactions.c
+    last = sa.select(sa.func.max(i.epoch)).where(i.run == run).scalar_subquery()
+    epochs = sa.select(sa.literal(0).label("epoch")).cte("epochs", recursive=True, nesting=True)
+    epochs = epochs.union_all(sa.select(epochs.c.epoch + 1).where(epochs.c.epoch < last))
+    return (i.run == run) & i.epoch.in_(sa.select(epochs.c.epoch)) & (i.user == user)
 
 
 def item_names(connection: Connection, run: str, keys: Sequence[int] | None = None) -> dict[int, str]:

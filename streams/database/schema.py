@@ -1,7 +1,8 @@
 """The tables: what a run leaves behind, and how recorder, learner, retrain and coordinator exchange data.
 
 SQLAlchemy Core metadata, the same on SQLite and PostgreSQL. `streams/database/migrations` brings an existing database
-to it and, on PostgreSQL, divides `outcomes` by run into partitions. Every table is keyed by run. Users are the strings
+to it and, on PostgreSQL, divides `outcomes` by run into partitions. Every table is keyed by run. The four with the most
+rows are views: what they show is stored in `stored_` tables, with the number of the run. Users are the strings
 of the stream, items its 64-bit keys; the table `items` has their names. Times are in milliseconds since 1970 (UTC):
 event time unless the column's name ends in `wall`, which is wall-clock time. No blob is a pickle.
 """
@@ -34,6 +35,23 @@ def _optional(name: str, kind: TypeEngine[T], doc: str) -> sa.Column[T]:
     return sa.Column(name, kind, doc=doc)
 
 
+class RunNumber(sa.types.TypeDecorator[str]):
+    """A run, stored as its number in `run_numbers`: a name would be half of a row. Statements give and get the name."""
+
+    impl = sa.Integer
+    cache_ok = True
+
+    def bind_expression(self, bindparam: sa.BindParameter[str]) -> sa.ColumnElement[str]:
+        """Return the number of a run in place of its name; null if it has none."""
+        n = run_numbers.c
+        number = sa.select(n.number).where(n.run == sa.type_coerce(bindparam, sa.String())).scalar_subquery()
+        return sa.type_coerce(number, sa.String())
+
+    def column_expression(self, column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+        """Return the name of a run in place of its number."""
+        return sa.select(run_numbers.c.run).where(run_numbers.c.number == column).scalar_subquery()
+
+
 def _recorded() -> sa.Column[int]:
     return _value("recorded_wall", BIG, "wall clock of recording, ms")
 
@@ -44,6 +62,34 @@ def _table(name: str, doc: str, *columns: SchemaItem, rowid: bool = True) -> sa.
     run = _key("run", sa.String(64), "name of the run")
     return sa.Table(name, metadata, run, *columns, info={"doc": doc}, sqlite_with_rowid=rowid)
 
+
+def _stored(view: str, doc: str, *columns: SchemaItem, rowid: bool = False) -> sa.Table:
+    """Return the table behind a view, which has the same columns with the name of the run."""
+    run = _key("run", RunNumber(), "name of the run")
+    info = {"doc": doc, "view": view}
+    table = sa.Table(f"stored_{view}", metadata, run, *columns, info=info, sqlite_with_rowid=rowid)
+    table.add_is_dependent_on(run_numbers)
+    return table
+
+
+def public_name(table: sa.Table) -> str:
+    """Return the name under which a table is read by SQL: that of its view, or its own."""
+    return str(table.info.get("view", table.name))
+
+
+def public_tables() -> dict[str, sa.Table]:
+    """Return what holds the data of runs by public name: all tables but `run_numbers`."""
+    tables = {public_name(table): table for table in metadata.sorted_tables if table is not run_numbers}
+    return dict(sorted(tables.items()))
+
+
+run_numbers = sa.Table(
+    "run_numbers",
+    metadata,
+    sa.Column("number", INTEGER, primary_key=True, doc="number of the run in the `stored_` tables"),
+    sa.Column("run", sa.String(64), unique=True, nullable=False, doc="name of the run"),
+    info={"doc": "The number of each run in this database."},
+)
 
 runs = _table(
     "runs",
@@ -60,10 +106,12 @@ items = _table(
     "Names of the items.",
     _key("item", BIG, "item key: streams.records.item_key(name)"),
     _value("name", TEXT, "item's name on device-events"),
+    rowid=False,
 )
-interactions = _table(
+interactions = _stored(  # in the order of recording: rows are appended, not inserted among the user's
     "interactions",
     "The log: every event of every user.",
+    _key("epoch", INTEGER, "epoch of the event, from 0"),
     _key("user", TEXT, _USER),
     _key("seq", BIG, "sequence number of the event, from 0 per user"),
     _value("item", BIG, "item key"),
@@ -71,12 +119,8 @@ interactions = _table(
     _value("time", BIG, "event time, ms"),
     _value("group_time", BIG, "event time of the first event of its impression group, ms"),
     _value("impression", BIG, "impression number; 0 if the event belongs to none; negative if it was simulated"),
-    _value("epoch", INTEGER, "epoch of the event, from 0"),
-    _recorded(),
-    sa.Index("interactions_by_epoch", "run", "epoch"),
-    rowid=False,
 )
-negative_memories = _table(
+negative_memories = _stored(
     "negative_memories",
     "r2 of eq. (3) per closed window of exposures, as uploaded by the devices.",
     _key("user", TEXT, _USER),
@@ -86,9 +130,8 @@ negative_memories = _table(
     _value("size", INTEGER, "exposures in the window"),
     _value("time", BIG, "event time of the event that closed the window, ms"),
     _recorded(),
-    rowid=False,
 )
-click_uploads = _table(
+click_uploads = _stored(
     "click_uploads",
     "The clicks that each device uploaded at the end of an epoch.",
     _key("user", TEXT, _USER),
@@ -96,7 +139,6 @@ click_uploads = _table(
     _value("items", BYTES, "item keys, oldest first, at most L_S: numpy <i8 [n]"),
     _value("time", BIG, "event time of the epoch's end, ms"),
     _recorded(),
-    rowid=False,
 )
 releases = _table(
     "releases",
@@ -204,7 +246,7 @@ outcomes = _table(
     sa.Index("outcomes_by_time", "run", "time"),
     sa.Index("outcomes_by_epoch", "run", "epoch"),
 )
-user_snapshots = _table(
+user_snapshots = _stored(
     "user_snapshots",
     "The newest state of each user on device and cloud.",
     _key("side", sa.String(8), "`device` or `cloud`"),
@@ -216,6 +258,7 @@ user_snapshots = _table(
         "a DeviceState or CloudState (streams/state) as MessagePack behind 8 bytes of fencing epoch and CRC-32; decode "
         "it with streams.state.row_codec.decode_row(state, DeviceState)",
     ),
+    rowid=True,  # a state may take a quarter of a page
 )
 metric_points = _table(
     "metric_points",

@@ -30,4 +30,5 @@ def table_sizes(connection: sa.Connection) -> list[TableSize]:
     if connection.dialect.name == "sqlite":
         return [TableSize(WHOLE, None, int(connection.execute(_OF_SQLITE).scalar_one()))]
     found = connection.execute(_OF_POSTGRES, {"tables": list(schema.metadata.tables)})
-    return [TableSize(str(table), int(rows), int(size)) for table, rows, size in found]
+    names = {table.name: schema.public_name(table) for table in schema.metadata.sorted_tables}
+    return [TableSize(names[str(table)], int(rows), int(size)) for table, rows, size in found]

@@ -40,7 +40,7 @@ from streams.topics import FAST_EXAMPLES
 
 log = logging.getLogger(__name__)
 POLL_S = 0.01
-_KEEP_EPOCHS = 3  # the bytes of their candidates are kept
+_KEEP_EPOCHS = 3  # the bytes of candidates that wait are kept
 
 
 class Learner:
@@ -127,7 +127,9 @@ class Learner:
         with self._engine.begin() as connection:
             candidates.write(connection, self._run, candidate)
             t = schema.proposals.c
-            candidates.forget(connection, self._run, (t.kind == ROLE) & (t.epoch < epoch - _KEEP_EPOCHS))
+            before = (t.kind == ROLE) & (t.epoch < epoch)  # a learner that is started again needs the last one only
+            reviewed = (t.status != WAITING) | (t.epoch < epoch - _KEEP_EPOCHS)
+            candidates.forget(connection, self._run, before & reviewed)
 
     def _log_to_count(self) -> InteractionLog | None:
         """Return the events before this epoch, all of which are recorded, if transitions are due to be counted.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from operator import itemgetter
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Table
@@ -137,7 +138,7 @@ class EpochWriter:
 
     def _dispatch(self, record: _Taken, message: Message) -> None:
         if isinstance(record, DeviceBatch):
-            self._rows.batch(record, message, self.barrier.epoch, self._clock())
+            self._rows.batch(record, message, self.barrier.epoch)
         elif isinstance(record, NegativeMemory):
             self._rows.memory(record, message, self._clock())
         elif isinstance(record, ClickUpload):
@@ -224,7 +225,7 @@ class EpochWriter:
         for topic, user in buffer.forgotten:
             forget(connection, self._run, topic, user, self.barrier.epoch)
         plain: dict[Table, list[Row]] = {
-            schema.interactions: buffer.interactions,
+            schema.interactions: sorted(buffer.interactions, key=itemgetter(1, 2, 3)),  # by their key
             schema.items: buffer.items,
             schema.negative_memories: buffer.memories,
             schema.click_uploads: buffer.uploads,
@@ -267,7 +268,7 @@ class EpochWriter:
     def _written(self, written: dict[Table, int], committed: dict[TopicPartition, int], rest: Buffer) -> None:
         self._committed, self._rows.buffer = committed, rest
         for table, rows in written.items():
-            telemetry.RECORDED_ROWS.labels(table.name).inc(rows)
+            telemetry.RECORDED_ROWS.labels(schema.public_name(table)).inc(rows)
 
     def _progress(self, connection: Connection) -> tuple[int, int, dict[TopicPartition, int]]:
         """Return the last recorded epoch, -1 if there is none, the clicks not ranked, and the offsets to start from."""

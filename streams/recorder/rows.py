@@ -69,7 +69,7 @@ class RowBuilder:
         self._expected, self._names, self._keys = recorded
         self.buffer = Buffer()
 
-    def batch(self, record: DeviceBatch, message: Message, epoch: int, wall: int) -> None:
+    def batch(self, record: DeviceBatch, message: Message, epoch: int) -> None:
         """Add the new events of a batch. Raises RecordError if the devices refuse the batch."""
         message.check_user(record.user, self._partitions)
         check_batch(record)
@@ -88,6 +88,7 @@ class RowBuilder:
             self.buffer.items.append((self._run, item_key(name), name))
         rows = zip(
             repeat(self._run),
+            repeat(epoch),
             repeat(record.user),
             count(record.seq),
             map(item_key, record.items),
@@ -95,8 +96,6 @@ class RowBuilder:
             record.times,
             group_times(record),
             record.impressions,
-            repeat(epoch),
-            repeat(wall),
             strict=False,
         )
         self.buffer.interactions += list(rows)[expected - record.seq :]
@@ -141,7 +140,7 @@ class RowBuilder:
         if source.topic == DEVICE_EVENTS.name:
             self._expected.pop(user, None)
             self._keys.pop(user, None)
-            buffer.interactions = [row for row in buffer.interactions if row[1] != user]
+            buffer.interactions = [row for row in buffer.interactions if row[2] != user]
             buffer.keys = [row for row in buffer.keys if row[1] != user]
             buffer.dead_letters = [row for row in buffer.dead_letters if row[6] != user.encode()]
         elif source.topic == DEVICE_UPLINK.name:

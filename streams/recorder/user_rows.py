@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.recorder import state_snapshots
 from streams.recorder.rows import ROLE, Recorded
 from streams.records import Outcome
@@ -47,8 +47,10 @@ def unrecorded(
 def forget(connection: Connection, run: str, topic: str, user: str, epoch: int) -> None:
     """Delete a user's rows that came from `topic`, and record `epoch` as that of the deletion."""
     for table in _OF_USERS.get(topic, (schema.user_snapshots,)):
-        this = (table.c.run == run) & (table.c.user == user)
-        if table is schema.user_snapshots:
+        this: sa.ColumnElement[bool] = (table.c.run == run) & (table.c.user == user)
+        if table is schema.interactions:
+            this = run_state.events_of(run, user)
+        elif table is schema.user_snapshots:
             this &= table.c.side == state_snapshots.SIDES[topic]
         connection.execute(sa.delete(table).where(this))
     if topic == DEVICE_EVENTS.name:

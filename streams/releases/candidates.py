@@ -7,7 +7,7 @@ process that trained it needs to continue from there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import sqlalchemy as sa
@@ -42,6 +42,9 @@ class ReleaseCandidate:
     trained_until: int
 
 
+_FIELDS = tuple(ReleaseCandidate.__dataclass_fields__)
+
+
 def pack(entries: Mapping[str, bytes]) -> bytes:
     """Return named bytes as one safetensors file."""
     return save({name: np.frombuffer(data, dtype=np.uint8) for name, data in entries.items()})
@@ -60,12 +63,23 @@ def write(connection: Connection, run: str, candidate: ReleaseCandidate) -> None
     upsert(connection, proposals, [asdict(candidate) | {"run": run, "created_wall": wall_ms()}])
 
 
-def read(connection: Connection, run: str, where: sa.ColumnElement[bool]) -> list[ReleaseCandidate]:
-    """Return the candidates of `run` that satisfy `where`, oldest epoch first."""
+def read(
+    connection: Connection, run: str, where: sa.ColumnElement[bool], *, data: bool = True
+) -> list[ReleaseCandidate]:
+    """Return the candidates of `run` that satisfy `where`, oldest epoch first; `data` False: without their bytes."""
     t = proposals.c
-    names = list(ReleaseCandidate.__dataclass_fields__)
-    query = sa.select(*(t[name] for name in names)).where((t.run == run) & where).order_by(t.epoch, t.kind)
+    columns = [t[name] if data or name != "data" else sa.null().label(name) for name in _FIELDS]
+    query = sa.select(*columns).where((t.run == run) & where).order_by(t.epoch, t.kind)
     return [ReleaseCandidate(**row) for row in connection.execute(query).mappings()]
+
+
+def complete(connection: Connection, run: str, candidate: ReleaseCandidate) -> ReleaseCandidate:
+    """Return a candidate that was read without its bytes with them; an empty one has none to review."""
+    if candidate.status == EMPTY:
+        return candidate
+    t = proposals.c
+    this = (t.run == run) & (t.epoch == candidate.epoch) & (t.kind == candidate.kind)
+    return replace(candidate, data=connection.execute(sa.select(t.data).where(this)).scalar_one())
 
 
 def mark(connection: Connection, run: str, candidate: ReleaseCandidate, status: str, reason: str) -> None:

@@ -210,7 +210,7 @@ def deliver(
 def dump(engine: sa.Engine, run: str) -> dict[str, list[tuple[Any, ...]]]:
     """Return all rows that the recorder wrote for a run, without wall clocks."""
     with engine.connect() as connection:
-        return {name: sorted(_rows(connection, schema.metadata.tables[name], run), key=repr) for name in RECORDED}
+        return {name: sorted(_rows(connection, schema.public_tables()[name], run), key=repr) for name in RECORDED}
 
 
 def _rows(connection: sa.Connection, table: sa.Table, run: str) -> Iterator[tuple[Any, ...]]:

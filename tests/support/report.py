@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from deploy.report.summary import METRICS, Bytes, Latency, Quality, Summary
 from streams.database import schema
+from streams.database.engine import insert_new
 from streams.settings import Settings
 
 VARIANTS = {"random": 0.1, "popularity": 0.3, "din": 0.4, "f2s": 0.44, "fast": 0.5, "mc2sf": 0.6, "river": 0.35}
@@ -78,7 +79,7 @@ def wave(best: float, epoch: int) -> float:
 def put(connection: sa.Connection, table: sa.Table, rows: Iterable[dict[str, Any]]) -> None:
     """Insert rows; what they leave out and must not be missing is empty."""
     empty = {c.name: _EMPTY[c.type.python_type] for c in table.columns if not c.nullable}
-    connection.execute(sa.insert(table), [empty | row for row in rows])
+    insert_new(connection, table, [empty | row for row in rows])
 
 
 def fill(connection: sa.Connection, run: str) -> None:
