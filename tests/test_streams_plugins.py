@@ -178,7 +178,9 @@ def test_metric_candidates_and_variant_are_the_same_online_offline_and_verified(
     text = setting(candidates="unclicked:unclicked", variants=["last_click:LastClick"], metrics=["auc:auc"])
     settings = SMALL.model_copy(update={"plugins": text, "exposures": "rated"})
     a_recorded_run(engine, settings)
-    found = rescore(engine, settings.run, more=setting(variants=["more.last_click:Twice"], metrics=["auc:auc"]))
+    found = rescore(
+        engine, settings.run, extra_plugins=setting(variants=["more.last_click:Twice"], metrics=["auc:auc"])
+    )
     assert found.differences == [], "a variant that the run did not have is none"
     assert found.metrics["LastClick"]["n"] == found.metrics["mc2sf"]["n"] > 20
     assert found.metrics["Twice"] == found.metrics["LastClick"]

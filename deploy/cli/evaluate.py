@@ -65,7 +65,7 @@ def evaluate(
                 release=release,
                 without_learner=without_learner,
                 progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
-                more=more,
+                extra_plugins=more,
             )
     except ReleaseError as error:
         raise UserError(str(error)) from error

@@ -49,9 +49,9 @@ def _epochs(
     """Yield each epoch's clicks and outcomes."""
     o, i = outcomes.c, interactions.c
     last = connection.execute(sa.select(sa.func.max(i.epoch)).where(i.run == run)).scalar_one()
-    wanted = (o.run == run) if until is None else (o.run == run) & (o.time <= until)
+    selected = (o.run == run) if until is None else (o.run == run) & (o.time <= until)
     for epoch in range(-1 if last is None else last + 1):
-        query = sa.select(o.user, o.seq, o.target_index, o.candidates).where(wanted & (o.epoch == epoch))
+        query = sa.select(o.user, o.seq, o.target_index, o.candidates).where(selected & (o.epoch == epoch))
         rows = connection.execute(query)
-        found = [_Candidates(user, seq, index, np.frombuffer(data, "<i8")) for user, seq, index, data in rows]
-        yield clicks_of(connection, run, epoch), {(each.user, each.seq): each for each in found}
+        ranked = [_Candidates(user, seq, index, np.frombuffer(data, "<i8")) for user, seq, index, data in rows]
+        yield clicks_of(connection, run, epoch), {(each.user, each.seq): each for each in ranked}

@@ -29,21 +29,21 @@ class NetScorer:
         self._release: Release | None = None
 
     def ranks(self, version: int, queries: list[RankingQuery], *, late: bool = False) -> list[dict[str, int]]:
-        """Return each query's ranks by release `version`. `late`: also those whose answer came too late online."""
+        """Return each query's ranks by release `version`. `late`: with priors even if online they came too late."""
         release = self._read(version)
         rows = release.catalogue.rows
-        states = self._r2(release, [query.r2_items for query in queries])
-        asked = [
-            SlowQuery(rows(query.history), r2, rows(query.candidates), query.item_statistics)
-            for query, r2 in zip(queries, states, strict=True)
+        r2 = self._r2(release, [query.r2_items for query in queries])
+        slow_queries = [
+            SlowQuery(rows(query.history), r2_of_query, rows(query.candidates), query.item_statistics)
+            for query, r2_of_query in zip(queries, r2, strict=True)
         ]
-        slow, fast = release.scorer.slow_many(asked), []
-        for query, (_, _, candidates, statistics), priors in zip(queries, asked, slow, strict=True):
+        slow, fast_queries = release.scorer.slow_many(slow_queries), []
+        for query, (_, _, candidates, statistics), priors in zip(queries, slow_queries, slow, strict=True):
             short = rows(query.clicks), rows(query.exposures)
             near = release.near(query.clicks, query.candidates)
-            fast.append(FastQuery(*short, candidates, priors.r_t, priors.r_n, statistics, priors.f2s, near))
-        scores = release.scorer.fast_many(fast)
-        return [self._rank(release, *scored, late=late) for scored in zip(queries, slow, scores, strict=True)]
+            fast_queries.append(FastQuery(*short, candidates, priors.r_t, priors.r_n, statistics, priors.f2s, near))
+        fast = release.scorer.fast_many(fast_queries)
+        return [self._rank(release, *answers, late=late) for answers in zip(queries, slow, fast, strict=True)]
 
     def _read(self, version: int) -> Release:
         if self._release is None or self._release.manifest.version != version:
@@ -70,17 +70,17 @@ class NetScorer:
 
 
 @functools.cache
-def _of_process() -> dict[str, NetScorer]:
-    """Return the scorer of a process started by `rescore`, under the key "own"."""
+def _process_scorer() -> dict[str, NetScorer]:
+    """Return the holder of this process's scorer, under the key "scorer"."""
     return {}
 
 
 def start_process(url: str, run: str, plugins: str) -> None:
-    """Prepare this process. The schema is up to date: the parent process has connected."""
+    """Make this process's scorer. The schema is up to date: the parent process has connected."""
     torch.set_num_threads(1)
-    _of_process()["own"] = NetScorer(create_engine(url), run, plugins)
+    _process_scorer()["scorer"] = NetScorer(create_engine(url), run, plugins)
 
 
 def ranks_in_process(version: int, queries: list[RankingQuery], late: bool) -> list[dict[str, int]]:
     """Return `NetScorer.ranks` in a prepared process."""
-    return _of_process()["own"].ranks(version, queries, late=late)
+    return _process_scorer()["scorer"].ranks(version, queries, late=late)

@@ -1,8 +1,8 @@
 """Ranking queries: the inputs of each recorded click's ranking, rebuilt from `interactions`.
 
-From the recorded outcome of a click only the list of candidates, the release in force, the epoch of the item statistics
-and the window whose r2 was used are taken; in a free-running run the log does not determine them. Histories are
-derived from the log, by the function that builds all views.
+A recorded outcome provides only the list of candidates, the release in force, the epoch of the item statistics and the
+window whose r2 was used, which the log does not determine in a free-running run. Histories are derived from the log,
+by the function that builds all views.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class RankingQueries:
     def __init__(self, connection: Connection, settings: Settings, until: int | None = None) -> None:
         self._connection, self._settings = connection, settings
         o = outcomes.c
-        self._wanted = (o.run == settings.run) if until is None else (o.run == settings.run) & (o.time <= until)
+        self._selected = (o.run == settings.run) if until is None else (o.run == settings.run) & (o.time <= until)
         interactions = Interactions(settings.run)
         interactions.load(connection)
         self._numbers = {user: number for number, user in enumerate(interactions.users())}
@@ -102,13 +102,13 @@ class RankingQueries:
 
     def count(self) -> int:
         """Return the number of queries."""
-        query = sa.select(sa.func.count()).select_from(outcomes).where(self._wanted)
+        query = sa.select(sa.func.count()).select_from(outcomes).where(self._selected)
         return int(self._connection.execute(query).scalar_one())
 
     def by_release(self, size: int) -> Generator[tuple[int, list[tuple[RecordedOutcome, RankingQuery]]]]:
         """Yield lists of up to `size` queries of one release, with their outcomes; releases in order."""
         o = outcomes.c
-        query = sa.select(*(o[name] for name in _Row._fields)).where(self._wanted).order_by(o.release)
+        query = sa.select(*(o[name] for name in _Row._fields)).where(self._selected).order_by(o.release)
         with self._connection.execution_options(yield_per=size).execute(query) as rows:
             for release, group in groupby((_Row(*row) for row in rows), attrgetter("release")):
                 while chunk := [(row.recorded(), self._query(row)) for row in itertools.islice(group, size)]:
@@ -146,21 +146,21 @@ def _window_starts(states: ClickStates) -> list[list[int]]:
     """Return for each user the index of the first exposure of each window, closed or open.
 
     If windows carry their state on, r2 is the GRU state over several windows: at a user's first event under another
-    encoder, the device encodes its last closed window again from a zero state, and carries the state on from there.
+    encoder the device encodes its last closed window again, from a zero state, and continues from that state.
     """
     log, starts = states.log, []
-    kinds, times, groups, shown = log.kinds.tolist(), log.times.tolist(), group_starts(log).tolist(), 0
+    kinds, times, groups, exposures = log.kinds.tolist(), log.times.tolist(), group_starts(log).tolist(), 0
     for first, after in itertools.pairwise(log.offsets.tolist()):
-        windows = WindowCursor.at(states.spec, shown)
-        starts.append([shown])
+        cursor = WindowCursor.at(states.spec, exposures)
+        starts.append([exposures])
         for i in range(first, after):
             if groups[i] == i:
-                windows.begin_group(times[i])
+                cursor.begin_group(times[i])
             if kinds[i] == EXPOSURE:
-                windows.expose(times[i])
-            if windows.number == len(starts[-1]):
-                starts[-1].append(windows.end)
-        shown = windows.position
+                cursor.expose(times[i])
+            if cursor.number == len(starts[-1]):
+                starts[-1].append(cursor.end)
+        exposures = cursor.position
     return starts
 
 

@@ -1,8 +1,8 @@
 """Rescoring: every recorded click is ranked again from the tables alone, by the release in force or by another.
 
-Views are rebuilt from `interactions`, nets and embeddings come from the tables of releases, r2 is computed again from
-item keys, popularity and river learn the log again. The ranks must be those that were recorded, and with them the
-metrics, to the last digit.
+Views are rebuilt from `interactions`, nets and embeddings are read from the tables of releases, r2 is computed again
+from item keys, popularity and river learn from the log again. By the releases in force, ranks and metrics equal the
+recorded ones to the last digit.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from streams.rescoring.ranking_queries import RankingQueries, RankingQuery, Reco
 from streams.settings import Settings
 
 _CHUNK = 256  # clicks per call
-_FEW = 2000  # clicks below which starting processes does not pay
-_AHEAD = 8  # chunks submitted and not yet consumed
+_PARALLEL_FROM = 2000  # clicks from which starting processes saves time
+_MAX_PENDING = 8  # chunks submitted and not yet consumed
 
 Ranks = dict[str, int]
 Progress = Callable[[int, int], None]
@@ -79,21 +79,23 @@ def rescore(
     without_learner: bool = False,
     progress: Progress | None = None,
     processes: int | None = None,
-    more: str = "",
+    extra_plugins: str = "",
 ) -> OfflineResult:
     """Rank every recorded click of `run` again; `as_of`: those up to this event time, ms.
 
-    `release`: by that release instead of the one in force. `without_learner`: by the last one up to that in force which
-    the learner did not make. `more`: a setting `plugins` beside that of the run. Raises LookupError if the run is not
-    in the tables, ReleaseError if a release is incomplete, PluginError.
+    `release`: by that release instead of the one in force. `without_learner`: by the newest release, up to the one in
+    force, that the learner did not make. `extra_plugins`: plugins in addition to those of the run. Raises LookupError
+    if the run is not in the tables, ReleaseError if a release is incomplete, PluginError.
     """
     with engine.connect() as connection:
         settings = _settings(connection, run)
-        plugins = " ".join(dict.fromkeys(f"{settings.plugins} {more}".split()))
-        unsure = {"river", served.SERVED} if run_state.trimmed(connection, run) else set()  # learn from all outcomes
-        only_now = loaded(plugins).variants.keys() - loaded(settings.plugins).variants.keys()
+        plugins = " ".join(dict.fromkeys(f"{settings.plugins} {extra_plugins}".split()))
+        # variants whose recorded ranks can't be compared: added ones, and those that learn from outcomes now deleted
+        not_comparable = loaded(plugins).variants.keys() - loaded(settings.plugins).variants.keys()
+        if run_state.trimmed(connection, run):
+            not_comparable |= {"river", served.SERVED}
         trained_until = -1 if release is None else read_manifest(connection, run, release).trained_until
-        instead = _without_learner(connection, run) if without_learner else {}
+        replacements = _without_learner(connection, run) if without_learner else {}
         baselines = baseline_ranks(connection, settings, as_of)
         queries = RankingQueries(connection, settings, as_of)
         total, done, hindsight = queries.count(), 0, 0
@@ -102,7 +104,7 @@ def rescore(
         by_click: dict[tuple[str, int], Ranks] = {}
         plugin_metrics = PluginMetrics(loaded(plugins).metrics)
         differences: list[Difference] = []
-        for recorded, nets in _net_ranks(engine, run, plugins, queries, total, release, instead, processes):
+        for recorded, nets in _net_ranks(engine, run, plugins, queries, total, release, replacements, processes):
             for outcome, by_nets in zip(recorded, nets, strict=True):
                 scored.append((outcome, by_nets | baselines.pop((outcome.user, outcome.seq))))
             done += len(recorded)
@@ -110,13 +112,13 @@ def rescore(
                 progress(done, total)
     _serve(scored)
     for outcome, ranks in scored:
-        where = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
+        in_subsets = subsets(cold=outcome.cold, history=outcome.history, window=outcome.window)
         by_click[outcome.user, outcome.seq] = ranks
-        ranked.append(Ranked(outcome.time, outcome.n, where, ranks))
+        ranked.append(Ranked(outcome.time, outcome.n, in_subsets, ranks))
         plugin_metrics.update(ranked[-1])
         hindsight += outcome.time <= trained_until
         if release is None and not without_learner:
-            differences += _differences(outcome, ranks, only_now | unsure)
+            differences += _differences(outcome, ranks, not_comparable)
     by_subset = {subset: summary(ranked, subset) for subset in SUBSETS}
     return OfflineResult(
         by_subset["all"], by_subset, total, hindsight, differences, plugin_metrics.of_subset(), by_click
@@ -124,15 +126,15 @@ def rescore(
 
 
 def _serve(scored: list[tuple[RecordedOutcome, Ranks]]) -> None:
-    """Add the ranks by `served`, epoch after epoch, to outcomes that have one."""
+    """Add the ranks by `served`, epoch by epoch, to outcomes that have one."""
     sums: defaultdict[str, Sums] = defaultdict(Sums)
 
     def epoch(each: tuple[RecordedOutcome, Ranks]) -> int:
         return each[0].epoch
 
-    for _, some in groupby(sorted(scored, key=epoch), epoch):
+    for _, of_epoch in groupby(sorted(scored, key=epoch), epoch):
         leader = served.leader({variant: each.point().metrics["ndcg@10"] for variant, each in sums.items()})
-        for outcome, ranks in list(some):
+        for outcome, ranks in of_epoch:
             for variant in served.SERVABLE:
                 if variant in ranks:
                     sums[variant].add(ranks[variant], outcome.n)
@@ -148,17 +150,17 @@ def _settings(connection: sa.Connection, run: str) -> Settings:
 
 
 def _without_learner(connection: sa.Connection, run: str) -> dict[int, int]:
-    """Return for each release the last one up to it that the learner did not make."""
-    made = sa.select(releases.c.version, releases.c.kind).where(releases.c.run == run).order_by(releases.c.version)
-    found, last = {}, 0
-    for version, kind in connection.execute(made):
+    """Return for each release the newest one up to it that the learner did not make."""
+    query = sa.select(releases.c.version, releases.c.kind).where(releases.c.run == run).order_by(releases.c.version)
+    replacements, last = {}, 0
+    for version, kind in connection.execute(query):
         last = last if kind == "learner" else version
-        found[version] = last
-    return found
+        replacements[version] = last
+    return replacements
 
 
-def _differences(outcome: RecordedOutcome, ranks: Ranks, without: AbstractSet[str]) -> Iterator[Difference]:
-    for variant in sorted((outcome.ranks.keys() | ranks) - without):
+def _differences(outcome: RecordedOutcome, ranks: Ranks, ignored: AbstractSet[str]) -> Iterator[Difference]:
+    for variant in sorted((outcome.ranks.keys() | ranks) - ignored):
         online, offline = outcome.ranks.get(variant, 0), ranks.get(variant, 0)
         if online != offline:
             yield Difference(outcome.user, outcome.seq, variant, online, offline)
@@ -171,7 +173,7 @@ def _net_ranks(
     queries: RankingQueries,
     total: int,
     release: int | None,
-    instead: Mapping[int, int],
+    replacements: Mapping[int, int],
     processes: int | None,
 ) -> Iterator[tuple[list[RecordedOutcome], list[Ranks]]]:
     """Yield the nets' ranks, chunk by chunk in order."""
@@ -179,35 +181,35 @@ def _net_ranks(
         closing(queries.by_release(_CHUNK)) as chunks,  # on errors too: the server holds the cursor
         _scoring(engine, run, plugins, total, processes) as submit,
     ):
-        waiting: list[tuple[list[RecordedOutcome], Future[list[Ranks]]]] = []
+        pending: list[tuple[list[RecordedOutcome], Future[list[Ranks]]]] = []
         for version, chunk in chunks:
-            recorded, asked = [outcome for outcome, _ in chunk], [query for _, query in chunk]
-            chosen = instead.get(version, version) if release is None else release
-            waiting.append((recorded, submit(chosen, asked, release is not None)))
-            if len(waiting) >= _AHEAD:
-                first, future = waiting.pop(0)
+            outcomes, of_chunk = [outcome for outcome, _ in chunk], [query for _, query in chunk]
+            by = replacements.get(version, version) if release is None else release
+            pending.append((outcomes, submit(by, of_chunk, release is not None)))
+            if len(pending) >= _MAX_PENDING:
+                first, future = pending.pop(0)
                 yield first, future.result()
-        for recorded, future in waiting:
-            yield recorded, future.result()
+        for outcomes, future in pending:
+            yield outcomes, future.result()
 
 
 @contextmanager
 def _scoring(engine: Engine, run: str, plugins: str, total: int, processes: int | None) -> Iterator[Submit]:
-    """Yield a function that ranks queries: in several processes if there are many."""
+    """Yield a function that ranks queries, in several processes if there are many."""
     if processes is None:
-        processes = min(os.cpu_count() or 1, 2) if total > _FEW else 1
+        processes = min(os.cpu_count() or 1, 2) if total > _PARALLEL_FROM else 1
     if processes == 1:
         scorer = NetScorer(engine, run, plugins)
 
-        def at_once(version: int, queries: list[RankingQuery], late: bool) -> Future[list[Ranks]]:
+        def in_this_process(version: int, queries: list[RankingQuery], late: bool) -> Future[list[Ranks]]:
             future: Future[list[Ranks]] = Future()
             future.set_result(scorer.ranks(version, queries, late=late))
             return future
 
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as every worker does; two threads on a busy machine mostly wait for each other
+        torch.set_num_threads(1)  # as in every worker: on a busy machine two threads mostly wait for each other
         try:
-            yield at_once
+            yield in_this_process
         finally:
             torch.set_num_threads(threads)
         return

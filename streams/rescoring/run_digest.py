@@ -17,14 +17,14 @@ from streams.codec import Reader
 from streams.database import schema
 from streams.release_records import Manifest
 
-_WALL = {"run", "asked_wall", "answered_wall", "recorded_wall"}
+_EXCLUDED = {"run", "asked_wall", "answered_wall", "recorded_wall"}
 _RELEASE = ("version", "parent", "kind", "versions", "epoch", "trained_until", "items", "embeddings", "parts")
 _manifests: Reader[Manifest] = Reader(Manifest)
 _order_free = msgspec.msgpack.Encoder(order="deterministic")
 
 
 def digest(connection: Connection, run: str) -> str:
-    """Return the digest of what the tables hold of `run`, in hex."""
+    """Return the digest of `run` from its tables, in hex."""
     total = hashlib.sha256()
     for rows in (_outcomes(connection, run), _states(connection, run), _releases(connection, run)):
         part = hashlib.sha256()
@@ -37,9 +37,9 @@ def digest(connection: Connection, run: str) -> str:
 def _outcomes(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:
     """Yield the outcomes in total order; sorted here because databases disagree on the order of text."""
     o = schema.outcomes.c
-    names = sorted(column.name for column in o if column.name not in _WALL)
-    found = connection.execute(sa.select(*(o[name] for name in names)).where(o.run == run)).all()
-    yield from (tuple(row) for row in sorted(found, key=lambda row: (row.time, row.user, row.seq)))
+    names = sorted(column.name for column in o if column.name not in _EXCLUDED)
+    rows = connection.execute(sa.select(*(o[name] for name in names)).where(o.run == run)).all()
+    yield from (tuple(row) for row in sorted(rows, key=lambda row: (row.time, row.user, row.seq)))
 
 
 def _states(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:

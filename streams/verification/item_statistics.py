@@ -27,11 +27,11 @@ class ReferenceItemStatistics:
         query = sa.select(i.item, i.epoch, sa.func.sum(clicked)).where(i.run == run).group_by(i.item, i.epoch)
         self._epochs: defaultdict[int, list[int]] = defaultdict(list)  # item -> epochs in which it was seen
         clicks: defaultdict[int, list[int]] = defaultdict(list)
-        self._of_all: defaultdict[int, int] = defaultdict(int)
+        self._clicks_of_all: defaultdict[int, int] = defaultdict(int)
         for item, epoch, n in connection.execute(query.order_by(i.epoch)):
             self._epochs[item].append(epoch)
             clicks[item].append(n)
-            self._of_all[epoch] += n
+            self._clicks_of_all[epoch] += n
         self._before = {item: list(accumulate(each, initial=0)) for item, each in clicks.items()}
         self._totals: dict[int, tuple[int, int, int]] = {}
         self._seen: dict[int, list[int]] = {}
@@ -50,20 +50,20 @@ class ReferenceItemStatistics:
 
     def _count(self, epoch: int) -> tuple[int, int, int]:
         """Return all clicks before `epoch`, those of the epoch before it, and the number of items seen."""
-        total = sum(clicks for e, clicks in self._of_all.items() if e < epoch)
-        return total, self._of_all.get(epoch - 1, 0), sum(epochs[0] < epoch for epochs in self._epochs.values())
+        total = sum(clicks for e, clicks in self._clicks_of_all.items() if e < epoch)
+        return total, self._clicks_of_all.get(epoch - 1, 0), sum(epochs[0] < epoch for epochs in self._epochs.values())
 
     def _item(self, epoch: int, item: int) -> tuple[int, int, int]:
         epochs = self._epochs.get(item, [])
-        times = bisect_left(epochs, epoch)
-        if not times:
+        earlier = bisect_left(epochs, epoch)  # number of epochs before this one in which the item was seen
+        if not earlier:
             return 0, 0, 0
         total, all_recent, seen = self._totals[epoch]
         before = self._before[item]
-        own = before[times]
-        recent = own - before[times - 1] if epochs[times - 1] == epoch - 1 else 0
+        clicks = before[earlier]
+        recent = clicks - before[earlier - 1] if epochs[earlier - 1] == epoch - 1 else 0
         age = min(1 + _half_octaves(epoch - epochs[0], 1), _LAST)
-        return _share(own * seen, total), _share(recent * seen, all_recent), age
+        return _share(clicks * seen, total), _share(recent * seen, all_recent), age
 
 
 def _share(count: int, total: int) -> int:
@@ -74,5 +74,5 @@ def _half_octaves(p: int, q: int) -> int:
     """Return the largest k with 2 ** k <= (p / q) ** 2."""
     p, q = p * p, q * q
     k = p.bit_length() - q.bit_length()
-    enough = p >= q << k if k >= 0 else p << -k >= q
-    return k if enough else k - 1
+    is_lower_bound = p >= q << k if k >= 0 else p << -k >= q
+    return k if is_lower_bound else k - 1

@@ -33,10 +33,10 @@ class PluginReference:
         keys, ranks = np.array(click.candidates.keys, np.int64), {}
         parts = [slice(i, i + 1) for i in range(len(keys))] if alone else [slice(None, None, -1)]
         for name, scores in self._plugins.variants.items():
-            found = np.zeros(len(keys))
+            values = np.zeros(len(keys))
             for part in parts:
-                found[part] = scores(Seen(clicks, exposures, keys[part], buckets[part], vectors))
-            ranks[name] = reference_ranking.rank(found.tolist(), click.candidates.target_index)
+                values[part] = scores(Seen(clicks, exposures, keys[part], buckets[part], vectors))
+            ranks[name] = reference_ranking.rank(values.tolist(), click.candidates.target_index)
         return ranks
 
     def metrics(
@@ -49,11 +49,11 @@ class PluginReference:
         r = schema.runs.c
         summary = connection.execute(sa.select(r.summary).where(r.run == run)).scalar_one() or {}
         recorded = summary.get("plugin_metrics", {})
-        found: dict[str, dict[str, float]] = {variant: {} for variant in ranks}
+        means: dict[str, dict[str, float]] = {variant: {} for variant in ranks}
         for name, metric in self._plugins.metrics.items():
             for variant, by_variant in ranks.items():
                 values = [metric(rank, n) for rank, n in zip(by_variant, sizes[variant], strict=True)]
-                found[variant][name] = math.fsum(values) / len(values)
+                means[variant][name] = math.fsum(values) / len(values)
                 if recorded:
-                    require_equal("", variant, name, recorded[name][variant]["online"], found[variant][name])
-        return found
+                    require_equal("", variant, name, recorded[name][variant]["online"], means[variant][name])
+        return means

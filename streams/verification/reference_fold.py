@@ -1,7 +1,7 @@
-"""The reference fold: one user's log from begin to end, one event at a time.
+"""The reference fold: one user's log from beginning to end, one event at a time.
 
-For readers: lists that only grow, no rings, no batches, no deferred arithmetic. It finds what had to be computed (which
-items, in which order, under which release); `verify` computes and compares it.
+It is simple on purpose: lists that only grow, no ring buffers, no batches, no deferred arithmetic. It determines the
+inputs of each result (which items, in which order, under which release); `verify` computes and compares the results.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class RankedClick:
 
 @dataclass
 class ReferenceFold:
-    """One user's state after the events folded, and what the user's device and cloud had to send."""
+    """One user's state after the folded events, and the records that the user's device must have sent."""
 
     user: str
     settings: Settings
@@ -102,14 +102,14 @@ class ReferenceFold:
     encoder: int | None = None
     versions: Versions = field(default_factory=Versions)
     windows: list[Window] = field(default_factory=list)  # closed ones; they are numbered from 1
-    since: int = 1  # first window in r2: before the last closed one if windows carry their state on
+    since: int = 1  # first window in r2; an earlier one than the last closed if windows carry their state on
     open: list[int] = field(default_factory=list)  # items of the open window
     opened_at: int = 0
 
     def fold(self, events: Sequence[Event]) -> ReferenceFold:
         """Fold all of the user's events, in order of seq."""
-        for _, some in groupby(events, lambda event: event.epoch):
-            for group in _impression_groups(list(some)):
+        for _, of_epoch in groupby(events, lambda event: event.epoch):
+            for group in _impression_groups(list(of_epoch)):
                 self.versions = self.release_at(group[0]).versions
                 if self.versions.encoder != self.encoder:
                     self._change_encoder()
@@ -148,8 +148,8 @@ class ReferenceFold:
             self._close(time)
         share = self.settings.evaluate
         for event in group:
-            drawn = event.impression >= RANKED or evaluated(self.settings.seed, self.user, event.seq, share)
-            if event.kind == CLICK and drawn:
+            is_ranked = event.impression >= RANKED or evaluated(self.settings.seed, self.user, event.seq, share)
+            if event.kind == CLICK and is_ranked:
                 self.ranked.append(self._rank(event, group))
         for event in group:
             self._learn(event)
@@ -194,12 +194,12 @@ class ReferenceFold:
         )
 
     def _candidates(self, event: Event, group: list[Event]) -> tuple[CandidateList, bool]:
-        """Return the list that a click is ranked in, and True if the log has shown it."""
+        """Return the candidate list of a click, and True if it is a slate of the log."""
         settings, release = self.settings, self.release_at(group[0])
         clicked = {other.item for other in group if other.kind == CLICK}
         others = [other for other in group if other.item not in clicked]
-        of_list = event.impression >= RANKED or (settings.exposures == "logged" and event.impression != 0)
-        logged = of_list and bool(others)
+        has_slate = event.impression >= RANKED or (settings.exposures == "logged" and event.impression != 0)
+        logged = has_slate and bool(others)
         cold = event.item not in release.known
         if logged and {other.kind for other in others} == {CANDIDATE}:  # made for ranking: in its own order
             own = [other.item for other in group if other.seq == event.seq or other.item not in clicked]
@@ -212,11 +212,11 @@ class ReferenceFold:
         if plugins.negatives is not None:
             clicks = np.array(self.clicks[-settings.history_short :], np.int64)
             of_click = settings.seed, self.user, event.seq
-            drawn = plugins.draw(*of_click, event.item, np.array(catalogue, np.int64), clicks, settings.negatives)
-            cold = cold or len(drawn) < settings.negatives
-            return slate(*of_click, drawn.tolist(), event.item, cold=cold), logged
-        found = sampled(settings.seed, self.user, event.seq, catalogue, event.item, settings.negatives)
-        return found._replace(cold=cold or found.cold), logged
+            negatives = plugins.draw(*of_click, event.item, np.array(catalogue, np.int64), clicks, settings.negatives)
+            cold = cold or len(negatives) < settings.negatives
+            return slate(*of_click, negatives.tolist(), event.item, cold=cold), logged
+        drawn = sampled(settings.seed, self.user, event.seq, catalogue, event.item, settings.negatives)
+        return drawn._replace(cold=cold or drawn.cold), logged
 
 
 def _impression_groups(events: list[Event]) -> Iterator[list[Event]]:

@@ -35,7 +35,7 @@ def evaluated(seed: int, user: str, seq: int, share: float) -> bool:
 
 
 def sampled(seed: int, user: str, seq: int, catalogue: Sequence[int], target: int, n: int) -> CandidateList:
-    """Return the target and n others of the catalogue: those of the smallest hashes if it is small, else drawn ones."""
+    """Return the target and n others of the catalogue: the smallest hashes of a small one, else drawn ones."""
     others = [key for key in catalogue if key != target]
     if len(others) <= 4 * n:
         drawn = numbers("sampled", seed, user, seq, len(others))
@@ -43,8 +43,8 @@ def sampled(seed: int, user: str, seq: int, catalogue: Sequence[int], target: in
     else:
         draws, negatives = 2 * n + 32, []
         while len(negatives) < n:
-            of = [catalogue[number % len(catalogue)] for number in numbers("sampled", seed, user, seq, draws)]
-            negatives = list(dict.fromkeys(key for key in of if key != target))[:n]
+            drawn_keys = [catalogue[i % len(catalogue)] for i in numbers("sampled", seed, user, seq, draws)]
+            negatives = list(dict.fromkeys(key for key in drawn_keys if key != target))[:n]
             draws *= 2
     cold = len(others) == len(catalogue) or len(negatives) < n
     return _shuffled(seed, user, seq, negatives, target, cold=cold)
@@ -56,10 +56,10 @@ def slate(seed: int, user: str, seq: int, shown: Sequence[int], target: int, *, 
 
 
 def _shuffled(seed: int, user: str, seq: int, negatives: list[int], target: int, *, cold: bool) -> CandidateList:
-    listed = [*negatives, target]
-    drawn = numbers("shuffled", seed, user, seq, len(listed))
-    order = sorted(range(len(listed)), key=drawn.__getitem__)
-    return CandidateList([listed[i] for i in order], order.index(len(negatives)), cold)
+    keys = [*negatives, target]
+    drawn = numbers("shuffled", seed, user, seq, len(keys))
+    order = sorted(range(len(keys)), key=drawn.__getitem__)
+    return CandidateList([keys[i] for i in order], order.index(len(negatives)), cold)
 
 
 def rank(scores: Sequence[float], target_index: int) -> int:
@@ -73,6 +73,6 @@ def rank(scores: Sequence[float], target_index: int) -> int:
 def means(ranks: Sequence[int]) -> dict[str, float]:
     """Return HR@{1,5,10}, NDCG@{5,10} and MRR."""
     n = len(ranks)
-    found = {f"hr@{k}": math.fsum(r <= k for r in ranks) / n for k in (1, 5, 10)}
-    found |= {f"ndcg@{k}": math.fsum(float(1 / np.log2(r + 1.0)) for r in ranks if r <= k) / n for k in (5, 10)}
-    return found | {"mrr": math.fsum(1 / r for r in ranks) / n}
+    values = {f"hr@{k}": math.fsum(r <= k for r in ranks) / n for k in (1, 5, 10)}
+    values |= {f"ndcg@{k}": math.fsum(float(1 / np.log2(r + 1.0)) for r in ranks if r <= k) / n for k in (5, 10)}
+    return values | {"mrr": math.fsum(1 / r for r in ranks) / n}

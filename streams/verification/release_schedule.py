@@ -1,4 +1,4 @@
-"""The releases in force in a run: as decided for each epoch or, free-running, as recorded of each user's clicks."""
+"""The releases in force in a run: as decided for each epoch or, free-running, as recorded with each user's clicks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ReleaseSchedule:
     def of_user(self, outcomes: Mapping[int, RowMapping]) -> Callable[[Event], ReleaseInForce]:
         """Return the release in force at each of a user's events, given the user's recorded outcomes by seq.
 
-        Free-running it is that of the next ranked click: exact for the clicks, which is all that depends on it.
+        Free-running it is that of the next ranked click, which is exact for clicks; nothing else depends on it.
         """
         if self._lockstep:
             return lambda event: self.of_epoch(event.epoch)
@@ -60,7 +60,7 @@ class ReleaseSchedule:
     def surely_has_items(self, seq: int, outcomes: Mapping[int, RowMapping]) -> bool:
         """Return True if the device knew items at a click without outcome, given the user's recorded outcomes by seq.
 
-        Free-running, a user's releases only grow newer: that of the outcome before tells what was known at least.
+        Free-running, a user's releases only become newer, so the release of the outcome before is a lower bound.
         """
         release = max((row["release"] for other, row in outcomes.items() if other < seq), default=0)
         return self._lockstep or bool(self.in_force(release).catalogue)

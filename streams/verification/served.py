@@ -26,9 +26,9 @@ def check(connection: Connection, run: str, epochs: int) -> None:
         query = sa.select(o.user, o.seq, o.ranks, o.served).where(o.run == run, o.epoch == epoch)
         for user, seq, ranks, served in connection.execute(query):
             if served is not None:  # recorded by an earlier version
-                right = next(variant for variant in (leader, "fast", "popularity") if variant in ranks)
-                require_equal(user, f"seq {seq}", "served", served, right)
-                require_equal(user, f"seq {seq}", "rank by served", ranks.get("served"), ranks[right])
+                recomputed = next(variant for variant in (leader, "fast", "popularity") if variant in ranks)
+                require_equal(user, f"seq {seq}", "served", served, recomputed)
+                require_equal(user, f"seq {seq}", "rank by served", ranks.get("served"), ranks[recomputed])
             for variant in ranks.keys() & set(_VARIANTS):
                 gains[variant] += Fraction(float(1 / np.log2(ranks[variant] + 1.0))) if ranks[variant] <= 10 else 0
                 ranked[variant] += 1

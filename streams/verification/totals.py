@@ -1,4 +1,4 @@
-"""Numbers of a whole run, compared with those that the users add up to."""
+"""Comparison of a whole run's counts and metrics with the totals over its users."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from streams.verification.differences import require_equal
 
 
 def check_counts(connection: Connection, run: str, outcomes: int, memories: int, uploads: int, not_ranked: int) -> None:
-    """Check that nothing is recorded of users that are not in the log, and the number of clicks not ranked."""
-    for table, found in (
+    """Check the number of rows, so that no user outside the log has any, and the number of clicks not ranked."""
+    for table, count in (
         (schema.outcomes, outcomes),
         (schema.negative_memories, memories),
         (schema.click_uploads, uploads),
     ):
         query = sa.select(sa.func.count()).select_from(table).where(table.c.run == run)
-        require_equal("", "all", f"rows of {table.name}", connection.execute(query).scalar_one(), found)
+        require_equal("", "all", f"rows of {table.name}", connection.execute(query).scalar_one(), count)
     p = schema.progress.c
     recorded = connection.execute(sa.select(p.not_ranked).where(p.run == run)).scalar_one()
     require_equal("", "all", "clicks not ranked", recorded or 0, not_ranked)
@@ -28,11 +28,11 @@ def check_counts(connection: Connection, run: str, outcomes: int, memories: int,
 
 def check_metrics(connection: Connection, run: str, ranks: Mapping[str, Sequence[int]]) -> dict[str, dict[str, float]]:
     """Return the means of the recomputed ranks by variant. Raises DifferenceFound if the last points differ."""
-    p, found = schema.metric_points.c, {}
+    p, means = schema.metric_points.c, {}
     last = sa.select(sa.func.max(p.epoch)).where(p.run == run).scalar_subquery()
     where = (p.run == run) & (p.epoch == last) & (p.subset == "all") & (p.form == "cumulative")
     for row in connection.execute(sa.select(schema.metric_points).where(where)):
-        found[row.variant] = reference_ranking.means(ranks[row.variant])
-        for name, value in found[row.variant].items():
+        means[row.variant] = reference_ranking.means(ranks[row.variant])
+        for name, value in means[row.variant].items():
             require_equal("", row.variant, name, getattr(row, name.replace("@", "_")), value)
-    return found
+    return means

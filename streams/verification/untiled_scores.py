@@ -37,49 +37,54 @@ def scores(
     nets = release.nets
     din, alone, s2f = (release.standalone.get(name, nets) for name in STANDALONE)
 
-    def vectors(of: Nets, rows: Rows) -> Tensor:
-        return of.encoder.E.detach()[torch.from_numpy(rows)][None]
+    def vectors(nets: Nets, rows: Rows) -> Tensor:
+        return nets.encoder.E.detach()[torch.from_numpy(rows)][None]
 
-    def listed(of: Nets) -> Tensor:
+    def candidate_vectors(nets: Nets) -> Tensor:
         by_feature = torch.from_numpy(buckets.astype(np.int64)).T
-        tables = zip(of.encoder.standing, by_feature, strict=True)
-        return vectors(of, candidates) + torch.stack([table[bucket] for table, bucket in tables]).sum(0)
+        tables = zip(nets.encoder.standing, by_feature, strict=True)
+        return vectors(nets, candidates) + torch.stack([table[bucket] for table, bucket in tables]).sum(0)
 
-    def sequence(of: Nets, rows: Rows) -> PaddedVectors:
+    def sequence(nets: Nets, rows: Rows) -> PaddedVectors:
         if not len(rows):  # an empty sequence, as the nets expect it
             return PaddedVectors(torch.zeros(1, 1, nets.config.dim), torch.zeros(1, 1, dtype=torch.bool))
-        return PaddedVectors(vectors(of, rows), torch.ones(1, len(rows), dtype=torch.bool))
+        return PaddedVectors(vectors(nets, rows), torch.ones(1, len(rows), dtype=torch.bool))
 
-    def short(of: Nets) -> tuple[RecurrentCell, PaddedVectors, PaddedVectors]:
-        return of.encoder.gru_n, sequence(of, clicks), sequence(of, exposures)
+    def short_histories(nets: Nets) -> tuple[RecurrentCell, PaddedVectors, PaddedVectors]:
+        return nets.encoder.gru_n, sequence(nets, clicks), sequence(nets, exposures)
 
-    def received(prior: NDArray[np.float16]) -> Tensor:
+    def full_precision(prior: NDArray[np.float16]) -> Tensor:
         return torch.from_numpy(prior.astype(np.float32))[None]
 
-    e = listed(nets)
+    e = candidate_vectors(nets)
     r2 = torch.zeros(1, nets.config.dim)
     for x in vectors(nets, r2_items)[0]:
         r2 = nets.encoder.gru_n.step(x[None], r2)
     r_t, r_n = nets.priors(sequence(nets, history), r2, e)
-    of_din = sequence(din, history)
-    own_r_t = din.slow.din(of_din.x, of_din.mask, listed(din))
-    priors = received(slow.r_t), received(slow.r_n)
-    fast = _above(alone, 2, buckets, alone.fast.score_fast(alone.fast.from_zero(*short(alone)), listed(alone)))
-    mc2sf = _above(s2f, 3, buckets, s2f.fast.score_s2f(*short(s2f), listed(s2f), *priors))
+    history_of_din = sequence(din, history)
+    r_t_of_din = din.slow.din(history_of_din.x, history_of_din.mask, candidate_vectors(din))
+    priors = full_precision(slow.r_t), full_precision(slow.r_n)
+    fast = _add_floor(
+        alone,
+        2,
+        buckets,
+        alone.fast.score_fast(alone.fast.from_zero(*short_histories(alone)), candidate_vectors(alone)),
+    )
+    mc2sf = _add_floor(s2f, 3, buckets, s2f.fast.score_s2f(*short_histories(s2f), candidate_vectors(s2f), *priors))
     if s2f.config.stacked:
-        last_clicks, listed_near = near[0][-s2f.config.history_short :].tolist(), near[1].tolist()
-        mc2sf = _stacked(s2f, (mc2sf, fast, torch.from_numpy(slow.f2s)), last_clicks, listed_near)
-    found = {
-        "din": _above(din, 0, buckets, din.slow.score_din(own_r_t, listed(din))),
-        "f2s": _above(nets, 1, buckets, nets.slow.score_f2s(r_n, r_t, e)),
+        last_clicks, near_candidates = near[0][-s2f.config.history_short :].tolist(), near[1].tolist()
+        mc2sf = _stacked(s2f, (mc2sf, fast, torch.from_numpy(slow.f2s)), last_clicks, near_candidates)
+    logits = {
+        "din": _add_floor(din, 0, buckets, din.slow.score_din(r_t_of_din, candidate_vectors(din))),
+        "f2s": _add_floor(nets, 1, buckets, nets.slow.score_f2s(r_n, r_t, e)),
         "fast": fast,
         "mc2sf": mc2sf,
     }
-    return {name: values[0].numpy() for name, values in found.items()}
+    return {name: values[0].numpy() for name, values in logits.items()}
 
 
-def _above(nets: Nets, net: int, buckets: Buckets, score: Tensor) -> Tensor:
-    """Return the logits of net number `net` from its scores [1, n]: the score by popularity, and the gain."""
+def _add_floor(nets: Nets, net: int, buckets: Buckets, score: Tensor) -> Tensor:
+    """Return the logits of net number `net` [1, n]: the popularity score plus the gain times its scores [1, n]."""
     if not nets.config.floor:
         return score
     indices = torch.from_numpy(buckets.astype(np.int64)).T
@@ -89,12 +94,12 @@ def _above(nets: Nets, net: int, buckets: Buckets, score: Tensor) -> Tensor:
 
 def _stacked(nets: Nets, scores: tuple[Tensor, ...], clicks: list[int], candidates: list[int]) -> Tensor:
     """Return mc2sf [1, n] from the scores of S2F, fast alone and F2S, and the neighbours of each click."""
-    *of_scores, of_ease, of_transitions = nets.fast.stack.tolist()
-    added = [0.0] * len(candidates)
+    *weights_of_scores, w_ease, w_transitions = nets.fast.stack.tolist()
+    affinity = [0.0] * len(candidates)
     for age, click in enumerate(reversed(clicks)):
-        rows, weights = (of[click].tolist() for of in (nets.fast.neighbours.rows, nets.fast.neighbours.weights))
-        neighbours = {row: of_ease * e + of_transitions * t for row, (e, t) in zip(rows, weights, strict=True) if row}
+        rows, weights = nets.fast.neighbours.rows[click].tolist(), nets.fast.neighbours.weights[click].tolist()
+        neighbours = {row: w_ease * e + w_transitions * t for row, (e, t) in zip(rows, weights, strict=True) if row}
         for i, candidate in enumerate(candidates):
-            added[i] += DECAY**age * neighbours.get(candidate, 0.0)
-    known = sum((weight * score.double() for weight, score in zip(of_scores, scores, strict=True)), torch.tensor(added))
-    return known.float().view(1, -1)
+            affinity[i] += DECAY**age * neighbours.get(candidate, 0.0)
+    weighted = (weight * score.double() for weight, score in zip(weights_of_scores, scores, strict=True))
+    return sum(weighted, torch.tensor(affinity)).float().view(1, -1)

@@ -1,10 +1,9 @@
-"""Verification of a run: compares its tables with its log folded again, and names the first difference.
+"""Verification of a run: recomputes its results from its log and reports the first difference to the tables.
 
-Compares everything recorded: each outcome's ranks, each r2 and upload, both states of each user, and the metrics.
-Arithmetic is done by the serving scorer, so equal means equal to the last bit; on a sample of outcomes the same
-equations without tiles must agree within TOLERANCE.
-
-Free-running, the record says which release and statistics were known, and which answers came in time.
+Everything recorded is compared: each outcome's ranks, each r2 and upload, both states of each user, and the metrics.
+The serving scorer computes the scores, so that equal means equal to the last bit; on a sample of outcomes the same
+equations without tiles must agree within TOLERANCE. Of a free-running run, the release and statistics of each outcome
+and whether the cloud's answer came in time are taken from the record.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from streams.verification.release_schedule import ReleaseSchedule, first_windows
 Floats = NDArray[np.float32]
 
 WITH_PRIORS = ("din", "f2s", "mc2sf")  # variants that need the cloud's answer
-TOLERANCE = 1e-5  # of scores without tiles, relative to 1 + the score's size
+TOLERANCE = 1e-5  # of scores without tiles, relative to 1 + |score|
 
 
 @dataclass
 class Verification:
-    """Numbers of what was compared and found equal."""
+    """Counts of the values that were compared and found equal."""
 
     users: int = 0
     events: int = 0
@@ -49,7 +48,7 @@ class Verification:
     uploads: int = 0
     not_ranked: int = 0  # clicks without other candidates
     untiled: int = 0  # outcomes scored without tiles as well
-    untiled_difference: float = 0.0  # the largest, relative to 1 + the score's size
+    untiled_difference: float = 0.0  # the largest, relative to 1 + |score|
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -79,37 +78,37 @@ class Verifier:
         self._ranks: defaultdict[str, list[int]] = defaultdict(list)
         self._plugins = PluginReference(settings.plugins)
         self._sizes: defaultdict[str, list[int]] = defaultdict(list)  # of the lists of these ranks
-        self.found = Verification()
+        self.counts = Verification()
 
     def run(self, progress: Callable[[int, int], None]) -> Verification:
         """Compare everything. Raises DifferenceFound."""
         i = schema.interactions.c
-        of = self._connection.execute(sa.select(sa.func.count(i.user.distinct())).where(i.run == self._run))
-        total = int(of.scalar_one())
+        query = sa.select(sa.func.count(i.user.distinct())).where(i.run == self._run)
+        total = int(self._connection.execute(query).scalar_one())
         for user, events in self._users():
             self._user(user, events)
-            self.found.users += 1
-            self.found.events += len(events)
-            progress(self.found.users, total)
+            self.counts.users += 1
+            self.counts.events += len(events)
+            progress(self.counts.users, total)
         last = self._connection.execute(sa.select(sa.func.max(i.epoch)).where(i.run == self._run)).scalar_one()
         popularity.check(self._connection, self._run, -1 if last is None else last + 1)
         served.check(self._connection, self._run, -1 if last is None else last + 1)
-        found = self.found
+        counts = self.counts
         totals.check_counts(
-            self._connection, self._run, found.outcomes, found.memories, found.uploads, found.not_ranked
+            self._connection, self._run, counts.outcomes, counts.memories, counts.uploads, counts.not_ranked
         )
-        self.found.metrics |= totals.check_metrics(self._connection, self._run, self._ranks)
+        self.counts.metrics |= totals.check_metrics(self._connection, self._run, self._ranks)
         for variant, by_plugins in self._plugins.metrics(self._connection, self._run, self._ranks, self._sizes).items():
-            self.found.metrics[variant] |= by_plugins
-        return self.found
+            self.counts.metrics[variant] |= by_plugins
+        return self.counts
 
     def _users(self) -> Iterator[tuple[str, list[Event]]]:
         i = schema.interactions.c
-        wanted = (i.user, i.seq, i.item, i.kind, i.time, i.impression, i.epoch)
-        query = sa.select(*wanted).where(i.run == self._run).order_by(i.user, i.seq)
+        columns = (i.user, i.seq, i.item, i.kind, i.time, i.impression, i.epoch)
+        query = sa.select(*columns).where(i.run == self._run).order_by(i.user, i.seq)
         rows = self._connection.execution_options(yield_per=50_000).execute(query)
-        for user, some in groupby(rows, lambda row: row.user):
-            yield user, [Event(*row[1:]) for row in some]
+        for user, of_user in groupby(rows, lambda row: row.user):
+            yield user, [Event(*row[1:]) for row in of_user]
 
     def _rows(self, table: sa.Table, user: str) -> list[RowMapping]:
         query = sa.select(table).where(table.c.run == self._run, table.c.user == user)
@@ -130,18 +129,18 @@ class Verifier:
         self._device(fold, since)
         self._cloud(fold, list(sent))
         ranked = {click.seq: click for click in fold.ranked if self._has_candidates(click, recorded)}
-        self.found.not_ranked += len(fold.ranked) - len(ranked)
+        self.counts.not_ranked += len(fold.ranked) - len(ranked)
         require_equal(user, "all", "seqs of outcomes", sorted(recorded), sorted(ranked))
         releases = [recorded[seq]["release"] for seq in sorted(recorded)]
         require_equal(user, "all", "order of releases", releases, sorted(releases))
         for seq, click in ranked.items():
             if click.window and not self._settings.lockstep:
                 r2 = fold.r2(click.window, since.get(click.versions.encoder, 1), click.versions)
-                click = replace(click, r2_items=r2.items)  # noqa: PLW2901 - under the encoder that is recorded
+                click = replace(click, r2_items=r2.items)  # noqa: PLW2901 - under the recorded encoder
             self._outcome(user, recorded[seq], click)
 
     def _has_candidates(self, click: RankedClick, recorded: Mapping[int, RowMapping]) -> bool:
-        """Return True if a click must have an outcome: there were other candidates. Version 0.1 ranked all clicks."""
+        """Return True if a click has other candidates and must have an outcome. Version 0.1 ranked all clicks."""
         alone, row = len(click.candidates.keys) < 2, recorded.get(click.seq)
         if row is not None:
             return not alone or row["statistics_epoch"] is None
@@ -159,36 +158,36 @@ class Verifier:
     def _r2_uploads(self, fold: ReferenceFold) -> dict[tuple[int, int], R2Upload]:
         """Compare the uploads of r2; return them by window and encoder, in the order of sending if it is known."""
         recorded = {(row["window"], row["encoder"]): row for row in self._rows(schema.negative_memories, fold.user)}
-        right: dict[tuple[int, int], R2Upload] = {(r2.window, r2.versions.encoder): r2 for r2 in fold.r2_uploads}
+        recomputed: dict[tuple[int, int], R2Upload] = {(r2.window, r2.versions.encoder): r2 for r2 in fold.r2_uploads}
         if self._settings.lockstep:
-            require_equal(fold.user, "all", "windows of r2", sorted(recorded), sorted(right))
+            require_equal(fold.user, "all", "windows of r2", sorted(recorded), sorted(recomputed))
         else:
             windows = sorted({window for window, _ in recorded})
             require_equal(fold.user, "all", "windows of r2", windows, list(range(1, fold.window + 1)))
             since = first_windows(recorded)
-            right = {(window, e): fold.r2(window, since[e], Versions(e, e)) for window, e in sorted(recorded)}
-        for (window, encoder), r2 in right.items():
+            recomputed = {(window, e): fold.r2(window, since[e], Versions(e, e)) for window, e in sorted(recorded)}
+        for (window, encoder), r2 in recomputed.items():
             row, event = recorded[window, encoder], f"window {window} under encoder {encoder}"
             require_equal(fold.user, event, "size", row["size"], r2.size)
             require_equal(fold.user, event, "time", row["time"], r2.time)
             require_equal(fold.user, event, "r2", bytes(row["r2"]), self._gru_state(r2.items, r2.versions.release))
-        self.found.memories += len(right)
-        return right
+        self.counts.memories += len(recomputed)
+        return recomputed
 
     def _uploads(self, fold: ReferenceFold) -> None:
         rows = self._rows(schema.click_uploads, fold.user)
         recorded = {row["epoch"]: np.frombuffer(row["items"], "<i8").tolist() for row in rows}
         longest = self._settings.history_long
         require_equal(fold.user, "all", "uploads", recorded, {e: items[-longest:] for e, items in fold.uploads.items()})
-        self.found.uploads += len(recorded)
+        self.counts.uploads += len(recorded)
 
     def _newest(self, side: str, user: str) -> bytes:
         u = schema.user_snapshots.c
-        this = (u.run == self._run) & (u.side == side) & (u.user == user)
-        found = self._connection.execute(sa.select(u.state).where(this)).scalar_one_or_none()
-        if found is None:
+        query = sa.select(u.state).where(u.run == self._run, u.side == side, u.user == user)
+        state = self._connection.execute(query).scalar_one_or_none()
+        if state is None:
             raise DifferenceFound(Difference(user, "final state", side, None, "a state"))
-        return bytes(found)
+        return bytes(state)
 
     def _device(self, fold: ReferenceFold, since: Mapping[int, int]) -> None:
         state = decode_row(self._newest("device", fold.user), DeviceState)
@@ -223,7 +222,7 @@ class Verifier:
         longest = self._settings.history_long
         received = [(r2.window, r2.encoder) for r2 in state.r2s]
         kept = sent[-2:] if not sent or max(sent) in sent[-2:] else [max(sent), *sent[-2:]]
-        if not self._settings.lockstep:  # a worker that was killed sends again: only that the newest is kept is sure
+        if not self._settings.lockstep:  # a worker that was killed sends again: only the newest is certain to be kept
             kept = [max(sent)] if sent else []
             received = [r2 for r2 in received if r2 in kept]
         for name, recorded, value in (
@@ -265,7 +264,7 @@ class Verifier:
         for name, value in row["ranks"].items():
             self._ranks[name].append(ranks.get(name, value))
             self._sizes[name].append(len(candidates.keys))
-        self.found.outcomes += 1
+        self.counts.outcomes += 1
 
     def _ranks_by_nets(self, user: str, click: RankedClick, statistics_epoch: int) -> dict[str, int]:
         release, keys, target_index = self._release(click.versions.release), click.candidates.keys, click.candidates[1]
@@ -277,7 +276,7 @@ class Verifier:
         near = release.near(click.clicks, keys)
         fast = release.scorer.fast(*short, rows(keys), slow.r_t, slow.r_n, buckets, slow.f2s, near)
         scores = {"din": slow.din, "f2s": slow.f2s, "fast": fast.fast, "mc2sf": fast.mc2sf}
-        if self.found.outcomes % self._sample == 0:
+        if self.counts.outcomes % self._sample == 0:
             long = rows(click.history), rows(click.r2_items)
             self._compare_untiled(
                 user, click.seq, scores, untiled_scores.scores(release, *long, *short, rows(keys), buckets, slow, near)
@@ -286,13 +285,13 @@ class Verifier:
         return (
             ranks
             | {"random": target_index + 1}
-            | self._plugins.ranks(click, buckets, release.vectors, alone=self.found.outcomes % self._sample == 0)
+            | self._plugins.ranks(click, buckets, release.vectors, alone=self.counts.outcomes % self._sample == 0)
         )
 
     def _compare_untiled(self, user: str, seq: int, scores: dict[str, Floats], untiled: dict[str, Floats]) -> None:
         for name, tiled in scores.items():
             difference = float(np.max(np.abs(untiled[name] - tiled) / (1 + np.abs(tiled))))
-            self.found.untiled_difference = max(self.found.untiled_difference, difference)
+            self.counts.untiled_difference = max(self.counts.untiled_difference, difference)
             if not difference <= TOLERANCE:
                 raise DifferenceFound(Difference(user, f"seq {seq}", f"{name} without tiles", difference, TOLERANCE))
-        self.found.untiled += 1
+        self.counts.untiled += 1
