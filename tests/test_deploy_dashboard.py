@@ -43,7 +43,7 @@ def metrics(events: int, **more: float) -> str:
     return "".join(f"{name} {value}\n" for name, value in samples.items())
 
 
-class World:
+class DashboardHarness:
     """A run of invented figures, and processes whose metrics the test decides."""
 
     def __init__(self, folder: Path) -> None:
@@ -89,55 +89,55 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.engine.dispose()
+def harness(tmp_path: Path) -> Iterator[DashboardHarness]:
+    harness = DashboardHarness(tmp_path)
+    yield harness
+    harness.engine.dispose()
 
 
-def test_the_page_shows_the_run_and_no_name_is_markup(world: World) -> None:
-    answer = world.client.get("/")
+def test_the_page_shows_the_run_and_no_name_is_markup(harness: DashboardHarness) -> None:
+    answer = harness.client.get("/")
     assert answer.status_code == 200
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert EVIL not in answer.text
     assert "&lt;img src=x" in answer.text
     assert "No answer from recorder at recorder:1" in answer.text
     assert "The replay is running, 60 times as fast as event time" in answer.text
-    user = world.client.get("/user", params={"name": "u"}, headers=ADMIN).text
+    user = harness.client.get("/user", params={"name": "u"}, headers=ADMIN).text
     assert EVIL not in user
     assert "&lt;img src=x" in user
 
 
-def test_rates_are_those_of_the_last_seconds_and_a_restart_is_no_negative_rate(world: World) -> None:
-    scraper = world.live.scraper
+def test_rates_are_those_of_the_last_seconds_and_a_restart_is_no_negative_rate(harness: DashboardHarness) -> None:
+    scraper = harness.live.scraper
     assert scraper.rate("mc2sf_events_applied_total") is None
-    for world.now, events in ((0, 100), (5, 600), (8, 30)):
-        world.answers["device:1"] = metrics(events)
+    for harness.now, events in ((0, 100), (5, 600), (8, 30)):
+        harness.answers["device:1"] = metrics(events)
         scraper.refresh()
-        if world.now == 5:
+        if harness.now == 5:
             assert scraper.rate("mc2sf_events_applied_total") == pytest.approx(100)
     assert scraper.rate("mc2sf_events_applied_total") == 0
-    for world.now in (20, 40):
-        world.answers["device:1"] = metrics(int(30 + world.now))
+    for harness.now in (20, 40):
+        harness.answers["device:1"] = metrics(int(30 + harness.now))
         scraper.refresh()
     assert scraper.rate("mc2sf_events_applied_total") == pytest.approx(1)
 
 
-def test_only_what_has_changed_is_sent_and_the_end_is_said(world: World) -> None:
+def test_only_what_has_changed_is_sent_and_the_end_is_said(harness: DashboardHarness) -> None:
     async def events() -> list[dict[str, str]]:
-        stream, got = world.page._changes(), []
+        stream, got = harness.page._changes(), []
         for step in range(3):
             got.append(json.loads((await anext(stream)).removeprefix(b"data: ")))
             if step == 1:
-                world.reach_epoch(24)
+                harness.reach_epoch(24)
                 more = {'mc2sf_consumer_lag_records{topic="device-events"}': 77, "mc2sf_events_sent_total": 4321}
                 for bound, value in (("low", 0.01), ("mean", 0.0234), ("high", 0.03)):
                     more[f'mc2sf_online_difference{{bound="{bound}",minus="popularity",variant="mc2sf"}}'] = value
                 for le, count in (("10.0", 0), ("30.0", 8), ("+Inf", 8)):
                     more[f'mc2sf_freshness_seconds_bucket{{le="{le}"}}'] = count
-                world.answers["device:1"] = metrics(1000, **more)
-            world.now += 1
-        world.stop.set()
+                harness.answers["device:1"] = metrics(1000, **more)
+            harness.now += 1
+        harness.stop.set()
         assert (await anext(stream)).startswith(b"event: end")
         return got
 
@@ -154,36 +154,36 @@ def test_only_what_has_changed_is_sent_and_the_end_is_said(world: World) -> None
     assert "2,160/s" in third["flow"], "a counter that is new begins at 0"
 
 
-def test_controls_and_users_are_for_admins(world: World) -> None:
+def test_controls_and_users_are_for_admins(harness: DashboardHarness) -> None:
     for method, path in (("GET", "/user?name=u"), ("POST", "/replay"), ("POST", "/rollback")):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
-            assert world.client.request(method, path, headers=headers).status_code == 401
-    assert world.client.get("/", headers={"Host": "rebound.example"}).status_code == 400
+            assert harness.client.request(method, path, headers=headers).status_code == 401
+    assert harness.client.get("/", headers={"Host": "rebound.example"}).status_code == 400
 
 
-def test_a_rollback_and_a_pause_reach_coordinator_and_replay(world: World) -> None:
+def test_a_rollback_and_a_pause_reach_coordinator_and_replay(harness: DashboardHarness) -> None:
     def post(path: str, body: Any) -> tuple[int, str]:
-        answer = world.client.post(path, content=body if isinstance(body, str) else json.dumps(body), headers=ADMIN)
+        answer = harness.client.post(path, content=body if isinstance(body, str) else json.dumps(body), headers=ADMIN)
         return answer.status_code, answer.text
 
     assert post("/rollback", {"version": 2})[0] == 200
-    with world.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         p = schema.proposals.c
         (asked,) = connection.execute(sa.select(p.kind, p.status, p.quality)).all()
     assert tuple(asked) == ("rollback", "waiting", {"to": 2})
     assert post("/rollback", {"version": 99}) == (422, f"there is no release 99 in run {RUN}")
     assert post("/replay", {"paused": True, "speed": 5})[0] == 200
-    assert ClockFile(world.replay).read() == Wanted(paused=True, speed=5)
+    assert ClockFile(harness.replay).read() == Wanted(paused=True, speed=5)
     assert post("/replay", {"skip_to": 1_700_000_000_000}) == (200, "the replay skips")
-    assert ClockFile(world.replay).read() == Wanted(skip_to=1_700_000_000_000)
+    assert ClockFile(harness.replay).read() == Wanted(skip_to=1_700_000_000_000)
     for wrong in ({"speed": -1}, {"skip_to": -1}, {"skip_to": 1e30}, {"paused": "yes"}, {"other": 1}, "{", "[" * 900):
         assert post("/replay", wrong)[0] == 422
     assert post("/replay", " " * 2000)[0] == 413
-    assert world.client.get("/user", params={"name": "nobody"}, headers=ADMIN).status_code == 422
+    assert harness.client.get("/user", params={"name": "nobody"}, headers=ADMIN).status_code == 422
 
 
 def test_a_browser_has_it_live_with_working_controls_by_keyboard_on_any_screen(
-    world: World, browser: webdriver.Chrome
+    harness: DashboardHarness, browser: webdriver.Chrome
 ) -> None:
     """Write docs/live.png with LIVE_SCREENSHOT=1."""
     soon = WebDriverWait(browser, 60)
@@ -192,13 +192,13 @@ def test_a_browser_has_it_live_with_working_controls_by_keyboard_on_any_screen(
         return browser.find_element(By.ID, where).text
 
     browser.get_log("browser")
-    with live_page(world.found) as address:
+    with live_page(harness.found) as address:
         browser.get(address)
         soon.until(lambda _: text("connection") == "live")
         assert "token" not in browser.current_url
         assert len(browser.find_elements(By.CSS_SELECTOR, "#figures figure:first-child path.line")) == len(VARIANTS) + 1
         assert "v5" not in text("tiles")
-        world.reach_epoch(24)
+        harness.reach_epoch(24)
         soon.until(lambda _: "0.8765" in text("tiles") and "v5" in text("tiles"))
         for width, scheme in ((1400, "dark"), (390, "dark"), (390, "light"), (1400, "light")):
             with screen(browser, width, scheme=scheme):
@@ -212,18 +212,18 @@ def test_a_browser_has_it_live_with_working_controls_by_keyboard_on_any_screen(
                 browser.save_screenshot(str(Path(__file__).parents[1] / "docs" / "live.png"))
         browser.find_element(By.CSS_SELECTOR, "[data-pause=true]").send_keys(Keys.ENTER)
         soon.until(lambda _: text("said") == "paused")
-        assert ClockFile(world.replay).read() == Wanted(paused=True)
+        assert ClockFile(harness.replay).read() == Wanted(paused=True)
         browser.find_element(By.ID, "speed").send_keys("250", Keys.ENTER)
         soon.until(lambda _: text("said") == "the replay goes on")
-        assert ClockFile(world.replay).read() == Wanted(speed=250)
+        assert ClockFile(harness.replay).read() == Wanted(speed=250)
         skip_to = browser.find_element(By.ID, "skip-to")
         browser.execute_script("arguments[0].value = '2023-11-14T22:13:20'", skip_to)
         skip_to.send_keys(Keys.ENTER)
         soon.until(lambda _: text("said") == "the replay skips")
-        assert ClockFile(world.replay).read() == Wanted(speed=250, skip_to=1_700_000_000_000)
+        assert ClockFile(harness.replay).read() == Wanted(speed=250, skip_to=1_700_000_000_000)
         button = browser.find_element(By.ID, "rollback-2")
         browser.execute_script("arguments[0].focus()", button)
-        world.reach_epoch(25)
+        harness.reach_epoch(25)
         soon.until(lambda _: "v6" in text("tiles"))
         assert browser.switch_to.active_element.get_attribute("id") == "rollback-2", "new values leave the focus there"
         browser.switch_to.active_element.send_keys(Keys.ENTER)

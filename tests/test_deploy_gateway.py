@@ -45,7 +45,7 @@ from streams.releases.release import Release
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
 from tests.support.simulation import SMALL, release
-from tests.support.workers import Log
+from tests.support.workers import TopicReader
 from tests.test_streams_rescoring import a_recorded_run
 
 SEQ, CLICK = 5, {"item": "film", "kind": "click", "time": 1_000, "impression": 7}
@@ -113,7 +113,7 @@ class FakeTables:
         return release(SMALL, version, 12)
 
 
-class World:
+class GatewayHarness:
     """A gateway with a fake producer, and the tokens of those who use it."""
 
     def __init__(self, settings: Settings, folder: Path, producer: Any = None) -> None:
@@ -167,28 +167,28 @@ class World:
 
 
 @pytest.fixture
-def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
-    world = World(settings, tmp_path)
-    with world.client:
-        yield world
+def harness(settings: Settings, tmp_path: Path) -> Iterator[GatewayHarness]:
+    harness = GatewayHarness(settings, tmp_path)
+    with harness.client:
+        yield harness
 
 
-def test_accepted_events_are_on_their_users_partition_as_one_record(world: World, settings: Settings) -> None:
-    answer = world.post("ada/events", {"seq": SEQ, "events": [CLICK, SHOWN]}, "device")
+def test_accepted_events_are_one_record_of_their_users_partition(harness: GatewayHarness, settings: Settings) -> None:
+    answer = harness.post("ada/events", {"seq": SEQ, "events": [CLICK, SHOWN]}, "device")
     assert answer.status_code == 202
     assert answer.json() == {"user": "ada", "accepted": 2, "next_seq": 7, "idempotency_key": None}
     expected = DeviceBatch("ada", SEQ, ["film", "other"], b"\x01\x00", [1_000, 1_001], [7, 7], 9_000)
-    assert world.producer.records == [(partition_of(b"ada", settings.partitions), b"ada", expected)]
+    assert harness.producer.records == [(partition_of(b"ada", settings.partitions), b"ada", expected)]
 
 
-def test_without_an_acknowledgement_events_are_not_accepted_and_may_be_sent_again(world: World) -> None:
+def test_without_an_acknowledgement_events_are_not_accepted_and_may_be_sent_again(harness: GatewayHarness) -> None:
     body = {"seq": 0, "events": [CLICK]}
-    world.producer.away = True
-    away = world.post("ada/events", body)
+    harness.producer.away = True
+    away = harness.post("ada/events", body)
     assert (away.status_code, away.headers["retry-after"]) == (503, "1")
-    world.producer.away = False
-    assert world.post("ada/events", body).status_code == 202
-    first, second = (record for _, _, record in world.producer.records)
+    harness.producer.away = False
+    assert harness.post("ada/events", body).status_code == 202
+    first, second = (record for _, _, record in harness.producer.records)
     assert first == second, "the same numbers: a device applies them once"
 
 
@@ -203,37 +203,39 @@ BAD = {
 
 
 @pytest.mark.parametrize("field", BAD)
-def test_a_wrong_field_is_named_and_nothing_is_sent(world: World, field: str) -> None:
-    answer = world.post("ada/events", BAD[field], "device")
+def test_a_wrong_field_is_named_and_nothing_is_sent(harness: GatewayHarness, field: str) -> None:
+    answer = harness.post("ada/events", BAD[field], "device")
     assert answer.status_code == 422
     assert field in answer.json()["error"]
-    assert world.producer.records == []
+    assert harness.producer.records == []
 
 
-def test_what_is_no_json_or_too_large_is_refused(world: World) -> None:
-    headers = world.headers("root")
+def test_what_is_no_json_or_too_large_is_refused(harness: GatewayHarness) -> None:
+    headers = harness.headers("root")
     for body in (b"", b"{", b"{\xff"):
-        assert world.client.post("/v1/users/ada/events", content=body, headers=headers).status_code == 400
-    assert world.client.post("/v1/users/ada/events", content=b" " * (MAX_BODY + 1), headers=headers).status_code == 413
-    assert world.post("ada/events", {"seq": 0, "events": [CLICK] * (MAX_EVENTS + 1)}).status_code == 422
-    assert world.post("a%00b/events", {"seq": 0, "events": [CLICK]}).status_code == 422
-    assert world.get("ada/rankings?k=0").status_code == world.get("ada/rankings?k=x").status_code == 422
-    assert world.client.get("/v1/elsewhere").status_code == 404
+        assert harness.client.post("/v1/users/ada/events", content=body, headers=headers).status_code == 400
+    assert (
+        harness.client.post("/v1/users/ada/events", content=b" " * (MAX_BODY + 1), headers=headers).status_code == 413
+    )
+    assert harness.post("ada/events", {"seq": 0, "events": [CLICK] * (MAX_EVENTS + 1)}).status_code == 422
+    assert harness.post("a%00b/events", {"seq": 0, "events": [CLICK]}).status_code == 422
+    assert harness.get("ada/rankings?k=0").status_code == harness.get("ada/rankings?k=x").status_code == 422
+    assert harness.client.get("/v1/elsewhere").status_code == 404
 
 
-def test_only_a_token_with_the_scope_and_for_the_user_is_admitted(world: World) -> None:
+def test_only_a_token_with_the_scope_and_for_the_user_is_admitted(harness: GatewayHarness) -> None:
     body = {"seq": 0, "events": [CLICK]}
-    assert world.client.post("/v1/users/ada/events", json=body).status_code == 401
-    assert world.post("ada/events", body, "guessed").status_code == 401
-    assert world.post("ada/events", body, "shop").status_code == 403
-    assert world.get("ada/rankings", "device").status_code == 403
-    assert world.get("ada", "ada").status_code == 403
-    assert world.post("bob/events", body, "ada").status_code == 403
-    assert world.producer.records == []
-    assert world.post("ada/events", body, "ada").status_code == 202
-    assert world.get("ada/rankings", "ada").status_code == 200
-    assert world.get("ada").json()["next_seq"] == 42
-    assert not any(token in world.kept for token in world.tokens.values()), "the file has hashes only"
+    assert harness.client.post("/v1/users/ada/events", json=body).status_code == 401
+    assert harness.post("ada/events", body, "guessed").status_code == 401
+    assert harness.post("ada/events", body, "shop").status_code == 403
+    assert harness.get("ada/rankings", "device").status_code == 403
+    assert harness.get("ada", "ada").status_code == 403
+    assert harness.post("bob/events", body, "ada").status_code == 403
+    assert harness.producer.records == []
+    assert harness.post("ada/events", body, "ada").status_code == 202
+    assert harness.get("ada/rankings", "ada").status_code == 200
+    assert harness.get("ada").json()["next_seq"] == 42
+    assert not any(token in harness.kept for token in harness.tokens.values()), "the file has hashes only"
 
 
 def test_a_token_is_made_once_and_a_damaged_file_is_a_clear_error(tmp_path: Path) -> None:
@@ -249,69 +251,71 @@ def test_a_token_is_made_once_and_a_damaged_file_is_a_clear_error(tmp_path: Path
         Tokens.read(path)
 
 
-def test_rankings_say_what_they_were_made_with(world: World) -> None:
+def test_rankings_say_what_they_were_made_with(harness: GatewayHarness) -> None:
     known = {"user": "ada", "release": 3, "variant": "mc2sf", "degraded": False, "next_seq": 42, "r2_age": 600}
     known |= {"history_age": 1_000, "history": 1, "not_uploaded": 1}
-    best = world.get("ada/rankings?k=2", "shop").json()
+    best = harness.get("ada/rankings?k=2", "shop").json()
     assert len(best.pop("ranking")) == 16
     assert best == known | {"items": [{"item": "c", "score": 1.0}, {"item": "b", "score": 0.5}]}
-    ranked = world.post("ada/rankings", {"candidates": ["x", "y"], "k": 1}, "shop").json()
+    ranked = harness.post("ada/rankings", {"candidates": ["x", "y"], "k": 1}, "shop").json()
     assert ranked | known | {"items": [{"item": "y", "score": 0.5}]} == ranked
-    assert "candidates" in world.post("ada/rankings", {"candidates": []}).json()["error"]
+    assert "candidates" in harness.post("ada/rankings", {"candidates": []}).json()["error"]
 
 
-def test_the_fast_part_answers_for_a_late_cloud_and_nobody_for_a_late_device(world: World) -> None:
-    world.late.add("cloud")
-    late = world.get("ada/rankings").json()
+def test_the_fast_part_answers_for_a_late_cloud_and_nobody_for_a_late_device(harness: GatewayHarness) -> None:
+    harness.late.add("cloud")
+    late = harness.get("ada/rankings").json()
     assert (late["degraded"], late["variant"], late["history_age"]) == (True, "fast", None)
-    world.late.clear()
-    assert world.client.get(f"/v1/rankings/{late['ranking']}", headers=world.headers("shop")).json()["ranking"] == late
-    world.late.add("device")
-    away = world.get("ada/rankings")
+    harness.late.clear()
+    assert (
+        harness.client.get(f"/v1/rankings/{late['ranking']}", headers=harness.headers("shop")).json()["ranking"] == late
+    )
+    harness.late.add("device")
+    away = harness.get("ada/rankings")
     assert (away.status_code, away.headers["retry-after"]) == (503, "1")
-    world.late.clear()
-    assert world.get("ada/rankings").json()["degraded"] is False, "it comes back by itself"
+    harness.late.clear()
+    assert harness.get("ada/rankings").json()["degraded"] is False, "it comes back by itself"
 
 
-def test_a_click_on_a_ranking_brings_the_rest_of_its_list_along(world: World, settings: Settings) -> None:
-    ranking = world.post("ada/rankings", {"candidates": ["x", "y", "z"], "k": 2}).json()["ranking"]
+def test_a_click_on_a_ranking_brings_the_rest_of_its_list_along(harness: GatewayHarness, settings: Settings) -> None:
+    ranking = harness.post("ada/rankings", {"candidates": ["x", "y", "z"], "k": 2}).json()["ranking"]
     click = {"item": "y", "kind": "click", "time": 1_000, "ranking": ranking}
-    answer = world.post("ada/events", {"seq": SEQ, "events": [click]})
+    answer = harness.post("ada/events", {"seq": SEQ, "events": [click]})
     assert (answer.status_code, answer.json()["next_seq"]) == (202, 7)
     number = ranking_impression(ranking)
     expected = DeviceBatch("ada", SEQ, ["z", "y"], b"\x00\x01", [1_000] * 2, [number] * 2, 9_000)
-    assert world.producer.records == [(partition_of(b"ada", settings.partitions), b"ada", expected)]
+    assert harness.producer.records == [(partition_of(b"ada", settings.partitions), b"ada", expected)]
     seen = [click | {"kind": "exposure", "item": "z"}, click]
-    assert world.post("ada/events", {"seq": 7, "events": seen}).json()["next_seq"] == 9
+    assert harness.post("ada/events", {"seq": 7, "events": seen}).json()["next_seq"] == 9
     for field, wrong in (
         ("events[0].ranking", click | {"ranking": "guessed"}),
         ("events[0].item", click | {"item": "x"}),
         ("events[0].impression", click | {"impression": 3}),
     ):
-        refused = world.post("ada/events", {"seq": 9, "events": [wrong]})
+        refused = harness.post("ada/events", {"seq": 9, "events": [wrong]})
         assert (refused.status_code, field in refused.json()["error"]) == (422, True)
-    assert world.post("bob/events", {"seq": 0, "events": [click]}).status_code == 422
+    assert harness.post("bob/events", {"seq": 0, "events": [click]}).status_code == 422
 
 
-def test_events_without_numbers_have_a_key_and_the_time_of_their_arrival(world: World) -> None:
-    headers = world.headers("device") | {"Idempotency-Key": "order 66"}
+def test_events_without_numbers_have_a_key_and_the_time_of_their_arrival(harness: GatewayHarness) -> None:
+    headers = harness.headers("device") | {"Idempotency-Key": "order 66"}
     body = {"events": [{"item": "film", "kind": "click"}]}
-    answer = world.client.post("/v1/users/ada/events", json=body, headers=headers)
+    answer = harness.client.post("/v1/users/ada/events", json=body, headers=headers)
     assert (answer.status_code, answer.json()["idempotency_key"], answer.json()["next_seq"]) == (202, "order 66", None)
-    own = world.post("ada/events", body).json()["idempotency_key"]
-    first, second = (record for _, _, record in world.producer.records)
+    own = harness.post("ada/events", body).json()["idempotency_key"]
+    first, second = (record for _, _, record in harness.producer.records)
     assert (first.key, first.seq, first.times) == ("order 66", 0, [9_000])
     assert second.key == own != first.key
-    both = world.client.post("/v1/users/ada/events", json=body | {"seq": 1}, headers=headers)
+    both = harness.client.post("/v1/users/ada/events", json=body | {"seq": 1}, headers=headers)
     assert both.status_code == 422
-    empty = world.client.post("/v1/users/ada/events", json=body, headers=headers | {"Idempotency-Key": ""})
+    empty = harness.client.post("/v1/users/ada/events", json=body, headers=headers | {"Idempotency-Key": ""})
     assert empty.status_code == 422
 
 
-def test_a_ranking_is_explained_from_its_record_and_its_release(world: World) -> None:
-    ranking = world.get("ada/rankings?k=2", "shop").json()
+def test_a_ranking_is_explained_from_its_record_and_its_release(harness: GatewayHarness) -> None:
+    ranking = harness.get("ada/rankings?k=2", "shop").json()
     path = f"/v1/rankings/{ranking['ranking']}"
-    found = world.client.get(path, headers=world.headers("shop")).json()
+    found = harness.client.get(path, headers=harness.headers("shop")).json()
     assert found["ranking"] == ranking
     assert found["same"] is False, "the scores of this test are made up"
     assert [each["item"] for each in found["items"]] == ["c", "b"]
@@ -321,61 +325,61 @@ def test_a_ranking_is_explained_from_its_record_and_its_release(world: World) ->
     assert (found["before_seq"], found["before_offset"], found["window"]) == (42, 7, 1)
     assert found["history"] == [{"item": "a", "seq": None}]
     assert found["release"]["version"] == 3
-    assert world.client.get(path, headers=world.headers("ada")).status_code == 200
-    other = world.get("bob/rankings").json()["ranking"]
-    assert world.client.get(f"/v1/rankings/{other}", headers=world.headers("ada")).status_code == 404
+    assert harness.client.get(path, headers=harness.headers("ada")).status_code == 200
+    other = harness.get("bob/rankings").json()["ranking"]
+    assert harness.client.get(f"/v1/rankings/{other}", headers=harness.headers("ada")).status_code == 404
 
 
-def test_metaranks_clients_are_served(world: World) -> None:
-    headers = world.headers("root")
+def test_metaranks_clients_are_served(harness: GatewayHarness) -> None:
+    headers = harness.headers("root")
     request = {
         "id": "r1",
         "user": "alice",
         "timestamp": "1661431894711",
         "items": [{"id": "x"}, {"id": "y"}, {"id": "z"}],
     }
-    ranked = world.client.post("/rank/xgboost", json=request | {"fields": []}, headers=headers).json()
+    ranked = harness.client.post("/rank/xgboost", json=request | {"fields": []}, headers=headers).json()
     assert [each["item"] for each in ranked["items"]] == ["z", "y", "x"]
     shown = request | {"event": "ranking"}
     click = {"event": "interaction", "type": "click", "id": "e2", "ranking": "r1", "item": "y"}
     click |= {"user": "alice", "timestamp": 1661431895711}
     film = {"event": "item", "id": "e3", "item": "x", "timestamp": 0, "fields": []}
-    answer = world.client.post("/feedback", json=[shown, click, film], headers=headers)
+    answer = harness.client.post("/feedback", json=[shown, click, film], headers=headers)
     assert (answer.status_code, answer.json()["accepted"], answer.json()["status"]) == (200, 3, "ok")
-    first, second = (record for _, _, record in world.producer.records)
+    first, second = (record for _, _, record in harness.producer.records)
     assert (first.items, first.kinds, first.key) == (["x", "y", "z"], bytes(3), "ranking r1")
     assert (second.items, second.kinds, second.key) == (["x", "z", "y"], bytes([2, 2, 1]), "interaction e2")
     number = ranking_impression(ranked["ranking"])
     assert second.impressions == [number] * 3, "ranked among what was shown; the exposures came in before"
-    assert world.client.post("/feedback", json=click, headers=world.headers("ada")).status_code == 403
+    assert harness.client.post("/feedback", json=click, headers=harness.headers("ada")).status_code == 403
     for field, wrong in (("user", {"user": None}), ("item", {"item": None}), ("timestamp", {"timestamp": "soon"})):
-        refused = world.client.post("/feedback", json=click | wrong, headers=headers)
+        refused = harness.client.post("/feedback", json=click | wrong, headers=headers)
         assert (refused.status_code, field in refused.json()["error"]) == (422, True)
 
 
-def test_an_admin_has_a_user_forgotten(world: World, settings: Settings) -> None:
-    ranking = world.get("ada/rankings").json()["ranking"]
+def test_an_admin_has_a_user_forgotten(harness: GatewayHarness, settings: Settings) -> None:
+    ranking = harness.get("ada/rankings").json()["ranking"]
     path = "/v1/users/ada"
-    assert world.client.delete(path, headers=world.headers("ada")).status_code == 403
-    answer = world.client.delete(path, headers=world.headers("root"))
+    assert harness.client.delete(path, headers=harness.headers("ada")).status_code == 403
+    answer = harness.client.delete(path, headers=harness.headers("root"))
     assert (answer.status_code, answer.json()) == (202, {"user": "ada", "topics_until": 9_000 + 8 * 86_400_000})
     partition = partition_of(b"ada", settings.partitions)
-    assert world.producer.records == [(partition, b"ada", Forget("ada", 9_000))]
-    world.rankings.take(Forget("ada", 9_000))
-    assert world.client.get(f"/v1/rankings/{ranking}", headers=world.headers("root")).status_code == 404
+    assert harness.producer.records == [(partition, b"ada", Forget("ada", 9_000))]
+    harness.rankings.take(Forget("ada", 9_000))
+    assert harness.client.get(f"/v1/rankings/{ranking}", headers=harness.headers("root")).status_code == 404
 
 
-def test_floods_and_slow_clients_are_refused(world: World) -> None:
-    statuses = [world.get("ada", "root").status_code for _ in range(52)]
+def test_floods_and_slow_clients_are_refused(harness: GatewayHarness) -> None:
+    statuses = [harness.get("ada", "root").status_code for _ in range(52)]
     assert statuses == [200] * 50 + [429] * 2
-    assert world.get("ada", "root").headers["retry-after"] == "1"
-    assert world.get("ada/rankings", "shop").status_code == 200, "others are not affected"
-    world.now += 2
-    assert [world.get("ada", "root").status_code for _ in range(3)] == [200, 200, 429]
-    assert asyncio.run(_slow(world)) == 408
+    assert harness.get("ada", "root").headers["retry-after"] == "1"
+    assert harness.get("ada/rankings", "shop").status_code == 200, "others are not affected"
+    harness.now += 2
+    assert [harness.get("ada", "root").status_code for _ in range(3)] == [200, 200, 429]
+    assert asyncio.run(_slow(harness)) == 408
 
 
-async def _slow(world: World) -> int:
+async def _slow(harness: GatewayHarness) -> int:
     """Return the status of a request whose body never ends."""
     sent: list[Any] = []
 
@@ -389,31 +393,31 @@ async def _slow(world: World) -> int:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = [(b"authorization", world.headers("device")["Authorization"].encode())]
+    headers = [(b"authorization", harness.headers("device")["Authorization"].encode())]
     scope = {"type": "http", "method": "POST", "path": "/v1/users/ada/events", "headers": headers, "query_string": b""}
-    await world.app(scope, receive, send)
+    await harness.app(scope, receive, send)
     return int(sent[0]["status"])
 
 
 @pytest.mark.process
-def test_the_client_repeats_events_until_they_are_accepted_under_one_key(world: World) -> None:
-    server = uvicorn.Server(uvicorn.Config(world.app, port=0, log_level="warning", lifespan="off"))
+def test_the_client_repeats_events_until_they_are_accepted_under_one_key(harness: GatewayHarness) -> None:
+    server = uvicorn.Server(uvicorn.Config(harness.app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
 
     def comes_back() -> None:
-        wait_for(lambda: len(world.producer.records) > 1, "a repeat")
-        world.producer.away = False
+        wait_for(lambda: len(harness.producer.records) > 1, "a repeat")
+        harness.producer.away = False
 
     try:
         wait_for(lambda: server.started, "the server")
         port = server.servers[0].sockets[0].getsockname()[1]
-        world.producer.away = True
-        with Client(f"http://127.0.0.1:{port}", world.tokens["root"], pause_s=0.01) as client:
+        harness.producer.away = True
+        with Client(f"http://127.0.0.1:{port}", harness.tokens["root"], pause_s=0.01) as client:
             threading.Thread(target=comes_back).start()
             assert client.events("a b", [{"item": "x", "kind": "click"}])["user"] == "a b"
-            keys = {record.key for _, _, record in world.producer.records}
-            assert len(world.producer.records) > len(keys) == 1
+            keys = {record.key for _, _, record in harness.producer.records}
+            assert len(harness.producer.records) > len(keys) == 1
             ranking = client.rank("a b", ["x", "y"], 1)
             assert [each["item"] for each in ranking["items"]] == ["y"]
             assert client.explain(ranking["ranking"])["ranking"] == ranking
@@ -428,11 +432,11 @@ def test_the_client_repeats_events_until_they_are_accepted_under_one_key(world: 
 
 def test_accepted_events_are_on_the_broker(broker_settings: Settings, tmp_path: Path) -> None:
     topic_admin.create(broker_settings)
-    world = World(broker_settings, tmp_path, clients.producer(broker_settings, "gateway"))
-    with world.client:
+    harness = GatewayHarness(broker_settings, tmp_path, clients.producer(broker_settings, "gateway"))
+    with harness.client:
         for seq in range(3):
-            assert world.post("ada/events", {"seq": seq, "events": [CLICK]}).status_code == 202
-    log = Log(broker_settings, DEVICE_EVENTS, DeviceEvent)
+            assert harness.post("ada/events", {"seq": seq, "events": [CLICK]}).status_code == 202
+    log = TopicReader(broker_settings, DEVICE_EVENTS, DeviceEvent)
     records = log.until(lambda records: len(records) == 3, "what was accepted")
     log.close()
     assert [(record.user, record.seq, record.items) for record in records] == [

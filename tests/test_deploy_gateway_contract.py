@@ -18,24 +18,24 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from deploy.gateway.api.openapi import document
 from streams.settings import Settings
-from tests.test_deploy_gateway import World
+from tests.test_deploy_gateway import GatewayHarness
 
 DOCUMENT: Any = document()
 OPERATIONS = [(path, method) for path, found in DOCUMENT["paths"].items() for method in found if path != "/healthz"]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHarness]:
     folder: Path = tmp_path_factory.mktemp("contract")
-    made = World(Settings(run="contract", partitions=2), folder)
+    made = GatewayHarness(Settings(run="contract", partitions=2), folder)
     made.limits_off()
     with made.client:
         yield made
     asgi.shutdown_lifespans()
 
 
-def test_the_document_is_served_and_its_examples_are_accepted(world: World) -> None:
-    served = world.client.get("/v1/openapi.json").json()
+def test_the_document_is_served_and_its_examples_are_accepted(harness: GatewayHarness) -> None:
+    served = harness.client.get("/v1/openapi.json").json()
     assert served == DOCUMENT
     assert served["openapi"] == "3.1.0"
     bodies = 0
@@ -48,7 +48,7 @@ def test_the_document_is_served_and_its_examples_are_accepted(world: World) -> N
             if path == "/v1/users/{user}/events":
                 example = {"events": example["events"][1:]}  # the first one names a ranking
             url = re.sub(r"{(\w+)}", "ada", path)
-            answer = world.client.request(method.upper(), url, headers=world.headers("root"), json=example)
+            answer = harness.client.request(method.upper(), url, headers=harness.headers("root"), json=example)
             assert answer.status_code < 300, answer.text
     assert bodies == 4
 
@@ -58,14 +58,14 @@ def validate(schema: Any, value: Any) -> None:
 
 
 @pytest.mark.slow
-def test_no_request_is_answered_otherwise_than_the_document_says(world: World) -> None:
+def test_no_request_is_answered_otherwise_than_the_document_says(harness: GatewayHarness) -> None:
     """Schemathesis sends what the document allows and what it forbids: no 5xx, and answers as described."""
-    fuzzed = schemathesis.openapi.from_asgi("/v1/openapi.json", world.app)
+    fuzzed = schemathesis.openapi.from_asgi("/v1/openapi.json", harness.app)
     answered: Counter[int] = Counter()
 
     @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
     def fuzz(case: schemathesis.Case) -> None:
-        answer = case.call(headers=world.headers("root"))
+        answer = case.call(headers=harness.headers("root"))
         answered[answer.status_code] += 1
         case.validate_response(answer, excluded_checks=[positive_data_acceptance, negative_data_rejection])
 

@@ -20,7 +20,7 @@ from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK
 from tests.support.simulation import SMALL, Simulation, decoded, outcomes, without_offsets
-from tests.support.workers import Feed, Log, publish, table
+from tests.support.workers import EventSender, TopicReader, publish, table
 from tests.test_streams_workers_simulated import EPOCHS, IN_FORCE, RELEASES, event_log, simulate
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ class Stage:
     """A run on a broker: its settings, its events, and what they must lead to."""
 
     settings: Settings
-    feed: Feed
+    sender: EventSender
     epochs: list[list[DeviceBatch]]
     calm: Simulation
 
@@ -45,7 +45,7 @@ class Stage:
         """Return the outcomes without repeats; a repeat must be equal except for the wall clock."""
         reader: Reader[Any] = Reader(OutcomeEvent)
         found: dict[tuple[str, int], Outcome] = {}
-        for _, _, value in self.feed.outcomes.poll():
+        for _, _, value in self.sender.outcomes.poll():
             if isinstance(record := reader.decode(value), Outcome):
                 (key, outcome), *_ = plain({(record.user, record.seq): record}).items()
                 assert found.setdefault(key, outcome) == outcome
@@ -62,28 +62,28 @@ ON_KAFKA = pytest.mark.parametrize("broker", [KAFKA], indirect=True)  # the embe
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[list[list[DeviceBatch]], Simulation]:
-    """The events of all tests here, and the simulation without a broker and without crashes."""
+def log_and_simulation() -> tuple[list[list[DeviceBatch]], Simulation]:
+    """Return the events of all tests here, and a simulation of them without a broker and without crashes."""
     epochs = event_log(random.Random(1), users=30, batches=600)
     return epochs, simulate(epochs, 1, 0.0)
 
 
 @pytest.fixture
-def stage(broker_settings: Settings, world: tuple[list[list[DeviceBatch]], Simulation]) -> Iterator[Stage]:
+def stage(broker_settings: Settings, log_and_simulation: tuple[list[list[DeviceBatch]], Simulation]) -> Iterator[Stage]:
     settings = SMALL.model_copy(
         update={name: getattr(broker_settings, name) for name in ("run", "brokers", "database", "state_dir")}
     )
     publish(settings, RELEASES.values())
-    feed = Feed(settings)
-    yield Stage(settings, feed, *world)
-    feed.outcomes.close()
+    sender = EventSender(settings)
+    yield Stage(settings, sender, *log_and_simulation)
+    sender.outcomes.close()
 
 
 def test_a_run_ends_as_the_simulation_does(stage: Stage) -> None:
     with Process(stage.settings, "device"), Process(stage.settings, "cloud"):
         for epoch, batches in enumerate(stage.epochs):
-            stage.feed.epoch(epoch, IN_FORCE[epoch], batches)
-        stage.feed.end(EPOCHS)
+            stage.sender.epoch(epoch, IN_FORCE[epoch], batches)
+        stage.sender.end(EPOCHS)
     stage.check()
 
 
@@ -114,8 +114,8 @@ def killed_again_and_again(stage: Stage, role: str, settings: Settings) -> Proce
             victim[0] = victims.enter_context(Process(settings, role))
 
         for epoch, batches in enumerate(stage.epochs):
-            stage.feed.epoch(epoch, IN_FORCE[epoch], batches, kill)
-        stage.feed.end(EPOCHS)
+            stage.sender.epoch(epoch, IN_FORCE[epoch], batches, kill)
+        stage.sender.end(EPOCHS)
     stage.check()
     return victim[0]
 
@@ -139,8 +139,8 @@ def test_a_worker_that_is_paused_while_its_partitions_move_and_goes_on_changes_n
             sleeper.send(signal.SIGCONT)
 
         for epoch, batches in enumerate(stage.epochs):
-            stage.feed.epoch(epoch, IN_FORCE[epoch], batches, lambda epoch=epoch: sleep(epoch))  # type: ignore[misc]
-        stage.feed.end(EPOCHS)
+            stage.sender.epoch(epoch, IN_FORCE[epoch], batches, lambda epoch=epoch: sleep(epoch))  # type: ignore[misc]
+        stage.sender.end(EPOCHS)
     stage.check()
 
 
@@ -159,8 +159,8 @@ def test_workers_that_join_and_leave_share_the_users_and_change_nothing(stage: S
                     processes.pop(0).send(signal.SIGTERM)
 
         for epoch, batches in enumerate(stage.epochs):
-            stage.feed.epoch(epoch, IN_FORCE[epoch], batches, lambda epoch=epoch: change(epoch))  # type: ignore[misc]
-        stage.feed.end(EPOCHS)
+            stage.sender.epoch(epoch, IN_FORCE[epoch], batches, lambda epoch=epoch: change(epoch))  # type: ignore[misc]
+        stage.sender.end(EPOCHS)
         shares = [process.times_ready() for process in (*devices, *clouds)]
     assert all(shares)
     stage.check()
@@ -174,11 +174,11 @@ def test_garbage_on_every_topic_goes_to_dead_letters_and_the_run_goes_on(stage: 
         for value in (b"\xff\xfe", b"", b"\x01\x90", bytes(range(200))):
             producer.produce(topic.full(stage.settings), key=b"someone", value=value, partition=i % 2)
     assert not producer.flush(30)
-    letters = Log(stage.settings, DEAD_LETTERS, DeadLetter)
+    letters = TopicReader(stage.settings, DEAD_LETTERS, DeadLetter)
     with Process(stage.settings, "device"), Process(stage.settings, "cloud"):
         for epoch, batches in enumerate(stage.epochs):
-            stage.feed.epoch(epoch, IN_FORCE[epoch], batches)
-        stage.feed.end(EPOCHS)
+            stage.sender.epoch(epoch, IN_FORCE[epoch], batches)
+        stage.sender.end(EPOCHS)
         letters.until(lambda found: len(found) >= 12, "the dead letters")
     assert sorted({letter.topic for letter in letters.records}) == sorted(topic.name for topic in topics)
     assert all(letter.reason for letter in letters.records)
@@ -190,16 +190,16 @@ def test_garbage_on_every_topic_goes_to_dead_letters_and_the_run_goes_on(stage: 
 def test_a_gap_that_a_device_makes_is_refused_and_the_worker_goes_on(stage: Stage) -> None:
     first, *_ = stage.epochs[0]
     ahead = msgspec.structs.replace(first, seq=first.seq + 1000)
-    stage.feed.send([ahead])
-    letters = Log(stage.settings, DEAD_LETTERS, DeadLetter)
+    stage.sender.send([ahead])
+    letters = TopicReader(stage.settings, DEAD_LETTERS, DeadLetter)
     with Process(stage.settings, "device") as worker, Process(stage.settings, "cloud"):
         (letter,) = letters.until(bool, "the dead letter")
         assert "behind a missing or refused record" in letter.reason
         assert letter.value == encode(ahead)
         assert worker.alive()
         for epoch, batches in enumerate(stage.epochs):
-            stage.feed.epoch(epoch, IN_FORCE[epoch], batches)
-        stage.feed.end(EPOCHS)
+            stage.sender.epoch(epoch, IN_FORCE[epoch], batches)
+        stage.sender.end(EPOCHS)
     letters.close()
     stage.check()
 

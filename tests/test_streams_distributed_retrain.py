@@ -25,7 +25,7 @@ from streams.releases.candidates import ReleaseCandidate, unpack
 from streams.retrain import job
 from streams.retrain.job import Retrain
 from streams.settings import Settings
-from tests.support.releases import World
+from tests.support.releases import RunHarness
 from tests.test_streams_retrain import few, record
 
 torch.set_num_threads(1)
@@ -72,14 +72,14 @@ def test_two_processes_under_torchrun_make_the_release_of_one_to_1e_5(settings: 
     engine = connect(settings.database.get_secret_value())
     for run, processes in (("t-one", 1), ("t-two", 2)):
         changes = {"run": run, "lockstep": False, "batch": 107, "retrain_passes": 3}
-        world = World(few(settings).model_copy(update=changes), engine)
-        world.act()
-        record(world, range(2))
+        harness = RunHarness(few(settings).model_copy(update=changes), engine)
+        harness.act()
+        record(harness, range(2))
         if processes == 1:
-            Retrain(world.settings, engine).make(1)
+            Retrain(harness.settings, engine).make(1)
         else:
-            under_torchrun(world.settings, tmp_path, processes)
-        found[run] = proposed(engine, world.settings)
+            under_torchrun(harness.settings, tmp_path, processes)
+        found[run] = proposed(engine, harness.settings)
     (one, weights), (two, same) = found.values()
     assert (one.quality["trained"], one.quality["steps"]) == (107 + 1, 3 * 2), "the last batch has a click for two"
     assert two.quality["steps"] == one.quality["steps"]

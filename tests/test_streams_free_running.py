@@ -18,7 +18,7 @@ from streams.rescoring.rescore import rescore
 from streams.settings import Settings
 from streams.topics import RANKINGS
 from streams.verification.verify import verify
-from tests.support.recorder import World, deliver
+from tests.support.recorder import TopicLogs, deliver
 from tests.support.simulation import SMALL, Simulation
 from tests.test_streams_rescoring import begin_run, some_batches
 
@@ -64,8 +64,8 @@ def a_free_run(engine: sa.Engine, settings: Settings, seed: int, crashes: float)
         simulation.send_marker(EpochEnd(epoch, time))
     simulation.send_marker(EndOfLog(epoch, time, 0))
     simulation.settle()
-    world = World(settings, dict(simulation.topics.logs))
-    deliver(world, lambda: EpochWriter(settings, engine, lambda: 0), draw, crashes / 4)
+    topic_logs = TopicLogs(settings, dict(simulation.topics.logs))
+    deliver(topic_logs, lambda: EpochWriter(settings, engine, lambda: 0), draw, crashes / 4)
     rankings = [each for some in simulation.topics.read(RANKINGS, Ranking) for each in some]
     assert {each.user for each in rankings if crashes or not each.degraded} == {"a", "b", "new"}
 

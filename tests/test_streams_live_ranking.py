@@ -17,7 +17,7 @@ UNRANKED = FREE.model_copy(update={"evaluate": 0.0, "exposures": "rated"})
 ASKED = ["3", "1", "never seen", "7"]
 
 
-class World:
+class WorkersHarness:
     """A device and a cloud worker, and the offsets of what they are sent."""
 
     def __init__(self, settings: Any = UNRANKED) -> None:
@@ -48,11 +48,11 @@ class World:
 
 
 def test_the_fast_part_answers_at_once_and_the_whole_answer_follows() -> None:
-    world = World()
-    world.send(batch(*range(1, 6), kind=0), batch(2, 3, seq=5))
-    before = dict(world.device.rows)
-    first, whole = world.ranked(*ASKED)
-    assert {k: v for k, v in world.device.rows.items() if not k.startswith(b"\0")} == {
+    harness = WorkersHarness()
+    harness.send(batch(*range(1, 6), kind=0), batch(2, 3, seq=5))
+    before = dict(harness.device.rows)
+    first, whole = harness.ranked(*ASKED)
+    assert {k: v for k, v in harness.device.rows.items() if not k.startswith(b"\0")} == {
         k: v for k, v in before.items() if not k.startswith(b"\0")
     }, "nothing is learnt from a request"
     assert (first.degraded, first.variant, whole.degraded, whole.variant) == (True, "fast", False, "mc2sf")
@@ -61,56 +61,56 @@ def test_the_fast_part_answers_at_once_and_the_whole_answer_follows() -> None:
     assert (whole.names, whole.window, whole.seq, whole.not_uploaded) == (ASKED, 1, 7, 2)
     assert len(whole.r2) == 4 * FREE.dim
     assert whole.clicks.array().tolist() == [2, 3]
-    world.answer()
-    assert len(world.device.sent[RANKINGS.name]) == 2
-    world.send(GatewayRequest("s", "u", ASKED, 4, 2_000, 1_000, "popularity"))
-    world.answer()
-    assert world.device.sent[RANKINGS.name][-1].variant == "popularity", "the variant that is served"
+    harness.answer()
+    assert len(harness.device.sent[RANKINGS.name]) == 2
+    harness.send(GatewayRequest("s", "u", ASKED, 4, 2_000, 1_000, "popularity"))
+    harness.answer()
+    assert harness.device.sent[RANKINGS.name][-1].variant == "popularity", "the variant that is served"
 
 
 def test_a_click_changes_the_next_ranking_at_once() -> None:
-    world = World()
-    world.send(batch(2, 3))
-    _, before = world.ranked(*ASKED)
-    world.send(batch(9, seq=2))
-    _, after = world.ranked(*ASKED, name="s")
+    harness = WorkersHarness()
+    harness.send(batch(2, 3))
+    _, before = harness.ranked(*ASKED)
+    harness.send(batch(9, seq=2))
+    _, after = harness.ranked(*ASKED, name="s")
     assert before.scores != after.scores
     assert after.clicks.array().tolist() == [2, 3, 9]
 
 
 def test_candidates_come_from_the_catalogue_without_the_last_clicks() -> None:
-    world = World()
-    world.send(batch(2, 3))
-    _, whole = world.ranked(k=5)
+    harness = WorkersHarness()
+    harness.send(batch(2, 3))
+    _, whole = harness.ranked(k=5)
     assert sorted(whole.items.array().tolist()) == [1, *range(4, 13)]
     assert (whole.names, whole.k) == ([], 5)
     new = GatewayRequest("n", "new", [], 3, 2_000, 1_000)
-    world.device.work(at(DEVICE_EVENTS, new, user="new"))
-    assert world.device.sent[RANKINGS.name][-1].seq == 0
-    assert b"new" not in world.device.rows, "a user without events gets no row"
+    harness.device.work(at(DEVICE_EVENTS, new, user="new"))
+    assert harness.device.sent[RANKINGS.name][-1].seq == 0
+    assert b"new" not in harness.device.rows, "a user without events gets no row"
 
 
 def test_a_request_that_comes_too_late_or_in_lockstep_is_not_answered() -> None:
-    world = World()
-    world.device.wall = 3_000
-    world.send(GatewayRequest("r", "u", ASKED, 4, 2_000, 1_000))
-    assert RANKINGS.name not in world.device.sent
-    lockstep = World(UNRANKED.model_copy(update={"lockstep": True}))
+    harness = WorkersHarness()
+    harness.device.wall = 3_000
+    harness.send(GatewayRequest("r", "u", ASKED, 4, 2_000, 1_000))
+    assert RANKINGS.name not in harness.device.sent
+    lockstep = WorkersHarness(UNRANKED.model_copy(update={"lockstep": True}))
     lockstep.send(EpochBegin(0, 0, 0), GatewayRequest("r", "u", ASKED, 4, 2_000, 1_000))
     assert "lockstep" in lockstep.device.dead[0].reason
     for wrong in (GatewayRequest("", "u", [], 4, 2_000, 0), GatewayRequest("r", "u", [], 0, 2_000, 0)):
-        world.send(wrong)
-    assert len(world.device.dead) == 2
+        harness.send(wrong)
+    assert len(harness.device.dead) == 2
 
 
 def test_a_click_on_a_ranked_list_is_an_outcome_among_what_was_shown() -> None:
-    world = World()
-    world.send(batch(2, 3))
-    _, whole = world.ranked("3", "1", "8", "7")
+    harness = WorkersHarness()
+    harness.send(batch(2, 3))
+    _, whole = harness.ranked("3", "1", "8", "7")
     number = ranking_impression(whole.id)
-    world.send(DeviceBatch("u", 2, ["3", "8", "7", "1"], bytes([0, 0, 0, 1]), [5] * 4, [number] * 4))
-    world.answer()
-    (outcome,) = world.device.sent[OUTCOMES.name]
+    harness.send(DeviceBatch("u", 2, ["3", "8", "7", "1"], bytes([0, 0, 0, 1]), [5] * 4, [number] * 4))
+    harness.answer()
+    (outcome,) = harness.device.sent[OUTCOMES.name]
     assert (outcome.seq, outcome.slate, outcome.target) == (5, "logged", 1)
     assert sorted(outcome.candidates.array().tolist()) == [1, 3, 7, 8]
     scores = dict(zip(whole.items.array().tolist(), whole.scores["mc2sf"].array().tolist(), strict=True))
@@ -121,49 +121,49 @@ def test_a_click_on_a_ranked_list_is_an_outcome_among_what_was_shown() -> None:
 
 
 def test_a_ranking_waits_for_its_own_answer_and_is_dropped_in_the_end() -> None:
-    world = World()
-    world.send(GatewayRequest("r", "u", ASKED, 4, 2_000, 1_000))
-    index = world.device.device._index
+    harness = WorkersHarness()
+    harness.send(GatewayRequest("r", "u", ASKED, 4, 2_000, 1_000))
+    index = harness.device.device._index
     assert list(index.rankings) == ["r"]
-    (request,) = world.device.sent[DEVICE_UPLINK.name]
+    (request,) = harness.device.sent[DEVICE_UPLINK.name]
     assert (request.ranking, request.candidates.shape) == ("r", (4,))
-    other = SlowPriors(**{f: getattr(_answer(world), f) for f in SlowPriors.__struct_fields__} | {"ranking": "other"})
-    world.device.work(at(CLOUD_DOWNLINK, other))
-    assert len(world.device.sent[RANKINGS.name]) == 1
-    world.device.wall = 60_000
-    world.device.work()
+    other = SlowPriors(**{f: getattr(_answer(harness), f) for f in SlowPriors.__struct_fields__} | {"ranking": "other"})
+    harness.device.work(at(CLOUD_DOWNLINK, other))
+    assert len(harness.device.sent[RANKINGS.name]) == 1
+    harness.device.wall = 60_000
+    harness.device.work()
     assert not index.rankings
 
 
-def _answer(world: World) -> SlowPriors:
-    world.cloud.work(*(at(DEVICE_UPLINK, record) for record in world.device.sent[DEVICE_UPLINK.name]))
-    priors: SlowPriors = world.cloud.sent[CLOUD_DOWNLINK.name][-1]
+def _answer(harness: WorkersHarness) -> SlowPriors:
+    harness.cloud.work(*(at(DEVICE_UPLINK, record) for record in harness.device.sent[DEVICE_UPLINK.name]))
+    priors: SlowPriors = harness.cloud.sent[CLOUD_DOWNLINK.name][-1]
     return priors
 
 
 def test_a_forgotten_user_has_no_row_and_begins_anew() -> None:
-    world = World(FREE)
-    world.send(batch(*range(1, 6), kind=0), batch(2, 3, seq=5))
-    world.ranked(*ASKED)
-    world.send(batch(4, seq=7), GatewayRequest("s", "u", ASKED, 4, 2_000, 1_000), Forget("u", 0))
-    assert [key for key in world.device.rows if key.startswith(b"u")] == []
-    assert not world.device.device._index.rankings
+    harness = WorkersHarness(FREE)
+    harness.send(batch(*range(1, 6), kind=0), batch(2, 3, seq=5))
+    harness.ranked(*ASKED)
+    harness.send(batch(4, seq=7), GatewayRequest("s", "u", ASKED, 4, 2_000, 1_000), Forget("u", 0))
+    assert [key for key in harness.device.rows if key.startswith(b"u")] == []
+    assert not harness.device.device._index.rankings
     for topic in (OUTCOMES, RANKINGS, DEVICE_UPLINK):
-        assert world.device.sent[topic.name][-1] == Forget("u", 0)
-    world.answer()
-    assert b"u" not in world.cloud.rows
-    world.send(batch(9))
-    assert (world.device.state().seq, world.device.state().clicks, world.device.dead) == (1, [9], [])
+        assert harness.device.sent[topic.name][-1] == Forget("u", 0)
+    harness.answer()
+    assert b"u" not in harness.cloud.rows
+    harness.send(batch(9))
+    assert (harness.device.state().seq, harness.device.state().clicks, harness.device.dead) == (1, [9], [])
 
 
 def test_events_with_a_key_follow_the_users_last_ones_and_are_applied_once() -> None:
-    world = World()
-    world.send(batch(2, 3), batch(4, key="a"), batch(4, key="a"), batch(5, key="b"))
-    world.send(batch(4, key="a"), batch(6, seq=4))
-    state = world.device.state()
-    assert (state.seq, state.clicks, world.device.dead) == (5, [3, 4, 5, 6], [])
+    harness = WorkersHarness()
+    harness.send(batch(2, 3), batch(4, key="a"), batch(4, key="a"), batch(5, key="b"))
+    harness.send(batch(4, key="a"), batch(6, seq=4))
+    state = harness.device.state()
+    assert (state.seq, state.clicks, harness.device.dead) == (5, [3, 4, 5, 6], [])
     for n in range(KEPT_KEYS):
-        world.send(batch(7, key=str(n)))
-    assert len(world.device.state().keys) == KEPT_KEYS
-    world.send(batch(4, key="a"))
-    assert world.device.state().seq == 5 + KEPT_KEYS + 1, "only the last keys are kept"
+        harness.send(batch(7, key=str(n)))
+    assert len(harness.device.state().keys) == KEPT_KEYS
+    harness.send(batch(4, key="a"))
+    assert harness.device.state().seq == 5 + KEPT_KEYS + 1, "only the last keys are kept"

@@ -26,7 +26,7 @@ from streams.state.cloud import CloudState
 from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row, encode_row
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
-from tests.support.recorder import RECORDED, World, a_run, deliver, dump
+from tests.support.recorder import RECORDED, TopicLogs, deliver, dump, random_run
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def starter(settings: Settings, engine: sa.Engine) -> Callable[[], EpochWriter]:
 
 
 def test_a_run_is_recorded_completely(small: Settings, engine: sa.Engine) -> None:
-    world = a_run(small)
-    writer = deliver(world, starter(small, engine))
+    topic_logs = random_run(small)
+    writer = deliver(topic_logs, starter(small, engine))
     rows = dump(engine, small.run)
     assert len(rows["interactions"]) == 5 * 3 * 14
     assert len(rows["negative_memories"]) == len(rows["click_uploads"]) == 5 * 3
@@ -60,18 +60,18 @@ def test_a_run_is_recorded_completely(small: Settings, engine: sa.Engine) -> Non
         progress = connection.execute(sa.select(schema.progress)).one()
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.dead_letters)).scalar_one() == 0
     assert (progress.epoch, progress.over, progress.not_ranked) == (2, True, 0)
-    assert writer.positions() == {source: len(records) for source, records in world.logs.items()}
+    assert writer.positions() == {source: len(records) for source, records in topic_logs.logs.items()}
 
 
 def test_clicks_without_outcome_are_counted_across_crashes(small: Settings, engine: sa.Engine) -> None:
     small = small.model_copy(update={"evaluate": 0.5})
-    world, dropped = a_run(small), 0
-    for source, records in world.logs.items():
+    topic_logs, dropped = random_run(small), 0
+    for source, records in topic_logs.logs.items():
         if source.topic == OUTCOMES.name:
             kept = [(key, value) for key, value in records if not key or key == b"u1"]
             dropped += len(records) - len(kept)
-            world.logs[source] = kept
-    deliver(world, starter(small, engine), random.Random(1), 0.1)
+            topic_logs.logs[source] = kept
+    deliver(topic_logs, starter(small, engine), random.Random(1), 0.1)
     with engine.connect() as connection:
         query = sa.select(schema.interactions).where(schema.interactions.c.kind == Kind.CLICK)
         clicks = connection.execute(query.where(schema.interactions.c.user != "u1")).all()
@@ -81,7 +81,7 @@ def test_clicks_without_outcome_are_counted_across_crashes(small: Settings, engi
 
 
 def test_the_newest_state_of_each_user_is_kept(small: Settings, engine: sa.Engine) -> None:
-    deliver(a_run(small), starter(small, engine))
+    deliver(random_run(small), starter(small, engine))
     with engine.connect() as connection:
         rows = connection.execute(sa.select(schema.user_snapshots)).all()
     states = {(row.side, row.user): bytes(row.state) for row in rows}
@@ -93,7 +93,7 @@ def test_the_newest_state_of_each_user_is_kept(small: Settings, engine: sa.Engin
 
 
 def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: sa.Engine) -> None:
-    world = a_run(small, epochs=1)
+    topic_logs = random_run(small, epochs=1)
     elsewhere = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 1)
     here = next(u for u in map(str, count()) if partition_of(u.encode(), small.partitions) == 0)
     bad = [
@@ -101,8 +101,8 @@ def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: 
         (elsewhere.encode(), encode_row(DeviceState(), 1), "does not belong"),
     ]
     for key, data, _ in bad:
-        world.logs[DEVICE_STATE.name, 0].insert(0, (key, data))
-    deliver(world, starter(small, engine))
+        topic_logs.logs[DEVICE_STATE.name, 0].insert(0, (key, data))
+    deliver(topic_logs, starter(small, engine))
     with engine.connect() as connection:
         dead_letters = connection.execute(sa.select(schema.dead_letters)).all()
     assert {row.topic for row in dead_letters} == {DEVICE_STATE.name}
@@ -113,9 +113,9 @@ def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: 
 
 @pytest.mark.parametrize("early_rows", [1, 1_000_000])
 def test_a_forgotten_user_leaves_no_row_and_begins_anew(small: Settings, engine: sa.Engine, early_rows: int) -> None:
-    world, user, others = a_run(small), "u1", 4
+    topic_logs, user, others = random_run(small), "u1", 4
     place = partition_of(user.encode(), small.partitions)
-    logs: dict[Any, Any] = world.logs
+    logs: dict[Any, Any] = topic_logs.logs
     forget = user.encode(), encode(Forget(user, 0))
     logs[DEVICE_EVENTS.name, place].insert(-1, (user.encode(), b"garbage"))  # before the end of the log
     for topic in (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES):
@@ -124,7 +124,7 @@ def test_a_forgotten_user_leaves_no_row_and_begins_anew(small: Settings, engine:
         logs[topic.name, place].insert(-1, (user.encode(), b""))
     again = DeviceBatch(user, 0, ["item 1"], b"\x01", [2_000_000], [0])
     logs[DEVICE_EVENTS.name, place].insert(-1, (user.encode(), encode(again)))
-    deliver(world, lambda: EpochWriter(small, engine, lambda: 0, early_rows))
+    deliver(topic_logs, lambda: EpochWriter(small, engine, lambda: 0, early_rows))
     with engine.connect() as connection:
         assert run_state.forgotten(connection, small.run) is not None
         for table in schema.public_tables().values():
@@ -138,23 +138,25 @@ def test_a_forgotten_user_leaves_no_row_and_begins_anew(small: Settings, engine:
 
 
 def test_crashes_repeats_and_early_writes_change_no_row(small: Settings, engine: sa.Engine) -> None:
-    deliver(a_run(small), starter(small, engine))
+    deliver(random_run(small), starter(small, engine))
     expected = dump(engine, small.run)
     for seed in range(2):
         draw = random.Random(seed)
         other = small.model_copy(update={"run": f"{small.run}-{seed}"})
-        world = a_run(other)
-        for records in world.logs.values():  # a device that crashed sends again what came before its crash
+        topic_logs = random_run(other)
+        for records in topic_logs.logs.values():  # a device that crashed sends again what came before its crash
             for at in sorted(draw.sample(range(1, len(records)), 4) if len(records) > 4 else [], reverse=True):
                 records[at:at] = records[max(at - draw.randint(1, 6), 0) : at]
-        deliver(world.in_envelopes() if seed else world, starter(other, engine), draw, crashes=0.1, flushes=0.2)
+        deliver(
+            topic_logs.in_envelopes() if seed else topic_logs, starter(other, engine), draw, crashes=0.1, flushes=0.2
+        )
         actual = dump(engine, other.run)
         for name in RECORDED:
             assert actual[name] == expected[name], (seed, name)
 
 
 def test_popularity_ranks_by_the_clicks_of_earlier_impression_groups(small: Settings, engine: sa.Engine) -> None:
-    deliver(a_run(small), starter(small, engine))
+    deliver(random_run(small), starter(small, engine))
     i, o = schema.interactions.c, schema.outcomes.c
     with engine.connect() as connection:
         events = connection.execute(sa.select(schema.interactions).where(i.kind == Kind.CLICK)).all()
@@ -170,7 +172,7 @@ def test_popularity_ranks_by_the_clicks_of_earlier_impression_groups(small: Sett
 
 
 def test_the_last_points_are_the_metrics_of_all_recorded_ranks(small: Settings, engine: sa.Engine) -> None:
-    deliver(a_run(small), starter(small, engine))
+    deliver(random_run(small), starter(small, engine))
     m, o = schema.metric_points.c, schema.outcomes.c
     with engine.connect() as connection:
         outcomes = connection.execute(sa.select(schema.outcomes).where(o.run == small.run)).all()
@@ -194,12 +196,12 @@ def test_the_last_points_are_the_metrics_of_all_recorded_ranks(small: Settings, 
 
 
 def test_an_invalid_record_becomes_a_dead_letter_with_the_reason(small: Settings, engine: sa.Engine) -> None:
-    world = a_run(small, epochs=1)
+    topic_logs = random_run(small, epochs=1)
     user = "u0"
     good = DeviceBatch(user, 14, ["1"], bytes([Kind.CLICK]), [2_000_000], [0])
     outcome = next(
         record
-        for _, data in world.logs[OUTCOMES.name, 0]
+        for _, data in topic_logs.logs[OUTCOMES.name, 0]
         if isinstance(record := Reader[Outcome](Outcome | EpochEnd | EndOfLog).decode(data), Outcome)
     )
     bad = [
@@ -216,13 +218,13 @@ def test_an_invalid_record_becomes_a_dead_letter_with_the_reason(small: Settings
         (DEAD_LETTERS, user, b"not a dead letter", "schema"),
     ]
     for topic, name, data, _ in bad:
-        world.logs[_source(world, topic.name, name)].insert(
+        topic_logs.logs[_source(topic_logs, topic.name, name)].insert(
             -2 if topic is not DEAD_LETTERS else 0, (name.encode(), data)
         )
-    world.logs[_source(world, DEVICE_EVENTS.name, user)].insert(-2, (user.encode(), encode(good)))
+    topic_logs.logs[_source(topic_logs, DEVICE_EVENTS.name, user)].insert(-2, (user.encode(), encode(good)))
     elsewhere = DeadLetter("fast-examples", 1, 7, b"k", b"v\0", "a reason with \0", "learner")
-    world.put(DEAD_LETTERS, "fast-examples", elsewhere)
-    deliver(world.in_envelopes(), starter(small, engine))
+    topic_logs.put(DEAD_LETTERS, "fast-examples", elsewhere)
+    deliver(topic_logs.in_envelopes(), starter(small, engine))
     with engine.connect() as connection:
         dead_letters = connection.execute(sa.select(schema.dead_letters)).all()
         assert connection.execute(sa.select(schema.progress.c.over)).scalar_one()
@@ -240,19 +242,19 @@ def test_an_invalid_record_becomes_a_dead_letter_with_the_reason(small: Settings
 
 
 def test_only_one_of_two_recorders_of_a_run_writes(small: Settings, engine: sa.Engine) -> None:
-    world = a_run(small)
+    topic_logs = random_run(small)
     start = starter(small, engine)
     sleeping = start()
-    deliver(world, start)
+    deliver(topic_logs, start)
     expected = dump(engine, small.run)
     with pytest.raises(OvertakenError):
-        deliver(world, lambda: sleeping)
+        deliver(topic_logs, lambda: sleeping)
     assert dump(engine, small.run) == expected
 
 
 def test_a_failed_transaction_is_repeated_from_the_tables(small: Settings, engine: sa.Engine) -> None:
-    world = a_run(small)
-    deliver(world, starter(small, engine))
+    topic_logs = random_run(small)
+    deliver(topic_logs, starter(small, engine))
     expected = dump(engine, small.run)
     other = small.model_copy(update={"run": f"{small.run}-b"})
     start, failing = starter(other, engine), [3, 5, 6]
@@ -266,7 +268,7 @@ def test_a_failed_transaction_is_repeated_from_the_tables(small: Settings, engin
     failed = 0
     while True:
         try:
-            deliver(a_run(other), start)
+            deliver(random_run(other), start)
             break
         except sa.exc.OperationalError:
             failed += 1
@@ -275,11 +277,11 @@ def test_a_failed_transaction_is_repeated_from_the_tables(small: Settings, engin
 
 
 def test_long_epochs_are_written_early(small: Settings, engine: sa.Engine) -> None:
-    world = a_run(small, epochs=1, events=40)
+    topic_logs = random_run(small, epochs=1, events=40)
     writer = EpochWriter(small, engine, lambda: 0, early_rows=60)
     written = []
-    for offset in range(len(world.logs[DEVICE_EVENTS.name, 0]) - 2):
-        writer.add(world.messages(TopicPartition(DEVICE_EVENTS.name, 0), offset)[0])
+    for offset in range(len(topic_logs.logs[DEVICE_EVENTS.name, 0]) - 2):
+        writer.add(topic_logs.messages(TopicPartition(DEVICE_EVENTS.name, 0), offset)[0])
         if writer.full:
             writer.flush()
             with engine.connect() as connection:
@@ -288,12 +290,12 @@ def test_long_epochs_are_written_early(small: Settings, engine: sa.Engine) -> No
                 )
     assert written
     assert written[0] >= 60
-    deliver(world, starter(small, engine))
+    deliver(topic_logs, starter(small, engine))
     assert len(dump(engine, small.run)["interactions"]) == 5 * 40
 
 
-def _source(world: World, topic: str, user: str) -> tuple[str, int]:
-    return topic, partition_of(user.encode(), 1 if topic == DEAD_LETTERS.name else world.settings.partitions)
+def _source(topic_logs: TopicLogs, topic: str, user: str) -> tuple[str, int]:
+    return topic, partition_of(user.encode(), 1 if topic == DEAD_LETTERS.name else topic_logs.settings.partitions)
 
 
 def _changed(outcome: Outcome, **changes: object) -> Outcome:

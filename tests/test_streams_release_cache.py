@@ -10,23 +10,23 @@ from streams.coordinator.publisher import CHUNK
 from streams.database.engine import connect
 from streams.releases.cache import ReleaseCache, read_part_key
 from streams.settings import Settings
-from tests.support.releases import Sent, World, changed, feed, learnt, prefixes, retrained, some_nets
+from tests.support.releases import RunHarness, Sent, changed, feed, learnt, prefixes, retrained, some_nets
 
 
 @pytest.fixture
-def world(settings: Settings) -> World:
+def harness(settings: Settings) -> RunHarness:
     """Three releases: the initial one, a retrain's, a retrain's that changes two rows."""
     settings = settings.model_copy(update={"dim": 8, "retrain_every": 1})
-    world = World(settings, connect(settings.database.get_secret_value()))
+    harness = RunHarness(settings, connect(settings.database.get_secret_value()))
     nets, catalogue = some_nets(settings, 4, seed=3)
-    coordinator = world.coordinator()
+    coordinator = harness.coordinator()
     for epoch, candidate in enumerate([nets, changed(nets, [3, 5])]):
-        world.act(coordinator)
-        world.record(epoch)
-        world.propose("learner", epoch, None)
-        world.propose("retrain", epoch, retrained(candidate, catalogue))
-        world.act(coordinator)
-    return world
+        harness.act(coordinator)
+        harness.record(epoch)
+        harness.propose("learner", epoch, None)
+        harness.propose("retrain", epoch, retrained(candidate, catalogue))
+        harness.act(coordinator)
+    return harness
 
 
 def take(cache: ReleaseCache, version: int) -> bool:
@@ -36,9 +36,9 @@ def take(cache: ReleaseCache, version: int) -> bool:
     return release is not None
 
 
-def test_at_every_moment_of_a_publication_one_complete_release_is_served(world: World) -> None:
+def test_at_every_moment_of_a_publication_one_complete_release_is_served(harness: RunHarness) -> None:
     served = []
-    for sent in prefixes(world.producer.sent):
+    for sent in prefixes(harness.producer.sent):
         reader = ReleaseCache(dim=8)
         feed(reader, sent)
         staged = [version for version in range(3) if take(reader, version)]
@@ -50,18 +50,18 @@ def test_at_every_moment_of_a_publication_one_complete_release_is_served(world: 
     assert served == sorted(served)
     begins = {key: served.index(int(key)) for key in (b"0", b"1", b"2")}
     for key, place in begins.items():
-        assert world.producer.sent[place - 1][:2] == ("model-releases", key), "served from its manifest on"
+        assert harness.producer.sent[place - 1][:2] == ("model-releases", key), "served from its manifest on"
 
 
-def test_a_reader_that_follows_serves_the_same_as_one_that_starts_late(world: World) -> None:
+def test_a_reader_that_follows_serves_the_same_as_one_that_starts_late(harness: RunHarness) -> None:
     follower = ReleaseCache(dim=8)
-    for record in world.producer.sent:
+    for record in harness.producer.sent:
         feed(follower, [record])
         for version in range(3):
             if version not in follower.releases:
                 take(follower, version)
     late = ReleaseCache(dim=8)
-    feed(late, world.producer.sent)
+    feed(late, harness.producer.sent)
     assert take(late, 2)
     one, other = late.newest(), follower.newest()
     assert one is not None
@@ -70,10 +70,10 @@ def test_a_reader_that_follows_serves_the_same_as_one_that_starts_late(world: Wo
     assert torch.equal(one.nets.encoder.E, other.nets.encoder.E)
 
 
-def test_rows_of_a_later_version_do_not_disturb_an_earlier_one(world: World) -> None:
+def test_rows_of_a_later_version_do_not_disturb_an_earlier_one(harness: RunHarness) -> None:
     reader = ReleaseCache(dim=8)
-    rows = [record for record in world.producer.sent if record[0] == "item-embeddings"]
-    others = [record for record in world.producer.sent if record[0] != "item-embeddings"]
+    rows = [record for record in harness.producer.sent if record[0] == "item-embeddings"]
+    others = [record for record in harness.producer.sent if record[0] != "item-embeddings"]
     feed(reader, rows + others)
     assert take(reader, 1)
     assert take(reader, 2)
@@ -95,25 +95,25 @@ def damaged(sent: list[Sent], topic: str, key: bytes) -> list[Sent]:
     ("topic", "key"),
     [("model-weights", b"slow/2"), ("model-weights", b"encoder/2"), ("item-embeddings", b"103")],
 )
-def test_a_part_with_a_wrong_checksum_is_never_served(world: World, topic: str, key: bytes) -> None:
+def test_a_part_with_a_wrong_checksum_is_never_served(harness: RunHarness, topic: str, key: bytes) -> None:
     reader = ReleaseCache(dim=8)
-    feed(reader, damaged(world.producer.sent, topic, key))
+    feed(reader, damaged(harness.producer.sent, topic, key))
     assert take(reader, 1)
     assert not take(reader, 2)
-    feed(reader, [record for record in world.producer.sent if record[:2] == (topic, key)])
+    feed(reader, [record for record in harness.producer.sent if record[:2] == (topic, key)])
     assert take(reader, 2), "sent again it is whole"
 
 
 def test_a_part_larger_than_a_record_is_sent_in_chunks(settings: Settings) -> None:
     settings = settings.model_copy(update={"dim": 200})
-    world = World(settings, connect(settings.database.get_secret_value()))
-    world.act()
-    keys = {key for topic, key, _ in world.producer.sent if topic == "model-weights"}
+    harness = RunHarness(settings, connect(settings.database.get_secret_value()))
+    harness.act()
+    keys = {key for topic, key, _ in harness.producer.sent if topic == "model-weights"}
     assert {b"fast/0", b"fast/0/1"} <= keys
-    assert all(len(value or b"") <= CHUNK for _, _, value in world.producer.sent)
+    assert all(len(value or b"") <= CHUNK for _, _, value in harness.producer.sent)
     for seed in range(5):
         reader = ReleaseCache(dim=200)
-        feed(reader, random.Random(seed).sample(world.producer.sent, len(world.producer.sent)))
+        feed(reader, random.Random(seed).sample(harness.producer.sent, len(harness.producer.sent)))
         assert take(reader, 0)
 
 
@@ -125,15 +125,15 @@ def test_a_key_that_names_no_part_is_refused(key: bytes | None) -> None:
 
 def test_a_release_cache_stays_bounded_over_many_releases(settings: Settings) -> None:
     settings = settings.model_copy(update={"dim": 8, "retrain_every": 1000})
-    world = World(settings, connect(settings.database.get_secret_value()))
-    coordinator = world.coordinator()
-    world.act(coordinator)
+    harness = RunHarness(settings, connect(settings.database.get_secret_value()))
+    coordinator = harness.coordinator()
+    harness.act(coordinator)
     for epoch in range(80):
-        world.record(epoch)
-        world.propose("learner", epoch, learnt(some_nets(settings, 0, seed=epoch)[0]))
-        world.act(coordinator)
+        harness.record(epoch)
+        harness.propose("learner", epoch, learnt(some_nets(settings, 0, seed=epoch)[0]))
+        harness.act(coordinator)
     reader = ReleaseCache(dim=8, keep=4)
-    for record in world.producer.sent:
+    for record in harness.producer.sent:
         feed(reader, [record])
         if record[1] == b"active":
             assert take(reader, max(reader.manifests))

@@ -27,7 +27,7 @@ from streams.releases.registry import Draft, write_decision, write_release
 from streams.releases.release import ItemTable, Release
 from streams.rescoring.rescore import rescore
 from streams.settings import Settings
-from tests.support.recorder import World, deliver
+from tests.support.recorder import TopicLogs, deliver
 from tests.support.simulation import SMALL, Simulation
 
 EPOCHS = 5
@@ -135,7 +135,7 @@ def _record_run(engine: sa.Engine, settings: Settings, seed: int) -> None:
         simulation.settle()
     simulation.send_marker(EndOfLog(epoch, time, 0))
     simulation.settle()
-    deliver(World(settings, dict(simulation.topics.logs)), lambda: EpochWriter(settings, engine, lambda: 0), draw)
+    deliver(TopicLogs(settings, dict(simulation.topics.logs)), lambda: EpochWriter(settings, engine, lambda: 0), draw)
 
 
 def recorded(engine: sa.Engine) -> list[Any]:

@@ -21,7 +21,7 @@ from streams.releases.retrain_schedule import next_retrain, retrain_due
 from streams.retrain import job
 from streams.retrain.job import Retrain
 from streams.settings import Settings
-from tests.support.releases import World, learnt, some_nets
+from tests.support.releases import RunHarness, learnt, some_nets
 
 USERS, ITEMS, PER_EPOCH = 12, 30, 25
 
@@ -41,9 +41,9 @@ def few(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def world(settings: Settings) -> World:
+def harness(settings: Settings) -> RunHarness:
     settings = few(settings)
-    return World(settings, connect(settings.database.get_secret_value()))
+    return RunHarness(settings, connect(settings.database.get_secret_value()))
 
 
 def interactions(run: str, epochs: range) -> list[tuple[object, ...]]:
@@ -64,12 +64,12 @@ def interactions(run: str, epochs: range) -> list[tuple[object, ...]]:
     return rows
 
 
-def record(world: World, epochs: range, *, over: bool = False) -> None:
-    rows = interactions(world.settings.run, epochs)
+def record(harness: RunHarness, epochs: range, *, over: bool = False) -> None:
+    rows = interactions(harness.settings.run, epochs)
     np.random.default_rng(0).shuffle(rows)  # type: ignore[arg-type]
-    with world.engine.begin() as connection:
+    with harness.engine.begin() as connection:
         copy_new(connection, schema.interactions, rows)
-    world.record(epochs[-1], over=over)
+    harness.record(epochs[-1], over=over)
 
 
 def loaded(engine: Engine, run: str, *epochs: int | None, most: int | None = None) -> Interactions:
@@ -80,18 +80,18 @@ def loaded(engine: Engine, run: str, *epochs: int | None, most: int | None = Non
     return log
 
 
-def test_rows_loaded_epoch_by_epoch_give_the_same_log_as_all_at_once(world: World) -> None:
-    record(world, range(4))
-    run = world.settings.run
-    whole, steps = loaded(world.engine, run, 3), loaded(world.engine, run, 0, 2, 2, 3)
+def test_rows_loaded_epoch_by_epoch_give_the_same_log_as_all_at_once(harness: RunHarness) -> None:
+    record(harness, range(4))
+    run = harness.settings.run
+    whole, steps = loaded(harness.engine, run, 3), loaded(harness.engine, run, 0, 2, 2, 3)
     assert whole.keys.tolist() == steps.keys.tolist()
     for name in ("offsets", "keys", "kinds", "times", "impressions", "epochs"):
         assert getattr(whole.log(), name).tolist() == getattr(steps.log(), name).tolist()
 
 
-def test_the_log_has_each_users_events_in_order_and_the_users_by_name(world: World) -> None:
-    record(world, range(2))
-    log = loaded(world.engine, world.settings.run, 1).log()
+def test_the_log_has_each_users_events_in_order_and_the_users_by_name(harness: RunHarness) -> None:
+    record(harness, range(2))
+    log = loaded(harness.engine, harness.settings.run, 1).log()
     rows = sorted((str(row[2]), row[3], row[4], row[5], row[6], row[1]) for row in interactions("", range(2)))
     assert list(zip(log.keys.tolist(), log.kinds.tolist(), log.times.tolist(), log.epochs.tolist(), strict=True)) == [
         row[2:] for row in rows
@@ -99,11 +99,11 @@ def test_the_log_has_each_users_events_in_order_and_the_users_by_name(world: Wor
     assert log.offsets.tolist() == [i * 2 * PER_EPOCH for i in range(USERS + 1)]
 
 
-def test_later_epochs_are_left_out(world: World, database_url: str) -> None:
-    world = World(world.settings, connect(database_url))
-    record(world, range(4))
-    assert loaded(world.engine, world.settings.run, 1).log().epochs.max() == 1
-    world.engine.dispose()
+def test_later_epochs_are_left_out(harness: RunHarness, database_url: str) -> None:
+    harness = RunHarness(harness.settings, connect(database_url))
+    record(harness, range(4))
+    assert loaded(harness.engine, harness.settings.run, 1).log().epochs.max() == 1
+    harness.engine.dispose()
 
 
 def statistics(log: Interactions) -> NDArray[np.uint8]:
@@ -113,71 +113,73 @@ def statistics(log: Interactions) -> NDArray[np.uint8]:
     return statistics.buckets_of(rows, np.full(len(rows), log.log().epochs.max()))
 
 
-def test_in_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_known(world: World) -> None:
-    record(world, range(4))
-    run = world.settings.run
+def test_in_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_known(harness: RunHarness) -> None:
+    record(harness, range(4))
+    run = harness.settings.run
     size = USERS * PER_EPOCH
-    assert loaded(world.engine, run, None).log().epochs.tolist() == loaded(world.engine, run, 3).log().epochs.tolist()
+    assert (
+        loaded(harness.engine, run, None).log().epochs.tolist() == loaded(harness.engine, run, 3).log().epochs.tolist()
+    )
     for most, kept in ((10, {3}), (2 * size - 1, {3}), (2 * size, {2, 3}), (9 * size, {0, 1, 2, 3})):
-        whole, steps = (loaded(world.engine, run, *epochs, most=most) for epochs in ((3,), (0, 2, 2, 3)))
+        whole, steps = (loaded(harness.engine, run, *epochs, most=most) for epochs in ((3,), (0, 2, 2, 3)))
         assert set(whole.log().epochs.tolist()) == kept
         assert len(whole) == size * len(kept)
         assert whole.log().keys.tolist() == steps.log().keys.tolist()
-        assert whole.users() == loaded(world.engine, run, 3).users()
+        assert whole.users() == loaded(harness.engine, run, 3).users()
         assert len(whole.log().offsets) == USERS + 1
-        assert whole.keys.tolist() == loaded(world.engine, run, 3).keys.tolist()
+        assert whole.keys.tolist() == loaded(harness.engine, run, 3).keys.tolist()
         for each in (whole, steps):
-            assert statistics(each).tolist() == statistics(loaded(world.engine, run, 3)).tolist()
+            assert statistics(each).tolist() == statistics(loaded(harness.engine, run, 3)).tolist()
 
 
-def test_items_are_in_order_of_their_first_appearance(world: World) -> None:
-    record(world, range(3))
+def test_items_are_in_order_of_their_first_appearance(harness: RunHarness) -> None:
+    record(harness, range(3))
     rows = sorted(interactions("", range(3)), key=lambda row: (row[7], str(row[2]), row[3]))  # type: ignore[index]
-    assert loaded(world.engine, world.settings.run, 2).keys.tolist() == list(dict.fromkeys(row[4] for row in rows))
+    assert loaded(harness.engine, harness.settings.run, 2).keys.tolist() == list(dict.fromkeys(row[4] for row in rows))
 
 
-def made(world: World, epoch: int) -> ReleaseCandidate:
-    return Retrain(world.settings, world.engine).make(epoch)
+def made(harness: RunHarness, epoch: int) -> ReleaseCandidate:
+    return Retrain(harness.settings, harness.engine).make(epoch)
 
 
-def test_it_starts_from_the_release_of_its_epoch_however_far_the_stream_has_gone_on(world: World) -> None:
-    world = World(world.settings.model_copy(update={"retrain_delay": 1}), world.engine)
-    acting = world.coordinator()
+def test_it_starts_from_the_release_of_its_epoch_however_far_the_stream_has_gone_on(harness: RunHarness) -> None:
+    harness = RunHarness(harness.settings.model_copy(update={"retrain_delay": 1}), harness.engine)
+    acting = harness.coordinator()
     for epoch in range(2):
-        record(world, range(epoch, epoch + 1))
-        nets, _ = some_nets(world.settings, 0, seed=epoch)
-        world.propose("learner", epoch, learnt(nets))
-        world.act(acting)
-    assert [d.release for d in world.decisions()] == [1, 2]
-    assert Retrain(world.settings, world.engine).due() == 1
-    assert made(world, 1).parent == 1
+        record(harness, range(epoch, epoch + 1))
+        nets, _ = some_nets(harness.settings, 0, seed=epoch)
+        harness.propose("learner", epoch, learnt(nets))
+        harness.act(acting)
+    assert [d.release for d in harness.decisions()] == [1, 2]
+    assert Retrain(harness.settings, harness.engine).due() == 1
+    assert made(harness, 1).parent == 1
 
 
-def test_it_learns_and_new_items_get_rows_after_the_old_ones(world: World) -> None:
-    acting = world.coordinator()
-    world.act(acting)
+def test_it_learns_and_new_items_get_rows_after_the_old_ones(harness: RunHarness) -> None:
+    acting = harness.coordinator()
+    harness.act(acting)
     catalogues = []
     for epoch in range(4):
-        record(world, range(epoch, epoch + 1))
-        world.propose("learner", epoch, None)
-        if retrain_due(world.settings, epoch):
-            proposal = made(world, epoch)
+        record(harness, range(epoch, epoch + 1))
+        harness.propose("learner", epoch, None)
+        if retrain_due(harness.settings, epoch):
+            proposal = made(harness, epoch)
             assert proposal.quality["candidate"] < proposal.quality["active"]
-        world.act(acting)
-        with world.engine.connect() as connection:
-            version = run_state.active_release(connection, world.settings.run)
+        harness.act(acting)
+        with harness.engine.connect() as connection:
+            version = run_state.active_release(connection, harness.settings.run)
             assert version is not None
-            catalogues.append(read_release(connection, world.settings.run, version).catalogue)
-    assert [d.outcome for d in world.decisions()] == ["unchanged", "retrain", "unchanged", "retrain"]
+            catalogues.append(read_release(connection, harness.settings.run, version).catalogue)
+    assert [d.outcome for d in harness.decisions()] == ["unchanged", "retrain", "unchanged", "retrain"]
     first, second = catalogues[1], catalogues[3]
     assert (len(catalogues[0]), len(first), len(second)) == (0, 20, 30)
     assert second.keys[:20].tolist() == first.keys.tolist()
 
 
-def test_the_same_log_gives_the_same_bytes_in_one_process_or_several(world: World) -> None:
+def test_the_same_log_gives_the_same_bytes_in_one_process_or_several(harness: RunHarness) -> None:
     found = []
     for run, fresh in (("t-one", False), ("t-each", True)):
-        again = World(world.settings.model_copy(update={"run": run}), world.engine)
+        again = RunHarness(harness.settings.model_copy(update={"run": run}), harness.engine)
         acting, process = again.coordinator(), Retrain(again.settings, again.engine)
         again.act(acting)
         for epoch in range(4):
@@ -191,74 +193,74 @@ def test_the_same_log_gives_the_same_bytes_in_one_process_or_several(world: Worl
     assert one[0] != one[1]
 
 
-def test_only_clicks_after_the_encoders_own_training_count_as_new(world: World) -> None:
-    acting = world.coordinator()
-    world.act(acting)
+def test_only_clicks_after_the_encoders_own_training_count_as_new(harness: RunHarness) -> None:
+    acting = harness.coordinator()
+    harness.act(acting)
     for epoch in range(4):
-        record(world, range(epoch, epoch + 1))
-        world.propose("learner", epoch, None)
+        record(harness, range(epoch, epoch + 1))
+        harness.propose("learner", epoch, None)
         if epoch == 1:
-            first = made(world, epoch)
-        world.act(acting)
+            first = made(harness, epoch)
+        harness.act(acting)
         if epoch == 1:
-            with world.engine.begin() as connection:
-                candidates.request_rollback(connection, world.settings.run, 0)
+            with harness.engine.begin() as connection:
+                candidates.request_rollback(connection, harness.settings.run, 0)
         if epoch == 2:
-            assert world.decisions()[-1].outcome == "rollback"
-            with world.engine.begin() as connection:
-                candidates.request_rollback(connection, world.settings.run, 1)
-    with world.engine.connect() as connection:
-        since = job._trained_until(connection, world.settings.run, 2)
+            assert harness.decisions()[-1].outcome == "rollback"
+            with harness.engine.begin() as connection:
+                candidates.request_rollback(connection, harness.settings.run, 1)
+    with harness.engine.connect() as connection:
+        since = job._trained_until(connection, harness.settings.run, 2)
         assert since is None, "release 2 brought the initial encoder back"
-    world.propose("retrain", 3, None)
-    world.act(acting)
-    with world.engine.connect() as connection:
-        assert job._trained_until(connection, world.settings.run, 3) == first.trained_until
+    harness.propose("retrain", 3, None)
+    harness.act(acting)
+    with harness.engine.connect() as connection:
+        assert job._trained_until(connection, harness.settings.run, 3) == first.trained_until
 
 
-def test_in_lockstep_each_retrain_is_made_once_the_epoch_before_it_is_decided(world: World) -> None:
-    process = Retrain(world.settings, world.engine)
-    acting = world.coordinator()
+def test_in_lockstep_each_retrain_is_made_once_the_epoch_before_it_is_decided(harness: RunHarness) -> None:
+    process = Retrain(harness.settings, harness.engine)
+    acting = harness.coordinator()
     assert process.due() is None
-    world.act(acting)
-    record(world, range(4))
+    harness.act(acting)
+    record(harness, range(4))
     assert process.due() is None, "epoch 0 is not decided yet"
-    world.propose("learner", 0, None)
-    world.act(acting)
+    harness.propose("learner", 0, None)
+    harness.act(acting)
     assert process.due() == 1
     process.make(1)
     assert process.due() is None
 
 
-def test_free_running_only_the_newest_due_retrain_is_made(world: World) -> None:
-    world = World(world.settings.model_copy(update={"lockstep": False}), world.engine)
-    process = Retrain(world.settings, world.engine)
-    world.act()
-    record(world, range(6))
+def test_free_running_only_the_newest_due_retrain_is_made(harness: RunHarness) -> None:
+    harness = RunHarness(harness.settings.model_copy(update={"lockstep": False}), harness.engine)
+    process = Retrain(harness.settings, harness.engine)
+    harness.act()
+    record(harness, range(6))
     assert process.due() == 5
     process.make(5)
     assert process.due() is None
     assert not process.is_finished()
-    world.record(6, over=True)
+    harness.record(6, over=True)
     assert process.is_finished()
 
 
-def test_the_process_makes_due_retrains_and_ends_with_the_log(world: World) -> None:
-    world.act()
-    record(world, range(2))
-    world.propose("learner", 0, None)
-    world.act()
-    world.record(1, over=True)
-    job.run(world.settings, world.engine, threading.Event())
-    assert world.status("retrain", 1) == "waiting"
+def test_the_process_makes_due_retrains_and_ends_with_the_log(harness: RunHarness) -> None:
+    harness.act()
+    record(harness, range(2))
+    harness.propose("learner", 0, None)
+    harness.act()
+    harness.record(1, over=True)
+    job.run(harness.settings, harness.engine, threading.Event())
+    assert harness.status("retrain", 1) == "waiting"
 
 
-def test_once_makes_one_retrain_if_free_running(world: World) -> None:
-    world = World(world.settings.model_copy(update={"lockstep": False, "retrain_every": 100}), world.engine)
-    world.act()
-    record(world, range(2))
-    job.run(world.settings, world.engine, threading.Event(), once=True)
-    assert world.status("retrain", 1) == "waiting"
+def test_once_makes_one_retrain_if_free_running(harness: RunHarness) -> None:
+    harness = RunHarness(harness.settings.model_copy(update={"lockstep": False, "retrain_every": 100}), harness.engine)
+    harness.act()
+    record(harness, range(2))
+    job.run(harness.settings, harness.engine, threading.Event(), once=True)
+    assert harness.status("retrain", 1) == "waiting"
 
 
 @pytest.mark.parametrize("every", [1, 2, 20])
@@ -269,12 +271,12 @@ def test_the_next_retrain_is_the_first_epoch_at_which_one_is_due(settings: Setti
         assert next_retrain(settings, after) == first
 
 
-def test_a_candidate_holds_all_parts_of_a_release(world: World) -> None:
-    world.act()
-    record(world, range(2))
-    entries = unpack(made(world, 1).data)
+def test_a_candidate_holds_all_parts_of_a_release(harness: RunHarness) -> None:
+    harness.act()
+    record(harness, range(2))
+    entries = unpack(made(harness, 1).data)
     assert set(entries) == {"encoder", "slow", "fast", "E", "keys"}
     assert len(Catalogue(np.frombuffer(entries["keys"], dtype="<i8"))) == 20
-    assert len(entries["E"]) == 22 * world.settings.dim * 4
-    with world.engine.connect() as connection:
+    assert len(entries["E"]) == 22 * harness.settings.dim * 4
+    with harness.engine.connect() as connection:
         assert connection.execute(sa.select(schema.proposals.c.status)).scalars().all() == ["waiting"]

@@ -26,7 +26,7 @@ from streams.records import DeviceBatch, EpochBegin, EpochEnd, Kind
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, OUTCOMES, TOPICS
 from tests.support.simulation import SMALL, release
-from tests.support.workers import Log, publish
+from tests.support.workers import TopicReader, publish
 
 PASSWORD = "s3cret-of-the-tests"
 
@@ -141,7 +141,7 @@ def test_a_worker_runs_on_what_it_was_granted(admin: Settings) -> None:
         for marker in (EpochBegin(0, 0, 0), EpochEnd(0, 1)):
             producer.produce(topic, key=b"", value=encode(marker), partition=partition)
     assert not producer.flush(30)
-    outcomes = Log(run, OUTCOMES)
+    outcomes = TopicReader(run, OUTCOMES)
     with Process(as_user(run, "device"), "device"):
         outcomes.until(lambda records: len(records) >= run.partitions, "the markers on outcomes")
     outcomes.close()

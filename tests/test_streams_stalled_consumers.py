@@ -27,7 +27,7 @@ from streams.releases import candidates
 from streams.releases.reader import ReleaseReader
 from streams.settings import Settings
 from streams.topics import FAST_EXAMPLES
-from tests.support.recorder import a_run
+from tests.support.recorder import random_run
 
 
 class Stalled:
@@ -121,7 +121,7 @@ def test_the_learner_replaces_it(on_kafka: Settings, consumers: Consumers) -> No
 
 def test_the_recorder_replaces_it(on_kafka: Settings, consumers: Consumers) -> None:
     sender, engine = producer(on_kafka), connect(on_kafka.database.get_secret_value())
-    for (topic, partition), records in a_run(on_kafka, epochs=1).logs.items():
+    for (topic, partition), records in random_run(on_kafka, epochs=1).logs.items():
         for key, value in records:
             sender.produce(f"{on_kafka.run}-{topic}", value, key, partition)
     assert not sender.flush(30)

@@ -22,15 +22,15 @@ from streams.releases.registry import Draft
 from streams.releases.release import ItemTable, Release, read_manifest, read_release
 from streams.releases.retention import KEPT, KEPT_EPOCHS, PartRetention
 from streams.settings import Settings
-from tests.support.releases import World, feed, learnt, retrained, some_nets
+from tests.support.releases import RunHarness, feed, learnt, retrained, some_nets
 
 ITEMS = 70
 
 
 @pytest.fixture
-def world(settings: Settings) -> World:
+def harness(settings: Settings) -> RunHarness:
     settings = settings.model_copy(update={"dim": 8, "retrain_every": 2, "stacked": False})
-    return World(settings, connect(settings.database.get_secret_value()))
+    return RunHarness(settings, connect(settings.database.get_secret_value()))
 
 
 def drafted(settings: Settings) -> tuple[Draft, dict[str, Nets]]:
@@ -41,12 +41,12 @@ def drafted(settings: Settings) -> tuple[Draft, dict[str, Nets]]:
     return Draft("initial", None, -1, parts, items, 5, {}, {"reason": "fitted apart"}), nets
 
 
-def begun(world: World) -> dict[str, Nets]:
+def begun(harness: RunHarness) -> dict[str, Nets]:
     """Have release 0 written before any coordinator is there, and published by one."""
-    draft, nets = drafted(world.settings)
-    with world.engine.begin() as connection:
-        registry.write_release(connection, world.settings.run, draft)
-    world.act()
+    draft, nets = drafted(harness.settings)
+    with harness.engine.begin() as connection:
+        registry.write_release(connection, harness.settings.run, draft)
+    harness.act()
     return nets
 
 
@@ -73,11 +73,11 @@ def as_given(scores: dict[str, np.ndarray], nets: dict[str, Nets]) -> None:
     assert np.array_equal(scores["alone"], scored(Scorer(nets["alone"]))["alone"])
 
 
-def test_each_form_is_scored_by_its_own_nets_from_the_tables_and_from_the_bus(world: World) -> None:
-    nets = begun(world)
-    with world.engine.connect() as connection:
-        as_given(scored(read_release(connection, world.settings.run, 0).scorer), nets)
-    sent = list(world.producer.sent)
+def test_each_form_is_scored_by_its_own_nets_from_the_tables_and_from_the_bus(harness: RunHarness) -> None:
+    nets = begun(harness)
+    with harness.engine.connect() as connection:
+        as_given(scored(read_release(connection, harness.settings.run, 0).scorer), nets)
+    sent = list(harness.producer.sent)
     random.Random(1).shuffle(sent)
     reader = ReleaseCache(dim=8)
     feed(reader, sent)
@@ -87,18 +87,18 @@ def test_each_form_is_scored_by_its_own_nets_from_the_tables_and_from_the_bus(wo
     assert release.manifest.trained_until == 5
 
 
-def test_a_release_is_not_whole_before_its_nets_apart_are_there(world: World) -> None:
-    begun(world)
+def test_a_release_is_not_whole_before_its_nets_apart_are_there(harness: RunHarness) -> None:
+    begun(harness)
     for form in STANDALONE:
         reader = ReleaseCache(dim=8)
-        feed(reader, [record for record in world.producer.sent if not record[1].startswith(form.encode())])
+        feed(reader, [record for record in harness.producer.sent if not record[1].startswith(form.encode())])
         assert reader.assemble(0) is None
 
 
-def test_a_manifest_that_names_other_parts_is_refused(world: World) -> None:
-    begun(world)
-    with world.engine.connect() as connection:
-        good = read_manifest(connection, world.settings.run, 0)
+def test_a_manifest_that_names_other_parts_is_refused(harness: RunHarness) -> None:
+    begun(harness)
+    with harness.engine.connect() as connection:
+        good = read_manifest(connection, harness.settings.run, 0)
     for parts in (good.parts | {"other": ""}, {name: good.parts[name] for name in STANDALONE}):
         values = {name: getattr(good, name) for name in good.__struct_fields__} | {"parts": parts}
         with pytest.raises(RecordError, match="names parts"):
@@ -106,33 +106,33 @@ def test_a_manifest_that_names_other_parts_is_refused(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["retrain", "learner"])
-def test_a_successor_does_not_take_them_over(world: World, kind: str) -> None:
-    begun(world)
+def test_a_successor_does_not_take_them_over(harness: RunHarness, kind: str) -> None:
+    begun(harness)
     catalogue = Catalogue(np.arange(100, 100 + ITEMS))
-    after = some_nets(world.settings, ITEMS, 9)[0]
+    after = some_nets(harness.settings, ITEMS, 9)[0]
     for epoch in range(2):
-        world.record(epoch)
-        world.propose("learner", epoch, learnt(after) if kind == "learner" else None)
+        harness.record(epoch)
+        harness.propose("learner", epoch, learnt(after) if kind == "learner" else None)
         if epoch == 1:
-            world.propose("retrain", 1, retrained(after, catalogue) if kind == "retrain" else None)
-        world.act()
-    with world.engine.connect() as connection:
-        successor = read_release(connection, world.settings.run, 1)
+            harness.propose("retrain", 1, retrained(after, catalogue) if kind == "retrain" else None)
+        harness.act()
+    with harness.engine.connect() as connection:
+        successor = read_release(connection, harness.settings.run, 1)
     assert successor.manifest.kind == kind
     assert successor.standalone == {}
     assert np.array_equal(scored(successor.scorer)["s2f"], scored(Scorer(successor.nets))["s2f"])
 
 
-def test_they_stay_on_the_bus_as_long_as_their_release_is_in_force(world: World) -> None:
-    begun(world)
-    retention = PartRetention(world.settings.run)
-    with world.engine.connect() as connection:
+def test_they_stay_on_the_bus_as_long_as_their_release_is_in_force(harness: RunHarness) -> None:
+    begun(harness)
+    retention = PartRetention(harness.settings.run)
+    with harness.engine.connect() as connection:
         assert retention.expired(connection, 0) == []
         assert retention.expired(connection, KEPT + KEPT_EPOCHS + 1) == []
 
 
-def test_a_frozen_run_waits_for_nobody_who_learns(world: World) -> None:
-    frozen = World(world.settings.model_copy(update={"frozen": True}), world.engine)
+def test_a_frozen_run_waits_for_nobody_who_learns(harness: RunHarness) -> None:
+    frozen = RunHarness(harness.settings.model_copy(update={"frozen": True}), harness.engine)
     begun(frozen)
     for epoch in range(3):
         frozen.record(epoch)

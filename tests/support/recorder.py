@@ -61,8 +61,8 @@ ITEMS = [f"item {i}" for i in range(30)]
 
 
 @dataclass
-class World:
-    """The logs of a run, as the other processes write them."""
+class TopicLogs:
+    """The records of a run's topics, as the other processes write them."""
 
     settings: Settings
     logs: Logs = field(default_factory=dict)
@@ -80,7 +80,7 @@ class World:
         source = TopicPartition(topic.name, partition_of(user.encode(), topic.partitions(self.settings)))
         self.logs[source].append((user.encode(), record if isinstance(record, bytes) else encode(record)))
 
-    def mark(self, record: EpochBegin | EpochEnd | EndOfLog) -> None:
+    def put_marker(self, record: EpochBegin | EpochEnd | EndOfLog) -> None:
         """Append a marker to every partition."""
         topics = (DEVICE_EVENTS,) if isinstance(record, EpochBegin) else (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES)
         for partition in range(self.settings.partitions):
@@ -98,8 +98,8 @@ class World:
         """Return the record at an offset, or those in its envelope."""
         return Message.received(*source, offset, *self.logs[source][offset])
 
-    def in_envelopes(self) -> World:
-        """Return the same world with its records in envelopes."""
+    def in_envelopes(self) -> TopicLogs:
+        """Return the same logs with their records in envelopes."""
         with_envelopes = {topic.name for topic in TOPICS if topic.envelopes}
         logs = {
             source: [(key, value) for key, value, _ in pack_records(records, 3)]
@@ -107,16 +107,16 @@ class World:
             else records
             for source, records in self.logs.items()
         }
-        return World(self.settings, logs)
+        return TopicLogs(self.settings, logs)
 
 
-def a_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14, seed: int = 1) -> World:
+def random_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14, seed: int = 1) -> TopicLogs:
     """Return the logs of users with slates and clicks; every click is ranked, with memories and uploads."""
-    world, draw = World(settings), random.Random(seed)
+    topic_logs, draw = TopicLogs(settings), random.Random(seed)
     catalogue = np.array([item_key(name) for name in ITEMS])
     seqs, time, impression = dict.fromkeys((f"u{i}" for i in range(users)), 0), 1_000_000, 0
     for epoch in range(epochs):
-        world.mark(EpochBegin(epoch, 0, time))
+        topic_logs.put_marker(EpochBegin(epoch, 0, time))
         for user in seqs:
             items = [draw.choice(ITEMS) for _ in range(events)]
             kinds = [draw.choice([Kind.EXPOSURE, Kind.CLICK]) for _ in items]
@@ -128,24 +128,24 @@ def a_run(settings: Settings, users: int = 5, epochs: int = 3, events: int = 14,
                     impressions.append(impression if size > 1 else 0)
                     times.append(time + i)
             batch = DeviceBatch(user, seqs[user], items, bytes(kinds), times, impressions)
-            world.put(DEVICE_EVENTS, user, batch)
+            topic_logs.put(DEVICE_EVENTS, user, batch)
             for i, kind in enumerate(kinds):
                 if kind == Kind.CLICK:
-                    world.put(OUTCOMES, user, an_outcome(settings, batch, i, epoch, catalogue, draw))
+                    topic_logs.put(OUTCOMES, user, random_outcome(settings, batch, i, epoch, catalogue, draw))
             r2 = Tensor.of(np.full(settings.dim, epoch), "<f4")
-            world.put(DEVICE_UPLINK, user, NegativeMemory(user, epoch + 1, r2, 0, 10, time))
+            topic_logs.put(DEVICE_UPLINK, user, NegativeMemory(user, epoch + 1, r2, 0, 10, time))
             clicked = [item_key(name) for name, kind in zip(items, kinds, strict=True) if kind]
-            world.put(DEVICE_UPLINK, user, ClickUpload(user, epoch, Tensor.of(np.array(clicked), "<i8"), time))
+            topic_logs.put(DEVICE_UPLINK, user, ClickUpload(user, epoch, Tensor.of(np.array(clicked), "<i8"), time))
             seqs[user] += events
-            world.put(DEVICE_STATE, user, encode_row(device_state.DeviceState(seq=seqs[user] - 1), 1))
-            world.put(DEVICE_STATE, user, encode_row(device_state.DeviceState(seq=seqs[user]), 1))
-            world.put(CLOUD_STATE, user, encode_row(cloud_state.CloudState(epoch=epoch), 1))
-        world.mark(EpochEnd(epoch, time))
-    world.mark(EndOfLog(epochs - 1, time, sum(seqs.values())))
-    return world
+            topic_logs.put(DEVICE_STATE, user, encode_row(device_state.DeviceState(seq=seqs[user] - 1), 1))
+            topic_logs.put(DEVICE_STATE, user, encode_row(device_state.DeviceState(seq=seqs[user]), 1))
+            topic_logs.put(CLOUD_STATE, user, encode_row(cloud_state.CloudState(epoch=epoch), 1))
+        topic_logs.put_marker(EpochEnd(epoch, time))
+    topic_logs.put_marker(EndOfLog(epochs - 1, time, sum(seqs.values())))
+    return topic_logs
 
 
-def an_outcome(
+def random_outcome(
     settings: Settings, batch: DeviceBatch, i: int, epoch: int, catalogue: Any, draw: random.Random
 ) -> Outcome:
     first = i
@@ -177,7 +177,7 @@ def an_outcome(
 
 
 def deliver(
-    world: World,
+    topic_logs: TopicLogs,
     start: Callable[[], EpochWriter],
     draw: random.Random | None = None,
     crashes: float = 0.0,
@@ -188,14 +188,16 @@ def deliver(
     writer = start()
     offsets = writer.positions()
     while True:
-        unread = [p for p, records in world.logs.items() if offsets.get(p, 0) < len(records) and p not in writer.ahead]
+        unread = [
+            p for p, records in topic_logs.logs.items() if offsets.get(p, 0) < len(records) and p not in writer.ahead
+        ]
         if not unread:
             return writer
         source = draw.choice(unread)
         offsets[source] = offsets.get(source, 0)
         for _ in range(draw.randint(1, 5)):
-            if offsets[source] < len(world.logs[source]):
-                for message in world.messages(source, offsets[source]):
+            if offsets[source] < len(topic_logs.logs[source]):
+                for message in topic_logs.messages(source, offsets[source]):
                     writer.add(message)
                 offsets[source] += 1
         while writer.barrier.complete:

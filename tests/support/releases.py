@@ -1,4 +1,4 @@
-"""A small world for tests of releases: a producer in memory, fabricated release candidates, the tables of one run."""
+"""A harness for tests of releases: a producer in memory, fabricated release candidates, the tables of one run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Killed(BaseException):
 
 
 class FakeProducer:
-    """Keeps what was sent, acknowledged at once; dies before the record numbered `fatal`."""
+    """Keeps sent records, acknowledges them at once, and raises Killed before record number `fatal`."""
 
     def __init__(self, fatal: int | None = None) -> None:
         self.sent: list[Sent] = []
@@ -59,7 +59,7 @@ class FakeProducer:
 
 
 def feed(cache: ReleaseCache, sent: list[Sent]) -> None:
-    """Give a release cache what was sent."""
+    """Put the sent records into a release cache."""
     rows: Reader[EmbeddingRow] = Reader(EmbeddingRow)
     events: Reader[Any] = Reader(ReleaseEvent)
     for topic, key, value in sent:
@@ -76,7 +76,7 @@ def feed(cache: ReleaseCache, sent: list[Sent]) -> None:
 
 
 @dataclass
-class World:
+class RunHarness:
     """One run: its tables, a coordinator, and release candidates as learner and retrain would write them."""
 
     settings: Settings
@@ -84,7 +84,7 @@ class World:
     producer: FakeProducer = field(default_factory=FakeProducer)
 
     def coordinator(self) -> Coordinator:
-        """A coordinator that holds the lease, which its predecessor did not release."""
+        """Return a coordinator that holds the lease, which its predecessor did not release."""
         with self.engine.begin() as connection:
             connection.execute(sa.delete(schema.leases))
         lease = Lease(self.engine, self.settings.run, "coordinator")
@@ -92,19 +92,19 @@ class World:
         return Coordinator(self.settings, self.engine, lease, Publisher(self.settings, self.producer))
 
     def act(self, coordinator: Coordinator | None = None) -> None:
-        """Do everything that is due."""
+        """Run the coordinator until it has nothing to do."""
         coordinator = coordinator or self.coordinator()
         while coordinator.step():
             pass
 
     def record(self, epoch: int, *, over: bool = False) -> None:
-        """The recorder has committed `epoch`."""
+        """Write that the recorder has committed `epoch`."""
         row = {"run": self.settings.run, "role": "recorder", "epoch": epoch, "time": epoch * 1000, "over": over}
         with self.engine.begin() as connection:
             upsert(connection, schema.progress, [row])
 
     def propose(self, kind: str, epoch: int, data: bytes | None, **quality: Any) -> None:
-        """Write a release candidate; without bytes it is an empty one."""
+        """Write a release candidate, an empty one without `data`."""
         numbers = {"active": 1.0, "candidate": 0.9, "n": 100, "finite": True} | quality
         status = WAITING if data is not None else EMPTY
         with self.engine.begin() as connection:
@@ -113,7 +113,7 @@ class World:
             candidates.write(connection, self.settings.run, candidate)
 
     def decisions(self) -> list[EpochDecision]:
-        """All decisions in the tables."""
+        """Return all decisions in the tables."""
         t = schema.decisions.c
         with self.engine.connect() as connection:
             query = sa.select(t.epoch, t.release, t.outcome, t.reason).where(t.run == self.settings.run)
@@ -121,30 +121,30 @@ class World:
             return [EpochDecision(*row) for row in rows]
 
     def status(self, kind: str, epoch: int) -> str:
-        """The status of a release candidate."""
+        """Return the status of a release candidate."""
         t = schema.proposals.c
         with self.engine.connect() as connection:
             return candidates.read(connection, self.settings.run, (t.kind == kind) & (t.epoch == epoch))[0].status
 
 
 def some_nets(settings: Settings, items: int, seed: int) -> tuple[Nets, Catalogue]:
-    """Nets of other weights for each seed, over items 100, 101..."""
+    """Return nets drawn from `seed`, over items 100, 101..."""
     return Nets.initial(net_config(settings), 2 + items, seed), Catalogue(np.arange(100, 100 + items))
 
 
 def retrained(nets: Nets, catalogue: Catalogue) -> bytes:
-    """The bytes of a retrain's release candidate."""
+    """Return the bytes of a retrain's release candidate."""
     E = nets.encoder.E.detach().numpy()
     return candidates.pack(pack(nets) | {"E": E.astype("<f4").tobytes(), "keys": catalogue.keys.tobytes()})
 
 
 def learnt(nets: Nets) -> bytes:
-    """The bytes of a learner's release candidate."""
+    """Return the bytes of a learner's release candidate."""
     return candidates.pack({"fast": pack_part(nets, "fast"), "state": b"", "carried": b""})
 
 
 def changed(nets: Nets, rows: list[int]) -> Nets:
-    """A copy that differs in some rows of E."""
+    """Return a copy that differs in some rows of E."""
     other = nets.grown(len(nets.encoder.E), 0)
     with torch.no_grad():
         other.encoder.E[rows] += 1.0
@@ -152,5 +152,5 @@ def changed(nets: Nets, rows: list[int]) -> Nets:
 
 
 def prefixes(sent: list[Sent]) -> Iterator[list[Sent]]:
-    """The records sent before each point at which the sender could die."""
+    """Return the records sent before each point at which the sender may be killed."""
     return (sent[:n] for n in range(len(sent) + 1))

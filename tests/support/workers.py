@@ -1,4 +1,4 @@
-"""Workers as processes on a real broker: releases published, events sent in lockstep, what came out read again."""
+"""Workers as processes on a real broker: publishing releases, sending events in lockstep, reading the output topics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.simulation import item_counts
 
 
 def publish(settings: Settings, releases: Iterable[Release]) -> None:
-    """Create the topics, write the releases and publish them, each with the parts that its versions say are new."""
+    """Create the topics, write the releases and publish them, each with the parts that are new in it."""
     topic_admin.create(settings)
     engine = connect(settings.database.get_secret_value())
     publisher = Publisher(settings, clients.producer(settings, "coordinator"))
@@ -49,21 +49,21 @@ def publish(settings: Settings, releases: Iterable[Release]) -> None:
     engine.dispose()
 
 
-class Log:
-    """The records of a topic of a run, read from the beginning on as they come."""
+class TopicReader:
+    """Reads the records of a topic of a run from the beginning."""
 
     def __init__(self, settings: Settings, topic: Topic | str, kinds: Any = None) -> None:
         name = topic if isinstance(topic, str) else topic.full(settings)
         self._topic = name.removeprefix(f"{settings.run}-")
-        parts = settings.partitions if isinstance(topic, str) else topic.partitions(settings)
+        partitions = settings.partitions if isinstance(topic, str) else topic.partitions(settings)
         self._consumer = clients.consumer(settings, f"test-{uuid.uuid4().hex[:8]}")
-        self._consumer.assign([TopicPartition(name, part, OFFSET_BEGINNING) for part in range(parts)])
+        self._consumer.assign([TopicPartition(name, p, OFFSET_BEGINNING) for p in range(partitions)])
         self._reader: Reader[Any] = Reader(kinds or object)
         self._raw = kinds is None
-        self.records: list[Any] = []  # (partition, key, value) where no kinds are given
+        self.records: list[Any] = []  # (partition, key, value) if no kinds are given
 
     def poll(self) -> list[Any]:
-        """Take what has come; all so far."""
+        """Read the available records; return all read so far."""
         for message in self._consumer.consume(10_000, 0.1):
             assert message.error() is None
             for each in Message.of_kafka(self._topic, message):
@@ -72,7 +72,7 @@ class Log:
         return self.records
 
     def until(self, condition: Callable[[list[Any]], Any], what: str) -> list[Any]:
-        """Take until `condition` holds of all so far."""
+        """Read until `condition` holds for all records so far, and return them."""
         wait_for(lambda: condition(self.poll()), what)
         return self.records
 
@@ -80,17 +80,18 @@ class Log:
         self._consumer.close()
 
 
-class Feed:
-    """Sends events as the replayer does, in lockstep on the marks that come out on outcomes."""
+class EventSender:
+    """Sends events as the replayer does, in lockstep on the markers that workers write to outcomes."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.producer = clients.producer(settings, "test-replay")
-        self.outcomes = Log(settings, OUTCOMES)
+        self.outcomes = TopicReader(settings, OUTCOMES)
 
-    def mark(self, mark: Record) -> None:
-        for part in range(self.settings.partitions):
-            self.producer.produce(DEVICE_EVENTS.full(self.settings), key=b"", value=encode(mark), partition=part)
+    def send_marker(self, marker: Record) -> None:
+        for partition in range(self.settings.partitions):
+            value = encode(marker)
+            self.producer.produce(DEVICE_EVENTS.full(self.settings), key=b"", value=value, partition=partition)
         assert not self.producer.flush(30)
 
     def send(self, batches: Sequence[DeviceBatch]) -> None:
@@ -101,23 +102,23 @@ class Feed:
     def epoch(
         self, epoch: int, release: int, batches: Sequence[DeviceBatch], meanwhile: Callable[[], None] = lambda: None
     ) -> None:
-        """Send an epoch, do something else, wait for its end to come out of every partition, publish its counts."""
-        self.mark(EpochBegin(epoch, release, epoch))
+        """Send an epoch, call `meanwhile`, wait for its end in every partition of outcomes, publish its item counts."""
+        self.send_marker(EpochBegin(epoch, release, epoch))
         self.send(batches)
         meanwhile()
-        self.mark(EpochEnd(epoch, epoch))
-        self.ended(encode(EpochEnd(epoch, epoch)), f"epoch {epoch}")
+        self.send_marker(EpochEnd(epoch, epoch))
+        self.wait_for_marker(encode(EpochEnd(epoch, epoch)), f"epoch {epoch}")
         counts = item_counts(epoch, batches)
         self.producer.produce(MODEL_RELEASES.full(self.settings), key=counts_key(counts), value=encode(counts))
         assert not self.producer.flush(30)
 
     def end(self, epochs: int) -> None:
-        self.mark(EndOfLog(epochs - 1, epochs, 0))
-        self.ended(encode(EndOfLog(epochs - 1, epochs, 0)), "the end of the log")
+        self.send_marker(EndOfLog(epochs - 1, epochs, 0))
+        self.wait_for_marker(encode(EndOfLog(epochs - 1, epochs, 0)), "the end of the log")
         wait_for(self._over, "the end of the log in both tables")
 
     def _over(self) -> bool:
-        """A worker sends a mark on before its row says so: who stops it in between finds the row as it was."""
+        """Return True if both tables have the end of the log: a worker sends the marker before it writes the row."""
         kinds: Any = {"device": device_state.DevicePartitionState, "cloud": cloud_state.CloudPartitionState}
         for role, kind in kinds.items():
             rows = table(self.settings, role)
@@ -126,16 +127,16 @@ class Feed:
                 return False
         return True
 
-    def ended(self, mark: bytes, what: str) -> None:
+    def wait_for_marker(self, marker: bytes, what: str) -> None:
         def everywhere(records: list[Any]) -> bool:
-            return len({part for part, _, value in records if value == mark}) == self.settings.partitions
+            return len({partition for partition, _, value in records if value == marker}) == self.settings.partitions
 
         self.outcomes.until(everywhere, f"{what} in every partition of outcomes")
 
 
 def table(settings: Settings, role: str) -> dict[bytes, bytes]:
-    """The rows of a worker's table, from its changelog."""
-    log = Log(settings, f"{settings.run}-{role}-state-changelog")
+    """Return the rows of a worker's table, from its changelog."""
+    log = TopicReader(settings, f"{settings.run}-{role}-state-changelog")
     ends = sum(
         log._consumer.get_watermark_offsets(TopicPartition(f"{settings.run}-{role}-state-changelog", part))[1]
         for part in range(settings.partitions)
