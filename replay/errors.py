@@ -76,5 +76,5 @@ class RowErrors:
 
     @property
     def total(self) -> int:
-        """Number of bad rows."""
+        """Number of invalid rows."""
         return self.counts.total()

@@ -13,11 +13,11 @@ from replay.parameters import parameters
 
 HOUR, DAY = 3_600_000, 86_400_000  # ms
 OFFLINE_SPAN = DAY  # a device is online or offline for a whole span of event time
-OFFLINE_MOST = 7  # the most offline spans in a row
+OFFLINE_MOST = 7  # largest number of offline spans in a row
 DELAY = HOUR  # the longest delay of an upload
 SKEW = 6 * HOUR  # the largest error of a clock, fast or slow
-LATENESS = HOUR  # a click that arrives more than this after its event time is never ranked
-HOSTILE_MOST = 1000  # the most hostile devices
+LATENESS = HOUR  # a click that arrives later than this after its event time is never ranked
+HOSTILE_MOST = 1000  # largest number of hostile devices
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Faults:
     def __post_init__(self) -> None:
         """Raise SourceError for a share outside [0, 1], or too many hostile devices."""
         for field in fields(self):
-            value, most = getattr(self, field.name), HOSTILE_MOST if field.name == "hostile" else 1
-            if not 0 <= value <= most:
-                what = "a number of devices" if field.name == "hostile" else "a share"
-                raise SourceError(f"{field.name}={value:g}: it is {what} in 0..{most}")
+            value, largest = getattr(self, field.name), HOSTILE_MOST if field.name == "hostile" else 1
+            if not 0 <= value <= largest:
+                kind = "a number of devices" if field.name == "hostile" else "a share"
+                raise SourceError(f"{field.name}={value:g}: it is {kind} in 0..{largest}")
 
     @classmethod
     def parse(cls, text: str) -> Faults:
@@ -47,8 +47,8 @@ class Faults:
 
     def __str__(self) -> str:
         """Return the text that `parse` reads, without faults that are 0."""
-        given = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return ",".join(f"{name}={value:g}" for name, value in given if value)
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return ",".join(f"{name}={value:g}" for name, value in pairs if value)
 
     @property
     def change_arrivals(self) -> bool:

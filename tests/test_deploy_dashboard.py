@@ -26,7 +26,7 @@ from deploy.dashboard.scraper import Scraper
 from deploy.dashboard.serving import live_page, print_address
 from deploy.runs import FoundRun
 from replay.json_file import write_json
-from replay.send.clock_file import ClockFile, Wanted
+from replay.send.clock_file import ClockFile, ReplayControl
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
@@ -173,9 +173,9 @@ def test_a_rollback_and_a_pause_reach_coordinator_and_replay(harness: DashboardH
     assert tuple(asked) == ("rollback", "waiting", {"to": 2})
     assert post("/rollback", {"version": 99}) == (422, f"there is no release 99 in run {RUN}")
     assert post("/replay", {"paused": True, "speed": 5})[0] == 200
-    assert ClockFile(harness.replay).read() == Wanted(paused=True, speed=5)
+    assert ClockFile(harness.replay).read() == ReplayControl(paused=True, speed=5)
     assert post("/replay", {"skip_to": 1_700_000_000_000}) == (200, "the replay skips")
-    assert ClockFile(harness.replay).read() == Wanted(skip_to=1_700_000_000_000)
+    assert ClockFile(harness.replay).read() == ReplayControl(skip_to=1_700_000_000_000)
     for wrong in ({"speed": -1}, {"skip_to": -1}, {"skip_to": 1e30}, {"paused": "yes"}, {"other": 1}, "{", "[" * 900):
         assert post("/replay", wrong)[0] == 422
     assert post("/replay", " " * 2000)[0] == 413
@@ -212,15 +212,15 @@ def test_a_browser_has_it_live_with_working_controls_by_keyboard_on_any_screen(
                 browser.save_screenshot(str(Path(__file__).parents[1] / "docs" / "live.png"))
         browser.find_element(By.CSS_SELECTOR, "[data-pause=true]").send_keys(Keys.ENTER)
         soon.until(lambda _: text("said") == "paused")
-        assert ClockFile(harness.replay).read() == Wanted(paused=True)
+        assert ClockFile(harness.replay).read() == ReplayControl(paused=True)
         browser.find_element(By.ID, "speed").send_keys("250", Keys.ENTER)
         soon.until(lambda _: text("said") == "the replay goes on")
-        assert ClockFile(harness.replay).read() == Wanted(speed=250)
+        assert ClockFile(harness.replay).read() == ReplayControl(speed=250)
         skip_to = browser.find_element(By.ID, "skip-to")
         browser.execute_script("arguments[0].value = '2023-11-14T22:13:20'", skip_to)
         skip_to.send_keys(Keys.ENTER)
         soon.until(lambda _: text("said") == "the replay skips")
-        assert ClockFile(harness.replay).read() == Wanted(speed=250, skip_to=1_700_000_000_000)
+        assert ClockFile(harness.replay).read() == ReplayControl(speed=250, skip_to=1_700_000_000_000)
         button = browser.find_element(By.ID, "rollback-2")
         browser.execute_script("arguments[0].focus()", button)
         harness.reach_epoch(25)

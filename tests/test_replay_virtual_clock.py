@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from replay.send.clock_file import ClockFile, Wanted
+from replay.send.clock_file import ClockFile, ReplayControl
 from replay.send.virtual_clock import TICK_S, VirtualClock
 
 
@@ -136,13 +136,13 @@ def test_a_file_pauses_a_clock_and_sets_its_speed_once_each_time_it_is_written(
     control = file.control(virtual, rate=100)  # 200 events per second
     control()
     assert (virtual.paused, virtual.speed) == (False, 2)
-    file.write(Wanted(paused=True, speed=50))
+    file.write(ReplayControl(paused=True, speed=50))
     control()
     assert (virtual.paused, virtual.speed) == (True, 0.5)
     virtual.toggle()  # the space bar
     control()
     assert not virtual.paused, "the file was applied before"
-    file.write(Wanted(speed=0))
+    file.write(ReplayControl(speed=0))
     control()
     assert virtual.speed is None
     (tmp_path / "clock.json").write_text('{"speed": -1}')

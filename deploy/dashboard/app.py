@@ -23,7 +23,7 @@ from starlette.routing import Route
 from deploy.dashboard import users
 from deploy.dashboard.live import REFRESH_S, Live
 from deploy.user_error import UserError
-from replay.send.clock_file import Wanted
+from replay.send.clock_file import ReplayControl
 from streams.releases.candidates import CandidateError, request_rollback
 
 _MAX_BODY = 1000
@@ -94,13 +94,13 @@ class Page:
         return HTMLResponse(self._live.render("user", user=found))
 
     async def _replay(self, request: Request) -> Response:
-        wanted = msgspec.json.decode(await _body(request), type=Wanted)
+        control = msgspec.json.decode(await _body(request), type=ReplayControl)
         if self._live.clock_file is None:
             raise UserError("the replay can be controlled where the folder of the run is")
-        await run_in_threadpool(self._live.clock_file.write, wanted)
-        if wanted.paused:
+        await run_in_threadpool(self._live.clock_file.write, control)
+        if control.paused:
             return PlainTextResponse("paused")
-        return PlainTextResponse("the replay skips" if wanted.skip_to else "the replay goes on")
+        return PlainTextResponse("the replay skips" if control.skip_to else "the replay goes on")
 
     async def _rollback(self, request: Request) -> Response:
         version = msgspec.json.decode(await _body(request), type=Rollback).version

@@ -7,22 +7,22 @@ from collections.abc import Iterator, Sequence
 from replay.send.sorted_log import ImpressionGroup, LogSlice
 from streams.records import DeviceBatch
 
-BATCH_EVENTS = 64  # maximum number of events of a batch, unless one impression has more
+BATCH_EVENTS = 64  # maximum number of events of a batch, unless one impression group has more
 
 
 def grouped(log: LogSlice, groups: Sequence[ImpressionGroup], wall_ms: int) -> Iterator[DeviceBatch]:
     """Yield batches of the impression groups `groups` of `log`: in order per user, without splitting a group."""
-    held: dict[str, list[int]] = {}
+    pending: dict[str, list[int]] = {}
     for group in groups:
-        rows = held.get(group.user)
+        rows = pending.get(group.user)
         if rows is None:
-            held[group.user] = list(range(group.first, group.end))
+            pending[group.user] = list(range(group.first, group.end))
         elif len(rows) + group.end - group.first > BATCH_EVENTS:
             yield _batch(log, group.user, rows, wall_ms)
-            held[group.user] = list(range(group.first, group.end))
+            pending[group.user] = list(range(group.first, group.end))
         else:
             rows.extend(range(group.first, group.end))
-    for user, rows in held.items():
+    for user, rows in pending.items():
         yield _batch(log, user, rows, wall_ms)
 
 

@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 _NAME = "clock.json"
 
 
-class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The wanted state of a replay."""
+class ReplayControl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The requested state of a replay."""
 
     paused: bool = False
-    speed: Annotated[float, Meta(ge=0, le=1e12)] | None = None  # 0: as fast as possible; None: as it was started
-    skip_to: Annotated[int, Meta(ge=0, lt=LATEST)] = 0  # event time, ms: events before it are sent without waiting
+    speed: Annotated[float, Meta(ge=0, le=1e12)] | None = None  # 0: as fast as possible; None: the initial speed
+    skip_to: Annotated[int, Meta(ge=0, lt=LATEST)] = 0  # event time, ms: earlier events are sent without waiting
 
 
 class ClockFile:
@@ -35,49 +35,48 @@ class ClockFile:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _NAME
 
-    def read(self) -> Wanted:
-        """Return what is wanted; the defaults without a file, or with a damaged one."""
+    def read(self) -> ReplayControl:
+        """Return the file's content; the defaults if there is no file or it is damaged."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Wanted)
+            return msgspec.json.decode(self._path.read_bytes(), type=ReplayControl)
         except FileNotFoundError:
-            return Wanted()
+            return ReplayControl()
         except (OSError, msgspec.DecodeError) as error:
             log.warning("%s is ignored: %s", self._path, error)
-            return Wanted()
+            return ReplayControl()
 
-    def write(self, wanted: Wanted) -> None:
-        """Replace what is wanted."""
+    def write(self, control: ReplayControl) -> None:
+        """Replace the file's content."""
         self._path.parent.mkdir(parents=True, exist_ok=True)  # the replay may not have begun
-        write_json(self._path, wanted)
+        write_json(self._path, control)
 
     def control(self, clock: VirtualClock, rate: float | None) -> Callable[[], int]:
-        """Return a function that sets `clock` as the file says, if it was written since the last call.
+        """Return a function that applies the file to `clock` if it was written since the last call.
 
-        It returns the event time up to which events are to be sent without waiting.
-
-        `rate`: events per second, if these and not event time set the pace; speeds are then such rates.
+        The function returns the event time, ms, up to which events are sent without waiting. `rate`: events per second
+        if the pace is set by a rate and not by event time; speeds in the file are then such rates.
         """
-        started, unit, times = clock.speed, "events_per_second" if rate else "event_time", rate or 1.0
-        applied = skip_to = 0
+        initial, unit, scale = clock.speed, "events_per_second" if rate else "event_time", rate or 1.0
+        applied_ns = skip_to = 0  # time of change of the file as last applied, and event time in ms
 
         def apply() -> int:
-            nonlocal applied, skip_to
+            nonlocal applied_ns, skip_to
             with suppress(OSError):
-                written = self._path.stat().st_mtime_ns
-                if written != applied:
-                    applied, wanted = written, self.read()
-                    _set(clock, wanted, started, times)
-                    skip_to = wanted.skip_to
+                written_ns = self._path.stat().st_mtime_ns
+                if written_ns != applied_ns:
+                    applied_ns, control = written_ns, self.read()
+                    _set(clock, control, initial, scale)
+                    skip_to = control.skip_to
             telemetry.REPLAY_PAUSED.set(clock.paused)
-            telemetry.REPLAY_SPEED.labels(unit).set((clock.speed or 0) * times)
+            telemetry.REPLAY_SPEED.labels(unit).set((clock.speed or 0) * scale)
             return skip_to
 
         return apply
 
 
-def _set(clock: VirtualClock, wanted: Wanted, started: float | None, times: float) -> None:
-    clock.set_speed(started if wanted.speed is None else wanted.speed / times or None)
-    if wanted.paused:
+def _set(clock: VirtualClock, control: ReplayControl, initial: float | None, scale: float) -> None:
+    clock.set_speed(initial if control.speed is None else control.speed / scale or None)
+    if control.paused:
         clock.pause()
     else:
         clock.resume()

@@ -38,8 +38,8 @@ class Sender:
             producer = clients.producer(settings, "replay", **{"queue.buffering.max.kbytes": QUEUE_KB})
         self._producer = producer
         self._topic = DEVICE_EVENTS.full(settings)
-        self._most = max_records(DEVICE_EVENTS, settings)
-        self._waiting = 0
+        self._max_records = max_records(DEVICE_EVENTS, settings)
+        self._unacknowledged = 0
         self._error: KafkaFailure | None = None
         self.offsets, self.events, self.batches = list(offsets), list(events), batches  # acknowledged
 
@@ -48,10 +48,11 @@ class Sender:
         due: defaultdict[int, list[OutgoingRecord]] = defaultdict(list)
         for record in records:
             due[partition_of(record.user.encode(), len(self.events))].append(record)
-        for partition, some in due.items():
-            left = iter(some)
-            for key, value, held in pack_records(((each.user.encode(), each.value) for each in some), self._most):
-                counts = [each.events for each in islice(left, held)]
+        for partition, records_due in due.items():
+            events = (each.events for each in records_due)
+            pairs = ((each.user.encode(), each.value) for each in records_due)
+            for key, value, packed in pack_records(pairs, self._max_records):
+                counts = list(islice(events, packed))
                 self._send(partition, key or None, value, sum(counts), sum(map(bool, counts)))
 
     def marker(self, partition: int, marker: EpochMarker) -> None:
@@ -68,7 +69,7 @@ class Sender:
             partition=partition,
             on_delivery=partial(self._delivered, events, batches),
         )
-        self._waiting += 1
+        self._unacknowledged += 1
         self.poll()
 
     def poll(self, seconds: float = 0.0) -> None:
@@ -79,12 +80,12 @@ class Sender:
 
     def flush(self, idle: Callable[[], object] = lambda: None) -> None:
         """Return when everything is acknowledged. Raises ReplayError."""
-        while self._waiting:
+        while self._unacknowledged:
             self.poll(0.1)
             idle()
 
     def _delivered(self, events: int, batches: int, error: KafkaFailure | None, message: KafkaMessage) -> None:
-        self._waiting -= 1
+        self._unacknowledged -= 1
         if error is not None:
             self._error = self._error or error
             return

@@ -67,12 +67,12 @@ def load(folder: Path, plan: str) -> Progress | None:
     if not path.exists():
         return None
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Progress)
+        progress = msgspec.json.decode(path.read_bytes(), type=Progress)
     except msgspec.MsgspecError as error:
         raise ReplayError(f"{path} is damaged: {error}") from error
-    if found.log != plan:
+    if progress.log != plan:
         raise ReplayError(f"{path} belongs to another log or other options: choose another run id")
-    return found
+    return progress
 
 
 def save(folder: Path, progress: Progress, patience_s: float) -> None:

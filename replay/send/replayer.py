@@ -107,7 +107,7 @@ class _Replay:
         self._sender = Sender(settings, start.offsets, start.events, start.batches)
         self._epoch, self._time = start.epoch, start.time
         self._skip_to = 0  # event time, ms
-        self._passed = 0  # events of this process that are sent or on their way
+        self._passed = 0  # events that this process has given to the sender
         self._log = SortedLog(plan.path, plan.contents.rows, plan.loops, plan.shift)
 
     def run(self) -> ReplayResult:
@@ -143,29 +143,29 @@ class _Replay:
         telemetry.EPOCH.labels("replay").set(epoch)
 
     def _send(self, rows: LogSlice) -> None:
-        sent = self._sent.users  # before this process was started
-        groups, at = [g for g in rows.groups if rows.seqs[g.first] >= sent.get(g.user, 0)], 0
-        while at < len(groups):
-            self._wait(groups[at])
-            due, events, end = self._clock.reached(), 0, at
+        sent = self._sent.users  # by earlier processes
+        groups, start = [g for g in rows.groups if rows.seqs[g.first] >= sent.get(g.user, 0)], 0
+        while start < len(groups):
+            self._wait(groups[start])
+            reached, events, end = self._clock.reached(), 0, start
             while (
                 end < len(groups)
                 and events < TICK_EVENTS
-                and (end == at or groups[end].due < self._skip_to or self._due(groups[end], events) <= due)
+                and (end == start or groups[end].due < self._skip_to or self._due(groups[end], events) <= reached)
             ):
                 events += groups[end].end - groups[end].first
                 end += 1
             self._passed += events
             self._skip(groups[end - 1])
-            batches = grouped(rows, groups[at:end], int(self._wall() * 1000))
+            batches = grouped(rows, groups[start:end], int(self._wall() * 1000))
             self._sender.records(self._faults.records(batches))
-            at = end
-            telemetry.EVENT_TIME.labels("replay").set(groups[at - 1].due / 1000)
+            start = end
+            telemetry.EVENT_TIME.labels("replay").set(groups[start - 1].due / 1000)
             self._report("sending")
         self._time = max(self._time, *rows.times)
 
     def _due(self, group: ImpressionGroup, ahead: int) -> int:
-        """Return the clock's time at which a group is sent: its event time, or by a rate of events that of its turn.
+        """Return the clock's time at which a group is sent: its due time or, with a rate, the time of its first event.
 
         `ahead` events are sent before it in the same tick.
         """

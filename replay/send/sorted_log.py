@@ -57,35 +57,35 @@ class SortedLog:
                 self._counts.update(batch["user"][: max(0, rows - self._counts.total())].to_pylist())
 
     def slices(self, first: int, end: int) -> Iterator[LogSlice]:
-        """Yield rows `first` .. `end` - 1 in order. Both must be borders of impression groups, within one loop.
+        """Yield rows `first` .. `end` - 1 in order. Both must be boundaries of impression groups, within one loop.
 
         A slice ends with a group, also if that group continues in the next Parquet row group.
         """
-        loop, at = divmod(first, self._rows)
+        loop, row = divmod(first, self._rows)
         end -= loop * self._rows
         carried = None
-        while at < end:
-            table = self._rest_of_row_group(at, end)
-            at += table.num_rows
+        while row < end:
+            table = self._rest_of_row_group(row, end)
+            row += table.num_rows
             if carried is not None:
                 table = _joined(carried, table)
             starts = np.flatnonzero(impression_groups.group_starts(table, None))
-            if at < end:  # the last group may continue
+            if row < end:  # the last group may continue
                 last = int(starts[-1])
                 carried, table, starts = table.slice(last), table.slice(0, last), starts[:-1]
             if table.num_rows:
                 yield self._slice(table, starts, loop)
 
-    def _rest_of_row_group(self, at: int, end: int) -> pa.RecordBatch:
-        """Return the rest of the Parquet row group that contains row `at`, up to row `end`."""
-        number = bisect_right(self._ends, at)
+    def _rest_of_row_group(self, row: int, end: int) -> pa.RecordBatch:
+        """Return the rest of the Parquet row group that contains `row`, up to row `end`."""
+        number = bisect_right(self._ends, row)
         if self._number != number:
             with pq.ParquetFile(self._path) as file:
                 table = file.read_row_group(number, use_threads=False).combine_chunks()
             self._number, self._row_group = number, table.to_batches()[0]
         assert self._row_group is not None
         begin = self._ends[number - 1] if number else 0
-        return self._row_group.slice(at - begin, min(end, self._ends[number]) - at)
+        return self._row_group.slice(row - begin, min(end, self._ends[number]) - row)
 
     def _slice(self, table: pa.RecordBatch, starts: NDArray[np.intp], loop: int) -> LogSlice:
         users = table["user"].to_pylist()
@@ -94,16 +94,15 @@ class SortedLog:
         if loop:
             impressions = _renumbered(impressions, loop)
             seqs = [seq + loop * self._counts[user] for seq, user in zip(seqs, users, strict=True)]
-        due = (
-            impression_groups.as_array(table[impression_groups.due_column(table.schema.names)]) + loop * self._shift
-        ).tolist()
+        due_column = table[impression_groups.due_column(table.schema.names)]
+        due = (impression_groups.as_array(due_column) + loop * self._shift).tolist()
         groups = [ImpressionGroup(users[a], due[a], a, b) for a, b in pairwise([*starts.tolist(), table.num_rows])]
         items, kinds = table["item"].to_pylist(), table["kind"].to_pylist()
         return LogSlice(items, kinds, times, impressions.tolist(), seqs, groups)
 
 
 def _renumbered(impressions: NDArray[np.int64], loop: int) -> NDArray[np.int64]:
-    """Return new impression numbers for a later loop: its first must differ from the last of the loop before."""
+    """Return new impression numbers for a later loop: its first must differ from the last of the previous loop."""
     with np.errstate(over="ignore"):
         mixed = np.abs(impressions).astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(loop)
         mixed *= np.uint64(0x9E3779B97F4A7C15)

@@ -23,47 +23,47 @@ DOUBTFUL = (
 )
 NO_IMPRESSION = (*NO_VALUE, "0", *DOUBTFUL)
 _WHOLE = re.compile(r"^([0-9]+)\.0+$")
-FLOAT_WHOLE = 2**53  # up to here a float holds every whole number
+FLOAT_WHOLE = 2**53  # floats represent every whole number up to here
 KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "past_click": Kind.PAST_CLICK}
 
 
 def columns(written: Iterable[str], log_map: LogMap = GENERIC) -> dict[str, str]:
     """Return the name in the log of each column that is read. Raises InvalidError as `positions` does."""
     names = list(written)
-    return {column: names[at] for column, at in positions(names, log_map).items()}
+    return {column: names[position] for column, position in positions(names, log_map).items()}
 
 
 def positions(names: Sequence[str], log_map: LogMap) -> dict[str, int]:
-    """Return where each column that is read is among `names`, from 0.
+    """Return the position of each column that is read among `names`, from 0.
 
     Case and blanks around a name make no difference; a number in the map is a position if no column is called so.
     Raises InvalidError if a needed column is missing, or one occurs twice.
     """
-    named = log_map.wanted
-    found: dict[str, int] = {
-        column: at
+    named = log_map.named_columns
+    by_column: dict[str, int] = {
+        column: position
         for column in dict.fromkeys((*log_map.needed, "impression", *named))
-        if (at := _position(names, named.get(column, column))) is not None
+        if (position := _position(names, named.get(column, column))) is not None
     }
-    for one, other in (("user", "item"), ("user", "timestamp"), ("item", "timestamp")):
-        if one in found and found[one] == found.get(other):
-            raise InvalidError("wrong columns", f"{one} and {other} are one column, {names[found[one]]}")
-    missing = [name for name in dict.fromkeys((*log_map.needed, *named)) if name not in found]
+    for first, second in (("user", "item"), ("user", "timestamp"), ("item", "timestamp")):
+        if first in by_column and by_column[first] == by_column.get(second):
+            raise InvalidError("wrong columns", f"{first} and {second} are one column, {names[by_column[first]]}")
+    missing = [name for name in dict.fromkeys((*log_map.needed, *named)) if name not in by_column]
     if missing:
-        wanted = ", ".join(named.get(name, name) for name in missing)
-        raise InvalidError("wrong columns", f"there is no {wanted} among {shown(','.join(names))}")
-    return found
+        missing_names = ", ".join(named.get(name, name) for name in missing)
+        raise InvalidError("wrong columns", f"there is no {missing_names} among {shown(','.join(names))}")
+    return by_column
 
 
-def _position(names: Sequence[str], wanted: str) -> int | None:
-    plain = wanted.strip().lower()
-    exact = [at for at, name in enumerate(names) if name == wanted and name != plain]
-    at = exact or [at for at, name in enumerate(names) if name.strip().lower() == plain]
-    if len(at) > 1:
-        raise InvalidError("wrong columns", f"{wanted} occurs twice in {shown(','.join(names))}")
-    if not at and wanted.isascii() and wanted.isdecimal() and 0 < int(wanted) <= len(names):
-        return int(wanted) - 1
-    return at[0] if at else None
+def _position(names: Sequence[str], name: str) -> int | None:
+    lower = name.strip().lower()
+    exact = [i for i, other in enumerate(names) if other == name and name != lower]
+    matches = exact or [i for i, other in enumerate(names) if other.strip().lower() == lower]
+    if len(matches) > 1:
+        raise InvalidError("wrong columns", f"{name} occurs twice in {shown(','.join(names))}")
+    if not matches and name.isascii() and name.isdecimal() and 0 < int(name) <= len(names):
+        return int(name) - 1
+    return matches[0] if matches else None
 
 
 def name(what: str, value: object, null: Container[str] = NO_VALUE) -> str:
@@ -76,7 +76,7 @@ def name(what: str, value: object, null: Container[str] = NO_VALUE) -> str:
         raise InvalidError(f"{what} is empty", "''")
     if found.strip().lower() in null:
         raise InvalidError(f"{what} is a placeholder for no value", shown(found))
-    if "\0" in found:  # no database keeps it
+    if "\0" in found:  # no database stores it
         raise InvalidError(f"{what} has a NUL in it", shown(found))
     try:
         size = len(found.encode())

@@ -4,8 +4,8 @@ Two layouts of a folder are read: `ebnerd_demo_impressions.parquet` with `ebnerd
 article in view; one row per past click), and the public one, `train` and/or `validation` with `behaviors.parquet` and
 `history.parquet` (lists in columns). Past clicks come first, as Kind.PAST_CLICK: the histories of both splits overlap,
 so equal (user, time, item) count once, and clicks at or after the first impression of the user are left out; both
-are counted. The
-clicked articles of an impression are clicks, the others exposures. Times without a zone are read as UTC.
+are counted. The clicked articles of an impression are clicks, the others exposures. Times without a zone are read as
+UTC.
 """
 
 # ruff: noqa: S608 - paths and column names of our own: duckdb takes no parameters there
@@ -69,13 +69,13 @@ def files(folder: Path) -> tuple[Path, ...]:
 
 def ebnerd(folder: Path, _policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     """Yield batches of `schema.ROWS`. Raises SourceError if files or columns are missing; bad rows go to `errors`."""
-    found = files(folder)
-    if not found:
+    paths = files(folder)
+    if not paths:
         raise SourceError(f"{folder} has neither {FLAT[0]} nor a folder {' or '.join(SPLITS)} with {LISTS[0]}")
-    shown, read = (_FLAT_SHOWN, _FLAT_READ) if found[0].name == FLAT[0] else (_LISTS_SHOWN, _LISTS_READ)
+    in_view, clicked = (_FLAT_SHOWN, _FLAT_READ) if paths[0].name == FLAT[0] else (_LISTS_SHOWN, _LISTS_READ)
     with database(Path(tempfile.gettempdir()), f"{folder}: reading failed") as connection:
-        impressions = [_good(connection, path, shown, _SHOWN_REASONS, errors) for path in found[::2]]
-        history = [_good(connection, path, read, _REASONS, errors) for path in found[1::2]]
+        impressions = [_valid(connection, path, in_view, _SHOWN_REASONS, errors) for path in paths[::2]]
+        history = [_valid(connection, path, clicked, _REASONS, errors) for path in paths[1::2]]
         connection.execute(f"CREATE VIEW shown AS {' UNION ALL '.join(impressions)}")
         connection.execute(f"CREATE VIEW past AS {' UNION ALL '.join(history)}")
         connection.execute(
@@ -97,7 +97,7 @@ def ebnerd(folder: Path, _policy: Exposures, errors: RowErrors) -> Iterator[pa.R
         yield from _rows(connection, f"SELECT {columns}, {kind}, impression FROM shown")
 
 
-def _good(
+def _valid(
     connection: duckdb.DuckDBPyConnection, path: Path, query: str, reasons: dict[str, str], errors: RowErrors
 ) -> str:
     """Return the query for the valid rows of a file; the others are added to `errors`. Raises SourceError."""
@@ -110,8 +110,8 @@ def _good(
             if name in _WHOLE and kind not in _INTEGERS:
                 raise SourceError(f"{path}: wrong columns: {name} comes out as {kind}, not as whole numbers")
         bad = connection.execute(f"SELECT row + 1, {reason} AS why FROM ({rows}) WHERE why IS NOT NULL ORDER BY row")
-        while (one := bad.fetchone()) is not None:
-            errors.add(RowError(path, one[0], one[1], unit="row"))
+        while (invalid := bad.fetchone()) is not None:
+            errors.add(RowError(path, *invalid, unit="row"))
         if connection.execute(f"SELECT 1 FROM ({rows}) LIMIT 1").fetchone() is None:
             raise SourceError(f"{path} is empty")
     except duckdb.BinderException as error:

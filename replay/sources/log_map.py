@@ -115,14 +115,14 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.click_from if self.click_from is not None else 4 if self.decides == "rating" else 1
 
     @property
-    def wanted(self) -> dict[str, str]:
+    def named_columns(self) -> dict[str, str]:
         """Name in the log, or number, of each column that the map names."""
-        found: dict[str, str] = dict(self.columns.items())
+        names: dict[str, str] = dict(self.columns.items())
         if self.slate:
-            found["slate"] = self.slate.column
+            names["slate"] = self.slate.column
         if self.history:
-            found["history"] = self.history
-        return found
+            names["history"] = self.history
+        return names
 
     @property
     def needed(self) -> tuple[str, ...]:

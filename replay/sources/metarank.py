@@ -33,10 +33,10 @@ def metarank(files: Sequence[Path], _policy: Exposures, errors: RowErrors) -> It
 def _rows(path: Path, errors: RowErrors) -> Iterator[Row]:
     for number, line in lines(path, errors):
         try:
-            found = json.loads(line)
-            if not isinstance(found, dict):
+            fields = json.loads(line)
+            if not isinstance(fields, dict):
                 raise InvalidError("not a JSON object", shown(line))
-            rows = _events(found)
+            rows = _events(fields)
         except (ValueError, RecursionError) as error:
             bad = error if isinstance(error, InvalidError) else InvalidError("not JSON", str(error))
             errors.add(RowError(path, number, bad.reason, bad.detail))
@@ -46,23 +46,23 @@ def _rows(path: Path, errors: RowErrors) -> Iterator[Row]:
         yield from rows
 
 
-def _events(found: dict[str, object]) -> list[Row]:
+def _events(fields: dict[str, object]) -> list[Row]:
     """Return the events of an object, none if it describes an item or a user. Raises InvalidError."""
-    event = found.get("event")
+    event = fields.get("event")
     if event not in {"ranking", *LEFT_OUT}:
         raise InvalidError("unknown event kind", shown(event))
-    if event != "ranking" and (event != "interaction" or found.get("type") != "click"):
+    if event != "ranking" and (event != "interaction" or fields.get("type") != "click"):
         return []
-    missing = [name for name in ("timestamp", "items" if event == "ranking" else "item") if name not in found]
+    missing = [name for name in ("timestamp", "items" if event == "ranking" else "item") if name not in fields]
     if missing:
         raise InvalidError("wrong columns", f"there is no {', '.join(missing)}")
-    user = found.get("user") or found.get("session")  # the user is optional there
-    name, time = columns.name("user", user), Times().ns(found["timestamp"]) // MS
+    user = fields.get("user") or fields.get("session")  # the user is optional there
+    name, time = columns.name("user", user), Times().ns(fields["timestamp"]) // MS
     if event == "interaction":
-        impression = columns.impression(found.get("ranking"))
-        return [(name, columns.name("item", found["item"]), time, Kind.CLICK, impression)]
-    items = found["items"]
+        impression = columns.impression(fields.get("ranking"))
+        return [(name, columns.name("item", fields["item"]), time, Kind.CLICK, impression)]
+    items = fields["items"]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise InvalidError("items is no list of objects", shown(items))
-    impression = columns.impression(found.get("id"))
+    impression = columns.impression(fields.get("id"))
     return [(name, columns.name("item", item.get("id")), time, Kind.EXPOSURE, impression) for item in items]

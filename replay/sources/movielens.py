@@ -25,7 +25,7 @@ def movielens(path: Path, separator: str, policy: Exposures, errors: RowErrors) 
 
 def _rows(path: Path, separator: str, policy: Exposures, errors: RowErrors) -> Iterator[Row]:
     times = Times()
-    least = LIKED if policy == "rated" else 0
+    smallest_click = LIKED if policy == "rated" else 0
     for number, line in lines(path, errors, "latin-1"):
         parts = line.split(separator)
         if len(parts) != 4:
@@ -35,19 +35,19 @@ def _rows(path: Path, separator: str, policy: Exposures, errors: RowErrors) -> I
         user, item, rating, seconds = parts
         reason = ""
         if not (user.isascii() and user.isdecimal() and item.isascii() and item.isdecimal()):
-            reason, found = "user or item is not a number", line
+            reason, value = "user or item is not a number", line
         elif max(len(user), len(item)) > NAME_BYTES:
-            reason, found = f"user or item of more than {NAME_BYTES} bytes", line
+            reason, value = f"user or item of more than {NAME_BYTES} bytes", line
         elif len(rating) != 1 or rating not in "12345":
-            reason, found = "rating is not 1 to 5", rating
+            reason, value = "rating is not 1 to 5", rating
         elif not (seconds.isascii() and seconds.isdecimal() and len(seconds) <= 12):
-            reason, found = ("time is negative" if seconds.startswith("-") else "time is not whole seconds"), seconds
+            reason, value = ("time is negative" if seconds.startswith("-") else "time is not whole seconds"), seconds
         if reason:
-            errors.add(RowError(path, number, reason, shown(found)))
+            errors.add(RowError(path, number, reason, shown(value)))
             continue
         try:
             ms = times.ns(seconds) // MS
         except InvalidError as error:
             errors.add(RowError(path, number, error.reason, error.detail))
             continue
-        yield user, item, ms, Kind.CLICK if int(rating) >= least else Kind.EXPOSURE, 0
+        yield user, item, ms, Kind.CLICK if int(rating) >= smallest_click else Kind.EXPOSURE, 0

@@ -21,19 +21,19 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
     errors.opens(path)
     with open_parquet(path) as file:
         try:
-            wanted = columns.columns(file.schema_arrow.names, reader.log_map)
+            names = columns.columns(file.schema_arrow.names, reader.log_map)
         except InvalidError as error:
             raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
-        for column, name in wanted.items():
+        for column, name in names.items():
             if column != "timestamp" and pa.types.is_temporal(file.schema_arrow.field(name).type):
                 raise SourceError(f"{path}: wrong columns: {name}, the {column}, is a column of times")
         if not file.metadata.num_rows:
             raise SourceError(f"{path} is empty")
         first = 1
         try:
-            for batch in file.iter_batches(batch_size=BATCH, columns=list(wanted.values()), use_threads=False):
+            for batch in file.iter_batches(batch_size=BATCH, columns=list(names.values()), use_threads=False):
                 batch.validate(full=True)  # above all text that is not UTF-8
-                rows = pa.RecordBatch.from_arrays([batch[name] for name in wanted.values()], names=list(wanted))
+                rows = pa.RecordBatch.from_arrays([batch[name] for name in names.values()], names=list(names))
                 lines = np.arange(first, first + batch.num_rows)
                 yield reader.events(Table(path, rows, lines, "row"), errors)
                 first += batch.num_rows

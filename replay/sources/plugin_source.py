@@ -32,7 +32,7 @@ def named(text: str) -> Plugin | None:
 
 
 class PluginSource:
-    """The log of a plugin, made anew for each reading."""
+    """The log of a plugin; a new object is created for each reading."""
 
     def __init__(self, plugin: Plugin, text: str) -> None:
         """`text` is the SOURCE. Raises PluginError if the plugin can't be loaded."""
@@ -71,7 +71,7 @@ class PluginSource:
             yield cast(Event, event)
 
     def _new(self) -> LogSource:
-        made = cast(LogSource, call(self._plugin, self._kind, self._parameters))
-        if not callable(getattr(made, "events", None)):
+        source = cast(LogSource, call(self._plugin, self._kind, self._parameters))
+        if not callable(getattr(source, "events", None)):
             raise PluginError(f"{self._plugin} has no method events")
-        return made
+        return source

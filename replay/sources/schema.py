@@ -18,9 +18,9 @@ ROWS = pa.schema(
         pa.field("impression", pa.int64(), nullable=False),  # 0: none
     ]
 )
-# A batch may say where its rows are: the number of the file in RowErrors.files, and the line (Parquet: the row) in it.
+# A batch may have the positions of its rows: index of the file in RowErrors.files, and line (Parquet: row) in it.
 POSITION = (pa.field("file", pa.int32()), pa.field("line", pa.int64()))
-# A batch may have times finer than ms, of which only the order of events is kept: ns within the ms.
+# A batch may have ns within the ms, which only decide the order of events.
 FINER = pa.field("ns", pa.int32())
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _NAMES = [field.with_type(_NAME) for field in ROWS if field.name in {"user", "item"}]
@@ -35,22 +35,22 @@ Row = tuple[str, str, int, Kind, int]
 def batches(rows: Iterable[Row], errors: RowErrors | None = None) -> Iterator[pa.RecordBatch]:
     """Yield Arrow batches of `ROWS`, of at most BATCH rows, from (user, item, time, kind, impression) tuples.
 
-    With `errors`, in which the reader keeps its place (`opens` and `line`), they have the columns POSITION, too.
+    With `errors`, in which the reader keeps its position (`opens` and `line`), they also have the columns POSITION.
     """
-    held: list[Row] = []
-    places: list[tuple[int, int | None]] = []
+    pending: list[Row] = []
+    positions: list[tuple[int, int | None]] = []
     for row in rows:
-        held.append(row)
+        pending.append(row)
         if errors is not None:
-            places.append((len(errors.files) - 1, errors.line))
-        if len(held) == BATCH:
-            yield _batch(held, places)
-            held, places = [], []
-    if held:
-        yield _batch(held, places)
+            positions.append((len(errors.files) - 1, errors.line))
+        if len(pending) == BATCH:
+            yield _batch(pending, positions)
+            pending, positions = [], []
+    if pending:
+        yield _batch(pending, positions)
 
 
-def _batch(rows: list[Row], places: list[tuple[int, int | None]]) -> pa.RecordBatch:
-    columns = [*zip(*rows, strict=True), *zip(*places, strict=True)]
-    schema = pa.schema([*ROWS, *POSITION]) if places else ROWS
+def _batch(rows: list[Row], positions: list[tuple[int, int | None]]) -> pa.RecordBatch:
+    columns = [*zip(*rows, strict=True), *zip(*positions, strict=True)]
+    schema = pa.schema([*ROWS, *POSITION]) if positions else ROWS
     return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)

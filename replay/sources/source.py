@@ -77,14 +77,14 @@ class Source:
         try:
             yield from self.reader(as_read, errors)
         except OSError as error:
-            raise _not_there(self.text, error) from error
+            raise _os_error(self.text, error) from error
 
     def file_stamps(self) -> list[tuple[str, int, int]]:
         """Return path, size in bytes and time of change in ns of each file. Raises SourceError."""
         try:
             stats = [(str(path), path.stat()) for path in self.files if path.exists()]
         except OSError as error:
-            raise _not_there(self.text, error) from error
+            raise _os_error(self.text, error) from error
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
@@ -101,23 +101,23 @@ def parse(text: str, log_map: LogMap | None = None) -> Source:
         if (preset := presets().get(scheme)) is not None and preset.map is not None:
             return _preset(preset, preset.map, text, rest)
         if (plugin := named(text)) is not None:
-            own = PluginSource(plugin, text)
-            return Source(text, ("logged", "simulated"), own.files(), own.rows, plugin=plugin)
+            source = PluginSource(plugin, text)
+            return Source(text, ("logged", "simulated"), source.files(), source.rows, plugin=plugin)
     except PluginError as error:
         raise SourceError(f"{text!r} is no source: write one of {FORMS}; or {PLUGIN}, but {error}") from error
     except OSError as error:
-        raise _not_there(text, error) from error
+        raise _os_error(text, error) from error
     raise SourceError(f"{text!r} is no source: write one of {FORMS}; or {PLUGIN}")
 
 
-def _not_there(text: str, error: OSError) -> SourceError:
+def _os_error(text: str, error: OSError) -> SourceError:
     """Return the error of the operating system for a file: no permission, a name too long, a failing disk."""
     return SourceError(f"{error.filename or text}: {error.strerror or error}")
 
 
 def _synthetic(text: str, rest: str) -> Source:
-    world = parameters(Synthetic, rest)
-    return Source(text, ("logged",), (), lambda _policy, _refusals: world.batches())
+    synthetic = parameters(Synthetic, rest)
+    return Source(text, ("logged",), (), lambda _policy, _errors: synthetic.batches())
 
 
 def _movielens(file: str, separator: str, text: str, rest: str) -> Source:

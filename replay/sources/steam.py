@@ -60,18 +60,18 @@ def _row(review: dict[str, object]) -> Row:
 
 def fields(line: str) -> dict[str, object]:
     """Return the fields user, its id, item and date of a dict literal, if they are present. Raises InvalidError."""
-    found: dict[str, str] = {}
-    at = 1
-    while line.startswith("{") and (pair := _PAIR.match(line, at)):
+    literals: dict[str, str] = {}
+    position = 1
+    while line.startswith("{") and (pair := _PAIR.match(line, position)):
         name, value, end = pair.groups()
-        found[name.lstrip("u")[1:-1]] = value
-        at = pair.end()
+        literals[name.lstrip("u")[1:-1]] = value
+        position = pair.end()
         if end[0] == "}":
-            return {name: _literal(found[name]) for name in (USER, USER_ID, ITEM, DATE) if name in found}
-    whole = _literal(line.strip())
-    if not isinstance(whole, dict):
+            return {name: _literal(literals[name]) for name in (USER, USER_ID, ITEM, DATE) if name in literals}
+    fields = _literal(line.strip())
+    if not isinstance(fields, dict):
         raise InvalidError("not a dict literal", shown(line))
-    return whole
+    return fields
 
 
 def _literal(text: str) -> object:

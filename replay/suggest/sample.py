@@ -66,16 +66,16 @@ def _numeric(text: str) -> bool:
 
 
 def _of_json(path: Path) -> Sample:
-    found: list[dict[str, object]] = []
+    objects: list[dict[str, object]] = []
     for _number, line in islice(lines(path, RowErrors("skip")), ROWS):
         try:
-            found.append(msgspec.json.decode(line, type=dict[str, object]))
+            objects.append(msgspec.json.decode(line, type=dict[str, object]))
         except (msgspec.DecodeError, RecursionError):
             continue
-    if not found:
+    if not objects:
         raise SourceError(f"{path}: no line is a JSON object")
-    nested = next((name for name, value in found[0].items() if _is_list_of_objects(value)), None)
-    return Sample(_columns(_unnested(found, nested)), nested=nested)
+    nested = next((name for name, value in objects[0].items() if _is_list_of_objects(value)), None)
+    return Sample(_columns(_unnested(objects, nested)), nested=nested)
 
 
 def _unnested(rows: list[dict[str, object]], nested: str | None) -> Iterator[dict[str, object]]:
@@ -83,7 +83,7 @@ def _unnested(rows: list[dict[str, object]], nested: str | None) -> Iterator[dic
         inside = row.get(nested) if nested else None
         outside = {name: value for name, value in row.items() if name != nested}
         if isinstance(inside, list):
-            yield from (outside | one for one in inside if isinstance(one, dict))
+            yield from (outside | each for each in inside if isinstance(each, dict))
         else:
             yield outside
 

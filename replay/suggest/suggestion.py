@@ -33,34 +33,34 @@ def suggestion(text: str, log_map: LogMap | None) -> str:
     return "\n".join(_lines(sample(path, known), known)) + "\n"
 
 
-def _lines(found: Sample, log_map: LogMap) -> Iterator[str]:
-    slate = next((name for name, cells in found.columns.items() if all(map(_SLATE.fullmatch, cells))), None)
-    of_rows = {name: cells for name, cells in found.columns.items() if name != slate}
-    columns, unsure = _columns(replace(found, columns=of_rows), log_map, () if slate is None else ("user", "timestamp"))
-    yield f"# columns in the log: {', '.join(map(_text, found.columns))}"
+def _lines(rows: Sample, log_map: LogMap) -> Iterator[str]:
+    slate = next((name for name, cells in rows.columns.items() if all(map(_SLATE.fullmatch, cells))), None)
+    of_rows = {name: cells for name, cells in rows.columns.items() if name != slate}
+    columns, unsure = _columns(replace(rows, columns=of_rows), log_map, () if slate is None else ("user", "timestamp"))
+    yield f"# columns in the log: {', '.join(map(_text, rows.columns))}"
     yield f"columns = {_table(columns)}" + (f"  # unsure: {', '.join(unsure)}" if unsure else "")
     needed = ("user", "timestamp") if slate else ("user", "item", "timestamp")
     missing = [name for name in needed if name not in columns]
     if missing:
         yield f"# nothing looks like {', '.join(missing)}: add it to columns"
-    yield from _kinds(found, columns, of_slates=slate is not None)
-    if found.header is not None and not found.header:
+    yield from _kinds(rows, columns, of_slates=slate is not None)
+    if rows.header is not None and not rows.header:
         yield "header = false"
-    if found.separator not in (None, ","):
-        yield f"separator = {_text(found.separator)}"
-    if found.nested:
-        yield f"nested = {_text(found.nested)}"
+    if rows.separator not in (None, ","):
+        yield f"separator = {_text(rows.separator)}"
+    if rows.nested:
+        yield f"nested = {_text(rows.nested)}"
     if log_map.encoding != "utf-8":
         yield f"encoding = {_text(log_map.encoding)}"
     if "timestamp" in columns:
-        yield from _times(found.columns[columns["timestamp"]], log_map)
+        yield from _times(rows.columns[columns["timestamp"]], log_map)
     if slate is not None:
         yield f'[slate]\ncolumn = {_text(slate)}\nclick_suffix = "-1"\nexposure_suffix = "-0"'
 
 
-def _kinds(found: Sample, columns: Mapping[str, str], *, of_slates: bool) -> Iterator[str]:
+def _kinds(rows: Sample, columns: Mapping[str, str], *, of_slates: bool) -> Iterator[str]:
     if "event" in columns:
-        words = dict.fromkeys(found.columns[columns["event"]])
+        words = dict.fromkeys(rows.columns[columns["event"]])
         kinds = {word: _kind(word) for word in words}
         yield f"events = {_table({word: kind or 'ignore' for word, kind in kinds.items()})}" + (
             "  # unsure: " + ", ".join(map(_text, (word for word, kind in kinds.items() if kind is None)))
@@ -73,13 +73,13 @@ def _kinds(found: Sample, columns: Mapping[str, str], *, of_slates: bool) -> Ite
         yield 'event = "click"  # unsure: no column tells clicks from exposures, so every row is a click'
 
 
-def _columns(found: Sample, log_map: LogMap, only: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _columns(rows: Sample, log_map: LogMap, only: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Return the name in the log of each of our columns, and those that are guesses from the values alone.
 
     With `only`, no others are guessed.
     """
     columns: dict[str, str] = {name: log_map.columns[name] for name in log_map.columns}
-    known_as = {plain(name): name for name in reversed(found.columns)}
+    known_as = {plain(name): name for name in reversed(rows.columns)}
     for column, names in NAMES.items():
         known = next((known_as[name] for name in names if known_as.get(name, "") not in ("", *columns.values())), None)
         if known is not None and column not in columns and not (column in ("click", "rating") and _decided(columns)):
@@ -89,11 +89,11 @@ def _columns(found: Sample, log_map: LogMap, only: Sequence[str]) -> tuple[dict[
         if (
             column in columns
             or (only and column not in only)
-            or (column in ("event", "rating") and (found.header or _decided(columns)))
+            or (column in ("event", "rating") and (rows.header or _decided(columns)))
         ):
             continue
-        free = [name for name in found.columns if name not in columns.values() and fits(found.columns[name])]
-        guess = max(free, key=lambda name: column == "user" and _repeats(found.columns[name]), default=None)
+        free = [name for name in rows.columns if name not in columns.values() and fits(rows.columns[name])]
+        guess = max(free, key=lambda name: column == "user" and _repeats(rows.columns[name]), default=None)
         if guess is not None:
             columns[column] = guess
             unsure.append(column)
@@ -173,4 +173,4 @@ def _table(pairs: Mapping[str, str]) -> str:
 def _text(value: object) -> str:
     """Return a TOML string; control characters are escaped, so that a comment can hold it, too."""
     text = json.dumps(str(value), ensure_ascii=False)
-    return re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -50,9 +50,9 @@ class EventReader:
         """
         kinds = self._kinds(table.rows)
         if ignored := pc.sum(pc.equal(kinds, IGNORED)).as_py():
-            wanted = pc.fill_null(pc.not_equal(kinds, IGNORED), True).to_numpy(zero_copy_only=False)
+            kept = pc.fill_null(pc.not_equal(kinds, IGNORED), True).to_numpy(zero_copy_only=False)
             errors.left_out[LEFT_OUT] += ignored
-            table, kinds = table.filter(wanted), kinds.filter(pa.array(wanted))
+            table, kinds = table.filter(kept), kinds.filter(pa.array(kept))
         problems = list(line_problems)
         batches = []
         if self.histories is not None:
@@ -71,10 +71,11 @@ class EventReader:
     ) -> pa.RecordBatch:
         """Return the valid rows; the others are added to `problems`."""
         rows = table.rows
-        found = [*(self._names(name, rows[name]) for name in ("user", "item")), time[0], kinds, self._impressions(rows)]
+        names = (self._names(name, rows[name]) for name in ("user", "item"))
+        arrays = [*names, time[0], kinds, self._impressions(rows)]
         file = pa.array(np.full(rows.num_rows, len(errors.files) - 1, np.int32))
-        batch = pa.RecordBatch.from_arrays([*found, file, pa.array(table.lines), time[1]], schema=_NULLABLE)
-        nulls = [column.is_null().to_numpy(zero_copy_only=False) for column in found if column.null_count]
+        batch = pa.RecordBatch.from_arrays([*arrays, file, pa.array(table.lines), time[1]], schema=_NULLABLE)
+        nulls = [column.is_null().to_numpy(zero_copy_only=False) for column in arrays if column.null_count]
         return self._read_again(batch, table, np.flatnonzero(np.any(nulls, axis=0)), problems) if nulls else batch
 
     def row(self, values: dict[str, object], code: int | None = None, ms: int | None = None) -> Row | None:
@@ -137,11 +138,11 @@ class EventReader:
             rows[self.log_map.decides], pa.int8(), lambda v: IGNORED if (k := self._kind(v)) is None else int(k)
         )
 
-    def _names(self, what: str, column: pa.Array) -> pa.DictionaryArray:
+    def _names(self, column_name: str, column: pa.Array) -> pa.DictionaryArray:
         """Return users or items as text; null where the value is not valid."""
         if not (_is_text(column) or pa.types.is_integer(column.type)):
             return per_value(
-                column, pa.string(), lambda value: columns.name(what, value, self._no_value)
+                column, pa.string(), lambda value: columns.name(column_name, value, self._no_value)
             ).dictionary_encode()
         encoded = pc.cast(column, pa.string()).dictionary_encode()
         text = encoded.dictionary  # each name is checked once
@@ -161,12 +162,10 @@ class EventReader:
                 numbers = pc.cast(column, pa.int64())
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
                 numbers = None
-            if (
-                numbers is not None
-                and pc.all(pc.equal(pc.cast(numbers, pa.string()), pc.cast(column, pa.string()))).as_py()
-            ):
+            if numbers is not None:
+                canonical = pc.equal(pc.cast(numbers, pa.string()), pc.cast(column, pa.string()))
                 span = pc.min_max(numbers).as_py()
-                if (span["min"] or 1) > 0 and (span["max"] or 1) < IMPRESSIONS:
+                if pc.all(canonical).as_py() and (span["min"] or 1) > 0 and (span["max"] or 1) < IMPRESSIONS:
                     return numbers
         return per_value(column, pa.int64(), lambda value: columns.impression(value, self._no_impression))
 
@@ -176,14 +175,11 @@ class EventReader:
         """Return the batch with its `invalid` rows read one by one; those that stay invalid are added to `problems`."""
         batch = batch.cast(_TEXTS)
         read: list[Row] = []
-        at: list[int] = []
+        indices: list[int] = []
         rows = table.rows.take(pa.array(invalid))
-        if "timestamp" in rows.schema.names and is_moment(
-            rows["timestamp"]
-        ):  # Python has no such times beyond its years, nor below microseconds
-            rows = rows.set_column(
-                rows.schema.names.index("timestamp"), "timestamp", rows["timestamp"].cast(pa.string())
-            )
+        if "timestamp" in rows.schema.names and is_moment(rows["timestamp"]):  # may be out of the range of datetime
+            position, texts = rows.schema.names.index("timestamp"), rows["timestamp"].cast(pa.string())
+            rows = rows.set_column(position, "timestamp", texts)
         for index, values in zip(invalid.tolist(), rows.to_pylist(), strict=True):
             try:
                 row = self.row(values, batch["kind"][index].as_py(), batch["time"][index].as_py())
@@ -192,16 +188,17 @@ class EventReader:
             else:
                 if row is not None:
                     read.append(row)
-                    at.append(index)
+                    indices.append(index)
         valid = np.delete(np.arange(batch.num_rows), invalid)
-        good = batch.take(pa.array(valid))
+        first = batch.take(pa.array(valid))
         if not read:
-            return good.cast(_NULLABLE)
+            return first.cast(_NULLABLE)
         values = zip(*read, strict=True)
-        again = [pa.array(list(c), f.type) for c, f in zip(values, ROWS, strict=True)]
-        second = pa.RecordBatch.from_arrays([*again, *batch.take(pa.array(at)).columns[len(ROWS) :]], schema=_TEXTS)
-        order = np.argsort(np.concatenate([valid, at]), kind="stable")
-        return pa.concat_batches([good, second]).take(pa.array(order)).cast(_NULLABLE)
+        read_again = [pa.array(list(c), f.type) for c, f in zip(values, ROWS, strict=True)]
+        others = batch.take(pa.array(indices)).columns[len(ROWS) :]
+        second = pa.RecordBatch.from_arrays([*read_again, *others], schema=_TEXTS)
+        order = np.argsort(np.concatenate([valid, indices]), kind="stable")
+        return pa.concat_batches([first, second]).take(pa.array(order)).cast(_NULLABLE)
 
 
 def per_value(column: pa.Array, kind: pa.DataType, read: Callable[[object], object]) -> pa.Array:

@@ -42,7 +42,7 @@ def number_cause(number: float) -> str:
     digits = str(int(number)) if number == int(number) else ""
     form = _DIGITS.get(len(digits), "")
     if form and form in _plausible_formats(digits, (form,)):
-        return f"looks like {''.join(_WORDS[form[at : at + 2]] for at in range(0, len(form), 2))}: --time-format {form}"
+        return f"looks like {''.join(_WORDS[form[i : i + 2]] for i in range(0, len(form), 2))}: --time-format {form}"
     begin, end = plausible_ms()
     for unit, name in _UNITS.items():
         if begin <= (number - (EXCEL_1970 if unit == "excel" else 0)) * NS[unit] / MS < end:

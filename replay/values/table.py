@@ -20,6 +20,6 @@ class Table:
     lines: npt.NDArray[np.int64]
     unit: Literal["line", "row"] = "line"
 
-    def filter(self, wanted: npt.NDArray[np.bool_]) -> Table:
-        """Return the rows for which `wanted` is true."""
-        return replace(self, rows=self.rows.filter(pa.array(wanted)), lines=self.lines[wanted])
+    def filter(self, kept: npt.NDArray[np.bool_]) -> Table:
+        """Return the rows for which `kept` is true."""
+        return replace(self, rows=self.rows.filter(pa.array(kept)), lines=self.lines[kept])

@@ -56,13 +56,13 @@ def _integers(
     numbers = pc.fill_null(column, -1).to_numpy(zero_copy_only=False)
     ms, below, valid = np.zeros_like(numbers), np.zeros_like(numbers), np.zeros(len(numbers), bool)
     for unit in units:
-        here = _in_range(numbers, unit, any_year=any_year, ticks=ticks)
+        matches = _in_range(numbers, unit, any_year=any_year, ticks=ticks)
         if NS[unit] >= MS:
-            ms[here] = numbers[here] * (NS[unit] // MS)
+            ms[matches] = numbers[matches] * (NS[unit] // MS)
         else:
-            ms[here], rest = np.divmod(numbers[here], MS // NS[unit])
-            below[here] = rest * NS[unit]
-        valid |= here
+            ms[matches], rest = np.divmod(numbers[matches], MS // NS[unit])
+            below[matches] = rest * NS[unit]
+        valid |= matches
     return ms, below, valid
 
 
@@ -70,9 +70,9 @@ def _floats(column: pa.Array, units: tuple[TimeUnit, ...], *, any_year: bool) ->
     numbers = pc.fill_null(column, -1.0).to_numpy(zero_copy_only=False)
     us, valid = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), bool)
     for unit in units:
-        here = _in_range(numbers, unit, any_year=any_year)
-        us[here] = np.rint(numbers[here] * (NS[unit] / NS["us"])).astype(np.int64)
-        valid |= here
+        matches = _in_range(numbers, unit, any_year=any_year)
+        us[matches] = np.rint(numbers[matches] * (NS[unit] / NS["us"])).astype(np.int64)
+        valid |= matches
     valid &= us < (LATEST + 1 if any_year else plausible_ms()[1]) * 1000  # rounded up
     return us // 1000, us % 1000 * 1000, valid
 
@@ -83,25 +83,25 @@ def _in_range(numbers: Ints | NDArray[np.float64], unit: TimeUnit, *, any_year: 
     With `ticks`, a number of ns that may be .NET's ticks is none.
     """
     begin, end = (0, LATEST + 1) if any_year else plausible_ms()
-    here = (numbers >= -(-begin * MS // NS[unit])) & (numbers < min(-(-end * MS // NS[unit]), 2**63 - 1))
+    matches = (numbers >= -(-begin * MS // NS[unit])) & (numbers < min(-(-end * MS // NS[unit]), 2**63 - 1))
     if unit == "ns" and ticks and not any_year:
-        here &= (numbers < TICKS.start) | (numbers >= TICKS.stop)
-    return np.asarray(here)
+        matches &= (numbers < TICKS.start) | (numbers >= TICKS.stop)
+    return np.asarray(matches)
 
 
 def _texts(column: pa.Array, times: Times) -> tuple[pa.Array, pa.Array]:
     units = (times.unit,) if times.unit else DETECTED
     if pc.all(pc.and_(pc.ascii_is_decimal(column), pc.less_equal(pc.binary_length(column), 18))).as_py():
         return _columns(*_integers(pc.cast(column, pa.int64()), units, any_year=times.explicit))
-    plain = pc.utf8_trim_whitespace(column)
-    whole = pc.match_substring_regex(plain, "^-?[0-9]{1,18}$")
+    trimmed = pc.utf8_trim_whitespace(column)
+    whole = pc.match_substring_regex(trimmed, "^-?[0-9]{1,18}$")
     if pc.all(whole).as_py():
-        return _columns(*_integers(pc.cast(plain, pa.int64()), units, any_year=times.explicit))
+        return _columns(*_integers(pc.cast(trimmed, pa.int64()), units, any_year=times.explicit))
     try:
-        moments = pc.cast(pc.replace_substring_regex(plain, _UTC, ""), pa.timestamp("ns"))
+        moments = pc.cast(pc.replace_substring_regex(trimmed, _UTC, ""), pa.timestamp("ns"))
     except pa.ArrowInvalid:  # a zone, a number, a year beyond 2262, or no time
         return _one_by_one(column, times)
-    zoned = times.tz is not None and pc.any(pc.match_substring_regex(plain, _UTC)).as_py()
+    zoned = times.tz is not None and pc.any(pc.match_substring_regex(trimmed, _UTC)).as_py()
     return _one_by_one(column, times) if zoned or pc.any(whole).as_py() else _moments(moments, times)
 
 
@@ -125,9 +125,9 @@ def _one_by_one(column: pa.Array, times: Times) -> tuple[pa.Array, pa.Array]:
         encoded = pc.dictionary_encode(column)
     except pa.ArrowNotImplementedError:  # a list, a struct
         encoded = pa.DictionaryArray.from_arrays(pa.array(range(len(column)), pa.int32()), pa.nulls(len(column)))
-    found = [_ns(value, times) for value in encoded.dictionary.to_pylist()]
-    ms = pa.array([None if ns is None else ns // MS for ns in found], pa.int64())
-    below = pa.array([None if ns is None else ns % MS for ns in found], pa.int32())
+    times_ns = [_ns(value, times) for value in encoded.dictionary.to_pylist()]
+    ms = pa.array([None if ns is None else ns // MS for ns in times_ns], pa.int64())
+    below = pa.array([None if ns is None else ns % MS for ns in times_ns], pa.int32())
     return ms.take(encoded.indices), below.take(encoded.indices)
 
 

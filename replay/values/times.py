@@ -41,7 +41,7 @@ class Times:
         return self.unit is not None or self.format is not None
 
     def ns(self, value: object) -> int:
-        """Return the time that a text or a number is. Raises InvalidError."""
+        """Return a text or a number as a time. Raises InvalidError."""
         if isinstance(value, Decimal):
             value = int(value) if value == value.to_integral_value() else float(value)
         if isinstance(value, bytes):
@@ -53,15 +53,15 @@ class Times:
         number = _number(value)
         if self.format is not None:
             whole = isinstance(number, float) and number.is_integer()
-            found = self._formatted(str(int(number) if whole and number is not None else value))
+            ns = self._formatted(str(int(number) if whole and number is not None else value))
         elif number is None:
-            found = self._iso(str(value))
+            ns = self._iso(str(value))
         else:
-            found = self._counted(number, value)
-        if not 0 <= found < (LATEST + 1) * MS:
-            raise InvalidError("time is negative" if found < 0 else "time is beyond the year 9999", shown(value))
-        self._check_plausible(found, number, value)
-        return found
+            ns = self._counted(number, value)
+        if not 0 <= ns < (LATEST + 1) * MS:
+            raise InvalidError("time is negative" if ns < 0 else "time is beyond the year 9999", shown(value))
+        self._check_plausible(ns, number, value)
+        return ns
 
     def _check_plausible(self, ns: int, number: float | None, value: object) -> None:
         begin, end = plausible_ms()

@@ -61,9 +61,9 @@ class Synthetic:
         """Raise SourceError for parameters that make no log."""
         if not (self.users >= 1 and self.clicks >= 2 and self.days >= 1 and self.seed >= 0 and 0 <= self.noise <= 1):
             raise SourceError("synthetic: users, days >= 1, clicks >= 2, seed >= 0 and noise within 0..1 are needed")
-        for name, most in MOST.items():
-            if getattr(self, name) > most:
-                raise SourceError(f"synthetic: {name}={getattr(self, name)} is too many: at most {most:,}")
+        for name, largest in MOST.items():
+            if getattr(self, name) > largest:
+                raise SourceError(f"synthetic: {name}={getattr(self, name)} is too many: at most {largest:,}")
         if not 1 <= self.favourites < self.groups <= self.items:
             raise SourceError("synthetic: 1 <= favourites < groups <= items is needed")
 
@@ -102,12 +102,12 @@ class Synthetic:
         flow = np.zeros(favourite.shape)
         flow[users, self.follows[last]] = FLOW
         flow *= ~tired
-        wanted = favourite & ~tired & ~recent
-        for wider in (favourite & ~recent, favourite):
-            wanted = np.where(wanted.any(axis=1, keepdims=True), wanted, wider)
-        taste = (FLOW + TASTE - flow.sum(axis=1, keepdims=True)) / wanted.sum(axis=1, keepdims=True)
-        found: Floats = flow + taste * wanted
-        return found
+        liked = favourite & ~tired & ~recent
+        for wider in (favourite & ~recent, favourite):  # if no group is left
+            liked = np.where(liked.any(axis=1, keepdims=True), liked, wider)
+        taste = (FLOW + TASTE - flow.sum(axis=1, keepdims=True)) / liked.sum(axis=1, keepdims=True)
+        probability: Floats = flow + taste * liked
+        return probability
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the log as batches of `schema.ROWS`, a block of users at a time: past clicks, then later events."""
@@ -138,8 +138,8 @@ class Traces:
         pushed = _group_of_a_click(chance, clicked, SHOWN)
         ring = np.full((users, RING), -1)
         for step in range(steps):
-            again = chance.random(pushed.shape) < KEPT
-            pushed = np.where(again, pushed, _group_of_a_click(chance, clicked, SHOWN))
+            kept = chance.random(pushed.shape) < KEPT
+            pushed = np.where(kept, pushed, _group_of_a_click(chance, clicked, SHOWN))
             self.shown[:, step] = _item_of(world, pushed, chance.random(pushed.shape))
             ring = np.concatenate([ring[:, SHOWN:], pushed], axis=1)
             tired = (ring[:, :, None] == np.arange(world.groups)).sum(axis=1) >= TIRED
@@ -157,19 +157,19 @@ class Traces:
         items = np.concatenate([self.shown, self.item[:, :, None]], axis=2)  # [users, steps, SHOWN + 1]
         times = self.time[:, :, None] + np.append(-1000 * np.arange(SHOWN, 0, -1), 0)
         kinds = np.broadcast_to(np.append(np.full(SHOWN, Kind.EXPOSURE), Kind.CLICK), items.shape)
-        there = np.arange(items.shape[1]) < self.length[:, None]
-        yield self._batch(items, times, kinds, np.broadcast_to(there[:, :, None], items.shape))
+        exists = np.arange(items.shape[1]) < self.length[:, None]
+        yield self._batch(items, times, kinds, np.broadcast_to(exists[:, :, None], items.shape))
 
-    def _batch(self, items: Ints, times: Ints, kinds: NDArray[np.integer], there: Bools) -> pa.RecordBatch:
+    def _batch(self, items: Ints, times: Ints, kinds: NDArray[np.integer], exists: Bools) -> pa.RecordBatch:
         users = self._first + 1 + np.arange(len(items))
-        names = np.broadcast_to(users.reshape(-1, *[1] * (items.ndim - 1)), items.shape)[there]
+        names = np.broadcast_to(users.reshape(-1, *[1] * (items.ndim - 1)), items.shape)[exists]
         return pa.record_batch(
             [
                 pa.array(np.char.add("u", names.astype(str)), pa.string()),
-                pa.array((items[there] + 1).astype(str), pa.string()),
-                pa.array(times[there]),
-                pa.array(kinds[there].astype(np.int8)),
-                pa.array(np.zeros(int(there.sum()), np.int64)),
+                pa.array((items[exists] + 1).astype(str), pa.string()),
+                pa.array(times[exists]),
+                pa.array(kinds[exists].astype(np.int8)),
+                pa.array(np.zeros(int(exists.sum()), np.int64)),
             ],
             schema=ROWS,
         )
@@ -179,33 +179,33 @@ def _click(world: Synthetic, chance: np.random.Generator, reasons: Floats) -> In
     """Draw one click per user, [users]."""
     users = len(reasons)
     total = np.cumsum(reasons, axis=1)  # up to FLOW + TASTE
-    at = chance.random(users)
-    group = np.minimum((at[:, None] >= total).sum(axis=1), world.groups - 1)
+    draw = chance.random(users)
+    group = np.minimum((draw[:, None] >= total).sum(axis=1), world.groups - 1)
     item = _item_of(world, group, chance.random(users))
     popular = np.searchsorted(np.cumsum(world.popular), chance.random(users), side="right").clip(max=world.items - 1)
     anything = chance.integers(0, world.items, users)
-    item = np.where(at < total[:, -1], item, popular)
+    item = np.where(draw < total[:, -1], item, popular)
     return np.where(chance.random(users) < world.noise, anything, item)
 
 
 def _group_of_a_click(chance: np.random.Generator, clicked: Ints, n: int) -> Ints:
     """Draw `n` clicks of each user, and return their groups, [users, n]; `clicked` counts them, [users, groups]."""
     total = np.cumsum(clicked, axis=1)
-    at = chance.random((len(clicked), n)) * total[:, -1:]
-    drawn: Ints = (at[:, :, None] >= total[:, None, :]).sum(axis=2).clip(max=clicked.shape[1] - 1)
-    return drawn
+    draws = chance.random((len(clicked), n)) * total[:, -1:]
+    groups: Ints = (draws[:, :, None] >= total[:, None, :]).sum(axis=2).clip(max=clicked.shape[1] - 1)
+    return groups
 
 
-def _item_of(world: Synthetic, groups: Ints, at: Floats) -> Ints:
-    """Draw an item of each group, by the probabilities within it."""
+def _item_of(world: Synthetic, groups: Ints, draws: Floats) -> Ints:
+    """Return an item of each group, by the probabilities within it and uniform `draws` [...]."""
     size = -(-world.items // world.groups)
     padded = np.zeros(size * world.groups)
     padded[: world.items] = world.within
     total = np.cumsum(padded.reshape(size, world.groups), axis=0).T  # [groups, size]
-    index = (at[..., None] >= total[groups]).sum(axis=-1)  # of the item within its group
+    index = (draws[..., None] >= total[groups]).sum(axis=-1)  # of the item within its group
     index = np.minimum(index, (np.bincount(world.group) - 1)[groups])
-    drawn: Ints = index * world.groups + groups
-    return drawn
+    items: Ints = index * world.groups + groups
+    return items
 
 
 def _times(chance: np.random.Generator, days: int, users: int, steps: int) -> Ints:

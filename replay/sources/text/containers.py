@@ -44,7 +44,7 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
             head = file.peek(16)
             if not head:
                 raise SourceError(f"{path} is empty")
-            kind = next((open_ for at, magic, open_ in _OPENERS if head[at:].startswith(magic)), None)
+            kind = next((open_ for offset, magic, open_ in _OPENERS if head[offset:].startswith(magic)), None)
             if kind is None and path.suffix.lower() in _ENDINGS:
                 raise damaged(path, 0, f"it does not begin like a {path.suffix} file")
             with kind(path, file) if kind else nullcontext(cast(BinaryIO, file)) as plain:
@@ -81,10 +81,10 @@ def parts(path: Path, pattern: str | None = None) -> tuple[Path, ...]:
     """
     if not path.is_dir():
         return (path,)
-    inside = sorted((found.relative_to(path), found) for found in path.rglob("*") if found.is_file())
+    inside = sorted((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
     files = tuple(
-        found
-        for name, found in inside
+        file
+        for name, file in inside
         if not any(part.startswith((".", "_")) for part in name.parts) and fnmatchcase(str(name), pattern or "*")
     )
     if not files:

@@ -85,11 +85,11 @@ class _Parser:
             return "skip"
 
         names = [str(number) for number in range(len(self.form.names))]
-        wanted = [str(at) for at in self.form.positions.values()]
+        included = [str(position) for position in self.form.positions.values()]
         dialect = self.form.dialect
         quote = dialect.quote if dialect.quote in block.data else b""
         try:
-            found = csv.read_csv(
+            parsed = csv.read_csv(
                 pa.BufferReader(block.data),
                 csv.ReadOptions(use_threads=False, block_size=len(block.data) + 1, column_names=names),
                 csv.ParseOptions(
@@ -99,20 +99,22 @@ class _Parser:
                     invalid_row_handler=skip if is_utf8(block.data) else None,  # it is called with text
                 ),
                 csv.ConvertOptions(
-                    column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False, include_columns=wanted
+                    column_types=dict.fromkeys(included, pa.string()),
+                    strings_can_be_null=False,
+                    include_columns=included,
                 ),
             )
         except pa.ArrowInvalid:  # a value or an invalid row is not UTF-8
             return None
         lines = np.delete(block.lines, [row.number - 1 for row in bad])
-        if len(lines) != found.num_rows:
+        if len(lines) != parsed.num_rows:
             return None
         problems = [
             (int(block.lines[row.number - 1]), *_wrong_columns(row.actual_columns, row.expected_columns))
             for row in bad
             if row.text.strip(" ")
         ]
-        return self._table([column.combine_chunks() for column in found.columns], lines), problems
+        return self._table([column.combine_chunks() for column in parsed.columns], lines), problems
 
     def _parse_records(self, block: Block) -> tuple[Table, list[Problem]]:
         """Return the rows as parsed by Python's csv; a row that is not UTF-8 becomes a problem of its line."""
@@ -125,11 +127,11 @@ class _Parser:
             if len(values) != len(self.form.names):
                 problems.append((line, *_wrong_columns(len(values), len(self.form.names))))
                 continue
-            wanted = [values[at] for at in self.form.positions.values()]
-            if any("\udc80" <= character <= "\udcff" for character in "".join(wanted)):
+            row = [values[position] for position in self.form.positions.values()]
+            if any("\udc80" <= character <= "\udcff" for character in "".join(row)):
                 problems.append((line, f"not {self.encoding.upper()}", ""))
                 continue
-            rows.append(wanted)
+            rows.append(row)
             lines.append(line)
         columns = zip(*rows, strict=True) if rows else [()] * len(self.form.positions)
         return self._table([pa.array(column, pa.string()) for column in columns], np.array(lines, np.int64)), problems
@@ -146,5 +148,5 @@ def is_utf8(data: bytes) -> bool:
         return False
 
 
-def _wrong_columns(found: int, expected: int) -> tuple[str, str]:
-    return "wrong columns", f"{found} instead of {expected}"
+def _wrong_columns(actual: int, expected: int) -> tuple[str, str]:
+    return "wrong columns", f"{actual} instead of {expected}"

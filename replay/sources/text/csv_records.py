@@ -52,11 +52,11 @@ class Block:
 
 def leading(data: bytes, dialect: Dialect) -> Iterator[re.Match[bytes]]:
     """Yield the first records as matches of `Dialect.record`, without comments, up to the first invalid one."""
-    record, at = dialect.record(), 0
-    while at < len(data) and (found := record.match(data, at)) and len(found[1]) <= LINE_BYTES:
-        at = found.end()
-        if found[1].strip(b" ") and not (dialect.comment and found[1].startswith(dialect.comment)):
-            yield found
+    record, position = dialect.record(), 0
+    while position < len(data) and (match := record.match(data, position)) and len(match[1]) <= LINE_BYTES:
+        position = match.end()
+        if match[1].strip(b" ") and not (dialect.comment and match[1].startswith(dialect.comment)):
+            yield match
 
 
 def blocks(chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
@@ -90,8 +90,8 @@ class Cutter:
         """Return the block and its size; None if a quote or line end is irregular or a record too long."""
         dialect = self.dialect
         commented = dialect.comment and (data.startswith(dialect.comment) or b"\n" + dialect.comment in data)
-        alone = b"\r" in data and data.count(b"\r") != data.count(b"\r\n")
-        if self._in_long_line or commented or alone:
+        has_lone_cr = b"\r" in data and data.count(b"\r") != data.count(b"\r\n")
+        if self._in_long_line or commented or has_lone_cr:
             return None
         codes = np.frombuffer(data, np.uint8)
         newlines = np.flatnonzero(codes == ord("\n"))
@@ -111,8 +111,8 @@ class Cutter:
         if sizes.max() > LINE_BYTES:
             return None
         filled = (sizes > 1) | ((sizes == 1) & (codes[starts] != ord("\r")))
-        at = np.flatnonzero(filled) if quotes is None else np.searchsorted(newlines, starts[filled])
-        lines = self.line + at
+        lines_before = np.flatnonzero(filled) if quotes is None else np.searchsorted(newlines, starts[filled])
+        lines = self.line + lines_before
         self.line += int(np.searchsorted(newlines, size))
         return Block(lines, data[:size]), size
 
@@ -121,35 +121,35 @@ class Cutter:
         records: list[bytes] = []
         lines: list[int] = []
         problems: list[Problem] = []
-        at = self._skip_line(data, 0) if self._in_long_line else 0
-        while at < len(data):
-            comment = self.dialect.comment and data.startswith(self.dialect.comment, at)
-            found = None if comment else self._record.match(data, at)
-            end = found.end() if found else len(data)
-            whole = last or (end < len(data) if found else False) or (found and data.endswith(b"\n"))
+        start = self._skip_line(data, 0) if self._in_long_line else 0
+        while start < len(data):
+            comment = self.dialect.comment and data.startswith(self.dialect.comment, start)
+            match = None if comment else self._record.match(data, start)
+            end = match.end() if match else len(data)
+            complete = last or (end < len(data) if match else False) or (match and data.endswith(b"\n"))
             line = self.line
-            if found and whole and len(found[1]) <= LINE_BYTES:
-                if found[1].strip(b" "):
-                    records.append(found[1])
+            if match and complete and len(match[1]) <= LINE_BYTES:
+                if match[1].strip(b" "):
+                    records.append(match[1])
                     lines.append(line)
-                self.line += line_ends(data[at:end])
-                at = end
-            elif not last and len(data) - at <= LINE_BYTES + 2 and not (comment and b"\n" in data[at:]):
+                self.line += line_ends(data[start:end])
+                start = end
+            elif not last and len(data) - start <= LINE_BYTES + 2 and not (comment and b"\n" in data[start:]):
                 break  # the next chunk may complete it
             else:
-                at = self._skip_line(data, at)
-                if found:
+                start = self._skip_line(data, start)
+                if match:
                     problems.append((line, f"line of more than {LINE_BYTES:,} bytes", ""))
                 elif not comment:
                     problems.append((line, "not CSV", "a quote is not closed, or text follows it"))
-        return Block(np.array(lines, np.int64), records=tuple(records), problems=tuple(problems)), at
+        return Block(np.array(lines, np.int64), records=tuple(records), problems=tuple(problems)), start
 
-    def _skip_line(self, data: bytes, at: int) -> int:
-        """Return the position after the line at `at`, or the end of the data if the line is not complete."""
-        found = _LINE_END.search(data, at)
-        self._in_long_line = found is None
-        self.line += found is not None
-        return len(data) if found is None else found.end()
+    def _skip_line(self, data: bytes, start: int) -> int:
+        """Return the position after the line at `start`, or the end of the data if the line is not complete."""
+        line_end = _LINE_END.search(data, start)
+        self._in_long_line = line_end is None
+        self.line += line_end is not None
+        return len(data) if line_end is None else line_end.end()
 
 
 def line_ends(data: bytes) -> int:
@@ -161,8 +161,8 @@ def _quotes_are_regular(codes: npt.NDArray[np.uint8], quotes: Numbers, dialect: 
     """Return True if every field with a quote begins and ends with one, and quotes inside are doubled."""
     if len(quotes) % 2:
         return False
-    beside = np.zeros(256, np.bool_)
-    beside[[ord("\n"), ord("\r"), dialect.separator[0], dialect.quote[0]]] = True
+    is_border = np.zeros(256, np.bool_)  # by byte: may be next to a quoted field
+    is_border[[ord("\n"), ord("\r"), dialect.separator[0], dialect.quote[0]]] = True
     opening, closing = quotes[::2], quotes[1::2]
-    opening, closing = opening[opening > 0] - 1, closing[closing < len(codes) - 1] + 1
-    return bool(beside[codes[opening]].all() and beside[codes[closing]].all())
+    before, after = opening[opening > 0] - 1, closing[closing < len(codes) - 1] + 1
+    return bool(is_border[codes[before]].all() and is_border[codes[after]].all())

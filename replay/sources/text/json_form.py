@@ -53,29 +53,29 @@ class JsonForm:
                 fields.append((column, kind | UnsetType, msgspec.field(name=name, default=UNSET)))
         return msgspec.defstruct("Line", fields, gc=False, kw_only=True)
 
-    def columns(self, found: Sequence[Any], numbers: Numbers, data: bytes) -> tuple[pa.RecordBatch, Numbers] | None:
+    def columns(self, lines: Sequence[Any], numbers: Numbers, data: bytes) -> tuple[pa.RecordBatch, Numbers] | None:
         """Return the rows of decoded lines with our column names, and the line number of each.
 
         Return None if a row lacks a column, a name occurs in several spellings in `data` (the text of the lines), or a
         column has values of several types.
         """
-        lowered, given = data.lower(), {c: list(map(attrgetter(c), found)) for c in self.names}
+        lowered, by_column = data.lower(), {c: list(map(attrgetter(c), lines)) for c in self.names}
         may_lack = self.names if self.nested is not None else self.names.keys() - set(self.needed)
-        written = {c: len(values) - (values.count(UNSET) if c in may_lack else 0) for c, values in given.items()}
+        written = {c: len(values) - (values.count(UNSET) if c in may_lack else 0) for c, values in by_column.items()}
         if self.nested is not None:
-            inside = list(chain.from_iterable(line.nested for line in found))
-            sizes = [len(line.nested) for line in found]
-            for column, outer in given.items():
+            inside = list(chain.from_iterable(line.nested for line in lines))
+            sizes = [len(line.nested) for line in lines]
+            for column, outer in by_column.items():
                 values = list(map(attrgetter(column), inside))
                 written[column] += len(values) - values.count(UNSET)
                 around = chain.from_iterable(map(repeat, outer, sizes))
-                given[column] = [o if i is UNSET else i for i, o in zip(values, around, strict=True)]
+                by_column[column] = [o if i is UNSET else i for i, o in zip(values, around, strict=True)]
             numbers = np.repeat(numbers, sizes)
         for column, name in self.names.items():
             if lowered.count(f'"{name.lower()}"'.encode()) != written[column]:
                 return None
         arrays = {}
-        for column, values in given.items():
+        for column, values in by_column.items():
             missing = column in may_lack and UNSET in values
             if missing and column in self.needed:
                 return None
@@ -92,11 +92,11 @@ def json_form(first: dict[str, object], log_map: LogMap) -> JsonForm | None:
         names = columns(tuple(first), log_map)
     except InvalidError:
         return None
-    wanted = log_map.wanted
-    if any(name.strip().lower() != wanted.get(column, column).strip().lower() for column, name in names.items()):
+    named = log_map.named_columns
+    if any(name.strip().lower() != named.get(column, column).strip().lower() for column, name in names.items()):
         return None
     return JsonForm(
-        {"impression": "impression"} | names, tuple(dict.fromkeys((*log_map.needed, *wanted))), log_map.nested
+        {"impression": "impression"} | names, tuple(dict.fromkeys((*log_map.needed, *named))), log_map.nested
     )
 
 

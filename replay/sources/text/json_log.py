@@ -66,7 +66,7 @@ class _JsonLog:
     path: Path
     reader: EventReader
     form: JsonForm | None = None  # of the latest lines
-    meanings: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)  # name in the log of each column
+    names: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)  # by field names: those of each column
 
     def fast(self, lines: list[Line], data: bytes) -> list[tuple[Table, list[Problem]]]:
         """Return the table of lines that are all of one form and in UTF-8; for others return nothing."""
@@ -75,11 +75,11 @@ class _JsonLog:
         self.form = self._form(lines[0][1])
         if self.form is None:
             return []
-        decode, found, numbers = self.form.decoder.decode, [], []
+        decode, decoded, numbers = self.form.decoder.decode, [], []
         problems: list[Problem] = []
         for number, line in lines:
             try:
-                found.append(decode(line))
+                decoded.append(decode(line))
             except (msgspec.MsgspecError, RecursionError):
                 objects = self._objects(number, line, problems)
                 if objects:  # valid JSON with other types of values
@@ -89,7 +89,7 @@ class _JsonLog:
         if problems:
             bad = {number for number, _, _ in problems}
             data = b"\n".join(line for number, line in lines if number not in bad)
-        read = self.form.columns(found, np.array(numbers, np.int64), data)
+        read = self.form.columns(decoded, np.array(numbers, np.int64), data)
         return [] if read is None else [(Table(self.path, *read), problems)]
 
     def _form(self, line: bytes) -> JsonForm | None:
@@ -113,9 +113,9 @@ class _JsonLog:
             return result
 
         for number, line in lines:
-            for found in self._objects(number, line, problems):
+            for fields in self._objects(number, line, problems):
                 try:
-                    values = self._values(found)
+                    values = self._values(fields)
                 except InvalidError as error:
                     problems.append((number, error.reason, error.detail))
                     continue
@@ -129,16 +129,16 @@ class _JsonLog:
         if pending or problems:
             yield table()
 
-    def _values(self, found: Values) -> Values:
+    def _values(self, fields: Values) -> Values:
         """Return the values of our columns. Raises InvalidError if one is missing or not valid Unicode."""
-        names = tuple(found)
-        if names not in self.meanings:
-            if len(self.meanings) == _FORMS:
-                self.meanings.clear()
-            self.meanings[names] = columns(names, self.reader.log_map)
+        names = tuple(fields)
+        if names not in self.names:
+            if len(self.names) == _FORMS:
+                self.names.clear()
+            self.names[names] = columns(names, self.reader.log_map)
         slate = self.reader.log_map.slate
         separator = slate.separator if slate else " "
-        values = {c: _plain(c, found[name], separator) for c, name in self.meanings[names].items()}
+        values = {c: _as_text(c, fields[name], separator) for c, name in self.names[names].items()}
         try:
             "".join(value for value in values.values() if isinstance(value, str)).encode()
         except UnicodeEncodeError as error:  # half of a surrogate pair
@@ -152,20 +152,20 @@ class _JsonLog:
         """
         nested = self.reader.log_map.nested
         try:
-            found = _decoded(line, self.reader.log_map.encoding)
-            if not isinstance(found, dict):
-                hint = f": {_ARRAY}" if isinstance(found, list) else ""
-                raise InvalidError("not a JSON object", shown(found) + hint)  # noqa: TRY301
-            inside: object = [{}] if nested is None else found.pop(nested, None)
-            if not isinstance(inside, list) or not all(isinstance(one, dict) for one in inside):
+            fields = _decoded(line, self.reader.log_map.encoding)
+            if not isinstance(fields, dict):
+                hint = f": {_ARRAY}" if isinstance(fields, list) else ""
+                raise InvalidError("not a JSON object", shown(fields) + hint)  # noqa: TRY301
+            inside: object = [{}] if nested is None else fields.pop(nested, None)
+            if not isinstance(inside, list) or not all(isinstance(each, dict) for each in inside):
                 raise InvalidError(f"{nested} is no list of objects", shown(inside))  # noqa: TRY301
         except InvalidError as error:
             problems.append((number, error.reason, error.detail))
             return []
-        return [found | one if one else found for one in inside]
+        return [fields | each if each else fields for each in inside]
 
 
-def _plain(column: str, value: object, separator: str) -> object:
+def _as_text(column: str, value: object, separator: str) -> object:
     """Return a value as text if it is text or a number that is valid in `column`; other values unchanged."""
     if column in LISTS:
         return _items(column, value, separator)
@@ -180,9 +180,9 @@ def _plain(column: str, value: object, separator: str) -> object:
 
 def _items(column: str, value: object, separator: str) -> list[str] | None:
     """Return the items of an impression or a history. Raises InvalidError if it is neither a list nor text."""
-    listed = value if value is None or isinstance(value, list) else str(value).split(separator)
-    if listed is None or all(isinstance(item, str | int) and not isinstance(item, bool) for item in listed):
-        return listed and [str(item) for item in listed]
+    items = value if value is None or isinstance(value, list) else str(value).split(separator)
+    if items is None or all(isinstance(item, str | int) and not isinstance(item, bool) for item in items):
+        return items and [str(item) for item in items]
     raise InvalidError(f"{column} is no list of names", shown(value))
 
 
