@@ -20,9 +20,9 @@ from replay.sources.columns import DOUBTFUL
 from replay.times import utc
 from streams.settings import Exposures
 
-FAR_MS = 3 * 365 * 86_400_000  # distance from nearly all other events that makes an event stray
+FAR_MS = 3 * 365 * 86_400_000  # an event this far from nearly all others is stray
 DAY_MS = 86_400_000
-COARSE_LEAST = 10  # events from which on equal times of the day are hardly ever a coincidence
+COARSE_LEAST = 10  # with fewer events, equal times of the day may be a coincidence
 ZERO_SHARE = 20  # the name 0 is a placeholder if it has this many times the mean number of events of other names
 
 # Each normal form is computed from the one before it: names that become equal in a form differ only by its subject.
@@ -61,9 +61,9 @@ def _similar_names(connection: duckdb.DuckDBPyConnection, column: str, known: pa
         f"SELECT {', '.join(f'count(DISTINCT f{n})' for n in range(len(_FORMS) + 1))} FROM names"
     ).fetchall()
     parts, first = [], list[str]()
-    for number, what in enumerate(_FORMS, start=1):
+    for number, form_name in enumerate(_FORMS, start=1):
         if merged := counts[number - 1] - counts[number]:
-            parts.append(f"{merged:,} by {what}")
+            parts.append(f"{merged:,} by {form_name}")
             groups = connection.execute(
                 f"""SELECT list(f0 ORDER BY f0)[:3] FROM names GROUP BY f{number}
                 HAVING count(DISTINCT f{number - 1}) > 1 ORDER BY 1 LIMIT ?""",
@@ -81,24 +81,24 @@ def _similar_names(connection: duckdb.DuckDBPyConnection, column: str, known: pa
 
 def _placeholders(column: str, known: pa.Array, log: StagedLog, locate: Locate) -> tuple[Finding, ...]:
     """Return a finding if names of a column look like placeholders for a missing value."""
-    plain = pc.utf8_lower(pc.utf8_trim(known, " "))
-    doubtful = pc.or_(pc.equal(known, "0"), pc.is_in(plain, pa.array(DOUBTFUL, known.type)))
+    lower = pc.utf8_lower(pc.utf8_trim(known, " "))
+    doubtful = pc.or_(pc.equal(known, "0"), pc.is_in(lower, pa.array(DOUBTFUL, known.type)))
     codes = np.flatnonzero(doubtful.to_numpy(zero_copy_only=False))
     if not len(codes):
         return ()
     events, first = np.zeros(len(known), np.int64), np.full(len(known), log.rows)
     for begin, (values,) in log.blocks(column):
-        here = np.flatnonzero(np.isin(values, codes))
-        np.add.at(events, values[here], 1)
-        np.minimum.at(first, values[here], here + begin)
-    found = []
+        indices = np.flatnonzero(np.isin(values, codes))
+        np.add.at(events, values[indices], 1)
+        np.minimum.at(first, values[indices], indices + begin)
+    cases = []  # (-events, name, first row)
     for code in codes.tolist():
         name, count = known[code].as_py(), int(events[code])
         if name != "0" or count > ZERO_SHARE * (log.rows - count) / max(1, len(known) - 1):
-            found.append((-count, name, int(first[code])))
-    if not found:
+            cases.append((-count, name, int(first[code])))
+    if not cases:
         return ()
-    total = -sum(less for less, _, _ in found)
+    total = -sum(negative_count for negative_count, _, _ in cases)
     return (
         Finding(
             name=f"placeholder-{column}s",
@@ -106,7 +106,8 @@ def _placeholders(column: str, known: pa.Array, log: StagedLog, locate: Locate) 
             sentence=f"{total:,} events have a {column} that may be a placeholder for a missing value; it is treated "
             f"as one {column}: --null refuses it",
             first=tuple(
-                f"{locate(*log.origin(row))}: {name!a}, {-less:,} events" for less, name, row in sorted(found)[:LISTED]
+                f"{locate(*log.origin(row))}: {name!a}, {-negative_count:,} events"
+                for negative_count, name, row in sorted(cases)[:LISTED]
             ),
         ),
     )
@@ -116,7 +117,7 @@ def future_times(log: StagedLog, locate: Locate, now: int) -> tuple[Finding, ...
     """Return a finding if events are more than a day later than `now`, ms since 1970."""
     if log.last <= now + DAY_MS:
         return ()
-    count, first = _where_time(log, locate, lambda time: time > now + DAY_MS)
+    count, first = _select_times(log, locate, lambda time: time > now + DAY_MS)
     sentence = f"{count:,} events are in the future, up to {utc(log.last)} (day and month, a unit or a clock?)"
     return (Finding(name="future-times", count=count, sentence=sentence, first=first),)
 
@@ -126,9 +127,9 @@ def coarse_times(log: StagedLog) -> tuple[Finding, ...]:
     coarse = all((time % DAY_MS == log.first % DAY_MS).all() for _, (time,) in log.blocks("time"))
     if log.rows < COARSE_LEAST or not coarse:
         return ()
-    several = log.first < log.last
-    what = "have the same time of the day (dates without hours?)" if several else "have the same time"
-    sentence = f"all {log.rows:,} events {what}: events of a user with equal times are ordered as in the log"
+    differ = log.first < log.last
+    finding = "have the same time of the day (dates without hours?)" if differ else "have the same time"
+    sentence = f"all {log.rows:,} events {finding}: events of a user with equal times are ordered as in the log"
     return (Finding(name="coarse-times", count=log.rows, sentence=sentence),)
 
 
@@ -143,19 +144,19 @@ def stray_times(
         return ()
     edge = max(1, rows // 100)
     times = f"(SELECT time, file_row_number AS n FROM {parquet(ordered, row_numbers=True)} WHERE n < {rows})"
-    found = connection.execute(
+    quantiles = connection.execute(
         f"""SELECT min(time), max(time), min(time) FILTER (n >= {edge}), max(time) FILTER (n < {rows - edge})
         FROM {times}"""
     ).fetchone()
-    if found is None or rows < 3 * edge:
+    if quantiles is None or rows < 3 * edge:
         return ()
-    first, last, low, high = found
+    first, last, low, high = quantiles
     margin = max(FAR_MS, 2 * (high - low))
     if low - first <= margin and last - high <= margin:
         return ()
     far = f"(time BETWEEN {first} AND {low - margin - 1} OR time BETWEEN {high + margin + 1} AND {last})"
     count = _integer(connection, f"SELECT count(*) FROM {times} WHERE {far}")
-    _, first_cases = _where_time(
+    _, first_cases = _select_times(
         log,
         locate,
         lambda time: ((time >= first) & (time < low - margin)) | ((time > high + margin) & (time <= last)),
@@ -178,7 +179,7 @@ def nothing_to_rank(counts: dict[str, int], policy: Exposures, policies: tuple[E
         sentence = f"none of the {sum(counts[k] for k in _KINDS):,} events is a click: nothing can be ranked or learnt"
         return (Finding(name=Acceptable.NO_CLICKS, count=1, sentence=sentence),)
     if policy == "logged" and not counts["exposures"]:
-        others = " or ".join(f"--exposures {one}" for one in policies if one != "logged")
+        others = " or ".join(f"--exposures {other}" for other in policies if other != "logged")
         sentence = "the log has no exposures, and the exposure policy is logged: devices will upload no r2" + (
             f"; {others} adds exposures" if others else ""
         )
@@ -189,14 +190,14 @@ def nothing_to_rank(counts: dict[str, int], policy: Exposures, policies: tuple[E
 _KINDS = ("clicks", "exposures", "past_clicks", "candidates")
 
 
-def _where_time(log: StagedLog, locate: Locate, wanted: Callable[[Ints], Bools]) -> tuple[int, tuple[str, ...]]:
-    """Return the number of events whose time is `wanted`, and location and time of the first ones."""
+def _select_times(log: StagedLog, locate: Locate, condition: Callable[[Ints], Bools]) -> tuple[int, tuple[str, ...]]:
+    """Return the number of events whose time fulfils `condition`, and location and time of the first ones."""
     count, first = 0, list[str]()
     for begin, (times,) in log.blocks("time"):
-        here = np.flatnonzero(wanted(times))
-        count += len(here)
-        for at in here[: LISTED - len(first)].tolist():
-            first.append(f"{locate(*log.origin(begin + at))}: {utc(int(times[at]))}")
+        indices = np.flatnonzero(condition(times))
+        count += len(indices)
+        for i in indices[: LISTED - len(first)].tolist():
+            first.append(f"{locate(*log.origin(begin + i))}: {utc(int(times[i]))}")
     return count, tuple(first)
 
 

@@ -95,8 +95,8 @@ def epoch_ends(path: Path, rows: int, epoch: str | None) -> tuple[int, ...]:
         if not first.size:
             continue
         numbers = times // length if length else first // size
-        at = np.flatnonzero(np.diff(numbers, prepend=numbers[0] if current is None else current))
-        ends.extend(first[at].tolist())
+        changed = np.flatnonzero(np.diff(numbers, prepend=numbers[0] if current is None else current))
+        ends.extend(first[changed].tolist())
         current = int(numbers[-1])
     return (*ends, rows)
 

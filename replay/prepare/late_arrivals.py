@@ -95,21 +95,21 @@ class Fleet:
 
 def late_arrivals(path: Path, rows: int, fleet: Fleet) -> Iterator[pa.RecordBatch]:
     """Yield the first `rows` rows of a sorted log as batches of `WITH_ARRIVAL`, in log order."""
-    position, held = 0, None
+    position, carried = 0, None
     for batch in impression_groups.read_batches(path, [*ROWS.names, "seq"]):
         table = batch.slice(0, max(0, rows - position))
         position += table.num_rows
-        if held is not None:
-            table = pa.Table.from_batches([held, table]).combine_chunks().to_batches()[0]
+        if carried is not None:
+            table = pa.Table.from_batches([carried, table]).combine_chunks().to_batches()[0]
         if not table.num_rows:
             continue
         starts = np.flatnonzero(impression_groups.group_starts(table, None))
         last = int(starts[-1])  # this group may continue in the next batch
-        held = table.slice(last)
+        carried = table.slice(last)
         if last:
             yield _with_arrival(table.slice(0, last), starts.tolist(), position - table.num_rows, fleet)
-    if held is not None and held.num_rows:
-        yield _with_arrival(held, [0, held.num_rows], position - held.num_rows, fleet)
+    if carried is not None and carried.num_rows:
+        yield _with_arrival(carried, [0, carried.num_rows], position - carried.num_rows, fleet)
 
 
 def _with_arrival(table: pa.RecordBatch, borders: list[int], position: int, fleet: Fleet) -> pa.RecordBatch:

@@ -53,8 +53,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
         plus = f" + {self.added:,} simulated exposures" if self.added else ""
         parts = {"refused": sum(self.refused.values())} | self.left_out
         parts |= {"outside the selection": self.outside, "lost by faults": self.lost}
-        shown = "".join(f" + {count:,} {what}" for what, count in parts.items() if count)
-        return f"{self.read:,} read{plus} = {self.sent:,} sent{shown}"
+        others = "".join(f" + {count:,} {reason}" for reason, count in parts.items() if count)
+        return f"{self.read:,} read{plus} = {self.sent:,} sent{others}"
 
     def check(self) -> None:
         """Raise SourceError if a row is missing or counted twice."""
@@ -69,8 +69,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 def not_accepted(findings: tuple[Finding, ...], accept: frozenset[Acceptable] | None) -> str:
     """Return a sentence about the findings that stop a run and are not in `accept` (None: all are accepted), or ""."""
     return "; ".join(
-        " ".join([f"{one.sentence}", *(f"({first})" for first in one.first[:1])])
-        + f": --accept {one.name} uses the log anyway"
-        for one in findings
-        if one.refused and accept is not None and one.name not in accept
+        " ".join([finding.sentence, *(f"({first})" for first in finding.first[:1])])
+        + f": --accept {finding.name} uses the log anyway"
+        for finding in findings
+        if finding.refused and accept is not None and finding.name not in accept
     )

@@ -27,7 +27,7 @@ LISTED = 5  # maximum number of cases that a finding shows
 Locate = Callable[[int | None, int | None], str]  # `RowErrors.location`
 
 _SPREAD = 6364136223846793005  # multiplier that hashes the numbers of pieces
-FEW = 16  # events of an impression that are compared one by one
+FEW = 16  # up to this many events, those of an impression are compared pair by pair
 
 
 class LargeImpressionError(SourceError):
@@ -51,117 +51,117 @@ class LoggedImpressions:
 
 @dataclass(frozen=True)
 class Groups:
-    """The impressions of some rows: user, number, first event (time, ns, row), time of the last one, and events."""
+    """The G impressions of N rows: arrays [G], but for `of_row` [N]."""
 
-    of: Ints  # for each row the index of its impression; -1: it has none
+    of_row: Ints  # [N] index of the row's impression; -1: it has none
     user: Ints
-    impression: Ints
-    time: Ints
-    ns: Ints
-    row: Ints
-    last: Ints
-    events: Ints
-    adjacent: bool  # the rows of each impression are adjacent, apart from rows without an impression
+    impression: Ints  # number in the log
+    time: Ints  # of the first event, ms
+    ns: Ints  # of the first event, within the ms
+    row: Ints  # source row of the first event
+    last: Ints  # time of the last event, ms
+    events: Ints  # number of events
+    adjacent: bool  # the rows of each impression are adjacent, ignoring rows without an impression
 
 
-def groups(rows: Columns) -> Groups:
+def find_groups(rows: Columns) -> Groups:
     """Return the impressions of `rows`, which are in the order of the source."""
-    inside = np.flatnonzero(rows.impression)
-    here = rows if len(inside) == len(rows) else rows.take(inside)
-    of = np.full(len(rows), -1)
-    if not len(inside):
+    indices = np.flatnonzero(rows.impression)
+    shown = rows if len(indices) == len(rows) else rows.take(indices)  # rows with an impression
+    of_row = np.full(len(rows), -1)
+    if not len(indices):
         none = np.zeros(0, np.int64)
-        return Groups(of, none, none, none, none, none, none, none, adjacent=True)
-    starts = changes(here.user, here.impression)  # of runs of rows in one impression
-    events = np.diff(np.append(starts, len(here)))
-    run_of = np.repeat(np.arange(len(starts)), events)
-    time = np.minimum.reduceat(here.time, starts)
-    row, ns = here.row[starts], here.ns[starts]
-    if (here.time[starts] != time).any() or here.ns.any():
-        first = here.time == time[run_of]
-        ns = np.minimum.reduceat(np.where(first, here.ns, np.iinfo(np.int32).max), starts)
-        row = np.minimum.reduceat(np.where(first & (here.ns == ns[run_of]), here.row, np.iinfo(np.int64).max), starts)
-    user, impression = here.user[starts], here.impression[starts]
-    last = np.maximum.reduceat(here.time, starts)
-    if not (impression[1:] > impression[:-1]).all():
+        return Groups(of_row, none, none, none, none, none, none, none, adjacent=True)
+    starts = changes(shown.user, shown.impression)  # of runs: adjacent rows of one impression
+    events = np.diff(np.append(starts, len(shown)))
+    run = np.repeat(np.arange(len(starts)), events)  # of each row
+    time = np.minimum.reduceat(shown.time, starts)
+    row, ns = shown.row[starts], shown.ns[starts]
+    if (shown.time[starts] != time).any() or shown.ns.any():  # the first row of a run is not its first event
+        is_first = shown.time == time[run]
+        ns = np.minimum.reduceat(np.where(is_first, shown.ns, np.iinfo(np.int32).max), starts)
+        is_first &= shown.ns == ns[run]
+        row = np.minimum.reduceat(np.where(is_first, shown.row, np.iinfo(np.int64).max), starts)
+    user, impression = shown.user[starts], shown.impression[starts]
+    last = np.maximum.reduceat(shown.time, starts)
+    if not (impression[1:] > impression[:-1]).all():  # an impression may have several runs: merge them
         order = np.lexsort((row, ns, time, impression, user))
         begins = changes(user[order], impression[order])
-        number = np.empty(len(order), np.int64)
-        number[order] = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(order))))
+        group = np.empty(len(order), np.int64)  # of each run
+        group[order] = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(order))))
         last, events = np.maximum.reduceat(last[order], begins), np.add.reduceat(events[order], begins)
         user, impression, time, ns, row = (c[order[begins]] for c in (user, impression, time, ns, row))
-        run_of = number[run_of]
-    of[inside] = run_of
-    return Groups(of, user, impression, time, ns, row, last, events, len(events) == len(starts))
+        run = group[run]
+    of_row[indices] = run
+    return Groups(of_row, user, impression, time, ns, row, last, events, len(events) == len(starts))
 
 
-def duplicate_items(rows: Columns, found: Groups) -> Bools:
+def duplicate_items(rows: Columns, groups: Groups) -> Bools:
     """Return True for each row whose item occurs more than once in its impression."""
-    inside = np.flatnonzero(found.of >= 0)
-    of, item = found.of[inside], rows.item[inside]
-    largest = int(found.events.max(initial=0))
-    several = np.zeros(len(inside), np.bool_)
-    if found.adjacent and largest <= FEW:
+    indices = np.flatnonzero(groups.of_row >= 0)
+    group, item = groups.of_row[indices], rows.item[indices]
+    largest = int(groups.events.max(initial=0))
+    repeated = np.zeros(len(indices), np.bool_)
+    if groups.adjacent and largest <= FEW:
         for distance in range(1, largest):
-            pair = (of[distance:] == of[:-distance]) & (item[distance:] == item[:-distance])
-            several[distance:] |= pair
-            several[:-distance] |= pair
-    elif len(inside):
-        several = repeats(of * (int(item.max()) + 1) + item)
-    everywhere = np.zeros(len(rows), np.bool_)
-    everywhere[inside] = several
-    return everywhere
+            equal = (group[distance:] == group[:-distance]) & (item[distance:] == item[:-distance])
+            repeated[distance:] |= equal
+            repeated[:-distance] |= equal
+    elif len(indices):
+        repeated = repeats(group * (int(item.max()) + 1) + item)
+    duplicates = np.zeros(len(rows), np.bool_)
+    duplicates[indices] = repeated
+    return duplicates
 
 
 class ImpressionRules:
-    """Applies the rules for impressions to the parts of a log, and keeps what was found in them."""
+    """Applies the rules for impressions to the parts of a log, and collects counts and first cases."""
 
     def __init__(self, log: StagedLog, span: int, locate: Locate) -> None:
         """Apply rules to the rows of `log`. `span` is the maximum span of an impression, ms."""
         self._log, self._span, self._locate = log, span, locate
         self._longest = self._largest = self._none = self._clicked = self._long = 0
-        self._numbers: set[int] = set()  # of impressions, and users: two of each are enough
+        self._numbers: set[int] = set()  # of impressions, and users: the smallest and largest of each part suffice
         self._users: set[int] = set()
         self._first_long: list[tuple[int, int, int, int]] = []  # (-length, row, user, events)
         self._first_clicked: list[int] = []  # rows
         self._large: list[tuple[int, int]] = []  # (row, events)
 
-    def apply(self, rows: Columns, found: Groups, duplicates: Bools) -> tuple[Columns, Groups]:
+    def apply(self, rows: Columns, groups: Groups, duplicates: Bools) -> tuple[Columns, Groups]:
         """Return the events of a part with impressions that are split by the span, and these impressions.
 
-        `found` and `duplicates` are the `groups` and `duplicate_items` of its rows.
+        `groups` and `duplicates` are the results of `find_groups` and `duplicate_items` for its rows.
         Exposures of items that are clicked in the same impression are left out: trackers log an exposure of every shown
         item, but a clicked item was not rejected.
         """
-        length = found.last - found.time
+        length = groups.last - groups.time
         self._longest = max(self._longest, int(length.max(initial=0)))
-        self._largest = max(self._largest, int(found.events.max(initial=0)))
-        self._none += int((found.of < 0).sum())
-        if len(found.user):
-            self._numbers |= {int(found.impression.min()), int(found.impression.max())}
-            self._users |= {int(found.user.min()), int(found.user.max())}
+        self._largest = max(self._largest, int(groups.events.max(initial=0)))
+        self._none += int((groups.of_row < 0).sum())
+        if len(groups.user):
+            self._numbers |= {int(groups.impression.min()), int(groups.impression.max())}
+            self._users |= {int(groups.user.min()), int(groups.user.max())}
         long = length > self._span
         if long.any():
             self._long += int(long.sum())
-            at = np.flatnonzero(long)
-            at = at[np.lexsort((found.row[at], -length[at]))[:LISTED]]
-            self._first_long += zip(
-                *(c.tolist() for c in (-length[at], found.row[at], found.user[at], found.events[at])), strict=True
-            )
-            rows = dataclasses.replace(rows, impression=_split(rows, found, long, self._span))
-            found = groups(rows)
-        clicked = _clicked(rows, found, duplicates)
+            cases = np.flatnonzero(long)
+            cases = cases[np.lexsort((groups.row[cases], -length[cases]))[:LISTED]]
+            columns = (-length, groups.row, groups.user, groups.events)
+            self._first_long += zip(*(column[cases].tolist() for column in columns), strict=True)
+            rows = dataclasses.replace(rows, impression=_split(rows, groups, long, self._span))
+            groups = find_groups(rows)
+        clicked = _clicked(rows, groups, duplicates)
         if clicked.any():
             self._clicked += int(clicked.sum())
             self._first_clicked += rows.row[clicked][:LISTED].tolist()
             rows = rows.take(~clicked)
-            found = groups(rows)
-        large = found.events > GROUP_EVENTS
-        self._large += zip(found.row[large].tolist(), found.events[large].tolist(), strict=True)
-        return rows, found
+            groups = find_groups(rows)
+        large = groups.events > GROUP_EVENTS
+        self._large += zip(groups.row[large].tolist(), groups.events[large].tolist(), strict=True)
+        return rows, groups
 
     def result(self) -> LoggedImpressions:
-        """Return what was found in all parts. Raises LargeImpressionError if an impression is too large."""
+        """Return the counts and findings of all parts. Raises LargeImpressionError if an impression is too large."""
         self._refuse_large()
         findings = [
             *([self._long_finding()] if self._long else []),
@@ -171,8 +171,8 @@ class ImpressionRules:
 
     def _long_finding(self) -> Finding:
         first = sorted(self._first_long)[:LISTED]
-        several = len(self._numbers) == 1 < len(self._users)
-        cause = "the column holds one value" if several else "numbers that repeat, or session ids?"
+        is_constant = len(self._numbers) == 1 < len(self._users)
+        cause = "the column holds one value" if is_constant else "numbers that repeat, or session ids?"
         return Finding(
             name="long-impressions",
             count=self._long,
@@ -181,8 +181,8 @@ class ImpressionRules:
             "limit",
             first=tuple(
                 f"{self._locate(*self._log.origin(row))}: {events:,} events of user {self._log.users[user].as_py()} in "
-                f"{timedelta(milliseconds=-less)}"
-                for less, row, user, events in first
+                f"{timedelta(milliseconds=-negative_length)}"
+                for negative_length, row, user, events in first
             ),
         )
 
@@ -203,38 +203,39 @@ class ImpressionRules:
         file, line = self._log.origin(row)
         location = self._locate(file, line)  # the impression number may be a hash of a text, which the line shows
         number = int(self._log.column("impression", row, 1)[0])
-        which = f"{location}: the impression of this line" if location else f"impression {number}"
+        name = f"{location}: the impression of this line" if location else f"impression {number}"
         raise LargeImpressionError(
-            f"{which} of user {self._log.names_of(row)[0]} has {events:,} events: at most {GROUP_EVENTS:,}; if the "
+            f"{name} of user {self._log.names_of(row)[0]} has {events:,} events: at most {GROUP_EVENTS:,}; if the "
             "column holds a constant or a session id, leave it out or set a shorter --impression-span",
             file,
             line,
         )
 
 
-def _split(rows: Columns, found: Groups, long: Bools, span: int) -> Ints:
+def _split(rows: Columns, groups: Groups, long: Bools, span: int) -> Ints:
     """Return the impression number of each row: a new one for each later piece of a long impression."""
-    at = np.flatnonzero((found.of >= 0) & np.append(long, False)[found.of])
-    at = at[np.lexsort((rows.row[at], rows.time[at], found.of[at]))]
-    time, group = rows.time[at], found.of[at]
+    indices = np.flatnonzero((groups.of_row >= 0) & np.append(long, False)[groups.of_row])
+    indices = indices[np.lexsort((rows.row[indices], rows.time[indices], groups.of_row[indices]))]
+    time, group = rows.time[indices], groups.of_row[indices]
     begins = np.append(True, group[1:] != group[:-1])
-    gap = ~begins & np.append(False, np.diff(time) > span)
-    gaps = np.cumsum(gap)
-    stretch = gaps - gaps[begins][np.cumsum(begins) - 1]
-    first = time[begins | gap][np.cumsum(begins | gap) - 1]
-    piece = (time - first) // (span + 1)
+    after_gap = ~begins & np.append(False, np.diff(time) > span)
+    gaps = np.cumsum(after_gap)
+    stretch = gaps - gaps[begins][np.cumsum(begins) - 1]  # number of gaps before, within the impression
+    first = time[begins | after_gap][np.cumsum(begins | after_gap) - 1]  # time at which the stretch begins
+    piece = (time - first) // (span + 1)  # number of the piece within the stretch
     later = (stretch > 0) | (piece > 0)
-    known, index = np.unique(rows.impression[at][later], return_inverse=True)
-    spread = np.array([number * _SPREAD % (IMPRESSIONS - 1) for number in known.tolist()], np.int64)[index]
+    numbers, index = np.unique(rows.impression[indices][later], return_inverse=True)
+    hashes = np.array([number * _SPREAD % (IMPRESSIONS - 1) for number in numbers.tolist()], np.int64)[index]
     split = rows.impression.copy()
-    split[at[later]] = (spread + stretch[later] * 1_000_003 + piece[later]) % (IMPRESSIONS - 1) + 1
+    split[indices[later]] = (hashes + stretch[later] * 1_000_003 + piece[later]) % (IMPRESSIONS - 1) + 1
     return split
 
 
-def _clicked(rows: Columns, found: Groups, duplicates: Bools) -> Bools:
+def _clicked(rows: Columns, groups: Groups, duplicates: Bools) -> Bools:
     """Return True for exposures of items clicked in the same impression; `duplicates` is from `duplicate_items`."""
-    at = np.flatnonzero(duplicates)
-    kind, key = rows.kind[at], found.of[at] * (int(rows.item.max(initial=0)) + 1) + rows.item[at]
+    indices = np.flatnonzero(duplicates)
+    kind, item = rows.kind[indices], rows.item[indices]
+    key = groups.of_row[indices] * (int(rows.item.max(initial=0)) + 1) + item  # pair of impression and item
     clicked = np.zeros(len(rows), np.bool_)
-    clicked[at] = (kind == Kind.EXPOSURE) & np.isin(key, key[kind == Kind.CLICK])
+    clicked[indices] = (kind == Kind.EXPOSURE) & np.isin(key, key[kind == Kind.CLICK])
     return clicked

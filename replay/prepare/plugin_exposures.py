@@ -51,43 +51,43 @@ def plugin_exposures(path: Path, rows: int, seed: int, text: str, plugin: Plugin
         raise PluginError(f"{plugin}: called again for the same clicks, it shows other items")
     events = (event for group in _with_exposures(path, rows, seed, text, plugin) for event in group)
     written = 0
-    while some := list(islice(events, BATCH)):
-        user, item, time, kind, group = zip(*some, strict=True)
-        placed = (user, item, time, kind, [-1 - n for n in group], range(written, written + len(some)))
-        arrays = [pa.array(column, f.type) for column, f in zip(placed, _POSITIONED, strict=True)]
+    while batch := list(islice(events, BATCH)):
+        user, item, time, kind, group = zip(*batch, strict=True)
+        values = (user, item, time, kind, [-1 - n for n in group], range(written, written + len(batch)))
+        arrays = [pa.array(column, f.type) for column, f in zip(values, _POSITIONED, strict=True)]
         yield pa.record_batch(arrays, schema=_POSITIONED)
-        written += len(some)
+        written += len(batch)
 
 
 def _with_exposures(path: Path, rows: int, seed: int, text: str, plugin: Plugin) -> Iterator[list[_Event]]:
-    """Yield the events of one impression group after the other, each click behind its exposures."""
+    """Yield the events of each impression group, each click after its exposures."""
     policy = cast(ExposurePolicy, call(plugin, load(plugin)))  # type: ignore[arg-type]  # no class: it can't be called
     for name in ("shown", "learn"):
         if not callable(getattr(policy, name, None)):
             raise PluginError(f"{plugin} has no method {name}")
-    for number, some in groupby(islice(_events(path), rows), lambda event: event.group):
-        group, found = list(some), []
+    for number, of_group in groupby(islice(_events(path), rows), lambda event: event.group):
+        group, with_exposures = list(of_group), []
         for n, event in enumerate(group):
             if event.kind == Kind.EXPOSURE:
                 raise SourceError(f"{text}: exposures can't be added, the log has its own: use the policy logged")
             if event.kind == Kind.CLICK:
                 shown = _shown(plugin, policy, event, _random(seed, number + n))
-                found += [event._replace(item=item, kind=Kind.EXPOSURE) for item in shown]
-            found.append(event)
-        if len(found) > GROUP_EVENTS:
-            raise PluginError(f"{plugin}: {len(found):,} events in one impression of user {group[0].user!r}")
-        yield found
+                with_exposures += [event._replace(item=item, kind=Kind.EXPOSURE) for item in shown]
+            with_exposures.append(event)
+        if len(with_exposures) > GROUP_EVENTS:
+            raise PluginError(f"{plugin}: {len(with_exposures):,} events in one impression of user {group[0].user!r}")
+        yield with_exposures
         for event in group:
             call(plugin, policy.learn, event.user, event.item, event.time)
 
 
 def _shown(plugin: Plugin, policy: ExposurePolicy, click: _Event, random: Random) -> list[str]:
     """Return the items shown before a click, without repeats and without the clicked one. Raises PluginError."""
-    listed = call(plugin, policy.shown, click.user, click.time, random)
-    if not isinstance(listed, list | tuple) or len(listed) > MOST:
-        raise PluginError(f"{plugin}: shown returns {shown(listed)}: a list of at most {MOST} items is needed")
+    items = call(plugin, policy.shown, click.user, click.time, random)
+    if not isinstance(items, list | tuple) or len(items) > MOST:
+        raise PluginError(f"{plugin}: shown returns {shown(items)}: a list of at most {MOST} items is needed")
     try:
-        names = dict.fromkeys(columns.name("item", item) for item in listed)
+        names = dict.fromkeys(columns.name("item", item) for item in items)
     except InvalidError as error:
         raise PluginError(f"{plugin}: {error}") from error
     return [name for name in names if name != click.item]

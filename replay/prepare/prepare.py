@@ -74,7 +74,7 @@ def prepare(
             sorting = _Sorting(
                 source, options, policy, work / LOG, RowErrors(options.on_error), Counter[str](), progress, not describe
             )
-            contents, account, found = sorting.run()
+            contents, account, impressions = sorting.run()
             changed = source.file_stamps() != stamps
             prepared = Plan(
                 folder=str(folder),
@@ -89,10 +89,10 @@ def prepare(
                 seed=options.seed,
                 fault_counts=dict(sorting.fault_counts),
                 account=account,
-                findings=(*found.findings, *(_changed(source) if changed else ())),
-                longest_impression=found.longest,
-                largest_impression=found.largest,
-                without_impression=found.none,
+                findings=(*impressions.findings, *(_changed(source) if changed else ())),
+                longest_impression=impressions.longest,
+                largest_impression=impressions.largest,
+                without_impression=impressions.none,
             )
         else:
             prepared = reused
@@ -145,14 +145,14 @@ def _identity(source: Source, options: Options, policy: Exposures, files: tuple[
 
 def _files(source: Source) -> tuple[LogFile, ...]:
     """Return size and hash of each file of a source. Raises SourceError."""
-    found = []
+    log_files = []
     for name, size, _ in source.file_stamps():
         try:
             with Path(name).open("rb") as file:
-                found.append(LogFile(name, size, hashlib.file_digest(file, "sha256").hexdigest()))
+                log_files.append(LogFile(name, size, hashlib.file_digest(file, "sha256").hexdigest()))
         except OSError as error:
             raise SourceError(f"{name}: {error.strerror or error}") from error
-    return tuple(found)
+    return tuple(log_files)
 
 
 def _same_content(source: Source, plan: Plan) -> bool:
@@ -206,7 +206,7 @@ class _Sorting:
             raise SourceError(f"{text}: --from, --to, --limit or --users exclude all of {read:,} rows")
         with database(self.path.parent) as connection:
             self.progress("checking", read)
-            found = self._findings(connection, log, sorted_.repeated, rows)
+            findings = self._findings(connection, log, sorted_.repeated, rows)
             if self.policy in {"simulated", "plugin"}:
                 if options.plugin is None:
                     added = simulated(ordered, rows, options.seed, text)
@@ -223,8 +223,11 @@ class _Sorting:
                 if not rows:
                     raise SourceError(f"{text}: the faults {options.faults} lose all events")
                 total_order.sort_by_arrival(connection, added_to, ordered)
-            whole = as_sorted and rows == sorted_.rows
-            counts = sorted_.contents if whole else total_order.contents(connection, ordered, rows)
+            counts = (
+                sorted_.contents
+                if as_sorted and rows == sorted_.rows
+                else total_order.contents(connection, ordered, rows)
+            )
         impressions = sorted_.impressions
         clicked = {"exposure of an item that is clicked in the same impression": impressions.clicked_exposures}
         account = Account(
@@ -237,10 +240,10 @@ class _Sorting:
             sent=counts["clicks"] + counts["exposures"] + counts["past_clicks"] + counts["candidates"],
         )
         account.check()
-        found += implausible.nothing_to_rank(counts, self.policy, self.source.policies)
+        findings += implausible.nothing_to_rank(counts, self.policy, self.source.policies)
         logged = self.policy == "logged" and counts["exposures"] > 0
         contents = msgspec.convert(counts | {"rows": rows, "exposures_logged": logged}, Contents)
-        return contents, account, dataclasses.replace(impressions, findings=impressions.findings + found)
+        return contents, account, dataclasses.replace(impressions, findings=impressions.findings + findings)
 
     def _findings(
         self, connection: duckdb.DuckDBPyConnection, log: StagedLog, repeated: RepeatedRows, rows: int
@@ -260,8 +263,8 @@ class _Sorting:
         path = Path() if error.file is None or self.source.once else self.errors.files[error.file]
         if path.suffix.lower() == ".parquet" or not path.is_file():
             return ""
-        found = (text for number, text in lines(path, RowErrors("skip")) if number == error.line)
-        return "".join(f" ({shown(text)})" for text in islice(found, 1))
+        matching = (text for number, text in lines(path, RowErrors("skip")) if number == error.line)
+        return "".join(f" ({shown(text)})" for text in islice(matching, 1))
 
     def _counting(self, task: str) -> Callable[[int], None]:
         return lambda rows: self.progress(task, rows)

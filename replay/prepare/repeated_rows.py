@@ -1,4 +1,4 @@
-"""Rows that repeat another row of the log exactly, found in the parts of a log one after another."""
+"""Rows that repeat another row of the log exactly, found part by part."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ class RepeatedRows:
 
     def __init__(self) -> None:
         self.count = 0
-        self._first: list[tuple[int, int]] = []  # (first of the identical rows, how many)
+        self._first: list[tuple[int, int]] = []  # (first of the identical rows, their number)
 
     def add(self, rows: Columns, duplicates: Bools) -> None:
         """Count the repeated rows of a part with all rows of its users; `duplicates` is from `duplicate_items`."""
         columns = (rows.user, rows.item, rows.time, rows.kind, rows.impression)
-        alone = np.flatnonzero(rows.impression == 0)
-        mixed = np.zeros(len(alone), np.uint64)
+        single = np.flatnonzero(rows.impression == 0)
+        hashes = np.zeros(len(single), np.uint64)
         for column in columns[:-1]:
-            mixed += column[alone].astype(np.uint64)
-            mixed *= np.uint64(_FACTOR)
-            mixed ^= mixed >> np.uint64(31)
-        at = np.append(alone[repeats(mixed)], np.flatnonzero(duplicates))
-        if not len(at):
+            hashes += column[single].astype(np.uint64)
+            hashes *= np.uint64(_FACTOR)
+            hashes ^= hashes >> np.uint64(31)
+        candidates = np.append(single[repeats(hashes)], np.flatnonzero(duplicates))  # all repeated rows are among these
+        if not len(candidates):
             return
-        at = at[np.lexsort((rows.row[at], *(column[at] for column in columns)))]
-        starts = changes(*(column[at] for column in columns))
-        times = np.diff(np.append(starts, len(at)))
+        indices = candidates[np.lexsort((rows.row[candidates], *(column[candidates] for column in columns)))]
+        starts = changes(*(column[indices] for column in columns))
+        times = np.diff(np.append(starts, len(indices)))
         self.count += int((times - 1).sum())
         repeated = times > 1
-        first = sorted(zip(rows.row[at[starts[repeated]]].tolist(), times[repeated].tolist(), strict=True))
+        first = sorted(zip(rows.row[indices[starts[repeated]]].tolist(), times[repeated].tolist(), strict=True))
         self._first = sorted([*self._first, *first[:LISTED]])[:LISTED]
 
     def findings(self, log: StagedLog, locate: Locate) -> tuple[Finding, ...]:

@@ -22,7 +22,7 @@ from replay.sources.schema import ROWS
 from streams.records import Kind
 
 SHOWN = 3
-FRESH = 4096  # popularity is at most this many events old
+FRESH = 4096  # maximum age of the popularity counts, in events
 
 _POSITIONED = ROWS.append(pa.field("position", pa.int64(), nullable=False))
 
@@ -52,12 +52,12 @@ class Popularity:
         """Make everything counted so far available to draws."""
         self._total = np.cumsum(self._counts[: len(self.names)])
 
-    def draw(self, at: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the item codes at the points `at` in [0, 1) of the cumulative counts; -1 before the first count."""
+    def draw(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the item codes at `points` in [0, 1) of the cumulative counts; -1 before the first count."""
         if not self._total.size:
-            return np.full(at.shape, -1)
-        drawn: NDArray[np.int64] = np.searchsorted(self._total, at * self._total[-1], side="right")
-        return drawn.clip(max=self._total.size - 1)
+            return np.full(points.shape, -1)
+        codes: NDArray[np.int64] = np.searchsorted(self._total, points * self._total[-1], side="right")
+        return codes.clip(max=self._total.size - 1)
 
 
 def uniform(seed: int, positions: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
@@ -105,17 +105,17 @@ def _with_exposures(
     target = popularity.codes(batch["item"].to_pylist())
     kinds = impression_groups.as_array(batch["kind"])
     keep = (drawn >= 0) & (drawn != target[:, None]) & (kinds == Kind.CLICK)[:, None]
-    for one in range(1, drawn.shape[1]):
-        keep[:, one] &= (drawn[:, :one] != drawn[:, one : one + 1]).all(axis=1)
+    for i in range(1, drawn.shape[1]):
+        keep[:, i] &= (drawn[:, :i] != drawn[:, i : i + 1]).all(axis=1)
     keep = np.append(keep, np.ones((len(target), 1), bool), axis=1)  # the row itself comes last
     row, column = np.nonzero(keep)
-    own = column == drawn.shape[1]
-    items = np.where(own, target[row], np.append(drawn, target[:, None], axis=1)[row, column])
-    taken = batch.take(pa.array(row))
+    is_logged = column == drawn.shape[1]  # false: an added exposure
+    items = np.append(drawn, target[:, None], axis=1)[row, column]
+    logged = batch.take(pa.array(row))
     names = pa.array(popularity.names, pa.string()).take(pa.array(items))
-    kind = np.where(own, kinds[row], np.int8(Kind.EXPOSURE)).astype(np.int8)
+    kind = np.where(is_logged, kinds[row], np.int8(Kind.EXPOSURE)).astype(np.int8)
     positions = np.arange(written, written + len(row))
     return pa.record_batch(
-        [taken["user"], names, taken["time"], pa.array(kind), pa.array(-1 - group[row]), pa.array(positions)],
+        [logged["user"], names, logged["time"], pa.array(kind), pa.array(-1 - group[row]), pa.array(positions)],
         schema=_POSITIONED,
     )

@@ -64,11 +64,11 @@ class SortedPart:
 
 def with_group_starts(rows: Columns, groups: Groups) -> Columns:
     """Return `rows` with time, ns and row of the first event of their impression; rows without one keep their own."""
-    alone = groups.of < 0
-    if alone.all():
+    has_none = groups.of_row < 0
+    if has_none.all():
         return rows
     time, ns, row = (
-        np.where(alone, own, first[groups.of])
+        np.where(has_none, own, first[groups.of_row])
         for own, first in ((rows.time, groups.time), (rows.ns, groups.ns), (rows.row, groups.row))
     )
     return replace(rows, time=time, ns=ns, row=row)
@@ -77,27 +77,29 @@ def with_group_starts(rows: Columns, groups: Groups) -> Columns:
 def sort(rows: Columns, first: Columns, order: Order) -> SortedPart:
     """Return `rows`, which are in the order of the source, in total order; `first` is from `with_group_starts`."""
     keys = order.keys(first.time, rows.user)
-    at = order.argsort(keys, rows.user)
-    ordered = keys[at]
-    same = ordered[1:] == ordered[:-1]
+    permutation = order.argsort(keys, rows.user)
+    sorted_keys = keys[permutation]
+    same = sorted_keys[1:] == sorted_keys[:-1]  # [rows - 1] a row has the key and the user of the row before it
     if not order.has_user:
-        same &= rows.user[at][1:] == rows.user[at][:-1]
-    below, equal = np.zeros(len(same), np.bool_), same.copy()
-    rest = (first.ns, first.row, rows.time, rows.ns)
-    for column in rest:
-        values = column[at]
-        below |= equal & (values[1:] < values[:-1])
+        same &= rows.user[permutation][1:] == rows.user[permutation][:-1]
+    misplaced, equal = np.zeros(len(same), np.bool_), same.copy()
+    further_columns = (first.ns, first.row, rows.time, rows.ns)
+    for column in further_columns:
+        values = column[permutation]
+        misplaced |= equal & (values[1:] < values[:-1])
         equal &= values[1:] == values[:-1]
-    if below.any():  # rows of one user at one time are not in the order of the source
+    if misplaced.any():  # rows of one user at one time are not in the order of the source
         run = np.append(0, np.cumsum(~same))
-        wrong = np.zeros(int(run[-1]) + 1, np.bool_)
-        wrong[run[1:][below]] = True
-        here = np.flatnonzero(wrong[run])
-        moved = at[here]
-        at[here] = moved[np.lexsort((rows.row[moved], *(c[moved] for c in reversed(rest)), run[here]))]
-    user = rows.user[at]
-    columns = (rows.item[at], rows.time[at], rows.kind[at], rows.impression[at])
-    return SortedPart(user, *columns, _sequence_numbers(user), keys[at])
+        unsorted = np.zeros(int(run[-1]) + 1, np.bool_)  # by run
+        unsorted[run[1:][misplaced]] = True
+        positions = np.flatnonzero(unsorted[run])
+        moved = permutation[positions]
+        by = (rows.row[moved], *(c[moved] for c in reversed(further_columns)), run[positions])
+        permutation[positions] = moved[np.lexsort(by)]
+    user = rows.user[permutation]
+    item, time = rows.item[permutation], rows.time[permutation]
+    kind, impression = rows.kind[permutation], rows.impression[permutation]
+    return SortedPart(user, item, time, kind, impression, _sequence_numbers(user), keys[permutation])
 
 
 def ties(part: SortedPart, order: Order) -> int:
@@ -107,10 +109,10 @@ def ties(part: SortedPart, order: Order) -> int:
     starts = np.flatnonzero(begins)  # of events of one group at one time
     events = np.diff(np.append(starts, len(part)))
     user, time = part.user[starts], part.time[starts]
-    keys = order.keys(time, user)
-    at = order.argsort(keys, user)
-    same = (time[at][1:] == time[at][:-1]) & (user[at][1:] == user[at][:-1])
-    return int(events[at][np.append(False, same) | np.append(same, False)].sum())
+    permutation = order.argsort(order.keys(time, user), user)
+    user, time, events = user[permutation], time[permutation], events[permutation]
+    same = (time[1:] == time[:-1]) & (user[1:] == user[:-1])
+    return int(events[np.append(False, same) | np.append(same, False)].sum())
 
 
 def impressions(part: SortedPart) -> int:
@@ -168,21 +170,20 @@ def merge(parts: Sequence[StoredPart], order: Order) -> Iterator[SortedPart]:
         ends = [part.rows if border is None else part.position(border) for part in parts]
         slices = [part.read(begin, end) for part, begin, end in zip(parts, begins, ends, strict=True) if begin < end]
         if slices:
-            together = SortedPart(*(np.concatenate([getattr(s, name) for s in slices]) for name in SortedPart.COLUMNS))
-            at = order.argsort(together.key, together.user)
-            yield SortedPart(*(getattr(together, name)[at] for name in SortedPart.COLUMNS))
+            joined = SortedPart(*(np.concatenate([getattr(s, name) for s in slices]) for name in SortedPart.COLUMNS))
+            permutation = order.argsort(joined.key, joined.user)
+            yield SortedPart(*(getattr(joined, name)[permutation] for name in SortedPart.COLUMNS))
         begins = ends
 
 
 def _sequence_numbers(user: Ints) -> Ints:
     """Return for each row the number of earlier rows of its user."""
-    starts = changes(user)  # of rows of one user
+    starts = changes(user)  # of runs: adjacent rows of one user
     sizes = np.diff(np.append(starts, len(user)))
-    at = np.argsort(user[starts], kind="stable")
-    ordered = user[starts][at]
-    before = np.cumsum(sizes[at]) - sizes[at]
-    firsts = changes(ordered)
-    before -= np.repeat(before[firsts], np.diff(np.append(firsts, len(at))))
-    offset = np.empty(len(at), np.int64)
-    offset[at] = before - starts[at]
+    by_user = np.argsort(user[starts], kind="stable")  # runs, those of one user together
+    before = np.cumsum(sizes[by_user]) - sizes[by_user]
+    firsts = changes(user[starts][by_user])  # first run of each user
+    before -= np.repeat(before[firsts], np.diff(np.append(firsts, len(by_user))))  # rows of earlier runs of the user
+    offset = np.empty(len(by_user), np.int64)
+    offset[by_user] = before - starts[by_user]
     return np.arange(len(user)) + np.repeat(offset, sizes)

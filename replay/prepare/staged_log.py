@@ -50,13 +50,13 @@ class Columns:
         """Return the number of rows."""
         return len(self.row)
 
-    def take(self, at: Ints | Bools) -> Columns:
-        """Return the rows at these positions, or where `at` is true."""
-        return Columns(*(getattr(self, field.name)[at] for field in fields(self)))
+    def take(self, selection: Ints | Bools) -> Columns:
+        """Return the rows at these positions, or for which `selection` is true."""
+        return Columns(*(getattr(self, field.name)[selection] for field in fields(self)))
 
 
 def changes(*columns: Ints) -> Ints:
-    """Return the positions at which one of the columns differs from the row before, with 0."""
+    """Return the positions at which a column differs from the row before, and position 0."""
     differ = columns[0][1:] != columns[0][:-1]
     for column in columns[1:]:
         differ |= column[1:] != column[:-1]
@@ -66,10 +66,10 @@ def changes(*columns: Ints) -> Ints:
 def repeats(values: NDArray[np.integer]) -> Bools:
     """Return True for each value that occurs more than once."""
     ordered = np.sort(values)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(twice):
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
         return np.zeros(len(values), np.bool_)
-    return np.asarray(twice[np.searchsorted(twice, values).clip(max=len(twice) - 1)] == values)
+    return np.asarray(repeated[np.searchsorted(repeated, values).clip(max=len(repeated) - 1)] == values)
 
 
 class Names:
@@ -175,8 +175,8 @@ class StagedLog:
         if name == "ns" and not self._finer:
             return np.zeros(self.rows - first if rows < 0 else min(rows, self.rows - first), np.int32)
         dtype = np.dtype(_DTYPES[name])
-        found = np.fromfile(self.folder / name, dtype, rows, offset=first * dtype.itemsize)
-        return self._finals[name][found] if name in self._finals else found
+        values = np.fromfile(self.folder / name, dtype, rows, offset=first * dtype.itemsize)
+        return self._finals[name][values] if name in self._finals else values
 
     def blocks(self, *names: str) -> Iterator[tuple[int, tuple[Ints, ...]]]:
         """Yield (first row, values of the columns) of BLOCK rows at a time."""
@@ -188,12 +188,12 @@ class StagedLog:
         names = ("user", "item", "time", "ns", "kind", "impression")
         if parts == 1:
             return Columns(*[*(self.column(name) for name in names), np.arange(self.rows)])
-        found = []
+        blocks = []
         for first in range(0, self.rows, BLOCK):
             user = self.column("user", first, BLOCK)
-            here = np.flatnonzero(user % parts == number)
-            found.append([user[here], *(self.column(name, first, BLOCK)[here] for name in names[1:]), here + first])
-        return Columns(*map(np.concatenate, zip(*found, strict=True)))
+            own = np.flatnonzero(user % parts == number)
+            blocks.append([user[own], *(self.column(name, first, BLOCK)[own] for name in names[1:]), own + first])
+        return Columns(*map(np.concatenate, zip(*blocks, strict=True)))
 
     def origin(self, row: int) -> tuple[int | None, int | None]:
         """Return the file and the line of a row, as arguments of `RowErrors.location`."""

@@ -52,7 +52,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class SortResult:
-    """Numbers of rows that are selected and outside the selection, and what the whole log holds."""
+    """Numbers of rows inside and outside the selection, and counts and findings of the log."""
 
     rows: int
     outside: int
@@ -91,7 +91,7 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def sort(log: StagedLog, selection: Selection, span: int, locate: Locate, part: int = PART) -> SortResult:
-    """Sort the selected rows of `log`, and count what they are.
+    """Sort the selected rows of `log`, and count their contents.
 
     Impressions are split by `span` (ms); exposures of items that are clicked in their impression are left out.
     `part` is the number of rows that are sorted in memory. Raises SourceError if an impression is too large for a
@@ -104,7 +104,7 @@ def sort(log: StagedLog, selection: Selection, span: int, locate: Locate, part: 
     stored: list[StoredPart] = []
     for number in range(parts):
         rows = log.part(number, parts)
-        groups = logged_impressions.groups(rows)
+        groups = logged_impressions.find_groups(rows)
         duplicates = logged_impressions.duplicate_items(rows, groups)
         repeated.add(rows, duplicates)
         rows, groups = rules.apply(rows, groups, duplicates)
@@ -159,7 +159,7 @@ def _chosen(log: StagedLog, users: int | None) -> Bools | None:
     if users is None:
         return None
     names = log.users.to_pylist()
-    first = sorted(range(len(names)), key=lambda at: (hashlib.md5(names[at].encode()).hexdigest(), names[at]))  # noqa: S324 - it only has to spread
+    first = sorted(range(len(names)), key=lambda i: (hashlib.md5(names[i].encode()).hexdigest(), names[i]))  # noqa: S324 - it only has to spread
     chosen = np.zeros(len(names), np.bool_)
     chosen[first[:users]] = True
     return chosen
@@ -179,8 +179,8 @@ def _write(log: StagedLog, path: Path, parts: Iterator[SortedPart]) -> None:
     """Write sorted rows with their names to `path`."""
     with _writer(path, _SORTED) as writer:
         for part in parts:
-            for at in range(0, len(part), _WRITE):
-                rows = part.slice(at, at + _WRITE)
+            for start in range(0, len(part), _WRITE):
+                rows = part.slice(start, start + _WRITE)
                 names = (log.users.take(pa.array(rows.user)), log.items.take(pa.array(rows.item)))
                 columns = (rows.time, rows.kind, rows.impression, rows.seq)
                 texts = (name.cast(pa.string()) for name in names)
@@ -218,7 +218,7 @@ def contents(connection: duckdb.DuckDBPyConnection, path: Path, rows: int) -> di
     """Count what the first `rows` rows of a sorted log contain: the fields of `plan.Contents`."""
     log = f"(SELECT * FROM {parquet(path, row_numbers=True)} WHERE file_row_number < {rows})"
     kinds = ", ".join(f"count(*) FILTER (kind = {int(kind)})" for kind in _KINDS)
-    found = _integers(
+    counts = _integers(
         connection, f"SELECT count(DISTINCT user), count(DISTINCT item), min(time), max(time), {kinds} FROM {log}"
     )
     groups = f"SELECT DISTINCT user, impression FROM {log} WHERE impression <> 0"
@@ -227,7 +227,7 @@ def contents(connection: duckdb.DuckDBPyConnection, path: Path, rows: int) -> di
     times = f"SELECT min({group}) AS low, max({group}) AS high, count(*) AS events FROM {log} GROUP BY user, time"
     ties = _integers(connection, f"SELECT coalesce(sum(events), 0) FROM ({times}) WHERE low <> high")[0]
     names = ["users", "items", "first", "last", *_KINDS.values()]
-    return dict(zip(names, found, strict=True)) | {"impressions": impressions, "ties": ties}
+    return dict(zip(names, counts, strict=True)) | {"impressions": impressions, "ties": ties}
 
 
 def _integers(connection: duckdb.DuckDBPyConnection, query: str) -> list[int]:
