@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from models.evaluation.bootstrap import UserBootstrap
 from models.evaluation.metrics import gains
 from models.mc2sf.nets import NetConfig, Nets
 from models.training.losses import sampled_softmax
-from models.training.minibatches import ClickSource
+from models.training.minibatches import Batch, ClickSource
 from models.training.retrain import TrainConfig, retrain
 from models.training.stacking import fit_weights
 
@@ -39,6 +39,8 @@ RETRAINS = 10
 OTHERS = 99
 BATCH = 128
 Floats = NDArray[np.float64]
+Scores = dict[str, torch.Tensor]  # by name, [B, 1 + OTHERS] each
+ScoresOf = Callable[[Nets, ClickSource, Ints], Callable[[Batch], Scores]]  # of a release and the clicks before it
 
 # scores by name; each mixture starts from a weight of one for its first and of zero for the others
 MIXTURES: dict[str, tuple[str, ...]] = {
@@ -72,11 +74,11 @@ class Interval:
 
     users: Ints
     both_known: NDArray[np.bool_]  # the cloud has a history and an r2
-    scores: dict[str, torch.Tensor]
+    scores: Scores
 
 
-def intervals(log: InteractionLog, epochs: int, seed: int) -> Iterator[Interval]:
-    """Yield the intervals after each retrain."""
+def intervals(log: InteractionLog, epochs: int, seed: int, more: ScoresOf | None = None) -> Iterator[Interval]:
+    """Yield the intervals after each retrain, with the scores of `more` beside the usual ones."""
     every = epochs // RETRAINS
     nets, catalogue, since = (
         Nets.initial(NetConfig(floor=True, stacked=True), Catalogue([]).size, seed),
@@ -90,11 +92,13 @@ def intervals(log: InteractionLog, epochs: int, seed: int) -> Iterator[Interval]
         states = click_states(until(log, epoch + every), SPEC)
         none = np.zeros(len(states), np.int64)  # no slates: the others come from the catalogue for every click
         source = replace(ClickSource.from_states(states, catalogue), slate=Ranges(none, none))
-        yield _scored(nets, source, np.flatnonzero(states.log.epochs[states.event] >= epoch), seed)
+        is_ranked = states.log.epochs[states.event] >= epoch
+        scores_of = more(nets, source, np.flatnonzero(~is_ranked)) if more else lambda _: {}
+        yield _scored(nets, source, np.flatnonzero(is_ranked), seed, scores_of)
 
 
 @torch.inference_mode()
-def _scored(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Interval:
+def _scored(nets: Nets, source: ClickSource, some: Ints, seed: int, scores_of: Callable[[Batch], Scores]) -> Interval:
     states, scores, order = source.states, [], []
     for start in range(0, len(some), BATCH):
         chosen = some[start : start + BATCH]
@@ -107,7 +111,8 @@ def _scored(nets: Nets, source: ClickSource, some: Ints, seed: int) -> Interval:
         known = batch.history.ne(0).any(1, keepdim=True)
         of = logits._asdict() | {"s2f": logits.mc2sf, "mc2sf": nets.stacked(logits, clicks, items).mc2sf}
         of |= {"ease": ease, "transitions": transitions, "popularity": batch.item_statistics[..., 0].float()}
-        scores.append(of | {f"known {name}": known * of[name] for name in ("f2s", "s2f", "ease", "transitions")})
+        of |= {f"known {name}": known * of[name] for name in ("f2s", "s2f", "ease", "transitions")}
+        scores.append(of | scores_of(batch))
     columns = {name: torch.cat([of[name] for of in scores]) for name in scores[0]}
     clicks_of = np.concatenate(order)
     known_users = (states.history.lengths(clicks_of, 1) > 0) & (states.window[clicks_of] > 0)
