@@ -17,12 +17,12 @@ from models.optimisers.newton import minimum
 from models.training.held_out import HeldOut, cross_entropy
 from models.training.minibatches import Batch
 
-PRIOR = 5.0  # penalty on the squared distance from plain popularity, relative to the sum over clicks
+PRIOR = 2.0  # penalty on the squared distance from plain popularity, relative to a user's mean loss per click
 _HALVINGS = 20
 
 
-def fit_floor(nets: Nets, batch: Batch) -> None:
-    """Fit `nets.encoder.popularity` to the clicks of `batch`, in place."""
+def fit_floor(nets: Nets, batch: Batch, users: int) -> None:
+    """Fit `nets.encoder.popularity` to the clicks of `batch`, by so many users, in place."""
     shapes = torch.stack([log_share(), log_share(), torch.arange(BUCKETS) / BUCKETS]).double()
     features = torch.stack([shape[batch.item_statistics[..., i]] for i, shape in enumerate(shapes)], -1)  # [N, C, 3]
     plain = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
@@ -32,7 +32,7 @@ def fit_floor(nets: Nets, batch: Batch) -> None:
 
     def loss(roots: Tensor) -> Tensor:
         distance = (weights(roots) - plain).square().sum()
-        return cross_entropy(features @ weights(roots)).mean() + PRIOR * distance / len(features)
+        return cross_entropy(features @ weights(roots)).mean() + PRIOR * distance / users
 
     fitted = weights(minimum(loss, torch.tensor([1.0, 0.1, 0.0], dtype=torch.float64)))
     nets.encoder.popularity.copy_(fitted[:, None] * shapes)

@@ -125,7 +125,8 @@ def retrain(
         unchanged.fast.neighbours.replace(neighbours_without(source, held_out))
     if unchanged.config.floor and len(selected) and len(extended) >= 2:
         sample = generator.permutation(selected)[: config.floor_clicks]
-        fit_floor(unchanged, source.batch(sample, generator, n=NEGATIVES))
+        users = len(np.unique(states.user[sample]))
+        fit_floor(unchanged, source.batch(sample, generator, n=NEGATIVES), users)
     neighbours = unchanged.fast.neighbours if unchanged.config.stacked else None
     selecting, evaluating = (HeldOut.draw(source, held_out[half::2], seed, neighbours) for half in (0, 1))
     active_losses = evaluating.losses(unchanged)
