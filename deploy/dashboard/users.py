@@ -41,7 +41,7 @@ def look_up(found: FoundRun, name: str) -> User:
         if not events:
             raise UserError(f"no events of user {name!r} in run {run}")
         named = sa.func.coalesce(t.name, sa.cast(i.item, sa.String)).label("name")
-        items = schema.interactions.outerjoin(schema.items, (t.run == i.run) & (t.item == i.item))
+        items = schema.interactions.outerjoin(schema.items, (t.run == run) & (t.item == i.item))
         of_user = sa.select(named, i.time).select_from(items).where(own)
         target = schema.outcomes.outerjoin(schema.items, (t.run == o.run) & (t.item == o.target))
         rankings = last(

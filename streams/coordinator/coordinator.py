@@ -20,7 +20,7 @@ from models.mc2sf.checkpoint import pack
 from models.mc2sf.nets import Nets
 from streams.coordinator.lease import Lease, LeaseLostError
 from streams.coordinator.publisher import PublicationError, Publisher, read_publication
-from streams.coordinator.review import Active, review
+from streams.coordinator.review import Active, Review, review
 from streams.database import run_state, schema
 from streams.database.changes import DatabaseChanges
 from streams.database.schema import releases
@@ -55,6 +55,7 @@ class Coordinator:
         self._engine, self._lease, self._publisher = engine, lease, publisher
         self._delays = {"retrain": retrain_delay(settings), "learner": learner_delay(settings)}
         self._active: Active | None = None
+        self._version: int | None = None  # of the release in force; None: not read since an unfinished one was seen
         self._retention = PartRetention(settings.run)
         self._waiting_since = time.monotonic()
         with engine.connect() as connection:
@@ -70,6 +71,8 @@ class Coordinator:
     def step(self) -> bool:
         """Do what is due next; return False if nothing is. Raises LeaseLostError, PublicationError."""
         self._lease.renew_if_due()
+        if self._version is not None:  # no other process writes releases while this one has the lease
+            return self._review(self._version)
         with self._engine.connect() as connection:
             unfinished = registry.unpublished(connection, self._run)
             active = run_state.active_release(connection, self._run)
@@ -78,7 +81,7 @@ class Coordinator:
         elif active is None:
             self._write_release_0()
         else:
-            return self._review(active)
+            self._version = active
         return True
 
     def is_finished(self) -> bool:
@@ -103,8 +106,11 @@ class Coordinator:
         """
         epoch = self._decided + 1
         with self._engine.connect() as connection:
-            waiting = self._waiting(connection, epoch)
             recorded = run_state.recorded(connection, self._run)
+            if self._settings.lockstep and (recorded is None or (recorded[0] < epoch and not recorded[1])):
+                self._report(epoch, ["the recorder"])  # most looks end here
+                return False
+            waiting = self._waiting(connection, epoch)
             ready = self._ready(recorded, epoch, waiting)
             early = [] if self._settings.lockstep else [each for each in waiting if each.kind == "rollback"]
             if (left := self._left_over(recorded)) is not None:
@@ -118,7 +124,11 @@ class Coordinator:
                 self._active = Active.read(connection, self._run, version, self._active)
             at_once = not ready  # no epoch ends by it
             result = review(connection, self._settings, self._active, self._decided if at_once else epoch, reviewed)
-        decision = EpochDecision(epoch, version, result.outcome, result.reason)
+        self._settle(EpochDecision(epoch, version, result.outcome, result.reason), result, at_once=at_once)
+        return True
+
+    def _settle(self, decision: EpochDecision, result: Review, *, at_once: bool) -> None:
+        """Write the result of a review, and publish it. `decision` is for the case that no candidate was accepted."""
         with self._engine.begin() as connection:
             self._lease.renew(connection)
             manifest = None
@@ -126,13 +136,17 @@ class Coordinator:
                 manifest = registry.write_release(connection, self._run, result.explained())
             for candidate, status, reason in result.statuses:
                 candidates.mark(connection, self._run, candidate, status, reason)
+            if any(candidate.kind == "retrain" for candidate, _, _ in result.statuses):
+                t = schema.proposals.c
+                candidates.forget(connection, self._run, (t.kind == "retrain") & (t.status != WAITING))
             if manifest is None and not at_once:
                 registry.write_decision(connection, self._run, decision)
         if manifest is not None:
+            self._version = None
             self._finish(manifest.version)
+            self._version = manifest.version
         elif not at_once:
             self._after_decision(decision)
-        return True
 
     def _finish(self, version: int) -> None:
         """Publish a release that is in the tables, mark it as published, and decide the epoch that it ends."""
@@ -168,11 +182,8 @@ class Coordinator:
         telemetry.EPOCH.labels(ROLE).set(decision.epoch)
         telemetry.RELEASES.labels(decision.outcome).inc()
         log.info("epoch %d: %s, release %d: %s", decision.epoch, decision.outcome, decision.release, decision.reason)
-        with self._engine.begin() as connection:
-            self._lease.renew(connection)
-            t = schema.proposals.c
-            reviewed = (t.kind == "retrain") & (t.status != WAITING)
-            candidates.forget(connection, self._run, reviewed)
+        self._lease.renew_if_due()
+        with self._engine.connect() as connection:
             expired = self._retention.expired(connection, decision.epoch)
         self._publisher.withdraw(expired)
 
@@ -209,10 +220,13 @@ class Coordinator:
         due = retrain_due(self._settings, epoch - self._delays["retrain"])
         if self._settings.lockstep and due and "retrain" not in kinds:
             missing.append("a retrain")
+        self._report(epoch, missing)
+        return not missing
+
+    def _report(self, epoch: int, missing: list[str]) -> None:
         if missing and time.monotonic() - self._waiting_since > _REPORT_AFTER_S:
             self._waiting_since = time.monotonic()
             log.info("epoch %d waits for %s", epoch, " and ".join(missing))
-        return not missing
 
 
 def main(settings: Settings) -> None:

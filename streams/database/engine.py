@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, URL, Connection, Engine, Table, create_engine, event, make_url, select, text
+from sqlalchemy import JSON, URL, Connection, Engine, Table, bindparam, create_engine, event, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
@@ -30,6 +30,7 @@ _CUT_MS = 5_000  # the longest wait for readers to let it be cut
 _TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 10, "keepalives_interval": 10}
 _DRIVERS = {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}
 _FORMS = "write sqlite:////PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME"
+_NUMBER = select(run_numbers.c.number).where(run_numbers.c.run == bindparam("name"))
 _one_thread = threading.Lock()  # Alembic keeps its state in globals
 
 
@@ -204,12 +205,12 @@ def copy_new(connection: Connection, table: Table, rows: Sequence[tuple[object, 
 
 def run_number(connection: Connection, run: str) -> int:
     """Return the number of a run; it is given one if it has none."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    n = run_numbers.c
-    query = select(n.number).where(n.run == run)
-    if connection.execute(query).first() is None:
+    found = connection.execute(_NUMBER, {"name": run}).scalar()
+    if found is None:
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
         connection.execute(dialect.insert(run_numbers).values(run=run).on_conflict_do_nothing())
-    return int(connection.execute(query).scalar_one())
+        found = connection.execute(_NUMBER, {"name": run}).scalar_one()
+    return int(found)
 
 
 def _is_numbered(table: Table) -> bool:

@@ -10,12 +10,21 @@ from sqlalchemy import Connection
 from streams.database.schema import decisions, interactions, items, progress, releases
 from streams.release_records import EpochDecision
 
+# Statements of every look of a waiting process are made once: to make one costs more than to execute it.
+_RUN: sa.BindParameter[str] = sa.bindparam("run")
+_RECORDED = sa.select(progress.c.epoch, progress.c.over).where(
+    (progress.c.run == _RUN) & (progress.c.role == "recorder")
+)
+_DECISION = sa.select(decisions.c.epoch, decisions.c.release, decisions.c.outcome, decisions.c.reason).where(
+    (decisions.c.run == _RUN) & (decisions.c.epoch == sa.bindparam("epoch"))
+)
+_LAST_DECIDED = sa.select(sa.func.max(decisions.c.epoch)).where(decisions.c.run == _RUN)
+_ACTIVE = sa.select(sa.func.max(releases.c.version)).where((releases.c.run == _RUN) & releases.c.published)
+
 
 def recorded(connection: Connection, run: str) -> tuple[int, bool] | None:
     """Return the last epoch that the recorder wrote, and True if the log is over; None before the first epoch."""
-    t = progress.c
-    query = sa.select(t.epoch, t.over).where((t.run == run) & (t.role == "recorder"))
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_RECORDED, {"run": run}).one_or_none()
     return (row.epoch, row.over) if row else None
 
 
@@ -41,28 +50,19 @@ def all_recorded(connection: Connection, run: str) -> bool:
 
 def last_decision(connection: Connection, run: str) -> EpochDecision | None:
     """Return the decision of the newest decided epoch; None before the first."""
-    t = decisions.c
-    newest = sa.select(sa.func.max(t.epoch)).where(t.run == run).scalar_subquery()
-    return _decision(connection, run, t.epoch == newest)
+    newest = connection.execute(_LAST_DECIDED, {"run": run}).scalar()
+    return None if newest is None else decision(connection, run, newest)
 
 
 def decision(connection: Connection, run: str, epoch: int) -> EpochDecision | None:
     """Return the decision of `epoch`; None while there is none."""
-    return _decision(connection, run, decisions.c.epoch == epoch)
-
-
-def _decision(connection: Connection, run: str, where: sa.ColumnElement[bool]) -> EpochDecision | None:
-    t = decisions.c
-    query = sa.select(t.epoch, t.release, t.outcome, t.reason).where((t.run == run) & where)
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_DECISION, {"run": run, "epoch": epoch}).one_or_none()
     return EpochDecision(row.epoch, row.release, row.outcome, row.reason) if row else None
 
 
 def active_release(connection: Connection, run: str) -> int | None:
     """Return the version of the newest published release, which is the one in force; None before release 0."""
-    t = releases.c
-    query = sa.select(sa.func.max(t.version)).where((t.run == run) & t.published)
-    return connection.execute(query).scalar()
+    return connection.execute(_ACTIVE, {"run": run}).scalar()
 
 
 def events_of(run: str, user: str) -> sa.ColumnElement[bool]:

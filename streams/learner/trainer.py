@@ -11,6 +11,8 @@ the next candidate has them without a test, unless they have become significantl
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +25,7 @@ from models.data.item_neighbours import with_transitions
 from models.evaluation.sequential_test import PairedEvidence
 from models.mc2sf.checkpoint import pack_part, unpack_part
 from models.mc2sf.nets import Nets
+from models.mc2sf.stacking import Neighbours
 from models.training.online import FastBatchExample, FastLearner, losses
 from streams.learner.examples import in_rows
 from streams.model_config import learner_config
@@ -115,25 +118,27 @@ class Trainer:
             near = near.extended(nets.fast.neighbours.keys.numpy())
         return [in_rows(example, self._catalogue, near) for example in some]
 
-    def _fresh(self, log: InteractionLog, new: list[FastExample], released: np.ndarray) -> Nets | None:
-        """Return the released nets with transitions counted in `log`; None if the evidence is against it, or none."""
+    def _fresh(self, log: InteractionLog, new: list[FastExample], released: np.ndarray) -> Neighbours | None:
+        """Return the neighbours with transitions counted in `log`; None if the evidence is against them, or none."""
         known = is_click(log.kinds)
         keys = log.keys[known]
         lacking = np.unique(keys[self._catalogue.rows(keys) == ROW_UNKNOWN])
         rows = Catalogue(np.concatenate([self._catalogue.keys, lacking])).rows(keys)
         size = self._catalogue.size + len(lacking)
         before = self._released.fast.neighbours.resized(self._catalogue.size, size)
-        nets = copy.deepcopy(self._released)
-        nets.fast.neighbours.replace(with_transitions(before, rows, log.users[known], log.times[known]), lacking)
-        self.freshness = self.freshness.plus(released, losses(nets, self._in_rows(new, nets)))
-        return nets if self.freshness.n and self.freshness.verdict() != "higher" else None
+        fresh = copy.deepcopy(self._released.fast.neighbours)
+        fresh.replace(with_transitions(before, rows, log.users[known], log.times[known]), lacking)
+        with _neighbours(self._released, fresh):
+            self.freshness = self.freshness.plus(released, losses(self._released, self._in_rows(new, self._released)))
+        return fresh if self.freshness.n and self.freshness.verdict() != "higher" else None
 
-    def _packed(self, fresh: Nets | None, *, learning: bool) -> bytes:
+    def _packed(self, fresh: Neighbours | None, *, learning: bool) -> bytes:
         """Return the fast part with released or `learning` weights, and with `fresh` transitions if there are any."""
-        nets = copy.deepcopy(self._learner.nets if learning else self._released)
-        if fresh is not None:
-            nets.fast.neighbours = fresh.fast.neighbours
-        return pack_part(nets, "fast")
+        nets = self._learner.nets if learning else self._released
+        if fresh is None:
+            return pack_part(nets, "fast")
+        with _neighbours(nets, fresh):
+            return pack_part(nets, "fast")
 
     def _verdict(self) -> Literal["lower", "higher"] | None:
         verdict = self._evidence.verdict()
@@ -159,6 +164,16 @@ class Trainer:
         """Begin again from the released weights."""
         self._learner.restart(self._released)
         self._evidence = PairedEvidence()
+
+
+@contextmanager
+def _neighbours(nets: Nets, others: Neighbours) -> Iterator[None]:
+    """Put other neighbours into nets for as long as the context is open: to copy nets costs more than a round."""
+    own, nets.fast.neighbours = nets.fast.neighbours, others
+    try:
+        yield
+    finally:
+        nets.fast.neighbours = own
 
 
 def _numbers(evidence: PairedEvidence) -> dict[str, float | None]:

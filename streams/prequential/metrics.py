@@ -124,6 +124,9 @@ class _FadingMean:
 Series = tuple[str, str]  # variant, subset
 
 
+QualityPoint = tuple[str, str, str, Point]  # variant, subset, form of the mean, means
+
+
 class Quality:
     """All series of a run. `span_ms` is the length of the sliding mean, in event time."""
 
@@ -156,8 +159,8 @@ class Quality:
         """Return the mean of a metric by each variant over all outcomes that it ranked."""
         return {v: sums.point().metrics[metric] for (v, subset), sums in self._total.items() if subset == "all"}
 
-    def points(self) -> Iterator[tuple[str, str, str, Point]]:
-        """Yield each series that has outcomes: variant, subset, form of the mean, means."""
+    def points(self) -> Iterator[QualityPoint]:
+        """Yield each series that has outcomes."""
         for (variant, subset), sums in sorted(self._total.items()):
             sliding = Sums()
             for bucket in self._buckets.values():

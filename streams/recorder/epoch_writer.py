@@ -81,6 +81,7 @@ class EpochWriter:
         with engine.begin() as connection:
             epoch, self._without_rank, self._committed = self._progress(connection)
             self.prequential = PrequentialEvaluator.recorded(connection, settings, epoch)
+            self._points = list(self.prequential.quality.points())
             recorded = read_recorded(connection, self._run)
         partitions = [TopicPartition(topic.name, p) for topic in MARKED for p in range(topic.partitions(settings))]
         self.barrier = EpochBarrier(partitions, self._committed, epoch + 1)
@@ -210,7 +211,7 @@ class EpochWriter:
         cut_write_ahead_log(self._engine)
         self._without_rank = without_rank
         telemetry.NOT_RANKED.set(without_rank)
-        show(self.prequential)
+        show(self.prequential, self._points)
         telemetry.EPOCH.labels(ROLE).set(epoch)
         telemetry.EVENT_TIME.labels(ROLE).set(time / 1000)
         opened = self.barrier.advance()
@@ -239,7 +240,8 @@ class EpochWriter:
     ) -> dict[Table, int]:
         wall = self._clock()
         rows = [outcome_row(self._run, each.outcome, each.ranks, each.served, wall) for each in evaluated]
-        points = point_rows(self._run, epoch, self.barrier.time, self.prequential.quality)
+        self._points = list(self.prequential.quality.points())
+        points = point_rows(self._run, epoch, self.barrier.time, self._points)
         return {
             schema.outcomes: copy_new(connection, schema.outcomes, rows),
             schema.metric_points: copy_new(connection, schema.metric_points, points),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 from models.evaluation.metrics import METRICS
 from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator
-from streams.prequential.metrics import Quality
+from streams.prequential.metrics import QualityPoint
 from streams.process import telemetry
 from streams.recorder.rows import Row
 
+_online = cache(telemetry.ONLINE.labels)  # to look one up costs more than to set it, and an epoch sets hundreds
 
-def point_rows(run: str, epoch: int, time: int, quality: Quality) -> list[Row]:
+
+def point_rows(run: str, epoch: int, time: int, points: Iterable[QualityPoint]) -> list[Row]:
     """Return the rows of metric_points, one per series, at the end of `epoch`."""
     return [
         (
@@ -19,7 +22,7 @@ def point_rows(run: str, epoch: int, time: int, quality: Quality) -> list[Row]:
             *(point.metrics.get(name) for name in METRICS),
             *(point.chance.get(name) for name in ("hr@10", "ndcg@10")),
         )
-        for variant, subset, form, point in quality.points()
+        for variant, subset, form, point in points
     ]
 
 
@@ -34,11 +37,11 @@ def drift_rows(run: str, epoch: int, evaluated: Iterable[EvaluatedOutcome]) -> l
     return rows
 
 
-def show(prequential: PrequentialEvaluator) -> None:
+def show(prequential: PrequentialEvaluator, points: Iterable[QualityPoint]) -> None:
     """Set the Prometheus gauges."""
-    for variant, subset, form, point in prequential.quality.points():
+    for variant, subset, form, point in points:
         for name, value in point.metrics.items():
-            telemetry.ONLINE.labels(name, variant, subset, form).set(value)
+            _online(name, variant, subset, form).set(value)
         if form == "cumulative" and variant == "random":
             for name, value in point.chance.items():
                 telemetry.ONLINE_CHANCE.labels(name, subset).set(value)

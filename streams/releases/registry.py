@@ -126,8 +126,10 @@ def write_decision(connection: Connection, run: str, decision: EpochDecision) ->
 def all_decided(connection: Connection, settings: Settings) -> bool:
     """Return True if the log has ended, its last epoch is decided, no retrain is left to review and none to publish."""
     recorded = run_state.recorded(connection, settings.run)
+    if recorded is None or not recorded[1]:
+        return False
     decided = run_state.last_decision(connection, settings.run)
-    if recorded is None or not recorded[1] or decided is None or decided.epoch < recorded[0]:
+    if decided is None or decided.epoch < recorded[0]:
         return False
     t, left = proposals.c, left_over_retrain(settings, decided.epoch)
     mine = (t.run == settings.run) & (t.kind == "retrain") & (t.epoch == left)

@@ -47,6 +47,7 @@ class Retrain:
     def __init__(self, settings: Settings, engine: Engine, processes: ProcessGroup = SINGLE_PROCESS) -> None:
         self._settings, self._run, self._engine, self._processes = settings, settings.run, engine, processes
         self._interactions = Interactions(settings.run, settings.retrain_events)
+        self._next = 0  # the first epoch at which a retrain may be due
 
     def due(self) -> int | None:
         """Return the epoch at whose end a retrain is due and can begin; None if there is none.
@@ -55,11 +56,13 @@ class Retrain:
         """
         with self._engine.connect() as connection:
             recorded = run_state.recorded(connection, self._run)
+            if recorded is None or recorded[0] < self._next:
+                return None
             t = schema.proposals.c
             done = sa.select(sa.func.max(t.epoch)).where((t.run == self._run) & (t.kind == ROLE))
             last = connection.execute(done).scalar()
-            epoch = next_retrain(self._settings, -1 if last is None else last)
-            if recorded is None or recorded[0] < epoch or run_state.active_release(connection, self._run) is None:
+            epoch = self._next = next_retrain(self._settings, -1 if last is None else last)
+            if recorded[0] < epoch or run_state.active_release(connection, self._run) is None:
                 return None
             if self._settings.lockstep:
                 ready = epoch == 0 or run_state.decision(connection, self._run, epoch - 1) is not None
