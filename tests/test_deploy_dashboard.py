@@ -53,6 +53,8 @@ class DashboardHarness:
             connection.execute(sa.update(schema.releases).values(published=True))
             row = {"run": RUN, "item": 1, "name": EVIL}
             connection.execute(sa.insert(schema.items), [row])
+            weights = {"run": RUN, "part": "fast", "version": 2, "data": b""}
+            connection.execute(sa.insert(schema.release_parts), [weights])
             progress = {"run": RUN, "role": "recorder", "epoch": 23, "time": 1, "over": False}
             connection.execute(sa.insert(schema.progress), [progress])
         (folder / "logs").mkdir()
