@@ -218,7 +218,8 @@ def test_what_is_no_json_or_too_large_is_refused(harness: GatewayHarness) -> Non
         harness.client.post("/v1/users/ada/events", content=b" " * (MAX_BODY + 1), headers=headers).status_code == 413
     )
     assert harness.post("ada/events", {"seq": 0, "events": [CLICK] * (MAX_EVENTS + 1)}).status_code == 422
-    assert harness.post("a%00b/events", {"seq": 0, "events": [CLICK]}).status_code == 422
+    for user in ("a%00b", "%FF", "%ed%a0%80"):
+        assert harness.post(f"{user}/events", {"seq": 0, "events": [CLICK]}).status_code == 422
     assert harness.get("ada/rankings?k=0").status_code == harness.get("ada/rankings?k=x").status_code == 422
     assert harness.client.get("/v1/elsewhere").status_code == 404
 
@@ -340,6 +341,9 @@ def test_metaranks_clients_are_served(harness: GatewayHarness) -> None:
     }
     ranked = harness.client.post("/rank/xgboost", json=request | {"fields": []}, headers=headers).json()
     assert [each["item"] for each in ranked["items"]] == ["z", "y", "x"]
+    assert harness.client.post("/rank/xgboost", json=request, headers=headers).json()["items"] == ranked["items"]
+    other = harness.client.post("/rank/xgboost", json=request | {"items": [{"id": "v"}]}, headers=headers)
+    assert (other.status_code, "$.id" in other.json()["error"]) == (422, True), "the id is that of another list"
     shown = request | {"event": "ranking"}
     click = {"event": "interaction", "type": "click", "id": "e2", "ranking": "r1", "item": "y"}
     click |= {"user": "alice", "timestamp": 1661431895711}
@@ -349,6 +353,7 @@ def test_metaranks_clients_are_served(harness: GatewayHarness) -> None:
     first, second = (record for _, _, record in harness.producer.records)
     assert (first.items, first.kinds, first.key) == (["x", "y", "z"], bytes(3), "ranking r1")
     assert (second.items, second.kinds, second.key) == (["x", "z", "y"], bytes([2, 2, 1]), "interaction e2")
+    assert first.times + second.times == [9_000] * 6, "nothing happens later than it arrives"
     number = ranking_impression(ranked["ranking"])
     assert second.impressions == [number] * 3, "ranked among what was shown; the exposures came in before"
     assert harness.client.post("/feedback", json=click, headers=harness.headers("ada")).status_code == 403
@@ -471,11 +476,9 @@ def test_of_two_tickers_one_ends_the_epochs_and_the_other_takes_over(settings: S
     producer = FakeProducer()
     ingest = Ingest(settings, producer)
 
-    def ticker(reached: int) -> EpochTicker:
+    def ticker() -> EpochTicker:
         lease = Lease(engine, settings.run, "epoch-ticker", now=lambda: now)
-        made = EpochTicker(ingest, lease, 60.0, 10_000, lambda: now)
-        made.reached = reached
-        return made
+        return EpochTicker(ingest, lease, 60.0, 10_000, lambda: now)
 
     async def sent_by(*tickers: EpochTicker) -> list[Any]:
         for each in tickers:
@@ -486,13 +489,13 @@ def test_of_two_tickers_one_ends_the_epochs_and_the_other_takes_over(settings: S
 
     async def scenario() -> None:
         nonlocal now
-        first, second = ticker(77), ticker(99)
-        assert await sent_by(first, second) == [EpochBegin(0, None, 77)]
+        first, second = ticker(), ticker()
+        assert await sent_by(first, second) == [EpochBegin(0, None, 10_000)]
         assert await sent_by(first, second) == []
-        now += 60_000
-        assert await sent_by(first, second) == [EpochEnd(0, 77), EpochBegin(1, None, 77)]
+        now += 61_000
+        assert await sent_by(first, second) == [EpochEnd(0, 70_000), EpochBegin(1, None, 70_000)]
         now += 60_000  # the first one is gone, and its lease has expired
-        assert await sent_by(second) == [EpochEnd(1, 99), EpochBegin(2, None, 99)]
+        assert await sent_by(second) == [EpochEnd(1, 130_000), EpochBegin(2, None, 130_000)]
 
     asyncio.run(scenario())
     ingest.close()

@@ -196,7 +196,9 @@ def test_a_free_run_that_ranked_or_trained_nothing_fails() -> None:
         whole = {"releases": trained, "settings": free} | changed
         return _failures(summary(**whole), [], [], 0)
 
-    assert failures() == []
+    assert failures() == failures(events_applied=summary().events_sent + 5) == [], "a gateway sent some"
+    assert len(failures(events_applied=summary().events_sent - 5)) == 1
+    assert len(failures(events_applied=summary().events_sent + 5, settings={"lockstep": True})) == 1
     nothing = {"online": {}, "offline": {}, "releases": [ReleaseEntry(0, "initial", 0, {})]}
     assert [each.partition(":")[0] for each in failures(**nothing)] == [
         "no click was ranked",

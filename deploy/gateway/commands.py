@@ -38,6 +38,12 @@ def token(
 @app.command()
 def serve(
     tokens: TokensOption,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="The id of a run, or its --out folder.  [default: the run in the environment]"
+        ),
+    ] = None,
     host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
     epoch: Annotated[
@@ -60,7 +66,7 @@ def serve(
     ] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM file of the certificate's private key.")] = None,
 ) -> None:
-    """Accept events of live devices and rank items for them, in the run of the environment.
+    """Accept events of live devices and rank items for them, in a free-running run.
 
     An event is accepted once Kafka has acknowledged it. A ranking is computed by device and cloud workers, as for an
     evaluated click. Any number of instances may run.
@@ -76,12 +82,13 @@ def serve(
         seconds = None if epoch is None else span(epoch) / 1000
     except ValueError as error:
         raise UserError(f"--epoch {epoch!r}: write a span of time, such as 60s") from error
-    with gateway(tokens, seconds, deadline, rate) as app:
+    with gateway(run, tokens, seconds, deadline, rate) as app:
         uvicorn.run(
             app,
             host=host,
             port=port,
-            log_level="warning",
+            log_level="info",  # its address
+            access_log=False,
             server_header=False,
             ssl_certfile=certificate,
             ssl_keyfile=key,

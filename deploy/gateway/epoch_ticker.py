@@ -2,7 +2,7 @@
 
 Of several gateways the one with the lease writes the markers. An epoch's number is that of its interval since the run
 was created, so a gateway that takes over needs no state; an interval without events is an empty epoch.
-The event time of a marker is the newest that this gateway has accepted.
+The event time of a marker is the boundary between the two intervals: no event is later than its arrival.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ class EpochTicker:
         self._ingest, self._lease, self._clock = ingest, lease, clock
         self._interval_ms, self._created_ms = int(seconds * 1000), created_ms
         self._begun: int | None = None  # the epoch that this ticker has begun
-        self.reached = 0  # newest event time, ms
 
     async def run(self) -> None:
         """Write markers until cancelled; through outages of broker and database."""
@@ -49,8 +48,9 @@ class EpochTicker:
         epoch = (self._clock() - self._created_ms) // self._interval_ms
         if epoch == self._begun:
             return
+        boundary = self._created_ms + epoch * self._interval_ms
         for partition in range(self._ingest.partitions):
             if epoch:
-                await self._ingest.send(partition, None, EpochEnd(epoch - 1, self.reached))
-            await self._ingest.send(partition, None, EpochBegin(epoch, None, self.reached))
+                await self._ingest.send(partition, None, EpochEnd(epoch - 1, boundary))
+            await self._ingest.send(partition, None, EpochBegin(epoch, None, boundary))
         self._begun = epoch

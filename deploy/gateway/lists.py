@@ -58,13 +58,13 @@ def batch_of(
 
 
 def _timed(events: Sequence[Event], wall_ms: int) -> Iterator[tuple[int, Event, int]]:
-    """Yield the events with their indices and times. Raises BodyError if the times decrease."""
+    """Yield the events with their indices and times, none later than now. Raises BodyError if the times decrease."""
     last = 0
     for i, event in enumerate(events):
         time = max(wall_ms, last) if event.time is None else event.time
         if time < last:
             raise BodyError(f"earlier than the event before it - at `$.events[{i}].time`")
-        yield i, event, time
+        yield i, event, min(time, wall_ms)
         last = time
 
 

@@ -92,7 +92,7 @@ class Rankings:
                 async with asyncio.timeout(self._fast_s):
                     await fast.wait()
             except TimeoutError as error:
-                raise NoRankingError from error
+                raise NoRankingError(f"no device worker has answered {wanted}") from error
         finally:
             del self._waiting[wanted]
         return self._known.get(wanted) or self._known[wanted + FAST]

@@ -26,15 +26,20 @@ from streams.process.clock_and_signals import wall_ms
 
 
 @contextmanager
-def gateway(tokens: Path, epoch_s: float | None, deadline_s: float, rate: float) -> Iterator[Starlette]:
-    """Open the gateway of the run in the environment. Raises UserError if it is in lockstep, or `tokens` has none."""
+def gateway(
+    run: str | None, tokens: Path, epoch_s: float | None, deadline_s: float, rate: float
+) -> Iterator[Starlette]:
+    """Open the gateway of a run, by default that in the environment.
+
+    Raises UserError if there is no such run, it is in lockstep or has ended, or `tokens` has none.
+    """
     known = Tokens.read(tokens)
-    settings = join_run()
+    found = find(run or join_run().run)
+    settings = found.settings
     if settings.lockstep:
         raise UserError(
             "a gateway needs a free-running run (MC2SF_LOCKSTEP=false): in lockstep a log decides what comes"
         )
-    found = find(settings.run)
     ingest = Ingest(settings, clients.producer(settings, "gateway"))
     tables = Tables(found)
     rankings = Rankings(ingest, wall_ms, tables.served, deadline_s)

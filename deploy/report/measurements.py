@@ -73,6 +73,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
 
     distinct = sa.select(sa.func.count(i.user.distinct()), sa.func.count(i.item.distinct())).where(i.run == run)
     users, items = connection.execute(distinct).one()
+    applied = events_applied(connection, run)
     outcomes, up, down = rows(schema.outcomes), traffic("up"), traffic("down")
     clicks = ranked_clicks(connection, run)
     newest = clicks.select(slice(3 * len(clicks) // 4, None))
@@ -81,7 +82,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         source=measured.source,
         log=measured.log,
         events_sent=measured.events_sent,
-        events_applied=events_applied(connection, run),
+        events_applied=applied,
         events_duplicate=counted(total(samples, "mc2sf_events_duplicate_total")),
         dead_letters=rows(schema.dead_letters),
         faults=measured.faults,
@@ -100,7 +101,10 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         online_collaborative=online(connection, run, "collaborative"),
         online_cold=online(connection, run, "cold"),
         online_known=online(connection, run, "known"),
-        warnings=warnings(settings, outcomes, releases(connection, run)),
+        warnings=[
+            *warnings(settings, outcomes, releases(connection, run)),
+            *live_events(applied - measured.events_sent),
+        ],
         last_quarter=last_quarter(connection, run),
         plugin_metrics=plugin_metrics(connection, settings, measured.plugin_metrics),
         optimum=measured.optimum,
@@ -156,6 +160,11 @@ def warnings(settings: Settings, outcomes: int, made: Sequence[ReleaseEntry]) ->
             f"None of {len(retrains)} retrains improved the loss on held-out clicks: all variants follow popularity."
         )
     return found
+
+
+def live_events(more: int) -> list[str]:
+    """Return a warning if more events were applied than the replay had sent."""
+    return [f"{more:,} more events were applied than the log has: gateways sent them."] if more > 0 else []
 
 
 def online(connection: sa.Connection, run: str, subset: str = "all") -> Qualities:

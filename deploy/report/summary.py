@@ -98,7 +98,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     source: Annotated[str, Meta(description="SOURCE as given on the command line.")]
     events_sent: Annotated[Count, Meta(description="Events written to device-events, each counted once.")]
     events_applied: Annotated[
-        Count, Meta(description="Events applied to device state and recorded. Equal to events_sent in a complete run.")
+        Count,
+        Meta(
+            description="Events applied to device state and recorded. Equal to events_sent if no gateway sent others."
+        ),
     ]
     events_duplicate: Annotated[
         Count | None,

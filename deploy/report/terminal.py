@@ -42,7 +42,7 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
     kinds = [entry.kind for entry in summary.releases]
     for name, value in (
         ("rows", summary.log.account.sentence() if summary.log else "unknown"),
-        ("events sent = applied", f"{summary.events_applied:,}"),
+        ("events sent, applied", f"{summary.events_sent:,}, {summary.events_applied:,}"),
         ("events per second", f"{summary.events_per_second:,.0f}"),
         ("requests, outcomes", f"{_count(summary.rank_requests)}, {summary.outcomes:,}"),
         ("clicks not ranked", f"{summary.not_ranked:,} (no other item was known yet)"),

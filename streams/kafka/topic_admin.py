@@ -21,7 +21,7 @@ class TopicsError(RuntimeError):
 
 def admin(settings: Settings) -> AdminClient:
     """Return an admin client for the settings' brokers."""
-    return AdminClient({**clients.access(settings), "log_level": 3})
+    return AdminClient({**clients.access(settings), "log_level": 0})  # its errors are exceptions
 
 
 def create(settings: Settings) -> list[str]:

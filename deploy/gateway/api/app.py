@@ -38,7 +38,10 @@ from deploy.gateway.api.bodies import (
     HealthAnswer,
     RankingAnswer,
     ReleasesAnswer,
+    check_candidates,
+    check_path,
     check_user,
+    variant_of,
 )
 from deploy.gateway.api.endpoints import Endpoint
 from deploy.gateway.api.limits import RateLimits
@@ -52,7 +55,7 @@ from deploy.gateway.rankings import NoRankingError, Rankings
 from deploy.gateway.shown import answer, shown
 from deploy.gateway.tables import Tables
 from streams.codec import RecordError
-from streams.prequential.served import SERVABLE, By
+from streams.prequential.served import By
 from streams.records import Forget
 from streams.releases.release import ReleaseError
 
@@ -139,6 +142,7 @@ class Gateway:
             user = request.path_params.get("user", "")
             _admit(token, endpoint, user or token.user)
             try:
+                check_path(request.scope.get("raw_path") or b"")  # ASGI servers may leave it out
                 if "user" in request.path_params:
                     check_user(user)
                 with self.ingest.tracing.request(f"{endpoint.method} {endpoint.path}", request.headers):
@@ -147,10 +151,10 @@ class Gateway:
                 raise HTTPException(422, str(error)) from error
             except (UnacknowledgedError, NoRankingError) as error:
                 log.warning("not acknowledged, or not answered: %s", error)
-                sentence = "the broker has not acknowledged the events: send the same request again"
-                if isinstance(error, NoRankingError):
-                    sentence = "no device worker has answered: send the request again"
-                raise HTTPException(503, sentence, {"Retry-After": "1"}) from error
+                late = "no device worker has" if isinstance(error, NoRankingError) else "the broker has not"
+                raise HTTPException(
+                    503, f"{late} answered: send the same request again", {"Retry-After": "1"}
+                ) from error
 
         return route
 
@@ -175,8 +179,6 @@ class Gateway:
 
         batch = await run_in_threadpool(batch_of, user, numbered, events, self.wall_ms(), listed, seen=seen)
         await self.ingest.put(user, batch)
-        if self.ticker is not None:
-            self.ticker.reached = max(self.ticker.reached, batch.times[-1])
         return batch.seq + len(batch.items)
 
     async def _feedback(self, call: Call) -> metarank.FeedbackAnswer:
@@ -195,8 +197,7 @@ class Gateway:
         k = call.request.query_params.get("k", "10")
         if not (k.isascii() and k.isdecimal() and 1 <= int(k[:9]) <= MAX_CANDIDATES):
             raise BodyError(f"k: a number from 1 to {MAX_CANDIDATES}")
-        variant = call.request.query_params.get("variant")
-        return await self._ranking(call.user, int(k), [], None if variant is None else _variant(variant))
+        return await self._ranking(call.user, int(k), [], variant_of(call.request.query_params.get("variant")))
 
     async def _ranked(self, call: Call) -> RankingAnswer:
         sent = await self._body(call.request, _CANDIDATES)
@@ -205,17 +206,19 @@ class Gateway:
     async def _metarank(self, call: Call) -> metarank.RankAnswer:
         began = self.wall_ms()
         sent = await self._body(call.request, metarank.RANK)
-        user = metarank.owner(sent)
+        user, items = metarank.owner(sent), [item.id for item in sent.items]
         check_user(user)
         _admit(call.token, endpoints.METARANK, user)
-        items = [item.id for item in sent.items]
         ranking = await self._ranking(user, len(items), items, ranking=metarank.ranking_id(user, sent.id))
         return metarank.answered(ranking, self.wall_ms() - began)
 
     async def _ranking(
         self, user: str, k: int, candidates: list[str], variant: By | None = None, ranking: str = ""
     ) -> RankingAnswer:
+        check_candidates(candidates)
         found = await self.rankings.ask(user, k, candidates, variant, ranking)
+        if ranking and found.names != candidates:
+            raise BodyError("a ranking of other items was requested under this id - at `$.id`")
         return await run_in_threadpool(answer, found, self.tables.names)
 
     async def _explained(self, call: Call) -> msgspec.Struct:
@@ -271,13 +274,6 @@ class Gateway:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HTTPException(400, f"the body is no JSON: {error}") from error
-
-
-def _variant(name: str) -> By:
-    for variant in SERVABLE:
-        if variant == name:
-            return variant
-    raise BodyError(f"variant: one of {', '.join(SERVABLE)}")
 
 
 def _admit(token: Token, endpoint: Endpoint, user: str | None) -> None:

@@ -5,12 +5,14 @@ The OpenAPI document is made from them: a docstring is the description of its sc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import Meta
 
-from streams.prequential.served import By
+from streams.prequential.served import SERVABLE, By
 from streams.records import LATEST
 
 MAX_BODY = 256 * 1024  # bytes
@@ -176,7 +178,35 @@ class BodyError(ValueError):
     """A body is not acceptable; the message names the field."""
 
 
+def check_path(raw: bytes) -> None:
+    """Raise BodyError unless a path is UTF-8: replaced characters would make different users one."""
+    try:
+        unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError as error:
+        raise BodyError("the path is not UTF-8") from error
+
+
+def check_candidates(candidates: Sequence[str]) -> None:
+    """Raise BodyError if an item is there twice or has a NUL in it."""
+    for i, item in enumerate(candidates):
+        if "\0" in item:
+            raise BodyError(f"an item has no NUL in it - at `$.candidates[{i}]`")
+    if len(set(candidates)) < len(candidates):
+        twice = next(item for item in candidates if candidates.count(item) > 1)
+        raise BodyError(f"item {twice!r} is there twice - at `$.candidates`")
+
+
 def check_user(user: str) -> None:
     """Raise BodyError if `user` can't be one."""
     if not 0 < len(user) <= MAX_NAME or "\0" in user or not user.isprintable():
         raise BodyError(f"user: 1 to {MAX_NAME} printable characters")
+
+
+def variant_of(name: str | None) -> By | None:
+    """Return the variant of this name; None for None. Raises BodyError."""
+    for variant in SERVABLE:
+        if variant == name:
+            return variant
+    if name is None:
+        return None
+    raise BodyError(f"variant: one of {', '.join(SERVABLE)}")
