@@ -56,8 +56,8 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
         """Return the array, read-only. Raises RecordError about `name` if dtype or shape differ; None: any length."""
         alike = [wanted in (length, None) for length, wanted in zip(self.shape, shape, strict=False)]
         if self.dtype != dtype or len(self.shape) != len(shape) or not all(alike):
-            wanted = str(shape).replace("None", "n")
-            raise RecordError(f"{name} is {self.dtype} {self.shape}, not {dtype} {wanted}")
+            expected = str(shape).replace("None", "n")
+            raise RecordError(f"{name} is {self.dtype} {self.shape}, not {dtype} {expected}")
         return self.array()
 
 

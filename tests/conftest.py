@@ -30,8 +30,8 @@ from streams.database.engine import connect
 from streams.settings import Settings
 from tests.support import process_guard
 from tests.support.browser import chromium
-from tests.support.command import Command, Done
-from tests.support.whole_run import made_once
+from tests.support.command import Command, CommandResult
+from tests.support.whole_run import shared_run
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
 hypothesis.settings.load_profile("any machine")
@@ -183,7 +183,7 @@ def broker_settings(settings: Settings, broker: str) -> Settings:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole run, to look at or to compare with: one for all workers of pytest-xdist."""
     folder = tmp_path_factory.getbasetemp()
-    return made_once(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    return shared_run(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture(scope="session")
@@ -257,7 +257,7 @@ def data() -> Path:
 def mc2sf(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """The `mc2sf` command, in this process: `mc2sf("doctor", MC2SF_BROKERS="...")`."""
 
-    def call(*arguments: str, **environment: str) -> Done:
+    def call(*arguments: str, **environment: str) -> CommandResult:
         capsys.readouterr()
         with monkeypatch.context() as patch:
             for name, value in environment.items():
@@ -267,6 +267,6 @@ def mc2sf(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
         said = capsys.readouterr()
         code = ended.value.code or 0
         assert isinstance(code, int)
-        return Done(code, said.out, said.err)
+        return CommandResult(code, said.out, said.err)
 
     return call

@@ -8,7 +8,7 @@ from typing import get_args
 from deploy.experiments.commands import Name
 from deploy.experiments.definitions.catalogue import EXPERIMENTS
 from tests.support.command import Command
-from tests.support.experiments import written
+from tests.support.experiments import write_log
 
 DOCS = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
 
@@ -20,7 +20,7 @@ def test_every_experiment_has_a_command_and_a_line_in_the_docs() -> None:
 
 
 def test_a_small_form_runs_on_any_log_and_says_how_it_was_made(mc2sf: Command, tmp_path: Path) -> None:
-    written(tmp_path / "log.csv", users=16)
+    write_log(tmp_path / "log.csv", users=16)
     command = ["experiment", "ablation", "--data", f"log:{tmp_path / 'log.csv'}", "--seeds", "1", "--epochs", "1"]
     more = ["--users", "12", "--threads", "1", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     done = mc2sf(*command, *more)
@@ -43,7 +43,7 @@ def test_a_small_form_runs_on_any_log_and_says_how_it_was_made(mc2sf: Command, t
 
 
 def test_a_source_that_is_too_small_is_a_sentence(mc2sf: Command, tmp_path: Path) -> None:
-    written(tmp_path / "log.csv", clicks=8)
+    write_log(tmp_path / "log.csv", clicks=8)
     done = mc2sf("experiment", "table2", "--data", f"log:{tmp_path / 'log.csv'}", "--work", str(tmp_path / "work"))
     assert done.returncode == 2
     assert "20 interactions" in done.stderr

@@ -19,7 +19,7 @@ from models.evaluation.metrics import metrics
 from replay.errors import SourceError
 from replay.sources.source import parse
 from streams.settings import Exposures
-from tests.support.experiments import SMALL, START, dataset, written
+from tests.support.experiments import SMALL, START, dataset, write_log
 
 
 def clicks_of(folder: Path, user: int = 0, **sizes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +41,7 @@ def test_exposures_have_no_phase(tmp_path: Path) -> None:
 
 def test_users_with_too_little_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    written(path, users=3)
+    write_log(path, users=3)
     few = "".join(f"few,{i},{START + i + 1},click\n" for i in range(19))
     path.write_text(path.read_text() + few)
     data = load(parse(f"log:{path}"), SMALL, tmp_path / "sorted")
@@ -58,7 +58,7 @@ def test_nothing_left_is_a_sentence(tmp_path: Path) -> None:
 
 def test_rare_items_are_dropped_only_where_both_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    written(path)
+    write_log(path)
     rare = "".join(f"u{user},rare,{START + 1000 + user},click\n" for user in range(3))
     path.write_text(path.read_text() + rare)
     kept = {
@@ -70,7 +70,7 @@ def test_rare_items_are_dropped_only_where_both_are_counted(tmp_path: Path) -> N
 
 
 def test_a_sample_of_users_is_a_part_of_a_larger_one(tmp_path: Path) -> None:
-    source = written(tmp_path / "log.csv")
+    source = write_log(tmp_path / "log.csv")
     some, more = (load(source, SMALL, tmp_path / str(n), users=n).users for n in (5, 12))
     assert len(some) == 5
     assert set(some) < set(more)
@@ -155,7 +155,7 @@ def test_a_list_holds_the_click_once_among_items_that_the_user_never_had(tmp_pat
 
 def test_popular_items_are_drawn_more_often_by_popularity(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    written(path, users=30)
+    write_log(path, users=30)
     lines = path.read_text().splitlines()
     lines += [f"fan{f},{59 if i % 2 else 100 + i},{START + i + 1},click" for f in range(10) for i in range(40)]
     path.write_text("\n".join(lines) + "\n")

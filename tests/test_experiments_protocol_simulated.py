@@ -23,7 +23,7 @@ from streams.records import EpochBegin, EpochEnd, Outcome
 from streams.releases import registry
 from streams.releases.release import Release, read_release
 from streams.settings import Settings
-from tests.support.protocol import logged, rated, shown
+from tests.support.protocol import impressions_log, ratings_log, single_events_log
 from tests.support.simulation import Simulation, outcomes
 
 torch.set_num_threads(1)
@@ -64,7 +64,7 @@ def ranked(text: str, settings: Settings, release: Release, folder: Path) -> dic
     return found
 
 
-@pytest.mark.parametrize("source", [rated, logged, shown])
+@pytest.mark.parametrize("source", [ratings_log, single_events_log, impressions_log])
 def test_each_test_click_has_the_list_and_the_ranks_of_the_experiment(
     tmp_path: Path, settings: Settings, source: Callable[[Path], str]
 ) -> None:

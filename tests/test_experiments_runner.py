@@ -43,7 +43,7 @@ from models.evaluation.metrics import METRICS, metrics
 from models.mc2sf.variants import DIN, MC2SF
 from models.training.losses import bce, sampled_softmax
 from replay.sources.source import parse
-from tests.support.experiments import QUICK, QUICK_SET, SMALL, trainer, written
+from tests.support.experiments import QUICK, QUICK_SET, SMALL, trainer, write_log
 
 torch.set_num_threads(1)
 PAPER = Path(__file__).parents[1] / "benchmarks" / "paper"
@@ -303,7 +303,7 @@ def test_only_hyperparameters_of_its_own_nets_make_another_cell(tmp_path: Path) 
 def ran(
     folder: Path, experiment: Experiment, seeds: int = 1, hyperparameters: HyperparameterSet = QUICK_SET
 ) -> list[Result]:
-    request = Request(written(folder / "log.csv"), SMALL, hyperparameters, None, seeds)
+    request = Request(write_log(folder / "log.csv"), SMALL, hyperparameters, None, seeds)
     trainers = runner.Trainers(request, folder / "work")
     return list(runner.run(experiment, request, trainers, folder / "cells", folder / "out"))
 
@@ -316,7 +316,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Request, runner.Tr
     """A log of few users, and fits of one epoch, which are kept: experiments have many in common."""
     folder = tmp_path_factory.mktemp("shared")
     once = HyperparameterSet(**dict.fromkeys(HyperparameterSet().settings(), replace(QUICK, epochs=1)))
-    request = Request(written(folder / "log.csv", users=6, clicks=20), SMALL, once, None, 1)
+    request = Request(write_log(folder / "log.csv", users=6, clicks=20), SMALL, once, None, 1)
     return request, runner.Trainers(request, folder / "work")
 
 
@@ -366,7 +366,7 @@ def test_a_run_that_was_cut_goes_on_and_gives_the_same(tmp_path: Path) -> None:
         pass
 
     experiment = Experiment("table2", "small", arms_of(FM_MODEL, GRU4REC_MODEL), (("FM", "GRU4Rec"),))
-    request = Request(written(tmp_path / "log.csv"), SMALL, QUICK_SET, None, 2)
+    request = Request(write_log(tmp_path / "log.csv"), SMALL, QUICK_SET, None, 2)
     epochs = []
 
     def cut(*told: object) -> None:

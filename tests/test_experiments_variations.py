@@ -26,7 +26,7 @@ from models.data.event_kinds import CLICK
 from models.data.interaction_log import Ints
 from models.training import losses
 from replay.sources.source import parse
-from tests.support.experiments import QUICK, QUICK_SET, SMALL, dataset, trainer, written
+from tests.support.experiments import QUICK, QUICK_SET, SMALL, dataset, trainer, write_log
 
 torch.set_num_threads(1)
 
@@ -162,7 +162,7 @@ def test_served_rows_are_fitted_and_judged_with_the_served_r2(tmp_path: Path) ->
 
 def test_the_case_names_items_that_the_user_never_had_and_the_last_clicks(tmp_path: Path) -> None:
     one = trainer(tmp_path)
-    lines = case_study.render(Request(written(tmp_path / "log.csv"), SMALL, QUICK_SET), lambda _: one)
+    lines = case_study.render(Request(write_log(tmp_path / "log.csv"), SMALL, QUICK_SET), lambda _: one)
     click = case_study.chosen_click(one)
     log, data = one.dataset.log, one.dataset
     user = log.users[click]
@@ -214,7 +214,7 @@ class WatchedTrainers(Trainers):
 
 
 def test_tuning_looks_at_validation_only_and_lists_what_it_tried(tmp_path: Path) -> None:
-    of = Request(written(tmp_path / "log.csv"), SMALL, QUICK_SET)
+    of = Request(write_log(tmp_path / "log.csv"), SMALL, QUICK_SET)
     some = (tuning.TunedNet("fm", FM_MODEL, "FM", ({"learning_rate": 1e-5}, {"learning_rate": 0.05})),)
     (tmp_path / "out").mkdir()
     trainers = WatchedTrainers(of, tmp_path / "work")

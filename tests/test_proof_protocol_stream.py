@@ -34,16 +34,16 @@ from replay.prepare.plan import Options
 from replay.prepare.prepare import prepare
 from streams.database import schema
 from streams.database.engine import connect
-from tests.support import experiments as experiment_world
+from tests.support import experiments as experiment_logs
 from tests.support.command import Command
-from tests.support.protocol import logged, rated, shown
+from tests.support.protocol import impressions_log, ratings_log, single_events_log
 from tests.support.whole_run import PATIENCE_S
 
 torch.set_num_threads(1)
 SYNTHETIC = "synthetic:users=30,items=150"
 
 
-@pytest.mark.parametrize("source", [rated, logged, shown])
+@pytest.mark.parametrize("source", [ratings_log, single_events_log, impressions_log])
 def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Path, source: Any) -> None:
     text = f"protocol:work={tmp_path},{source(tmp_path)}"
     plan = prepare(parse_source(text), Options(), tmp_path / "plan")
@@ -53,7 +53,7 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
     order = np.argsort(user, kind="stable")
     request = StreamRequest.of(text).request
     trainer = Trainer(
-        experiment_world.load(request.source, request.protocol, tmp_path / "again"), request.protocol, tmp_path
+        experiment_logs.load(request.source, request.protocol, tmp_path / "again"), request.protocol, tmp_path
     )
     row_of = {item: FIRST_ROW + i for i, item in enumerate(trainer.dataset.items)}
     columns = {name: table[name].to_numpy()[order].astype(np.int64) for name in ("kind", "time", "impression")}
@@ -119,8 +119,8 @@ def test_what_names_no_experiment_is_refused(text: str, why: str) -> None:
     "model", [DIN_MODEL, F2S_SERVED_MODEL, FAST_MODEL, MC2SF_SERVED_MODEL], ids=lambda model: model.name
 )
 def test_a_form_scores_the_same_as_it_is_served(tmp_path: Path, model: Model) -> None:
-    trainer = experiment_world.trainer(tmp_path, users=8)
-    net = model.fit(trainer, experiment_world.QUICK_SET, 1)
+    trainer = experiment_logs.trainer(tmp_path, users=8)
+    net = model.fit(trainer, experiment_logs.QUICK_SET, 1)
     of_test = trainer.candidate_lists(Phase.TEST)
     queries, items = trainer.known_history(fresh=model.fresh).queries(of_test.clicks), torch.from_numpy(of_test.items)
     with torch.inference_mode():
@@ -142,14 +142,14 @@ def test_without_its_fits_an_experiment_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_fit_that_was_cut_is_not_taken(tmp_path: Path) -> None:
-    trainer = Trainer(experiment_world.dataset(tmp_path, Protocol()), Protocol(), tmp_path / "fits")
-    one = replace(experiment_world.QUICK, epochs=1)
-    hyperparameters = replace(experiment_world.QUICK_SET, din=one)
+    trainer = Trainer(experiment_logs.dataset(tmp_path, Protocol()), Protocol(), tmp_path / "fits")
+    one = replace(experiment_logs.QUICK, epochs=1)
+    hyperparameters = replace(experiment_logs.QUICK_SET, din=one)
     DIN_MODEL.fit(trainer, hyperparameters, 1)
     again = Trainer(trainer.dataset, Protocol(), tmp_path / "fits", cached_only=True)
     assert isinstance(DIN_MODEL.fit(again, hyperparameters, 1), torch.nn.Module)
     (kept,) = (tmp_path / "fits").glob("*.safetensors")
-    longer = replace(hyperparameters, din=experiment_world.QUICK)
+    longer = replace(hyperparameters, din=experiment_logs.QUICK)
     with pytest.raises(LookupError, match="DIN is not fitted"):
         DIN_MODEL.fit(again, longer, 1)
     longer_fit = Trainer(trainer.dataset, Protocol(), tmp_path / "other")
@@ -214,7 +214,7 @@ def test_each_rank_is_the_experiments(stream: tuple[Path, dict[str, Any]]) -> No
     folder, _ = stream
     _, _, rows = online(folder / "run")
     request = StreamRequest.of(text_of(folder / "work")).request
-    dataset = experiment_world.load(request.source, request.protocol, folder / "again")
+    dataset = experiment_logs.load(request.source, request.protocol, folder / "again")
     trainer = Trainer(dataset, request.protocol, folder / "work" / "fits", cached_only=True)
     assert [row.user for row in rows] == [dataset.users[user] for user in trainer.test_users]
     for model, variant in (

@@ -139,29 +139,29 @@ class CloudWork:
     def _answer(self, releases: Releases) -> None:
         """Answer the requests of each release together, and one by one if that fails."""
         of_release: defaultdict[int, list[int]] = defaultdict(list)
-        for i, asked in enumerate(self._open_requests):
-            of_release[asked.request.versions.release].append(i)
+        for i, open_request in enumerate(self._open_requests):
+            of_release[open_request.request.versions.release].append(i)
         answers: dict[int, SlowAnswer] = {}
-        for version, some in of_release.items():
-            with suppress(Exception):  # the same error comes again for the request that is the reason
-                found = self._scores([self._open_requests[i] for i in some], releases(version))
-                answers.update(zip(some, found, strict=True))
-        for i, asked in enumerate(self._open_requests):
-            self._writes.trace = asked.message.trace
+        for version, indices in of_release.items():
+            with suppress(Exception):  # it is raised again below, for the request that causes it
+                scored = self._scores([self._open_requests[i] for i in indices], releases(version))
+                answers.update(zip(indices, scored, strict=True))
+        for i, open_request in enumerate(self._open_requests):
+            message, request = open_request.message, open_request.request
+            self._writes.trace = message.trace
             try:
-                answer = answers.get(i) or self._scores([asked], releases(asked.request.versions.release))[0]
+                answer = answers.get(i) or self._scores([open_request], releases(request.versions.release))[0]
             except Exception as error:
-                log.exception("user %r, seq %d", asked.request.user, asked.request.seq)
-                self._writes.refuse(asked.message, f"could not be answered: {error!r}")
+                log.exception("user %r, seq %d", request.user, request.seq)
+                self._writes.refuse(message, f"could not be answered: {error!r}")
                 continue
             self._counts["answered"] += 1
-            message = asked.message
-            self._writes.send(CLOUD_DOWNLINK, message.partition, message.key, _priors(asked, answer))
+            self._writes.send(CLOUD_DOWNLINK, message.partition, message.key, _priors(open_request, answer))
 
-    def _scores(self, some: Sequence[_OpenRequest], release: Release) -> list[SlowAnswer]:
+    def _scores(self, open_requests: Sequence[_OpenRequest], release: Release) -> list[SlowAnswer]:
         rows, zero = release.catalogue.rows, np.zeros(self._settings.dim, np.float32)
         queries = []
-        for _, request, history, r2 in some:
+        for _, request, history, r2 in open_requests:
             candidates = request.candidates.array()
             statistics = buckets_array(request.item_statistics, len(candidates))
             state = zero if r2 is None else np.frombuffer(r2, dtype="<f4")
@@ -192,8 +192,8 @@ def _read_partition(value: bytes | None) -> CloudPartitionState:
     return CloudPartitionState() if value is None else decode_row(value, CloudPartitionState)
 
 
-def _priors(asked: _OpenRequest, answer: SlowAnswer) -> SlowPriors:
-    _, request, history, r2 = asked
+def _priors(open_request: _OpenRequest, answer: SlowAnswer) -> SlowPriors:
+    _, request, history, r2 = open_request
     return SlowPriors(
         user=request.user,
         seq=request.seq,

@@ -163,9 +163,9 @@ class DeviceWork:
                 version = request.versions.release
                 query = fast_query(request, record, releases(version))
                 queries[version].append((message.position, request, query))
-        for version, some in queries.items():
-            answers = releases(version).scorer.fast_many([query for _, _, query in some])
-            for (position, request, _), scores in zip(some, answers, strict=True):
+        for version, of_release in queries.items():
+            answers = releases(version).scorer.fast_many([query for _, _, query in of_release])
+            for (position, request, _), scores in zip(of_release, answers, strict=True):
                 self._scored[position] = request, scores
 
     def _advance_offset(self, message: Message) -> bool:
@@ -190,15 +190,15 @@ class DeviceWork:
         self, message: Message, batch: DeviceBatch, releases: Releases, item_statistics: StatisticsByEpoch
     ) -> None:
         user = self._rows.user(message.key)
-        made = self._step(user, batch, self._context_of(message, releases, item_statistics))
-        if made.user is not user:
-            self._rows.put_user(message.partition, message.key, made.user)
-        self._send_up(message, made.uplink)
-        for request in made.requests:
+        step = self._step(user, batch, self._context_of(message, releases, item_statistics))
+        if step.user is not user:
+            self._rows.put_user(message.partition, message.key, step.user)
+        self._send_up(message, step.uplink)
+        for request in step.requests:
             self._rows.put_request(message.partition, request_key(request.user, request.seq), request)
-        self._counts.by_kind["repeated"] += made.repeated
-        if made.applied:
-            self._counts.by_kind["applied"] += made.applied
+        self._counts.by_kind["repeated"] += step.repeated
+        if step.applied:
+            self._counts.by_kind["applied"] += step.applied
             if batch.sent_wall:
                 self._counts.sent_wall.append(batch.sent_wall)
 
@@ -287,8 +287,8 @@ class DeviceWork:
 
     def _compute_deferred(self, releases: Releases) -> None:
         users = ((user.gru_state, user.r2) for user in self._rows.changed_users())
-        wanted = chain(self._deferred, chain.from_iterable(users))
-        compute(wanted, lambda version: ((release := releases(version)).scorer, release.catalogue))
+        states = chain(self._deferred, chain.from_iterable(users))
+        compute(states, lambda version: ((release := releases(version)).scorer, release.catalogue))
 
     def count(self, now_ms: int) -> None:
         """Add the batch to the metrics; `now_ms` is when it was durable."""

@@ -1,7 +1,7 @@
-"""GRU_n over exposures, put off until the exposures of a whole batch of users can be computed together.
+"""GRU_n over exposures, deferred until the exposures of a whole batch of users can be encoded together.
 
-The scorer works on tiles of one shape, so a GRU state depends neither on its neighbours nor on how the events were cut
-into batches.
+The scorer works on tiles of one shape, so a GRU state depends neither on other users' states nor on the division of
+events into batches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from models.mc2sf.tiled_scorer import Scorer
 
 
 class DeferredGru:
-    """The state of GRU_n after the items `keys`, begun from `start`, with the nets of a release."""
+    """The state of GRU_n after the items `keys`, from the state `start`, with the nets of a release."""
 
     __slots__ = ("keys", "release", "start", "value")
 
@@ -36,22 +36,22 @@ def computed(state: GruState) -> bytes:
     return state.value
 
 
-def compute(wanted: Iterable[GruState], nets: Callable[[int], tuple[Scorer, Catalogue]]) -> None:
-    """Compute the wanted states and those that they begin from. `nets` returns those of a release."""
-    left: dict[int, DeferredGru] = {}
-    for state in wanted:
-        while isinstance(state, DeferredGru) and state.value is None and id(state) not in left:
-            left[id(state)] = state
+def compute(states: Iterable[GruState], nets: Callable[[int], tuple[Scorer, Catalogue]]) -> None:
+    """Compute `states` and those that they start from. `nets` returns scorer and catalogue of a release."""
+    pending: dict[int, DeferredGru] = {}
+    for state in states:
+        while isinstance(state, DeferredGru) and state.value is None and id(state) not in pending:
+            pending[id(state)] = state
             state = state.start  # noqa: PLW2901 - follows the chain
-    while left:
+    while pending:
         ready: defaultdict[int, list[DeferredGru]] = defaultdict(list)
-        for deferred in left.values():
+        for deferred in pending.values():
             if isinstance(deferred.start, bytes) or deferred.start.value is not None:
                 ready[deferred.release].append(deferred)
-        for release, some in ready.items():
-            _compute_ready(some, *nets(release))
-            for deferred in some:
-                del left[id(deferred)]
+        for release, of_release in ready.items():
+            _compute_ready(of_release, *nets(release))
+            for deferred in of_release:
+                del pending[id(deferred)]
 
 
 def _compute_ready(states: list[DeferredGru], scorer: Scorer, catalogue: Catalogue) -> None:

@@ -138,8 +138,8 @@ def complete_ranking(first: Ranking, variant: str, priors: SlowPriors, release: 
     )
 
 
-def _from_catalogue(release: Release, clicks: Keys, context: Context, most: int) -> Keys:
-    """Return up to `most` items of the catalogue without the last clicks: their neighbours, then popular items."""
+def _from_catalogue(release: Release, clicks: Keys, context: Context, maximum: int) -> Keys:
+    """Return up to `maximum` items of the catalogue without the last clicks: their neighbours, then popular items."""
     keys = release.catalogue.keys
     if not len(keys):
         return _NONE
@@ -148,4 +148,4 @@ def _from_catalogue(release: Release, clicks: Keys, context: Context, most: int)
     if release.nets.config.stacked:
         near = release.nets.fast.neighbours.affinity(*release.near(clicks, keys)).sum(0)
     order = np.lexsort((-clicked, -near))
-    return keys[order[~np.isin(keys[order], clicks)][:most]]
+    return keys[order[~np.isin(keys[order], clicks)][:maximum]]

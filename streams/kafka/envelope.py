@@ -30,25 +30,25 @@ def max_records(topic: Topic, settings: Settings) -> int:
     return MAX_RECORDS if topic.envelopes and settings.envelopes else 1
 
 
-def pack_records(records: Iterable[KeyValue], most: int = MAX_RECORDS) -> Iterator[tuple[bytes, bytes, int]]:
+def pack_records(records: Iterable[KeyValue], maximum: int = MAX_RECORDS) -> Iterator[tuple[bytes, bytes, int]]:
     """Pack the records of one partition, in order: yield key, value and number of records of each Kafka record to send.
 
     An epoch marker, which has no key, and a record that would exceed MAX_ENVELOPE_BYTES are sent without an envelope.
     """
-    held: list[KeyValue] = []
+    pending: list[KeyValue] = []
     size = 0
     for key, value in records:
-        own = len(key) + len(value) + _OVERHEAD
-        if held and (not key or size + own > MAX_ENVELOPE_BYTES or len(held) >= most):
-            yield _pack(held)
-            held, size = [], 0
+        record_size = len(key) + len(value) + _OVERHEAD
+        if pending and (not key or size + record_size > MAX_ENVELOPE_BYTES or len(pending) >= maximum):
+            yield _pack(pending)
+            pending, size = [], 0
         if key:
-            held.append((key, value))
-            size += own
+            pending.append((key, value))
+            size += record_size
         else:
             yield key, value, 1
-    if held:
-        yield _pack(held)
+    if pending:
+        yield _pack(pending)
 
 
 def _pack(records: list[KeyValue]) -> tuple[bytes, bytes, int]:

@@ -67,10 +67,10 @@ class ExampleBuffer:
     def offsets(self) -> dict[int, int]:
         """Return for each partition the offset to start from after a restart with the present `closed`."""
         ends = [[] if end is None else [end] for end in self._ends]
-        held = zip(self._held, self._markers, ends, self._next, strict=True)
+        columns = zip(self._held, self._markers, ends, self._next, strict=True)
         return {
             p: min([*(offset for offset, _ in examples), *markers.values(), *end, after])
-            for p, (examples, markers, end, after) in enumerate(held)
+            for p, (examples, markers, end, after) in enumerate(columns)
         }
 
     def resume(self, offsets: Mapping[int, int]) -> None:

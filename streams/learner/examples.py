@@ -31,10 +31,10 @@ def check(example: FastExample, dim: int) -> None:
         raise RecordError("f2s has a number that is not finite")
 
 
-def in_rows(example: FastExample, catalogue: Catalogue, near: Catalogue) -> FastBatchExample:
-    """Return the example in rows of E, with exactly EXAMPLE_NEGATIVES negatives: fewer ones are repeated in turn.
+def in_rows(example: FastExample, catalogue: Catalogue, with_neighbours: Catalogue) -> FastBatchExample:
+    """Return the example in rows of E, with exactly EXAMPLE_NEGATIVES negatives: fewer ones are repeated cyclically.
 
-    `near` are the items that have neighbours.
+    `with_neighbours` are the items of the item neighbours.
     """
     items = example.items.array()
     pick = np.where(_PICK == 0, 0, 1 + (_PICK - 1) % (len(items) - 1))
@@ -46,7 +46,7 @@ def in_rows(example: FastExample, catalogue: Catalogue, near: Catalogue) -> Fast
         r_n=example.r_n.array()[pick],
         item_statistics=buckets_array(example.item_statistics, len(items))[pick],
         f2s=np.zeros(len(pick), np.float32) if example.f2s is None else example.f2s.array()[pick],
-        near=(near.rows(example.clicks.array()), near.rows(items)[pick]),
+        near=(with_neighbours.rows(example.clicks.array()), with_neighbours.rows(items)[pick]),
     )
 
 

@@ -59,9 +59,9 @@ class Learner:
         self._candidate: bytes | None = None  # the fast part whose decision is awaited
         self._carried: list[FastExample] = []
         with engine.connect() as connection:
-            own = candidates.read(connection, self._run, schema.proposals.c.kind == ROLE)
-        if own:
-            last = own[-1]
+            written = candidates.read(connection, self._run, schema.proposals.c.kind == ROLE)
+        if written:
+            last = written[-1]
             self.buffer.closed, self.awaited = last.epoch, last.epoch + self._delay
             self.buffer.resume({int(name.rpartition("/")[2]): offset for name, offset in last.offsets.items()})
             entries = candidates.unpack(last.data)
@@ -80,12 +80,12 @@ class Learner:
                 decision = run_state.decision(connection, self._run, self.awaited)
         if decision is None:
             return False
-        trainer, made = self._trainer, self._candidate
+        trainer, candidate = self._trainer, self._candidate
         if trainer is not None and decision.release == trainer.version:
-            if made is not None:  # it was rejected
+            if candidate is not None:  # it was rejected
                 trainer.discard()
-        elif trainer is not None and made is not None and decision.outcome == ROLE:
-            trainer.accept(decision.release, made)
+        elif trainer is not None and candidate is not None and decision.outcome == ROLE:
+            trainer.accept(decision.release, candidate)
         else:
             self._trainer = self._start_from(decision.release)
         self.awaited = self._candidate = None
@@ -102,13 +102,14 @@ class Learner:
     def train(self) -> None:
         """Train on the epoch that all partitions have ended, and write the release candidate."""
         assert self._trainer is not None
-        made = self.buffer.close()
-        carried, received = ([each for each in some if self._trainer.fits(each)] for some in (self._carried, made))
+        closed = self.buffer.close()
+        carried = [example for example in self._carried if self._trainer.fits(example)]
+        received = [example for example in closed if self._trainer.fits(example)]
         began = time.monotonic()
         trained = self._trainer.train(carried, received, self._log_to_count())
         telemetry.TRAINING_SECONDS.labels(ROLE).observe(time.monotonic() - began)
         telemetry.EXAMPLES.labels("fitting").inc(len(received))
-        telemetry.EXAMPLES.labels("other_release").inc(len(made) - len(received))
+        telemetry.EXAMPLES.labels("other_release").inc(len(closed) - len(received))
         telemetry.EPOCH.labels(ROLE).set(self.buffer.closed)
         telemetry.observe_losses(ROLE, trained.quality)
         self._write_candidate(self._trainer.version, trained)

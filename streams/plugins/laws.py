@@ -29,10 +29,10 @@ def check_metric(plugin: Plugin, metric: Metric) -> None:
 
 def value(plugin: Plugin, metric: Metric, rank: int, n: int) -> float:
     """Return the value of a rank by a metric. Raises PluginError if it is no number between 0 and 1."""
-    found = call(plugin, metric, rank, n)
-    if not isinstance(found, int | float) or not 0 <= found <= 1:
-        raise _broken(plugin, f"rank {rank} of {n} is worth {found!r}, which is no number between 0 and 1")
-    return float(found)
+    result = call(plugin, metric, rank, n)
+    if not isinstance(result, int | float) or not 0 <= result <= 1:
+        raise _broken(plugin, f"rank {rank} of {n} is worth {result!r}, which is no number between 0 and 1")
+    return float(result)
 
 
 def check_candidates(plugin: Plugin, rule: CandidateRule) -> None:
@@ -66,12 +66,12 @@ def check_variant(plugin: Plugin, variant: Variant) -> None:
     """Check the laws of a variant: finite, and to the last bit the same for any order and number of candidates."""
     for history in (0, 3):
         seen = _seen(history)
-        whole = scores(plugin, variant, seen)
-        if not np.isfinite(whole).all():
+        all_scores = scores(plugin, variant, seen)
+        if not np.isfinite(all_scores).all():
             raise _broken(plugin, "a score is not finite")
-        for order in _orders(len(whole)):
-            some = Seen(seen.clicks, seen.exposures, seen.candidates[order], seen.item_statistics[order], seen.vectors)
-            if not np.array_equal(scores(plugin, variant, some), whole[order]):
+        for order in _orders(len(all_scores)):
+            part = Seen(seen.clicks, seen.exposures, seen.candidates[order], seen.item_statistics[order], seen.vectors)
+            if not np.array_equal(scores(plugin, variant, part), all_scores[order]):
                 raise _broken(plugin, "a score depends on the other candidates, on their order, or on earlier calls")
 
 
@@ -84,10 +84,12 @@ def scores(plugin: Plugin, variant: Variant, seen: Seen) -> NDArray[np.float64]:
         _frozen(seen.item_statistics),
         seen.vectors,
     )
-    found = np.asarray(call(plugin, variant, frozen))
-    if found.shape != (len(seen.candidates),) or found.dtype.kind not in "iuf":
-        raise _broken(plugin, f"it returns {found.dtype} of shape {found.shape} for {len(seen.candidates)} candidates")
-    return found.astype(np.float64)
+    result = np.asarray(call(plugin, variant, frozen))
+    if result.shape != (len(seen.candidates),) or result.dtype.kind not in "iuf":
+        raise _broken(
+            plugin, f"it returns {result.dtype} of shape {result.shape} for {len(seen.candidates)} candidates"
+        )
+    return result.astype(np.float64)
 
 
 def _frozen(array: NDArray[T]) -> NDArray[T]:
@@ -108,8 +110,8 @@ def _seen(history: int) -> Seen:
     table = random.normal(size=(256, 8)).astype(np.float32)
 
     def vectors(keys: Keys) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = table[keys % 256]
-        return found
+        rows: NDArray[np.float32] = table[keys % 256]
+        return rows
 
     candidates = random.permutation(70).astype(np.int64)  # more than a tile
     statistics = random.integers(0, BUCKETS, (len(candidates), len(FEATURES))).astype(np.uint8)

@@ -18,7 +18,7 @@ from streams.plugins.protocols import CandidateRule, Draw, Keys, Metric, Seen, V
 
 RankValue = Callable[[int, int], float]  # rank, number of candidates -> value between 0 and 1
 Scores = Callable[[Seen], NDArray[np.float64]]
-TAKEN = ("random", "popularity", "river", "din", "f2s", "fast", "mc2sf", "served", "mrr", "n", "chance")
+RESERVED = ("random", "popularity", "river", "din", "f2s", "fast", "mc2sf", "served", "mrr", "n", "chance")
 LONGEST = 32
 
 
@@ -54,20 +54,20 @@ def loaded(text: str) -> Plugins:
         if plugin.kind in ("source", "exposures"):
             check(plugin)
             continue
-        found = called(plugin)
+        function = called(plugin)
         if plugin.kind == "candidates":
-            rule = cast(CandidateRule, found)
+            rule = cast(CandidateRule, function)
             laws.check_candidates(plugin, rule)
             negatives = functools.partial(laws.negatives, plugin, rule)
             continue
-        if plugin.name in {*metrics, *variants, *TAKEN} or len(plugin.name) > LONGEST:
+        if plugin.name in {*metrics, *variants, *RESERVED} or len(plugin.name) > LONGEST:
             raise PluginError(f"{plugin}: the name {plugin.name} is taken or longer than {LONGEST} characters")
         if plugin.kind == "metric":
-            metric = cast(Metric, found)
+            metric = cast(Metric, function)
             laws.check_metric(plugin, metric)
             metrics[plugin.name] = functools.partial(laws.value, plugin, metric)
         else:
-            variant = cast(Variant, found)
+            variant = cast(Variant, function)
             laws.check_variant(plugin, variant)
             variants[plugin.name] = functools.partial(laws.scores, plugin, variant)
     return Plugins(metrics, variants, negatives)
@@ -84,18 +84,18 @@ def setting(
     for plugin in others:
         if not callable(load(plugin)):
             raise PluginError(f"{plugin} is no class")
-    found = [*others, *([named("candidates", candidates)] if candidates is not None else [])]
-    found += [named("metric", name) for name in metrics or ()] + [named("variant", name) for name in variants or ()]
-    text = " ".join(plugin.setting for plugin in found)
+    plugins = [*others, *([named("candidates", candidates)] if candidates is not None else [])]
+    plugins += [named("metric", name) for name in metrics or ()] + [named("variant", name) for name in variants or ()]
+    text = " ".join(plugin.setting for plugin in plugins)
     loaded(text)
     return text
 
 
 def called(plugin: Plugin) -> Callable[..., object]:
     """Return the plugin's function, or an object of its class. Raises PluginError if that can't be called."""
-    found = load(plugin)
-    if isinstance(found, type):
-        found = laws.call(plugin, found)
-    if not callable(found):
+    function = load(plugin)
+    if isinstance(function, type):
+        function = laws.call(plugin, function)
+    if not callable(function):
         raise PluginError(f"{plugin} is neither a function nor a class with __call__")
-    return found
+    return function

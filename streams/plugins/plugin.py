@@ -54,19 +54,19 @@ def is_name(text: str) -> bool:
 
 def named(kind: Kind, text: str) -> Plugin:
     """Return the plugin that a user named as `module:Name`. Raises PluginError."""
-    found = _NAME.fullmatch(text)
-    if found is None:
+    match = _NAME.fullmatch(text)
+    if match is None:
         raise PluginError(f"{text!r} names no {kind}: write module:Name, for module.py in the current folder")
-    plugin = Plugin(kind, found[1], found[2], "")
+    plugin = Plugin(kind, match[1], match[2], "")
     return plugin._replace(sha256=hashlib.sha256(_read(plugin)).hexdigest())
 
 
 def recorded(text: str) -> list[Plugin]:
     """Return the plugins of the setting `plugins`. Raises PluginError if it is damaged."""
-    found = [_RECORDED.fullmatch(word) for word in text.split()]
-    if None in found:
+    matches = [_RECORDED.fullmatch(word) for word in text.split()]
+    if None in matches:
         raise PluginError(f"plugins {text!r}: KIND=MODULE:NAME@SHA256, separated by blanks, is needed")
-    return [Plugin(match[1], match[2], match[3], match[4]) for match in found if match]  # type: ignore[arg-type]
+    return [Plugin(match[1], match[2], match[3], match[4]) for match in matches if match]  # type: ignore[arg-type]
 
 
 def load(plugin: Plugin) -> object:
@@ -86,10 +86,10 @@ def check(plugin: Plugin) -> None:
 def _unchanged(plugin: Plugin) -> bytes:
     """Return the code of the plugin. Raises PluginError if it is not the one that the run began with."""
     code = _read(plugin)
-    if (found := hashlib.sha256(code).hexdigest()) != plugin.sha256:
+    if (sha256 := hashlib.sha256(code).hexdigest()) != plugin.sha256:
         raise PluginError(
             f"{plugin.path} was changed: the run began with code of SHA-256 {plugin.sha256[:12]}..., "
-            f"and now it is {found[:12]}...: put the old file back, or begin a new run"
+            f"and now it is {sha256[:12]}...: put the old file back, or begin a new run"
         )
     return code
 

@@ -42,7 +42,7 @@ def impression_groups(clicks: Iterable[Click], outcomes: Mapping[tuple[str, int]
 
     Outcomes without a click in this epoch come last, in order of (user, seq): the records of their clicks were refused.
     """
-    left = dict(outcomes)
+    unmatched = dict(outcomes)
     group: ImpressionGroup[T] | None = None
     previous: Click | None = None
     for click in sorted(clicks):
@@ -53,12 +53,12 @@ def impression_groups(clicks: Iterable[Click], outcomes: Mapping[tuple[str, int]
             group = ImpressionGroup([], [])
         previous = click
         group.clicked.append(click.item)
-        if (found := left.pop((click.user, click.seq), None)) is not None:
-            group.outcomes.append(found)
+        if (outcome := unmatched.pop((click.user, click.seq), None)) is not None:
+            group.outcomes.append(outcome)
     if group is not None:
         yield group
-    for key in sorted(left):
-        yield ImpressionGroup([], [left[key]])
+    for key in sorted(unmatched):
+        yield ImpressionGroup([], [unmatched[key]])
 
 
 class Popularity:

@@ -53,8 +53,9 @@ class RankedClicks:
     def with_ranks(self, by_click: Mapping[tuple[str, int], Mapping[str, int]]) -> RankedClicks:
         """Return the clicks that `by_click` has, by user and seq, with its ranks."""
         keys = [(self.users[user], seq) for user, seq in zip(self.user.tolist(), self.seq.tolist(), strict=True)]
-        found = [(i, by_click[key]) for i, key in enumerate(keys) if key in by_click]
-        return replace(self.select(_ints(i for i, _ in found)), ranks=_by_variant([ranks for _, ranks in found]))
+        with_ranks = [(i, by_click[key]) for i, key in enumerate(keys) if key in by_click]
+        clicks = self.select(_ints(i for i, _ in with_ranks))
+        return replace(clicks, ranks=_by_variant([ranks for _, ranks in with_ranks]))
 
 
 class _Row(NamedTuple):
@@ -71,10 +72,10 @@ def ranked_clicks(connection: Connection, run: str) -> RankedClicks:
     """Read the ranked clicks of `run`."""
     o = outcomes.c
     columns = (o.time, o.user, o.seq, o.target, o.candidates, o.ranks, o.cold, o.history, o.window)
-    found = connection.execution_options(yield_per=_CHUNK).execute(sa.select(*columns).where(o.run == run))
+    stored = connection.execution_options(yield_per=_CHUNK).execute(sa.select(*columns).where(o.run == run))
     rows = [
         _Row(*row[:4], _hash(row.candidates), row.ranks, subsets(cold=row.cold, history=row.history, window=row.window))
-        for row in found
+        for row in stored
     ]
     rows.sort(key=itemgetter(0, 1, 2))
     names = sorted({row.user for row in rows})

@@ -111,20 +111,20 @@ class ReleaseReader:
             return self._cache.item_statistics.newest()
 
     def _await(
-        self, wanted: dict[int, int], number: int, find: Callable[[], T | None], timeout_s: float, what: str
+        self, waiting: dict[int, int], number: int, find: Callable[[], T | None], timeout_s: float, name: str
     ) -> T:
         with self._changed:
-            wanted[number] = wanted.get(number, 0) + 1
+            waiting[number] = waiting.get(number, 0) + 1
             try:
                 if not self._changed.wait_for(lambda: find() is not None, timeout_s):
-                    raise TimeoutError(f"{what} did not arrive within {timeout_s} s")
-                found = find()
-                assert found is not None
-                return found
+                    raise TimeoutError(f"{name} did not arrive within {timeout_s} s")
+                value = find()
+                assert value is not None
+                return value
             finally:
-                wanted[number] -= 1
-                if not wanted[number]:
-                    del wanted[number]
+                waiting[number] -= 1
+                if not waiting[number]:
+                    del waiting[number]
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -175,9 +175,9 @@ class ReleaseReader:
             epochs = [e for e in self._wanted_statistics if self._cache.item_statistics.find(e) is None]
         newer = sorted((v for v in self._cache.manifests if v > newest), reverse=True)
         missing = {("release", v) for v in versions + newer} | {("item statistics", e) for e in epochs}
-        for found in self._missed.keys() - missing:
-            del self._missed[found]
-            self._read_last.pop(found, None)
+        for arrived in self._missed.keys() - missing:
+            del self._missed[arrived]
+            self._read_last.pop(arrived, None)
         for version in dict.fromkeys(versions + newer):
             release = self._cache.assemble(version) or self._from_tables(version)
             if release is not None:

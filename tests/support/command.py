@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Done:
+class CommandResult:
     """Exit code and output of a command."""
 
     returncode: int
@@ -19,13 +19,13 @@ class Done:
     stderr: str
 
 
-Command = Callable[..., Done]
+Command = Callable[..., CommandResult]
 
 
-def installed(*arguments: str, **environment: str) -> Done:
+def installed(*arguments: str, **environment: str) -> CommandResult:
     """Run the command that pip installed, with some environment variables."""
     command = [Path(sys.executable).parent / "mc2sf", *arguments]
     env = os.environ | environment
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=580)
     assert "Traceback" not in done.stdout + done.stderr
-    return Done(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)

@@ -19,8 +19,8 @@ QUICK = Hyperparameters(dim=8, learning_rate=0.01, batch=64, negatives=8, ahead=
 QUICK_SET = HyperparameterSet(**dict.fromkeys(HyperparameterSet().settings(), QUICK))
 
 
-def written(path: Path, users: int = 24, clicks: int = 30, seed: int = 1) -> Source:
-    """A CSV log with `clicks` clicks a user and an exposure of another part before each."""
+def write_log(path: Path, users: int = 24, clicks: int = 30, seed: int = 1) -> Source:
+    """Write a CSV log with `clicks` clicks per user, each after an exposure of another part; return its source."""
     generator = np.random.default_rng(seed)
     size = ITEMS // PARTS
     lines = ["user,item,timestamp,event"]
@@ -36,7 +36,7 @@ def written(path: Path, users: int = 24, clicks: int = 30, seed: int = 1) -> Sou
 
 
 def dataset(folder: Path, protocol: Protocol = SMALL, **sizes: int) -> Dataset:
-    return load(written(folder / "log.csv", **sizes), protocol, folder / "sorted")
+    return load(write_log(folder / "log.csv", **sizes), protocol, folder / "sorted")
 
 
 def trainer(folder: Path, protocol: Protocol = SMALL, *, kind: type[Trainer] = Trainer, **sizes: int) -> Trainer:

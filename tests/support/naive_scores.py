@@ -1,4 +1,4 @@
-"""The equations once more, in numpy and plain loops over items and candidates: nothing shared with models/."""
+"""The equations in numpy and plain loops over items and candidates: a second implementation without models/."""
 
 from __future__ import annotations
 

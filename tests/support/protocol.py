@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support import experiments as experiment_world
+from tests.support.experiments import write_log
 
 
-def rated(folder: Path) -> str:
-    """A small log in ML-100K's form: a third of the ratings are exposures, alone in their units."""
+def ratings_log(folder: Path) -> str:
+    """Write a small log in ML-100K's form: a third of the ratings are exposures without an impression."""
     chance = np.random.default_rng(2)
     lines = [
         f"{user}\t{item}\t{chance.integers(2, 6)}\t{1_600_000_000 + 7 * user + 50 * i}"
@@ -21,13 +21,13 @@ def rated(folder: Path) -> str:
     return f"ml-100k:{folder}"
 
 
-def logged(folder: Path) -> str:
-    experiment_world.written(folder / "log.csv")
+def single_events_log(folder: Path) -> str:
+    write_log(folder / "log.csv")
     return f"log:{folder / 'log.csv'}"
 
 
-def shown(folder: Path) -> str:
-    """Impressions with exposures around the click."""
+def impressions_log(folder: Path) -> str:
+    """Write a log of impressions with exposures around the click."""
     chance, lines = np.random.default_rng(3), ["user,item,timestamp,event,impression"]
     for user in range(15):
         for i, items in enumerate(chance.choice(150, (30, 4)).tolist()):

@@ -1,4 +1,4 @@
-"""A run of invented figures: its summary and its tables, for tests of what is shown of a run."""
+"""A fabricated run: its summary and its tables, for tests of reports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def quality(best: float, n: int) -> Quality:
 
 
 def summary(**changed: Any) -> Summary:
-    """The summary of the run, some fields changed."""
+    """Return the summary of the run, with some fields changed."""
     online = {name: quality(best, 480) for name, best in VARIANTS.items()}
     whole = Summary(
         run=RUN,
@@ -77,13 +77,13 @@ def wave(best: float, epoch: int) -> float:
 
 
 def put(connection: sa.Connection, table: sa.Table, rows: Iterable[dict[str, Any]]) -> None:
-    """Insert rows; what they leave out and must not be missing is empty."""
+    """Insert rows; columns that they lack and that are not nullable are empty."""
     empty = {c.name: _EMPTY[c.type.python_type] for c in table.columns if not c.nullable}
     insert_new(connection, table, [empty | row for row in rows])
 
 
 def fill(connection: sa.Connection, run: str) -> None:
-    """Leave a run in the tables: EPOCHS epochs, a month each."""
+    """Write a run into the tables: EPOCHS epochs of a month each."""
     until = [START + epoch * MONTH for epoch in range(EPOCHS)]
     of_run = {"run": run}
     source = {"source": "ml-1m:<b>folder</b>", "settings": Settings(run=run).semantic(), "created_wall": START}

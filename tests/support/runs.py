@@ -1,4 +1,4 @@
-"""A finished run in a folder, with invented outcomes: for what reads runs from their folders."""
+"""A fabricated finished run in a folder, for tests of readers of such folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIST = np.arange(100).tobytes()  # a candidate list
 
 
 def outcomes(run: str, *, seed: int = 1, users: int = 60, best: int = 20) -> list[dict[str, Any]]:
-    """Clicks on which `mc2sf` ranks no lower than `best`, and the other variants by chance."""
+    """Return clicks on which `mc2sf` ranks no lower than `best`, and the other variants at random."""
     draw = np.random.default_rng(seed)
     rows = []
     for user in range(users):
@@ -35,7 +35,7 @@ def outcomes(run: str, *, seed: int = 1, users: int = 60, best: int = 20) -> lis
 
 
 def finished(folder: Path, summary: Summary, rows: list[dict[str, Any]], status: str = "finished") -> Path:
-    """Leave a run in `folder`, as `mc2sf run` does."""
+    """Write a run into `folder` as `mc2sf run` does."""
     folder.mkdir(parents=True)
     settings = Settings(run=summary.run, database=SecretStr(sqlite_url(folder / "mc2sf.db")))
     write_run_file(folder, settings, summary.source)

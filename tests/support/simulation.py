@@ -54,7 +54,7 @@ SMALL = Settings(
 
 
 def release(settings: Settings, version: int, items: int, *, encoder: int | None = None) -> Release:
-    """A release with items 1..`items` and weights of their own per encoder version."""
+    """Return a release with items 1..`items` and weights of their own per encoder version."""
     encoder = version if encoder is None else encoder
     catalogue = Catalogue(np.arange(1, items + 1))
     nets = Nets.initial(net_config(settings), catalogue.size, 100 + encoder)
@@ -64,7 +64,7 @@ def release(settings: Settings, version: int, items: int, *, encoder: int | None
 
 
 def item_counts(epoch: int, batches: Sequence[DeviceBatch]) -> ItemCounts:
-    """Return what the coordinator would publish of an epoch."""
+    """Return the item counts that the coordinator would publish for an epoch."""
     clicks: Counter[int] = Counter()
     for batch in batches:
         for item, kind in zip(batch.items, batch.kinds, strict=True):
@@ -80,7 +80,7 @@ class Crash(Exception):  # noqa: N818 - a planned event, not an error
 
 @dataclass
 class Worker:
-    """A worker's process. Its table survives a crash as far as it was written."""
+    """A worker's process. The rows that it has written survive a crash."""
 
     start: Start
     releases: dict[int, Release]
@@ -186,9 +186,9 @@ class Simulation:
         for batch in batches:
             key = batch.user.encode()
             records[partition_of(key, self.settings.partitions)].append((key, encode(batch)))
-        most = max_records(DEVICE_EVENTS, self.settings)
-        for partition, some in records.items():
-            for key, value, _ in pack_records(some, most):
+        maximum = max_records(DEVICE_EVENTS, self.settings)
+        for partition, of_partition in records.items():
+            for key, value, _ in pack_records(of_partition, maximum):
                 self.topics.append(DEVICE_EVENTS.name, partition, key, value)
 
     def send_marker(self, marker: EpochMarker) -> None:
@@ -251,14 +251,14 @@ class Simulation:
         assert not work.fatal
         self.position.update(after)
         if self.chance.random() < 0.5:  # an offset is committed later than its batch is durable, if ever
-            self.committed.update({at: offset for at, offset in self.position.items() if at[0] == role})
+            self.committed.update({key: offset for key, offset in self.position.items() if key[0] == role})
 
     def _restart(self, role: str, worker: Worker) -> None:
         worker.assignment += 1
         worker.behind = 0 if self.settings.lockstep else self.chance.randrange(2)
-        for at in self.position:
-            if at[0] == role:
-                self.position[at] = self.committed.get(at, 0)
+        for key in self.position:
+            if key[0] == role:
+                self.position[key] = self.committed.get(key, 0)
 
     def _interleave(self, received: list[Message]) -> None:
         """Shuffle `received`, but keep the order within each partition of a topic."""

@@ -1,4 +1,4 @@
-"""A whole `mc2sf run` as a process, on the small log on which benchmarks/faults disturbs its runs."""
+"""A whole `mc2sf run` as a process, on the small log of benchmarks/faults."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def summary(out: Path) -> dict[str, Any]:
     return found
 
 
-def made_once(folder: Path) -> Path:
-    """Return the folder of a run on the embedded broker and SQLite; the first process that asks makes it."""
+def shared_run(folder: Path) -> Path:
+    """Return the folder of a run on the embedded broker and SQLite, which the first process to call this makes."""
     out = folder / "undisturbed"
     with (folder / "undisturbed.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

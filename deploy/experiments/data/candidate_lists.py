@@ -40,7 +40,7 @@ def draw_candidates(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Candi
     Raises SourceError if a user interacted with every item.
     """
     log, size = dataset.log, len(dataset.items)
-    barred = np.zeros(size, np.bool_)
+    excluded = np.zeros(size, np.bool_)
     weights = np.log1p(np.bincount(log.keys[dataset.clicks(Phase.SLOW)] - FIRST_ROW, minlength=size))
     length = size + 1 if protocol.candidates == "full" else protocol.negatives + 1
     items = np.full((len(clicks), length), ROW_PADDING)
@@ -51,10 +51,10 @@ def draw_candidates(dataset: Dataset, clicks: Ints, protocol: Protocol) -> Candi
     for user in np.unique(users):
         generator = _generator(protocol.seed, dataset.users[user])
         events = slice(log.offsets[user], log.offsets[user + 1])
-        own = log.keys[events][dataset.interacted[events]] - FIRST_ROW
-        barred[own] = True
-        free = np.flatnonzero(~barred)
-        barred[own] = False
+        interacted = log.keys[events][dataset.interacted[events]] - FIRST_ROW
+        excluded[interacted] = True
+        free = np.flatnonzero(~excluded)
+        excluded[interacted] = False
         if not len(free) and rule is None:
             raise SourceError(
                 f"{dataset.source}: user {dataset.users[user]!r} interacted with every item: there are no negatives"
@@ -100,15 +100,15 @@ def ranks(score: Score, queries: Callable[[Ints], Queries], lists: CandidateList
 
     `queries` gives the queries of the lists with the given numbers; about `pairs` scores are computed at a time.
     """
-    found = np.empty(len(lists), np.int64)
+    result = np.empty(len(lists), np.int64)
     step = max(1, pairs // lists.items.shape[1])
     for batch in _batches(len(lists), step):
         items = lists.items[batch]
         scores = score(queries(batch), torch.from_numpy(items)).numpy()
         for i, row, target in zip(batch, range(len(batch)), lists.target_index[batch], strict=True):
             length = int((items[row] != ROW_PADDING).sum())
-            found[i] = rank(scores[row, :length], int(target)).rank
-    return found
+            result[i] = rank(scores[row, :length], int(target)).rank
+    return result
 
 
 def _batches(n: int, step: int) -> Iterator[Ints]:

@@ -37,34 +37,34 @@ class KnownHistory:
 
     def blocks(self, clicks: Ints) -> Ints:
         """Return a number per click, from 0: equal for clicks of one user with the same delayed history."""
-        some = np.searchsorted(self.folded.event, clicks)
-        codes = self.folded.user[some] * (len(self.folded.click_keys) + 1) + self.folded.history.end[some]
+        indices = np.searchsorted(self.folded.event, clicks)
+        codes = self.folded.user[indices] * (len(self.folded.click_keys) + 1) + self.folded.history.end[indices]
         blocks: Ints = np.unique(codes, return_inverse=True)[1]
         return blocks
 
     def queries(self, clicks: Ints) -> Queries:
-        """Return what is known before `clicks` (indices in the log)."""
+        """Return the queries of `clicks` (indices in the log): the state before each."""
         folded, protocol = self.folded, self.protocol
-        some = np.searchsorted(folded.event, clicks)
-        user = folded.user[some]
-        length = folded.history.end[some] - folded.history.start[some]  # of the whole history, so that it identifies it
-        codes = length * len(folded.log.offsets) + user  # per (length, user), the shortest first: cheapest for DIN
-        _, first, of = np.unique(codes, return_index=True, return_inverse=True)
-        shown, width = self._shown()
+        indices = np.searchsorted(folded.event, clicks)
+        user = folded.user[indices]
+        length = folded.history.end[indices] - folded.history.start[indices]  # user and length identify a history
+        codes = length * len(folded.log.offsets) + user  # the shortest first: cheapest for DIN
+        _, first, history_index = np.unique(codes, return_index=True, return_inverse=True)
+        r2_exposures, width = self._r2_exposures()
         return Queries(
             users=torch.from_numpy(user),
             history=torch.from_numpy(
-                folded.history.gather(folded.click_keys, some[first], protocol.history, ROW_PADDING)
+                folded.history.gather(folded.click_keys, indices[first], protocol.history, ROW_PADDING)
             ),
-            history_index=torch.from_numpy(of),
-            clicks=torch.from_numpy(folded.clicks.gather(folded.click_keys, some, protocol.recent, ROW_PADDING)),
+            history_index=torch.from_numpy(history_index),
+            clicks=torch.from_numpy(folded.clicks.gather(folded.click_keys, indices, protocol.recent, ROW_PADDING)),
             exposures=torch.from_numpy(
-                folded.exposures.gather(folded.exposure_keys, some, protocol.short, ROW_PADDING)
+                folded.exposures.gather(folded.exposure_keys, indices, protocol.short, ROW_PADDING)
             ),
-            window=torch.from_numpy(shown.gather(folded.exposure_keys, some, width, ROW_PADDING)),
+            window=torch.from_numpy(r2_exposures.gather(folded.exposure_keys, indices, width, ROW_PADDING)),
         )
 
-    def _shown(self) -> tuple[Ranges, int]:
+    def _r2_exposures(self) -> tuple[Ranges, int]:
         """Return the exposures that r2 is computed from, and the maximal number of them."""
         folded, protocol = self.folded, self.protocol
         if self.fresh:

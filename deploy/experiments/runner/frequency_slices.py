@@ -1,4 +1,4 @@
-"""Results by how many clicks of the slow phase are on the item of a test click: what a slow net can know of it."""
+"""Results by the number of clicks of the slow phase on the item of a test click: the data a slow net has on it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def slices(trainer: Trainer, cells: list[Cell], least: Sequence[int] = LEAST) ->
 
     `least` are the lower bounds of the slices, in clicks.
     """
-    of = np.searchsorted(least, clicks_in_slow_phase(trainer), side="right") - 1
+    slice_of_click = np.searchsorted(least, clicks_in_slow_phase(trainer), side="right") - 1
     models = dict.fromkeys(cell.model for cell in cells)
-    found = []
-    for number in np.unique(of):
-        some = of == number
+    result = []
+    for number in np.unique(slice_of_click):
+        inside = slice_of_click == number
         ndcg = {
-            model: statistics.fmean(metrics(cell.ranks[some])["ndcg@10"] for cell in cells if cell.model == model)
+            model: statistics.fmean(metrics(cell.ranks[inside])["ndcg@10"] for cell in cells if cell.model == model)
             for model in models
         }
-        found.append(FrequencySlice(least[number], int(some.sum()), ndcg))
-    return found
+        result.append(FrequencySlice(least[number], int(inside.sum()), ndcg))
+    return result
 
 
 def clicks_in_slow_phase(trainer: Trainer) -> Ints:

@@ -17,9 +17,9 @@ Floats = NDArray[np.float64]
 
 def by_user(ranks: Ints, users: Ints) -> dict[str, Floats]:
     """Return each metric's mean per user over clicks and seeds [U], from ranks [seeds, V] and users [V]."""
-    _, of = np.unique(users, return_inverse=True)
-    counts = np.bincount(of)
-    return {name: np.bincount(of, values.mean(0)) / counts for name, values in gains(ranks).items()}
+    _, user = np.unique(users, return_inverse=True)
+    counts = np.bincount(user)
+    return {name: np.bincount(user, values.mean(0)) / counts for name, values in gains(ranks).items()}
 
 
 def compare(
@@ -29,5 +29,5 @@ def compare(
     differences = np.stack([a[1][name] - b[1][name] for name in a[1]])  # [M, U]
     users = differences.shape[1]
     resampled = UserBootstrap(users, seed, resamples, clusters=users).means(differences, np.ones(users))
-    found = estimates(differences.mean(1), resampled)
-    return [Difference(a[0], b[0], name, *each) for name, each in zip(a[1], found, strict=True)]
+    intervals = estimates(differences.mean(1), resampled)
+    return [Difference(a[0], b[0], name, *each) for name, each in zip(a[1], intervals, strict=True)]

@@ -52,15 +52,15 @@ class StreamRequest:
     @classmethod
     def of(cls, text: str) -> StreamRequest:
         """Read `protocol:[name=value,...,]SOURCE`. Raises SourceError."""
-        found = _FORM.fullmatch(text)
-        if not found:
+        match = _FORM.fullmatch(text)
+        if not match:
             raise SourceError(f"{text!r} names no source: write protocol:SOURCE, for example protocol:ml-100k:DIR")
-        selection = parameters(FitSelection, found[1])
+        selection = parameters(FitSelection, match[1])
         if selection.users < 0 or selection.epochs < 0 or selection.seed < 1:
             raise SourceError(f"{text!r}: users and epochs must not be negative, seed must be at least 1")
         users, epochs = selection.users or None, selection.epochs or None
         hyperparameters = HyperparameterSet() if epochs is None else HyperparameterSet().capped(epochs)
-        request = Request(parse(found[2]), Protocol(), hyperparameters, users, selection.seed, epochs)
+        request = Request(parse(match[2]), Protocol(), hyperparameters, users, selection.seed, epochs)
         return cls(selection, request)
 
     @property
@@ -77,7 +77,7 @@ def source(text: str) -> Source:
     check_one_list_per_impression(dataset, lists)
     last = int(dataset.log.times.max())
     files = requested.request.source.files
-    return Source(text, ("logged",), files, lambda _policy, _refusals: batches(_rows(dataset, lists)), f"{last + 1}ms")
+    return Source(text, ("logged",), files, lambda _policy, _errors: batches(_rows(dataset, lists)), f"{last + 1}ms")
 
 
 def check_one_list_per_impression(dataset: Dataset, lists: CandidateLists) -> None:
@@ -108,8 +108,8 @@ def _rows(dataset: Dataset, lists: CandidateLists) -> Iterator[Row]:
             start = int(starts[i])
             time = max(time, int(log.times[start]) + (span if start >= slow_ends[user] else 0))
             if (k := list_at.get(i)) is not None:
-                listed = lists.items[k][lists.items[k] != ROW_PADDING]
-                for index, row in enumerate(listed.tolist()):
+                candidates = lists.items[k][lists.items[k] != ROW_PADDING]
+                for index, row in enumerate(candidates.tolist()):
                     kind = Kind.CLICK if index == lists.target_index[k] else Kind.CANDIDATE
                     yield name, items[row - FIRST_ROW], time, kind, k + 1
             if i not in tested and log.kinds[i] != CANDIDATE:

@@ -47,16 +47,18 @@ class PluginScore:
 
     def __call__(self, queries: Queries, items: Tensor) -> Tensor:
         """Return scores [V, C] of `items` [V, C]; 0 for padding."""
-        found = torch.zeros(items.shape, dtype=torch.float64)
+        result = torch.zeros(items.shape, dtype=torch.float64)
         short = self._trainer.protocol.short
         for i, rows in enumerate(items.numpy()):
-            listed = self._keys[rows[rows != ROW_PADDING]]
-            clicks, exposures = (self._of(histories[i])[-short:] for histories in (queries.clicks, queries.exposures))
-            seen = Seen(clicks, exposures, listed, self._statistics.buckets_of(listed), self._vectors)
-            found[i, : len(listed)] = torch.from_numpy(self._scores(seen))
-        return found
+            candidates = self._keys[rows[rows != ROW_PADDING]]
+            clicks, exposures = (
+                self._keys_of(histories[i])[-short:] for histories in (queries.clicks, queries.exposures)
+            )
+            seen = Seen(clicks, exposures, candidates, self._statistics.buckets_of(candidates), self._vectors)
+            result[i, : len(candidates)] = torch.from_numpy(self._scores(seen))
+        return result
 
-    def _of(self, rows: Tensor) -> Keys:
+    def _keys_of(self, rows: Tensor) -> Keys:
         keys: Keys = self._keys[rows[rows != ROW_PADDING].numpy()]
         return keys
 

@@ -69,15 +69,15 @@ def mc2sf_stacked(trainer: Trainer, hyperparameters: HyperparameterSet, seed: in
 @torch.no_grad()
 def _features(net: Stacked, trainer: Trainer, lists: CandidateLists) -> Tensor:
     """Return the features [V, C, FEATURES] of `lists`, the click in column 0; lists are cut to the shortest one."""
-    known, found = trainer.known_history(), []
+    known, features = trainer.known_history(), []
     shortest = int((lists.items != ROW_PADDING).sum(1).min())
     rows = np.arange(len(lists))[:, None]
     order = np.argsort(np.arange(lists.items.shape[1]) != lists.target_index[:, None], axis=1, kind="stable")
     items = torch.from_numpy(lists.items[rows, order][:, :shortest])
     for start in range(0, len(lists), BATCH):
-        some = slice(start, start + BATCH)
-        found.append(torch.stack(net.features(known.queries(lists.clicks[some]), items[some]), -1))
-    return torch.cat(found)
+        batch = slice(start, start + BATCH)
+        features.append(torch.stack(net.features(known.queries(lists.clicks[batch]), items[batch]), -1))
+    return torch.cat(features)
 
 
 MC2SF_STACKED_MODEL = Model("MC2-SF, stacked", mc2sf_stacked, ("fast", "f2s", "s2f"))
