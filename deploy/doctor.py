@@ -106,7 +106,11 @@ def _database(settings: Settings) -> _Tables:
     ended = of_run is not None and of_run.status in {"finished", "failed"}
     if of_run is not None:
         ok = of_run.status != "failed"
-        why = "" if ok else ": a check of its result failed; `mc2sf evaluate` names the ranks that differ"
+        why = (
+            ""
+            if ok
+            else ": a check of its result failed, as its output says; if ranks differ, `mc2sf evaluate` names them"
+        )
         weights = f", the weights of {without:,} deleted" if without else ""
         findings.append(Finding("run", ok, f"{run}: {of_run.status}, {releases:,} releases{weights}{why}"))
         findings.append(Finding("dead letters", True, f"{dead:,}" + (_DEAD_LETTERS_HINT if dead else "")))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 import torch
 
 from models.data.catalogue import Catalogue
@@ -350,6 +351,15 @@ def test_a_rollback_to_an_unknown_release_is_refused(harness: RunHarness) -> Non
     harness.act()
     with harness.engine.begin() as connection, pytest.raises(candidates.CandidateError, match="no release 9"):
         candidates.request_rollback(connection, harness.settings.run, 9)
+
+
+def test_a_rollback_in_a_run_that_has_ended_is_refused(harness: RunHarness) -> None:
+    harness.act()
+    row = {"run": harness.settings.run, "created_wall": 0, "source": "", "settings": {}, "versions": {}}
+    with harness.engine.begin() as connection:
+        connection.execute(sa.insert(schema.runs), [row | {"status": "finished"}])
+        with pytest.raises(candidates.CandidateError, match="has ended"):
+            candidates.request_rollback(connection, harness.settings.run, 0)
 
 
 def test_parts_that_no_kept_release_names_are_withdrawn(harness: RunHarness) -> None:

@@ -61,6 +61,8 @@ def releases_list(run: RunArgument, *, as_json: JsonOption = False) -> None:
 @releases_app.command("show")
 def releases_show(run: RunArgument, version: VersionArgument, *, as_json: JsonOption = False) -> None:
     """Show a release: its parts, checksums and the figures that the gate compared."""
+    from msgspec import structs
+
     from deploy.runs import find
     from streams.releases.release import ReleaseError, read_manifest
 
@@ -71,7 +73,7 @@ def releases_show(run: RunArgument, version: VersionArgument, *, as_json: JsonOp
     except ReleaseError as error:
         raise UserError(str(error)) from error
     if as_json:
-        print_json(manifest)
+        print_json(structs.asdict(manifest) | {"versions": structs.asdict(manifest.versions)})
         return
     table = Table("field", "value")
     for name in manifest.__struct_fields__:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from streams.database.engine import upsert
 from streams.database.run_state import active_release, last_decision
-from streams.database.schema import proposals, releases
+from streams.database.schema import proposals, releases, runs
 from streams.process.clock_and_signals import wall_ms
 from streams.releases.retention import without_weights
 
@@ -102,6 +102,9 @@ def request_rollback(connection: Connection, run: str, version: int) -> None:
         sa.select(releases.c.version).where((releases.c.run == run) & (releases.c.version == version))
     ).scalar_one_or_none()
     active = active_release(connection, run)
+    status = connection.execute(sa.select(runs.c.status).where(runs.c.run == run)).scalar_one_or_none()
+    if status in ("finished", "failed"):
+        raise CandidateError(f"run {run} has ended: no decision follows")
     if known is None or active is None:
         raise CandidateError(f"there is no release {version} in run {run}")
     if version in without_weights(connection, run):
