@@ -1,6 +1,6 @@
 """The speed and the memory of `mc2sf data inspect`: `python -m benchmarks.inspect_log [--events 1000000,10000000]`.
 
-`mc2sf` is the whole command on a generated log in CSV: every check of every row, the total order, and the findings.
+`mc2sf` is the whole command on a generated log in CSV: every check of every row, and the findings.
 polars and duckdb only read all columns of the same file as text, and hold or count them. Each reading is a process of
 its own, in turns. `inspect_log.json` has the medians of CPU seconds, wall seconds and peak memory, and for the second
 log the shares of CPU time in the parts of the command.
@@ -42,8 +42,8 @@ PARTS = {
     "fields parsed by pyarrow": [("csv_log", "_parsed")],
     "names, times, kinds and impressions checked": [("events", "events")],
     "names numbered and columns written": [("staged_log", "_append"), ("staged_log", "finish")],
-    "read again, in parts": [("staged_log", "part")],
-    "order and counts": [("sorted_parts", "sort"), ("sorted_parts", "placed"), ("total_order", "add")],
+    "read again, in parts": [("staged_log", "parts")],
+    "counts and ties": [("total_order", "add")],
     "names compared": [("implausible", "doubtful_names")],
 }
 READERS = {"mc2sf": _inspect, "polars": CONTENDERS["polars"], "duckdb": CONTENDERS["duckdb"]}
@@ -72,7 +72,7 @@ def shares(path: Path) -> dict[str, float]:
     total = spent["inspect_log", "_inspect"]
     found = {part: sum(spent[each] for each in functions) / total for part, functions in PARTS.items()}
     rest = {"impressions and repeated rows": spent["total_order", "sort"] / total}
-    rest["impressions and repeated rows"] -= sum(found[part] for part in ("read again, in parts", "order and counts"))
+    rest["impressions and repeated rows"] -= sum(found[part] for part in ("read again, in parts", "counts and ties"))
     found |= rest
     return {part: round(share, 3) for part, share in found.items()} | {"others": round(1 - sum(found.values()), 3)}
 

@@ -122,6 +122,27 @@ def test_an_impression_too_large_for_a_record_is_refused_with_its_size(tmp_path:
         sorted_log(tmp_path, [row] * (GROUP_EVENTS + 1), size=1000)
 
 
+@given(LOGS, st.integers(1, 9), st.integers(1, 5))
+def test_each_part_of_a_log_has_all_rows_of_its_users(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Row], size: int, number: int
+) -> None:
+    log = StagedLog(tmp_path_factory.mktemp("parts") / "staged")
+    log.fill((batch(rows[at : at + size]) for at in range(0, len(rows), size)), lambda _rows: None)
+    users, items = log.users.to_pylist(), log.items.to_pylist()
+    found = {}
+    seen: set[str] = set()
+    for part in log.parts(number):
+        columns = (part.time.tolist(), part.kind.tolist(), part.impression.tolist())
+        names = [users[user] for user in part.user]
+        assert part.row.tolist() == sorted(part.row)
+        assert not seen & set(names)
+        seen |= set(names)
+        found |= dict(
+            zip(part.row.tolist(), zip(names, (items[i] for i in part.item), *columns, strict=True), strict=True)
+        )
+    assert [found[row] for row in range(len(rows))] == rows
+
+
 def test_a_full_disk_is_a_sentence_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "time").symlink_to("/dev/full")

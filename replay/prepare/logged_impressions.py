@@ -66,15 +66,14 @@ class Groups:
 
 def find_groups(rows: Columns) -> Groups:
     """Return the impressions of `rows`, which are in the order of the source."""
-    indices = np.flatnonzero(rows.impression)
-    shown = rows if len(indices) == len(rows) else rows.take(indices)  # rows with an impression
-    of_row = np.full(len(rows), -1)
-    if not len(indices):
+    has_one = rows.impression != 0
+    shown = rows if has_one.all() else rows.take(has_one)  # rows with an impression
+    if not len(shown):
         none = np.zeros(0, np.int64)
-        return Groups(of_row, none, none, none, none, none, none, none, adjacent=True)
+        return Groups(np.full(len(rows), -1, np.int32), none, none, none, none, none, none, none, adjacent=True)
     starts = changes(shown.user, shown.impression)  # of runs: adjacent rows of one impression
     events = np.diff(np.append(starts, len(shown)))
-    run = np.repeat(np.arange(len(starts)), events)  # of each row
+    run = np.repeat(np.arange(len(starts), dtype=np.int32), events)  # of each row
     time = np.minimum.reduceat(shown.time, starts)
     row, ns = shown.row[starts], shown.ns[starts]
     if (shown.time[starts] != time).any() or shown.ns.any():  # the first row of a run is not its first event
@@ -87,19 +86,23 @@ def find_groups(rows: Columns) -> Groups:
     if not (impression[1:] > impression[:-1]).all():  # an impression may have several runs: merge them
         order = np.lexsort((row, ns, time, impression, user))
         begins = changes(user[order], impression[order])
-        group = np.empty(len(order), np.int64)  # of each run
+        group = np.empty(len(order), np.int32)  # of each run
         group[order] = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(order))))
         last, events = np.maximum.reduceat(last[order], begins), np.add.reduceat(events[order], begins)
         user, impression, time, ns, row = (c[order[begins]] for c in (user, impression, time, ns, row))
         run = group[run]
-    of_row[indices] = run
+    of_row = run
+    if shown is not rows:
+        of_row = np.full(len(rows), -1, np.int32)
+        of_row[has_one] = run
     return Groups(of_row, user, impression, time, ns, row, last, events, len(events) == len(starts))
 
 
 def duplicate_items(rows: Columns, groups: Groups) -> Bools:
     """Return True for each row whose item occurs more than once in its impression."""
     indices = np.flatnonzero(groups.of_row >= 0)
-    group, item = groups.of_row[indices], rows.item[indices]
+    whole = len(indices) == len(rows)
+    group, item = (groups.of_row, rows.item) if whole else (groups.of_row[indices], rows.item[indices])
     largest = int(groups.events.max(initial=0))
     repeated = np.zeros(len(indices), np.bool_)
     if groups.adjacent and largest <= FEW:
@@ -108,7 +111,9 @@ def duplicate_items(rows: Columns, groups: Groups) -> Bools:
             repeated[distance:] |= equal
             repeated[:-distance] |= equal
     elif len(indices):
-        repeated = repeats(group * (int(item.max()) + 1) + item)
+        repeated = repeats(group * np.int64(item.max() + 1) + item)
+    if whole:
+        return repeated
     duplicates = np.zeros(len(rows), np.bool_)
     duplicates[indices] = repeated
     return duplicates
@@ -235,7 +240,7 @@ def _clicked(rows: Columns, groups: Groups, duplicates: Bools) -> Bools:
     """Return True for exposures of items clicked in the same impression; `duplicates` is from `duplicate_items`."""
     indices = np.flatnonzero(duplicates)
     kind, item = rows.kind[indices], rows.item[indices]
-    key = groups.of_row[indices] * (int(rows.item.max(initial=0)) + 1) + item  # pair of impression and item
+    key = groups.of_row[indices] * np.int64(rows.item.max(initial=0) + 1) + item  # pair of impression and item
     clicked = np.zeros(len(rows), np.bool_)
     clicked[indices] = (kind == Kind.EXPOSURE) & np.isin(key, key[kind == Kind.CLICK])
     return clicked

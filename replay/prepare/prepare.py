@@ -194,12 +194,13 @@ class _Sorting:
             raise SourceError(f"{text}: no row could be read" + self._first_error())
         self.progress("sorting", read)
         selection = total_order.Selection(options.start, options.end, options.users)
+        as_sorted = self.policy not in {"simulated", "plugin"} and not options.faults.change_arrivals
+        keep = self.keep or options.limit is not None or not as_sorted or implausible.may_be_stray(log)
         try:
-            sorted_ = total_order.sort(log, selection, options.impression_span, errors.location)
+            sorted_ = total_order.sort(log, selection, options.impression_span, errors.location, keep=keep)
         except LargeImpressionError as error:
             raise SourceError(f"{error}{self._line(error)}") from error
-        as_sorted = self.policy not in {"simulated", "plugin"} and not options.faults.change_arrivals
-        if self.keep or options.limit is not None or not as_sorted or implausible.may_be_stray(log):
+        if keep:
             sorted_.write(ordered)
         chosen = rows = impression_groups.rows_within(ordered, sorted_.rows, options.limit)
         if not rows:

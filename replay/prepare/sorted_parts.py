@@ -102,22 +102,19 @@ def sort(rows: Columns, first: Columns, order: Order) -> SortedPart:
     return SortedPart(user, item, time, kind, impression, _sequence_numbers(user), keys[permutation])
 
 
-def ties(part: SortedPart, order: Order) -> int:
-    """Return the number of events with the same ms as another impression group of their user."""
-    begins = np.append(True, part.impression[1:] == 0)
-    begins[changes(part.user, part.impression, part.time)] = True
+def ties(rows: Columns, of_row: Ints, order: Order) -> int:
+    """Return the number of events with the same ms as another group of their user; `of_row` is that of `Groups`."""
+    begins = np.append(True, of_row[1:] < 0)
+    begins[changes(rows.user, of_row, rows.time)] = True
     starts = np.flatnonzero(begins)  # of events of one group at one time
-    events = np.diff(np.append(starts, len(part)))
-    user, time = part.user[starts], part.time[starts]
+    user, time = rows.user[starts], rows.time[starts]
     permutation = order.argsort(order.keys(time, user), user)
-    user, time, events = user[permutation], time[permutation], events[permutation]
+    user, time, group = user[permutation], time[permutation], of_row[starts][permutation]
     same = (time[1:] == time[:-1]) & (user[1:] == user[:-1])
-    return int(events[np.append(False, same) | np.append(same, False)].sum())
-
-
-def impressions(part: SortedPart) -> int:
-    """Return the number of impressions of a sorted part, in which the events of each are adjacent."""
-    return int((part.impression[changes(part.user, part.impression)] != 0).sum())
+    others = np.flatnonzero(same & ((group[1:] != group[:-1]) | (group[1:] < 0)))
+    runs = np.append(0, np.cumsum(~same))
+    events = np.bincount(runs, np.diff(np.append(starts, len(rows)))[permutation])
+    return int(events[np.unique(runs[others])].sum())
 
 
 class StoredPart:

@@ -6,7 +6,9 @@ Users and items are numbered. Each column is one file of numbers only, so any ra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,8 +22,9 @@ from replay.errors import SourceError
 Ints = NDArray[np.signedinteger]
 Bools = NDArray[np.bool_]
 
-BLOCK = 1 << 20  # number of rows that are read together
-_DTYPES = {
+BLOCK = 1 << 18  # number of rows that are read together
+_NEW = 1 << 20  # number of names that are added together
+_STAGED = {
     "user": np.int32,
     "item": np.int32,
     "time": np.int64,
@@ -31,6 +34,8 @@ _DTYPES = {
     "line": np.int64,
     "ns": np.int32,
 }
+_SORTED = ("user", "item", "time", "ns", "kind", "impression")  # columns that are sorted
+_DTYPES = _STAGED | {f"{name} in parts": _STAGED[name] for name in _SORTED} | {"row in parts": np.int64}
 _MISSING = {"file": -1, "line": 0, "ns": 0}
 
 
@@ -52,7 +57,8 @@ class Columns:
 
     def take(self, selection: Ints | Bools) -> Columns:
         """Return the rows at these positions, or for which `selection` is true."""
-        return Columns(*(getattr(self, field.name)[selection] for field in fields(self)))
+        indices = np.flatnonzero(selection) if selection.dtype == np.bool_ else selection
+        return Columns(*(getattr(self, field.name)[indices] for field in fields(self)))
 
 
 def changes(*columns: Ints) -> Ints:
@@ -88,7 +94,7 @@ class Names:
         self._new.append(encoded.dictionary.cast(pa.large_string()))
         self._given += len(encoded.dictionary)
         self._pending += len(encoded.dictionary)
-        if self._pending > max(BLOCK, len(self.known)):
+        if self._pending > max(_NEW, len(self.known)):
             self._merge()
         return np.asarray(codes, np.int32)
 
@@ -117,9 +123,9 @@ class StagedLog:
         self.folder = folder
         self._names = {"user": Names(), "item": Names()}
         self._finals: dict[str, Ints] = {}
+        self._written: set[str] = set()  # columns that are not all zeros
         self.rows = 0
         self.first, self.last = 2**63 - 1, -1  # times, ms
-        self._finer = False  # some time has ns
 
     @property
     def users(self) -> pa.Array:
@@ -133,49 +139,64 @@ class StagedLog:
 
     def fill(self, batches: Iterable[pa.RecordBatch], progress: Callable[[int], None]) -> None:
         """Write batches of `schema.READ`, or of a part of it. Raises SourceError if a file can't be written."""
-        files: dict[str, BinaryIO] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
-        source = iter(batches)
-        try:
-            for batch in source:
+        with self._files() as files:
+            for batch in batches:
                 if batch.num_rows:
                     self._append(batch, files)
                     progress(self.rows)
-        finally:
-            for file in files.values():
-                file.close()
         if self.rows:
             self._finals = {column: names.finish() for column, names in self._names.items()}
 
     def _append(self, batch: pa.RecordBatch, files: dict[str, BinaryIO]) -> None:
-        for name, dtype in _DTYPES.items():
+        for name in _STAGED:
             if name in self._names:
                 values = self._names[name].codes(batch[name])
             elif name not in batch.schema.names or batch[name].null_count == batch.num_rows:
-                values = np.full(batch.num_rows, _MISSING[name], dtype)
+                values = np.full(batch.num_rows, _MISSING[name], _DTYPES[name])
             else:
                 column = batch[name].fill_null(_MISSING[name]) if batch[name].null_count else batch[name]
-                values = column.to_numpy().astype(dtype, copy=False)
+                values = column.to_numpy()
             if name == "time":
                 self.first, self.last = min(self.first, int(values.min())), max(self.last, int(values.max()))
-            elif name == "ns":
-                self._finer = self._finer or bool(values.any())
-            path = self.folder / name
-            try:
-                file = files[name] if name in files else files.setdefault(name, path.open("wb", buffering=0))
-                data = np.ascontiguousarray(values).data.cast("B")
-                while data:
-                    data = data[file.write(data) :]
-            except OSError as error:
-                raise SourceError(f"{path} can't be written: {error}") from error
+            self._write(files, name, self.rows, values)
         self.rows += batch.num_rows
+
+    @contextmanager
+    def _files(self) -> Iterator[dict[str, BinaryIO]]:
+        """Yield a place for files that are written; at the end they have all rows, and are closed."""
+        files: dict[str, BinaryIO] = {}
+        try:
+            yield files
+            for name, file in files.items():
+                file.truncate(self.rows * np.dtype(_DTYPES[name]).itemsize)
+            self._written |= set(files)
+        finally:
+            for file in files.values():
+                file.close()
+
+    def _write(self, files: dict[str, BinaryIO], name: str, first: int, values: Ints) -> None:
+        """Write values from row `first` on; a part of a file that is not written reads as zeros."""
+        if not values.any():
+            return
+        path = self.folder / name
+        try:
+            file = files[name] if name in files else files.setdefault(name, path.open("wb", buffering=0))
+            data = np.ascontiguousarray(values, _DTYPES[name]).data.cast("B")
+            file.seek(first * (len(data) // len(values)))
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:
+            raise SourceError(f"{path} can't be written: {error}") from error
 
     def column(self, name: str, first: int = 0, rows: int = -1) -> Ints:
         """Return `rows` values from row `first` on (-1: all); users and items by their final numbers."""
-        if name == "ns" and not self._finer:
-            return np.zeros(self.rows - first if rows < 0 else min(rows, self.rows - first), np.int32)
-        dtype = np.dtype(_DTYPES[name])
-        values = np.fromfile(self.folder / name, dtype, rows, offset=first * dtype.itemsize)
+        rows = self.rows - first if rows < 0 else min(rows, self.rows - first)
+        if name in self._written:
+            dtype = np.dtype(_DTYPES[name])
+            values = np.asarray(np.memmap(str(self.folder / name), dtype, "r", first * dtype.itemsize, (rows,)))
+        else:
+            values = np.zeros(rows, _DTYPES[name])
         return self._finals[name][values] if name in self._finals else values
 
     def blocks(self, *names: str) -> Iterator[tuple[int, tuple[Ints, ...]]]:
@@ -183,17 +204,36 @@ class StagedLog:
         for first in range(0, self.rows, BLOCK):
             yield first, tuple(self.column(name, first, BLOCK) for name in names)
 
-    def part(self, number: int, parts: int) -> Columns:
-        """Return all rows of the users whose number has the remainder `number`, in the order of the source."""
-        names = ("user", "item", "time", "ns", "kind", "impression")
-        if parts == 1:
-            return Columns(*[*(self.column(name) for name in names), np.arange(self.rows)])
-        blocks = []
-        for first in range(0, self.rows, BLOCK):
-            user = self.column("user", first, BLOCK)
-            own = np.flatnonzero(user % parts == number)
-            blocks.append([user[own], *(self.column(name, first, BLOCK)[own] for name in names[1:]), own + first])
-        return Columns(*map(np.concatenate, zip(*blocks, strict=True)))
+    def parts(self, number: int) -> Iterator[Columns]:
+        """Yield the rows in at most `number` parts, each with all rows of its users, in the order of the source.
+
+        Raises SourceError if a file can't be written.
+        """
+        if number == 1:
+            yield Columns(*[*(self.column(name) for name in _SORTED), np.arange(self.rows)])
+            return
+        for first, end in pairwise([0, *self._write_parts(number)]):
+            if first < end:
+                yield Columns(*(self.column(f"{name} in parts", first, end - first) for name in (*_SORTED, "row")))
+
+    def _write_parts(self, number: int) -> list[int]:
+        """Write the columns in the order of the parts, and return where each part ends."""
+        sizes = np.zeros(number, np.int64)
+        for _, (user,) in self.blocks("user"):
+            sizes += np.bincount(user % number, minlength=number)
+        ends = np.cumsum(sizes)
+        at = ends - sizes
+        with self._files() as files:
+            for first, columns in self.blocks(*_SORTED):
+                part = (columns[0] % number).astype(np.uint16)
+                order = np.argsort(part, kind="stable")  # of 16 bits: by their digits, without comparing
+                ordered = [*(values[order] for values in columns), order + first]
+                counts = np.bincount(part, minlength=number)
+                for begin, end, to in zip(np.cumsum(counts) - counts, np.cumsum(counts), at, strict=True):
+                    for name, values in zip((*_SORTED, "row"), ordered, strict=True):
+                        self._write(files, f"{name} in parts", to, values[begin:end])
+                at += counts
+        return [int(end) for end in ends]
 
     def origin(self, row: int) -> tuple[int | None, int | None]:
         """Return the file and the line of a row, as arguments of `RowErrors.location`."""

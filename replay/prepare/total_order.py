@@ -21,14 +21,14 @@ import pyarrow.parquet as pq
 from replay.duckdb_session import parquet, quoted
 from replay.errors import SourceError
 from replay.prepare import logged_impressions, sorted_parts
-from replay.prepare.logged_impressions import ImpressionRules, Locate, LoggedImpressions
+from replay.prepare.logged_impressions import Groups, ImpressionRules, Locate, LoggedImpressions
 from replay.prepare.repeated_rows import RepeatedRows
 from replay.prepare.sorted_parts import Order, SortedPart, StoredPart, merge, with_group_starts
-from replay.prepare.staged_log import Bools, Columns, StagedLog
+from replay.prepare.staged_log import Bools, Columns, Ints, StagedLog
 from replay.sources.schema import ROWS
 from streams.records import Kind
 
-PART = 1 << 21  # number of rows that are sorted in memory
+PART = 1 << 19  # number of rows that are sorted in memory: few enough for the cache of a processor
 
 _FORMAT = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, DICTIONARY_SIZE_LIMIT 1000, ROW_GROUP_SIZE 65536)"
 _WRITE = 1 << 16
@@ -90,8 +90,10 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def sort(log: StagedLog, selection: Selection, span: int, locate: Locate, part: int = PART) -> SortResult:
-    """Sort the selected rows of `log`, and count their contents.
+def sort(
+    log: StagedLog, selection: Selection, span: int, locate: Locate, part: int = PART, *, keep: bool = True
+) -> SortResult:
+    """Sort the selected rows of `log`, and count their contents; without `keep` only count them.
 
     Impressions are split by `span` (ms); exposures of items that are clicked in their impression are left out.
     `part` is the number of rows that are sorted in memory. Raises SourceError if an impression is too large for a
@@ -102,20 +104,23 @@ def sort(log: StagedLog, selection: Selection, span: int, locate: Locate, part: 
     order, chosen = Order.of(log), _chosen(log, selection.users)
     outside = 0
     stored: list[StoredPart] = []
-    for number in range(parts):
-        rows = log.part(number, parts)
-        groups = logged_impressions.find_groups(rows)
-        duplicates = logged_impressions.duplicate_items(rows, groups)
-        repeated.add(rows, duplicates)
-        rows, groups = rules.apply(rows, groups, duplicates)
+    for number, read in enumerate(log.parts(parts)):
+        groups = logged_impressions.find_groups(read)
+        duplicates = logged_impressions.duplicate_items(read, groups)
+        repeated.add(read, duplicates)
+        rows, groups = rules.apply(read, groups, duplicates)
+        of, impressions = groups.of_row, len(groups.user)
+        if selection != Selection():
+            impressions = int(_inside(selection, groups, chosen).sum())
         first = with_group_starts(rows, groups)
         inside = _inside(selection, first, chosen)
         if not inside.all():
             outside += int((~inside).sum())
-            rows, first = rows.take(inside), first.take(inside)
+            rows, first, of = rows.take(inside), first.take(inside), of[inside]
         if len(rows):
+            contents.add(rows, of, impressions, order)
+        if len(rows) and keep:
             sorted_ = sorted_parts.sort(rows, first, order)
-            contents.add(sorted_, order)
             stored.append(StoredPart(sorted_, None if parts == 1 else log.folder / f"part-{number}", part))
 
     def write(path: Path) -> None:
@@ -128,7 +133,7 @@ def sort(log: StagedLog, selection: Selection, span: int, locate: Locate, part: 
 
 
 class _Contents:
-    """Counts what sorted parts contain, as `contents` does."""
+    """Counts what the parts of a log contain, as `contents` does."""
 
     def __init__(self, log: StagedLog) -> None:
         self._users, self._items = np.zeros(len(log.users), np.bool_), np.zeros(len(log.items), np.bool_)
@@ -136,14 +141,14 @@ class _Contents:
         self._first, self._last = log.last, log.first
         self._impressions = self._ties = self.rows = 0
 
-    def add(self, part: SortedPart, order: Order) -> None:
-        """Count a part, which has all rows of its users."""
+    def add(self, part: Columns, of: Ints, impressions: int, order: Order) -> None:
+        """Count a part, which has all rows of its users; `of` is `Groups.of_row`."""
         self._users[part.user] = True
         self._items[part.item] = True
         self._kinds += np.bincount(part.kind, minlength=len(self._kinds))
         self._first, self._last = min(self._first, int(part.time.min())), max(self._last, int(part.time.max()))
-        self._impressions += sorted_parts.impressions(part)
-        self._ties += sorted_parts.ties(part, order)
+        self._impressions += impressions
+        self._ties += sorted_parts.ties(part, of, order)
         self.rows += len(part)
 
     def counts(self) -> dict[str, int]:
@@ -165,9 +170,9 @@ def _chosen(log: StagedLog, users: int | None) -> Bools | None:
     return chosen
 
 
-def _inside(selection: Selection, first: Columns, chosen: Bools | None) -> Bools:
+def _inside(selection: Selection, first: Columns | Groups, chosen: Bools | None) -> Bools:
     """Return True for each row of a selected user, and of an impression group that begins in the span."""
-    inside = np.ones(len(first), np.bool_) if chosen is None else chosen[first.user]
+    inside = np.ones(len(first.user), np.bool_) if chosen is None else chosen[first.user]
     if selection.start is not None:
         inside &= first.time >= selection.start
     if selection.end is not None:

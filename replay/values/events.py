@@ -21,8 +21,9 @@ from replay.sources.schema import IMPRESSIONS, NAME_BYTES, READ, ROWS, Row
 from replay.times import MS
 from replay.values.slates import Histories, expanded
 from replay.values.table import Table
-from replay.values.time_column import is_moment, is_text, time_column
+from replay.values.time_column import is_moment, time_column
 from replay.values.times import Times
+from replay.values.whole_numbers import all_digits, canonical_numbers, is_text
 from streams.records import Kind
 from streams.settings import Exposures
 
@@ -146,6 +147,8 @@ class EventReader:
             ).dictionary_encode()
         encoded = pc.cast(column, pa.string()).dictionary_encode()
         text = encoded.dictionary  # each name is checked once
+        if not self.log_map.null and all_digits(text):
+            return encoded
         bad = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(text)), pa.array(sorted(self._no_value)))
         bad = pc.or_(pc.or_(bad, pc.greater(pc.binary_length(text), NAME_BYTES)), pc.match_substring(text, "\0"))
         if not pc.any(bad).as_py():
@@ -158,14 +161,10 @@ class EventReader:
             return pa.array(np.zeros(rows.num_rows, np.int64))
         column = rows["impression"]
         if not self.log_map.null and not column.null_count:  # fast path: all are canonical integers
-            try:
-                numbers = pc.cast(column, pa.int64())
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                numbers = None
+            numbers = canonical_numbers(column)
             if numbers is not None:
-                canonical = pc.equal(pc.cast(numbers, pa.string()), pc.cast(column, pa.string()))
                 span = pc.min_max(numbers).as_py()
-                if pc.all(canonical).as_py() and (span["min"] or 1) > 0 and (span["max"] or 1) < IMPRESSIONS:
+                if (span["min"] or 1) > 0 and (span["max"] or 1) < IMPRESSIONS:
                     return numbers
         return per_value(column, pa.int64(), lambda value: columns.impression(value, self._no_impression))
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from replay.errors import InvalidError
 from replay.times import LATEST, MS, NS, TimeUnit, plausible_ms
 from replay.values.times import DETECTED, TICKS, Times
+from replay.values.whole_numbers import all_digits, is_text
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -38,12 +39,6 @@ def time_column(column: pa.Array, times: Times) -> tuple[pa.Array, pa.Array]:
 def is_moment(column: pa.Array) -> bool:
     """Return True for timestamps and dates."""
     return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
-
-
-def is_text(column: pa.Array) -> bool:
-    """Return True for strings of any layout."""
-    kind = column.type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _columns(ms: Ints, below: Ints, valid: Bools) -> tuple[pa.Array, pa.Array]:
@@ -91,7 +86,7 @@ def _in_range(numbers: Ints | NDArray[np.float64], unit: TimeUnit, *, any_year: 
 
 def _texts(column: pa.Array, times: Times) -> tuple[pa.Array, pa.Array]:
     units = (times.unit,) if times.unit else DETECTED
-    if pc.all(pc.and_(pc.ascii_is_decimal(column), pc.less_equal(pc.binary_length(column), 18))).as_py():
+    if all_digits(column):
         return _columns(*_integers(pc.cast(column, pa.int64()), units, any_year=times.explicit))
     trimmed = pc.utf8_trim_whitespace(column)
     whole = pc.match_substring_regex(trimmed, "^-?[0-9]{1,18}$")

@@ -88,6 +88,7 @@ class _Parser:
         included = [str(position) for position in self.form.positions.values()]
         dialect = self.form.dialect
         quote = dialect.quote if dialect.quote in block.data else b""
+        valid = is_utf8(block.data)
         try:
             parsed = csv.read_csv(
                 pa.BufferReader(block.data),
@@ -96,9 +97,10 @@ class _Parser:
                     delimiter=dialect.separator.decode(),
                     quote_char=quote.decode() or False,
                     newlines_in_values=bool(quote),
-                    invalid_row_handler=skip if is_utf8(block.data) else None,  # it is called with text
+                    invalid_row_handler=skip if valid else None,  # it is called with text
                 ),
                 csv.ConvertOptions(
+                    check_utf8=not valid,
                     column_types=dict.fromkeys(included, pa.string()),
                     strings_can_be_null=False,
                     include_columns=included,
@@ -114,7 +116,8 @@ class _Parser:
             for row in bad
             if row.text.strip(" ")
         ]
-        return self._table([column.combine_chunks() for column in parsed.columns], lines), problems
+        columns = [one.chunk(0) if one.num_chunks == 1 else one.combine_chunks() for one in parsed.columns]
+        return self._table(columns, lines), problems
 
     def _parse_records(self, block: Block) -> tuple[Table, list[Problem]]:
         """Return the rows as parsed by Python's csv; a row that is not UTF-8 becomes a problem of its line."""
