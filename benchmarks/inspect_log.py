@@ -39,7 +39,7 @@ def _inspect(path: Path) -> int:
 
 PARTS = {
     "records and lines found": [("csv_records", "cut")],
-    "fields parsed by pyarrow": [("csv_log", "_parsed")],
+    "fields parsed by pyarrow": [("csv_log", "_parse_fast")],
     "names, times, kinds and impressions checked": [("events", "events")],
     "names numbered and columns written": [("staged_log", "_append"), ("staged_log", "finish")],
     "read again, in parts": [("staged_log", "parts")],
