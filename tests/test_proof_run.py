@@ -295,10 +295,10 @@ def test_evaluate_and_recommend_work_from_the_tables_of_a_finished_run(
     again = mc2sf("evaluate", str(out), "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout[: again.stdout.rindex("}") + 1]) == summary["online"]
-    learnt = max(release["version"] for release in summary["releases"] if release["trained_until"])
-    hindsight = mc2sf("evaluate", str(out), "--release", str(learnt))
+    newest = max(release["version"] for release in summary["releases"] if release["kind"] == "retrain")
+    hindsight = mc2sf("evaluate", str(out), "--release", str(newest))
     assert "hindsight" in hindsight.stdout
-    assert f"release {learnt} minus the releases in force" in hindsight.stdout
+    assert f"release {newest} minus the releases in force" in hindsight.stdout
     for variant, metrics in summary["online_intervals"]["metrics"].items():
         for name, interval in metrics.items():
             assert interval["value"] == pytest.approx(summary["online"][variant][name], abs=1e-6)
