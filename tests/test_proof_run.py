@@ -296,9 +296,9 @@ def test_evaluate_and_recommend_work_from_the_tables_of_a_finished_run(
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout[: again.stdout.rindex("}") + 1]) == summary["online"]
     newest = max(release["version"] for release in summary["releases"] if release["kind"] == "retrain")
-    hindsight = mc2sf("evaluate", str(out), "--release", str(newest))
-    assert "hindsight" in hindsight.stdout
-    assert f"release {newest} minus the releases in force" in hindsight.stdout
+    with_newest = mc2sf("evaluate", str(out), "--release", str(newest))
+    assert "on the same clicks" in with_newest.stdout
+    assert f"release {newest} minus the releases in force" in with_newest.stdout
     for variant, metrics in summary["online_intervals"]["metrics"].items():
         for name, interval in metrics.items():
             assert interval["value"] == pytest.approx(summary["online"][variant][name], abs=1e-6)
