@@ -12,12 +12,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, URL, Connection, Engine, Table, bindparam, create_engine, event, make_url, select, text
+from sqlalchemy import JSON, URL, Connection, Engine, Table, bindparam, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
 
-from streams.database.schema import RunNumber, run_numbers
+from streams.database.columns import RunNumber, number_of, run_numbers
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6D633273  # any number: PostgreSQL's advisory lock that is held during a migration
@@ -30,7 +30,7 @@ _CUT_MS = 5_000  # the longest wait for readers to let it be cut
 _TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "keepalives_idle": 10, "keepalives_interval": 10}
 _DRIVERS = {"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"}
 _FORMS = "write sqlite:////PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME"
-_NUMBER = select(run_numbers.c.number).where(run_numbers.c.run == bindparam("name"))
+_NUMBER = number_of(bindparam("name"))
 _one_thread = threading.Lock()  # Alembic keeps its state in globals
 
 
@@ -140,14 +140,13 @@ def _alone(engine: Engine) -> Iterator[Connection]:
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> int:
     """Insert `rows` except those whose primary key exists. Return the number of inserted rows."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     if _is_numbered(table):
         for run in {str(row["run"]) for row in rows}:
             run_number(connection, run)
     new = 0
     for start in range(0, len(rows), _AT_ONCE):  # one statement each: only then every driver tells the number of rows
         some = list(rows[start : start + _AT_ONCE])
-        statement = dialect.insert(table).values(some).on_conflict_do_nothing()
+        statement = _insert(connection, table).values(some).on_conflict_do_nothing()
         new += connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
     return new
 
@@ -156,8 +155,7 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, obj
     """Insert `rows`; replace those whose primary key exists."""
     if not rows:
         return
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table)
+    statement = _insert(connection, table)
     keys = {column.name for column in table.primary_key}
     changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
     connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), list(rows))
@@ -207,10 +205,16 @@ def run_number(connection: Connection, run: str) -> int:
     """Return the number of a run; it is given one if it has none."""
     found = connection.execute(_NUMBER, {"name": run}).scalar()
     if found is None:
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        connection.execute(dialect.insert(run_numbers).values(run=run).on_conflict_do_nothing())
+        connection.execute(_insert(connection, run_numbers).values(run=run).on_conflict_do_nothing())
         found = connection.execute(_NUMBER, {"name": run}).scalar_one()
     return int(found)
+
+
+def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Return the INSERT of this database, which can have an ON CONFLICT."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
 
 
 def _is_numbered(table: Table) -> bool:
