@@ -132,6 +132,20 @@ def mixture(found: Sequence[Interval], names: tuple[str, ...]) -> Floats:
     return np.concatenate(values)
 
 
+def compared(
+    users: Ints, known: NDArray[np.bool_], values: Floats, base: Floats, seed: int, name: str
+) -> dict[str, object]:
+    """Return NDCG@10 and, as `name`, the interval of its difference to `base`: of all clicks, and where both know."""
+    bootstrap, row = UserBootstrap(int(users.max()) + 1, seed), dict[str, object]()
+    for subset, some in (("all", np.ones(len(users), np.bool_)), ("both known", known)):
+        gain = bootstrap.estimates(users[some], (values - base)[None, some])[0]
+        row[subset] = {
+            "ndcg@10": round(float(values[some].mean()), 4),
+            name: [round(gain.low, 4), round(gain.high, 4)],
+        }
+    return row
+
+
 def main() -> None:
     """Rank, and write a row for each mixture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,16 +162,9 @@ def main() -> None:
     users = np.concatenate([interval.users for interval in found])
     known = np.concatenate([interval.both_known for interval in found])
     base, rows = mixture(found, ("fast",)), []
-    bootstrap = UserBootstrap(int(users.max()) + 1, options.seed)
     for name, names in MIXTURES.items():
         values = mixture(found, names)
-        row: dict[str, object] = {"scores": name}
-        for subset, some in (("all", np.ones(len(users), bool)), ("both known", known)):
-            gain = bootstrap.estimates(users[some], (values - base)[None, some])[0]
-            row[subset] = {
-                "ndcg@10": round(float(values[some].mean()), 4),
-                "minus fast": [round(gain.low, 4), round(gain.high, 4)],
-            }
+        row = {"scores": name} | compared(users, known, values, base, options.seed, "minus fast")
         rows.append(row)
         print(json.dumps(row), flush=True)
     result = {

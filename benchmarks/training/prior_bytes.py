@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import described
-from benchmarks.training.collaboration import BATCH, OTHERS, Interval, Scores, intervals, mixture
+from benchmarks.training.collaboration import BATCH, OTHERS, Interval, Scores, compared, intervals, mixture
 from benchmarks.training.increment import logged
 from models.data.interaction_log import Ints
-from models.evaluation.bootstrap import UserBootstrap
 from models.mc2sf.nets import Inputs, NetConfig, Nets
 from models.training.minibatches import Batch, ClickSource
 
@@ -122,20 +121,14 @@ def main() -> None:
         print(f"seed {seed}: {sum(len(each.users) for each in seeds[-1])} clicks", flush=True)
     users = np.concatenate([each.users for each in seeds[0]])
     known = np.concatenate([each.both_known for each in seeds[0]])
-    bootstrap = UserBootstrap(int(users.max()) + 1, 1)
     values = {
         name: np.mean([mixture(found, names) for found in seeds], 0)
         for name, (_, names) in answers(NetConfig().dim).items()
     }
     rows = []
     for name, (size, _) in answers(NetConfig().dim).items():
-        row: dict[str, object] = {"answer": name, "bytes per 100 candidates": (1 + OTHERS) * size}
-        for subset, of in (("all", np.ones(len(users), bool)), ("both known", known)):
-            gain = bootstrap.estimates(users[of], (values[name] - values[SENT])[None, of])[0]
-            row[subset] = {
-                "ndcg@10": round(float(values[name][of].mean()), 4),
-                "minus 16 bits": [round(gain.low, 4), round(gain.high, 4)],
-            }
+        row = {"answer": name, "bytes per 100 candidates": (1 + OTHERS) * size}
+        row |= compared(users, known, values[name], values[SENT], 1, "minus 16 bits")
         rows.append(row)
         print(json.dumps(row), flush=True)
     result = {
