@@ -27,6 +27,7 @@ _READERS = {
     "recorder": (DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES),
 }
 _TIMEOUT_S = 5.0
+_FAILED_HINT = ": a check of its result failed, as its output says; if ranks differ, `mc2sf evaluate` names them"
 _DEAD_LETTERS_HINT = ": `mc2sf dead-letters list` shows the reasons"
 
 
@@ -48,12 +49,9 @@ def examine(settings: Settings) -> list[Finding]:
     if tables.ended:
         return [*tables.findings, _software()]
     broker = _broker(settings)
-    lag = (
-        _readers(settings, tables.offsets, wall_ms())
-        if tables.offsets is not None and all(each.ok for each in broker)
-        else []
-    )
-    return [*tables.findings, *broker, *lag, _software()]
+    if tables.offsets is not None and all(each.ok for each in broker):
+        broker += _readers(settings, tables.offsets, wall_ms())
+    return [*tables.findings, *broker, _software()]
 
 
 @dataclass(frozen=True)
@@ -106,11 +104,7 @@ def _database(settings: Settings) -> _Tables:
     ended = of_run is not None and of_run.status in {"finished", "failed"}
     if of_run is not None:
         ok = of_run.status != "failed"
-        why = (
-            ""
-            if ok
-            else ": a check of its result failed, as its output says; if ranks differ, `mc2sf evaluate` names them"
-        )
+        why = "" if ok else _FAILED_HINT
         weights = f", the weights of {without:,} deleted" if without else ""
         findings.append(Finding("run", ok, f"{run}: {of_run.status}, {releases:,} releases{weights}{why}"))
         findings.append(Finding("dead letters", True, f"{dead:,}" + (_DEAD_LETTERS_HINT if dead else "")))

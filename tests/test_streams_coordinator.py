@@ -26,6 +26,10 @@ def outcomes(harness: RunHarness) -> list[tuple[int, int, str]]:
     return [(d.epoch, d.release, d.outcome) for d in harness.decisions()]
 
 
+def retraining_every(epochs: int, harness: RunHarness) -> RunHarness:
+    return RunHarness(harness.settings.model_copy(update={"retrain_every": epochs}), harness.engine)
+
+
 def test_release_0_is_published_before_any_decision(harness: RunHarness) -> None:
     harness.act()
     with harness.engine.connect() as connection:
@@ -105,14 +109,14 @@ def test_a_learner_release_replaces_the_fast_part_only_and_publishes_no_row(harn
 
 
 def test_a_learner_release_is_accepted_on_a_retrain_that_has_neighbours_of_items(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"retrain_every": 1}), harness.engine)
+    harness = retraining_every(1, harness)
     harness.act()
     nets, catalogue = some_nets(harness.settings, 5, seed=2)
     harness.record(0)
     harness.propose("learner", 0, None)
     harness.propose("retrain", 0, retrained(nets, catalogue))
     harness.act()
-    harness = RunHarness(harness.settings.model_copy(update={"retrain_every": 9}), harness.engine)
+    harness = retraining_every(9, harness)
     harness.record(1)
     harness.propose("learner", 1, learnt(nets))
     harness.act()
@@ -120,7 +124,7 @@ def test_a_learner_release_is_accepted_on_a_retrain_that_has_neighbours_of_items
 
 
 def test_a_retrain_supersedes_the_learners_candidate(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"retrain_every": 1}), harness.engine)
+    harness = retraining_every(1, harness)
     harness.act()
     harness.record(0)
     nets, catalogue = some_nets(harness.settings, 4, seed=3)
@@ -133,7 +137,7 @@ def test_a_retrain_supersedes_the_learners_candidate(harness: RunHarness) -> Non
 
 
 def test_only_rows_whose_bytes_changed_are_published_again(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"retrain_every": 1}), harness.engine)
+    harness = retraining_every(1, harness)
     coordinator = harness.coordinator()
     nets, catalogue = some_nets(harness.settings, 6, seed=3)
     for epoch, candidate in enumerate([nets, changed(nets, [3, 5])]):
@@ -184,7 +188,7 @@ def test_nan_in_the_weights_is_refused_even_if_the_losses_are_finite(harness: Ru
 
 @pytest.mark.parametrize("what", ["sizes", "moved rows", "garbage"])
 def test_a_retrain_that_does_not_fit_is_refused(harness: RunHarness, what: str) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"retrain_every": 1}), harness.engine)
+    harness = retraining_every(1, harness)
     coordinator = harness.coordinator()
     nets, catalogue = some_nets(harness.settings, 4, seed=3)
     small, _ = some_nets(harness.settings.model_copy(update={"dim": 4}), 4, seed=3)
@@ -203,7 +207,7 @@ def test_a_retrain_that_does_not_fit_is_refused(harness: RunHarness, what: str) 
 
 
 def test_if_the_retrain_is_refused_the_learner_may_still_pass(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"retrain_every": 1}), harness.engine)
+    harness = retraining_every(1, harness)
     harness.act()
     harness.record(0)
     nets, catalogue = some_nets(harness.settings, 4, seed=3)
@@ -288,7 +292,7 @@ def test_a_coordinator_whose_lease_expired_writes_nothing(harness: RunHarness) -
 
 
 def test_a_rollback_publishes_older_weights_under_a_new_version(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"retrain_every": 1}), harness.engine)
+    harness = retraining_every(1, harness)
     coordinator = harness.coordinator()
     nets, catalogue = some_nets(harness.settings, 4, seed=3)
     more, larger = some_nets(harness.settings, 6, seed=4)

@@ -1,4 +1,4 @@
-"""What a run of months keeps of its releases: on Kafka, and in the tables."""
+"""Retention of releases' weights in a run of months: on Kafka, and in the tables."""
 
 from __future__ import annotations
 

@@ -29,32 +29,28 @@ def releases_list(run: RunArgument, *, as_json: JsonOption = False) -> None:
     from streams.releases.retention import without_weights
 
     found = find(run)
-    if as_json:
-        r = schema.releases.c
-        columns = (column for column in schema.releases.columns if column.name not in {"run", "manifest"})
-        with found.engine.connect() as connection:
-            without = without_weights(connection, found.settings.run)
-            query = sa.select(*columns).where(r.run == found.settings.run).order_by(r.version)
-            rows = connection.execute(query).mappings()
-            print_json([dict(row) | {"weights": row["version"] not in without} for row in rows])
-        return
-    table = Table("version", "kind", "parent", "epoch", "trained until", "gate", "published", "weights")
     r = schema.releases.c
+    columns = (column for column in schema.releases.columns if column.name not in {"run", "manifest"})
+    query = sa.select(*columns).where(r.run == found.settings.run).order_by(r.version)
     with found.engine.connect() as connection:
         without = without_weights(connection, found.settings.run)
-        query = sa.select(schema.releases).where(r.run == found.settings.run).order_by(r.version)
-        for row in connection.execute(query):
-            gate = "  ".join(f"{k} {v:.4g}" if isinstance(v, int | float) else f"{k} {v}" for k, v in row.gate.items())
-            table.add_row(
-                str(row.version),
-                row.kind,
-                str(row.parent),
-                str(row.epoch),
-                utc(row.trained_until) if row.trained_until else "",
-                gate,
-                "yes" if row.published else "no",
-                "deleted" if row.version in without else "kept",
-            )
+        rows = connection.execute(query).mappings().all()
+    if as_json:
+        print_json([dict(row) | {"weights": row["version"] not in without} for row in rows])
+        return
+    table = Table("version", "kind", "parent", "epoch", "trained until", "gate", "published", "weights")
+    for row in rows:
+        gate = "  ".join(f"{k} {v:.4g}" if isinstance(v, int | float) else f"{k} {v}" for k, v in row["gate"].items())
+        table.add_row(
+            str(row["version"]),
+            row["kind"],
+            str(row["parent"]),
+            str(row["epoch"]),
+            utc(row["trained_until"]) if row["trained_until"] else "",
+            gate,
+            "yes" if row["published"] else "no",
+            "deleted" if row["version"] in without else "kept",
+        )
     console.print(table)
 
 

@@ -142,14 +142,13 @@ class Coordinator:
             if manifest is None and not at_once:
                 registry.write_decision(connection, self._run, decision)
         if manifest is not None:
-            self._version = None
             self._finish(manifest.version)
-            self._version = manifest.version
         elif not at_once:
             self._after_decision(decision)
 
     def _finish(self, version: int) -> None:
         """Publish a release that is in the tables, mark it as published, and decide the epoch that it ends."""
+        self._version = None
         with self._engine.connect() as connection:
             publication = read_publication(connection, self._run, version)
             manifest = publication.manifest
@@ -165,6 +164,7 @@ class Coordinator:
         log.info("release %d (%s) is published with %d rows of E", version, manifest.kind, len(publication.rows))
         if decision is not None:
             self._after_decision(decision)
+        self._version = version
 
     def _decision_on(self, connection: Connection, manifest: Manifest) -> EpochDecision | None:
         """Return the decision that belongs to a release: None for release 0 and for a rollback between two epochs."""

@@ -204,9 +204,9 @@ def check_user(user: str) -> None:
 
 def variant_of(name: str | None) -> By | None:
     """Return the variant of this name; None for None. Raises BodyError."""
+    if name is None:
+        return None
     for variant in SERVABLE:
         if variant == name:
             return variant
-    if name is None:
-        return None
     raise BodyError(f"variant: one of {', '.join(SERVABLE)}")
