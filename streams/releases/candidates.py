@@ -102,11 +102,11 @@ def request_rollback(connection: Connection, run: str, version: int) -> None:
         sa.select(releases.c.version).where((releases.c.run == run) & (releases.c.version == version))
     ).scalar_one_or_none()
     active = active_release(connection, run)
+    if known is None or active is None:
+        raise CandidateError(f"there is no release {version} in run {run}")
     status = connection.execute(sa.select(runs.c.status).where(runs.c.run == run)).scalar_one_or_none()
     if status in ("finished", "failed"):
         raise CandidateError(f"run {run} has ended: no decision follows")
-    if known is None or active is None:
-        raise CandidateError(f"there is no release {version} in run {run}")
     if version in without_weights(connection, run):
         raise CandidateError(f"the weights of release {version} were deleted by `mc2sf runs trim`")
     if version == active:
