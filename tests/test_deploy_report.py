@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -190,15 +191,19 @@ def test_a_run_that_learnt_nothing_or_ranked_nothing_says_so_first() -> None:
 
 
 def test_a_free_run_that_ranked_or_trained_nothing_fails() -> None:
-    def failures(**changed: Any) -> list[str]:
+    def failures(forgotten: int = 0, ranks: Sequence[str] = (), **changed: Any) -> list[str]:
         free = summary().settings | {"lockstep": False, **changed.pop("settings", {})}
         trained = [ReleaseEntry(0, "initial", 0, {}), ReleaseEntry(1, "retrain", 5, {})]
         whole = {"releases": trained, "settings": free} | changed
-        return _failures(summary(**whole), [], [], 0)
+        return _failures(summary(**whole), ranks, [], 0, forgotten)
 
     assert failures() == failures(events_applied=summary().events_sent + 5) == [], "a gateway sent some"
     assert len(failures(events_applied=summary().events_sent - 5)) == 1
     assert len(failures(events_applied=summary().events_sent + 5, settings={"lockstep": True})) == 1
+    short: dict[str, Any] = {"events_applied": summary().events_sent - 5}
+    assert len(failures(ranks=["a rank"], offline={})) == 2
+    assert failures(1, ["a rank"], offline={}, events_forgotten=5, **short) == [], "others saw clicks that are gone"
+    assert "4 forgotten" in failures(1, events_forgotten=4, **short)[0]
     nothing = {"online": {}, "offline": {}, "releases": [ReleaseEntry(0, "initial", 0, {})]}
     assert [each.partition(":")[0] for each in failures(**nothing)] == [
         "no click was ranked",

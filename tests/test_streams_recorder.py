@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from deploy.report.measurements import events_applied, events_forgotten
 from models.evaluation.candidates import evaluated
 from models.evaluation.metrics import metrics, rank
 from streams.codec import Reader, encode
@@ -112,7 +114,9 @@ def test_a_damaged_row_of_a_changelog_is_a_dead_letter(small: Settings, engine: 
 
 
 @pytest.mark.parametrize("early_rows", [1, 1_000_000])
-def test_a_forgotten_user_leaves_no_row_and_begins_anew(small: Settings, engine: sa.Engine, early_rows: int) -> None:
+def test_a_forgotten_user_leaves_no_row_and_begins_anew_and_the_events_are_accounted_for(
+    small: Settings, engine: sa.Engine, early_rows: int
+) -> None:
     topic_logs, user, others = random_run(small), "u1", 4
     place = partition_of(user.encode(), small.partitions)
     logs: dict[Any, Any] = topic_logs.logs
@@ -122,8 +126,10 @@ def test_a_forgotten_user_leaves_no_row_and_begins_anew(small: Settings, engine:
         logs[topic.name, place].insert(-1, forget)
     for topic in (DEVICE_STATE, CLOUD_STATE):
         logs[topic.name, place].insert(-1, (user.encode(), b""))
+    later = DeviceBatch(user, 14 * 3, ["item 1", "item 2"], b"\x01\x00", [2_000_000] * 2, [0, 0])  # of a log
     again = DeviceBatch(user, 0, ["item 1"], b"\x01", [2_000_000], [0])
-    logs[DEVICE_EVENTS.name, place].insert(-1, (user.encode(), encode(again)))
+    for sent in (later, again):
+        logs[DEVICE_EVENTS.name, place].insert(-1, (user.encode(), encode(sent)))
     deliver(topic_logs, lambda: EpochWriter(small, engine, lambda: 0, early_rows))
     with engine.connect() as connection:
         assert run_state.forgotten(connection, small.run) is not None
@@ -134,7 +140,14 @@ def test_a_forgotten_user_leaves_no_row_and_begins_anew(small: Settings, engine:
                 assert table in (schema.drifts, schema.idempotency_keys) or len(found - {user}) == others, table.name
         i = schema.interactions.c
         assert connection.execute(sa.select(i.seq).where(i.user == user)).scalars().all() == [0]
-        assert connection.execute(sa.select(sa.func.count()).select_from(schema.dead_letters)).scalar_one() == 0
+        refused = connection.execute(sa.select(schema.dead_letters.c.value)).scalars().all()
+        assert refused == [encode(later)], "that before is gone"
+        events = Counter({f"u{n}": 14 * 3 for n in range(5)}) + Counter({user: 2})
+        forgotten, applied = run_state.forgotten_users(connection, small.run), events_applied(connection, small.run)
+    assert forgotten == 1
+    assert events_forgotten(events, applied, forgotten) == 14 * 3 + 2 == events.total() - applied.total()
+    assert events_forgotten(events, applied - Counter(u0=1), forgotten) == 14 * 3 + 2, "what others lack was lost"
+    assert events_forgotten(events, applied, 0) == 0
 
 
 def test_crashes_repeats_and_early_writes_change_no_row(small: Settings, engine: sa.Engine) -> None:

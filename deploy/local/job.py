@@ -8,6 +8,7 @@ report.html.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from deploy.local.progress import ProgressDisplay
 from deploy.local.requirements import print_requirements, requirements
 from deploy.local.signals import Interrupts
 from deploy.local.supervisor import Supervisor
-from deploy.report import html
+from deploy.report import html, measurements
 from deploy.report.measurements import Measured, summarise
 from deploy.report.summary import Experiment, Summary, by_variant
 from deploy.runs import FoundRun, RunFailed, register_run, software, write_run_file
@@ -35,6 +36,7 @@ from replay.prepare.plan import Plan
 from replay.send import progress
 from replay.send.fault_injection import FaultInjection
 from replay.send.replayer import digest as plan_digest
+from replay.send.sorted_log import events_by_user
 from replay.sources.synthetic import optimum as synthetic_optimum
 from streams.database import run_state, schema
 from streams.database.changes import DatabaseChanges
@@ -146,6 +148,7 @@ def _conclude(
             source=job.plan.source,
             log=job.plan.description,
             events_sent=job.plan.events,
+            events_forgotten=_events_forgotten(connection, job.plan, settings.run),
             seconds=seconds,
             samples=samples,
             offline=by_variant(again.metrics),
@@ -160,8 +163,9 @@ def _conclude(
             versions=software(),
         )
         document = summarise(connection, settings, measured)
+        forgotten_users = run_state.forgotten_users(connection, settings.run)
     hostile = FaultInjection(job.plan.faults, job.plan.seed).hostile_records(job.plan.epochs)
-    failures = _failures(document, again.differences, deviations, hostile)
+    failures = _failures(document, again.differences, deviations, hostile, forgotten_users)
     with engine.begin() as connection:
         connection.execute(
             sa.update(schema.runs)
@@ -173,6 +177,14 @@ def _conclude(
     if failures:
         raise RunFailed("; ".join(failures))
     return document
+
+
+def _events_forgotten(connection: sa.Connection, plan: Plan, run: str) -> int:
+    users = run_state.forgotten_users(connection, run)
+    if not users:
+        return 0
+    sent = {user: plan.loops * n for user, n in events_by_user(plan.path, plan.contents.rows).items()}
+    return measurements.events_forgotten(Counter(sent), measurements.events_applied(connection, run), users)
 
 
 def _rescore(engine: sa.Engine, run: str, console: Console) -> rescore.OfflineResult:
@@ -194,7 +206,11 @@ def _faults(job: Job) -> dict[str, int] | None:
 
 
 def _failures(
-    document: Summary, differences: Sequence[object], deviations: Sequence[object], hostile: int
+    document: Summary,
+    differences: Sequence[object],
+    deviations: Sequence[object],
+    hostile: int,
+    forgotten_users: int = 0,
 ) -> list[str]:
     failures = []
     if document.dead_letters < 2 * hostile:  # by the devices and by the recorder
@@ -202,19 +218,29 @@ def _failures(
             f"{hostile:,} hostile records were sent, but there are only {document.dead_letters:,} dead letters"
         )
     # free-running, gateways may send more: a repeat is never counted, since events are numbered
-    more = document.events_applied > document.events_sent and not document.settings["lockstep"]
-    if document.events_applied != document.events_sent and not more:
-        failures.append(f"{document.events_sent:,} events sent, {document.events_applied:,} applied")
-    if differences:
-        failures.append(f"{len(differences)} ranks differ when scored again, the first: {differences[0]}")
-    by_plugins = [each for of_metric in document.plugin_metrics.values() for each in of_metric.values()]
-    if document.online != document.offline or any(each.online != each.offline for each in by_plugins):
-        failures.append("online and offline metrics differ")
+    accounted = document.events_applied + document.events_forgotten
+    more = accounted > document.events_sent and not document.settings["lockstep"]
+    if accounted != document.events_sent and not more:
+        forgotten = f", {document.events_forgotten:,} forgotten" if document.events_forgotten else ""
+        failures.append(f"{document.events_sent:,} events sent, {document.events_applied:,} applied{forgotten}")
+    if not forgotten_users:  # others were ranked with clicks that are gone
+        failures += _online_differences(document, differences)
     if not document.settings["lockstep"]:
         failures += _missing_training(document)
     if deviations:
         failures.append(f"{len(deviations)} values differ from the experiment, the first: {deviations[0]}")
     return failures
+
+
+def _online_differences(document: Summary, differences: Sequence[object]) -> list[str]:
+    """Return how online and offline ranks and metrics differ; empty if they are equal."""
+    found = []
+    if differences:
+        found.append(f"{len(differences)} ranks differ when scored again, the first: {differences[0]}")
+    by_plugins = [each for of_metric in document.plugin_metrics.values() for each in of_metric.values()]
+    if document.online != document.offline or any(each.online != each.offline for each in by_plugins):
+        found.append("online and offline metrics differ")
+    return found
 
 
 def _missing_training(document: Summary) -> list[str]:

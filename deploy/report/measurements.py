@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from deploy.report.summary import (
 )
 from models.data.event_kinds import CLICK_KINDS
 from replay.prepare.plan import LogDescription
-from streams.database import schema
+from streams.database import run_state, schema
 from streams.plugins.loaded import loaded
 from streams.prequential import metrics
 from streams.prequential.live_differences import live_differences
@@ -45,6 +46,7 @@ class Measured:
     source: str
     log: LogDescription
     events_sent: int
+    events_forgotten: int
     seconds: float
     samples: Sequence[Samples | None]
     offline: Qualities
@@ -73,7 +75,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
 
     distinct = sa.select(sa.func.count(i.user.distinct()), sa.func.count(i.item.distinct())).where(i.run == run)
     users, items = connection.execute(distinct).one()
-    applied = events_applied(connection, run)
+    applied = events_applied(connection, run).total()
     outcomes, up, down = rows(schema.outcomes), traffic("up"), traffic("down")
     clicks = ranked_clicks(connection, run)
     newest = clicks.select(slice(3 * len(clicks) // 4, None))
@@ -83,6 +85,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         log=measured.log,
         events_sent=measured.events_sent,
         events_applied=applied,
+        events_forgotten=measured.events_forgotten,
         events_duplicate=counted(total(samples, "mc2sf_events_duplicate_total")),
         dead_letters=rows(schema.dead_letters),
         faults=measured.faults,
@@ -103,7 +106,8 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         online_known=online(connection, run, "known"),
         warnings=[
             *warnings(settings, outcomes, releases(connection, run)),
-            *live_events(applied - measured.events_sent),
+            *forgotten(run_state.forgotten_users(connection, run), measured),
+            *live_events(applied + measured.events_forgotten - measured.events_sent),
         ],
         last_quarter=last_quarter(connection, run),
         plugin_metrics=plugin_metrics(connection, settings, measured.plugin_metrics),
@@ -160,6 +164,17 @@ def warnings(settings: Settings, outcomes: int, made: Sequence[ReleaseEntry]) ->
             f"None of {len(retrains)} retrains improved the loss on held-out clicks: all variants follow popularity."
         )
     return found
+
+
+def forgotten(users: int, measured: Measured) -> list[str]:
+    """Return a warning if users were forgotten: not everything can be computed again without their events."""
+    if not users:
+        return []
+    gone, differ = measured.events_forgotten, measured.offline_differences
+    sentence = (
+        f"Users were forgotten during the run ({users:,}, with {gone:,} events): others were ranked with clicks that"
+    )
+    return [f"{sentence} are gone, and {differ:,} ranks differ when scored again."]
 
 
 def live_events(more: int) -> list[str]:
@@ -240,11 +255,21 @@ def releases(connection: sa.Connection, run: str) -> list[ReleaseEntry]:
     return [entry for _, _, entry in sorted(made + refused, key=lambda each: (each[0], each[1]))]
 
 
-def events_applied(connection: sa.Connection, run: str) -> int:
-    """Return the number of events in the devices' states: the sum over users of the next expected `seq`."""
+def events_applied(connection: sa.Connection, run: str) -> Counter[str]:
+    """Return the number of events in each device's state: the next expected `seq` of its user."""
     u = schema.user_snapshots.c
-    query = sa.select(u.state).where(u.run == run, u.side == "device")
-    return sum(decode_row(bytes(state), DeviceState).seq for state in connection.execute(query).scalars())
+    query = sa.select(u.user, u.state).where(u.run == run, u.side == "device")
+    return Counter({user: decode_row(bytes(state), DeviceState).seq for user, state in connection.execute(query)})
+
+
+def events_forgotten(sent: Counter[str], applied: Counter[str], forgotten_users: int) -> int:
+    """Return how many events of a log are missing since their users were forgotten, given the events of each user.
+
+    Events of such a user that came later are refused, as they are numbered. The tables don't name who was forgotten, so
+    the users that lack most events count, as many as were forgotten: what others lack was lost.
+    """
+    missing = sorted((sent - applied).values(), reverse=True)
+    return sum(missing[:forgotten_users])
 
 
 def latency(samples: Iterable[Samples | None], metric: str) -> Latency:

@@ -100,7 +100,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     events_applied: Annotated[
         Count,
         Meta(
-            description="Events applied to device state and recorded. Equal to events_sent if no gateway sent others."
+            description="Events applied to device state and recorded. With events_forgotten equal to events_sent if no"
+            " gateway sent others."
         ),
     ]
     events_duplicate: Annotated[
@@ -227,6 +228,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             " whose end zero was outside. Empty with fewer than 30 users."
         ),
     ] = field(default_factory=list)
+    events_forgotten: Annotated[
+        Count,
+        Meta(description="Events of users that were forgotten during the run, applied before or refused afterwards."),
+    ] = 0
     online_intervals: Annotated[Intervals | None, Meta(description="Of `online`; null in files of version 0.1.")] = None
     last_quarter_intervals: Annotated[
         Intervals | None, Meta(description="Of `last_quarter`; null in files of version 0.1.")

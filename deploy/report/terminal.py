@@ -19,7 +19,8 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
     """Print the end of a run: warnings, quality, flow, and commands to try next."""
     for warning in summary.warnings:
         console.print(warning, style="bold red", markup=False)
-    console.print(quality(summary.online, "online = offline, all outcomes", summary.online_intervals))
+    title = "online = offline" if summary.online == summary.offline else "online"  # a user was forgotten
+    console.print(quality(summary.online, f"{title}, all outcomes", summary.online_intervals))
     if summary.plugin_metrics:
         console.print(by_plugins(summary.plugin_metrics, "the same outcomes, by metrics of plugins"))
     last = quality(summary.last_quarter, "the newest quarter of the outcomes", summary.last_quarter_intervals)
@@ -43,6 +44,7 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
     for name, value in (
         ("rows", summary.log.account.sentence() if summary.log else "unknown"),
         ("events sent, applied", f"{summary.events_sent:,}, {summary.events_applied:,}"),
+        *([("events forgotten", f"{summary.events_forgotten:,}")] if summary.events_forgotten else []),
         ("events per second", f"{summary.events_per_second:,.0f}"),
         ("requests, outcomes", f"{_count(summary.rank_requests)}, {summary.outcomes:,}"),
         ("clicks not ranked", f"{summary.not_ranked:,} (no other item was known yet)"),

@@ -40,6 +40,14 @@ class LogSlice:
     groups: list[ImpressionGroup]
 
 
+def events_by_user(path: Path, rows: int) -> Counter[str]:
+    """Return the number of events of each user in the first `rows` rows of a sorted log."""
+    counts: Counter[str] = Counter()
+    for batch in impression_groups.read_batches(path, ["user"]):
+        counts.update(batch["user"][: max(0, rows - counts.total())].to_pylist())
+    return counts
+
+
 class SortedLog:
     """A sorted log that is replayed `loops` times; row numbers continue from loop to loop."""
 
@@ -51,10 +59,7 @@ class SortedLog:
         self._ends = list(accumulate(sizes))
         self._number = -1  # of the row group in memory
         self._row_group: pa.RecordBatch | None = None
-        self._counts: Counter[str] = Counter()
-        if loops > 1:
-            for batch in impression_groups.read_batches(path, ["user"]):
-                self._counts.update(batch["user"][: max(0, rows - self._counts.total())].to_pylist())
+        self._counts = events_by_user(path, rows) if loops > 1 else Counter()
 
     def slices(self, first: int, end: int) -> Iterator[LogSlice]:
         """Yield rows `first` .. `end` - 1 in order. Both must be boundaries of impression groups, within one loop.

@@ -35,6 +35,13 @@ def forgotten(connection: Connection, run: str) -> int | None:
     return connection.execute(query).scalar_one_or_none()
 
 
+def forgotten_users(connection: Connection, run: str) -> int:
+    """Return how often a user was forgotten."""
+    t = progress.c
+    query = sa.select(t.forgotten_users).where((t.run == run) & (t.role == "recorder"))
+    return connection.execute(query).scalar_one_or_none() or 0
+
+
 def trimmed(connection: Connection, run: str) -> int | None:
     """Return the event time before which outcomes were deleted, ms; None if none were."""
     t = progress.c

@@ -156,6 +156,7 @@ progress = table(
         "not_ranked", BIG, "clicks drawn for evaluation that had no other candidate; null in runs of earlier versions"
     ),
     optional("forgotten", INTEGER, "last epoch in which a user was forgotten; null: nobody was"),
+    optional("forgotten_users", INTEGER, "how often a user was forgotten; null: never, or by an earlier version"),
     optional("trimmed", BIG, "event time before which outcomes were deleted, ms; null: none were"),
 )
 outcomes = table(

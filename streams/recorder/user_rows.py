@@ -45,7 +45,7 @@ def unrecorded(
 
 
 def forget(connection: Connection, run: str, topic: str, user: str, epoch: int) -> None:
-    """Delete a user's rows that came from `topic`, and record `epoch` as that of the deletion."""
+    """Delete a user's rows that came from `topic`; record `epoch` as that of the last deletion, and count it."""
     for table in _OF_USERS.get(topic, (schema.user_snapshots,)):
         this: sa.ColumnElement[bool] = (table.c.run == run) & (table.c.user == user)
         if table is schema.interactions:
@@ -56,4 +56,5 @@ def forget(connection: Connection, run: str, topic: str, user: str, epoch: int) 
     if topic == DEVICE_EVENTS.name:
         d, p = schema.dead_letters.c, schema.progress.c
         connection.execute(sa.delete(schema.dead_letters).where(d.run == run, d.key == user.encode()))
-        connection.execute(sa.update(schema.progress).where(p.run == run, p.role == ROLE).values(forgotten=epoch))
+        more = {"forgotten": epoch, "forgotten_users": sa.func.coalesce(p.forgotten_users, 0) + 1}
+        connection.execute(sa.update(schema.progress).where(p.run == run, p.role == ROLE).values(**more))
