@@ -17,7 +17,7 @@ from streams.database import run_state, schema
 from streams.model_config import view_spec
 from streams.prequential.served import By, leader
 from streams.releases.item_statistics import statistics_after
-from streams.releases.release import Release, ReleaseError, read_release
+from streams.releases.release import Release, read_release
 
 
 class Suggestion(NamedTuple):
@@ -47,8 +47,8 @@ def recommend(
 
     Before the first trained release the catalogue is the items seen so far.
 
-    `release` defaults to the newest one, `by` to the variant that is served. Raises UserError if the user or the
-    release is unknown, or the release is incomplete.
+    `release` defaults to the newest one, `by` to the variant that is served. Raises UserError if the user is unknown or
+    there is no release yet, ReleaseError if the release is unknown or incomplete.
     """
     run, settings = found.settings.run, found.settings
     with found.engine.connect() as connection:
@@ -62,10 +62,7 @@ def recommend(
             release = run_state.active_release(connection, run)
         if release is None:
             raise UserError(f"run {run} has no release yet")
-        try:
-            whole = read_release(connection, run, release)
-        except ReleaseError as error:
-            raise UserError(str(error)) from error
+        whole = read_release(connection, run, release)
         scorer, catalogue = whole.scorer, whole.catalogue
         m = schema.negative_memories.c
         windows = sa.select(m.window, m.size).where(m.run == run, m.user == user).distinct()

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from deploy.gateway.client import Client
 
-MOST = 500  # events of a request
+MAX_EVENTS = 500  # events of a request
 COLUMNS = ["user", "seq", "item", "kind", "time", "impression"]
 Row = dict[str, object]
 
@@ -30,7 +30,7 @@ def requests(events: Iterable[Row]) -> Iterator[list[Row]]:
     request: list[Row] = []
     for _, group in groupby(events, lambda row: row["impression"] or -row["seq"] - 1):
         shown = list(group)
-        if request and (len(request) + len(shown) > MOST or shown[0]["time"] < request[-1]["time"]):
+        if request and (len(request) + len(shown) > MAX_EVENTS or shown[0]["time"] < request[-1]["time"]):
             yield request
             request = []
         request += shown

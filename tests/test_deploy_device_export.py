@@ -24,6 +24,7 @@ from models.data.item_statistics import BUCKETS
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.database.engine import connect
+from streams.releases.release import ReleaseError
 from streams.settings import Settings
 from tests.test_streams_rescoring import a_recorded_run
 
@@ -135,7 +136,7 @@ def test_the_table_of_items_has_names_vectors_and_neighbours(
     assert small["vector"].dtype.inner == pl.Int8
     with pytest.raises(UserError, match="not an empty folder"):
         export_device(found, tmp_path / "out")
-    with pytest.raises(UserError, match="no release 99"):
+    with pytest.raises(ReleaseError, match="no release 99"):
         export_device(found, tmp_path / "other", 99)
 
     def fail(_nets: Nets, _path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.cli.main import main
-from deploy.cli.options import FREE_LEAST_S, FREE_RATE, ReplayOptions, paced
+from deploy.cli.options import FREE_MIN_S, FREE_RATE, ReplayOptions, paced
 from deploy.experiments.commands import Name, called
 from deploy.experiments.definitions.catalogue import EXPERIMENTS, TABLE2
 from deploy.user_error import UserError
@@ -73,7 +73,7 @@ def test_a_pace_is_a_speed_or_a_rate() -> None:
 def test_a_free_running_replay_is_slow_enough_to_learn_from_unless_a_pace_is_given(tmp_path: Path) -> None:
     small = prepare(parse("synthetic:users=5,items=20,clicks=4"), Options(), tmp_path)
     large = replace(small, loops=1_000_000)
-    assert paced(small, "auto", lockstep=False).rate == small.events / FREE_LEAST_S
+    assert paced(small, "auto", lockstep=False).rate == small.events / FREE_MIN_S
     assert paced(large, "auto", lockstep=False).rate == FREE_RATE
     for plan in (small, large):
         assert paced(plan, "auto", lockstep=True) == paced(plan, "max", lockstep=False) == plan

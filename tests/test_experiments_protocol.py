@@ -140,7 +140,7 @@ def test_queries_of_one_history_share_it_and_others_do_not(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("rule", ["uniform", "popularity", "full"])
 def test_a_list_holds_the_click_once_among_items_that_the_user_never_had(tmp_path: Path, rule: str) -> None:
-    protocol = replace(SMALL, candidates=rule)  # type: ignore[arg-type]
+    protocol = replace(SMALL, candidates=rule)
     data = dataset(tmp_path, protocol)
     clicks = data.clicks(Phase.TEST)
     found = draw_candidates(data, clicks, protocol)
@@ -161,7 +161,7 @@ def test_popular_items_are_drawn_more_often_by_popularity(tmp_path: Path) -> Non
     path.write_text("\n".join(lines) + "\n")
     share = {}
     for rule in ("uniform", "popularity"):
-        protocol = replace(SMALL, candidates=rule, negatives=5)  # type: ignore[arg-type]
+        protocol = replace(SMALL, candidates=rule, negatives=5)
         data = load(parse(f"log:{path}"), protocol, tmp_path / rule)
         clicks = data.clicks(Phase.TEST)
         found = draw_candidates(data, clicks, protocol).items

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from models.evaluation.bootstrap import CLUSTERS, FEWEST, UserBootstrap
+from models.evaluation.bootstrap import CLUSTERS, MIN_USERS, UserBootstrap
 
 
 def clicks(draw: np.random.Generator, users: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +49,8 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
 
 
 def test_too_few_users_have_no_interval() -> None:
-    user = np.repeat(np.arange(FEWEST - 1), 40)
-    (found,) = UserBootstrap(FEWEST - 1, seed=1).estimates(user, np.ones((1, len(user))))
+    user = np.repeat(np.arange(MIN_USERS - 1), 40)
+    (found,) = UserBootstrap(MIN_USERS - 1, seed=1).estimates(user, np.ones((1, len(user))))
     assert found.value == 1
     assert math.isnan(found.low)
     assert math.isnan(found.p)

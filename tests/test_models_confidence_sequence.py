@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.evaluation.confidence_sequence import ALPHA, FEWEST, TIGHTEST, by_clusters, half_width
+from models.evaluation.confidence_sequence import ALPHA, MIN_USERS, TIGHTEST, by_clusters, half_width
 
 RUNS, USERS, CLICKS, LOOK = 400, 100, 3000, 25
 
@@ -15,7 +15,7 @@ RUNS, USERS, CLICKS, LOOK = 400, 100, 3000, 25
 def excluded(difference: float, per_user: float, seed: int) -> tuple[Any, Any]:
     """Return for each run if zero was ever excluded, and if so by plain 95 % intervals, looked at as often."""
     draw = np.random.default_rng(seed)
-    user = np.concatenate([np.arange(FEWEST), draw.integers(USERS, size=CLICKS - FEWEST)])
+    user = np.concatenate([np.arange(MIN_USERS), draw.integers(USERS, size=CLICKS - MIN_USERS)])
     effects = draw.normal(difference, per_user, (USERS, RUNS))
     sums, counts, ever, plain = np.zeros((USERS, RUNS)), np.zeros(USERS), np.zeros(RUNS, bool), np.zeros(RUNS, bool)
     for start in range(0, CLICKS, LOOK):
@@ -23,7 +23,7 @@ def excluded(difference: float, per_user: float, seed: int) -> tuple[Any, Any]:
         gains = draw.choice([-1.0, 0.0, 0.0, 0.0, 1.0], (len(some), RUNS))  # most clicks have equal ranks
         np.add.at(sums, some, effects[some] + gains)
         np.add.at(counts, some, 1)
-        if (counts > 0).sum() >= FEWEST:
+        if (counts > 0).sum() >= MIN_USERS:
             means, variances = by_clusters(sums[counts > 0], counts[counts > 0])
             ever |= abs(means) > half_width(variances, int(counts.sum()))
             plain |= abs(means) > 1.96 * np.sqrt(variances)

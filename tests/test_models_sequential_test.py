@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.evaluation.confidence_sequence import ALPHA
-from models.evaluation.sequential_test import LEAST, PairedEvidence
+from models.evaluation.sequential_test import MIN_OBSERVATIONS, PairedEvidence
 
 
 def first_verdict(differences: np.ndarray, step: int = 20) -> tuple[str | None, int]:
@@ -29,8 +29,8 @@ def test_of_two_that_are_equal_few_are_ever_called_better_however_often_one_asks
     assert wrong <= 400 * ALPHA
     naive = 0  # an interval for one look, looked at as often
     for _ in range(100):
-        sums = np.cumsum(rng.normal(size=4000))[LEAST::20]
-        naive += bool((np.abs(sums) > 1.96 * np.sqrt(np.arange(LEAST, 4000, 20) + 1)).any())
+        sums = np.cumsum(rng.normal(size=4000))[MIN_OBSERVATIONS::20]
+        naive += bool((np.abs(sums) > 1.96 * np.sqrt(np.arange(MIN_OBSERVATIONS, 4000, 20) + 1)).any())
     assert naive > 100 * 2 * ALPHA
 
 
@@ -40,7 +40,7 @@ def test_a_difference_is_found_after_hundreds_on_the_right_side_and_never_before
         found = [first_verdict(rng.normal(sign * 0.15, 1, 4000)) for _ in range(50)]
         assert {name for name, _ in found} == {verdict}
         assert 200 < np.median([n for _, n in found]) < 1000
-    few = rng.normal(size=LEAST - 1) / 9
+    few = rng.normal(size=MIN_OBSERVATIONS - 1) / 9
     assert PairedEvidence().plus(few, few - 1).verdict() is None
     assert math.isinf(PairedEvidence().radius())
 

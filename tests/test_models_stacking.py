@@ -12,8 +12,8 @@ from models.data.catalogue import FIRST_ROW, Catalogue
 from models.data.event_kinds import CLICK
 from models.data.interaction_log import InteractionLog, click_states
 from models.data.item_neighbours import (
-    LEAST,
-    MOST,
+    MAX_NEIGHBOURS,
+    MIN_NEIGHBOURS,
     RIDGE,
     SHRINKAGE,
     WITHIN_MS,
@@ -77,13 +77,14 @@ def test_weights_of_neighbours_equal_those_counted_and_solved_one_by_one() -> No
 
 
 def test_an_item_keeps_as_many_neighbours_as_there_is_room_for() -> None:
-    items = 4 * MOST
-    assert [max_neighbours(size) for size in (1, items, 4096, 10**6)] == [MOST, MOST, 128, LEAST]
-    rows = FIRST_ROW + np.concatenate([np.arange(items), np.zeros(3 * MOST, np.int64)])
+    items = 4 * MAX_NEIGHBOURS
+    low, high = MIN_NEIGHBOURS, MAX_NEIGHBOURS
+    assert [max_neighbours(size) for size in (1, items, 4096, 10**6)] == [high, high, 128, low]
+    rows = FIRST_ROW + np.concatenate([np.arange(items), np.zeros(3 * MAX_NEIGHBOURS, np.int64)])
     rows[items + 1 :: 2] = FIRST_ROW + 1 + np.arange(len(rows[items + 1 :: 2]))  # item 0 and another one, in turn
     found = fit_neighbours(rows, np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64), FIRST_ROW + items)
     assert (found.rows[FIRST_ROW] > 0).all()
-    assert len(set(found.rows[FIRST_ROW].tolist())) == MOST
+    assert len(set(found.rows[FIRST_ROW].tolist())) == MAX_NEIGHBOURS
 
 
 def test_clicks_of_nobody_have_no_neighbours() -> None:

@@ -21,7 +21,7 @@ from models.training.minibatches import to_batch
 from models.training.retrain import TrainConfig, retrain
 from replay.errors import SourceError
 from replay.sources.synthetic.optimum import of_source, optimum, probabilities
-from replay.sources.synthetic.users import MOST, PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
+from replay.sources.synthetic.users import MAXIMA, PAST, RECENT, RING, SHOWN, TIRED, Synthetic, Traces
 from streams.records import Kind
 
 SMALL = Synthetic(users=40, items=60, groups=6, favourites=2, clicks=20)
@@ -74,10 +74,10 @@ def test_a_world_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
         replace(SMALL, **wrong)
 
 
-@pytest.mark.parametrize("name", MOST)
+@pytest.mark.parametrize("name", MAXIMA)
 def test_a_world_too_large_for_memory_or_the_calendar_is_refused_with_its_limit(name: str) -> None:
-    with pytest.raises(SourceError, match=f"{name}=.* is too many: at most {MOST[name]:,}"):
-        Synthetic(**{name: MOST[name] + 1})
+    with pytest.raises(SourceError, match=f"{name}=.* is too many: at most {MAXIMA[name]:,}"):
+        Synthetic(**{name: MAXIMA[name] + 1})
 
 
 def test_clicks_come_as_often_as_the_optimum_says_from_each_kind_of_group() -> None:

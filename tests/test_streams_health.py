@@ -103,7 +103,7 @@ def test_every_sample_names_run_and_role(clock: Clock) -> None:
     environ: dict[str, object] = {"PATH_INFO": "/metrics"}
     setup_testing_defaults(environ)
     health = Health(clock)
-    text = b"".join(endpoint(health, {"run": "a", "role": "device"})(environ, lambda *_: bytes)).decode()  # type: ignore[arg-type,return-value]
+    text = b"".join(endpoint(health, {"run": "a", "role": "device"})(environ, lambda *_: bytes)).decode()
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
     assert {s.labels["run"] for s in samples} == {"a"}
     assert all("role" in s.labels for s in samples)

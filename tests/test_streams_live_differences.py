@@ -7,12 +7,12 @@ import random
 import numpy as np
 import pytest
 
-from models.evaluation.confidence_sequence import FEWEST, by_clusters, half_width
+from models.evaluation.confidence_sequence import MIN_USERS, by_clusters, half_width
 from streams.prequential.live_differences import LiveDifference, LiveDifferences
 from streams.prequential.metrics import ndcg_10
 
 VARIANTS = ("mc2sf", "served", "fast", "f2s", "din", "river", "popularity", "random")
-USERS = 2 * FEWEST + 20  # more than the first rows hold
+USERS = 2 * MIN_USERS + 20  # more than the first rows hold
 
 
 def outcomes(epochs: int = 6) -> list[tuple[int, str, dict[str, int]]]:
@@ -55,7 +55,7 @@ def test_clicks_that_not_all_variants_ranked_do_not_count_and_few_users_give_no_
         live.update(epoch, user, {v: rank for v, rank in ranks.items() if v != "din"})
     assert live.differences() == []
     for epoch, user, ranks in outcomes():
-        if int(user[1:]) < FEWEST - 1:
+        if int(user[1:]) < MIN_USERS - 1:
             live.update(epoch, user, ranks)
     assert live.differences() == []
     live.update(5, "another", outcomes()[0][2])

@@ -66,7 +66,7 @@ def interactions(run: str, epochs: range) -> list[tuple[object, ...]]:
 
 def record(harness: RunHarness, epochs: range, *, over: bool = False) -> None:
     rows = interactions(harness.settings.run, epochs)
-    np.random.default_rng(0).shuffle(rows)  # type: ignore[arg-type]
+    np.random.default_rng(0).shuffle(rows)
     with harness.engine.begin() as connection:
         copy_new(connection, schema.interactions, rows)
     harness.record(epochs[-1], over=over)
@@ -134,7 +134,7 @@ def test_in_a_long_run_the_newest_epochs_are_kept_and_all_users_and_items_stay_k
 
 def test_items_are_in_order_of_their_first_appearance(harness: RunHarness) -> None:
     record(harness, range(3))
-    rows = sorted(interactions("", range(3)), key=lambda row: (row[7], str(row[2]), row[3]))  # type: ignore[index]
+    rows = sorted(interactions("", range(3)), key=lambda row: (row[7], str(row[2]), row[3]))
     assert loaded(harness.engine, harness.settings.run, 2).keys.tolist() == list(dict.fromkeys(row[4] for row in rows))
 
 

@@ -35,7 +35,7 @@ from models.training.stacking import fit_weights
 RESULT = Path(__file__).with_name("transitions.json")
 RETRAINS = 10
 EVERY = 5  # as the setting `transitions_every`
-MOST = 60  # clicks ranked per epoch
+MAX_RANKED = 60  # clicks ranked per epoch
 OTHERS = 99
 ABSENT = -50.0  # score of the places that a short slate leaves empty
 
@@ -59,7 +59,7 @@ def features(log: InteractionLog, epochs: int, end: int, seed: int) -> tuple[tor
                 neighbours[kind] = with_transitions(ItemNeighbours.empty(catalogue.size), *before)
         draw = np.random.default_rng([seed, epoch])
         chosen = order[when[order] == epoch]
-        for i in draw.permutation(chosen)[:MOST].tolist():
+        for i in draw.permutation(chosen)[:MAX_RANKED].tolist():
             others = np.unique(source.not_clicked[source.slate.start[i] : source.slate.end[i]])
             others = others[others != source.targets[i]][:OTHERS]
             if not len(others):

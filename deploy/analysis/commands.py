@@ -45,20 +45,20 @@ def run(source: str, out: str | Path, *, quiet: bool = False, **options: Option)
 
 def arguments(options: Mapping[str, Option]) -> list[str]:
     """Return options as arguments of the command: `--name=value`, so that no value is taken for an option."""
-    found = []
+    arguments = []
     for name, value in options.items():
         option = "--" + name.rstrip("_").replace("_", "-")
         if value is False:
-            found += [_NEGATIONS[option]] if option in _NEGATIONS else []
+            arguments += [_NEGATIONS[option]] if option in _NEGATIONS else []
         elif value is True:
-            found.append(option)
+            arguments.append(option)
         elif isinstance(value, Mapping):
-            found.append(f"{option}={','.join(f'{key}={each}' for key, each in value.items())}")
+            arguments.append(f"{option}={','.join(f'{key}={each}' for key, each in value.items())}")
         elif isinstance(value, Sequence) and not isinstance(value, str):
-            found += [f"{option}={each}" for each in value]
+            arguments += [f"{option}={each}" for each in value]
         elif value is not None:
-            found.append(f"{option}={value}")
-    return found
+            arguments.append(f"{option}={value}")
+    return arguments
 
 
 def _run_command(*command: str, source: str, options: Mapping[str, Option], show: bool) -> bytes:

@@ -14,14 +14,13 @@ from deploy.report.intervals import (
     SEED,
     MetricDifference,
     MetricInterval,
-    metric_difference,
-    metric_interval,
+    metric_differences,
+    metric_intervals,
     metric_values,
 )
 from deploy.report.variants import ordered
 from models.data.interaction_log import Ints
 from models.evaluation.bootstrap import Estimate, Floats, UserBootstrap, estimates
-from models.evaluation.metrics import METRICS
 from streams.prequential.metrics import SUBSETS
 from streams.prequential.ranked_clicks import RankedClicks
 
@@ -65,13 +64,12 @@ class Comparison(msgspec.Struct, frozen=True):
 
     def rows(self) -> list[ComparedRow]:
         """Return all metrics and differences, for a frame."""
-        found = [
+        return [
             ComparedRow(run.run, None, variant, metric, each.value, each.low, each.high, None)
             for run in self.runs
             for variant, metrics in run.metrics.items()
             for metric, each in metrics.items()
-        ]
-        return found + [
+        ] + [
             ComparedRow(one.b, one.a, variant, metric, each.difference, each.low, each.high, each.distinguishable)
             for one in self.differences
             for variant, metrics in one.variants.items()
@@ -137,10 +135,10 @@ def _run(name: str, clicks: RankedClicks) -> ComparedRun:
     bootstrap = UserBootstrap(len(users), SEED)
     metrics = {}
     for variant in ordered(clicks.ranks):
-        where = clicks.ranks[variant] > 0
-        if where.any():
-            found = bootstrap.estimates(user[where], metric_values(clicks.ranks[variant][where]))
-            metrics[variant] = dict(zip(METRICS, map(metric_interval, found), strict=True))
+        ranked = clicks.ranks[variant] > 0
+        if ranked.any():
+            values = metric_values(clicks.ranks[variant][ranked])
+            metrics[variant] = metric_intervals(bootstrap.estimates(user[ranked], values))
     return ComparedRun(name, len(clicks), len(users), metrics)
 
 
@@ -150,9 +148,9 @@ def _difference(first: tuple[str, RankedClicks], other: tuple[str, RankedClicks]
     on_a, on_b = clicks_a.select(common.a), clicks_b.select(common.b)
     variants = {}
     for variant in ordered(clicks_a.ranks.keys() & clicks_b.ranks.keys()):
-        found = _paired(on_a, on_b, variant) if common.paired else _unpaired(clicks_a, clicks_b, variant)
-        if found:
-            variants[variant] = dict(zip(METRICS, map(metric_difference, found), strict=True))
+        estimated = _paired(on_a, on_b, variant) if common.paired else _unpaired(clicks_a, clicks_b, variant)
+        if estimated:
+            variants[variant] = metric_differences(estimated)
     same = int((on_a.candidates == on_b.candidates).sum())
     return RunDifference(a, b, common.paired, len(common.a), same, variants)
 
@@ -165,9 +163,9 @@ def _common(a: RankedClicks, b: RankedClicks) -> _Common:
         return [*zip(names, clicks.seq.tolist(), clicks.time.tolist(), clicks.target.tolist(), strict=True)]
 
     index = {key: i for i, key in enumerate(keys(a))}
-    found = [(index[key], i) for i, key in enumerate(keys(b)) if key in index]
-    of_a, of_b = np.array(found, np.int64).reshape(-1, 2).T
-    return _Common(of_a, of_b, 0 < PAIRED_SHARE * min(len(a), len(b)) <= len(found))
+    pairs = [(index[key], i) for i, key in enumerate(keys(b)) if key in index]
+    of_a, of_b = np.array(pairs, np.int64).reshape(-1, 2).T
+    return _Common(of_a, of_b, 0 < PAIRED_SHARE * min(len(a), len(b)) <= len(pairs))
 
 
 def _paired(a: RankedClicks, b: RankedClicks, variant: str) -> list[Estimate]:
@@ -183,24 +181,24 @@ def _unpaired(a: RankedClicks, b: RankedClicks, variant: str) -> list[Estimate]:
     """Return differences whose intervals draw the users of both runs independently."""
     values: list[Floats] = []
     resampled: list[Floats] = []
-    fewest = []
+    user_counts = []
     for seed, clicks in enumerate((a, b), SEED):
-        where = clicks.ranks[variant] > 0
-        if not where.any():
+        ranked = clicks.ranks[variant] > 0
+        if not ranked.any():
             return []
-        users, user = np.unique(clicks.user[where], return_inverse=True)
-        bootstrap, gains = UserBootstrap(len(users), seed), metric_values(clicks.ranks[variant][where])
+        users, user = np.unique(clicks.user[ranked], return_inverse=True)
+        bootstrap, gains = UserBootstrap(len(users), seed), metric_values(clicks.ranks[variant][ranked])
         values.append(gains.mean(1))
         resampled.append(bootstrap.resampled(user, gains))
-        fewest.append(len(users))
-    return estimates(values[1] - values[0], resampled[1] - resampled[0], min(fewest))
+        user_counts.append(len(users))
+    return estimates(values[1] - values[0], resampled[1] - resampled[0], min(user_counts))
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
     """Return `names`, repeated ones with a number."""
     seen: dict[str, itertools.count[int]] = {}
-    found = []
+    distinct = []
     for name in names:
         number = next(seen.setdefault(name, itertools.count(1)))
-        found.append(name if number == 1 else f"{name} ({number})")
-    return found
+        distinct.append(name if number == 1 else f"{name} ({number})")
+    return distinct

@@ -16,7 +16,7 @@ from deploy.runs import FoundRun, check_new_folder, new_folder
 from deploy.user_error import UserError
 from models.mc2sf.nets import Nets
 from streams.database import run_state
-from streams.releases.release import Assembler, ReleaseError, read_release_and_items
+from streams.releases.release import Assembler, read_release_and_items
 
 MODEL, ITEMS, MANIFEST = "model.onnx", "items.parquet", "manifest.json"
 
@@ -32,17 +32,14 @@ def export_device(
     """Write MODEL, ITEMS and MANIFEST of a release, by default the active one, to `folder`. Return its version.
 
     `eight_bits`: weights and vectors of items are quantised; a vector is then `vector` times `scale`.
-    Raises UserError if there is no such release, if it cannot be exported, or if the folder is not empty.
+    Raises ReleaseError if there is no such release, UserError if it cannot be exported or the folder is not empty.
     """
     check_new_folder(folder)
     run = found.settings.run
     with found.engine.connect() as connection:
         if version is None and (version := run_state.active_release(connection, run)) is None:
             raise UserError(f"run {run} has no release yet")
-        try:
-            release, items = read_release_and_items(connection, run, version, Assembler())
-        except ReleaseError as error:
-            raise UserError(str(error)) from error
+        release, items = read_release_and_items(connection, run, version, Assembler())
         names = run_state.item_names(connection, run)
     if release.standalone:
         raise UserError(f"release {version} has standalone nets: only the product's own can be exported")

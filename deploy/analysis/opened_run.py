@@ -58,10 +58,10 @@ class Run:
         """The contents of `summary.json`. Raises UserError if the run is not over."""
         r = schema.runs.c
         with self._found.engine.connect() as connection:
-            found = connection.execute(sa.select(r.summary).where(r.run == self.id)).scalar_one()
-        if found is None:
+            summary = connection.execute(sa.select(r.summary).where(r.run == self.id)).scalar_one()
+        if summary is None:
             raise UserError(f"run {self.id} is not over: it has no summary yet")
-        return msgspec.convert(found, Summary)
+        return msgspec.convert(summary, Summary)
 
     @property
     def tables(self) -> list[str]:
@@ -115,7 +115,7 @@ class Run:
         """
         from streams.rescoring.rescore import rescore  # noqa: PLC0415 - loads torch
 
-        until = (
-            None if as_of is None else round((as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)).timestamp() * 1000)
-        )
+        if as_of is not None and as_of.tzinfo is None:
+            as_of = as_of.replace(tzinfo=UTC)
+        until = None if as_of is None else round(as_of.timestamp() * 1000)
         return rescore(self._found.engine, self.id, as_of=until, release=release, processes=1)

@@ -55,15 +55,13 @@ def over_time(run: Run, metric: str = "ndcg@10", variants: Sequence[str] | None 
 
 def with_intervals(run: Run, metrics: Sequence[str] = ("hr@10", "ndcg@10")) -> Figure:
     """Return a panel per metric: a dot per variant over all its clicks, with its 95 % interval by users."""
-    found = run.intervals()
-    variants = ordered(found.metrics)
-    with _figure(
-        f"{run.source}: 95 % intervals by {found.users:,} users", (8, 1.2 + 0.3 * len(variants)), len(metrics)
-    ) as (figure, panels):
+    intervals = run.intervals()
+    variants, title = ordered(intervals.metrics), f"{run.source}: 95 % intervals by {intervals.users:,} users"
+    with _figure(title, (8, 1.2 + 0.3 * len(variants)), len(metrics)) as (figure, panels):
         for axes, metric in zip(panels, metrics, strict=True):
             _column(metric)
             for y, variant in enumerate(variants):
-                each = found.metrics[variant][metric]
+                each = intervals.metrics[variant][metric]
                 _dot(axes, y, variant, each.value, each.low, each.high)
             _rows(axes, metric, variants)
     return figure
@@ -72,12 +70,15 @@ def with_intervals(run: Run, metrics: Sequence[str] = ("hr@10", "ndcg@10")) -> F
 def differences(comparison: Comparison, metric: str = "ndcg@10") -> Figure:
     """Return a panel per run that is compared with the first: the difference of each variant, with its interval."""
     _column(metric)
-    found = comparison.differences
-    if not found:
+    of_runs = comparison.differences
+    if not of_runs:
         raise UserError("a figure of differences needs two runs")
-    variants = ordered({variant for each in found for variant in each.variants})
-    with _figure(f"{metric}, minus {found[0].a}", (8, 1.2 + 0.3 * len(variants)), len(found)) as (figure, panels):
-        for axes, each in zip(panels, found, strict=True):
+    variants, title = (
+        ordered({variant for each in of_runs for variant in each.variants}),
+        f"{metric}, minus {of_runs[0].a}",
+    )
+    with _figure(title, (8, 1.2 + 0.3 * len(variants)), len(of_runs)) as (figure, panels):
+        for axes, each in zip(panels, of_runs, strict=True):
             axes.axvline(0, color="#888888", linewidth=0.8)
             for y, variant in enumerate(variants):
                 if variant in each.variants:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -99,32 +98,30 @@ def _with(file: SeedsFile, folder: Path, seed: int) -> SeedsFile:
 def mean_over_seeds(runs: Sequence[Qualities]) -> dict[str, dict[str, SeedMean]]:
     """Return the mean of each metric over runs, for the variants that all of them have."""
     variants = set.intersection(*(set(run) for run in runs)) if runs else set()
-    found: dict[str, dict[str, SeedMean]] = {}
+    means: dict[str, dict[str, SeedMean]] = {}
     for variant in ordered(variants):
         values = {name: [run[variant].metric(name) for run in runs] for name in METRICS}
-        found[variant] = {
+        means[variant] = {
             name: _mean([value for value in each if value is not None])
             for name, each in values.items()
             if None not in each
         }
-    return found
+    return means
 
 
 def table(means: Mapping[str, Mapping[str, SeedMean]], seeds: Sequence[int], title: str) -> Table:
     """Return a table of means over seeds with one row per variant, and its 95 % interval below."""
-    found = Table("variant", *METRICS, title=f"{title}, mean of {len(seeds)} seeds", box=SIMPLE_HEAD, padding=0)
+    table = Table("variant", *METRICS, title=f"{title}, mean of {len(seeds)} seeds", box=SIMPLE_HEAD, padding=0)
     for variant, row in reversed([*means.items()]):
-        found.add_row(variant, *(f"{row[name].mean:.4f}" if name in row else "" for name in METRICS))
+        table.add_row(variant, *(f"{row[name].mean:.4f}" if name in row else "" for name in METRICS))
         widths = [row[name].half_width if name in row else None for name in METRICS]
-        found.add_row("  95 %", *("" if width is None else f"±{width:.4f}" for width in widths), style="dim")
-    return found
+        table.add_row("  95 %", *("" if width is None else f"±{width:.4f}" for width in widths), style="dim")
+    return table
 
 
 def _mean(values: Sequence[float]) -> SeedMean:
-    if len(values) < 2:
-        return SeedMean(statistics.fmean(values), None)
-    found = over_seeds(values)
-    return SeedMean(found.mean, found.half_width)
+    over = over_seeds(values)
+    return SeedMean(over.mean, over.half_width if len(values) > 1 else None)
 
 
 def _finished(folder: Path) -> Summary | None:

@@ -45,14 +45,14 @@ def read(connection: sa.Connection, run: str, table: str, columns: Sequence[str]
     ).all()
     by_column = dict(zip(wanted, zip(*rows, strict=True) if rows else [()] * len(wanted), strict=True))
     names = _Names(connection, run) if wanted and table != "items" else None
-    found: dict[str, pa.Array] = {}
+    arrays: dict[str, pa.Array] = {}
     for name, values in by_column.items():
         if name == "ranks":
             variants = sorted({variant for each in values for variant in each})
-            found |= {f"rank_{v}": pa.array([each.get(v) for each in values], pa.int32()) for v in variants}
+            arrays |= {f"rank_{v}": pa.array([each.get(v) for each in values], pa.int32()) for v in variants}
         else:
-            found[name] = _column(table, source.c[name], values, names)
-    return pa.table(found)
+            arrays[name] = _column(table, source.c[name], values, names)
+    return pa.table(arrays)
 
 
 def _table(name: str) -> sa.Table:
@@ -79,21 +79,21 @@ class _Names:
 
 
 def _column(table: str, column: sa.Column[object], values: Sequence[object], names: _Names | None) -> pa.Array:
-    where = table, column.name
-    if names is not None and where in _ITEMS:
-        found = names.of(np.array(values, np.int64))
-    elif names is not None and where in _ITEM_LISTS:
+    of_table = table, column.name
+    if names is not None and of_table in _ITEMS:
+        array = names.of(np.array(values, np.int64))
+    elif names is not None and of_table in _ITEM_LISTS:
         ends, keys = _unpacked(values, np.dtype("<i8"))
-        found = pa.ListArray.from_arrays(ends, names.of(keys))
-    elif where in _VECTORS:
-        found = pa.ListArray.from_arrays(*_unpacked(values, np.dtype("<f4")))
-    elif where == ("interactions", "kind"):
-        found = pa.DictionaryArray.from_arrays(pa.array(values, pa.int8()), [kind.name.lower() for kind in Kind])
+        array = pa.ListArray.from_arrays(ends, names.of(keys))
+    elif of_table in _VECTORS:
+        array = pa.ListArray.from_arrays(*_unpacked(values, np.dtype("<f4")))
+    elif of_table == ("interactions", "kind"):
+        array = pa.DictionaryArray.from_arrays(pa.array(values, pa.int8()), [kind.name.lower() for kind in Kind])
     elif isinstance(column.type, sa.JSON):
-        found = pa.array([None if v is None else msgspec.json.encode(v).decode() for v in values], pa.string())
+        array = pa.array([None if v is None else msgspec.json.encode(v).decode() for v in values], pa.string())
     else:
-        found = pa.array(values, _type(column))
-    return found
+        array = pa.array(values, _type(column))
+    return array
 
 
 def _type(column: sa.Column[object]) -> pa.DataType:

@@ -14,7 +14,7 @@ from deploy.console import Table, print_json, terminal
 from deploy.runs import FoundRun, find
 from deploy.user_error import UserError
 from replay.times import utc
-from streams.recorder.redelivery import RefusedRecord, ResendError, position, refused_records, resend
+from streams.recorder.redelivery import RefusedRecord, position, refused_records, resend
 
 app = group("Refused records: list them, show one, send them again.")
 console = terminal()
@@ -29,11 +29,8 @@ def _all(found: FoundRun) -> list[RefusedRecord]:
 
 
 def _at(found: FoundRun, positions: list[str]) -> list[RefusedRecord]:
-    """Return the refused records at `positions`, in their original order."""
-    try:
-        wanted = {position(text) for text in positions}
-    except ResendError as error:
-        raise UserError(str(error)) from error
+    """Return the refused records at `positions`, in their original order. Raises UserError, ResendError."""
+    wanted = {position(text) for text in positions}
     chosen = [record for record in _all(found) if record.position in wanted]
     if missing := wanted - {record.position for record in chosen}:
         raise UserError(f"no dead letter at {', '.join(sorted(map(str, missing)))}")
@@ -110,8 +107,5 @@ def replay_letters(
         if len(chosen) != 1 or not positions:
             raise UserError("--value replaces the value of one record: name its POSITION")
         chosen = [chosen[0]._replace(value=value.read_bytes(), reason="")]
-    try:
-        resend(found.settings, found.engine, chosen)
-    except ResendError as error:
-        raise UserError(str(error)) from error
+    resend(found.settings, found.engine, chosen)
     console.print(f"{len(chosen)} records sent again")

@@ -17,6 +17,14 @@ from streams.database.engine import DatabaseUrlError
 from streams.kafka.topic_admin import TopicsError
 from streams.plugins.plugin import PluginError
 from streams.process.retry import DATABASE_UNAVAILABLE
+from streams.recorder.redelivery import ResendError
+from streams.releases.candidates import CandidateError
+from streams.releases.release import ReleaseError
+
+_OF_USER = (
+    *(CandidateError, ChildError, DatabaseUrlError, PluginError, ReleaseError, ReplayError, ResendError, SourceError),
+    *(TopicsError, UserError),
+)
 
 
 class Explained(NamedTuple):
@@ -35,9 +43,7 @@ def explain(error: Exception) -> Explained | None:
         return Explained("settings", f"{field + ': ' if field else ''}{first['msg']}")
     if isinstance(error, RunFailed):
         return Explained("the run failed", str(error), 1)
-    if isinstance(
-        error, DatabaseUrlError | PluginError | TopicsError | UserError | SourceError | ChildError | ReplayError
-    ):
+    if isinstance(error, _OF_USER):
         return Explained("error", str(error))
     if isinstance(error, KafkaException):
         return Explained("broker", error.args[0].str())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from deploy.cli.options import MetricOption, RunArgument, VariantOption, moment
-from deploy.console import terminal
+from deploy.cli.options import JsonOption, MetricOption, RunArgument, VariantOption, moment
+from deploy.console import print_json, terminal
 from deploy.user_error import UserError
 
 if TYPE_CHECKING:
@@ -32,14 +31,12 @@ def evaluate(
     ] = False,
     metric: MetricOption = None,
     variant: VariantOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score every outcome of a run again, from its tables alone.
 
     Exit code 1 if a rank differs from the one computed online.
     """
-    import msgspec
-
     from deploy.analysis.compare_command import differences
     from deploy.analysis.comparison import compare
     from deploy.report.intervals import intervals
@@ -49,26 +46,22 @@ def evaluate(
     from deploy.runs import find
     from streams.plugins.loaded import setting
     from streams.prequential.ranked_clicks import ranked_clicks
-    from streams.releases.release import ReleaseError
     from streams.rescoring import rescore
 
     if release is not None and without_learner:
         raise UserError("--release and --without-learner exclude each other")
     more = setting(metrics=metric, variants=variant)
     found = find(run)
-    try:
-        with console.status("scoring again") as status:
-            result = rescore.rescore(
-                found.engine,
-                found.settings.run,
-                as_of=moment(as_of),
-                release=release,
-                without_learner=without_learner,
-                progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
-                extra_plugins=more,
-            )
-    except ReleaseError as error:
-        raise UserError(str(error)) from error
+    with console.status("scoring again") as status:
+        result = rescore.rescore(
+            found.engine,
+            found.settings.run,
+            as_of=moment(as_of),
+            release=release,
+            without_learner=without_learner,
+            progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
+            extra_plugins=more,
+        )
     for name, by_name in result.plugin_metrics.items():
         for by, mean in by_name.items():
             result.metrics[by][name] = mean.value
@@ -76,7 +69,7 @@ def evaluate(
         recorded = ranked_clicks(connection, found.settings.run)
     again = recorded.with_ranks(result.ranks)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result.metrics)) + b"\n")
+        print_json(result.metrics)
     else:
         widths = intervals(again.select(again.subsets["all"]))
         console.print(quality(by_variant(result.metrics), f"offline, run {found.settings.run}", widths))

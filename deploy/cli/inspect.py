@@ -10,7 +10,6 @@ from rich.text import Text
 from deploy.cli.groups import group
 from deploy.cli.options import JsonOption, RunArgument
 from deploy.console import Table, print_json, terminal
-from deploy.user_error import UserError
 from replay.times import utc
 from streams.prequential.served import By
 
@@ -60,14 +59,11 @@ def releases_show(run: RunArgument, version: VersionArgument, *, as_json: JsonOp
     from msgspec import structs
 
     from deploy.runs import find
-    from streams.releases.release import ReleaseError, read_manifest
+    from streams.releases.release import read_manifest
 
     found = find(run)
-    try:
-        with found.engine.connect() as connection:
-            manifest = read_manifest(connection, found.settings.run, version)
-    except ReleaseError as error:
-        raise UserError(str(error)) from error
+    with found.engine.connect() as connection:
+        manifest = read_manifest(connection, found.settings.run, version)
     if as_json:
         print_json(structs.asdict(manifest) | {"versions": structs.asdict(manifest.versions)})
         return
@@ -81,14 +77,11 @@ def releases_show(run: RunArgument, version: VersionArgument, *, as_json: JsonOp
 def releases_rollback(run: RunArgument, version: VersionArgument) -> None:
     """Publish an older release again under a new version; the coordinator does it at the end of the next epoch."""
     from deploy.runs import find
-    from streams.releases.candidates import CandidateError, request_rollback
+    from streams.releases.candidates import request_rollback
 
     found = find(run)
-    try:
-        with found.engine.begin() as connection:
-            request_rollback(connection, found.settings.run, version)
-    except CandidateError as error:
-        raise UserError(str(error)) from error
+    with found.engine.begin() as connection:
+        request_rollback(connection, found.settings.run, version)
     console.print(f"requested: release {version} is published under a new version at the next decision")
 
 
@@ -110,14 +103,13 @@ def recommend(
     from deploy.recommend import recommend as rank_catalogue
     from deploy.runs import find
 
-    found = rank_catalogue(find(run), user, k, release, by)
+    recommended = rank_catalogue(find(run), user, k, release, by)
     if as_json:
-        print_json(found._asdict() | {"items": [suggestion._asdict() for suggestion in found.items]})
+        print_json(recommended._asdict() | {"items": [item._asdict() for item in recommended.items]})
         return
-    by, suggestions, *_ = found
-    table = Table("", "item", f"{by}'s score")
-    for rank, suggestion in enumerate(suggestions, start=1):
-        table.add_row(str(rank), suggestion.item, f"{suggestion.score:.3f}")
+    table = Table("", "item", f"{recommended.by}'s score")
+    for rank, (item, score) in enumerate(recommended.items, start=1):
+        table.add_row(str(rank), item, f"{score:.3f}")
     console.print(table)
 
 
@@ -142,9 +134,9 @@ def doctor(
     findings = examine(find(run).settings if run else Settings())
     if as_json:
         print_json(findings)
-        raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
-    table = Table("", "subject", "finding")
-    for finding in findings:
-        table.add_row(Text("ok", "green") if finding.ok else Text("no", "red"), finding.subject, finding.text)
-    console.print(table)
+    else:
+        table = Table("", "subject", "finding")
+        for finding in findings:
+            table.add_row(Text("ok", "green") if finding.ok else Text("no", "red"), finding.subject, finding.text)
+        console.print(table)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)

@@ -30,7 +30,7 @@ from streams.plugins.plugin import is_name
 if TYPE_CHECKING:
     from replay.sources.log_map import LogMap
 
-AUTO, FREE_RATE, FREE_LEAST_S = "auto", 1000.0, 120.0  # --speed auto, free-running: events per s, shortest replay
+AUTO, FREE_RATE, FREE_MIN_S = "auto", 1000.0, 120.0  # --speed auto, free-running: events per s, shortest replay
 RETRAINS = 10  # retrains per source, if --retrain-every is not given
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or its --out folder.")]
@@ -216,7 +216,7 @@ def paced(plan: Plan, speed: str, *, lockstep: bool) -> Plan:
     """Return the plan with the rate of `--speed auto`: free-running, retrains must end while events still come."""
     if lockstep or speed != AUTO:
         return plan
-    return msgspec.structs.replace(plan, rate=min(FREE_RATE, plan.events / FREE_LEAST_S))
+    return msgspec.structs.replace(plan, rate=min(FREE_RATE, plan.events / FREE_MIN_S))
 
 
 def speed_factor(text: str) -> float | None:

@@ -37,11 +37,11 @@ def topics_check(*, as_json: JsonOption = False) -> None:
     wrong = topic_admin.deviations(settings)
     if as_json:
         print_json(wrong)
-        raise typer.Exit(1 if wrong else 0)
-    table = Table("topics of run " + settings.run)
-    for sentence in wrong or ["all topics match the settings"]:
-        table.add_row(sentence)
-    console.print(table)
+    else:
+        table = Table("topics of run " + settings.run)
+        for sentence in wrong or ["all topics match the settings"]:
+            table.add_row(sentence)
+        console.print(table)
     raise typer.Exit(1 if wrong else 0)
 
 

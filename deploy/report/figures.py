@@ -60,17 +60,17 @@ def _flow(
 
     uploads = [Series("r2", [float(n) for n in timeline.uploads(connection, run, line)], 0)]
     yield from figure("uploads", "Negative memories uploaded", "r2 sent to the cloud per epoch.", uploads)
-    found = timeline.costs(connection, run)
+    costs = timeline.costs(connection, run)
 
     def each(amount: Callable[[Costs], float | None]) -> list[float | None]:
-        return [amount(found[epoch.number]) if epoch.number in found else None for epoch in line]
+        return [amount(costs[epoch.number]) if epoch.number in costs else None for epoch in line]
 
     down = Series("down", each(lambda c: c.bytes_down / c.outcomes), 0)
     up = Series("up", each(lambda c: c.bytes_up / c.outcomes), 1)
     yield from figure("bytes", "Bytes per ranked click", "Request (up) and answer (down).", [down, up])
     median = Series("median", each(lambda c: c.answer_ms and c.answer_ms[0]), 0)
-    most = Series("95 %", each(lambda c: c.answer_ms and c.answer_ms[1]), 1)
-    yield from figure("answers", "From request to answer, ms", "Wall-clock time that a device waits.", [most, median])
+    slow = Series("95 %", each(lambda c: c.answer_ms and c.answer_ms[1]), 1)
+    yield from figure("answers", "From request to answer, ms", "Wall-clock time that a device waits.", [slow, median])
     age = Series("median", each(lambda c: c.r2_age_s), 0)
     yield from figure("ages", "Age of the r2 in use, s", "Event time since its window closed.", [age])
 
@@ -124,7 +124,7 @@ def brief(value: float) -> str:
 
 def compact(value: float) -> str:
     """Format a value on an axis with at most five characters: 950, 12k, 1.5M."""
-    for least, factor, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if value >= least:
+    for minimum, factor, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= minimum:
             return f"{value / factor:.3g}{unit}"
     return brief(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -93,12 +93,11 @@ class Intervals(msgspec.Struct, frozen=True):
 
     def rows(self) -> list[IntervalRow]:
         """Return all metrics and differences, for a frame."""
-        found = [
+        return [
             IntervalRow(variant, None, metric, each.value, each.low, each.high, None)
             for variant, metrics in self.metrics.items()
             for metric, each in metrics.items()
-        ]
-        return found + [
+        ] + [
             IntervalRow(one.a, one.b, metric, each.difference, each.low, each.high, each.distinguishable)
             for one in self.differences
             for metric, each in one.metrics.items()
@@ -109,9 +108,9 @@ class Intervals(msgspec.Struct, frozen=True):
         for variant in self.metrics:
             for reference in dict.fromkeys(("fast", self.best_baseline)):
                 if reference is not None and variant not in (reference, "random"):
-                    found = self.difference(variant, reference, metric)
-                    if found is not None:
-                        yield variant, reference, found
+                    difference = self.difference(variant, reference, metric)
+                    if difference is not None:
+                        yield variant, reference, difference
 
 
 def intervals(clicks: RankedClicks) -> Intervals:
@@ -119,17 +118,16 @@ def intervals(clicks: RankedClicks) -> Intervals:
     users, user = np.unique(clicks.user, return_inverse=True)
     bootstrap = UserBootstrap(len(users), SEED)
     ranked = {variant: clicks.ranks[variant] > 0 for variant in ordered(clicks.ranks) if clicks.ranks[variant].any()}
-    metrics: dict[str, dict[str, MetricInterval]] = {}
-    for variant, where in ranked.items():
-        found = bootstrap.estimates(user[where], metric_values(clicks.ranks[variant][where]))
-        metrics[variant] = dict(zip(METRICS, map(metric_interval, found), strict=True))
+    metrics = {
+        variant: metric_intervals(bootstrap.estimates(user[which], metric_values(clicks.ranks[variant][which])))
+        for variant, which in ranked.items()
+    }
     differences = []
     for a, b in itertools.combinations(ranked, 2):
         both = ranked[a] & ranked[b]
         if both.any():
             of_a, of_b = (metric_values(clicks.ranks[variant][both]) for variant in (a, b))
-            found = bootstrap.estimates(user[both], of_a - of_b)
-            compared = dict(zip(METRICS, map(metric_difference, found), strict=True))
+            compared = metric_differences(bootstrap.estimates(user[both], of_a - of_b))
             differences.append(VariantDifference(a, b, int(both.sum()), compared))
     best = max((v for v in BASELINES if v in metrics), key=lambda v: metrics[v]["ndcg@10"].value, default=None)
     return Intervals(len(users), metrics, differences, best)
@@ -147,9 +145,15 @@ def bounds(estimate: Estimate) -> tuple[float | None, float | None]:
     return round(estimate.low, _DIGITS), round(estimate.high, _DIGITS)
 
 
-def metric_interval(estimate: Estimate) -> MetricInterval:
-    """Return an estimated mean as a type of the summary."""
-    return MetricInterval(round(estimate.value, _DIGITS), *bounds(estimate))
+def metric_intervals(by_metric: Iterable[Estimate]) -> dict[str, MetricInterval]:
+    """Return the estimated mean of each of METRICS, in this order, as types of the summary."""
+    intervals = (MetricInterval(round(each.value, _DIGITS), *bounds(each)) for each in by_metric)
+    return dict(zip(METRICS, intervals, strict=True))
+
+
+def metric_differences(by_metric: Iterable[Estimate]) -> dict[str, MetricDifference]:
+    """Return the estimated difference of each of METRICS, in this order, as types of the summary."""
+    return dict(zip(METRICS, map(metric_difference, by_metric), strict=True))
 
 
 def metric_difference(estimate: Estimate) -> MetricDifference:

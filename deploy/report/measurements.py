@@ -6,9 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 
+from deploy.report import timeline
 from deploy.report.intervals import intervals
 from deploy.report.summary import (
     Bytes,
@@ -64,11 +66,8 @@ class Measured:
 def summarise(connection: sa.Connection, settings: Settings, measured: Measured) -> Summary:
     """Return the summary of a finished run."""
     run, samples = settings.run, measured.samples
-    i, o = schema.interactions.c, schema.outcomes.c
-
-    def rows(table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
-        query = sa.select(sa.func.count()).select_from(table).where(table.c.run == run, *where)
-        return int(connection.execute(query).scalar_one())
+    i, o, p = schema.interactions.c, schema.outcomes.c, schema.progress.c
+    rows = partial(timeline.count, connection, run)
 
     def traffic(direction: str) -> int | None:
         return counted(total(samples, f'mc2sf_device_traffic_bytes_total{{direction="{direction}"}}'))
@@ -95,7 +94,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         r2_uploads=rows(schema.negative_memories),
         rank_requests=counted(total(samples, 'mc2sf_rank_requests_total{side="device"}')),
         outcomes=outcomes,
-        not_ranked=without_rank(connection, run),
+        not_ranked=connection.execute(sa.select(p.not_ranked).where(p.run == run)).scalar() or 0,
         expired=rows(schema.outcomes, o.expired.is_(True)),
         cold=rows(schema.outcomes, o.cold.is_(True)),
         releases=releases(connection, run),
@@ -138,32 +137,26 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
     )
 
 
-def without_rank(connection: sa.Connection, run: str) -> int:
-    """Return the number of clicks drawn for evaluation that were not ranked because no other candidate was known."""
-    p = schema.progress.c
-    return connection.execute(sa.select(p.not_ranked).where(p.run == run)).scalar() or 0
-
-
 def warnings(settings: Settings, outcomes: int, made: Sequence[ReleaseEntry]) -> list[str]:
     """Return warnings about the metrics of a run, one sentence each."""
-    found = []
+    sentences = []
     if not outcomes:
-        found.append("No click was ranked: no metric exists.")
+        sentences.append("No click was ranked: no metric exists.")
     if settings.frozen:
-        return found
+        return sentences
     retrains = [entry for entry in made if entry.kind == "retrain"]
     refused = [entry for entry in made if entry.kind == "rejected" and "kept" in entry.gate]
     if refused and not retrains:
-        found.append(
+        sentences.append(
             f"All {len(refused)} retrains were refused: the nets are those of release 0, which learnt nothing."
         )
     elif not retrains:
-        found.append("No retrain was made: the nets are those of release 0, which learnt nothing.")
+        sentences.append("No retrain was made: the nets are those of release 0, which learnt nothing.")
     elif not any(entry.gate.get("candidate") != entry.gate.get("active") for entry in retrains):
-        found.append(
+        sentences.append(
             f"None of {len(retrains)} retrains improved the loss on held-out clicks: all variants follow popularity."
         )
-    return found
+    return sentences
 
 
 def forgotten(users: int, measured: Measured) -> list[str]:
@@ -274,8 +267,8 @@ def events_forgotten(sent: Counter[str], applied: Counter[str], forgotten_users:
 
 def latency(samples: Iterable[Samples | None], metric: str) -> Latency:
     """Return quantiles over the histograms of all workers in ms."""
-    found = quantiles(samples, metric, (0.5, 0.95, 0.99))
-    return Latency(*(None if seconds is None else round(1000 * seconds, 3) for seconds in found))
+    in_seconds = quantiles(samples, metric, (0.5, 0.95, 0.99))
+    return Latency(*(None if seconds is None else round(1000 * seconds, 3) for seconds in in_seconds))
 
 
 def quantiles(samples: Iterable[Samples | None], metric: str, shares: Iterable[float]) -> list[float | None]:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 
 from deploy.console import Table
-from deploy.report.intervals import Intervals, MetricInterval
+from deploy.report.intervals import Intervals, MetricDifference, MetricInterval
 from deploy.report.summary import METRICS, PluginMetric, Qualities, Summary
 from deploy.report.variants import ordered
 from streams.prequential.live_differences import LiveDifference
@@ -72,50 +72,53 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
 
 def quality(metrics: Qualities, title: str, intervals: Intervals | None = None) -> Table:
     """Return a table of metrics with one row per variant, and its 95 % interval below if there are intervals."""
-    table = Table("variant", *METRICS, "n", "chance@10", title=title, box=SIMPLE_HEAD, show_edge=False, padding=0)
+    table = _table(title, "variant", *METRICS, "n", "chance@10")
     for variant in reversed(ordered(metrics)):
         row = metrics[variant]
         numbers = [_score(row.metric(name)) for name in METRICS]
         table.add_row(variant, *numbers, f"{row.n:,}", _score(row.chance_hr_10))
         if intervals is not None and variant in intervals.metrics:
-            found = intervals.metrics[variant]
-            table.add_row("  95 %", *(_half_width(found[name]) for name in METRICS), style="dim")
+            widths = (_half_width(intervals.metrics[variant][name]) for name in METRICS)
+            table.add_row("  95 %", *widths, style="dim")
     return table
 
 
 def differences(intervals: Intervals, title: str) -> Table:
     """Return a table of differences to `fast` and to the best baseline, with 95 % intervals by users."""
-    table = Table(
-        "variant", "minus", "difference", "95 % interval", "", title=title, box=SIMPLE_HEAD, show_edge=False, padding=0
-    )
-    for variant, reference, found in intervals.to_references("ndcg@10"):
-        interval = "" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
-        table.add_row(variant, reference, f"{found.difference:+.4f}", interval, found.verdict)
+    table = _table(title, "variant", "minus", "difference", "95 % interval", "")
+    for variant, reference, difference in intervals.to_references("ndcg@10"):
+        table.add_row(variant, reference, *difference_cells(difference), difference.verdict)
     return table
+
+
+def difference_cells(each: MetricDifference | LiveDifference) -> tuple[str, str]:
+    """Return a difference and its interval, empty without one, as text."""
+    return f"{each.difference:+.4f}", "" if each.low is None else f"{each.low:+.4f} to {each.high:+.4f}"
+
+
+def _table(title: str, *columns: str, min_width: int | None = None) -> Table:
+    return Table(*columns, title=title, box=SIMPLE_HEAD, show_edge=False, padding=0, min_width=min_width)
 
 
 def _differences(summary: Summary) -> Iterator[Table]:
     """Yield the tables of differences between variants."""
-    for found, clicks in (
+    for intervals, clicks in (
         (summary.online_intervals, "all outcomes"),
         (summary.last_quarter_intervals, "the newest quarter"),
     ):
-        if found and found.differences:
-            yield differences(found, f"NDCG@10 on the same clicks, {clicks}")
+        if intervals and intervals.differences:
+            yield differences(intervals, f"NDCG@10 on the same clicks, {clicks}")
     if summary.live_differences:
         yield live(summary.live_differences)
 
 
-def live(found: Sequence[LiveDifference]) -> Table:
+def live(differences: Sequence[LiveDifference]) -> Table:
     """Return a table of differences with intervals that hold at all times."""
     title = "NDCG@10 on the same clicks, intervals that hold at all times"
-    table = Table(
-        "variant", "minus", "difference", "95 % interval", "", title=title, box=SIMPLE_HEAD, show_edge=False, padding=0
-    )
-    for each in found:
-        interval = f"{each.low:+.4f} to {each.high:+.4f}"
+    table = _table(title, "variant", "minus", "difference", "95 % interval", "")
+    for each in differences:
         since = "not distinguishable" if each.since is None else f"distinguishable since epoch {each.since}"
-        table.add_row(each.variant, each.minus, f"{each.difference:+.4f}", interval, since)
+        table.add_row(each.variant, each.minus, *difference_cells(each), since)
     return table
 
 
@@ -125,7 +128,7 @@ def _half_width(interval: MetricInterval) -> str:
 
 def by_plugins(metrics: Mapping[str, Mapping[str, PluginMetric]], title: str) -> Table:
     """Return a table of the metrics that are plugins, with one row per variant and one of chance."""
-    table = Table("variant", *metrics, title=title, box=SIMPLE_HEAD, show_edge=False, padding=0, min_width=len(title))
+    table = _table(title, "variant", *metrics, min_width=len(title))
     first = next(iter(metrics.values()))
     for variant in ordered(first):
         table.add_row(variant, *(_score(each[variant].online) for each in metrics.values()))

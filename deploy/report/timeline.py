@@ -138,7 +138,7 @@ def _costs(rows: NDArray[np.int64]) -> Costs:
 
 
 def uploads(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> list[int]:
-    """Return how many negative memories (r2) were uploaded in each epoch of `line`, by event time."""
+    """Return the number of negative memories (r2) uploaded in each epoch of `line`, by event time."""
     if not line:
         return []
     m = schema.negative_memories.c
@@ -149,7 +149,7 @@ def uploads(connection: sa.Connection, run: str, line: Sequence[Epoch]) -> list[
 
 
 def slates(connection: sa.Connection, run: str) -> dict[str, int]:
-    """Return how many outcomes were ranked on each kind of slate."""
+    """Return the number of outcomes ranked on each kind of slate."""
     o = schema.outcomes.c
     query = sa.select(o.slate, sa.func.count()).where(o.run == run).group_by(o.slate)
     return {str(slate): int(n) for slate, n in connection.execute(query)}
@@ -176,7 +176,7 @@ def releases(connection: sa.Connection, run: str, newest: int | None = None) -> 
     return [ReleaseRow(*row) for row in reversed(connection.execute(query.limit(newest)).all())]
 
 
-def count(connection: sa.Connection, run: str, table: sa.Table) -> int:
-    """Return how many rows of `table` belong to the run."""
-    query = sa.select(sa.func.count()).select_from(table).where(table.c.run == run)
+def count(connection: sa.Connection, run: str, table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
+    """Return the number of rows of `table` of the run that satisfy `where`."""
+    query = sa.select(sa.func.count()).select_from(table).where(table.c.run == run, *where)
     return int(connection.execute(query).scalar_one())

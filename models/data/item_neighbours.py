@@ -19,7 +19,7 @@ from models.data.catalogue import FIRST_ROW
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-LEAST, MOST = 64, 255  # bounds of `max_neighbours`
+MIN_NEIGHBOURS, MAX_NEIGHBOURS = 64, 255  # bounds of `max_neighbours`
 PAIRS = 1 << 19  # largest number of pairs in catalogues of medium size: 4 MB in a release
 WEIGHTS = 2  # per neighbour: EASE, transitions
 RIDGE = 200.0  # L2 penalty of EASE
@@ -62,7 +62,7 @@ class ItemNeighbours(NamedTuple):
 
 def max_neighbours(size: int) -> int:
     """Return the largest number of neighbours per item in an E of `size` rows: the more rows, the fewer."""
-    return int(np.clip(PAIRS // max(size, 1), LEAST, MOST))
+    return int(np.clip(PAIRS // max(size, 1), MIN_NEIGHBOURS, MAX_NEIGHBOURS))
 
 
 def fit_neighbours(rows: Ints, users: Ints, times: Ints, size: int) -> ItemNeighbours:

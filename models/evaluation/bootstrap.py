@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 CLUSTERS = 2000  # more users are merged into this many clusters, so that the cost does not grow with the log
-FEWEST = 10  # with fewer users there is no interval: its quantiles would be too narrow
+MIN_USERS = 10  # with fewer users there is no interval: its quantiles would be too narrow
 _AT_ONCE = 500  # resamples per matrix product
 
 
@@ -63,9 +63,9 @@ class UserBootstrap:
         return estimates(values.mean(1), self.resampled(users, values), len(np.unique(users)))
 
 
-def estimates(values: Floats, resampled: Floats, users: int = FEWEST) -> list[Estimate]:
+def estimates(values: Floats, resampled: Floats, users: int = MIN_USERS) -> list[Estimate]:
     """Return values [M] with their intervals by resamples [resamples, M] of `users` users."""
-    if users < FEWEST:
+    if users < MIN_USERS:
         return [Estimate(float(value), np.nan, np.nan, np.nan) for value in values]
     low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
     # twice the share of resamples on the other side of zero; at least what this number of resamples can resolve

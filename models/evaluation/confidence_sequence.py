@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 ALPHA = 0.05
 TIGHTEST = 1000  # number of clicks at which the sequence is narrowest
-FEWEST = 30  # with fewer users there is no interval: their sums are not nearly normal
+MIN_USERS = 30  # with fewer users there is no interval: their sums are not nearly normal
 
 
 def half_width(variance: Floats, n: int, alpha: float = ALPHA) -> Floats:

@@ -13,7 +13,7 @@ from models.evaluation.confidence_sequence import half_width
 
 Floats = NDArray[np.float64]
 
-LEAST = 200  # with fewer observations there is no decision: the interval is asymptotic
+MIN_OBSERVATIONS = 200  # with fewer observations there is no decision: the interval is asymptotic
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PairedEvidence:
 
     def radius(self) -> float:
         """Return the half-width of the interval around the mean difference; infinite for few observations."""
-        if self.n < LEAST:
+        if self.n < MIN_OBSERVATIONS:
             return math.inf
         variance = max(self.squares / self.n - (self.difference / self.n) ** 2, 0.0)
         return float(half_width(np.array(variance / self.n), self.n))

@@ -22,7 +22,7 @@ from streams.settings import Exposures
 
 FAR_MS = 3 * 365 * 86_400_000  # an event this far from nearly all others is stray
 DAY_MS = 86_400_000
-COARSE_LEAST = 10  # with fewer events, equal times of the day may be a coincidence
+MIN_COARSE_EVENTS = 10  # with fewer events, equal times of the day may be a coincidence
 ZERO_SHARE = 20  # the name 0 is a placeholder if it has this many times the mean number of events of other names
 
 # Each normal form is computed from the one before it: names that become equal in a form differ only by its subject.
@@ -125,7 +125,7 @@ def future_times(log: StagedLog, locate: Locate, now: int) -> tuple[Finding, ...
 def coarse_times(log: StagedLog) -> tuple[Finding, ...]:
     """Return a finding if all events have the same time of the day, like dates without hours."""
     coarse = all((time % DAY_MS == log.first % DAY_MS).all() for _, (time,) in log.blocks("time"))
-    if log.rows < COARSE_LEAST or not coarse:
+    if log.rows < MIN_COARSE_EVENTS or not coarse:
         return ()
     differ = log.first < log.last
     finding = "have the same time of the day (dates without hours?)" if differ else "have the same time"

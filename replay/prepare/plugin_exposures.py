@@ -25,7 +25,7 @@ from streams.plugins.plugin import Plugin, PluginError, load
 from streams.plugins.protocols import ExposurePolicy
 from streams.records import Kind
 
-MOST = 100  # exposures per click
+MAX_EXPOSURES = 100  # exposures per click
 FIRST = 1000  # number of groups for which the policy is called twice, to check that it is repeatable
 
 _POSITIONED = ROWS.append(pa.field("position", pa.int64(), nullable=False))
@@ -84,8 +84,8 @@ def _with_exposures(path: Path, rows: int, seed: int, text: str, plugin: Plugin)
 def _shown(plugin: Plugin, policy: ExposurePolicy, click: _Event, random: Random) -> list[str]:
     """Return the items shown before a click, without repeats and without the clicked one. Raises PluginError."""
     items = call(plugin, policy.shown, click.user, click.time, random)
-    if not isinstance(items, list | tuple) or len(items) > MOST:
-        raise PluginError(f"{plugin}: shown returns {shown(items)}: a list of at most {MOST} items is needed")
+    if not isinstance(items, list | tuple) or len(items) > MAX_EXPOSURES:
+        raise PluginError(f"{plugin}: shown returns {shown(items)}: a list of at most {MAX_EXPOSURES} items is needed")
     try:
         names = dict.fromkeys(columns.name("item", item) for item in items)
     except InvalidError as error:

@@ -34,7 +34,7 @@ from streams.releases.gate import number_or_none
 from streams.releases.release import Release
 from streams.settings import Settings
 
-LEAST_GAIN = 1e-3  # nats: a smaller one is not worth a release, however certain it is
+MIN_GAIN = 1e-3  # nats: a smaller one is not worth a release, however certain it is
 ENOUGH = 50  # examples: fewer are kept, to be learnt with those of the next epoch
 
 
@@ -142,7 +142,7 @@ class Trainer:
 
     def _verdict(self) -> Literal["lower", "higher"] | None:
         verdict = self._evidence.verdict()
-        trifle = self._evidence.difference > -LEAST_GAIN * self._evidence.n
+        trifle = self._evidence.difference > -MIN_GAIN * self._evidence.n
         return None if verdict == "lower" and trifle else verdict
 
     def load(self, data: bytes) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
-from models.evaluation.confidence_sequence import FEWEST, by_clusters, half_width
+from models.evaluation.confidence_sequence import MIN_USERS, by_clusters, half_width
 from streams.plugins.loaded import loaded
 from streams.prequential.metrics import ndcg_10
 from streams.prequential.recorded import recorded_outcomes
@@ -58,7 +58,7 @@ class LiveDifferences:
         """Return the differences at the end of the epoch; none with too few users."""
         found: list[LiveDifference] = []
         users = len(self._rows)
-        if users < FEWEST:
+        if users < MIN_USERS:
             return found
         counts, sums = self._sums[:users, 0], self._sums[:users, 1:]
         for a, variant in enumerate(COMPARED):

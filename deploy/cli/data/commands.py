@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 
 from deploy.cli.data.formats import data_convert, data_formats
 from deploy.cli.groups import group
-from deploy.cli.options import SelectionOptions, flattened
+from deploy.cli.options import JsonOption, SelectionOptions, flattened
 from deploy.cli.source_argument import SourceArgument, parse_source
-from deploy.console import Table, terminal
+from deploy.console import Table, print_json, terminal
 from replay.errors import OnError
 from replay.prepare.log_account import not_accepted
 from replay.prepare.plan import Options, Plan
@@ -45,7 +43,7 @@ def data_inspect(
         OnError | None,
         typer.Option(help="What to do at an invalid row: stop, or skip it.  [default: skip, then exit code 1]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     suggest: Annotated[
         bool, typer.Option("--suggest", help="Only print a map for --map, guessed from the first rows.")
     ] = False,
@@ -66,7 +64,7 @@ def data_inspect(
         shown = terminal(stderr=True) if as_json else console
         plan = prepared(source, given, Path(folder), shown, describe=True)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(plan.description)) + b"\n")
+        print_json(plan.description)
     else:
         console.print(_table(plan))
         print_findings(plan, console)

@@ -14,10 +14,10 @@ from deploy.experiments.training.trainer import Trainer
 from models.data.interaction_log import Ints
 from models.evaluation.metrics import metrics
 
-LEAST = (0, 1, 5, 20, 100)  # clicks of all users in the slow phase: the lower bound of each slice
+LOWER_BOUNDS = (0, 1, 5, 20, 100)  # clicks of all users in the slow phase: the lower bound of each slice
 
 
-def slices(trainer: Trainer, cells: list[Cell], least: Sequence[int] = LEAST) -> list[FrequencySlice]:
+def slices(trainer: Trainer, cells: list[Cell], least: Sequence[int] = LOWER_BOUNDS) -> list[FrequencySlice]:
     """Return the slices that have test clicks, with NDCG@10 of each model (mean over seeds).
 
     `least` are the lower bounds of the slices, in clicks.

@@ -36,7 +36,7 @@ RING, TIRED = 10, 2
 SHOWN = 1
 KEPT = 0.9  # probability that a group is on the next screen as well
 BLOCK = 1000  # users generated at a time
-MOST = {"users": 10**9, "items": 10**6, "clicks": 10**4, "groups": 10**3, "days": 36_500}  # a block is held in memory
+MAXIMA = {"users": 10**9, "items": 10**6, "clicks": 10**4, "groups": 10**3, "days": 36_500}  # a block is held in memory
 START = 1_700_000_000_000  # ms; past clicks lie in the day before
 
 Ints = NDArray[np.int64]
@@ -61,7 +61,7 @@ class Synthetic:
         """Raise SourceError for parameters that make no log."""
         if not (self.users >= 1 and self.clicks >= 2 and self.days >= 1 and self.seed >= 0 and 0 <= self.noise <= 1):
             raise SourceError("synthetic: users, days >= 1, clicks >= 2, seed >= 0 and noise within 0..1 are needed")
-        for name, largest in MOST.items():
+        for name, largest in MAXIMA.items():
             if getattr(self, name) > largest:
                 raise SourceError(f"synthetic: {name}={getattr(self, name)} is too many: at most {largest:,}")
         if not 1 <= self.favourites < self.groups <= self.items:
