@@ -97,7 +97,7 @@ def main(source: str, most: int) -> None:
         for dim in WIDTHS:
             for bf16 in (False, True):
                 trainer.cost.clear()
-                models.sasrec(trainer, request.hyperparameters.varied(("sasrec",), dim=dim, bf16=bf16), 1)
+                models.fitted_sasrec(trainer, request.hyperparameters.varied(("sasrec",), dim=dim, bf16=bf16), 1)
                 curve = trainer.cost.curves["SASRec"]
                 fits.append({"net": "SASRec", "dim": dim, "bf16": bf16, "validation": max(curve), "epochs": len(curve)})
                 print(fits[-1], flush=True)

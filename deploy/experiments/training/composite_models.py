@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.experiments.data.protocol import Phase
-from deploy.experiments.training.hyperparameters import HyperparameterSet
+from deploy.experiments.training.hyperparameters import Hyperparameters, HyperparameterSet
 from deploy.experiments.training.models import (
     BOTH,
     FAST,
@@ -37,30 +37,25 @@ def din_fm(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> T
     """DIN+FM."""
     alone, after = fitted_fm(trainer, hyperparameters, seed)
     torch.manual_seed(seed)
-    hinted = FM(FMConfig(hyperparameters.fm.dim, HINTS), trainer.rows, trainer.users)
-    widen(alone, hinted)
-    net, start = _two_stage(hinted, trainer, hyperparameters, seed)
-    trainer.fit("DIN+FM", net, hyperparameters.din_fm, seed, FAST, after=after + start)
-    return net
+    informed = FM(FMConfig(hyperparameters.fm.dim, HINTS), trainer.rows, trainer.users)
+    widen(alone, informed)
+    return _two_stage("DIN+FM", informed, after, hyperparameters.din_fm, trainer, hyperparameters, seed)
 
 
 def din_neumf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> TwoStage:
     """DIN+NeuMF."""
     alone, after = fitted_neumf(trainer, hyperparameters, seed)
     torch.manual_seed(seed)
-    hinted = NeuMF(NeuMFConfig(hyperparameters.neumf.dim, hints=HINTS), trainer.rows, trainer.users)
-    widen(alone, hinted)
-    net, start = _two_stage(hinted, trainer, hyperparameters, seed)
-    trainer.fit("DIN+NeuMF", net, hyperparameters.din_neumf, seed, FAST, after=after + start)
-    return net
+    informed = NeuMF(NeuMFConfig(hyperparameters.neumf.dim, hints=HINTS), trainer.rows, trainer.users)
+    widen(alone, informed)
+    return _two_stage("DIN+NeuMF", informed, after, hyperparameters.din_neumf, trainer, hyperparameters, seed)
 
 
 def din_gru4rec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> TwoStage:
     """DIN+GRU4Rec."""
     alone, after = fitted_gru4rec(trainer, hyperparameters, seed)
-    net, start = _two_stage(InformedSequential(alone), trainer, hyperparameters, seed)
-    trainer.fit("DIN+GRU4Rec", net, hyperparameters.din_gru4rec, seed, FAST, after=after + start)
-    return net
+    informed, params = InformedSequential(alone), hyperparameters.din_gru4rec
+    return _two_stage("DIN+GRU4Rec", informed, after, params, trainer, hyperparameters, seed)
 
 
 def gru4rec_tuned(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> TwoStage:
@@ -79,9 +74,9 @@ class Silent(nn.Module):
         return torch.zeros(items.shape)
 
 
-def widen(alone: nn.Module, hinted: nn.Module) -> None:
-    """Copy the weights of `alone` to `hinted`; the weights of its last columns, the hints, start at zero."""
-    wider = hinted.state_dict()
+def widen(alone: nn.Module, informed: nn.Module) -> None:
+    """Copy the weights of `alone` to `informed`; the weights of its last columns, the hints, start at zero."""
+    wider = informed.state_dict()
     for name, weight in alone.state_dict().items():
         if weight.shape == wider[name].shape:
             wider[name].copy_(weight)
@@ -90,19 +85,25 @@ def widen(alone: nn.Module, hinted: nn.Module) -> None:
 
 
 def _two_stage(
-    hinted: FM | NeuMF | InformedSequential, trainer: Trainer, hyperparameters: HyperparameterSet, seed: int
-) -> tuple[TwoStage, str]:
-    """Return the two-stage net before its second fit, and a name of DIN's fit and of its initial weight.
+    name: str,
+    informed: FM | NeuMF | InformedSequential,
+    after: str,
+    params: Hyperparameters,
+    trainer: Trainer,
+    hyperparameters: HyperparameterSet,
+    seed: int,
+) -> TwoStage:
+    """Return the two-stage net of DIN and a fast net, whose fit without DIN is `after`, after its second fit.
 
     The initial weight of DIN's logit is the one that ranks the validation clicks best: a fit on the fast phase hardly
     changes a single number.
     """
-    slow, after = fitted_din(trainer, hyperparameters, seed)
-    net = TwoStage(slow, hinted.eval())
+    slow, after_slow = fitted_din(trainer, hyperparameters, seed)
+    net = TwoStage(slow, informed.eval())
 
     def set_weight(weight: float) -> None:
         with torch.no_grad():
-            hinted.hint_weights.copy_(torch.tensor([weight, 0.0]))
+            informed.hint_weights.copy_(torch.tensor([weight, 0.0]))
 
     def ndcg(weight: float) -> float:
         set_weight(weight)
@@ -110,7 +111,8 @@ def _two_stage(
 
     best = max(HINT_WEIGHTS, key=ndcg)
     set_weight(best)
-    return net, f"{after} from {best}"
+    trainer.fit(name, net, params, seed, FAST, after=f"{after}{after_slow} from {best}")
+    return net
 
 
 def fedavg(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> GRU4Rec:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -20,7 +21,6 @@ from models.baselines.caser import Caser, CaserConfig
 from models.baselines.fm import FM, FMConfig
 from models.baselines.gru4rec import GRU4Rec, GRU4RecConfig
 from models.baselines.hstu import HSTU
-from models.baselines.item2vec import Item2Vec
 from models.baselines.mingru import MinGRU, MinGRUConfig
 from models.baselines.neumf import NeuMF, NeuMFConfig
 from models.baselines.sasrec import SASRec, SASRecConfig
@@ -63,22 +63,21 @@ def nets(trainer: Trainer, params: Hyperparameters, seed: int, *, symlog_priors:
     return Nets.initial(config, trainer.rows, seed)
 
 
-def din(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> DIN:
-    """DIN, eq. (1-2)."""
-    return fitted_din(trainer, hyperparameters, seed)[0]
+def without_identity(fitted: Callable[[Trainer, HyperparameterSet, int], tuple[Score, str]]) -> Fit:
+    """Return the fit of a model whose single net `fitted` returns with the identity of its fit."""
+    return lambda trainer, hyperparameters, seed: fitted(trainer, hyperparameters, seed)[0]
 
 
 def fitted_din(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[DIN, str]:
-    """Return DIN and the identity of its fit."""
+    """Return DIN, eq. (1-2), and the identity of its fit."""
     net = DIN(nets(trainer, hyperparameters.din, seed))
     return net, trainer.fit("DIN", net, hyperparameters.din, seed, SLOW)
 
 
-def sasrec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> SASRec:
-    """SASRec over the delayed clicks."""
+def fitted_sasrec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[SASRec, str]:
+    """Return SASRec over the delayed clicks, and the identity of its fit."""
     net = new_sasrec(trainer, hyperparameters, seed)
-    trainer.fit("SASRec", net, hyperparameters.sasrec, seed, SLOW)
-    return net
+    return net, trainer.fit("SASRec", net, hyperparameters.sasrec, seed, SLOW)
 
 
 def new_sasrec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> SASRec:
@@ -88,60 +87,38 @@ def new_sasrec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) 
     return SASRec(SASRecConfig(params.dim, trainer.protocol.history, dropout=params.dropout), trainer.rows)
 
 
-def caser(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> Caser:
-    """Caser over the delayed clicks."""
+def fitted_caser(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[Caser, str]:
+    """Return Caser over the delayed clicks, and the identity of its fit."""
     torch.manual_seed(seed)
     params = hyperparameters.caser
     net = Caser(CaserConfig(params.dim, trainer.protocol.history, dropout=params.dropout), trainer.rows)
-    trainer.fit("Caser", net, params, seed, SLOW)
-    return net
+    return net, trainer.fit("Caser", net, params, seed, SLOW)
 
 
-def hstu(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> HSTU:
-    """HSTU over the delayed clicks: beyond the paper."""
+def fitted_hstu(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[HSTU, str]:
+    """Return HSTU over the delayed clicks, and the identity of its fit: beyond the paper."""
     torch.manual_seed(seed)
     params = hyperparameters.hstu
     net = HSTU(HSTUConfig(params.dim, trainer.protocol.history, dropout=params.dropout), trainer.rows)
-    trainer.fit("HSTU", net, params, seed, SLOW)
-    return net
-
-
-def item2vec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> Item2Vec:
-    """Item2vec over the device's last clicks: beyond the paper. Item tables of other nets are initialised from it."""
-    return trainer.item2vec(hyperparameters.item2vec, seed, BOTH)[0]
-
-
-def fm(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> FM:
-    """FM of user and item."""
-    return fitted_fm(trainer, hyperparameters, seed)[0]
+    return net, trainer.fit("HSTU", net, params, seed, SLOW)
 
 
 def fitted_fm(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[FM, str]:
-    """Return FM and the identity of its fit."""
+    """Return FM of user and item, and the identity of its fit."""
     torch.manual_seed(seed)
     net = FM(FMConfig(hyperparameters.fm.dim), trainer.rows, trainer.users)
     return net, trainer.fit("FM", net, hyperparameters.fm, seed, BOTH)
 
 
-def neumf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> NeuMF:
-    """NeuMF of user and item."""
-    return fitted_neumf(trainer, hyperparameters, seed)[0]
-
-
 def fitted_neumf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[NeuMF, str]:
-    """Return NeuMF and the identity of its fit."""
+    """Return NeuMF of user and item, and the identity of its fit."""
     torch.manual_seed(seed)
     net = NeuMF(NeuMFConfig(hyperparameters.neumf.dim), trainer.rows, trainer.users)
     return net, trainer.fit("NeuMF", net, hyperparameters.neumf, seed, BOTH)
 
 
-def gru4rec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> GRU4Rec:
-    """GRU4Rec over the device's clicks."""
-    return fitted_gru4rec(trainer, hyperparameters, seed)[0]
-
-
 def fitted_gru4rec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[GRU4Rec, str]:
-    """Return GRU4Rec and the identity of its fit."""
+    """Return GRU4Rec over the device's clicks, and the identity of its fit."""
     net = new_gru4rec(trainer, hyperparameters, seed)
     return net, trainer.fit("GRU4Rec", net, hyperparameters.gru4rec, seed, BOTH)
 
@@ -154,41 +131,28 @@ def new_gru4rec(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int)
     return GRU4Rec(config, trainer.rows)
 
 
-def mingru(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> MinGRU:
-    """MinGRU over the device's clicks: beyond the paper."""
+def fitted_mingru(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[MinGRU, str]:
+    """Return minGRU over the device's clicks, and the identity of its fit: beyond the paper."""
     torch.manual_seed(seed)
     params = hyperparameters.mingru
     config = MinGRUConfig(params.dim, 2 * params.dim, length=trainer.protocol.recent, dropout=params.dropout)
     net = MinGRU(config, trainer.rows)
-    trainer.fit("minGRU", net, params, seed, BOTH)
-    return net
-
-
-def f2s(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> F2S:
-    """F2S, eq. (5-6), with the r2 of the last exposures."""
-    return fitted_f2s(trainer, hyperparameters, seed)[0]
-
-
-def f2s_served(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> F2S:
-    """F2S, eq. (5-6), fitted and evaluated with the r2 of the last closed window."""
-    return fitted_f2s(trainer, hyperparameters, seed, fresh=False)[0]
+    return net, trainer.fit("minGRU", net, params, seed, BOTH)
 
 
 def fitted_f2s(
     trainer: Trainer, hyperparameters: HyperparameterSet, seed: int, *, fresh: bool = True
 ) -> tuple[F2S, str]:
-    """Return F2S and the identity of its fit."""
+    """Return F2S, eq. (5-6), and the identity of its fit.
+
+    r2 is that of the last exposures; without `fresh`, in the fit and in the evaluation, that of the last closed window.
+    """
     net = F2S(nets(trainer, hyperparameters.f2s, seed))
     return net, trainer.fit("DIN w F2S", net, hyperparameters.f2s, seed, SLOW, fresh=fresh)
 
 
-def fast(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> FastAlone:
-    """The fast part alone, eq. (3-4), with an encoder of its own."""
-    return fitted_fast(trainer, hyperparameters, seed)[0]
-
-
 def fitted_fast(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> tuple[FastAlone, str]:
-    """Return the fast part alone and the identity of its fit."""
+    """Return the fast part alone, eq. (3-4), with an encoder of its own, and the identity of its fit."""
     net = FastAlone(nets(trainer, hyperparameters.fast, seed, symlog_priors=hyperparameters.s2f.symlog_priors))
     return net, trainer.fit("fast alone", net, hyperparameters.fast, seed, BOTH)
 
@@ -200,18 +164,11 @@ def fast_tuned(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) 
     return alone
 
 
-def mc2sf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> MC2SF:
-    """MC2-SF: S2F, eq. (7-8), with the priors of F2S."""
-    return fitted_mc2sf(trainer, hyperparameters, seed, fresh=True)
+def fitted_mc2sf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int, *, fresh: bool = True) -> MC2SF:
+    """Return MC2-SF, which is S2F, eq. (7-8), with the priors of F2S; `fresh`: see `fitted_f2s`.
 
-
-def mc2sf_served(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int) -> MC2SF:
-    """MC2-SF with the r2 of the last closed window."""
-    return fitted_mc2sf(trainer, hyperparameters, seed, fresh=False)
-
-
-def fitted_mc2sf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int, *, fresh: bool) -> MC2SF:
-    """Fit S2F: the fast part that was fitted alone gets the priors of a fitted F2S, whose weights stay fixed."""
+    The fast part that was fitted alone gets the priors of a fitted F2S, whose weights stay fixed.
+    """
     alone, after_fast = fitted_fast(trainer, hyperparameters, seed)
     cloud, after_slow = fitted_f2s(trainer, hyperparameters, seed, fresh=fresh)
     start_from_fast_alone(alone.nets.fast)
@@ -221,18 +178,24 @@ def fitted_mc2sf(trainer: Trainer, hyperparameters: HyperparameterSet, seed: int
 
 
 POPULARITY_MODEL = Model("popularity", lambda trainer, _recipes, _seed: popularity(trainer), ())
-DIN_MODEL = Model("DIN", din, ("din",))
-SASREC_MODEL = Model("SASRec", sasrec, ("sasrec",))
-CASER_MODEL = Model("Caser", caser, ("caser",))
-HSTU_MODEL = Model("HSTU", hstu, ("hstu",))
-ITEM2VEC_MODEL = Model("item2vec", item2vec, ("item2vec",))
-FM_MODEL = Model("FM", fm, ("fm",))
-NEUMF_MODEL = Model("NeuMF", neumf, ("neumf",))
-GRU4REC_MODEL = Model("GRU4Rec", gru4rec, ("gru4rec",))
-MINGRU_MODEL = Model("minGRU", mingru, ("mingru",))
-F2S_MODEL = Model("DIN w/ F2S", f2s, ("f2s",))
-F2S_SERVED_MODEL = Model("DIN w/ F2S, served", f2s_served, ("f2s",), fresh=False)
-FAST_MODEL = Model("fast alone", fast, ("fast", "s2f"))
+DIN_MODEL = Model("DIN", without_identity(fitted_din), ("din",))
+SASREC_MODEL = Model("SASRec", without_identity(fitted_sasrec), ("sasrec",))
+CASER_MODEL = Model("Caser", without_identity(fitted_caser), ("caser",))
+HSTU_MODEL = Model("HSTU", without_identity(fitted_hstu), ("hstu",))
+ITEM2VEC_MODEL = Model(  # over the device's last clicks: beyond the paper
+    "item2vec",
+    without_identity(lambda trainer, params, seed: trainer.item2vec(params.item2vec, seed, BOTH)),
+    ("item2vec",),
+)
+FM_MODEL = Model("FM", without_identity(fitted_fm), ("fm",))
+NEUMF_MODEL = Model("NeuMF", without_identity(fitted_neumf), ("neumf",))
+GRU4REC_MODEL = Model("GRU4Rec", without_identity(fitted_gru4rec), ("gru4rec",))
+MINGRU_MODEL = Model("minGRU", without_identity(fitted_mingru), ("mingru",))
+F2S_MODEL = Model("DIN w/ F2S", without_identity(fitted_f2s), ("f2s",))
+F2S_SERVED_MODEL = Model(
+    "DIN w/ F2S, served", without_identity(partial(fitted_f2s, fresh=False)), ("f2s",), fresh=False
+)
+FAST_MODEL = Model("fast alone", without_identity(fitted_fast), ("fast", "s2f"))
 FAST_TUNED_MODEL = Model("fast alone, fine-tuned", fast_tuned, ("fast", "s2f"))
-MC2SF_MODEL = Model("MC2-SF", mc2sf, ("fast", "f2s", "s2f"))
-MC2SF_SERVED_MODEL = Model("MC2-SF, served", mc2sf_served, ("fast", "f2s", "s2f"), fresh=False)
+MC2SF_MODEL = Model("MC2-SF", fitted_mc2sf, ("fast", "f2s", "s2f"))
+MC2SF_SERVED_MODEL = Model("MC2-SF, served", partial(fitted_mc2sf, fresh=False), ("fast", "f2s", "s2f"), fresh=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deploy.experiments.data.protocol import Phase
 from deploy.experiments.training.hyperparameters import HyperparameterSet
-from deploy.experiments.training.models import Model, din
+from deploy.experiments.training.models import Model, fitted_din
 from deploy.experiments.training.trainer import Trainer
 from models.data.catalogue import FIRST_ROW, ROW_PADDING
 from models.data.item_statistics import ItemStatistics
@@ -68,6 +68,6 @@ class PluginScore:
     @cached_property
     def _table(self) -> NDArray[np.float32]:
         with torch.inference_mode(mode=False):
-            nets = din(self._trainer, self._hyperparameters, self._seed).nets
+            nets = fitted_din(self._trainer, self._hyperparameters, self._seed)[0].nets
         table: NDArray[np.float32] = nets.encoder.E.detach().numpy()
         return table
