@@ -187,6 +187,18 @@ def test_what_the_cloud_adds_needs_evidence_and_goes_when_there_is_none() -> Non
     assert not is_supported(helpful[:0], of[:0], before, sampled_softmax)
 
 
+def test_weights_that_lower_the_loss_but_rank_worse_do_not_replace_fast_alone() -> None:
+    by_fast, s2f = np.zeros((200, 20)), np.zeros((200, 20))
+    by_fast[:100, 0] = 3.0  # half of the clicks are ranked first by fast
+    by_fast[90:100, 1], s2f[90:100, 1] = 2.9, 1.0  # of which S2F would rank ten second
+    by_fast[100:, 1:12], s2f[100:, :12] = 2.0, 1.0  # the others are raised by S2F, but never among the first ten
+    features = np.zeros((200, 20, len(FEATURES)))
+    features[..., FEATURES.index("s2f")], features[..., FEATURES.index("fast")] = s2f, by_fast
+    shuffled = torch.from_numpy(np.random.default_rng(1).permutation(features))
+    assert fit_weights(shuffled, initial_weights(), sampled_softmax)[0] > 0.2
+    assert not is_supported(shuffled, np.arange(200) % 40, initial_weights(), sampled_softmax)
+
+
 def test_before_the_first_retrain_mc2sf_is_fast_alone() -> None:
     scorer, rng = Scorer(Nets.initial(STACKED, 30, 1)), np.random.default_rng(2)
     clicks, shown, candidates = rng.integers(2, 30, 4), rng.integers(2, 30, 4), rng.integers(2, 30, 70)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.data.interaction_log import is_click
 from models.data.item_neighbours import ItemNeighbours, fit_neighbours
+from models.evaluation.metrics import gains
 from models.mc2sf import stacking
 from models.mc2sf.nets import Nets
 from models.optimisers.newton import minimum
@@ -55,22 +56,32 @@ def is_supported(features: Tensor, users: Ints, before: Tensor, loss: Loss) -> b
 
     A click's loss is that of weights fitted to the other blocks of time; fast alone is scaled by a factor fitted in the
     same way. To replace fast alone the loss must be lower by a standard error, over users if there are enough. If
-    weights were supported `before`, a lower mean suffices: a repeated test would often reject weights that help.
+    weights were supported `before`, a lower mean suffices: a repeated test would often reject weights that help. The
+    mean NDCG@10 of these clicks must be higher, too: on some logs weights lower the loss and rank worse.
     """
     initial = stacking.initial_weights()
     is_fast, block = initial > 0, torch.arange(len(features)) * FOLDS // max(len(features), 1)
-    differences = np.zeros(len(features))
+    differences, gain = np.zeros(len(features)), 0.0
     for fold in range(FOLDS):
         train, test = features[block != fold], features[block == fold]
         fitted = test @ _fit(train, before, loss).to(test.dtype)
         alone = test[..., is_fast] @ fit_weights(train[..., is_fast], initial[is_fast], loss).to(test.dtype)
         differences[block == fold] = cross_entropy(fitted) - cross_entropy(alone)
+        gain += float((_ndcg(fitted) - _ndcg(alone)).sum())
+    if gain <= 0:
+        return False
     if not before.equal(initial):
-        return len(differences) > 0 and bool(differences.mean() < 0)
+        return bool(differences.mean() < 0)
     _, user = np.unique(users, return_inverse=True)
     if user.max(initial=-1) + 1 >= MIN_SAMPLES:
         differences = np.bincount(user, differences).astype(np.float64)
     return is_better(differences, np.zeros(len(differences)))
+
+
+def _ndcg(scores: Tensor) -> NDArray[np.float64]:
+    """Return the NDCG@10 of lists [M, C] whose column 0 is the click; half of the equal scores count as higher."""
+    click, others = scores[:, :1], scores[:, 1:]
+    return gains(1 + (others > click).sum(-1) + (others == click).sum(-1) / 2)["ndcg@10"]
 
 
 def _fit(features: Tensor, before: Tensor, loss: Loss) -> Tensor:
