@@ -15,15 +15,17 @@ from replay.sources.schema import IMPRESSIONS, NAME_BYTES
 from streams.records import Kind, item_key
 
 HINT = "say which is which with --columns, or let `mc2sf data inspect SOURCE --suggest` propose it"
-NO_VALUE = ("", "null", "nan", "none", "\\n", "-1")  # spellings of "no value", in lower case and without blanks
+NO_VALUE = ("", "null", "nan", "none", "\\n", "-1", "-1.0")  # spellings of "no value", in lower case and without blanks
 # words that mean "no value" in some logs: as an impression they are none, as a name they are warned about
 DOUBTFUL = (
     *("n/a", "na", "#n/a", "<na>", "nat", "nil", "(null)", "<null>", "undefined", "unknown", "missing"),
     *("anonymous", "anon", "guest", "-", "--", "?", "[]", "{}", "00000000-0000-0000-0000-000000000000"),
+    *("n.a.", "not set", "(not set)", "(none)", "...", "\u200b", "\ufeff"),
+    *("#name?", "#value!", "#ref!", "#div/0!", "#num!", "#null!", "#error!"),  # errors of spreadsheets
 )
 NO_IMPRESSION = (*NO_VALUE, "0", *DOUBTFUL)
 _WHOLE = re.compile(r"^([0-9]+)\.0+$")
-FLOAT_WHOLE = 2**53  # floats represent every whole number up to here
+FLOAT_WHOLE = 2**53 - 1  # a larger float may be a rounded number
 KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "past_click": Kind.PAST_CLICK}
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from replay.errors import InvalidError, RowErrors, SourceError
+from replay.errors import InvalidError, RowError, RowErrors, SourceError
 from replay.sources import columns
 from replay.sources.schema import BATCH
 from replay.values.events import EventReader
 from replay.values.table import Table
+
+_DIGITS = {pa.float16(): 11, pa.float32(): 24}  # binary digits of floats that hold few
 
 
 def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
@@ -25,8 +28,8 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
         except InvalidError as error:
             raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
         for column, name in names.items():
-            if column != "timestamp" and pa.types.is_temporal(file.schema_arrow.field(name).type):
-                raise SourceError(f"{path}: wrong columns: {name}, the {column}, is a column of times")
+            if problem := _wrong_type(column, file.schema_arrow.field(name).type, reader):
+                raise SourceError(f"{path}: wrong columns: {name}, the {column}, {problem}")
         if not file.metadata.num_rows:
             raise SourceError(f"{path} is empty")
         first = 1
@@ -34,6 +37,7 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
             for batch in file.iter_batches(batch_size=BATCH, columns=list(names.values()), use_threads=False):
                 batch.validate(full=True)  # above all text that is not UTF-8
                 rows = pa.RecordBatch.from_arrays([batch[name] for name in names.values()], names=list(names))
+                _check_exact(path, rows, first)
                 lines = np.arange(first, first + batch.num_rows)
                 yield reader.events(Table(path, rows, lines, "row"), errors)
                 first += batch.num_rows
@@ -41,6 +45,34 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
             raise
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: of Python's values
             raise SourceError(f"{path}, near row {first:,}: {error}") from error
+
+
+def _wrong_type(column: str, kind: pa.DataType, reader: EventReader) -> str:
+    """Return why a column of this type can't be read as `column`; "" if it can."""
+    if column != "timestamp":
+        if pa.types.is_temporal(kind):
+            return "is a column of times"
+    elif kind in _DIGITS and reader.log_map.time_unit is None:
+        return f"has numbers of {kind}, which round times to minutes: --time-unit takes them as they are"
+    lists = isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
+    if (
+        column in ("slate", "history")
+        and pa.types.is_nested(kind)
+        and not (lists and not pa.types.is_nested(kind.value_type))
+    ):
+        return f"is {kind}, not a list of names"
+    return ""
+
+
+def _check_exact(path: Path, rows: pa.RecordBatch, first: int) -> None:
+    """Raise RowError for a user, an item or an impression in a short float that may be a rounded number."""
+    for column in ("user", "item", "impression"):
+        if column in rows.schema.names and (digits := _DIGITS.get(rows[column].type)):
+            numbers = pc.fill_null(pc.cast(rows[column], pa.float64()), 0).to_numpy()
+            for index in np.flatnonzero(np.isfinite(numbers) & (np.abs(numbers) >= 2**digits))[:1].tolist():
+                raise RowError(
+                    path, first + index, f"{column} is a float too large to be exact", str(numbers[index]), unit="row"
+                )
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ LEFT_OUT = "events that the map ignores"
 Problem = tuple[int, str, str]  # line, reason and detail, as in RowError
 Numbers = npt.NDArray[np.int64]
 
+_TRUTH: Final = {"true": 1, "t": 1, "yes": 1, "y": 1, "false": 0, "f": 0, "no": 0, "n": 0}
 _EVENTS: Final = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "ignore": None}
 
 
@@ -101,7 +103,15 @@ class EventReader:
 
     @cached_property
     def _no_value(self) -> frozenset[str]:
-        return frozenset(NO_VALUE) | {text.strip().lower() for text in self.log_map.null}
+        return frozenset(NO_VALUE) | self._null
+
+    @cached_property
+    def _null(self) -> frozenset[str]:
+        return frozenset(text.strip().lower() for text in self.log_map.null)
+
+    @cached_property
+    def _null_numbers(self) -> frozenset[float]:
+        return frozenset(number for text in self._null if (number := _number(text)) is not None)
 
     @cached_property
     def _no_impression(self) -> frozenset[str]:
@@ -125,6 +135,8 @@ class EventReader:
                 raise InvalidError("unknown event kind", shown(value))
             return self._words.get(word, self._words.get("*"))
         number = _number(value)
+        if number in self._null_numbers or str(value).strip().lower() in self._null:
+            raise InvalidError(f"{self.log_map.decides} is a placeholder for no value", shown(value))
         if number is None:
             raise InvalidError(f"{self.log_map.decides} is no number", shown_number(value))
         if self.log_map.decides == "rating" and self.policy != "rated":
@@ -223,14 +235,14 @@ def _is_text(column: pa.Array) -> bool:
 
 
 def _number(value: object) -> float | None:
-    """Return a value (number, text or truth value) as a number; None for NaN and others."""
+    """Return a value (number, text or truth value) as a number; None for NaN, infinity and others."""
     if isinstance(value, str):
-        value = {"true": "1", "false": "0"}.get(text := value.strip().lower(), text.replace("_", "x"))
+        value = _TRUTH.get(text := value.strip().lower(), text.replace("_", "x"))
     try:
         number = float(value)  # type: ignore[arg-type]  # what it can't take raises TypeError
     except (TypeError, ValueError, OverflowError):
         return None
-    return None if number != number else number  # noqa: PLR0124 - NaN
+    return number if math.isfinite(number) else None
 
 
 _NULLABLE = pa.schema([pa.field(f.name, f.type) for f in READ])

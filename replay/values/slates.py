@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +15,8 @@ from replay.sources.log_map import Slate
 from replay.values.table import Table
 from streams.records import Kind
 
+_LIST = r"^\s*[\[{][^\[\]{}]*[\]}]\s*$"  # a list as JSON, Python, numpy or PostgreSQL write it
+_ITEM = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"]+)""", re.DOTALL)
 _FILES_FROM = 1 << 36  # impressions without a number have that of their line and, above it, that of their file
 
 
@@ -25,7 +29,7 @@ def expanded(table: Table, kinds: pa.Array, slate: Slate, file: int) -> tuple[Ta
     rows = table.rows
     if "item" not in rows.schema.names:
         rows = rows.append_column("item", pa.nulls(rows.num_rows, pa.string()))
-    parent, items = _cells(pc.if_else(pc.is_valid(kinds), rows["slate"], None), slate.separator)
+    parent, items = _cells(pc.if_else(pc.is_valid(kinds), _lists(rows["slate"], slate.separator), None))
     items, clicked = _unmarked(items, slate)
     named = pc.fill_null(pc.and_(pc.equal(kinds, int(Kind.CLICK)), pc.is_valid(rows["item"])), False)
     target = pc.cast(rows["item"], pa.string())
@@ -48,15 +52,33 @@ def expanded(table: Table, kinds: pa.Array, slate: Slate, file: int) -> tuple[Ta
     return Table(table.path, rows, table.lines[at.to_numpy()], table.unit), both
 
 
-def _cells(column: pa.Array, separator: str) -> tuple[pa.Array, pa.Array]:
-    """Return the row and the text of each item in a column of lists, or of texts with a separator."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        lists = column
-    else:
-        lists = pc.split_pattern(pc.cast(column, pa.string()), separator)
+def _lists(column: pa.Array, separator: str) -> pa.Array:
+    """Return a column of lists or of texts as lists."""
+    if pa.types.is_nested(column.type):
+        return column if pa.types.is_large_list(column.type) else pc.cast(column, pa.list_(column.type.value_type))
+    text = pc.cast(column, pa.string())
+    if not pc.any(pc.match_substring_regex(text, _LIST)).as_py():
+        return pc.split_pattern(text, separator)
+    cells = (cell if cell is None else split(cell, separator) for cell in text.to_pylist())
+    return pa.array(cells, pa.list_(pa.string()))
+
+
+def _cells(lists: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Return the row and the text of each item in a column of lists."""
     parent, items = pc.list_parent_indices(lists), pc.cast(pc.list_flatten(lists), pa.string())
     filled = pc.fill_null(pc.greater(pc.binary_length(pc.utf8_trim_whitespace(items)), 0), False)
     return pc.cast(parent, pa.int64()).filter(filled), items.filter(filled)
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Return the items of a text with a separator, or of a list in brackets (`["a", "b"]`, `['a' 'b']`, `{a,b}`)."""
+    if not re.match(_LIST, text):
+        return text.split(separator)
+    try:
+        items = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+        return [str(item) for item in items if item is not None]
+    except ValueError:
+        return [re.sub(r"\\(.)", r"\1", "".join(parts)) for parts in _ITEM.findall(text.strip()[1:-1])]
 
 
 def _unmarked(items: pa.Array, slate: Slate) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
@@ -86,7 +108,7 @@ class Histories:
                 self.seen.add(user)
                 new.append(row)
         rows = table.rows.take(pa.array(new, pa.int64()))
-        parent, items = _cells(rows["history"], self.separator)
+        parent, items = _cells(_lists(rows["history"], self.separator))
         of = parent.to_numpy()
         ends = np.searchsorted(of, np.arange(len(new)), side="right")
         ms = self.start - (ends[of] - np.arange(len(of)))

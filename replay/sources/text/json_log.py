@@ -24,6 +24,7 @@ from replay.sources.text.csv_log import is_utf8, utf8
 from replay.sources.text.csv_records import LINE_BYTES
 from replay.sources.text.json_form import LISTS, JsonForm, json_form
 from replay.values.events import EventReader, Problem
+from replay.values.slates import split
 from replay.values.table import Table
 
 _FORMS = 16  # number of sets of fields in the cache: most lines of a log have the same fields
@@ -180,7 +181,7 @@ def _as_text(column: str, value: object, separator: str) -> object:
 
 def _items(column: str, value: object, separator: str) -> list[str] | None:
     """Return the items of an impression or a history. Raises InvalidError if it is neither a list nor text."""
-    items = value if value is None or isinstance(value, list) else str(value).split(separator)
+    items = value if value is None or isinstance(value, list) else split(str(value), separator)
     if items is None or all(isinstance(item, str | int) and not isinstance(item, bool) for item in items):
         return items and [str(item) for item in items]
     raise InvalidError(f"{column} is no list of names", shown(value))
