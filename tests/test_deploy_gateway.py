@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import uvicorn
+from confluent_kafka import KafkaException
 from starlette.testclient import TestClient
 
 from benchmarks.servers.worker import wait_for
@@ -22,11 +25,13 @@ from deploy.gateway.epoch_ticker import EpochTicker
 from deploy.gateway.ingest import Ingest
 from deploy.gateway.lists import ranking_impression
 from deploy.gateway.rankings import Rankings
+from deploy.gateway.run_watch import RunWatch
 from deploy.gateway.tables import Tables
-from deploy.runs import FoundRun
+from deploy.runs import FoundRun, register_run
 from deploy.user_error import UserError
 from streams.codec import Reader, Tensor
 from streams.coordinator.lease import Lease
+from streams.database import schema
 from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
 from streams.kafka.partitioner import partition_of
@@ -87,6 +92,11 @@ class FakeProducer:
         threading.Event().wait(min(timeout, 0.001))
         return len(due)
 
+    def list_topics(self, topic: str, timeout: float) -> None:
+        assert topic.endswith(DEVICE_EVENTS.name)
+        if self.away:
+            raise KafkaException(timeout)
+
     def flush(self, _timeout: float) -> int:
         return 0
 
@@ -131,10 +141,10 @@ class GatewayHarness:
         self.now = 0.0
         self.limits = RateLimits(1, 50, lambda: self.now)
         tables: Any = FakeTables()
-        gateway = Gateway(
+        self.gateway = Gateway(
             Tokens.read(path), self.ingest, self.rankings, tables, lambda: 9_000, limits=self.limits, body_s=0.2
         )
-        self.app = gateway.app()
+        self.app = self.gateway.app()
         self.client = TestClient(self.app, raise_server_exceptions=False)
 
     def limits_off(self) -> None:
@@ -433,6 +443,40 @@ def test_the_client_repeats_events_until_they_are_accepted_under_one_key(harness
     finally:
         server.should_exit = True
         thread.join()
+
+
+def test_what_is_in_the_tables_is_answered_with_503_while_the_database_is_away(
+    settings: Settings, harness: GatewayHarness
+) -> None:
+    nowhere = sa.create_engine("sqlite:////no/such/folder/mc2sf.db")
+    tables = Tables(FoundRun(settings, nowhere, None, "test"))
+    client = TestClient(dataclasses.replace(harness.gateway, tables=tables).app())
+    for path in ("/v1/users/ada", "/v1/releases", "/v1/items/film"):
+        answer = client.get(path, headers=harness.headers("root"))
+        assert (answer.status_code, "the database has not answered" in answer.text) == (503, True), answer.text
+    assert tables.served() == "popularity"
+
+
+def test_a_gateway_is_not_ready_without_its_broker_and_ends_with_its_run(settings: Settings, tmp_path: Path) -> None:
+    engine, ends = connect(settings.database.get_secret_value()), []
+    register_run(settings, engine, "test")
+    harness = GatewayHarness(settings, tmp_path)
+    watch = RunWatch(FoundRun(settings, engine, None, "test"), harness.producer, pause_s=0)
+    watch.on_end = lambda: ends.append(watch.missing)
+    client = TestClient(dataclasses.replace(harness.gateway, watch=watch).app())
+    for harness.producer.away, status, words in ((False, 200, "ok"), (True, 503, "broker"), (False, 200, "ok")):
+        watch.missing = watch.look()
+        answer = client.get("/readyz")
+        assert (answer.status_code, words in answer.text) == (status, True), answer.text
+    assert not watch.ended
+    with engine.begin() as connection:
+        connection.execute(sa.update(schema.runs).values(status="finished"))
+    asyncio.run(watch.run())
+    assert ends == [f"run {settings.run} has ended"]
+    with pytest.raises(UserError, match="has ended: a gateway needs one that goes on"):
+        watch.require()
+    harness.ingest.close()
+    engine.dispose()
 
 
 def test_accepted_events_are_on_the_broker(broker_settings: Settings, tmp_path: Path) -> None:

@@ -57,12 +57,12 @@ def test_a_pod_runs_a_command_with_settings_that_the_program_has(name: str, monk
         port = int(container["args"][container["args"].index("--port") + 1])
         assert container["ports"] == [{"name": "http", "containerPort": port}]
         assert str(Path(container["args"][container["args"].index("--tokens") + 1]).parent) in mounts
-        for probe in ("startup", "liveness", "readiness"):
-            assert container[f"{probe}Probe"]["httpGet"] == {"path": "/healthz", "port": "http"}
     elif name != "topics":
         assert [port["containerPort"] for port in container["ports"]] == [settings.metrics_port]
-        for probe, path in (("startup", "/healthz"), ("liveness", "/healthz"), ("readiness", "/readyz")):
-            assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "metrics"}
+    for probe, path in (("startup", "/healthz"), ("liveness", "/healthz"), ("readiness", "/readyz")):
+        if name != "topics":
+            named = "http" if name == "gateway" else "metrics"
+            assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": named}
 
 
 def test_volumes_are_those_that_are_mounted() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import socket
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +72,7 @@ def serve(
     """Accept events of live devices and rank items for them, in a free-running run.
 
     An event is accepted once Kafka has acknowledged it. A ranking is computed by device and cloud workers, as for an
-    evaluated click. Any number of instances may run.
+    evaluated click. Any number of instances may run. They end when the run does.
     """
     import uvicorn
 
@@ -82,17 +85,30 @@ def serve(
         seconds = None if epoch is None else span(epoch) / 1000
     except ValueError as error:
         raise UserError(f"--epoch {epoch!r}: write a span of time, such as 60s") from error
-    with gateway(run, tokens, seconds, deadline, rate) as app:
-        uvicorn.run(
-            app,
-            host=host,
-            port=port,
-            log_level="info",  # its address
-            access_log=False,
-            server_header=False,
-            ssl_certfile=certificate,
-            ssl_keyfile=key,
-            timeout_keep_alive=30,
-            h11_max_incomplete_event_size=16_384,
-            limit_concurrency=2000,
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(
+            f"the gateway can't listen on {host}:{port}: {str(error.strerror).partition(' (')[0]}"
+        ) from error
+    with closing(listening), gateway(run, tokens, seconds, deadline, rate) as (app, watch):
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
+                timeout_keep_alive=30,
+                h11_max_incomplete_event_size=16_384,
+                limit_concurrency=2000,
+            )
         )
+        watch.on_end = functools.partial(setattr, server, "should_exit", True)
+        scheme = "http" if certificate is None else "https"
+        console.print(f"gateway of run {watch.run_id}: {scheme}://{host}:{listening.getsockname()[1]}", soft_wrap=True)
+        with suppress(KeyboardInterrupt):
+            server.run([listening])
+        if watch.ended:
+            console.print(f"{watch.missing}, and the gateway with it", soft_wrap=True)

@@ -16,6 +16,7 @@ from deploy.gateway.api.tokens import Tokens
 from deploy.gateway.epoch_ticker import ROLE, EpochTicker
 from deploy.gateway.ingest import Ingest
 from deploy.gateway.rankings import Rankings, RankingsReader
+from deploy.gateway.run_watch import RunWatch
 from deploy.gateway.tables import Tables
 from deploy.runs import find, join_run
 from deploy.user_error import UserError
@@ -28,8 +29,8 @@ from streams.process.clock_and_signals import wall_ms
 @contextmanager
 def gateway(
     run: str | None, tokens: Path, epoch_s: float | None, deadline_s: float, rate: float
-) -> Iterator[Starlette]:
-    """Open the gateway of a run, by default that in the environment.
+) -> Iterator[tuple[Starlette, RunWatch]]:
+    """Open the gateway of a run, by default that in the environment; its watch runs with the application.
 
     Raises UserError if there is no such run, it is in lockstep or has ended, or `tokens` has none.
     """
@@ -40,7 +41,10 @@ def gateway(
         raise UserError(
             "a gateway needs a free-running run (MC2SF_LOCKSTEP=false): in lockstep a log decides what comes"
         )
-    ingest = Ingest(settings, clients.producer(settings, "gateway"))
+    producer = clients.producer(settings, "gateway")
+    watch = RunWatch(found, producer)
+    watch.require()
+    ingest = Ingest(settings, producer)
     tables = Tables(found)
     rankings = Rankings(ingest, wall_ms, tables.served, deadline_s)
     limits = RateLimits(rate, 2 * rate, time.monotonic)
@@ -52,6 +56,6 @@ def gateway(
         ticker = EpochTicker(ingest, Lease(found.engine, settings.run, ROLE), epoch_s, created, wall_ms)
     try:
         with closing(RankingsReader(settings, rankings.take)):
-            yield Gateway(known, ingest, rankings, tables, wall_ms, ticker, limits).app()
+            yield Gateway(known, ingest, rankings, tables, wall_ms, ticker, watch, limits).app(), watch
     finally:
         found.engine.dispose()

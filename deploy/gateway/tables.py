@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from models.data.event_kinds import CLICK, EXPOSURE
 from models.data.item_statistics import ItemStatistics
 from streams.database import run_state, schema
 from streams.prequential.served import By
+from streams.process.retry import DATABASE_UNAVAILABLE
 from streams.records import item_key
 from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Release, read_release
@@ -49,10 +51,10 @@ class Tables:
             return statistics_after(connection, self._run, epoch)
 
     def served(self) -> By:
-        """Return the variant to be served: the best in the run so far, as known some seconds ago."""
+        """Return the variant to be served: the best in the run so far, known some seconds ago, or before an outage."""
         now = time.monotonic()
         if now > self._served_until:
-            with self._engine.connect() as connection:
+            with suppress(*DATABASE_UNAVAILABLE), self._engine.connect() as connection:
                 self._served = variant_to_serve(connection, self._run)
             self._served_until = now + _SERVED_S
         return self._served

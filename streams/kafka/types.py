@@ -160,5 +160,8 @@ class KafkaProducer(Protocol):
     def poll(self, timeout: float, /) -> int:
         """Call the delivery reports that are due, waiting at most `timeout` seconds for one."""
 
+    def list_topics(self, topic: str, timeout: float) -> object:
+        """Return the broker's description of a topic. Raises KafkaException if no broker answers in time."""
+
     def flush(self, timeout: float = ..., /) -> int:
         """Wait up to `timeout` seconds for all acknowledgements; return how many records are still unacknowledged."""

@@ -52,10 +52,12 @@ from deploy.gateway.explanation import explain
 from deploy.gateway.ingest import Ingest, UnacknowledgedError
 from deploy.gateway.lists import batch_of
 from deploy.gateway.rankings import NoRankingError, Rankings
+from deploy.gateway.run_watch import RunWatch
 from deploy.gateway.shown import answer, shown
 from deploy.gateway.tables import Tables
 from streams.codec import RecordError
 from streams.prequential.served import By
+from streams.process.retry import DATABASE_UNAVAILABLE
 from streams.records import Forget
 from streams.releases.release import ReleaseError
 
@@ -85,6 +87,7 @@ class Gateway:
     tables: Tables
     wall_ms: Callable[[], int]
     ticker: EpochTicker | None = None
+    watch: RunWatch | None = None
     limits: RateLimits = field(default_factory=lambda: RateLimits(1000, 2000, time.monotonic))
     body_s: float = 10.0  # that a body may take to arrive
 
@@ -114,19 +117,24 @@ class Gateway:
         async def health(_: Request) -> Response:
             return _json(HealthAnswer())
 
+        async def ready(_: Request) -> Response:
+            if self.watch is not None and self.watch.missing:
+                raise HTTPException(503, self.watch.missing, {"Retry-After": "1"})
+            return _json(HealthAnswer())
+
         return Starlette(
-            routes=[Route("/healthz", health), Route("/v1/openapi.json", openapi), *routes],
+            routes=[Route("/healthz", health), Route("/readyz", ready), Route("/v1/openapi.json", openapi), *routes],
             exception_handlers={HTTPException: _refuse, Exception: _fail},
             lifespan=self._lifespan,
         )
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        ticking = asyncio.create_task(self.ticker.run()) if self.ticker else None
+        tasks = [asyncio.create_task(each.run()) for each in (self.ticker, self.watch) if each is not None]
         yield
-        if ticking is not None:
-            ticking.cancel()
-            await asyncio.wait([ticking])
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self.ingest.close)
 
     def _route(self, endpoint: Endpoint, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -149,9 +157,10 @@ class Gateway:
                     return _json(await handle(Call(request, token, user)), endpoint.status)
             except (BodyError, RecordError, msgspec.ValidationError) as error:
                 raise HTTPException(422, str(error)) from error
-            except (UnacknowledgedError, NoRankingError) as error:
+            except (UnacknowledgedError, NoRankingError, *DATABASE_UNAVAILABLE) as error:
                 log.warning("not acknowledged, or not answered: %s", error)
-                late = "no device worker has" if isinstance(error, NoRankingError) else "the broker has not"
+                late = "no device worker has" if isinstance(error, NoRankingError) else "the database has not"
+                late = "the broker has not" if isinstance(error, UnacknowledgedError) else late
                 raise HTTPException(
                     503, f"{late} answered: send the same request again", {"Retry-After": "1"}
                 ) from error

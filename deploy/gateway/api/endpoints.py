@@ -89,5 +89,8 @@ METARANK = Endpoint(
     metarank.Rank("id1", "1661431894711", [metarank.Item("72998"), metarank.Item("589")], user="alice"),
 )
 HEALTH = Endpoint("GET", "/healthz", None, "Return ok if the gateway runs.", bodies.HealthAnswer)
+READY = Endpoint(
+    "GET", "/readyz", None, "Return ok if broker and database answer and the run goes on.", bodies.HealthAnswer
+)
 
-ENDPOINTS = (EVENTS, BEST, RANK, EXPLAIN, USER, FORGET, RELEASES, ITEM, FEEDBACK, METARANK, HEALTH)
+ENDPOINTS = (EVENTS, BEST, RANK, EXPLAIN, USER, FORGET, RELEASES, ITEM, FEEDBACK, METARANK, HEALTH, READY)
