@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,10 @@ LISTED = 20  # refused rows that are listed one by one; the others are only coun
 
 class SourceError(ValueError):
     """A log can't be read as requested. The message, which is shown to the user, names file, row and reason."""
+
+
+class EmptyFileError(SourceError):
+    """A file has no row; it is passed over if it is one of several parts of a log."""
 
 
 class RowError(SourceError):
@@ -52,6 +57,7 @@ class RowErrors:
     counts: Counter[str] = field(default_factory=Counter)
     first: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)  # valid rows that are not sent, by reason
+    doubts: dict[str, tuple[int, list[str]]] = field(default_factory=dict)  # by finding: count and first locations
     files: list[Path] = field(default_factory=list)  # files read, in order
     line: int | None = None  # of the row that is being read, 1-based; None: unknown
 
@@ -62,6 +68,11 @@ class RowErrors:
         self.counts[error.reason] += rows
         if len(self.first) < LISTED:
             self.first.append(str(error))
+
+    def doubt(self, finding: str, locations: Sequence[str]) -> None:
+        """Count what may be a mistake at `locations`."""
+        count, first = self.doubts.get(finding, (0, []))
+        self.doubts[finding] = count + len(locations), (first + list(locations[:LISTED]))[:LISTED]
 
     def opens(self, path: Path) -> None:
         """Note that the following rows are from `path`."""

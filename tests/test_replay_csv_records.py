@@ -56,9 +56,11 @@ def test_what_python_s_csv_writes_is_cut_into_its_records_and_lines(
 @given(st.text(st.sampled_from('ab,"\r\n'), max_size=30), st.integers(1, 40))
 def test_damaged_quotes_lose_no_line_and_give_the_same_records_in_blocks_of_any_size(text: str, size: int) -> None:
     data = text.encode()
-    whole = Cutter(Dialect(b",")).cut_records(data, last=True)[0]
+    whole = Cutter(Dialect(b","), width=2).cut_records(data, last=True)[0]
     assert whole.records is not None
-    parts = list(blocks([data[at : at + 5] for at in range(0, len(data), 5)], Dialect(b","), block_bytes=size))
+    chunks = [data[at : at + 5] for at in range(0, len(data), 5)]
+    parts = list(blocks(chunks, Dialect(b","), block_bytes=size, width=2))
+    assert [line for part in parts for line in part.quoted_rows.tolist()] == whole.quoted_rows.tolist()
     assert [line for part in parts for line in part.lines.tolist()] == whole.lines.tolist()
     assert tuple(problem for part in parts for problem in part.problems) == whole.problems
 

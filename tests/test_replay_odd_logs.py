@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -64,6 +65,45 @@ def test_times_in_the_future_and_times_without_hours_are_named(tmp_path: Path) -
     assert (
         "have the same time:" in findings(tmp_path, [f"u,i{n},{T},click" for n in range(12)])["coarse-times"].sentence
     )
+
+
+def test_rows_that_a_quote_swallows_are_named(tmp_path: Path) -> None:
+    rows = [f"u,a,{T},click", f'"u,b,{T},click', f"u,c,{T},click", f'u,d,{T},click",e,{T},click', f"u,f,{T},click"]
+    quoted = findings(tmp_path, rows)["quoted-rows"]
+    assert quoted.first == (f"{tmp_path / 'log.csv'}, line 4", f"{tmp_path / 'log.csv'}, line 5")
+    assert "quoted-rows" not in findings(tmp_path, [f'"u\n1",a,{T},click'])
+
+
+def test_parts_without_rows_are_named_and_passed_over_unless_all_are(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    table = pa.table({"user": ["u"], "item": ["i"], "timestamp": [T], "event": ["click"]})
+    write(folder / "a.csv", "")
+    write(folder / "b.csv", HEADER)
+    folder.joinpath("c.csv.gz").write_bytes(gzip.compress(b"\n"))
+    pq.write_table(table[:0], folder / "d.parquet")
+    with pytest.raises(SourceError, match="no row could be read"):
+        prepare(parse(f"log:{folder}"), Options(), tmp_path / "plan")
+    (folder / "b.csv").unlink()
+    with pytest.raises(SourceError, match=r"d\.parquet is empty"):
+        list(parse(f"log:{folder}").read("logged", RowErrors()))
+    pq.write_table(table, folder / "e.parquet")
+    plan = prepare(parse(f"log:{folder}"), Options(), tmp_path / "plan")
+    (empty,) = (finding for finding in plan.findings if finding.name == "empty-files")
+    assert (plan.contents.rows, empty.count) == (1, 3)
+
+
+@pytest.mark.parametrize("name", ["1.23457E+17", "1e+20", "-3,1E+05"])
+def test_names_that_a_spreadsheet_has_rounded_are_named(tmp_path: Path, name: str) -> None:
+    rows = [f'"{name}",i,{T},click', f"u,a+b,{T},click"]
+    found = findings(tmp_path, rows)
+    assert found["rounded-users"].first == (f"'{name}'",)
+    assert "rounded-items" not in found
+
+
+def test_seconds_since_2001_are_named(tmp_path: Path) -> None:
+    since_2001 = [f"u,i{n},{T - 978_307_200 + n},click" for n in range(3)]
+    assert findings(tmp_path, since_2001)["early-times"].count == 3
+    assert "early-times" not in findings(tmp_path, some())
 
 
 def test_a_file_of_another_name_is_known_by_its_first_bytes(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from replay.prepare.log_account import Acceptable, Finding
 from replay.prepare.logged_impressions import LISTED, Locate
 from replay.prepare.staged_log import Bools, Ints, StagedLog
 from replay.sources.columns import DOUBTFUL
-from replay.times import utc
+from replay.times import plausible_ms, utc
 from streams.settings import Exposures
 
 FAR_MS = 3 * 365 * 86_400_000  # an event this far from nearly all others is stray
 DAY_MS = 86_400_000
+FIRST_LOGS_MS = 788_918_400_000  # 1995: MovieLens begins in 1996, and counts of seconds from 2001 end here in 2026
 MIN_COARSE_EVENTS = 10  # with fewer events, equal times of the day may be a coincidence
 ZERO_SHARE = 20  # the name 0 is a placeholder if it has this many times the mean number of events of other names
 
@@ -29,6 +30,7 @@ ZERO_SHARE = 20  # the name 0 is a placeholder if it has this many times the mea
 _FORMS = {
     "blanks around them": "trim({}, ' \t\r\n\u00a0\u3000')",
     "invisible marks": "regexp_replace({}, '[\ufeff\u200b\u200c\u200d\u2060]', '', 'g')",
+    "leading zeros": "regexp_replace({}, '^0+([0-9]+)$', '\\1')",
     "a trailing .0": "regexp_replace({}, '^([+-]?[0-9]+)[.]0+$', '\\1')",
     "Unicode normalisation": "nfc_normalize({})",
     "upper and lower case": "lower({})",
@@ -40,7 +42,11 @@ def doubtful_names(
 ) -> tuple[Finding, ...]:
     """Return findings about the names in `column`."""
     known = log.users if column == "user" else log.items
-    return (*_similar_names(connection, column, known), *_placeholders(column, known, log, locate))
+    return (
+        *_similar_names(connection, column, known),
+        *_placeholders(column, known, log, locate),
+        *_rounded_names(column, known),
+    )
 
 
 def _similar_names(connection: duckdb.DuckDBPyConnection, column: str, known: pa.Array) -> tuple[Finding, ...]:
@@ -111,6 +117,45 @@ def _placeholders(column: str, known: pa.Array, log: StagedLog, locate: Locate) 
             ),
         ),
     )
+
+
+def _rounded_names(column: str, known: pa.Array) -> tuple[Finding, ...]:
+    """Return a finding if names are numbers with an exponent."""
+    known = known.filter(pc.match_substring(known, "+"))
+    found = known.filter(pc.match_substring_regex(known, r"^[+-]?\d([.,]\d+)?[eE]\+\d+$"))
+    if not len(found):
+        return ()
+    sentence = (
+        f"{len(found):,} {column}s are numbers with an exponent: a spreadsheet or a float may have rounded several "
+        f"{column}s to each"
+    )
+    first = tuple(ascii(name) for name in found[:LISTED].to_pylist())
+    return (Finding(name=f"rounded-{column}s", count=len(found), sentence=sentence, first=first),)
+
+
+_DOUBTS = {
+    "quoted-rows": "{} lines within quotes look like rows, and are part of another row (a quote that is not closed? "
+    '`quote = ""` in a map reads quotes as ordinary characters)',
+    "empty-files": "{} files have no row",
+}
+
+
+def doubts(found: dict[str, tuple[int, list[str]]]) -> tuple[Finding, ...]:
+    """Return the findings of the readers of files, from count and first locations of each."""
+    return tuple(
+        Finding(name=name, count=count, sentence=_DOUBTS[name].format(f"{count:,}"), first=tuple(first))
+        for name, (count, first) in found.items()
+    )
+
+
+def early_times(log: StagedLog) -> tuple[Finding, ...]:
+    """Return a finding if all events are in the plausible years before the first public logs."""
+    if not plausible_ms()[0] <= log.last < FIRST_LOGS_MS:
+        return ()
+    sentence = (
+        f"all {log.rows:,} events are before 1995, up to {utc(log.last)} (times that are counted from 2001 or 1904?)"
+    )
+    return (Finding(name="early-times", count=log.rows, sentence=sentence),)
 
 
 def future_times(log: StagedLog, locate: Locate, now: int) -> tuple[Finding, ...]:

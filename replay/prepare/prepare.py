@@ -254,6 +254,8 @@ class _Sorting:
             *implausible.doubtful_names(connection, "user", log, locate),
             *implausible.doubtful_names(connection, "item", log, locate),
             *repeated.findings(log, locate),
+            *implausible.doubts(self.errors.doubts),
+            *implausible.early_times(log),
             *implausible.coarse_times(log),
             *implausible.future_times(log, locate, int(time.time() * 1000)),
             *implausible.stray_times(connection, self.path, rows, log, locate),

@@ -15,7 +15,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from replay.errors import RowErrors, SourceError
+from replay.errors import EmptyFileError, RowErrors, SourceError
 from replay.sources.log_map import LogMap
 from replay.sources.parquet_log import parquet_log
 from replay.sources.text.containers import DAMAGED, STDIN, open_plain, plain_name
@@ -44,8 +44,16 @@ def exposure_log(
 
 def _batches(files: Sequence[Path], reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     readers = {"parquet": parquet_log, "json": json_log, "csv": csv_log}
+    empty: list[str] = []
     for path in files:
-        yield from readers[file_format(path)](path, reader, errors)
+        try:
+            yield from readers[file_format(path)](path, reader, errors)
+        except EmptyFileError:
+            empty.append(str(path))
+            if len(empty) == len(files):
+                raise
+    if empty:
+        errors.doubt("empty-files", empty)
 
 
 def file_format(path: Path) -> Literal["parquet", "json", "csv"]:

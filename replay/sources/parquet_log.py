@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from replay.errors import InvalidError, RowError, RowErrors, SourceError
+from replay.errors import EmptyFileError, InvalidError, RowError, RowErrors, SourceError
 from replay.sources import columns
 from replay.sources.schema import BATCH
 from replay.values.events import EventReader
@@ -31,7 +31,7 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
             if problem := _wrong_type(column, file.schema_arrow.field(name).type, reader):
                 raise SourceError(f"{path}: wrong columns: {name}, the {column}, {problem}")
         if not file.metadata.num_rows:
-            raise SourceError(f"{path} is empty")
+            raise EmptyFileError(f"{path} is empty")
         first = 1
         try:
             for batch in file.iter_batches(batch_size=BATCH, columns=list(names.values()), use_threads=False):
@@ -81,7 +81,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise SourceError(f"{path} is a folder: a file is needed here")
     try:
         if path.stat().st_size == 0:
-            raise SourceError(f"{path} is empty")
+            raise EmptyFileError(f"{path} is empty")
         return pq.ParquetFile(path)
     except pa.ArrowException as error:
         raise SourceError(f"{path} is not Parquet: {error}") from error

@@ -20,7 +20,7 @@ from typing import BinaryIO, Final, cast
 import numpy as np
 import pyarrow as pa
 
-from replay.errors import RowError, SourceError
+from replay.errors import EmptyFileError, RowError, SourceError
 
 STDIN = Path("/dev/stdin")
 DAMAGED: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)  # raised while reading
@@ -43,7 +43,7 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             head = file.peek(16)
             if not head:
-                raise SourceError(f"{path} is empty")
+                raise EmptyFileError(f"{path} is empty")
             kind = next((open_ for offset, magic, open_ in _OPENERS if head[offset:].startswith(magic)), None)
             if kind is None and path.suffix.lower() in _ENDINGS:
                 raise damaged(path, 0, f"it does not begin like a {path.suffix} file")

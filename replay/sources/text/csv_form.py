@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from replay.errors import InvalidError, SourceError
+from replay.errors import EmptyFileError, InvalidError, SourceError
 from replay.sources import columns
 from replay.sources.log_map import LogMap
 from replay.sources.text.csv_records import LINE_BYTES, Dialect, leading, line_ends
@@ -54,7 +54,7 @@ def csv_form(path: Path, head: bytes, log_map: LogMap) -> CsvForm:
     data = _separated(head, separator)
     first = next(leading(data, dialect), None)
     if first is None:
-        raise SourceError(f"{path}, line 1: not CSV" if data.strip() else f"{path} is empty")
+        raise SourceError(f"{path}, line 1: not CSV") if data.strip() else EmptyFileError(f"{path} is empty")
     names = next(fields([first[1].decode(errors="replace")], dialect))
     by_number = bool(log_map.named_columns) and all(name.isdecimal() for name in log_map.named_columns.values())
     header = not by_number if log_map.header is None else log_map.header

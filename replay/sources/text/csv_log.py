@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from replay.errors import RowErrors, SourceError
+from replay.errors import EmptyFileError, RowErrors, SourceError
 from replay.sources.text.containers import byte_chunks
 from replay.sources.text.csv_form import CsvForm, csv_form, fields
 from replay.sources.text.csv_records import BLOCK_BYTES, Block, Cutter, Problem, blocks
@@ -29,7 +29,9 @@ def csv_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[pa.R
     form = csv_form(path, head := next(chunks), reader.log_map)
     pieces = form.separated(chain([head], chunks))
     parser = _Parser(path, form, reader.log_map.encoding)
-    for block in blocks(chain([next(pieces)[form.begin :]], pieces), form.dialect, form.line):
+    for block in blocks(chain([next(pieces)[form.begin :]], pieces), form.dialect, form.line, width=len(form.names)):
+        if len(block.quoted_rows):
+            errors.doubt("quoted-rows", [f"{path}, line {line:,}" for line in block.quoted_rows.tolist()])
         table, problems = parser.table(block)
         if table.rows.num_rows or problems:
             yield reader.events(table, errors, problems)
@@ -48,7 +50,7 @@ def utf8(path: Path, encoding: str) -> Iterator[bytes]:
         encoding = "utf-16"
     head = head.removeprefix(codecs.BOM_UTF8)
     if not head:
-        raise SourceError(f"{path} is empty")
+        raise EmptyFileError(f"{path} is empty")
     if codecs.lookup(encoding).name in _UTF8:
         yield from chain([head], chunks)
         return

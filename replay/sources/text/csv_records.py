@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ class Block:
     data: bytes = b""  # the records as in the file, if every quote is regular
     records: tuple[bytes, ...] | None = None  # else: the records without line ends
     problems: tuple[Problem, ...] = ()  # of lines that are not in a record
+    quoted_rows: Numbers = field(default_factory=lambda: np.zeros(0, np.int64))  # lines within quotes, as wide as a row
 
 
 def leading(data: bytes, dialect: Dialect) -> Iterator[re.Match[bytes]]:
@@ -59,9 +60,14 @@ def leading(data: bytes, dialect: Dialect) -> Iterator[re.Match[bytes]]:
             yield match
 
 
-def blocks(chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Yield the records of a stream in blocks of about `block_bytes`; `line` is the number of its first line."""
-    cutter = Cutter(dialect, line)
+def blocks(
+    chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes: int = BLOCK_BYTES, width: int = 0
+) -> Iterator[Block]:
+    """Yield the records of a stream in blocks of about `block_bytes`; `line` is the number of its first line.
+
+    With the number of fields of a row, `width`, a block has the lines within quotes that look like rows.
+    """
+    cutter = Cutter(dialect, line, width)
     data = b""
     for chunk in chunks:
         data += chunk
@@ -76,9 +82,9 @@ def blocks(chunks: Iterable[bytes], dialect: Dialect, line: int = 1, block_bytes
 class Cutter:
     """Splits data into blocks of records, and counts lines."""
 
-    def __init__(self, dialect: Dialect, line: int = 1) -> None:
-        """Begin at line number `line`."""
-        self.dialect, self.line = dialect, line
+    def __init__(self, dialect: Dialect, line: int = 1, width: int = 0) -> None:
+        """Begin at line number `line`; a row has `width` fields (0: unknown)."""
+        self.dialect, self.line, self.width = dialect, line, width
         self._record = dialect.record()
         self._in_long_line = False
 
@@ -113,14 +119,24 @@ class Cutter:
         filled = (sizes > 1) | ((sizes == 1) & (codes[starts] != ord("\r")))
         lines_before = np.flatnonzero(filled) if quotes is None else np.searchsorted(newlines, starts[filled])
         lines = self.line + lines_before
+        quoted_rows = lines[:0]
+        if quotes is not None and self.width and len(ends) < len(newlines):
+            inside = newlines[(np.searchsorted(quotes, newlines) % 2 == 1) & (newlines < size)]
+            separators = np.flatnonzero(codes == dialect.separator[0])
+            next_newline = np.append(newlines, size)[np.searchsorted(newlines, inside, "right")]
+            end = np.minimum(next_newline, quotes[np.searchsorted(quotes, inside)])
+            found = np.searchsorted(separators, end) - np.searchsorted(separators, inside) == self.width - 1
+            quoted_rows = self.line + 1 + np.searchsorted(newlines, inside[found])
         self.line += int(np.searchsorted(newlines, size))
-        return Block(lines, data[:size]), size
+        return Block(lines, data[:size], quoted_rows=quoted_rows), size
 
     def cut_records(self, data: bytes, *, last: bool) -> tuple[Block, int]:
         """Split record by record; return the records with problems for other lines, and their total size."""
         records: list[bytes] = []
         lines: list[int] = []
         problems: list[Problem] = []
+        quoted_rows: list[int] = []
+        separator, quote = self.dialect.separator, self.dialect.quote
         start = self._skip_line(data, 0) if self._in_long_line else 0
         while start < len(data):
             comment = self.dialect.comment and data.startswith(self.dialect.comment, start)
@@ -132,6 +148,9 @@ class Cutter:
                 if match[1].strip(b" "):
                     records.append(match[1])
                     lines.append(line)
+                    inside = match[1].split(b"\n")[1:] if self.width else []
+                    pieces = enumerate((part.partition(quote)[0] for part in inside), line + 1)
+                    quoted_rows += [n for n, part in pieces if part.count(separator) == self.width - 1]
                 self.line += line_ends(data[start:end])
                 start = end
             elif not last and len(data) - start <= LINE_BYTES + 2 and not (comment and b"\n" in data[start:]):
@@ -142,7 +161,8 @@ class Cutter:
                     problems.append((line, f"line of more than {LINE_BYTES:,} bytes", ""))
                 elif not comment:
                     problems.append((line, "not CSV", "a quote is not closed, or text follows it"))
-        return Block(np.array(lines, np.int64), records=tuple(records), problems=tuple(problems)), start
+        found = np.array(quoted_rows, np.int64)
+        return Block(np.array(lines, np.int64), b"", tuple(records), tuple(problems), found), start
 
     def _skip_line(self, data: bytes, start: int) -> int:
         """Return the position after the line at `start`, or the end of the data if the line is not complete."""
