@@ -81,7 +81,8 @@ class Sender:
     def flush(self, idle: Callable[[], object] = lambda: None) -> None:
         """Return when everything is acknowledged. Raises ReplayError."""
         while self._unacknowledged:
-            self.poll(0.1)
+            self._producer.flush(0.1)  # at once, without lingering for further records
+            self.poll()
             idle()
 
     def _delivered(self, events: int, batches: int, error: KafkaFailure | None, message: KafkaMessage) -> None:

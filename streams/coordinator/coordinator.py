@@ -42,7 +42,7 @@ from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 ROLE = "coordinator"
-POLL_S = 0.02
+POLL_S = 0.005
 _WAIT_FOR_LEASE_S = 0.5
 _REPORT_AFTER_S = 30.0
 
