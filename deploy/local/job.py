@@ -7,9 +7,11 @@ report.html.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 
 _LOOK_S = 0.25  # between two looks at the processes and the database
+_SCORING = "scoring every outcome again from the tables"
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,18 @@ def _start(supervisor: Supervisor, job: Job, settings: Settings, interrupts: Int
     return supervisor.add("replay", ["replay", "--prepared", job.plan.folder], settings, restart=False)
 
 
+def _is_recorded(engine: sa.Engine, run: str) -> bool:
+    """Return True if every outcome is recorded."""
+    with engine.connect() as connection:
+        return run_state.all_recorded(connection, run)
+
+
 def _is_over(engine: sa.Engine, settings: Settings) -> bool:
     """Return True if everything is recorded and, in lockstep, every epoch is decided, also about the last release."""
+    if not settings.lockstep:
+        return _is_recorded(engine, settings.run)
     with engine.connect() as connection:
-        if settings.lockstep:
-            return registry.all_decided(connection, settings)
-        return run_state.all_recorded(connection, settings.run)
+        return registry.all_decided(connection, settings)
 
 
 def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
@@ -121,18 +130,27 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
         with page as address, pause_on_space(replayer), display, DatabaseChanges(engine) as changes:
             print_address(console, address)
             with_retries = retrying(settings.patience_s, meanwhile=supervisor.check)
-            while not (with_retries(changes.changed) and with_retries(_is_over, engine, settings)):
+            early: EarlyRescoring | None = None
+            while not (changed := with_retries(changes.changed)) or not with_retries(_is_over, engine, settings):
+                if changed and early is None and with_retries(_is_recorded, engine, settings.run):
+                    early = EarlyRescoring(engine, settings.run)
                 interrupts.check()
                 supervisor.check()
                 with_retries(display.refresh)
                 time.sleep(_LOOK_S)
             seconds = time.monotonic() - began
             with_retries(display.refresh, now=True)
-        return retrying(settings.patience_s)(_conclude, job, engine, supervisor, settings, seconds, console)
+        return retrying(settings.patience_s)(_conclude, job, engine, supervisor, settings, seconds, console, early)
 
 
 def _conclude(
-    job: Job, engine: sa.Engine, supervisor: Supervisor, settings: Settings, seconds: float, console: Console
+    job: Job,
+    engine: sa.Engine,
+    supervisor: Supervisor,
+    settings: Settings,
+    seconds: float,
+    console: Console,
+    early: EarlyRescoring | None,
 ) -> Summary:
     """Stop the processes, rescore the run, write summary and report. Raises RunFailed if a check fails."""
     devices = [child for name, child in supervisor.children.items() if name.startswith("device-")]
@@ -141,7 +159,7 @@ def _conclude(
     for child in reversed(supervisor.children.values()):
         if child.name != "broker":
             child.stop()
-    again = _rescore(engine, settings.run, console)
+    again = (early and early.result(console)) or _rescore(engine, settings.run, console)
     with engine.connect() as connection:
         deviations = job.initial_release.differences(connection, settings.run) if job.initial_release else []
         measured = Measured(
@@ -187,11 +205,31 @@ def _events_forgotten(connection: sa.Connection, plan: Plan, run: str) -> int:
     return measurements.events_forgotten(Counter(sent), measurements.events_applied(connection, run), users)
 
 
+class EarlyRescoring:
+    """The rescoring in a thread, while a retrain that is due only after the end of the log is still under way."""
+
+    def __init__(self, engine: sa.Engine, run: str) -> None:
+        self._engine, self._run = engine, run
+        self._result: rescore.OfflineResult | None = None
+        self._thread = threading.Thread(target=self._rescore, name="rescoring", daemon=True)
+        self._thread.start()
+
+    def _rescore(self) -> None:
+        with suppress(Exception):  # it is raised again when this is repeated
+            self._result = rescore.rescore(self._engine, self._run)
+
+    def result(self, console: Console) -> rescore.OfflineResult | None:
+        """Wait for the end and return the result; None after an error."""
+        with console.status(_SCORING):
+            self._thread.join()
+        return self._result
+
+
 def _rescore(engine: sa.Engine, run: str, console: Console) -> rescore.OfflineResult:
-    with console.status("scoring every outcome again from the tables") as status:
+    with console.status(_SCORING) as status:
 
         def progress(done: int, of: int) -> None:
-            status.update(f"scoring every outcome again from the tables: {done:,} of {of:,}")
+            status.update(f"{_SCORING}: {done:,} of {of:,}")
 
         return rescore.rescore(engine, run, progress=progress)
 
