@@ -34,8 +34,8 @@ def exposure_log(
     """Yield batches of `schema.ROWS` from the files, each in its own format."""
     histories = None
     if log_map.history:
-        if STDIN in files:
-            raise SourceError("log:-: a log with a history column is read twice: save it into a file")
+        if pipe := next((path for path in files if path == STDIN or path.is_fifo()), None):
+            raise SourceError(f"{pipe}: a log with a history column is read twice: save it into a file")
         plain = EventReader(msgspec.structs.replace(log_map, history=None), policy)
         first = [pc.min(batch["time"]).as_py() for batch in _batches(files, plain, RowErrors("skip")) if batch.num_rows]
         histories = Histories(min(first, default=0), log_map.slate.separator if log_map.slate else " ")
@@ -61,7 +61,7 @@ def file_format(path: Path) -> Literal["parquet", "json", "csv"]:
     name = plain_name(path)
     if name.endswith(".parquet"):
         return "parquet"
-    if name.endswith((*JSON, ".csv", ".tsv")) or path == STDIN:
+    if name.endswith((*JSON, ".csv", ".tsv")) or path == STDIN or path.is_fifo():
         return "json" if name.endswith(JSON) else "csv"
     try:
         with open_plain(path) as file:

@@ -7,6 +7,7 @@ presets of public logs.
 from __future__ import annotations
 
 import math
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -34,6 +35,11 @@ class Slate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """End of a clicked item, which is cut off; empty: the clicked item is in the column `item`."""
     exposure_suffix: str = ""
     """End of an item that was not clicked, which is cut off."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the separator is empty."""
+        if not self.separator:
+            raise ValueError("slate: separator: '' can't separate items")
 
 
 class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,7 +87,7 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         """Raise ValueError that names the field that has no possible value."""
         try:
-            "".encode(self.encoding)
+            "a".encode(self.encoding, "surrogateescape").decode(self.encoding, "surrogateescape")
         except (LookupError, ValueError) as error:
             raise ValueError(f"encoding: {self.encoding!r} is unknown") from error
         try:
@@ -137,7 +143,7 @@ GENERIC = LogMap()
 def read_map(path: Path) -> LogMap:
     """Return the map in a TOML file. Raises SourceError that names the file and the field."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=LogMap)
+        return msgspec.toml.decode(path.read_bytes().removeprefix(BOM_UTF8), type=LogMap)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error
     except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from replay.errors import EmptyFileError, InvalidError, RowError, RowErrors, SourceError
 from replay.sources import columns
 from replay.sources.schema import BATCH
+from replay.sources.text.containers import foreign
 from replay.values.events import EventReader
 from replay.values.table import Table
 
@@ -84,6 +85,9 @@ def open_parquet(path: Path) -> pq.ParquetFile:
             raise EmptyFileError(f"{path} is empty")
         return pq.ParquetFile(path)
     except pa.ArrowException as error:
-        raise SourceError(f"{path} is not Parquet: {error}") from error
+        with path.open("rb") as file:
+            head = file.read(512)
+        problem = "" if head.startswith(b"PAR1") else foreign(head)
+        raise SourceError(f"{path} {problem or f'is not Parquet: {error}'}") from error
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error

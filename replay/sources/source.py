@@ -141,8 +141,10 @@ def _file(
 
 
 def _log(text: str, rest: str, log_map: LogMap = GENERIC) -> Source:
-    once = rest == "-"
-    path = STDIN if once else _path(text, rest)
+    path = STDIN if rest == "-" else _path(text, rest)
+    if not path.exists() and set(rest) & set("*?["):
+        raise SourceError(f"{rest}: no such file; a path has no wildcards: read the folder with --parts 'PATTERN'")
+    once = path == STDIN or path.is_fifo()
     files = parts(path, log_map.parts) if path.is_dir() else (path,)
     rated = log_map.decides == "rating"
     return Source(
@@ -166,13 +168,21 @@ def _preset(preset: Preset, log_map: LogMap, text: str, rest: str) -> Source:
     if preset.file and path.is_dir():
         path /= preset.file
     files = parts(path, log_map.parts) if path.is_dir() else (path,)
-    reader = partial(exposure_log, files, log_map)
-    return Source(text, preset.policies, files, reader, takes="DIR" if preset.file else "FILE")
+    return Source(
+        text,
+        preset.policies,
+        () if path.is_fifo() else files,
+        partial(exposure_log, files, log_map),
+        takes="DIR" if preset.file else "FILE",
+        once=path.is_fifo(),
+    )
 
 
 def _path(text: str, rest: str) -> Path:
     if not rest or "\0" in rest:
         raise SourceError(f"{text!r} names no file: write {text.partition(':')[0]}:PATH")
+    if re.match(r"[a-z][a-z0-9]+://", rest):
+        raise SourceError(f"{rest} is an address: download the file, and read it")
     try:
         return Path(rest).expanduser()
     except RuntimeError as error:  # no user of that name

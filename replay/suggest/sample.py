@@ -8,14 +8,14 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 
-from replay.errors import RowErrors, SourceError
+from replay.errors import EmptyFileError, SourceError
 from replay.sources.exposure_log import file_format
 from replay.sources.log_map import LogMap
 from replay.sources.parquet_log import open_parquet
-from replay.sources.text.csv_form import first_records, sniffed
+from replay.sources.text.csv_form import check_csv, first_records, sniffed
 from replay.sources.text.csv_log import utf8
-from replay.sources.text.lines import lines
 from replay.suggest.usual_names import USUAL, plain
 
 ROWS = 1000
@@ -36,15 +36,16 @@ def sample(path: Path, log_map: LogMap) -> Sample:
     form = file_format(path)
     if form == "parquet":
         return _of_parquet(path)
-    return _of_json(path) if form == "json" else _of_csv(path, log_map)
+    return _of_json(path, log_map) if form == "json" else _of_csv(path, log_map)
 
 
 def _of_csv(path: Path, log_map: LogMap) -> Sample:
     head = next(utf8(path, log_map.encoding))
+    check_csv(path, head)
     separator = log_map.separator or sniffed(head, log_map)
     rows = list(islice(first_records(head, separator, log_map), ROWS + 1))
     if not rows:
-        raise SourceError(f"{path}, line 1: not CSV" if head.strip() else f"{path} is empty")
+        raise SourceError(f"{path}, line 1: not CSV") if head.strip() else EmptyFileError(f"{path} is empty")
     width = len(rows[0])
     rows = [row for row in rows if len(row) == width]
     header = _is_header(rows) if log_map.header is None else log_map.header
@@ -65,9 +66,9 @@ def _numeric(text: str) -> bool:
     return text.strip().lstrip("-").replace(".", "", 1).isdecimal() or text[:4].isdecimal()
 
 
-def _of_json(path: Path) -> Sample:
+def _of_json(path: Path, log_map: LogMap) -> Sample:
     objects: list[dict[str, object]] = []
-    for _number, line in islice(lines(path, RowErrors("skip")), ROWS):
+    for line in islice(next(utf8(path, log_map.encoding)).splitlines(), ROWS):
         try:
             objects.append(msgspec.json.decode(line, type=dict[str, object]))
         except (msgspec.DecodeError, RecursionError):
@@ -94,9 +95,12 @@ def _is_list_of_objects(value: object) -> bool:
 
 def _of_parquet(path: Path) -> Sample:
     with open_parquet(path) as file:
-        batch = next(file.iter_batches(batch_size=ROWS), None)
+        try:
+            batch = next(file.iter_batches(batch_size=ROWS), None)
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"{path}, near row 1: {error}") from error
     if batch is None:
-        raise SourceError(f"{path} is empty")
+        raise EmptyFileError(f"{path} is empty")
     return Sample(_columns(iter(batch.to_pylist())))
 
 

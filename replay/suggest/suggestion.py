@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
-from replay.errors import InvalidError, SourceError
+from replay.errors import EmptyFileError, InvalidError, SourceError
 from replay.sources.log_map import GENERIC, Column, LogMap
 from replay.sources.source import parse
 from replay.sources.text.containers import STDIN
@@ -29,8 +31,17 @@ def suggestion(text: str, log_map: LogMap | None) -> str:
     source, known = parse(text, log_map), log_map or GENERIC
     if source.scheme != "log":
         raise SourceError(f"{text}: only log:FILE takes a map")
-    path = source.files[0] if source.files else STDIN
-    return "\n".join(_lines(sample(path, known), known)) + "\n"
+    rest = text.partition(":")[2]
+    files = source.files or (STDIN if rest == "-" else Path(rest).expanduser(),)
+    return "\n".join(_lines(_first_sample(files, known), known)) + "\n"
+
+
+def _first_sample(files: Sequence[Path], log_map: LogMap) -> Sample:
+    """Return the sample of the first file with rows. Raises SourceError as `sample`."""
+    for path in files[:-1]:
+        with suppress(EmptyFileError):
+            return sample(path, log_map)
+    return sample(files[-1], log_map)
 
 
 def _lines(rows: Sample, log_map: LogMap) -> Iterator[str]:

@@ -9,12 +9,13 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, Final, cast
 
 import numpy as np
@@ -64,6 +65,8 @@ def byte_chunks(path: Path, size: int) -> Iterator[bytes]:
                 raise damaged(path, lines, error) from error
             if not chunk:
                 return
+            if not lines and (problem := foreign(chunk)):
+                raise SourceError(f"{path} {problem}")
             lines += int(np.count_nonzero(np.frombuffer(chunk, np.uint8) == ord("\n")))
             yield chunk
 
@@ -77,19 +80,39 @@ def parts(path: Path, pattern: str | None = None) -> tuple[Path, ...]:
     """Return the files of a log: all files in a folder and below in the order of their paths, or the file itself.
 
     Names that begin with a dot or an underscore are skipped, as in Spark and Hive. With a shell `pattern`, files whose
-    path within the folder does not match it are skipped, too. Raises SourceError if no file is left.
+    path within the folder does not match it are skipped, too. Links are followed, and each folder
+    is read once. Raises SourceError for a broken link, or if no file is left, and OSError for an unreadable folder.
     """
     if not path.is_dir():
         return (path,)
-    inside = sorted((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
-    files = tuple(
-        file
-        for name, file in inside
-        if not any(part.startswith((".", "_")) for part in name.parts) and fnmatchcase(str(name), pattern or "*")
-    )
+    files, seen = [], set[str]()
+    for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        files += [Path(folder, name) for name in names if not _hidden(name)]
+    files = [file for file in files if fnmatchcase(str(file.relative_to(path)), pattern or "*")]
     if not files:
         raise SourceError(f"{path}: no file in the folder" + (f" matches {pattern}" if pattern else ""))
-    return files
+    for file in files:
+        if not file.is_file():
+            raise SourceError(f"{file} is a broken link, or no file: --parts chooses the files of a folder")
+    return tuple(sorted(files, key=lambda file: file.relative_to(path)))
+
+
+def foreign(head: bytes) -> str:
+    """Return what a file is that begins with `head` and is no text, as the end of a sentence; "" if that is unknown."""
+    return next((sentence for offset, magic, sentence in _FOREIGN if head[offset:].startswith(magic)), "")
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _gzip(_path: Path, file: BinaryIO) -> BinaryIO:
@@ -112,9 +135,16 @@ def _zip(path: Path, file: BinaryIO) -> BinaryIO:
     """Open the only file in an archive. Raises SourceError for another number of files, or an encrypted file."""
     try:
         archive = zipfile.ZipFile(file)
-        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        inside = [name for name in archive.namelist() if not name.endswith("/")]
+        names = [name for name in inside if not any(map(_hidden, PurePath(name).parts))]
+        if "[Content_Types].xml" in names:
+            raise SourceError(f"{path} is a document of an office program: save its table as CSV")
         if len(names) != 1:
-            raise SourceError(f"{path}: the archive has {len(names)} files: it must contain exactly one log")
+            listed = ", ".join(map(repr, names[:3])) + ("..." if len(names) > 3 else "")
+            raise SourceError(
+                f"{path}: the archive has {len(names)} files ({listed}): it must contain exactly one log; extract it, "
+                "and read the folder or one file"
+            )
         return cast(BinaryIO, archive.open(names[0]))
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise SourceError(f"{path}: the archive can't be read: {error}") from error
@@ -126,4 +156,16 @@ _OPENERS: Final[tuple[tuple[int, bytes, Callable[[Path, BinaryIO], BinaryIO]], .
     (0, b"\xfd7zXZ\0", _xz),
     (0, b"\x28\xb5\x2f\xfd", _zstd),
     (0, b"PK\x03\x04", _zip),
+)
+_FOREIGN: Final = (  # offset, bytes there, sentence
+    (0, b"version https://git-lfs", "is a pointer of Git LFS: `git lfs pull` gets the file itself"),
+    (257, b"ustar", "is a tar archive: extract it, and read the folder"),
+    (0, b"7z\xbc\xaf\x27\x1c", "is a 7z archive: extract it"),
+    (0, b"Rar!\x1a\x07", "is a RAR archive: extract it"),
+    (0, b"\x04\x22\x4d\x18", "is compressed by lz4: decompress it"),
+    (0, b"PAR1", "is Parquet: decompress it if it is compressed, and give it a name that ends in .parquet"),
+    (0, b"ARROW1\0", "is an Arrow file: convert it to Parquet"),
+    (0, b"SQLite format 3", "is a database of SQLite: export the table as CSV"),
+    (0, b"\xd0\xcf\x11\xe0", "is a document of an office program: save its table as CSV"),
+    *((offset, magic, "is compressed: decompress it") for offset, magic, _ in _OPENERS),
 )

@@ -63,13 +63,18 @@ def csv_form(path: Path, head: bytes, log_map: LogMap) -> CsvForm:
     try:
         positions = columns.positions(names, log_map)
     except InvalidError as error:
-        if b"\0" in head[:1000]:  # archives and UTF-16 have NULs
-            raise SourceError(
-                f"{path} is not a text file: is it an archive, a binary format, or in another --encoding?"
-            ) from error
+        check_csv(path, head)
         raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
     begin = first.end() if header else first.start()
     return CsvForm(separator, dialect, names, positions, begin, 1 + line_ends(data[:begin]))
+
+
+def check_csv(path: Path, head: bytes) -> None:
+    """Raise SourceError if a file that begins with `head` looks like another format."""
+    if b"\0" in head[:1000]:  # archives and UTF-16 have NULs
+        raise SourceError(f"{path} is not a text file: is it an archive, a binary format, or in another --encoding?")
+    if head.lstrip()[:1] in (b"{", b"["):
+        raise SourceError(f"{path} looks like JSON: only a file whose name ends in .jsonl is read as JSON lines")
 
 
 def fields(records: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:

@@ -134,7 +134,7 @@ class _Parser:
                 continue
             row = [values[position] for position in self.form.positions.values()]
             if any("\udc80" <= character <= "\udcff" for character in "".join(row)):
-                problems.append((line, f"not {self.encoding.upper()}", ""))
+                problems.append((line, *_not_encoded(self.encoding)))
                 continue
             rows.append(row)
             lines.append(line)
@@ -151,6 +151,11 @@ def is_utf8(data: bytes) -> bool:
         return data.isascii() or bool(data.decode())
     except UnicodeDecodeError:
         return False
+
+
+def _not_encoded(encoding: str) -> tuple[str, str]:
+    hint = "is it in another --encoding, such as cp1252?" if codecs.lookup(encoding).name == "utf-8" else ""
+    return f"not {encoding.upper()}", hint
 
 
 def _wrong_columns(actual: int, expected: int) -> tuple[str, str]:

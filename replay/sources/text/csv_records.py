@@ -17,6 +17,7 @@ import numpy.typing as npt
 LINE_BYTES = 1_000_000  # maximum size of a record
 BLOCK_BYTES = 1 << 22
 
+_UNCLOSED = "a quote is not closed, or text follows it"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 Problem = tuple[int, str, str]  # line, reason and detail, as in RowError
@@ -156,11 +157,13 @@ class Cutter:
             elif not last and len(data) - start <= LINE_BYTES + 2 and not (comment and b"\n" in data[start:]):
                 break  # the next chunk may complete it
             else:
-                start = self._skip_line(data, start)
+                begin, start = start, self._skip_line(data, start)
                 if match:
                     problems.append((line, f"line of more than {LINE_BYTES:,} bytes", ""))
                 elif not comment:
-                    problems.append((line, "not CSV", "a quote is not closed, or text follows it"))
+                    escaped = b"\\" + quote in data[begin:start]
+                    hint = "a backslash before a quote? quotes are doubled in CSV" if escaped else _UNCLOSED
+                    problems.append((line, "not CSV", hint))
         found = np.array(quoted_rows, np.int64)
         return Block(np.array(lines, np.int64), b"", tuple(records), tuple(problems), found), start
 
