@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.errors import RowErrors, SourceError
-from replay.sources.log_map import LogMap, Slate
+from replay.sources.log_map import LogMap, Slate, read_map
 from replay.sources.source import parse
 from replay.suggest.suggestion import suggestion
 from tests.support.logs import write
@@ -95,3 +95,57 @@ def test_whatever_a_log_has_for_names_and_words_the_proposal_is_toml(
             proposed(path)
         except SourceError as error:
             assert str(path) in str(error)  # noqa: PT017 - both ends are right
+
+
+LABELLED = "user,item,timestamp,event\n"
+ODD = {  # a log, and a line of the map that is proposed for it
+    "a name twice": ("x,user,x,item,timestamp,event\n0,u,9,i,{t},click\n", 'columns = {"user" = "user"'),
+    "no names": (",user,,item,timestamp,event\n0,u,9,i,{t},click\n", '"item" = "item"'),
+    "comments": ("# made by x\n# in 2023\n" + LABELLED + "u,i,{t},click\n", 'comment = "#"'),
+    "Excel": ("sep=;\n" + LABELLED.replace(",", ";") + "u;i;{t};click\n", 'separator = ";"'),
+    "yes and no": (LABELLED + "u,i,{t},yes\nu,j,{t},no\n", 'events = {"yes" = "click", "no" = "exposure"}  # unsure'),
+    "0 and 1": (LABELLED + "u,i,{t},0\nu,j,{t},1\n", 'events = {"0" = "exposure", "1" = "click"}  # unsure'),
+    "ratings to 10": ("user,item,timestamp,rating\nu,i,{t},10\nu,j,{t},2\n", "click_from = 8  # unsure"),
+    "ratings to 5": ("user,item,timestamp,rating\nu,i,{t},5\nu,j,{t},.5\n", "click_from = 4  # unsure"),
+    "one wrong time": (LABELLED + "u,i,0,click\nu,i,{t},click\nu,i,{t},click\n", "events = {"),
+    "day first, at last": (
+        LABELLED + "u,i,01/02/2023 08:00,click\nu,i,13/02/2023 08:00,click\n",
+        'time_format = "%d/%m/%Y %H:%M"\n',
+    ),
+    "from 0": (LABELLED + "u,i,77,click\nu,i,78,click\n", 'time_unit = "s"  # unsure: counts from 0'),
+    "two digits of a year": (LABELLED + "u,i,31/12/22 08:00,click\n", 'time_format = "%d/%m/%y %H:%M"\n'),
+    "Oracle": (LABELLED + "u,i,18-MAY-23 07.00.03.000000 AM,click\n", 'time_format = "%d-%b-%y %I.%M.%S.%f %p"'),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_log_is_read_with_the_map_that_is_proposed_for_it(tmp_path: Path, case: str) -> None:
+    text, line = ODD[case]
+    path = write(tmp_path / "a.csv", text.format(t=T))
+    proposed = suggestion(f"log:{path}", None)
+    assert line in proposed
+    assert "time_unit" not in proposed or case == "from 0"
+    errors = RowErrors("skip")
+    source = parse(f"log:{path}", read_map(write(tmp_path / "map.toml", proposed)))
+    assert sum(batch.num_rows for batch in source.read(source.policies[0], errors))
+    assert errors.total == (case == "one wrong time")
+
+
+def test_an_encoding_and_rows_of_another_width_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", (LABELLED + f"\xe9,i,{T},click\n").encode("cp1252"))
+    assert 'encoding = "cp1252"  # unsure' in suggestion(f"log:{path}", None)
+    path = write(tmp_path / "a.csv", LABELLED + f"u,i,{T},click,\n")
+    with pytest.raises(SourceError, match="no row has the 4 fields of line 1"):
+        suggestion(f"log:{path}", None)
+
+
+@pytest.mark.parametrize("damage", [slice(0, 0), slice(40, 60)])
+def test_a_damaged_parquet_file_is_a_sentence(tmp_path: Path, damage: slice) -> None:
+    path = tmp_path / "a.parquet"
+    latin = pa.array([b"\xff" * 99]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"user": latin, "item": [1]}), path, compression="none", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[damage] = b"\xff" * (damage.stop - damage.start)
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=r"a\.parquet, near row 1"):
+        suggestion(f"log:{path}", None)

@@ -72,6 +72,10 @@ def test_a_number_is_of_the_unit_in_which_it_is_plausible(ns: int) -> None:
         ("11/15/2019 8:55:22 AM", "--time-format '%m/%d/%Y %I:%M:%S %p' would read it"),
         ("29-01-2021 07:01", "--time-format '%d-%m-%Y %H:%M' would read it"),
         ("03/04/2021", "'%m/%d/%Y' or --time-format '%d/%m/%Y' would read it"),
+        ("1/13/23 8:00", "--time-format '%m/%d/%y %H:%M' would read it"),
+        ("Thu, 09 Nov 2023 10:58:47 GMT", "--time-format '%a, %d %b %Y %H:%M:%S GMT' would read it"),
+        ("[09/Nov/2023:10:58:47 +0000]", "--time-format '[%d/%b/%Y:%H:%M:%S %z]' would read it"),
+        ("18MAY2023:07:00:03", "--time-format '%d%b%Y:%H:%M:%S' would read it"),
         ("Thu Nov 09 10:58:47 +0000 2023", "--time-format '%a %b %d %H:%M:%S %z %Y' would read it"),
     ],
 )
@@ -94,6 +98,9 @@ def test_an_implausible_time_is_refused_with_its_likely_cause(value: object, cau
         ("2023-05-18 12:00", Times(tz="America/New_York"), "2023-05-18 16:00"),
         ("2023-05-18T12:00+02:00", Times(tz="America/New_York"), "2023-05-18 10:00"),
         ("2023-05-18 12:00 UTC", Times(tz="America/New_York"), "2023-05-18 12:00"),
+        ("2023-05-18 05:00:00.000 -0700", Times(tz="America/New_York"), "2023-05-18 12:00"),  # Snowflake
+        ("2023-05-18 12:00:00.5 +0000 UTC", Times(tz="America/New_York"), "2023-05-18T12:00:00.5"),  # Go
+        ("2023-05-18T12:00+02:00 UTC", Times(), "2023-05-18 10:00"),
         (5, Times("s"), "1970-01-01T00:00:05"),
         ("1970-01-01T00:00:01.5", Times("s"), "1970-01-01T00:00:01.5"),
         ("9999-12-31", Times("s"), "9999-12-31"),

@@ -14,7 +14,7 @@ from replay.sources.log_map import GENERIC, LogMap
 from replay.sources.schema import IMPRESSIONS, NAME_BYTES
 from streams.records import Kind, item_key
 
-HINT = "say which is which with --columns, or let `mc2sf data inspect SOURCE --suggest` propose it"
+HINT = "say which is which with log:FILE --columns, or let `mc2sf data inspect log:FILE --suggest` propose it"
 NO_VALUE = ("", "null", "nan", "none", "\\n", "-1", "-1.0")  # spellings of "no value", in lower case and without blanks
 # words that mean "no value" in some logs: as an impression they are none, as a name they are warned about
 DOUBTFUL = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,7 @@ from replay.sources.exposure_log import file_format
 from replay.sources.log_map import LogMap
 from replay.sources.parquet_log import open_parquet
 from replay.sources.text.csv_form import check_csv, first_records, sniffed
-from replay.sources.text.csv_log import utf8
+from replay.sources.text.csv_log import is_utf8, utf8
 from replay.suggest.usual_names import USUAL, plain
 
 ROWS = 1000
@@ -29,6 +30,8 @@ class Sample:
     separator: str | None = None
     header: bool | None = None
     nested: str | None = None
+    comment: str | None = None
+    is_utf8: bool = True
 
 
 def sample(path: Path, log_map: LogMap) -> Sample:
@@ -42,17 +45,28 @@ def sample(path: Path, log_map: LogMap) -> Sample:
 def _of_csv(path: Path, log_map: LogMap) -> Sample:
     head = next(utf8(path, log_map.encoding))
     check_csv(path, head)
+    if log_map.comment is None and head.startswith(b"#"):
+        log_map = msgspec.structs.replace(log_map, comment="#")
     separator = log_map.separator or sniffed(head, log_map)
     rows = list(islice(first_records(head, separator, log_map), ROWS + 1))
     if not rows:
         raise SourceError(f"{path}, line 1: not CSV") if head.strip() else EmptyFileError(f"{path} is empty")
     width = len(rows[0])
+    others = len(rows) > 1
     rows = [row for row in rows if len(row) == width]
+    if others and len(rows) == 1:
+        raise SourceError(f"{path}: no row has the {width} fields of line 1, separated by {separator!r}")
     header = _is_header(rows) if log_map.header is None else log_map.header
     if len(rows) == header:
         raise SourceError(f"{path} has no row below its header")
-    names = rows[0] if header and len(set(rows[0])) == width else [str(n) for n in range(1, width + 1)]
-    return Sample(dict(zip(names, map(list, zip(*rows[header:], strict=True)), strict=False)), separator, header)
+    same = Counter(name.strip().lower() for name in rows[0])
+    names = [
+        name if header and name.strip() and same[name.strip().lower()] == 1 else str(number)
+        for number, name in enumerate(rows[0], start=1)
+    ]
+    columns = dict(zip(names, map(list, zip(*rows[header:], strict=True)), strict=False))
+    text = head[: head.rfind(b"\n") + 1]
+    return Sample(columns, separator, header, comment=log_map.comment, is_utf8=is_utf8(text))
 
 
 def _is_header(rows: list[list[str]]) -> bool:
@@ -96,12 +110,12 @@ def _is_list_of_objects(value: object) -> bool:
 def _of_parquet(path: Path) -> Sample:
     with open_parquet(path) as file:
         try:
-            batch = next(file.iter_batches(batch_size=ROWS), None)
-        except (pa.ArrowException, OSError) as error:
+            rows = [row for batch in islice(file.iter_batches(batch_size=ROWS), 1) for row in batch.to_pylist()]
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise SourceError(f"{path}, near row 1: {error}") from error
-    if batch is None:
+    if not rows:
         raise EmptyFileError(f"{path} is empty")
-    return Sample(_columns(iter(batch.to_pylist())))
+    return Sample(_columns(iter(rows)))
 
 
 def _columns(rows: Iterator[dict[str, object]]) -> dict[str, list[str]]:

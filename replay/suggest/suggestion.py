@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,10 +17,12 @@ from replay.sources.source import parse
 from replay.sources.text.containers import STDIN
 from replay.suggest.sample import Sample, sample
 from replay.suggest.usual_names import CLICKED, NAMES, SHOWN, plain
+from replay.values.events import number_of
 from replay.values.likely_times import number_cause, text_formats
 from replay.values.times import Times
 
 _SLATE = re.compile(r"\S+-[01](?: \S+-[01])*")
+_TRUTHS: Final[dict[float | None, str]] = {1.0: "click", 0.0: "exposure"}
 _OPTION = re.compile(r"--time-(unit|format) (\S+)")
 
 
@@ -55,14 +58,18 @@ def _lines(rows: Sample, log_map: LogMap) -> Iterator[str]:
     if missing:
         yield f"# nothing looks like {', '.join(missing)}: add it to columns"
     yield from _kinds(rows, columns, of_slates=slate is not None)
-    if rows.header is not None and not rows.header:
-        yield "header = false"
+    if rows.header is not None and (not rows.header or all(name.isdecimal() for name in columns.values())):
+        yield f"header = {str(rows.header).lower()}"
+    if rows.comment:
+        yield f"comment = {_text(rows.comment)}"
     if rows.separator not in (None, ","):
         yield f"separator = {_text(rows.separator)}"
     if rows.nested:
         yield f"nested = {_text(rows.nested)}"
     if log_map.encoding != "utf-8":
         yield f"encoding = {_text(log_map.encoding)}"
+    elif not rows.is_utf8:
+        yield 'encoding = "cp1252"  # unsure: the log is not UTF-8'
     if "timestamp" in columns:
         yield from _times(rows.columns[columns["timestamp"]], log_map)
     if slate is not None:
@@ -73,13 +80,18 @@ def _kinds(rows: Sample, columns: Mapping[str, str], *, of_slates: bool) -> Iter
     if "event" in columns:
         words = dict.fromkeys(rows.columns[columns["event"]])
         kinds = {word: _kind(word) for word in words}
+        unsure = [word for word, kind in kinds.items() if kind is None]
+        if len(unsure) == len(kinds):
+            kinds = {word: _TRUTHS.get(number_of(word)) for word in words}
         yield f"events = {_table({word: kind or 'ignore' for word, kind in kinds.items()})}" + (
-            "  # unsure: " + ", ".join(map(_text, (word for word, kind in kinds.items() if kind is None)))
-            if None in kinds.values()
-            else ""
+            f"  # unsure: {', '.join(map(_text, unsure))}" if unsure else ""
         )
-    elif "click" in columns or "rating" in columns:
-        yield f"click_from = {1 if 'click' in columns else 4}  # unsure: rows below it are exposures"
+    elif "click" in columns:
+        yield "click_from = 1  # unsure: rows below it are exposures"
+    elif "rating" in columns:
+        largest = max(number_of(value) or 0 for value in rows.columns[columns["rating"]])
+        smallest = 4 if 1 < largest <= 5 else largest * 0.8
+        yield f"click_from = {smallest:g}  # unsure: rows below it are exposures; the largest seen is {largest:g}"
     elif not of_slates:
         yield 'event = "click"  # unsure: no column tells clicks from exposures, so every row is a click'
 
@@ -155,22 +167,26 @@ def _is_time(value: str) -> bool:
 
 def _times(values: Sequence[str], log_map: LogMap) -> Iterator[str]:
     values = [value for value in values if value.strip()][:100]
-    if log_map.time_format or log_map.time_unit or all(map(_is_time, values)):
+    if log_map.time_format or log_map.time_unit or not values:
         yield from (f"{k} = {_text(v)}" for k in ("time_unit", "time_format", "tz") if (v := getattr(log_map, k)))
         return
-    try:
-        option = _OPTION.search(number_cause(float(values[0])))
-    except ValueError:
-        option = None
-    if option:
-        yield f"time_{option[1]} = {_text(option[2])}"
+    others = [value for value in values if not _is_time(value)]  # the few that are no times are wrong rows
+    if 2 * len(others) < len(values):
         return
-    formats = [form for form in text_formats(values[0]) if all(form in text_formats(value) for value in values)]
+    cause = ""
+    with suppress(ValueError):
+        cause = number_cause(float(others[0]))
+    if option := _OPTION.search(cause):
+        unsure = "" if cause.startswith("looks like") else f"  # unsure: {cause.partition('?')[0]}"
+        yield f"time_{option[1]} = {_text(option[2])}{unsure}"
+        return
+    counts = Counter(form for value in others for form in text_formats(value))
+    formats = [form for form, count in counts.items() if count == max(counts.values()) and 2 * count > len(others)]
     if formats:
-        others = f"  # unsure: or {' or '.join(map(_text, formats[1:]))}" if formats[1:] else ""
-        yield f"time_format = {_text(formats[0])}{others}"
+        more = f"  # unsure: or {' or '.join(map(_text, formats[1:]))}" if formats[1:] else ""
+        yield f"time_format = {_text(formats[0])}{more}"
     else:
-        yield f"# {_text(values[0]) if values else 'nothing'} is no time that is known: add time_format or time_unit"
+        yield f"# {_text(others[0])} is no time that is known: add time_format or time_unit"
 
 
 def _kind(word: str) -> str | None:

@@ -111,7 +111,7 @@ class EventReader:
 
     @cached_property
     def _null_numbers(self) -> frozenset[float]:
-        return frozenset(number for text in self._null if (number := _number(text)) is not None)
+        return frozenset(number for text in self._null if (number := number_of(text)) is not None)
 
     @cached_property
     def _no_impression(self) -> frozenset[str]:
@@ -134,7 +134,7 @@ class EventReader:
             if word not in self._words and "*" not in self._words:
                 raise InvalidError("unknown event kind", shown(value))
             return self._words.get(word, self._words.get("*"))
-        number = _number(value)
+        number = number_of(value)
         if number in self._null_numbers or str(value).strip().lower() in self._null:
             raise InvalidError(f"{self.log_map.decides} is a placeholder for no value", shown(value))
         if number is None:
@@ -234,7 +234,7 @@ def _is_text(column: pa.Array) -> bool:
     return is_text(column) or (pa.types.is_dictionary(column.type) and is_text(column.dictionary))
 
 
-def _number(value: object) -> float | None:
+def number_of(value: object) -> float | None:
     """Return a value (number, text or truth value) as a number; None for NaN, infinity and others."""
     if isinstance(value, str):
         value = _TRUTH.get(text := value.strip().lower(), text.replace("_", "x"))

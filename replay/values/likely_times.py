@@ -26,13 +26,28 @@ _DATES = (
     "%d-%m-%Y",
     "%m-%d-%Y",
     "%d.%m.%Y",
+    "%m/%d/%y",
+    "%d/%m/%y",
+    "%d.%m.%y",
+    "%Y.%m.%d",
+    "%d-%b-%Y",
+    "%d-%b-%y",
     "%Y/%m/%d",
     "%d %b %Y",
     "%b %d %Y",
     "%b %d, %Y",
 )
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
-_OTHERS = ("%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y")
+_OTHERS = (
+    "%a, %d %b %Y %H:%M:%S GMT",
+    "[%d/%b/%Y:%H:%M:%S %z]",
+    "%d%b%Y:%H:%M:%S",  # SAS
+    "%d-%b-%y %I.%M.%S.%f %p",  # Oracle
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+    "%d/%b/%Y:%H:%M:%S %z",
+    "%a %b %d %H:%M:%S %Y",
+)
 _PUNCTUATION = re.compile(r"[^\w%]", re.ASCII)
 _FORMATS = (*(date + hour for date, hour in product(_DATES, _HOURS)), *_OTHERS)
 

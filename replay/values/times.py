@@ -25,6 +25,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TICKS = range(620_000_000_000_000_000, 663_000_000_000_000_000)  # .NET's of 1965 to 2101; as ns they are 1989 to 1991
 _ZONE = re.compile(r"\s*(?:UTC|GMT|Z)$", re.ASCII | re.IGNORECASE)
 _ROUNDED = re.compile(r"\s*\d(?:[.,]\d{1,5})?E\+\d+\s*", re.ASCII)  # how spreadsheets show a number of 12 digits
+_OFFSET = re.compile(r"\s+([+-]\d\d:?\d\d)$", re.ASCII)
 _BELOW_US = re.compile(r"[.,]\d{6}(\d{1,3})", re.ASCII)
 
 
@@ -87,13 +88,13 @@ class Times:
         return scaled(number, self.unit or detected(number))
 
     def _iso(self, text: str) -> int:
-        plain = _ZONE.sub("", text.strip())
+        plain = _OFFSET.sub(r"\1", _ZONE.sub("", text.strip()))
         try:
             moment = datetime.fromisoformat(plain)
         except ValueError as error:
             raise InvalidError("time is neither a number nor ISO 8601", text_cause(text)) from error
         below = _BELOW_US.search(plain)
-        known = moment if len(plain) == len(text.strip()) else moment.replace(tzinfo=UTC)
+        known = moment.replace(tzinfo=UTC) if moment.tzinfo is None and _ZONE.search(text.strip()) else moment
         return self._of(known) + (int(below[1].ljust(3, "0")) if below else 0)
 
     def _formatted(self, text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ from replay.sources.text.csv_records import LINE_BYTES, Dialect, leading, line_e
 
 SEPARATORS: Final = (",", "\t", ";", "|", "::")
 
+_SEPARATOR = re.compile(rb"sep=([\t,;|])\r?\n")
 _SNIFFED = 20  # number of records for which separators are compared
 _UNIT = b"\x1f"  # replaces a separator of more than one byte
 
@@ -52,7 +54,7 @@ def csv_form(path: Path, head: bytes, log_map: LogMap) -> CsvForm:
     separator = (log_map.separator or sniffed(head, log_map)).encode()
     dialect = _dialect(separator, log_map)
     data = _separated(head, separator)
-    first = next(leading(data, dialect), None)
+    first = next(_leading(data, dialect), None)
     if first is None:
         raise SourceError(f"{path}, line 1: not CSV") if data.strip() else EmptyFileError(f"{path} is empty")
     names = next(fields([first[1].decode(errors="replace")], dialect))
@@ -88,18 +90,25 @@ def fields(records: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
 def first_records(head: bytes, separator: str, log_map: LogMap) -> Iterator[list[str]]:
     """Yield the values of the first records, up to the first invalid one."""
     dialect = _dialect(separator.encode(), log_map)
-    records = leading(_separated(head, separator.encode()), dialect)
+    records = _leading(_separated(head, separator.encode()), dialect)
     return fields((one[1].decode(errors="replace") for one in records), dialect)
 
 
 def sniffed(head: bytes, log_map: LogMap) -> str:
-    """Return the separator that splits the first records into equally many fields, and into the most."""
+    """Return the separator that line 1 names, or the one that splits the first records into equally many fields."""
+    if named := _SEPARATOR.match(head):
+        return named[1].decode()
 
     def score(separator: str) -> tuple[bool, int]:
         widths = [len(row) for row in islice(first_records(head, separator, log_map), _SNIFFED)]
         return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0
 
     return max(SEPARATORS, key=score)  # ties: the first of SEPARATORS
+
+
+def _leading(data: bytes, dialect: Dialect) -> Iterator[re.Match[bytes]]:
+    """Yield the first records, without a line in which Excel names the separator."""
+    return (record for record in leading(data, dialect) if record.start() or not _SEPARATOR.match(data))
 
 
 def _dialect(separator: bytes, log_map: LogMap) -> Dialect:
