@@ -115,7 +115,22 @@ def test_a_line_that_is_too_long_is_refused_alone_and_the_encoding_is_that_of_th
         assert [row[0] for row in found] == ["é", "é"]
 
 
-@pytest.mark.parametrize("lines", ["[\n{}\n]", '[{"user": 1}]'])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_field_that_a_line_has_twice_is_refused(tmp_path: Path, nested: bool) -> None:
+    event = f'"item": "i", "timestamp": {T}, "event": "click"'
+    lines = [f'{{"user": "u", {event}, "x": "user"}}', f'{{"user": "u", {event}, "user": "v"}}']
+    if nested:
+        lines = [
+            f'{{"user": "u", "events": [{{{event}}}, {{{event}}}]}}',
+            f'{{"user": "u", "events": [{{{event}, {event}}}]}}',
+        ]
+    path, errors = write(tmp_path / "a.jsonl", "\n".join(lines)), RowErrors("skip")
+    found = read(path, LogMap(nested="events") if nested else LogMap(), errors)
+    assert [row[0] for row in found] == ["u"] * (2 if nested else 1)
+    assert f"line 2: wrong columns ({'item' if nested else 'user'} occurs twice" in errors.first[0]
+
+
+@pytest.mark.parametrize("lines", ["[\n{}\n]", '[{"user": 1}]', '{\n"user": 1\n}', '{"user": 1},\n{"user": 2}'])
 def test_an_array_instead_of_lines_is_refused_with_the_way_out(tmp_path: Path, lines: str) -> None:
-    with pytest.raises(SourceError, match=r"line 1: not .*jq -c '\.\[\]' converts an array"):
+    with pytest.raises(SourceError, match=r"line 1: not .*jq -c '\.\[\]' for an array"):
         read(write(tmp_path / "a.json", lines), LogMap())

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -29,7 +32,7 @@ from replay.values.table import Table
 
 _FORMS = 16  # number of sets of fields in the cache: most lines of a log have the same fields
 _NUMBERS = ("timestamp", "click", "rating")  # columns in which a float is not a name
-_ARRAY = "write one object per line; jq -c '.[]' converts an array"
+_LINES = "write one object per line; jq -c . does so, and jq -c '.[]' for an array"
 _json = msgspec.json.Decoder()
 
 Values = dict[str, object]
@@ -93,6 +96,14 @@ class _JsonLog:
         read = self.form.columns(decoded, np.array(numbers, np.int64), data)
         return [] if read is None else [(Table(self.path, *read), problems)]
 
+    @cached_property
+    def _quoted_names(self) -> list[bytes]:
+        log_map = self.reader.log_map
+        return [
+            f'"{log_map.named_columns.get(column, column)}"'.encode()
+            for column in dict.fromkeys((*log_map.needed, "impression", *log_map.named_columns))
+        ]
+
     def _form(self, line: bytes) -> JsonForm | None:
         objects = self._objects(0, line, [])
         form = json_form(objects[0], self.reader.log_map) if objects else None
@@ -154,8 +165,10 @@ class _JsonLog:
         nested = self.reader.log_map.nested
         try:
             fields = _decoded(line, self.reader.log_map.encoding)
+            if any(line.count(name) > 1 for name in self._quoted_names):
+                _check_unique(line)
             if not isinstance(fields, dict):
-                hint = f": {_ARRAY}" if isinstance(fields, list) else ""
+                hint = f": {_LINES}" if isinstance(fields, list) else ""
                 raise InvalidError("not a JSON object", shown(fields) + hint)  # noqa: TRY301
             inside: object = [{}] if nested is None else fields.pop(nested, None)
             if not isinstance(inside, list) or not all(isinstance(each, dict) for each in inside):
@@ -196,6 +209,20 @@ def _column(values: list[object]) -> pa.Array:
     return pa.array(values, pa.string())
 
 
+def _check_unique(line: bytes) -> None:
+    """Raise InvalidError if an object of a line of JSON has a field twice: readers of JSON take either."""
+
+    def unique(pairs: list[tuple[str, object]]) -> None:
+        counts = Counter(name for name, _ in pairs)
+        if len(counts) < len(pairs):
+            raise InvalidError(
+                "wrong columns", f"{counts.most_common(1)[0][0]} occurs twice in {shown(','.join(counts))}"
+            )
+
+    with suppress(RecursionError):
+        json.loads(line, object_pairs_hook=unique)
+
+
 def _decoded(line: bytes, encoding: str) -> object:
     """Return the decoded JSON of a line; NaN and Infinity are allowed. Raises InvalidError."""
     if len(line) > LINE_BYTES:
@@ -210,5 +237,5 @@ def _decoded(line: bytes, encoding: str) -> object:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            hint = f": {_ARRAY}" if text.strip() == "[" else ""
+            hint = f": {_LINES}" if text.strip() in ("[", "{") or text.rstrip().endswith(",") else ""
             raise InvalidError("not JSON", f"{error}{hint}") from error
