@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.faust_runtime.app import new_app
 from streams.faust_runtime.consumer import HeldConsumer, PromptThread
+from streams.kafka.clients import FETCH_WAIT_MS, SHORT_FETCH_WAIT_MS
+from streams.settings import Settings
 
 EVENTS, OTHERS, CHANGELOG = TP("events", 0), TP("events", 1), TP("state-changelog", 0)
 
@@ -160,3 +164,13 @@ def test_what_has_begun_to_wait_is_continued_by_faust(consumer: HeldConsumer, mo
 
     monkeypatch.setattr(driver.Consumer, "wait_first", faust)
     assert asyncio.run(consumer.wait_first(begun(), fails())) == [["begun", "timed out"]]
+
+
+@pytest.mark.parametrize(("lockstep", "wait_ms"), [(True, SHORT_FETCH_WAIT_MS), (False, FETCH_WAIT_MS)])
+def test_fetches_are_short_in_lockstep_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lockstep: bool, wait_ms: int
+) -> None:
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_create_worker_consumer", lambda *_: SimpleNamespace())
+    thread = PromptThread.__new__(PromptThread)
+    thread.app = new_app(Settings(lockstep=lockstep, state_dir=tmp_path), "device")
+    assert thread._create_worker_consumer(object())._fetch_max_wait_ms == wait_ms

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from streams.codec import Reader, RecordError
-from streams.kafka.clients import SHORT_FETCH_WAIT_MS
+from streams.kafka.clients import epoch_fetch_wait_ms
 from streams.kafka.partition_consumer import OpenConsumer, PartitionConsumer
 from streams.kafka.stall_detector import StalledError
 from streams.kafka.types import TopicPartition
@@ -39,7 +39,7 @@ def lockstep(
     It waits without a timeout; `idle` is called a few times per second meanwhile.
     """
     start = {TopicPartition(MODEL_RELEASES.name, 0): 0}
-    consumer = open_consumer(settings, _ROLE, start, fetch_wait_ms=SHORT_FETCH_WAIT_MS)
+    consumer = open_consumer(settings, _ROLE, start, fetch_wait_ms=epoch_fetch_wait_ms(settings))
     reader: Reader[Manifest | EpochDecision | ItemCounts] = Reader(ReleaseEvent)
     decided: dict[int, int] = {}
 
@@ -51,7 +51,7 @@ def lockstep(
             except StalledError as error:
                 log.warning("%s; reading again with a new consumer", error)
                 consumer.close()
-                consumer = open_consumer(settings, _ROLE, start, fetch_wait_ms=SHORT_FETCH_WAIT_MS)
+                consumer = open_consumer(settings, _ROLE, start, fetch_wait_ms=epoch_fetch_wait_ms(settings))
                 continue
             idle()
             for message in messages:

@@ -19,6 +19,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from streams.faust_runtime.consumer import HeldConsumer
 from streams.faust_runtime.types import Transport
+from streams.kafka.clients import FETCH_WAIT_MS, epoch_fetch_wait_ms
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class IdempotentProducer(driver.Producer):  # type: ignore[misc] # Faust is not 
 
 class PlatformApp(faust.App):  # type: ignore[misc] # Faust is not typed
     """A Faust app on `HeldConsumer` and `IdempotentProducer`; `before_connect` is called once."""
+
+    fetch_wait_ms = FETCH_WAIT_MS  # how long the broker waits for records before it answers a fetch
 
     before_connect: Callable[[], None] = staticmethod(lambda: None)
 
@@ -81,7 +84,7 @@ def new_app(settings: Settings, role: str) -> PlatformApp:
     """Return the Faust app of a role of a run, with timeouts that make joins and rebalances take seconds."""
     data = settings.state_dir / f"faust-{role}"
     data.mkdir(parents=True, exist_ok=True)
-    return PlatformApp(
+    app = PlatformApp(
         f"{settings.run}-{role}",
         broker=[f"kafka://{address}" for address in settings.brokers.split(",")],
         broker_credentials=_credentials(settings),
@@ -105,6 +108,8 @@ def new_app(settings: Settings, role: str) -> PlatformApp:
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
+    app.fetch_wait_ms = epoch_fetch_wait_ms(settings)
+    return app
 
 
 def run_worker(app: PlatformApp) -> None:

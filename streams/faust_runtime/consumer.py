@@ -24,7 +24,6 @@ from faust.types import TP
 from mode.services import WaitResults
 
 from streams.faust_runtime.types import FetchedRecord, FetchingConsumer
-from streams.kafka.clients import SHORT_FETCH_WAIT_MS
 
 T = TypeVar("T")
 Records = dict[TP, list[FetchedRecord]]
@@ -36,7 +35,7 @@ class PromptThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc] # Faust
     def _create_worker_consumer(self, transport: object) -> FetchingConsumer:
         """Create the consumer with short fetches: Faust's wait 1.5 s, and some brokers answer no earlier than that."""
         consumer: FetchingConsumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = SHORT_FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it
+        consumer._fetch_max_wait_ms = self.app.fetch_wait_ms  # noqa: SLF001 - Faust has no setting for it
         return consumer
 
     async def _fetch_records(
