@@ -42,8 +42,8 @@ def commands(page: Path) -> list[Command]:
 def mc2sf(text: str) -> list[list[str]]:
     """Return the arguments of every call of `mc2sf` in a command, without what surrounds them in the shell."""
     calls = []
-    for part in re.split(r"[;|]|&&|\bdo\b", text):
-        words = shlex.split(part)
+    for part in re.split(r"[;|]|&&|&$|\bdo\b", text):
+        words = shlex.split(re.sub(r"\$\((.*?)\)", r" \1 ", part))  # of a substitution its command
         names = [index for index, word in enumerate(words) if Path(word).name == "mc2sf"]
         if names:
             given = words[names[-1] + 1 :]
