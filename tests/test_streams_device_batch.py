@@ -418,6 +418,21 @@ def test_clicks_of_a_later_epoch_are_not_uploaded_by_an_earlier_marker_that_come
     assert upload.items.array().tolist() == [1]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_clicks_are_uploaded_once_and_their_user_is_not_written_again_for_it(restarted: bool) -> None:
+    worker = Worker(SMALL.model_copy(update={"evaluate": 0.0}))
+    worker.work(at(DEVICE_EVENTS, EpochBegin(0, 0, 0)), at(DEVICE_EVENTS, batch(1)))
+    row = worker.rows[user_key("u")]
+    for epoch in (0, 1):
+        if restarted:
+            worker.device = Device(worker.settings)  # it builds its index from the rows
+        worker.work(at(DEVICE_EVENTS, EpochEnd(epoch, 9)), at(DEVICE_EVENTS, EpochBegin(epoch + 1, 0, 9)))
+    assert worker.rows[user_key("u")] is row
+    worker.work(at(DEVICE_EVENTS, batch(2, seq=1)), at(DEVICE_EVENTS, EpochEnd(2, 9)))
+    sent = [record for record in worker.sent[DEVICE_UPLINK.name] if isinstance(record, ClickUpload)]
+    assert [(upload.epoch, upload.items.array().tolist()) for upload in sent] == [(0, [1]), (2, [2])]
+
+
 def test_the_metrics_count_what_was_sent() -> None:
     names = "mc2sf_r2_uploads_total", "mc2sf_click_uploads_total"
     before = [metric(name) for name in names]

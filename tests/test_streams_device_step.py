@@ -141,6 +141,21 @@ def test_past_clicks_enter_histories_and_are_never_ranked() -> None:
     assert made.user.state.clicks == made.user.state.uploads == [1, 2]
 
 
+def test_clicks_of_an_epoch_that_has_ended_are_uploaded_already() -> None:
+    first = step(NEW, batch((CLICK, 1), (CLICK, 2)), context()).user
+    same = step(first, batch((CLICK, 3), seq=2, time=9), context()).user
+    between = step(same, batch((CLICK, 4), seq=3, time=9), context(ended=0)).user  # before the next epoch begins
+    later = step(between, batch((CLICK, 5), seq=4, time=9), context(epoch=1, ended=0)).user
+    states = [user.state for user in (first, same, between, later)]
+    assert [(state.uploads, state.uploads_epoch) for state in states] == [
+        ([1, 2], 0),
+        ([1, 2, 3], 0),
+        ([4], 1),
+        ([4, 5], 1),
+    ]
+    assert [state.not_uploaded(0) for state in states] == [[], [], [4], [4, 5]]
+
+
 def test_a_window_that_is_full_goes_up_and_the_state_begins_at_zero() -> None:
     made = step(NEW, batch(*[(EXPOSURE, i) for i in range(1, 8)]), context())
     state = resolved(made)

@@ -72,21 +72,22 @@ class Tables:
         query = sa.select(sa.func.max(i.seq)).where(run_state.events_of(self._run, user))
         with self._engine.connect() as connection:
             last = connection.execute(query).scalar_one()
+            recorded = run_state.recorded(connection, self._run)
             device = _state(connection, self._run, user, DeviceState)
             cloud = _state(connection, self._run, user, CloudState)
         return UserAnswer(
             user=user,
             next_seq=0 if last is None else int(last) + 1,
-            device=None if device is None else self._device(*device),
+            device=None if device is None else self._device(*device, ended=-1 if recorded is None else recorded[0]),
             cloud=None if cloud is None else self._cloud(*cloud),
         )
 
-    def _device(self, epoch: int, state: DeviceState) -> DeviceAnswer:
+    def _device(self, epoch: int, state: DeviceState, *, ended: int) -> DeviceAnswer:
         return DeviceAnswer(
             epoch=epoch,
             clicks=self.names(state.clicks),
             exposures=self.names(state.exposures),
-            not_uploaded=self.names(state.uploads),
+            not_uploaded=self.names(state.not_uploaded(ended)),
             window=state.window,
             open_exposures=state.open_count,
         )

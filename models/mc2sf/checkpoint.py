@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.numpy import save  # a third of the time of torch's, and the same bytes
+from safetensors.torch import load
 from torch import Tensor
 
 from models.data.item_neighbours import ItemNeighbours
@@ -60,7 +61,7 @@ def _to_bytes(weights: Mapping[str, Tensor], part: str, config: NetConfig) -> by
         if sizes[name] == getattr(NetConfig, name):
             del sizes[name]
     header = json.dumps({"part": part, **sizes}, sort_keys=True)
-    return save({name: weight.contiguous() for name, weight in weights.items()}, metadata={"mc2sf": header})
+    return save({name: weight.contiguous().numpy() for name, weight in weights.items()}, metadata={"mc2sf": header})
 
 
 def config_of(data: bytes) -> tuple[str, NetConfig]:

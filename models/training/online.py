@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.numpy import save
+from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional
 
@@ -74,7 +75,8 @@ class FastLearner:
 
     def state(self) -> bytes:
         """Return weights, optimiser state and number of examples for `load`, as safetensors."""
-        return save(self._tensors() | {"learnt": torch.tensor(self.learnt)})
+        tensors = self._tensors() | {"learnt": torch.tensor(self.learnt)}
+        return save({name: tensor.numpy() for name, tensor in tensors.items()})
 
     def load(self, data: bytes) -> None:
         """Restore the `state` of a learner on the same nets. Raises CheckpointError and then changes nothing."""

@@ -237,6 +237,7 @@ class DeviceWork:
             settings=self._settings,
             spec=self._spec,
             epoch=max(partition.begun, 0),
+            ended=partition.ended,
             versions=release.manifest.versions,
             catalogue=release.catalogue,
             item_statistics=item_statistics(self._epoch_before(partition.begun)),

@@ -57,11 +57,11 @@ class EpochMarkers:
 
     def _upload_clicks(self, number: int, marker: EpochEnd) -> None:
         """Send the clicks of the epoch, user by user in the order of names."""
-        for key in sorted(self._rows.index.uploads[number]):
-            user = self._rows.user(key)
-            clicks = user.state.uploads
-            if user.state.uploads_epoch <= marker.epoch:
-                items = Tensor("<i8", (len(clicks),), keys_bytes(clicks))
+        waiting = self._rows.index.uploads[number]
+        for key in sorted(waiting):
+            state = self._rows.user(key).state
+            if state.uploads_epoch <= marker.epoch:
+                items = Tensor("<i8", (len(state.uploads),), keys_bytes(state.uploads))
                 upload = ClickUpload(key.decode(), marker.epoch, items, marker.time)
                 self._writes.send(DEVICE_UPLINK, number, key, upload)
-                self._rows.put_user(number, key, user.without_uploads())
+                waiting.discard(key)

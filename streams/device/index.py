@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from streams.kafka.partitioner import partition_of_row
+from streams.kafka.partitioner import partition_key, partition_of_row
 from streams.records import Ranking
-from streams.state.device import DeviceState, PendingRequest, kind_of
+from streams.state.device import DevicePartitionState, DeviceState, PendingRequest, kind_of
 from streams.state.row_codec import decode_row
 
 
@@ -21,6 +21,7 @@ class DeviceIndex:
         self.requests: defaultdict[int, dict[bytes, tuple[int, int]]] = defaultdict(dict)  # key -> wall clock, epoch
         self._pending: defaultdict[int, Counter[int]] = defaultdict(Counter)  # requests by epoch
         self.uploads: defaultdict[int, set[bytes]] = defaultdict(set)
+        self.ended: defaultdict[int, int] = defaultdict(lambda: -1)  # the last epoch that ended in a partition
         self.rankings: dict[str, tuple[Ranking, str]] = {}  # that wait for the cloud, and the variant that is wanted
         self.r2_sent: set[bytes] = set()  # since this worker was assigned their partition; also if there is none yet
 
@@ -28,6 +29,9 @@ class DeviceIndex:
     def of(cls, rows: Mapping[bytes, bytes], partitions: int) -> DeviceIndex:
         """Return the index of a table's rows."""
         index = cls()
+        for partition in range(partitions):
+            if (row := rows.get(partition_key(partition))) is not None:
+                index.ended[partition] = decode_row(row, DevicePartitionState).ended
         for key, value in rows.items():
             kind, partition = kind_of(key), partition_of_row(key, partitions)
             if kind is PendingRequest:
@@ -45,7 +49,7 @@ class DeviceIndex:
             if row is not None:
                 self.requests[partition][key] = row.asked_wall, row.epoch
                 self._pending[partition][row.epoch] += 1
-        elif row.uploads:
+        elif row.not_uploaded(self.ended[partition]):
             self.uploads[partition].add(key)
         else:
             self.uploads[partition].discard(key)

@@ -85,7 +85,7 @@ def start_ranking(
         time=state.time,
         closed=state.closed if state.window else 0,
         uploaded=uploaded,
-        not_uploaded=len(state.uploads),
+        not_uploaded=len(state.not_uploaded(context.ended)),
         asked_wall=request.asked_wall,
         answered_wall=context.asked_wall,
     )

@@ -74,6 +74,7 @@ class DeviceRows:
     def put_partition(self, number: int, state: DevicePartitionState) -> None:
         """Change a partition's progress."""
         self._partitions.put(partition_key(number), state)
+        self.index.ended[number] = state.ended
 
 
 def _read_user(value: bytes | None) -> User:

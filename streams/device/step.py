@@ -137,8 +137,9 @@ class _BatchStep:
                 self.close_window(self.batch.times[i])
         elif kind in (CLICK, PAST_CLICK):
             _append(state.clicks, key, settings.history_short)
+            state.uploads = state.not_uploaded(self.context.ended)
             _append(state.uploads, key, settings.history_long)
-            state.uploads_epoch = self.context.epoch
+            state.uploads_epoch = max(self.context.epoch, self.context.ended + 1)
 
     def add_exposure(self, key: int) -> None:
         """Add an exposure to the open window's GRU state; one from an earlier step is copied, not changed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -44,6 +44,7 @@ class Context:
     versions: Versions
     catalogue: Catalogue
     item_statistics: ItemStatistics  # as of the begin of the epoch; free-running of an earlier one, the newest known
+    ended: int = -1  # the last epoch that ended: its clicks are uploaded
     asked_wall: int = 0
     resend_r2: bool = False  # before the first request: the cloud may hold a later r2 than the user's last one
 
@@ -60,10 +61,6 @@ class User:
     def of(cls, state: DeviceState) -> User:
         """Return the user with a state from the table."""
         return cls(state, state.gru_state, state.r2)
-
-    def without_uploads(self) -> User:
-        """Return the user after the clicks were uploaded."""
-        return replace(self, state=msgspec.structs.replace(self.state, uploads=[]))
 
     def resolve(self) -> DeviceState:
         """Return the state, once the GRU states are computed."""

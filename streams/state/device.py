@@ -32,9 +32,16 @@ class DeviceState(msgspec.Struct, array_like=True):
     closed: int = 0  # time of the event that closed it
     clicks: list[int] = msgspec.field(default_factory=list)  # the last L_F
     exposures: list[int] = msgspec.field(default_factory=list)  # of the last two windows
-    uploads: list[int] = msgspec.field(default_factory=list)  # clicks since the last upload, at most L_S
-    uploads_epoch: int = -1  # epoch of these clicks
+    uploads: list[int] = msgspec.field(default_factory=list)  # clicks of one epoch, at most L_S: see `not_uploaded`
+    uploads_epoch: int = -1  # epoch at whose end these clicks are uploaded
     keys: list[int] = msgspec.field(default_factory=list)  # the last idempotency keys: see streams/state/numbering.py
+
+    def not_uploaded(self, ended: int) -> list[int]:
+        """Return the clicks since the last upload, in a partition in which epoch `ended` has ended.
+
+        The row is not written again when its clicks are uploaded: the partition's row says that they were.
+        """
+        return self.uploads if self.uploads_epoch > ended else []
 
 
 class PendingRequest(msgspec.Struct, array_like=True, frozen=True):
