@@ -8,14 +8,14 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from deploy.report.measurements import online
+from deploy.report.measurements import online, served_now
 from deploy.runs import FoundRun
 from deploy.user_error import UserError
 from models.data.event_kinds import CLICK_KINDS, EXPOSURE
 from models.data.views import View, view
 from streams.database import run_state, schema
 from streams.model_config import view_spec
-from streams.prequential.served import By, leader
+from streams.prequential.served import By
 from streams.releases.item_statistics import statistics_after
 from streams.releases.release import Release, read_release
 
@@ -100,8 +100,7 @@ def _names(connection: sa.Connection, run: str, keys: list[int]) -> list[str]:
 
 def variant_to_serve(connection: sa.Connection, run: str) -> By:
     """Return the variant that is served after the last recorded epoch."""
-    found = online(connection, run)
-    return leader({variant: quality.ndcg_10 or 0.0 for variant, quality in found.items()})
+    return served_now(online(connection, run))
 
 
 def _last_r2(connection: sa.Connection, run: str, user: str, release: Release, seen: View) -> NDArray[np.float32]:

@@ -32,6 +32,12 @@ def database(folder: Path, failed: str = "sorting failed") -> Iterator[duckdb.Du
             connection.close()
 
 
+def integers(connection: duckdb.DuckDBPyConnection, query: str) -> list[int]:
+    """Return the only row of a query over integers."""
+    (row,) = connection.execute(query).fetchall()
+    return [int(value) for value in row]
+
+
 def quoted(path: Path | str) -> str:
     """Return the path as an SQL literal."""
     return "'" + str(path).replace("'", "''") + "'"

@@ -13,11 +13,11 @@ from replay.parameters import parameters
 
 HOUR, DAY = 3_600_000, 86_400_000  # ms
 OFFLINE_SPAN = DAY  # a device is online or offline for a whole span of event time
-OFFLINE_MOST = 7  # largest number of offline spans in a row
+MAX_OFFLINE_SPANS = 7  # largest number of offline spans in a row
 DELAY = HOUR  # the longest delay of an upload
 SKEW = 6 * HOUR  # the largest error of a clock, fast or slow
 LATENESS = HOUR  # a click that arrives later than this after its event time is never ranked
-HOSTILE_MOST = 1000  # largest number of hostile devices
+MAX_HOSTILE = 1000  # largest number of hostile devices
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Faults:
     def __post_init__(self) -> None:
         """Raise SourceError for a share outside [0, 1], or too many hostile devices."""
         for field in fields(self):
-            value, largest = getattr(self, field.name), HOSTILE_MOST if field.name == "hostile" else 1
+            value, largest = getattr(self, field.name), MAX_HOSTILE if field.name == "hostile" else 1
             if not 0 <= value <= largest:
                 kind = "a number of devices" if field.name == "hostile" else "a share"
                 raise SourceError(f"{field.name}={value:g}: it is {kind} in 0..{largest}")

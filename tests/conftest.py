@@ -18,14 +18,16 @@ from tempfile import TemporaryDirectory
 import hypothesis
 import psycopg
 import pytest
+import sqlalchemy as sa
 import torch
 from selenium import webdriver
 from tenacity import retry, stop_after_delay, wait_fixed
 
+from benchmarks.servers.embedded import embedded_broker
 from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import POSTGRES, Postgres
 from deploy.cli.main import main
-from deploy.local.broker import EmbeddedBroker, free_port
+from deploy.local.broker import free_port
 from streams.database.engine import connect
 from streams.settings import Settings
 from tests.support import process_guard
@@ -109,7 +111,7 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             if name not in running:
                 folder = tmp_path_factory.mktemp(name)
                 if name == "embedded":
-                    running[name] = stack.enter_context(EmbeddedBroker(folder / "log"))
+                    running[name] = stack.enter_context(embedded_broker(folder / "log"))
                 elif name == "kafka":
                     home: Path = request.getfixturevalue("kafka_home")
                     running[name] = stack.enter_context(Cluster(home, folder)).addresses
@@ -151,6 +153,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{shutil.copy(request.getfixturevalue('migrated'), tmp_path / 'test.db')}"
     return database_on(request.getfixturevalue("servers")("postgresql"))
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    """An engine of a database without rows."""
+    connected = connect(database_url)
+    yield connected
+    connected.dispose()
 
 
 def database_on(url: str) -> str:

@@ -23,8 +23,6 @@ from models.training.objectives import SequenceBatch
 from tests.support.experiments import dataset, trainer
 from tests.test_models_laws import ROWS, SIZES, USERS, some_queries
 
-torch.set_num_threads(1)
-
 
 class Line(nn.Module):
     """(w x - y)^2 over a device's points."""

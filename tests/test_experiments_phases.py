@@ -21,7 +21,6 @@ from models.data.catalogue import FIRST_ROW
 from replay.sources.source import parse
 from tests.support.experiments import QUICK_SET, SMALL, trainer
 
-torch.set_num_threads(1)
 # one epoch: there is nothing to choose
 ONE_EPOCH = QUICK_SET.varied(QUICK_SET.settings(), epochs=1, power=0.5)
 MODELS: dict[str, Model] = {

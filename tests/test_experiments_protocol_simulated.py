@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from deploy.cli.source_argument import parse_source
 from deploy.experiments.runner.runner import Trainers
@@ -25,8 +24,6 @@ from streams.releases.release import Release, read_release
 from streams.settings import Settings
 from tests.support.protocol import impressions_log, ratings_log, single_events_log
 from tests.support.simulation import Simulation, outcomes
-
-torch.set_num_threads(1)
 
 
 def text_of(folder: Path, source: Callable[[Path], str]) -> str:

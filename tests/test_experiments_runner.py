@@ -45,7 +45,6 @@ from models.training.losses import bce, sampled_softmax
 from replay.sources.source import parse
 from tests.support.experiments import QUICK, QUICK_SET, SMALL, trainer, write_log
 
-torch.set_num_threads(1)
 PAPER = Path(__file__).parents[1] / "benchmarks" / "paper"
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 
 from deploy.experiments.data.candidate_lists import Score
 from deploy.experiments.data.known_history import CARRIED
@@ -27,8 +26,6 @@ from models.data.interaction_log import Ints
 from models.training import losses
 from replay.sources.source import parse
 from tests.support.experiments import QUICK, QUICK_SET, SMALL, dataset, trainer, write_log
-
-torch.set_num_threads(1)
 
 
 def request(text: str = "ml-1m:x") -> Request:

@@ -14,8 +14,6 @@ from benchmarks.training.sparse_world import SLATE, sparse_log
 from models.evaluation.metrics import gains
 from models.training.retrain import TrainConfig
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def simulated() -> Simulated:

@@ -35,7 +35,6 @@ from models.training import losses
 from models.training.fit import FitConfig, fit
 from models.training.objectives import ListBatch, ListObjective, SequenceBatch, SequenceObjective
 
-torch.set_num_threads(1)
 ITEMS, USERS, LENGTH = 30, 40, 12
 ROWS = FIRST_ROW + ITEMS
 Build = Callable[[], nn.Module]

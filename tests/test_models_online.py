@@ -16,7 +16,6 @@ from models.mc2sf.tiled_scorer import Scorer
 from models.training.online import FastBatchExample, FastLearner, losses
 from models.training.retrain import TrainConfig
 
-torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, attention=(8, 4), gate=(8, 4), head=(16, 8))
 CONFIG = TrainConfig(batch=32, learning_rate=5e-3)
 ROWS = 60

@@ -32,7 +32,6 @@ from models.training.minibatches import ClickSource
 from models.training.retrain import TrainConfig, retrain
 from models.training.stacking import fit_weights, is_supported, neighbours_without
 
-torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
 STACKED = replace(SIZES, stacked=True)
 SPEC = ViewSpec(history_long=8, history_short=4, threshold=3)

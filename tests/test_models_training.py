@@ -21,7 +21,6 @@ from models.training.minibatches import ClickSource
 from models.training.negative_sampling import draw_uniform
 from models.training.retrain import TrainConfig, TrainResult, at_pace, retrain, select, train, with_larger_batches
 
-torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=8, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
 SPEC = ViewSpec(history_long=8, history_short=4, threshold=3)
 CONFIG = TrainConfig(batch=64, learning_rate=5e-3, older=1.0, held_out_max=200)

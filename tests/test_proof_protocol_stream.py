@@ -39,7 +39,6 @@ from tests.support.command import Command
 from tests.support.protocol import impressions_log, ratings_log, single_events_log
 from tests.support.whole_run import PATIENCE_S
 
-torch.set_num_threads(1)
 SYNTHETIC = "synthetic:users=30,items=150"
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replay.errors import SourceError
-from replay.faults import DAY, DELAY, HOUR, LATENESS, NO_FAULTS, OFFLINE_MOST, OFFLINE_SPAN, SKEW, Faults, chance
+from replay.faults import DAY, DELAY, HOUR, LATENESS, MAX_OFFLINE_SPANS, NO_FAULTS, OFFLINE_SPAN, SKEW, Faults, chance
 from replay.prepare.late_arrivals import Fleet
 from replay.prepare.plan import Options, Plan
 from replay.prepare.prepare import prepare
@@ -112,10 +112,13 @@ def test_what_is_lost_is_whole_uploads_and_leaves_no_hole(sound: list[dict[str, 
 
 def test_late_is_bounded_by_what_a_fault_may_do(sound: list[dict[str, Any]], tmp_path: Path) -> None:
     when = {(row["user"], row["seq"]): row["time"] for row in sound}
-    for faults, most in ((Faults(reordered=1.0), DELAY), (Faults(offline=0.5), OFFLINE_MOST * OFFLINE_SPAN + DELAY)):
+    for faults, longest in (
+        (Faults(reordered=1.0), DELAY),
+        (Faults(offline=0.5), MAX_OFFLINE_SPANS * OFFLINE_SPAN + DELAY),
+    ):
         late = [row["arrival"] - when[row["user"], row["seq"]] for row in rows(planned(tmp_path / str(faults), faults))]
-        assert 0 <= min(late) < HOUR <= most
-        assert most / 20 < max(late) <= most + DAY
+        assert 0 <= min(late) < HOUR <= longest
+        assert longest / 20 < max(late) <= longest + DAY
 
 
 def test_a_wrong_clock_is_wrong_by_a_constant_and_never_ahead_of_the_arrival(

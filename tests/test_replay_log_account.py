@@ -1,4 +1,4 @@
-"""What becomes of every row of a log, and what is said of rows that can be read but may not have been meant."""
+"""The account of the rows of a log, and the findings about rows that can be read but may not have been meant."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_names_that_differ_only_by_how_they_are_written_are_counted_by_cause_and
     users = ["7", "7.0", " 7", "007", "a", "A", "b\ufeff", "b", "caf\u00e9", "cafe\u0301", "other"]
     plan = planned(tmp_path, [f"{user},i,{NOON},click,0" for user in users])
     (finding,) = (one for one in plan.findings if one.name == "similar-users")
-    assert plan.users == len(users)
+    assert plan.contents.users == len(users)
     assert finding.count == 6
     for cause in (
         "1 by blanks around them",

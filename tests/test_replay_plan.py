@@ -34,7 +34,7 @@ def planned(log: Path, folder: Path | None = None, **options: object) -> Plan:
 
 def test_a_plan_says_what_the_log_holds_and_where_its_epochs_end(log: Path) -> None:
     plan = planned(log, epoch="100")
-    assert (plan.events, plan.users, plan.items, plan.epochs) == (400, 7, 11, 4)
+    assert (plan.events, plan.contents.users, plan.contents.items, plan.epochs) == (400, 7, 11, 4)
     assert plan.contents.clicks + plan.contents.exposures == 400
     assert plan.contents.exposures_logged
     assert plan.ends == (100, 200, 300, 400)
@@ -58,7 +58,7 @@ def test_a_plan_is_used_again_and_made_again_where_the_source_or_a_choice_change
     assert planned(log) == first
     log.write_text(HEADER + ROWS + "new,i1,1600000000,click\n")
     os.utime(log, ns=(1, 1))
-    assert planned(log).users == 8
+    assert planned(log).contents.users == 8
 
 
 def test_what_was_half_made_is_made_again(log: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
+from prometheus_client import REGISTRY
 
 from benchmarks.servers.worker import wait_for
 from replay.faults import Faults
@@ -26,6 +27,7 @@ from replay.sources.source import parse
 from streams.codec import Reader, RecordError, encode
 from streams.kafka import clients, topic_admin
 from streams.kafka.message import Message
+from streams.kafka.partition_consumer import PartitionConsumer
 from streams.kafka.partitioner import partition_of
 from streams.records import DeviceBatch, DeviceEvent, EndOfLog, EpochBegin, EpochEnd, Versions
 from streams.release_records import EpochDecision, Manifest
@@ -76,6 +78,16 @@ def sent(settings: Settings) -> list[list[Any]]:
     return found
 
 
+def simulated_clock(speed: float, wall: list[float] | None = None) -> VirtualClock:
+    """A clock that sleeps by adding to its wall time."""
+    now = [0.0] if wall is None else wall
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    return VirtualClock(speed, time=lambda: now[0], sleep=sleep)
+
+
 def check(settings: Settings, plan: Plan, releases: Callable[[int], int | None]) -> list[list[Any]]:
     """Every event stands in its partition once, in order, between the marks of its epoch."""
     found = sent(settings)
@@ -97,20 +109,18 @@ def check(settings: Settings, plan: Plan, releases: Callable[[int], int | None])
         assert shape == [EpochBegin, EpochEnd] * plan.epochs + [EndOfLog]
         assert records[-1].events == events
     assert sum(map(len, items.values())) == plan.events
-    assert len(items) == plan.users
+    assert len(items) == plan.contents.users
     return found
 
 
 def test_every_event_is_sent_once_between_the_marks_of_its_epoch(settings_of_run: Settings) -> None:
     plan = planned(settings_of_run)
     assert plan.epochs > 3
-    steps: list[str] = []
-    result = send(settings_of_run, plan, progress=lambda step: steps.append(step.doing), wall_time=lambda: 5.0)
+    result = send(settings_of_run, plan, wall_time=lambda: 5.0)
     found = check(settings_of_run, plan, lambda _epoch: None)
     batches = [record for part in found for record in part if isinstance(record, DeviceBatch)]
-    assert result == ReplayResult(plan.events, len(batches), plan.epochs, plan.users, plan.items)
+    assert result == ReplayResult(plan.events, len(batches))
     assert {batch.sent_wall for batch in batches} == {5000}
-    assert steps[-1] == "over"
     for part in found:
         times = {record.epoch: record.time for record in part if isinstance(record, EpochEnd)}
         begin = {record.epoch: record.time for record in part if isinstance(record, EpochBegin)}
@@ -165,12 +175,16 @@ def test_a_replay_of_a_faulty_fleet_goes_on_after_it_died_in_the_middle_of_an_ep
     settings = on_kafka.model_copy(update={"faults": str(faults)})
     plan = planned(settings, faults=faults)
 
-    def die(step: Any) -> None:
-        if step.doing == "sending" and step.epoch == 2:
+    clock = simulated_clock(plan.shift / 1000 / 20)
+
+    def die() -> int:
+        if clock.reached() > plan.contents.first + 0.6 * plan.shift:
             raise _KilledError
+        return 0
 
     with pytest.raises(_KilledError):
-        send(settings, plan, progress=die)
+        send(settings, plan, clock=clock, control=die)
+    assert 0 < sum(isinstance(record, EpochEnd) for part in sent(settings) for record in part) < plan.epochs
     assert send(settings, plan).events_sent == plan.events
     applied: defaultdict[str, int] = defaultdict(int)
     repeated = 0
@@ -209,38 +223,30 @@ def test_each_epoch_begins_with_what_was_decided_before_it(settings_of_run: Sett
 
 def test_a_paused_clock_sends_nothing_and_goes_on_where_it_stood(settings_of_run: Settings) -> None:
     plan = planned(settings_of_run)
-    now = 0.0
+    clock, looks, counts = simulated_clock(plan.shift / 1000 / 20), 0, list[int]()
 
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    clock = VirtualClock(plan.shift / 1000 / 20, time=lambda: now, sleep=sleep)
-    paused: list[int] = []
-
-    def progress(step: Any) -> None:
-        if step.doing == "sending" and step.epoch == 2 and not paused:
+    def control() -> int:
+        nonlocal looks
+        if clock.reached() > plan.contents.first + plan.shift / 2 and not looks:
             clock.pause()
-        if step.doing == "paused":
-            paused.append(step.events)
-            if len(paused) == 20:
+        if clock.paused:
+            looks += 1
+            if looks in (10, 20):  # after ten turns the broker has everything that was sent before
+                counts.append(sum(map(len, sent(settings_of_run))))
+            if looks == 20:
                 clock.resume()
+        return 0
 
-    send(settings_of_run, plan, clock=clock, progress=progress)
-    assert len(paused) == 20
-    assert paused[-1] < plan.events
+    send(settings_of_run, plan, clock=clock, control=control)
+    assert looks == 20
+    assert 0 < counts[0] == counts[1] < sum(map(len, sent(settings_of_run)))
     check(settings_of_run, plan, lambda _epoch: None)
 
 
 def test_a_rate_of_events_needs_the_time_of_all_events_and_keeps_their_order(settings_of_run: Settings) -> None:
-    plan, now = planned(settings_of_run, rate=50.0), 0.0
-
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    send(settings_of_run, plan, clock=VirtualClock(1.0, time=lambda: now, sleep=sleep))
-    assert plan.events / 50 - 1 < now < plan.events / 50 + 1
+    plan, wall = planned(settings_of_run, rate=50.0), [0.0]
+    send(settings_of_run, plan, clock=simulated_clock(1.0, wall))
+    assert plan.events / 50 - 1 < wall[0] < plan.events / 50 + 1
     check(settings_of_run, plan, lambda _epoch: None)
 
 
@@ -248,24 +254,21 @@ def test_a_rate_of_events_needs_the_time_of_all_events_and_keeps_their_order(set
 def test_a_skip_that_is_asked_for_while_an_event_is_waited_for_takes_no_time_and_the_pace_is_then_the_same(
     settings_of_run: Settings, rate: float | None
 ) -> None:
-    plan, now, asked, wanted = planned(settings_of_run, rate=rate), 0.0, 0, 0
-
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    def progress(step: Any) -> None:
-        nonlocal asked, wanted
-        if step.epoch == 2 and not wanted:
-            asked, wanted = step.time, step.time + plan.shift // 3
-
+    plan, wall, asked = planned(settings_of_run, rate=rate), [0.0], 0.0
     speed = 1.0 if rate else plan.shift / 1000 / 50  # the whole log in 50 s
-    clock = VirtualClock(speed, time=lambda: now, sleep=sleep)
-    send(settings_of_run, plan, clock=clock, progress=progress, control=lambda: wanted)
+
+    def control() -> int:
+        """Ask after 20 s for a third of the log."""
+        nonlocal asked
+        if wall[0] > 20 and not asked:
+            asked = 1000 * (REGISTRY.get_sample_value("mc2sf_event_time_seconds", {"role": "replay"}) or 0)
+        return int(asked + plan.shift / 3) if asked else 0
+
+    send(settings_of_run, plan, clock=simulated_clock(speed, wall), control=control)
     records = [each for part in check(settings_of_run, plan, lambda _epoch: None) for each in part]
     times = [time for each in records if isinstance(each, DeviceBatch) for time in each.times]
-    waited = [time for time in times if not asked <= time < wanted]
-    assert now == pytest.approx(len(waited) / 50 if rate else 50 * 2 / 3, rel=0.1)
+    waited = [time for time in times if not asked <= time < asked + plan.shift / 3]
+    assert wall[0] == pytest.approx(len(waited) / 50 if rate else 50 * 2 / 3, rel=0.1)
 
 
 def test_another_log_or_a_topic_of_others_is_not_continued(settings_of_run: Settings) -> None:
@@ -306,11 +309,13 @@ def test_the_barrier_waits_for_release_0_and_for_each_decision_and_passes_over_g
     script += [encode(EpochDecision(0, 7, "retrain", "")), encode(EpochDecision(0, 8, "retrain", "a second one"))]
     script += [b"\x01\x90", encode(EpochDecision(1, 7, "unchanged", ""))]
 
-    def publish_one() -> None:
-        if script:
-            producer.produce(MODEL_RELEASES.full(settings_of_run), key=b"k", value=script.pop(0))
-            assert not producer.flush(30)
+    class Publishing(PartitionConsumer):
+        def read(self, max_records: int, timeout_s: float) -> list[Message]:
+            if script:
+                producer.produce(MODEL_RELEASES.full(settings_of_run), key=b"k", value=script.pop(0))
+                assert not producer.flush(30)
+            return super().read(max_records, timeout_s)
 
-    with lockstep(settings_of_run, publish_one) as decide:
+    with lockstep(settings_of_run, Publishing) as decide:
         assert decide(BEFORE_FIRST) == 0
         assert [decide(0), decide(1), decide(0)] == [7, 7, 7]

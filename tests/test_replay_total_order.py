@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from replay.duckdb_session import database
+from replay.duckdb_session import database, integers, parquet
 from replay.errors import RowErrors, SourceError
 from replay.prepare import total_order
 from replay.prepare.logged_impressions import GROUP_EVENTS
-from replay.prepare.plan import LONGEST_IMPRESSION_MS
+from replay.prepare.plan import MAX_IMPRESSION_MS
 from replay.prepare.staged_log import StagedLog
 from replay.prepare.total_order import Selection
 from replay.sources.schema import Row
@@ -69,10 +69,10 @@ def sorted_log(
     log.fill((batch(rows[at : at + size]) for at in range(0, len(rows), size)), lambda _rows: None)
     assert log.rows == len(rows)
     path = folder / "log.parquet"
-    found = total_order.sort(log, selection or Selection(), LONGEST_IMPRESSION_MS, RowErrors().location, part)
+    found = total_order.sort(log, selection or Selection(), MAX_IMPRESSION_MS, RowErrors().location, part)
     found.write(path)
     with database(folder) as connection:
-        assert found.rows == total_order.count(connection, path)
+        assert [found.rows] == integers(connection, f"SELECT count(*) FROM {parquet(path)}")
         if found.rows:
             assert found.contents == total_order.contents(connection, path, found.rows)
     return path
@@ -161,7 +161,6 @@ def test_contents_count_what_is_there(tmp_path: Path) -> None:
     ]
     path = sorted_log(tmp_path, rows)
     with database(tmp_path) as connection:
-        assert total_order.count(connection, path) == 6
         found = total_order.contents(connection, path, 5)  # a limit
     assert found == {
         "users": 2,

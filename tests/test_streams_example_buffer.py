@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streams.codec import RecordError, Tensor
 from streams.learner import examples
-from streams.learner.example_buffer import HELD_MOST, ExampleBuffer
+from streams.learner.example_buffer import MAX_HELD, ExampleBuffer
 from streams.records import EndOfLog, EpochEnd, FastExample, Versions
 
 PARTITIONS = 3
@@ -96,7 +96,7 @@ def test_no_epoch_is_ready_before_every_partition_has_ended_it() -> None:
 def test_a_partition_far_ahead_is_full_until_the_epoch_is_closed() -> None:
     buffer = ExampleBuffer(2, -1)
     buffer.put(0, 0, EpochEnd(0, 0))
-    for offset in range(HELD_MOST + 1):
+    for offset in range(MAX_HELD + 1):
         assert not buffer.full(0)
         buffer.put(0, 1 + offset, example("a", offset, 1))
     assert buffer.full(0)

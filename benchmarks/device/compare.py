@@ -22,8 +22,8 @@ from benchmarks import machine
 from benchmarks.device.memory import InMemory
 from benchmarks.device.race import race
 from benchmarks.device.records import Workload, prepare
+from benchmarks.servers.embedded import embedded_broker
 from benchmarks.servers.kafka import Cluster
-from deploy.local.broker import EmbeddedBroker
 from streams.settings import Settings
 
 CONTENDERS = ("worker", "naive", "quix")
@@ -86,7 +86,7 @@ def _races(settings: Settings, workload: Workload, per_record: int, *, first: in
 @contextmanager
 def _broker(folder: Path, *, kafka: bool) -> Iterator[str]:
     if not kafka:
-        with EmbeddedBroker(folder / "broker.log") as address:
+        with embedded_broker(folder / "broker.log") as address:
             yield address
         return
     if "KAFKA_HOME" not in os.environ:

@@ -13,7 +13,7 @@ from deploy.local.child_process import Child
 from streams.settings import Settings
 
 _LOOK_S = 0.1
-_LONGEST_S = 15.0  # after the warm-up; a contender that is not done by then is measured by the events that it handled
+_TIMEOUT_S = 15.0  # after the warm-up; a contender that is not done by then is measured by the events that it handled
 _STALLED_S = 5.0  # without progress: the missing events will not come
 _START_S = 120.0  # until the warm-up is over
 
@@ -54,7 +54,7 @@ def _until_done(child: Child, notes: Path, total: int) -> None:
             warm = now
         if warm is None and now - started > _START_S:
             raise RaceError(f"{child.name} did {done} events in {_START_S:.0f} s; its log:\n{child.tail(40)}")
-        if warm is not None and (now - warm > _LONGEST_S or now - moved > _STALLED_S):
+        if warm is not None and (now - warm > _TIMEOUT_S or now - moved > _STALLED_S):
             return
 
 

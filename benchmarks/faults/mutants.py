@@ -44,7 +44,7 @@ READERS: dict[Topic, Reader[Any]] = {
     DEAD_LETTERS: Reader(DeadLetter),
 }
 STATES = (DEVICE_STATE, CLOUD_STATE)
-_MOST = 4_000  # maximal bytes of a record to damage: parts of a release are far larger
+_MAX_BYTES = 4_000  # maximal bytes of a record to damage: parts of a release are far larger
 _ODD: tuple[Any, ...] = (None, True, -1, 1 << 63, 1.5, float("nan"), "", "\0", "x" * 300, b"\xff" * 9, [], {}, [[]])
 
 Keyed = tuple[bytes, bytes]  # key and value
@@ -54,7 +54,7 @@ def mutants(topic: Topic, real: Sequence[Keyed], chance: random.Random) -> Itera
     """Yield mutants of `real` records of `topic` that its readers must refuse; None for one that they may accept."""
     while True:
         key, value = chance.choice(real) if real else (b"", b"")
-        mutant = chance.choice((_flipped, _cut, _spliced, _odd, _random))(value[:_MOST], chance)
+        mutant = chance.choice((_flipped, _cut, _spliced, _odd, _random))(value[:_MAX_BYTES], chance)
         if topic.compact or chance.random() < 0.5:  # on a compacted topic the true key would replace the true row
             key = chance.randbytes(chance.randint(1, 12))
         yield (key, mutant) if refused(topic, key, mutant) else None

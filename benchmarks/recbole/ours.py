@@ -34,7 +34,7 @@ def net_of(model: str, trainer: Trainer, params: Hyperparameters) -> Sequential:
     torch.manual_seed(SEED)
     length = trainer.protocol.recent
     if model == "GRU4Rec":
-        return GRU4Rec(GRU4RecConfig(params.dim, 2 * params.dim, length, params.dropout), trainer.rows, recent)
+        return GRU4Rec(GRU4RecConfig(params.dim, 2 * params.dim, length, params.dropout), trainer.rows)
     return SASRec(SASRecConfig(params.dim, length, dropout=params.dropout), trainer.rows, recent)
 
 

@@ -36,7 +36,7 @@ class Node:
 
 
 class Cluster:
-    """As many nodes as asked for, the topics of three kept on two at least. A context: stopped at its end.
+    """A Kafka of `nodes` nodes; with three, each topic is kept on at least two. A context: stopped at its end.
 
     `listener` is the protocol of clients and between brokers, `more` further properties, `users` what --add-scram is
     given. The log survives a kill: it is in `folder`.

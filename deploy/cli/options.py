@@ -110,7 +110,7 @@ class SelectionOptions(MapOptions):
             end=moment(self.end, log_map),
             limit=self.limit,
             users=self.users,
-            impression_span=_span("--impression-span", self.impression_span),
+            impression_span=span_of("--impression-span", self.impression_span),
             accept=frozenset(self.accept or ()),
         )
 
@@ -159,11 +159,12 @@ class ReplayOptions(SelectionOptions):
         )
 
 
-def _span(option: str, text: str) -> int:
+def span_of(option: str, text: str) -> int:
+    """Return the span of time, ms, in the value of an option. Raises UserError."""
     try:
         return span(text)
     except ValueError as error:
-        raise UserError(f"{option} {error}") from error
+        raise UserError(f"{option}: {error}") from error
 
 
 def _is_argument(parameter: inspect.Parameter) -> bool:

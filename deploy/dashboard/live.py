@@ -19,7 +19,6 @@ from deploy.report.time_axis import TimeAxis
 from deploy.runs import FoundRun
 from replay.send.clock_file import ClockFile
 from streams.database import run_state, schema
-from streams.prequential.served import leader
 
 EPOCHS, RELEASES = 300, 30  # the newest that are shown
 REFRESH_S = 1.0
@@ -78,7 +77,7 @@ class Live:
             "speed": self.scraper.total('mc2sf_replay_speed{unit="event_time"}'),
             "rate": self.scraper.total('mc2sf_replay_speed{unit="events_per_second"}'),
             "online": online,
-            "served": leader({variant: each.ndcg_10 or 0.0 for variant, each in online.items()}),
+            "served": measurements.served_now(online),
             "ahead": [self.scraper.total(difference.format(bound)) for bound in ("mean", "low", "high")],
             "processes": self.scraper.processes,
             "releases": releases,

@@ -69,11 +69,11 @@ class Chart:
         return json.dumps({"labels": self.labels, "at": at, "series": rows})
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Return about `about` round numbers, from below `low` to above `high`."""
+def ticks(low: float, high: float) -> list[float]:
+    """Return about five round numbers, from below `low` to above `high`."""
     if high <= low:
         high = low + 1
-    raw = (high - low) / about
+    raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -32,6 +32,7 @@ from streams.prequential.live_differences import live_differences
 from streams.prequential.metrics import Ranked, subsets
 from streams.prequential.plugin_metrics import PluginMean, PluginMetrics
 from streams.prequential.ranked_clicks import ranked_clicks
+from streams.prequential.served import By, leader
 from streams.rescoring.run_digest import digest
 from streams.settings import Settings
 from streams.state.device import DeviceState
@@ -175,6 +176,11 @@ def live_events(more: int) -> list[str]:
     return [f"{more:,} more events were applied than the log has: gateways sent them."] if more > 0 else []
 
 
+def served_now(online: Qualities) -> By:
+    """Return the variant to serve, given the online metrics so far."""
+    return leader({variant: quality.ndcg_10 or 0.0 for variant, quality in online.items()})
+
+
 def online(connection: sa.Connection, run: str, subset: str = "all") -> Qualities:
     """Return the cumulative online metrics of each variant over its outcomes in `subset`, as last recorded."""
     points = schema.metric_points.c
@@ -221,7 +227,7 @@ def plugin_metrics(
             v: PluginMetric(mean.value, again.value if (again := offline[metric].get(v)) else None, mean.chance)
             for v, mean in by_variant.items()
         }
-        for metric, by_variant in online.of_subset().items()
+        for metric, by_variant in online.of_all().items()
     }
 
 

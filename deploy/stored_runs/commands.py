@@ -10,12 +10,11 @@ import sqlalchemy as sa
 import typer
 
 from deploy.cli.groups import group
-from deploy.cli.options import JsonOption, RunArgument
+from deploy.cli.options import JsonOption, RunArgument, span_of
 from deploy.console import Table, print_json, terminal
 from deploy.runs import find
 from deploy.stored_runs.stored_runs import StoredRun, chosen, delete, stored_runs
-from deploy.user_error import UserError
-from replay.times import span, utc
+from replay.times import utc
 from streams.database import schema
 
 if TYPE_CHECKING:
@@ -79,10 +78,7 @@ def prune(
     yes: YesOption = False,
 ) -> None:
     """Delete the runs that began longer ago than SPAN; those with status `running` are kept."""
-    try:
-        before = time.time() * 1000 - span(older)
-    except ValueError as error:
-        raise UserError(f"--older: {error}") from error
+    before = time.time() * 1000 - span_of("--older", older)
     _delete([s for s in stored_runs(folder) if s.created_wall < before and s.status != "running"], yes)
 
 
@@ -104,10 +100,7 @@ def trim_run(
     from streams.database.retention import trim
     from streams.releases.retention import delete_weights
 
-    try:
-        keep_ms = span(keep)
-    except ValueError as error:
-        raise UserError(f"--keep: {error}") from error
+    keep_ms = span_of("--keep", keep)
     found = find(run)
     with console.status("deleting"), found.engine.begin() as connection:
         now = int(time.time() * 1000)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.baselines.sequential import SequenceReader, Sequential
+from models.baselines.sequential import Sequential
 from models.data.queries import delayed
 
 
@@ -30,8 +30,8 @@ class Caser(Sequential):
     The paper's user vector is left out, so that users without training data can be scored.
     """
 
-    def __init__(self, config: CaserConfig, rows: int, reads: SequenceReader = delayed) -> None:
-        super().__init__(rows, config.dim, config.length, reads)
+    def __init__(self, config: CaserConfig, rows: int) -> None:
+        super().__init__(rows, config.dim, config.length, delayed)
         self.window = config.window
         heights = range(1, config.window + 1)
         self.horizontal = nn.ModuleList(nn.Conv1d(config.dim, config.horizontal, height) for height in heights)

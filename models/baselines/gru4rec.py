@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.baselines.sequential import SequenceReader, Sequential
+from models.baselines.sequential import Sequential
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import recent
 
@@ -39,8 +39,8 @@ def right_aligned(states: Tensor, padding: Tensor) -> Tensor:
 class GRU4Rec(Sequential):
     """One GRU layer and a linear map to the dimension of the items."""
 
-    def __init__(self, config: GRU4RecConfig, rows: int, reads: SequenceReader = recent) -> None:
-        super().__init__(rows, config.dim, config.length, reads)
+    def __init__(self, config: GRU4RecConfig, rows: int) -> None:
+        super().__init__(rows, config.dim, config.length, recent)
         self.drop = nn.Dropout(config.dropout)
         self.gru = nn.GRU(config.dim, config.hidden, batch_first=True)
         self.out = nn.Linear(config.hidden, config.dim)

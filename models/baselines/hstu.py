@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.baselines.sequential import SequenceReader, Sequential
+from models.baselines.sequential import Sequential
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import delayed
 from models.layers.hstu_block import HSTUBlock, HSTUConfig, apply_blocks
@@ -13,8 +13,8 @@ from models.layers.hstu_block import HSTUBlock, HSTUConfig, apply_blocks
 class HSTU(Sequential):
     """HSTU blocks over the clicks."""
 
-    def __init__(self, config: HSTUConfig, rows: int, reads: SequenceReader = delayed) -> None:
-        super().__init__(rows, config.dim, config.length, reads)
+    def __init__(self, config: HSTUConfig, rows: int) -> None:
+        super().__init__(rows, config.dim, config.length, delayed)
         self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(HSTUBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)

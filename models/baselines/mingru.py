@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.baselines.sequential import SequenceReader, Sequential
+from models.baselines.sequential import Sequential
 from models.data.catalogue import ROW_PADDING
 from models.data.queries import recent
 from models.layers.min_gru import scan
@@ -48,8 +48,8 @@ class MinGRUBlock(nn.Module):
 class MinGRU(Sequential):
     """Layers of minGRU over the clicks."""
 
-    def __init__(self, config: MinGRUConfig, rows: int, reads: SequenceReader = recent) -> None:
-        super().__init__(rows, config.dim, config.length, reads)
+    def __init__(self, config: MinGRUConfig, rows: int) -> None:
+        super().__init__(rows, config.dim, config.length, recent)
         self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(MinGRUBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)

@@ -19,10 +19,10 @@ TIGHTEST = 1000  # number of clicks at which the sequence is narrowest
 MIN_USERS = 30  # with fewer users there is no interval: their sums are not nearly normal
 
 
-def half_width(variance: Floats, n: int, alpha: float = ALPHA) -> Floats:
+def half_width(variance: Floats, n: int) -> Floats:
     """Return the half-width after `n` observations, given the variance of their mean: [...] -> [...]."""
-    rho2 = (math.log(1 - 2 * math.log(alpha)) - 2 * math.log(alpha)) / TIGHTEST
-    return np.sqrt(variance * (1 + 1 / (n * rho2)) * (math.log(n * rho2 + 1) - 2 * math.log(alpha)))
+    rho2 = (math.log(1 - 2 * math.log(ALPHA)) - 2 * math.log(ALPHA)) / TIGHTEST
+    return np.sqrt(variance * (1 + 1 / (n * rho2)) * (math.log(n * rho2 + 1) - 2 * math.log(ALPHA)))
 
 
 def by_clusters(sums: Floats, counts: Floats) -> tuple[Floats, Floats]:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from replay.duckdb_session import parquet
+from replay.duckdb_session import integers, parquet
 from replay.prepare.log_account import Acceptable, Finding
 from replay.prepare.logged_impressions import LISTED, Locate
 from replay.prepare.staged_log import Bools, Ints, StagedLog
@@ -58,14 +58,13 @@ def _similar_names(connection: duckdb.DuckDBPyConnection, column: str, known: pa
         forms.append(f"{expression} AS f{number}")
     query = f"SELECT {', '.join(forms)} FROM known"
     last = f"f{len(_FORMS)}"
-    if not _integer(connection, f"SELECT count(*) FROM ({query}) WHERE f0 <> {last}"):
+    if not integers(connection, f"SELECT count(*) FROM ({query}) WHERE f0 <> {last}")[0]:
         return ()  # every name is in the last form
     connection.execute(f"CREATE OR REPLACE TEMP TABLE names AS {query}")
-    if _integer(connection, f"SELECT count(DISTINCT {last}) FROM names") == len(known):
+    if integers(connection, f"SELECT count(DISTINCT {last}) FROM names")[0] == len(known):
         return ()
-    (counts,) = connection.execute(
-        f"SELECT {', '.join(f'count(DISTINCT f{n})' for n in range(len(_FORMS) + 1))} FROM names"
-    ).fetchall()
+    distinct = ", ".join(f"count(DISTINCT f{n})" for n in range(len(_FORMS) + 1))
+    counts = integers(connection, f"SELECT {distinct} FROM names")
     parts, first = [], list[str]()
     for number, form_name in enumerate(_FORMS, start=1):
         if merged := counts[number - 1] - counts[number]:
@@ -200,7 +199,7 @@ def stray_times(
     if low - first <= margin and last - high <= margin:
         return ()
     far = f"(time BETWEEN {first} AND {low - margin - 1} OR time BETWEEN {high + margin + 1} AND {last})"
-    count = _integer(connection, f"SELECT count(*) FROM {times} WHERE {far}")
+    (count,) = integers(connection, f"SELECT count(*) FROM {times} WHERE {far}")
     _, first_cases = _select_times(
         log,
         locate,
@@ -244,9 +243,3 @@ def _select_times(log: StagedLog, locate: Locate, condition: Callable[[Ints], Bo
         for i in indices[: LISTED - len(first)].tolist():
             first.append(f"{locate(*log.origin(begin + i))}: {utc(int(times[i]))}")
     return count, tuple(first)
-
-
-def _integer(connection: duckdb.DuckDBPyConnection, query: str) -> int:
-    """Return the only value of a query over integers."""
-    ((value,),) = connection.execute(query).fetchall()
-    return int(value)

@@ -47,6 +47,11 @@ def group_starts(batch: pa.RecordBatch, before: tuple[str, int] | None) -> NDArr
     return starts
 
 
+def joined(first: pa.RecordBatch, second: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the rows of two batches as one batch."""
+    return pa.Table.from_batches([first, second]).combine_chunks().to_batches()[0]
+
+
 def last_key(batch: pa.RecordBatch) -> tuple[str, int]:
     """Return (user, impression) of the last row: the argument `before` of `group_starts` for the next batch."""
     return batch["user"][-1].as_py(), batch["impression"][-1].as_py()

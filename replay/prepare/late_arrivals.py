@@ -1,6 +1,6 @@
 """The log as received from devices with faults: lost uploads are removed, the other rows get a time of arrival.
 
-In: the sorted log. Out: its rows with `arrival` and `position`, for `total_order.sort_by_arrival`. A device numbers its
+In: the sorted log. Out: its rows with `arrival` and `position`, for `total_order.number`. A device numbers its
 events when they enter its outbox, and the outbox keeps its order: whatever is delayed or lost, per-user order and
 sequence numbers are preserved. Between users the order is that of arrival.
 """
@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from replay.faults import DELAY, LATENESS, OFFLINE_MOST, OFFLINE_SPAN, SKEW, Faults, chance
+from replay.faults import DELAY, LATENESS, MAX_OFFLINE_SPANS, OFFLINE_SPAN, SKEW, Faults, chance
 from replay.prepare import impression_groups
-from replay.sources.schema import ROWS
+from replay.sources.schema import POSITIONED, ROWS
 from streams.records import Kind
 
-WITH_ARRIVAL = ROWS.append(pa.field("arrival", pa.int64(), nullable=False)).append(
-    pa.field("position", pa.int64(), nullable=False)
-)
+WITH_ARRIVAL = pa.schema([*ROWS, pa.field("arrival", pa.int64(), nullable=False), POSITIONED.field("position")])
 
 
 @dataclass
@@ -86,7 +84,7 @@ class Fleet:
         span = time // OFFLINE_SPAN
         if span != device.span:
             end = span
-            while end < span + OFFLINE_MOST and chance("offline", self._seed, user, end) < self._faults.offline:
+            while end < span + MAX_OFFLINE_SPANS and chance("offline", self._seed, user, end) < self._faults.offline:
                 end += 1
             back = int(chance("back", self._seed, user, end) * DELAY)
             device.span, device.online = span, end * OFFLINE_SPAN + back if end > span else 0
@@ -100,7 +98,7 @@ def late_arrivals(path: Path, rows: int, fleet: Fleet) -> Iterator[pa.RecordBatc
         table = batch.slice(0, max(0, rows - position))
         position += table.num_rows
         if carried is not None:
-            table = pa.Table.from_batches([carried, table]).combine_chunks().to_batches()[0]
+            table = impression_groups.joined(carried, table)
         if not table.num_rows:
             continue
         starts = np.flatnonzero(impression_groups.group_starts(table, None))

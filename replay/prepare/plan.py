@@ -21,7 +21,7 @@ from streams.settings import Exposures
 PLAN, LOG = "plan.json", "log.parquet"
 PREPARING = ".mc2sf-preparing"  # folder of unfinished files beside them
 POLICIES: tuple[Exposures, ...] = ("logged", "rated", "simulated")  # that are no plugin
-LONGEST_IMPRESSION_MS = 30 * 60_000  # as sessions are usually cut
+MAX_IMPRESSION_MS = 30 * 60_000  # as sessions are usually cut
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
     speed: float | None = None  # event time over wall time; None: as fast as possible
     rate: float | None = None  # events per second of wall time, instead of a speed
     faults: Faults = NO_FAULTS  # of the devices
-    impression_span: int = LONGEST_IMPRESSION_MS  # longer impressions are split, ms
+    impression_span: int = MAX_IMPRESSION_MS  # longer impressions are split, ms
     accept: frozenset[Acceptable] | None = frozenset()  # findings that do not stop the preparation; None: all
     plugin: Plugin | None = None  # the exposure policy, if it is `plugin`
 
@@ -167,16 +167,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def epochs(self) -> int:
         """Number of epochs in all loops."""
         return len(self.ends) * self.loops
-
-    @property
-    def users(self) -> int:
-        """Number of users."""
-        return self.contents.users
-
-    @property
-    def items(self) -> int:
-        """Number of items."""
-        return self.contents.items
 
     @property
     def shift(self) -> int:

@@ -19,7 +19,7 @@ from replay.errors import InvalidError, SourceError, shown
 from replay.prepare import impression_groups
 from replay.prepare.logged_impressions import GROUP_EVENTS
 from replay.sources import columns
-from replay.sources.schema import BATCH, ROWS
+from replay.sources.schema import BATCH, POSITIONED, ROWS
 from streams.plugins.laws import call
 from streams.plugins.plugin import Plugin, PluginError, load
 from streams.plugins.protocols import ExposurePolicy
@@ -27,8 +27,6 @@ from streams.records import Kind
 
 MAX_EXPOSURES = 100  # exposures per click
 FIRST = 1000  # number of groups for which the policy is called twice, to check that it is repeatable
-
-_POSITIONED = ROWS.append(pa.field("position", pa.int64(), nullable=False))
 
 
 class _Event(NamedTuple):
@@ -54,8 +52,8 @@ def plugin_exposures(path: Path, rows: int, seed: int, text: str, plugin: Plugin
     while batch := list(islice(events, BATCH)):
         user, item, time, kind, group = zip(*batch, strict=True)
         values = (user, item, time, kind, [-1 - n for n in group], range(written, written + len(batch)))
-        arrays = [pa.array(column, f.type) for column, f in zip(values, _POSITIONED, strict=True)]
-        yield pa.record_batch(arrays, schema=_POSITIONED)
+        arrays = [pa.array(column, f.type) for column, f in zip(values, POSITIONED, strict=True)]
+        yield pa.record_batch(arrays, schema=POSITIONED)
         written += len(batch)
 
 

@@ -223,7 +223,7 @@ class _Sorting:
                 )
                 if not rows:
                     raise SourceError(f"{text}: the faults {options.faults} lose all events")
-                total_order.sort_by_arrival(connection, added_to, ordered)
+                total_order.number(connection, added_to, ordered, by_arrival=True)
             counts = (
                 sorted_.contents
                 if as_sorted and rows == sorted_.rows

@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from replay.errors import SourceError
 from replay.prepare import impression_groups
-from replay.sources.schema import ROWS
+from replay.sources.schema import POSITIONED, ROWS
 from streams.records import Kind
 
 SHOWN = 3
 FRESH = 4096  # maximum age of the popularity counts, in events
-
-_POSITIONED = ROWS.append(pa.field("position", pa.int64(), nullable=False))
 
 
 class Popularity:
@@ -117,5 +115,5 @@ def _with_exposures(
     positions = np.arange(written, written + len(row))
     return pa.record_batch(
         [logged["user"], names, logged["time"], pa.array(kind), pa.array(-1 - group[row]), pa.array(positions)],
-        schema=_POSITIONED,
+        schema=POSITIONED,
     )

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay.duckdb_session import parquet, quoted
+from replay.duckdb_session import integers, parquet, quoted
 from replay.errors import SourceError
 from replay.prepare import logged_impressions, sorted_parts
 from replay.prepare.logged_impressions import Groups, ImpressionRules, Locate, LoggedImpressions
@@ -192,51 +192,32 @@ def _write(log: StagedLog, path: Path, parts: Iterator[SortedPart]) -> None:
                 writer.write_batch(pa.record_batch([*texts, *map(pa.array, columns)], schema=_SORTED))
 
 
-def number(connection: duckdb.DuckDBPyConnection, positioned: Path, path: Path) -> None:
-    """Write rows that have a `position` in the total order to `path`, with the per-user sequence number `seq`."""
+def number(connection: duckdb.DuckDBPyConnection, positioned: Path, path: Path, *, by_arrival: bool = False) -> None:
+    """Write rows that have a `position` in the total order to `path`, with the per-user sequence number `seq`.
+
+    `by_arrival`: the rows have an `arrival`, too, and are written in its order.
+    """
+    arrival = "arrival, " if by_arrival else ""
     connection.execute(
         f"""COPY (
-            SELECT user, item, time, kind, impression,
+            SELECT user, item, time, kind, impression, {arrival}
                 row_number() OVER (PARTITION BY user ORDER BY position) - 1 AS seq
-            FROM {parquet(positioned)} ORDER BY position
+            FROM {parquet(positioned)} ORDER BY {arrival}position
         ) TO {quoted(path)} {_FORMAT}"""
     )
-
-
-def sort_by_arrival(connection: duckdb.DuckDBPyConnection, positioned: Path, path: Path) -> None:
-    """Write rows that have an `arrival` and a `position` to `path` in order of arrival; `seq` is numbered again."""
-    connection.execute(
-        f"""COPY (
-            SELECT user, item, time, kind, impression, arrival,
-                row_number() OVER (PARTITION BY user ORDER BY position) - 1 AS seq
-            FROM {parquet(positioned)} ORDER BY arrival, position
-        ) TO {quoted(path)} {_FORMAT}"""
-    )
-
-
-def count(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Return the number of rows of `path`."""
-    return _integers(connection, f"SELECT count(*) FROM {parquet(path)}")[0]
 
 
 def contents(connection: duckdb.DuckDBPyConnection, path: Path, rows: int) -> dict[str, int]:
     """Count what the first `rows` rows of a sorted log contain: the fields of `plan.Contents`."""
     log = f"(SELECT * FROM {parquet(path, row_numbers=True)} WHERE file_row_number < {rows})"
     kinds = ", ".join(f"count(*) FILTER (kind = {int(kind)})" for kind in _KINDS)
-    counts = _integers(
+    counts = integers(
         connection, f"SELECT count(DISTINCT user), count(DISTINCT item), min(time), max(time), {kinds} FROM {log}"
     )
     groups = f"SELECT DISTINCT user, impression FROM {log} WHERE impression <> 0"
-    impressions = _integers(connection, f"SELECT count(*) FROM ({groups})")[0]
+    impressions = integers(connection, f"SELECT count(*) FROM ({groups})")[0]
     group = "CASE impression WHEN 0 THEN -seq ELSE impression END"
     times = f"SELECT min({group}) AS low, max({group}) AS high, count(*) AS events FROM {log} GROUP BY user, time"
-    ties = _integers(connection, f"SELECT coalesce(sum(events), 0) FROM ({times}) WHERE low <> high")[0]
+    ties = integers(connection, f"SELECT coalesce(sum(events), 0) FROM ({times}) WHERE low <> high")[0]
     names = ["users", "items", "first", "last", *_KINDS.values()]
     return dict(zip(names, counts, strict=True)) | {"impressions": impressions, "ties": ties}
-
-
-def _integers(connection: duckdb.DuckDBPyConnection, query: str) -> list[int]:
-    """Return the only row of a query over integers."""
-    row = connection.execute(query).fetchone()
-    assert row is not None
-    return [int(value) for value in row]

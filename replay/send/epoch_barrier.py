@@ -31,12 +31,10 @@ def free(_epoch: int) -> None:
 
 
 @contextmanager
-def lockstep(
-    settings: Settings, idle: Callable[[], object] = lambda: None, open_consumer: OpenConsumer = PartitionConsumer
-) -> Iterator[Decide]:
+def lockstep(settings: Settings, open_consumer: OpenConsumer = PartitionConsumer) -> Iterator[Decide]:
     """Open a `Decide` that reads model-releases: release 0 before the first epoch, then the decision of each epoch.
 
-    It waits without a timeout; `idle` is called a few times per second meanwhile.
+    It waits without a timeout.
     """
     start = {TopicPartition(MODEL_RELEASES.name, 0): 0}
     consumer = open_consumer(settings, _ROLE, start, fetch_wait_ms=epoch_fetch_wait_ms(settings))
@@ -53,7 +51,6 @@ def lockstep(
                 consumer.close()
                 consumer = open_consumer(settings, _ROLE, start, fetch_wait_ms=epoch_fetch_wait_ms(settings))
                 continue
-            idle()
             for message in messages:
                 if message.tombstone:
                     continue  # of a release

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 
@@ -72,18 +72,17 @@ class Sender:
         self._unacknowledged += 1
         self.poll()
 
-    def poll(self, seconds: float = 0.0) -> None:
+    def poll(self) -> None:
         """Handle delivery reports. Raises ReplayError if a record could not be delivered."""
-        self._producer.poll(seconds)
+        self._producer.poll(0.0)
         if self._error is not None:
             raise ReplayError(f"the broker did not take a record: {self._error}")
 
-    def flush(self, idle: Callable[[], object] = lambda: None) -> None:
+    def flush(self) -> None:
         """Return when everything is acknowledged. Raises ReplayError."""
         while self._unacknowledged:
             self._producer.flush(0.1)  # at once, without lingering for further records
             self.poll()
-            idle()
 
     def _delivered(self, events: int, batches: int, error: KafkaFailure | None, message: KafkaMessage) -> None:
         self._unacknowledged -= 1

@@ -7,7 +7,6 @@ import time as wall
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from replay.prepare.plan import Plan
 from replay.send import progress as progress_file
@@ -24,20 +23,6 @@ from streams.settings import Settings
 
 TICK_EVENTS = 4000  # maximum number of events sent between two reads of the clock: about an envelope per partition
 
-Activity = Literal["sending", "deciding", "paused", "over"]
-
-
-@dataclass(frozen=True)
-class ReplayStatus:
-    """Progress of a replay, for display."""
-
-    doing: Activity
-    events: int  # acknowledged
-    expected: int
-    epoch: int
-    epochs: int
-    time: int  # event time reached, ms
-
 
 @dataclass(frozen=True)
 class ReplayResult:
@@ -45,9 +30,6 @@ class ReplayResult:
 
     events_sent: int
     batches: int
-    epochs: int
-    users: int
-    items: int
 
 
 def send(
@@ -56,7 +38,6 @@ def send(
     *,
     decide: Decide = free,
     clock: VirtualClock | None = None,
-    progress: Callable[[ReplayStatus], None] = lambda _status: None,
     control: Callable[[], int] = lambda: 0,
     wall_time: Callable[[], float] = wall.time,
 ) -> ReplayResult:
@@ -71,7 +52,7 @@ def send(
         raise ReplayError(f"the settings say exposures={settings.exposures}, the log was read with {plan.policy}")
     if settings.faults != str(plan.faults):
         raise ReplayError(f"the settings say faults={settings.faults!r}, the log was read with {str(plan.faults)!r}")
-    return _Replay(settings, plan, decide, clock or VirtualClock(), progress, control, wall_time).run()
+    return _Replay(settings, plan, decide, clock or VirtualClock(), control, wall_time).run()
 
 
 def digest(plan: Plan) -> str:
@@ -89,13 +70,12 @@ class _Replay:
         plan: Plan,
         decide: Decide,
         clock: VirtualClock,
-        progress: Callable[[ReplayStatus], None],
         control: Callable[[], int],
         wall_time: Callable[[], float],
     ) -> None:
         self._plan, self._decide, self._clock, self._wall = plan, decide, clock, wall_time
         self._control = control
-        self._progress, self._folder, self._patience_s = progress, Path(settings.state_dir), settings.patience_s
+        self._folder, self._patience_s = Path(settings.state_dir), settings.patience_s
         self._log_digest = digest(plan)
         self._folder.mkdir(parents=True, exist_ok=True)
         known = progress_file.load(self._folder, self._log_digest)
@@ -123,21 +103,19 @@ class _Replay:
                     self._sender.records(self._faults.attacks(epoch, rows.groups[0].user))
                 self._send(rows)
             self._send_marker(EpochEnd(epoch, self._time))
-            self._flush()
+            self._sender.flush()
             self._save_progress(epoch + 1)
         self._end_log()
         sender = self._sender
         sent = sum(sender.events)
-        self._report("over")
         if sent != plan.events:
-            raise ReplayError(f"{sent:,} events are in the topic, {plan.events:,} were to be sent")
-        return ReplayResult(sent, sender.batches, plan.epochs, plan.users, plan.items)
+            raise ReplayError(f"{sent:,} events are in the topic, {plan.events:,} should be")
+        return ReplayResult(sent, sender.batches)
 
     def _begin(self, epoch: int) -> None:
         if epoch in self._sent.releases:
             release = self._sent.releases[epoch]
         else:
-            self._report("deciding")
             release = self._decide(epoch - 1 if epoch else BEFORE_FIRST)
         self._send_marker(EpochBegin(epoch, release, self._time))
         telemetry.EPOCH.labels("replay").set(epoch)
@@ -161,7 +139,6 @@ class _Replay:
             self._sender.records(self._faults.records(batches))
             start = end
             telemetry.EVENT_TIME.labels("replay").set(groups[start - 1].due / 1000)
-            self._report("sending")
         self._time = max(self._time, *rows.times)
 
     def _due(self, group: ImpressionGroup, ahead: int) -> int:
@@ -182,7 +159,6 @@ class _Replay:
         def idle() -> None:
             look()
             self._sender.poll()
-            self._report("paused" if self._clock.paused else "sending")
 
         look()
         self._clock.wait(self._due(group, 0), idle)
@@ -201,17 +177,10 @@ class _Replay:
         for partition, sent in enumerate(self._sent.markers):
             if (EndOfLog.__name__, last) not in sent:
                 self._sender.marker(partition, EndOfLog(last, self._time, self._sender.events[partition]))
-        self._flush()
-
-    def _flush(self) -> None:
-        self._sender.flush(lambda: self._report("sending"))
+        self._sender.flush()
 
     def _save_progress(self, epoch: int) -> None:
         sender = self._sender
         sent = sender.offsets, sender.events, sender.batches
         state = Progress(self._log_digest, epoch, self._time, *sent, dict(self._faults.counts))
         progress_file.save(self._folder, state, self._patience_s)
-
-    def _report(self, doing: Activity) -> None:
-        plan = self._plan
-        self._progress(ReplayStatus(doing, sum(self._sender.events), plan.events, self._epoch, plan.epochs, self._time))

@@ -73,7 +73,7 @@ class SortedLog:
             table = self._rest_of_row_group(row, end)
             row += table.num_rows
             if carried is not None:
-                table = _joined(carried, table)
+                table = impression_groups.joined(carried, table)
             starts = np.flatnonzero(impression_groups.group_starts(table, None))
             if row < end:  # the last group may continue
                 last = int(starts[-1])
@@ -114,7 +114,3 @@ def _renumbered(impressions: NDArray[np.int64], loop: int) -> NDArray[np.int64]:
     mixed ^= mixed >> np.uint64(29)
     numbers: NDArray[np.int64] = np.sign(impressions) * ((mixed % np.uint64(IMPRESSIONS)).astype(np.int64) | 1)
     return numbers
-
-
-def _joined(first: pa.RecordBatch, second: pa.RecordBatch) -> pa.RecordBatch:
-    return pa.Table.from_batches([first, second]).combine_chunks().to_batches()[0]

@@ -1,4 +1,4 @@
-"""How a log is written: the names of its columns, its words for events, its times and its file format.
+"""The description of how a log is written: its column names, words for events, times and file format.
 
 A `LogMap` is data only. It is read from a TOML file (`--map FILE.toml`), from options of the command line, or from the
 presets of public logs.
@@ -43,7 +43,7 @@ class Slate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a log is written. The default describes the generic log: `user,item,timestamp,event[,impression]`."""
+    """The format of a log. The default describes the generic log: `user,item,timestamp,event[,impression]`."""
 
     columns: dict[Column, str] = {}
     """Name in the log of each of our columns, or its 1-based number as text if there is no header; others keep theirs.

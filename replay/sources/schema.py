@@ -18,6 +18,7 @@ ROWS = pa.schema(
         pa.field("impression", pa.int64(), nullable=False),  # 0: none
     ]
 )
+POSITIONED = ROWS.append(pa.field("position", pa.int64(), nullable=False))  # in the total order
 # A batch may have the positions of its rows: index of the file in RowErrors.files, and line (Parquet: row) in it.
 POSITION = (pa.field("file", pa.int32()), pa.field("line", pa.int64()))
 # A batch may have ns within the ms, which only decide the order of events.

@@ -41,7 +41,7 @@ class Publication:
 
 
 def read_publication(connection: Connection, run: str, version: int) -> Publication:
-    """Return what is to be published for release `version`. Raises ReleaseError if it is not in the tables."""
+    """Return the records to publish for release `version`. Raises ReleaseError if it is not in the tables."""
     manifest = read_manifest(connection, run, version)
     parts = read_parts(connection, run, manifest)
     t = item_embeddings.c

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 _QUERIES = {"sqlite": "PRAGMA data_version", "postgresql": "SELECT pg_current_snapshot()::text"}
-LOOK_AFTER_S = 1.0  # without any change: a lease is to be renewed, and a health check wants a sign of life
+LOOK_AFTER_S = 1.0  # without any change: a lease must be renewed, and the health check needs a sign of life
 _SHARE = 0.1  # of the time without a change: the next look comes so much later, at most
 _RARE_S = 0.25  # the longest pause between two looks
 

@@ -43,12 +43,12 @@ def _clicks(epoch: _Epoch) -> tuple[Ints, Ints]:
 class Interactions:
     """The recorded interactions of `run`. After `load(k)` it holds epochs 0 to k, even if later ones are recorded.
 
-    `most`: keep the newest epochs that total at most `most` events, but at least one epoch; None: all. Users, items and
-    item statistics of the epochs dropped are kept.
+    `max_events`: keep the newest epochs that total at most so many events, but at least one epoch; None: all. Users,
+    items and item statistics of the epochs dropped are kept.
     """
 
-    def __init__(self, run: str, most: int | None = None) -> None:
-        self._run, self._most = run, most
+    def __init__(self, run: str, max_events: int | None = None) -> None:
+        self._run, self._max_events = run, max_events
         self._loaded = -1
         self._numbers: dict[str, int] = {}  # user -> number, in order of arrival
         self._epochs: deque[_Epoch] = deque()
@@ -64,7 +64,7 @@ class Interactions:
             read = self._read(connection, number)
             self.keys = self._with_items_of(read)
             self._epochs.append(read)
-            while self._most is not None and len(self._epochs) > 1 and len(self) > self._most:
+            while self._max_events is not None and len(self._epochs) > 1 and len(self) > self._max_events:
                 self._before = self._before.next_epoch(*_clicks(self._epochs.popleft()))
             self._loaded = number
 

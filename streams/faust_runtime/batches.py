@@ -62,14 +62,14 @@ async def batches(
             events = _tracked(app, await queue.get())
         except StopAsyncIteration:  # raised by Faust to stop a channel's reader
             return
-        messages = [message for event in events for message in Message.of(event, settings)]
+        messages = [message for event in events for message in _messages(event, settings)]
         came = loop.time()
         until = came + settings.take_within_s
         while len(messages) < settings.take_max:
             if not queue.empty():
                 for event in _tracked(app, queue.get_nowait()):
                     events.append(event)
-                    messages += Message.of(event, settings)
+                    messages += _messages(event, settings)
                 came = loop.time()
             elif loop.time() < min(until, came + _QUIET_S):
                 await asyncio.sleep(_PAUSE_S)
@@ -89,6 +89,13 @@ def _tracked(app: PlatformApp, event: FaustEvent) -> list[FaustEvent]:
     message.tracked = True
     app.consumer.track_message(message)
     return [event]
+
+
+def _messages(event: FaustEvent, settings: Settings) -> list[Message]:
+    """Return the record in an event, or those in its envelope."""
+    raw = event.message
+    topic = raw.topic.removeprefix(f"{settings.run}-")
+    return Message.received(topic, raw.partition, raw.offset, raw.key, raw.value, raw.headers)
 
 
 async def finish_or_exit(work: Awaitable[None], records: int) -> None:

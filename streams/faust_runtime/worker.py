@@ -52,7 +52,7 @@ class Work(Protocol):
         """Return the epochs as of whose end `process` asks for item statistics; None is the newest known."""
 
     def process(self, releases: Releases, item_statistics: StatisticsByEpoch) -> PendingWrites:
-        """Process the batch; return what is to be sent and written."""
+        """Process the batch; return its output: what to send and to write."""
 
     def count(self, now_ms: int) -> None:
         """Add the batch to the metrics; `now_ms` is when it was durable."""

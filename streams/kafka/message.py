@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from streams.codec import MAX_BYTES, RecordError
 from streams.kafka.envelope import unpack_envelope
 from streams.kafka.partitioner import partition_of
 from streams.kafka.types import TRACE_HEADER, Headers, KafkaMessage, RecordPosition, TopicPartition
 from streams.records import LATEST, RANKED, DeadLetter, DeviceBatch, Kind
-from streams.settings import Settings
 from streams.topics import TOPICS
 
 _LAST_KIND = max(Kind)
@@ -20,23 +19,6 @@ _REASON = 1_000  # characters
 _WITH_ENVELOPES = {topic.name for topic in TOPICS if topic.envelopes}
 _TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 CUT = "(cut: the key had "  # in the reason of a dead letter that does not hold the whole record
-
-
-class _FaustMessage(Protocol):
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] | None
-
-
-class FaustEvent(Protocol):
-    """The part of faust.Event that is used here."""
-
-    @property
-    def message(self) -> _FaustMessage:
-        """The record and its position."""
 
 
 class Message(NamedTuple):
@@ -50,13 +32,6 @@ class Message(NamedTuple):
     tombstone: bool = False  # True if the record has no value
     envelope_index: int = 0  # index of the record in its envelope
     trace: str = ""  # W3C's traceparent, if the record belongs to a trace: see streams/kafka/tracing.py
-
-    @classmethod
-    def of(cls, event: FaustEvent, settings: Settings) -> list[Message]:
-        """Return the record in a Faust event, or those in its envelope."""
-        raw = event.message
-        topic = raw.topic.removeprefix(f"{settings.run}-")
-        return cls.received(topic, raw.partition, raw.offset, raw.key, raw.value, raw.headers)
 
     @classmethod
     def of_kafka(cls, topic: str, raw: KafkaMessage) -> list[Message]:

@@ -52,8 +52,8 @@ class PartitionConsumer:
         self._stall_detector = StallDetector(self._consumer, assigned, stalled_after_s=stalled_after_s)
         self._paused: AbstractSet[TopicPartition] = frozenset()
 
-    def read(self, most: int, wait_s: float) -> list[Message]:
-        """Return about `most` records, waiting at most `wait_s` seconds for the first one; envelopes are not split.
+    def read(self, max_records: int, wait_s: float) -> list[Message]:
+        """Return about `max_records` records, waiting at most `wait_s` for the first one; envelopes are not split.
 
         Raises StalledError if the broker has records that the consumer does not deliver: then make another consumer.
         """
@@ -61,7 +61,7 @@ class PartitionConsumer:
         first = self._consumer.poll(wait_s)
         taken = [] if first is None else [first]
         received: list[Message] = []
-        more = most  # an envelope counts as its records, an error as one
+        more = max_records  # an envelope counts as its records, an error as one
         while taken:
             opened = [self._opened(raw) for raw in taken]
             received += chain.from_iterable(opened)

@@ -31,7 +31,7 @@ class Tracing:
         return ""
 
     def batch(self, received: Sequence[Message]) -> AbstractContextManager[Sequence[Message]]:
-        """Measure the work on the traced records of a batch; the context is the batch, as it is to be worked on."""
+        """Measure the work on the traced records of a batch; the context is the batch to work on."""
         return nullcontext(received)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from streams.records import EndOfLog, EpochEnd, FastExample
 
-HELD_MOST = 10_000  # examples of a partition that is ahead, about 1 KB each
+MAX_HELD = 10_000  # examples of a partition that is ahead, about 1 KB each
 
 
 class ExampleBuffer:
@@ -41,7 +41,7 @@ class ExampleBuffer:
 
     def full(self, partition: int) -> bool:
         """Return True if this partition has ended the epoch and many examples of later epochs are held."""
-        return len(self._held[partition]) > HELD_MOST and self._has_ended(partition, self.closed + 1)
+        return len(self._held[partition]) > MAX_HELD and self._has_ended(partition, self.closed + 1)
 
     def ready(self) -> bool:
         """Return True if every partition has ended the next epoch."""

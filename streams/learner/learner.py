@@ -93,7 +93,7 @@ class Learner:
         return True
 
     def is_finished(self) -> bool:
-        """Return True if the log has ended and is recorded: until then more records may come that are to be refused."""
+        """Return True if the log has ended and is recorded: until then more records may come, which it refuses."""
         if not self.buffer.log_ended():
             return False
         with self._engine.connect() as connection:

@@ -19,7 +19,7 @@ from streams.plugins.protocols import CandidateRule, Draw, Keys, Metric, Seen, V
 RankValue = Callable[[int, int], float]  # rank, number of candidates -> value between 0 and 1
 Scores = Callable[[Seen], NDArray[np.float64]]
 RESERVED = ("random", "popularity", "river", "din", "f2s", "fast", "mc2sf", "served", "mrr", "n", "chance")
-LONGEST = 32
+MAX_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def loaded(text: str) -> Plugins:
             laws.check_candidates(plugin, rule)
             negatives = functools.partial(laws.negatives, plugin, rule)
             continue
-        if plugin.name in {*metrics, *variants, *RESERVED} or len(plugin.name) > LONGEST:
-            raise PluginError(f"{plugin}: the name {plugin.name} is taken or longer than {LONGEST} characters")
+        if plugin.name in {*metrics, *variants, *RESERVED} or len(plugin.name) > MAX_NAME:
+            raise PluginError(f"{plugin}: the name {plugin.name} is taken or longer than {MAX_NAME} characters")
         if plugin.kind == "metric":
             metric = cast(Metric, function)
             laws.check_metric(plugin, metric)

@@ -1,4 +1,4 @@
-"""What is asked of a plugin of each kind. Each is a class without arguments, or a function where one call suffices.
+"""The protocol of each kind of plugin. A plugin is a class without arguments, or a function if it has only one method.
 
 Item keys are 64-bit integers: `streams.records.item_key` gives that of an item's name.
 """
@@ -51,7 +51,7 @@ class ExposurePolicy(Protocol):
 
 @dataclass(frozen=True)
 class Draw:
-    """What a candidate rule knows about a click that is to be ranked."""
+    """The facts about a click from which a candidate rule draws its negatives."""
 
     user: str
     target: int  # key of the clicked item
@@ -85,7 +85,7 @@ class Metric(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """What a device knows at a click, before its impression group. Arrays are not writable."""
+    """The knowledge of a device at a click, before its impression group. Arrays are not writable."""
 
     clicks: Keys  # the last L_F clicks, oldest first
     exposures: Keys  # the last L_F exposures, oldest first

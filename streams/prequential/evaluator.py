@@ -60,7 +60,7 @@ class PrequentialEvaluator:
 
     def epoch(self, clicks: Iterable[Click], outcomes: dict[tuple[str, int], Outcome]) -> Iterator[EvaluatedOutcome]:
         """Evaluate the outcomes of an epoch, given its clicks."""
-        leader = served.leader(self.quality.cumulative())
+        leader = served.leader(self.quality.cumulative_ndcg())
         for group in impression_groups(clicks, outcomes):
             ranks = [self._predict(outcome) for outcome in group.outcomes]
             for outcome, all_ranks in zip(group.outcomes, ranks, strict=True):

@@ -155,9 +155,9 @@ class Quality:
                 if recent is not None:
                     recent[series].add(rank, outcome.n)
 
-    def cumulative(self, metric: str = "ndcg@10") -> dict[str, float]:
-        """Return the mean of a metric by each variant over all outcomes that it ranked."""
-        return {v: sums.point().metrics[metric] for (v, subset), sums in self._total.items() if subset == "all"}
+    def cumulative_ndcg(self) -> dict[str, float]:
+        """Return the mean NDCG@10 of each variant over all outcomes that it ranked."""
+        return {v: sums.point().metrics["ndcg@10"] for (v, subset), sums in self._total.items() if subset == "all"}
 
     def points(self) -> Iterator[QualityPoint]:
         """Yield each series that has outcomes."""

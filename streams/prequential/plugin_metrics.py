@@ -47,13 +47,13 @@ class PluginMetrics:
                     chance += count * self._chance_of(metric, size)
                 yield PluginMean(metric, variant, subset, float(total) / n, float(chance / n), n)
 
-    def of_subset(self, subset: str = "all") -> dict[str, dict[str, PluginMean]]:
-        """Return the means over the outcomes of a subset, by metric and variant."""
-        found: defaultdict[str, dict[str, PluginMean]] = defaultdict(dict)
+    def of_all(self) -> dict[str, dict[str, PluginMean]]:
+        """Return the means over all outcomes, by metric and variant."""
+        by_metric: defaultdict[str, dict[str, PluginMean]] = defaultdict(dict)
         for mean in self.means():
-            if mean.subset == subset:
-                found[mean.metric][mean.variant] = mean
-        return dict(found)
+            if mean.subset == "all":
+                by_metric[mean.metric][mean.variant] = mean
+        return dict(by_metric)
 
     def _chance_of(self, metric: str, size: int) -> Fraction:
         """Return the mean of a metric over all ranks of a list."""

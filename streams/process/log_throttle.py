@@ -24,7 +24,7 @@ class LogThrottle(logging.Filter):
         self._dropped: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return True if `record` is to be written; after dropped lines its message is extended by their number."""
+        """Return True if `record` should be written; after dropped lines its message is extended by their number."""
         if self._clock() - self._began >= self._seconds:
             self._began = self._clock()
             self._passed.clear()

@@ -52,7 +52,7 @@ def retrying(
 ) -> Retrying:
     """Return a caller of functions, `retrying(60)(function, argument)`, that retries through outages for `seconds`.
 
-    Then it raises the function's error. `meanwhile` is called between two tries, which are `delay_s` apart.
+    Then it raises the function's error. `meanwhile` is called between two tries, `delay_s` after each other.
     """
 
     def log_and_wait(state: RetryCallState) -> None:

@@ -32,11 +32,9 @@ from streams.records import DeadLetter
 from streams.release_records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.releases.cache import ReleaseCache
 from streams.releases.item_statistics import statistics_after
-from streams.releases.release import Assembler, Release, ReleaseError, read_release, read_release_and_items
+from streams.releases.release import Assembler, Release, ReleaseError, read_release_and_items
 from streams.settings import Settings
 from streams.topics import ITEM_EMBEDDINGS, MODEL_RELEASES, MODEL_WEIGHTS
-
-__all__ = ["Release", "ReleaseError", "ReleaseReader", "read_release"]
 
 log = logging.getLogger(__name__)
 _PATIENCE_S = 1.0  # wait for Kafka before the tables are read, and between two reads of the tables

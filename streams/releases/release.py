@@ -20,6 +20,7 @@ from streams.codec import Reader
 from streams.database.schema import item_embeddings, release_parts, releases
 from streams.release_records import Manifest
 from streams.releases import embedding_table
+from streams.releases.retention import without_weights
 
 _HEAVY = ("encoder", "slow")
 
@@ -129,9 +130,7 @@ def read_parts(connection: Connection, run: str, manifest: Manifest) -> dict[str
         row = (release_parts.c.run == run) & (release_parts.c.part == part) & (release_parts.c.version == version)
         data = connection.execute(sa.select(release_parts.c.data).where(row)).scalar_one_or_none()
         if data is None:
-            oldest = sa.select(sa.func.min(release_parts.c.version))
-            fast = (release_parts.c.run == run) & (release_parts.c.part == "fast")
-            if manifest.versions.fast < (connection.execute(oldest.where(fast)).scalar() or 0):
+            if manifest.version in without_weights(connection, run):
                 raise ReleaseError(f"the weights of release {manifest.version} were deleted by `mc2sf runs trim`")
             raise ReleaseError(f"part {part}/{version} of release {manifest.version} is not in the tables")
         parts[part] = bytes(data)

@@ -88,10 +88,10 @@ def _delete_replaced_rows(connection: Connection, run: str, oldest: int) -> int:
 
 
 def without_weights(connection: Connection, run: str) -> set[int]:
-    """Return the releases whose weights were deleted. Every release changes its fast part."""
+    """Return the releases whose weights `delete_weights` deleted: every release changes its fast part."""
     t, p = releases.c, release_parts.c
-    there = sa.exists().where(p.run == run, p.part == "fast", p.version == t.fast)
-    return set(connection.execute(sa.select(t.version).where(t.run == run, ~there)).scalars())
+    oldest = sa.select(sa.func.min(p.version)).where(p.run == run, p.part == "fast").scalar_subquery()
+    return set(connection.execute(sa.select(t.version).where(t.run == run, t.fast < oldest)).scalars())
 
 
 def _named(connection: Connection, run: str, where: sa.ColumnElement[bool]) -> set[tuple[str, int]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -69,18 +67,15 @@ class NetScorer:
         return {"random": query.target_index + 1} | ranks | {name: each.rank for name, each in by_plugins.items()}
 
 
-@functools.cache
-def _process_scorer() -> dict[str, NetScorer]:
-    """Return the holder of this process's scorer, under the key "scorer"."""
-    return {}
+_SCORERS: list[NetScorer] = []  # that of this process
 
 
 def start_process(url: str, run: str, plugins: str) -> None:
     """Make this process's scorer. The schema is up to date: the parent process has connected."""
     torch.set_num_threads(1)
-    _process_scorer()["scorer"] = NetScorer(create_engine(url), run, plugins)
+    _SCORERS[:] = [NetScorer(create_engine(url), run, plugins)]
 
 
 def ranks_in_process(version: int, queries: list[RankingQuery], late: bool) -> list[dict[str, int]]:
     """Return `NetScorer.ranks` in a prepared process."""
-    return _process_scorer()["scorer"].ranks(version, queries, late=late)
+    return _SCORERS[0].ranks(version, queries, late=late)

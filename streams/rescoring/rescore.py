@@ -120,9 +120,7 @@ def rescore(
         if release is None and not without_learner:
             differences += _differences(outcome, ranks, not_comparable)
     by_subset = {subset: summary(ranked, subset) for subset in SUBSETS}
-    return OfflineResult(
-        by_subset["all"], by_subset, total, hindsight, differences, plugin_metrics.of_subset(), by_click
-    )
+    return OfflineResult(by_subset["all"], by_subset, total, hindsight, differences, plugin_metrics.of_all(), by_click)
 
 
 def _serve(scored: list[tuple[RecordedOutcome, Ranks]]) -> None:

@@ -111,8 +111,8 @@ class PendingWrites:
         for (topic, partition), records in by_partition.items():
             for trace, some in groupby(records, itemgetter(2)):
                 headers = trace_headers(trace)
-                most = 1 if trace else max_records(topic, self._settings)
-                for key, value, _ in pack_records([(key, value) for key, value, _ in some], most):
+                per_envelope = 1 if trace else max_records(topic, self._settings)
+                for key, value, _ in pack_records([(key, value) for key, value, _ in some], per_envelope):
                     yield topic.full(self._settings), partition, key, value, headers
 
     def rows(self) -> Iterator[tuple[bytes, Struct | None]]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 
 from models.data.catalogue import Catalogue
 from models.data.item_statistics import ItemStatistics
@@ -44,8 +43,6 @@ from streams.settings import Settings
 from streams.state.device import DevicePartitionState
 from streams.state.row_codec import decode_row, encode_row
 from streams.topics import CLOUD_DOWNLINK, CLOUD_STATE, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES, Topic
-
-torch.set_num_threads(1)  # as every worker does
 
 FENCING_EPOCH = 1
 SMALL = Settings(

@@ -34,6 +34,7 @@ from models.training.losses import bce, bpr, gbce
 from streams.codec import Tensor, encode
 from streams.records import NegativeMemory, SlowPriors, Versions
 
+_DIM = 32  # of the vectors whose bytes are counted
 DIMS = (4, 8, 16, 32, 64)
 LAMBDAS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 INITIALISED = {
@@ -208,11 +209,11 @@ def _last_clicks(users: Ints) -> Ints:
     return np.append(np.flatnonzero(np.diff(users)), len(users) - 1)
 
 
-def _costs(trainer: Trainer, uploads: float, missing: Ints, has: np.ndarray, dim: int = 32) -> UploadCosts:
-    vector = Tensor.of(np.zeros(dim), "<f4")
+def _costs(trainer: Trainer, uploads: float, missing: Ints, has: np.ndarray) -> UploadCosts:
+    vector = Tensor.of(np.zeros(_DIM), "<f4")
     memory = NegativeMemory("user", 1, vector, 1, trainer.protocol.threshold, 0)
     n = trainer.candidate_lists(Phase.TEST).items.shape[1]
-    prior, score = Tensor.of(np.zeros((n, dim)), "<f2"), Tensor.of(np.zeros(n), "<f4")
+    prior, score = Tensor.of(np.zeros((n, _DIM)), "<f2"), Tensor.of(np.zeros(n), "<f4")
     answer = SlowPriors("user", 1, prior, prior, score, score, 1, 1, Versions(1, 1, 1))
     return UploadCosts(
         uploads_per_user=round(uploads / trainer.users, 2),

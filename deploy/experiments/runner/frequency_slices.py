@@ -17,12 +17,9 @@ from models.evaluation.metrics import metrics
 LOWER_BOUNDS = (0, 1, 5, 20, 100)  # clicks of all users in the slow phase: the lower bound of each slice
 
 
-def slices(trainer: Trainer, cells: list[Cell], least: Sequence[int] = LOWER_BOUNDS) -> list[FrequencySlice]:
-    """Return the slices that have test clicks, with NDCG@10 of each model (mean over seeds).
-
-    `least` are the lower bounds of the slices, in clicks.
-    """
-    slice_of_click = np.searchsorted(least, clicks_in_slow_phase(trainer), side="right") - 1
+def slices(trainer: Trainer, cells: list[Cell], lower_bounds: Sequence[int] = LOWER_BOUNDS) -> list[FrequencySlice]:
+    """Return the slices that have test clicks, with NDCG@10 of each model (mean over seeds)."""
+    slice_of_click = np.searchsorted(lower_bounds, clicks_in_slow_phase(trainer), side="right") - 1
     models = dict.fromkeys(cell.model for cell in cells)
     result = []
     for number in np.unique(slice_of_click):
@@ -31,7 +28,7 @@ def slices(trainer: Trainer, cells: list[Cell], least: Sequence[int] = LOWER_BOU
             model: statistics.fmean(metrics(cell.ranks[inside])["ndcg@10"] for cell in cells if cell.model == model)
             for model in models
         }
-        result.append(FrequencySlice(least[number], int(inside.sum()), ndcg))
+        result.append(FrequencySlice(lower_bounds[number], int(inside.sum()), ndcg))
     return result
 
 

@@ -22,12 +22,10 @@ def by_user(ranks: Ints, users: Ints) -> dict[str, Floats]:
     return {name: np.bincount(user, values.mean(0)) / counts for name, values in gains(ranks).items()}
 
 
-def compare(
-    a: tuple[str, Mapping[str, Floats]], b: tuple[str, Mapping[str, Floats]], seed: int, resamples: int = 4000
-) -> list[Difference]:
+def compare(a: tuple[str, Mapping[str, Floats]], b: tuple[str, Mapping[str, Floats]], seed: int) -> list[Difference]:
     """Return the difference a - b of each metric, tested with the same resamples of users."""
     differences = np.stack([a[1][name] - b[1][name] for name in a[1]])  # [M, U]
     users = differences.shape[1]
-    resampled = UserBootstrap(users, seed, resamples, clusters=users).means(differences, np.ones(users))
+    resampled = UserBootstrap(users, seed, clusters=users).means(differences, np.ones(users))
     intervals = estimates(differences.mean(1), resampled)
     return [Difference(a[0], b[0], name, *each) for name, each in zip(a[1], intervals, strict=True)]

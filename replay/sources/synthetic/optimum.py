@@ -12,6 +12,7 @@ from models.evaluation.metrics import metrics, rank
 from replay.parameters import parameters
 from replay.sources.synthetic.users import FLOW, RECENT, RING, TASTE, TIRED, Floats, Synthetic, Traces
 
+MAX_USERS, NEGATIVES = 100, 99
 Items = NDArray[np.int64]  # numbers of items, 0-based: the name of the item minus one
 
 
@@ -38,16 +39,16 @@ def of_source(text: str) -> dict[str, float] | None:
     return optimum(parameters(Synthetic, rest)) if scheme == "synthetic" else None
 
 
-def optimum(world: Synthetic, *, users: int = 100, negatives: int = 99, seed: int = 0) -> dict[str, float]:
-    """Return the metrics of the optimal ranker on all clicks of the first `users` users."""
-    draw = np.random.default_rng(seed)
+def optimum(world: Synthetic) -> dict[str, float]:
+    """Return the metrics of the optimal ranker on all clicks of the first MAX_USERS users."""
+    draw = np.random.default_rng(0)
     ranks = []
-    traces = Traces(world, 0, min(users, world.users))
+    traces = Traces(world, 0, min(MAX_USERS, world.users))
     for user, past in enumerate(traces.past):
         for step in range(int(traces.length[user])):
             target = int(traces.item[user, step])
             others = np.delete(np.arange(world.items), target)
-            drawn = draw.choice(others, min(negatives, len(others)), replace=False)
+            drawn = draw.choice(others, min(NEGATIVES, len(others)), replace=False)
             candidates = draw.permutation(np.append(drawn, target))
             scores = probabilities(world, past, traces.item[user, :step], traces.shown[user, : step + 1].ravel())
             ranks.append(rank(scores[candidates], int(np.flatnonzero(candidates == target)[0])).rank)
