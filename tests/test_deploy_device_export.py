@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from models.data.item_neighbours import ItemNeighbours
 from models.data.item_statistics import BUCKETS
 from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
-from streams.database.engine import connect
 from streams.releases.release import ReleaseError
 from streams.settings import Settings
 from tests.test_streams_rescoring import a_recorded_run
@@ -108,13 +107,6 @@ def test_the_exported_model_gives_the_scores_of_the_stream_and_in_8_bits_nearly(
     assert_scores_of_the_stream(nets, lambda given: small.run(list(OUTPUTS), given), 0.05)
     with pytest.raises(AssertionError):
         assert_scores_of_the_stream(nets, lambda given: small.run(list(OUTPUTS), given))
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[sa.Engine]:
-    engine = connect(database_url)
-    yield engine
-    engine.dispose()
 
 
 def test_the_table_of_items_has_names_vectors_and_neighbours(

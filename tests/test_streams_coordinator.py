@@ -18,16 +18,11 @@ from tests.support.releases import FakeProducer, Killed, RunHarness, changed, le
 
 @pytest.fixture
 def harness(settings: Settings) -> RunHarness:
-    settings = settings.model_copy(update={"dim": 8, "retrain_every": 2})
-    return RunHarness(settings, connect(settings.database.get_secret_value()))
+    return RunHarness.of(settings, dim=8, retrain_every=2)
 
 
 def outcomes(harness: RunHarness) -> list[tuple[int, int, str]]:
     return [(d.epoch, d.release, d.outcome) for d in harness.decisions()]
-
-
-def retraining_every(epochs: int, harness: RunHarness) -> RunHarness:
-    return RunHarness(harness.settings.model_copy(update={"retrain_every": epochs}), harness.engine)
 
 
 def test_release_0_is_published_before_any_decision(harness: RunHarness) -> None:
@@ -59,8 +54,7 @@ def test_every_epoch_is_decided_once_and_in_order(harness: RunHarness) -> None:
 
 
 def test_the_stream_goes_on_for_a_fixed_number_of_epochs_before_training_is_applied(harness: RunHarness) -> None:
-    delayed = {"retrain_every": 4, "retrain_delay": 2, "learner_delay": 1}
-    harness = RunHarness(harness.settings.model_copy(update=delayed), harness.engine)
+    harness = harness.changed(retrain_every=4, retrain_delay=2, learner_delay=1)
     coordinator = harness.coordinator()
     nets, catalogue = some_nets(harness.settings, 5, seed=2)
     before, _ = some_nets(harness.settings, 0, seed=7)  # of no item, as release 0, which the learner starts from
@@ -109,14 +103,14 @@ def test_a_learner_release_replaces_the_fast_part_only_and_publishes_no_row(harn
 
 
 def test_a_learner_release_is_accepted_on_a_retrain_that_has_neighbours_of_items(harness: RunHarness) -> None:
-    harness = retraining_every(1, harness)
+    harness = harness.changed(retrain_every=1)
     harness.act()
     nets, catalogue = some_nets(harness.settings, 5, seed=2)
     harness.record(0)
     harness.propose("learner", 0, None)
     harness.propose("retrain", 0, retrained(nets, catalogue))
     harness.act()
-    harness = retraining_every(9, harness)
+    harness = harness.changed(retrain_every=9)
     harness.record(1)
     harness.propose("learner", 1, learnt(nets))
     harness.act()
@@ -124,7 +118,7 @@ def test_a_learner_release_is_accepted_on_a_retrain_that_has_neighbours_of_items
 
 
 def test_a_retrain_supersedes_the_learners_candidate(harness: RunHarness) -> None:
-    harness = retraining_every(1, harness)
+    harness = harness.changed(retrain_every=1)
     harness.act()
     harness.record(0)
     nets, catalogue = some_nets(harness.settings, 4, seed=3)
@@ -137,7 +131,7 @@ def test_a_retrain_supersedes_the_learners_candidate(harness: RunHarness) -> Non
 
 
 def test_only_rows_whose_bytes_changed_are_published_again(harness: RunHarness) -> None:
-    harness = retraining_every(1, harness)
+    harness = harness.changed(retrain_every=1)
     coordinator = harness.coordinator()
     nets, catalogue = some_nets(harness.settings, 6, seed=3)
     for epoch, candidate in enumerate([nets, changed(nets, [3, 5])]):
@@ -188,7 +182,7 @@ def test_nan_in_the_weights_is_refused_even_if_the_losses_are_finite(harness: Ru
 
 @pytest.mark.parametrize("what", ["sizes", "moved rows", "garbage"])
 def test_a_retrain_that_does_not_fit_is_refused(harness: RunHarness, what: str) -> None:
-    harness = retraining_every(1, harness)
+    harness = harness.changed(retrain_every=1)
     coordinator = harness.coordinator()
     nets, catalogue = some_nets(harness.settings, 4, seed=3)
     small, _ = some_nets(harness.settings.model_copy(update={"dim": 4}), 4, seed=3)
@@ -207,7 +201,7 @@ def test_a_retrain_that_does_not_fit_is_refused(harness: RunHarness, what: str) 
 
 
 def test_if_the_retrain_is_refused_the_learner_may_still_pass(harness: RunHarness) -> None:
-    harness = retraining_every(1, harness)
+    harness = harness.changed(retrain_every=1)
     harness.act()
     harness.record(0)
     nets, catalogue = some_nets(harness.settings, 4, seed=3)
@@ -242,7 +236,7 @@ def test_a_kill_before_any_record_changes_no_release_and_no_decision(harness: Ru
     last = {(topic, key): value for topic, key, value in harness.producer.sent}
     assert [d.outcome for d in expected] == ["learner", "retrain"]
     for fatal in range(total):
-        again = RunHarness(harness.settings.model_copy(update={"run": f"t-{fatal}"}), harness.engine)
+        again = harness.changed(run=f"t-{fatal}")
         again.producer = FakeProducer(fatal)
         with pytest.raises(Killed):
             scenario(again)
@@ -292,7 +286,7 @@ def test_a_coordinator_whose_lease_expired_writes_nothing(harness: RunHarness) -
 
 
 def test_a_rollback_publishes_older_weights_under_a_new_version(harness: RunHarness) -> None:
-    harness = retraining_every(1, harness)
+    harness = harness.changed(retrain_every=1)
     coordinator = harness.coordinator()
     nets, catalogue = some_nets(harness.settings, 4, seed=3)
     more, larger = some_nets(harness.settings, 6, seed=4)
@@ -323,7 +317,7 @@ def test_a_rollback_publishes_older_weights_under_a_new_version(harness: RunHarn
 
 
 def test_free_running_a_rollback_takes_effect_at_once(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"lockstep": False}), harness.engine)
+    harness = harness.changed(lockstep=False)
     coordinator = harness.coordinator()
     harness.act(coordinator)
     harness.record(0)
@@ -338,7 +332,7 @@ def test_free_running_a_rollback_takes_effect_at_once(harness: RunHarness) -> No
 
 
 def test_free_running_a_late_retrain_is_reviewed_when_it_arrives(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"lockstep": False, "retrain_every": 1}), harness.engine)
+    harness = harness.changed(lockstep=False, retrain_every=1)
     coordinator = harness.coordinator()
     harness.act(coordinator)
     nets, catalogue = some_nets(harness.settings, 4, seed=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,6 @@ def row_of_each_type(table: sa.Table, number: int) -> dict[str, Any]:
 
 def not_a_partition(name: str | None, kind: str, _: object) -> bool:
     return kind != "table" or not (name or "").startswith("outcomes_of_")
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[sa.Engine]:
-    connected = connect(database_url)
-    yield connected
-    connected.dispose()
 
 
 def test_the_migrations_lead_to_the_tables_of_the_code(engine: sa.Engine) -> None:

@@ -28,7 +28,6 @@ from streams.settings import Settings
 from tests.support.releases import RunHarness
 from tests.test_streams_retrain import few, record
 
-torch.set_num_threads(1)
 SIZES = NetConfig(dim=8, history_long=6, history_short=4, threshold=3, attention=(8, 4), gate=(8, 4), head=(16, 8))
 ROWS = 40
 PROCESS = """

@@ -1,19 +1,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-import torch
 from msgspec.structs import replace
 
 from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import Tensor, encode
 from streams.coordinator import coordinator
 from streams.database import run_state, schema
-from streams.database.engine import connect, insert_new
+from streams.database.engine import insert_new
 from streams.database.interaction_log import Interactions
 from streams.kafka import clients, topic_admin
 from streams.learner import learner
@@ -32,21 +30,11 @@ from tests.support.workers import TopicReader
 ITEMS = 20
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Use one thread, as the process does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def harness(settings: Settings) -> RunHarness:
     """A run whose release 1 is a retrain's over some items, decided at epoch 0."""
     few = {"dim": 8, "retrain_every": 6, "partitions": 2, "gate_margin": 0.0, "online_rate": 5e-3, "batch": 16}
-    settings = settings.model_copy(update=few)
-    return RunHarness(settings, connect(settings.database.get_secret_value()))
+    return RunHarness.of(settings, **few)
 
 
 def made(settings: Settings, user: int, epoch: int, versions: Versions) -> FastExample:
@@ -159,9 +147,7 @@ def test_a_release_is_better_on_hundreds_of_examples_that_it_had_not_learnt_from
 
 
 def test_a_gain_that_is_certain_but_tiny_is_no_release(harness: RunHarness) -> None:
-    harness = RunHarness(
-        harness.settings.model_copy(update={"online_rate": 1e-7, "retrain_every": 100}), harness.engine
-    )
+    harness = harness.changed(online_rate=1e-7, retrain_every=100)
     training = TrainingRun(harness, per_epoch=400)
     found = [training.epoch(epoch) for epoch in range(4)]
     assert found[3].quality["n"] == 800
@@ -172,11 +158,11 @@ def test_a_gain_that_is_certain_but_tiny_is_no_release(harness: RunHarness) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(("restart", "delay"), [("before and after", 0), ("after", 1)])
 def test_a_restart_around_a_decision_changes_no_bit(harness: RunHarness, restart: str, delay: int) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"learner_delay": delay}), harness.engine)
+    harness = harness.changed(learner_delay=delay)
     straight = TrainingRun(harness)
     for epoch in range(8):
         straight.epoch(epoch)
-    again = RunHarness(harness.settings.model_copy(update={"run": "t-again"}), harness.engine)
+    again = harness.changed(run="t-again")
     crashing = TrainingRun(again)
     for epoch in range(8):
         crashing.epoch(epoch, restart=restart)
@@ -186,7 +172,7 @@ def test_a_restart_around_a_decision_changes_no_bit(harness: RunHarness, restart
 
 
 def test_weights_that_became_worse_are_discarded(harness: RunHarness) -> None:
-    training = TrainingRun(RunHarness(harness.settings.model_copy(update={"online_rate": 3.0}), harness.engine))
+    training = TrainingRun(harness.changed(online_rate=3.0))
     training.epoch(0)
     before = fast_parts(harness)
     found = [training.epoch(epoch) for epoch in range(1, 5)]
@@ -241,9 +227,7 @@ def put_walks(harness: RunHarness, epochs: int) -> None:
 
 
 def test_transitions_are_counted_anew_from_all_clicks_before_and_new_items_have_some(harness: RunHarness) -> None:
-    harness = RunHarness(
-        harness.settings.model_copy(update={"transitions_every": 2, "online_rate": 1e-9}), harness.engine
-    )
+    harness = harness.changed(transitions_every=2, online_rate=1e-9)
     put_walks(harness, 5)
     training = TrainingRun(harness, per_epoch=60)
     found = [training.epoch(epoch) for epoch in range(5)]
@@ -271,8 +255,7 @@ def test_transitions_are_counted_anew_from_all_clicks_before_and_new_items_have_
 def test_a_restart_while_transitions_are_counted_changes_no_bit(harness: RunHarness) -> None:
     found = []
     for run, each in (("t-one", ""), ("t-two", "before and after")):
-        settings = harness.settings.model_copy(update={"transitions_every": 2, "run": run})
-        training = TrainingRun(RunHarness(settings, harness.engine), per_epoch=100)
+        training = TrainingRun(harness.changed(transitions_every=2, run=run), per_epoch=100)
         put_walks(training.harness, 5)
         for epoch in range(5):
             training.epoch(epoch, restart=each)
@@ -301,7 +284,7 @@ def test_transitions_that_became_worse_are_not_released(harness: RunHarness) -> 
 
 
 def test_only_the_bytes_of_candidates_that_are_still_needed_are_kept(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"retrain_every": 100}), harness.engine)
+    harness = harness.changed(retrain_every=100)
     training = TrainingRun(harness, per_epoch=60)
     for epoch in range(12):
         training.epoch(epoch)
@@ -313,9 +296,9 @@ def test_only_the_bytes_of_candidates_that_are_still_needed_are_kept(harness: Ru
 
 
 def test_on_a_broker_it_writes_a_candidate_per_epoch_and_ends_with_the_log(broker_settings: Settings) -> None:
-    settings = broker_settings.model_copy(update={"dim": 8, "partitions": 2, "retrain_every": 2})
+    harness = RunHarness.of(broker_settings, dim=8, partitions=2, retrain_every=2)
+    settings = harness.settings
     topic_admin.create(settings)
-    harness = RunHarness(settings, connect(settings.database.get_secret_value()))
     producer = clients.producer(settings, "test")
     topic, dead_letters = FAST_EXAMPLES.full(settings), TopicReader(settings, DEAD_LETTERS, DeadLetter)
     stop = threading.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -18,7 +18,6 @@ from models.evaluation.candidates import evaluated
 from models.evaluation.metrics import metrics, rank
 from streams.codec import Reader, encode
 from streams.database import run_state, schema
-from streams.database.engine import connect
 from streams.kafka.partitioner import partition_of
 from streams.kafka.types import TopicPartition
 from streams.recorder.epoch_writer import EpochWriter, OvertakenError
@@ -29,13 +28,6 @@ from streams.state.device import DeviceState
 from streams.state.row_codec import decode_row, encode_row
 from streams.topics import CLOUD_STATE, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_STATE, DEVICE_UPLINK, OUTCOMES
 from tests.support.recorder import RECORDED, TopicLogs, deliver, dump, random_run
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[sa.Engine]:
-    connected = connect(database_url)
-    yield connected
-    connected.dispose()
 
 
 @pytest.fixture

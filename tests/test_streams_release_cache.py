@@ -7,7 +7,6 @@ import torch
 
 from streams.codec import RecordError
 from streams.coordinator.publisher import CHUNK
-from streams.database.engine import connect
 from streams.releases.cache import ReleaseCache, read_part_key
 from streams.settings import Settings
 from tests.support.releases import RunHarness, Sent, changed, feed, learnt, prefixes, retrained, some_nets
@@ -16,9 +15,8 @@ from tests.support.releases import RunHarness, Sent, changed, feed, learnt, pref
 @pytest.fixture
 def harness(settings: Settings) -> RunHarness:
     """Three releases: the initial one, a retrain's, a retrain's that changes two rows."""
-    settings = settings.model_copy(update={"dim": 8, "retrain_every": 1})
-    harness = RunHarness(settings, connect(settings.database.get_secret_value()))
-    nets, catalogue = some_nets(settings, 4, seed=3)
+    harness = RunHarness.of(settings, dim=8, retrain_every=1)
+    nets, catalogue = some_nets(harness.settings, 4, seed=3)
     coordinator = harness.coordinator()
     for epoch, candidate in enumerate([nets, changed(nets, [3, 5])]):
         harness.act(coordinator)
@@ -105,8 +103,7 @@ def test_a_part_with_a_wrong_checksum_is_never_served(harness: RunHarness, topic
 
 
 def test_a_part_larger_than_a_record_is_sent_in_chunks(settings: Settings) -> None:
-    settings = settings.model_copy(update={"dim": 200})
-    harness = RunHarness(settings, connect(settings.database.get_secret_value()))
+    harness = RunHarness.of(settings, dim=200)
     harness.act()
     keys = {key for topic, key, _ in harness.producer.sent if topic == "model-weights"}
     assert {b"fast/0", b"fast/0/1"} <= keys
@@ -124,13 +121,12 @@ def test_a_key_that_names_no_part_is_refused(key: bytes | None) -> None:
 
 
 def test_a_release_cache_stays_bounded_over_many_releases(settings: Settings) -> None:
-    settings = settings.model_copy(update={"dim": 8, "retrain_every": 1000})
-    harness = RunHarness(settings, connect(settings.database.get_secret_value()))
+    harness = RunHarness.of(settings, dim=8, retrain_every=1000)
     coordinator = harness.coordinator()
     harness.act(coordinator)
     for epoch in range(80):
         harness.record(epoch)
-        harness.propose("learner", epoch, learnt(some_nets(settings, 0, seed=epoch)[0]))
+        harness.propose("learner", epoch, learnt(some_nets(harness.settings, 0, seed=epoch)[0]))
         harness.act(coordinator)
     reader = ReleaseCache(dim=8, keep=4)
     for record in harness.producer.sent:

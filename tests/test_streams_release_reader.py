@@ -18,7 +18,6 @@ from streams.codec import Reader, Tensor, encode
 from streams.coordinator import coordinator
 from streams.coordinator.coordinator import Coordinator
 from streams.database import schema
-from streams.database.engine import connect
 from streams.kafka import clients, topic_admin
 from streams.records import DeadLetter
 from streams.release_records import EmbeddingRow
@@ -32,10 +31,9 @@ PATIENCE_S = 30.0
 
 @pytest.fixture
 def harness(broker_settings: Settings) -> RunHarness:
-    settings = broker_settings.model_copy(update={"dim": 8, "retrain_every": 2})
-    topic_admin.create(settings)
-    harness = RunHarness(settings, connect(settings.database.get_secret_value()))
-    harness.producer = clients.producer(settings, "coordinator")
+    harness = RunHarness.of(broker_settings, dim=8, retrain_every=2)
+    topic_admin.create(harness.settings)
+    harness.producer = clients.producer(harness.settings, "coordinator")
     return harness
 
 

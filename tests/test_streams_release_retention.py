@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from streams.coordinator.publisher import Publisher
 from streams.database import schema
-from streams.database.engine import connect, insert_new
+from streams.database.engine import insert_new
 from streams.release_records import EpochDecision
 from streams.releases import candidates
 from streams.releases.cache import manifest_key
@@ -24,14 +24,13 @@ LATER = 2**60  # wall clock: no ranking that the topics had is there any more
 @pytest.fixture
 def harness(settings: Settings) -> RunHarness:
     """A run of ten epochs: releases 3, 6 and 9 are retrains, the others but release 0 the learner's."""
-    settings = settings.model_copy(update={"dim": 8, "retrain_every": 3, "learner_delay": 0, "retrain_delay": 0})
-    harness = RunHarness(settings, connect(settings.database.get_secret_value()))
-    nets, catalogue = some_nets(settings, 5, seed=1)
+    harness = RunHarness.of(settings, dim=8, retrain_every=3, learner_delay=0, retrain_delay=0)
+    nets, catalogue = some_nets(harness.settings, 5, seed=1)
     harness.act()
     for epoch in range(10):
         harness.record(epoch)
         nets = changed(nets, [epoch % 5 + 2])
-        harness.propose("learner", epoch, learnt(some_nets(settings, 5 if epoch > 2 else 0, seed=epoch)[0]))
+        harness.propose("learner", epoch, learnt(some_nets(harness.settings, 5 if epoch > 2 else 0, seed=epoch)[0]))
         if epoch % 3 == 2:
             harness.propose("retrain", epoch, retrained(nets, catalogue))
         harness.act()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from models.mc2sf.checkpoint import pack, pack_part
 from models.mc2sf.nets import Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.database import schema
-from streams.database.engine import connect, insert_new
+from streams.database.engine import insert_new
 from streams.model_config import net_config
 from streams.recorder.epoch_writer import EpochWriter
 from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd, Kind
@@ -153,13 +152,6 @@ def online(engine: sa.Engine, subset: str) -> dict[str, dict[str, float]]:
         | {"n": row.n, "chance_hr@10": row.chance_hr_10}
         for row in rows
     }
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[sa.Engine]:
-    connected = connect(database_url)
-    yield connected
-    connected.dispose()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

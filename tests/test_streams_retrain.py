@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-import torch
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
@@ -26,14 +24,6 @@ from tests.support.releases import RunHarness, learnt, some_nets
 USERS, ITEMS, PER_EPOCH = 12, 30, 25
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def few(settings: Settings) -> Settings:
     return settings.model_copy(
         update={"dim": 8, "history_long": 10, "history_short": 4, "threshold": 4, "retrain_every": 2, "batch": 16}
@@ -42,8 +32,7 @@ def few(settings: Settings) -> Settings:
 
 @pytest.fixture
 def harness(settings: Settings) -> RunHarness:
-    settings = few(settings)
-    return RunHarness(settings, connect(settings.database.get_secret_value()))
+    return RunHarness.of(few(settings))
 
 
 def interactions(run: str, epochs: range) -> list[tuple[object, ...]]:
@@ -143,7 +132,7 @@ def made(harness: RunHarness, epoch: int) -> ReleaseCandidate:
 
 
 def test_it_starts_from_the_release_of_its_epoch_however_far_the_stream_has_gone_on(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"retrain_delay": 1}), harness.engine)
+    harness = harness.changed(retrain_delay=1)
     acting = harness.coordinator()
     for epoch in range(2):
         record(harness, range(epoch, epoch + 1))
@@ -179,7 +168,7 @@ def test_it_learns_and_new_items_get_rows_after_the_old_ones(harness: RunHarness
 def test_the_same_log_gives_the_same_bytes_in_one_process_or_several(harness: RunHarness) -> None:
     found = []
     for run, fresh in (("t-one", False), ("t-each", True)):
-        again = RunHarness(harness.settings.model_copy(update={"run": run}), harness.engine)
+        again = harness.changed(run=run)
         acting, process = again.coordinator(), Retrain(again.settings, again.engine)
         again.act(acting)
         for epoch in range(4):
@@ -233,7 +222,7 @@ def test_in_lockstep_each_retrain_is_made_once_the_epoch_before_it_is_decided(ha
 
 
 def test_free_running_only_the_newest_due_retrain_is_made(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"lockstep": False}), harness.engine)
+    harness = harness.changed(lockstep=False)
     process = Retrain(harness.settings, harness.engine)
     harness.act()
     record(harness, range(6))
@@ -256,7 +245,7 @@ def test_the_process_makes_due_retrains_and_ends_with_the_log(harness: RunHarnes
 
 
 def test_once_makes_one_retrain_if_free_running(harness: RunHarness) -> None:
-    harness = RunHarness(harness.settings.model_copy(update={"lockstep": False, "retrain_every": 100}), harness.engine)
+    harness = harness.changed(lockstep=False, retrain_every=100)
     harness.act()
     record(harness, range(2))
     job.run(harness.settings, harness.engine, threading.Event(), once=True)

@@ -13,7 +13,6 @@ from models.mc2sf.checkpoint import CheckpointError, pack, pack_standalone, unpa
 from models.mc2sf.nets import STANDALONE, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from streams.codec import RecordError
-from streams.database.engine import connect
 from streams.model_config import net_config
 from streams.release_records import Manifest
 from streams.releases import registry
@@ -29,8 +28,7 @@ ITEMS = 70
 
 @pytest.fixture
 def harness(settings: Settings) -> RunHarness:
-    settings = settings.model_copy(update={"dim": 8, "retrain_every": 2, "stacked": False})
-    return RunHarness(settings, connect(settings.database.get_secret_value()))
+    return RunHarness.of(settings, dim=8, retrain_every=2, stacked=False)
 
 
 def drafted(settings: Settings) -> tuple[Draft, dict[str, Nets]]:
@@ -132,7 +130,7 @@ def test_they_stay_on_the_bus_as_long_as_their_release_is_in_force(harness: RunH
 
 
 def test_a_frozen_run_waits_for_nobody_who_learns(harness: RunHarness) -> None:
-    frozen = RunHarness(harness.settings.model_copy(update={"frozen": True}), harness.engine)
+    frozen = harness.changed(frozen=True)
     begun(frozen)
     for epoch in range(3):
         frozen.record(epoch)

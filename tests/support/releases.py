@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from streams.coordinator.coordinator import Coordinator
 from streams.coordinator.lease import Lease
 from streams.coordinator.publisher import Publisher
 from streams.database import run_state, schema
-from streams.database.engine import upsert
+from streams.database.engine import connect, upsert
 from streams.model_config import net_config
 from streams.release_records import EmbeddingRow, EpochDecision, ItemCounts, Manifest, ReleaseEvent
 from streams.releases import candidates
@@ -82,6 +82,15 @@ class RunHarness:
     settings: Settings
     engine: sa.Engine
     producer: FakeProducer = field(default_factory=FakeProducer)
+
+    @classmethod
+    def of(cls, settings: Settings, **changes: object) -> Self:
+        """Return the run of changed settings, with the tables that they name."""
+        return cls(settings.model_copy(update=changes), connect(settings.database.get_secret_value()))
+
+    def changed(self, **changes: object) -> Self:
+        """Return a run in the same tables whose settings are changed."""
+        return type(self)(self.settings.model_copy(update=changes), self.engine)
 
     def coordinator(self) -> Coordinator:
         """Return a coordinator that holds the lease, which its predecessor did not release."""
