@@ -56,11 +56,7 @@ def one(reader: str, path: Path) -> dict[str, float]:
     READERS[reader](path)
     peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert peak is not None
-    return {
-        "cpu_s": time.process_time() - cpu,
-        "wall_s": time.monotonic() - wall,
-        "peak_mb": int(peak[1]) / 1024,
-    }
+    return {"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - wall, "peak_mb": int(peak[1]) / 1024}
 
 
 def shares(path: Path) -> dict[str, float]:

@@ -36,13 +36,7 @@ class Recommendation(NamedTuple):
     epoch: int
 
 
-def recommend(
-    found: FoundRun,
-    user: str,
-    k: int,
-    release: int | None = None,
-    by: By | None = None,
-) -> Recommendation:
+def recommend(found: FoundRun, user: str, k: int, release: int | None = None, by: By | None = None) -> Recommendation:
     """Return the k best items of the catalogue for `user`, without those clicked before.
 
     Before the first trained release the catalogue is the items seen so far.

@@ -156,9 +156,7 @@ class TrainingSettings(_Group):
         5, ge=1, description="epochs after which the learner counts transitions between items anew"
     )
     batch: DecidesResults[int] = Field(
-        64,
-        ge=1,
-        description="examples per step; a retrain on many clicks raises it to up to 256",
+        64, ge=1, description="examples per step; a retrain on many clicks raises it to up to 256"
     )
     l2: DecidesResults[float] = Field(1e-4, ge=0, description="lambda: weight of the L2 penalty (the paper's)")
     gate_margin: DecidesResults[float] = Field(

@@ -45,12 +45,7 @@ torch.set_num_threads(1)
 IN_CI = os.environ.get("CI") == "true"
 KAFKA_HOME = os.environ.get("KAFKA_HOME")
 # fixtures that start processes, and the marks of a test that uses one of them
-STARTERS = {
-    "servers": ["process"],
-    "tool": ["process"],
-    "undisturbed": ["process"],
-    "kafka_home": ["process", "kafka"],
-}
+STARTERS = {"servers": ["process"], "tool": ["process"], "undisturbed": ["process"], "kafka_home": ["process", "kafka"]}
 
 TYPICAL_S = {"proof": 60.0, "slow": 12.0, "process": 2.0, None: 0.2}  # of a test with this mark
 

@@ -69,9 +69,7 @@ EXECUTED = {"gateway.md"}  # test_deploy_gateway_tutorial.py runs its commands
 
 
 @pytest.mark.parametrize(
-    "command",
-    [each for page in PAGES if page.name not in EXECUTED for each in commands(page)],
-    ids=lambda c: c.text,
+    "command", [each for page in PAGES if page.name not in EXECUTED for each in commands(page)], ids=lambda c: c.text
 )
 def test_every_command_of_the_documents_would_be_accepted(command: Command) -> None:
     for arguments in mc2sf(command.text):

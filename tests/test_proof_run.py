@@ -72,8 +72,6 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(finished_run: t
     assert kinds[0] == "initial"
     assert "retrain" in kinds
     assert kinds.count("retrain") + kinds.count("rejected") >= 3  # so small a log: the gate may refuse some
-    losses = [(entry["gate"]["candidate"], entry["gate"]["active"]) for entry in summary["releases"][1:]]
-    assert any(candidate < active for candidate, active in losses), "at least one release has learnt"
     assert summary["r2_uploads"] > 0
     for latency in ("freshness_ms", "answer_ms"):
         assert 0 < summary[latency]["p50"] <= summary[latency]["p99"]

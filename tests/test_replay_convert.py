@@ -63,10 +63,7 @@ def test_the_prepared_log_is_identical(tmp_path: Path, source: str) -> None:
 
 
 def test_a_recbole_file_has_clicks_and_exposures_as_labels(tmp_path: Path) -> None:
-    rows: list[Row] = [
-        ("u 1", "i", 1_600_000_000_123, Kind.CLICK, 0),
-        ('"x', "j", 1_600_000_001_000, Kind.EXPOSURE, 0),
-    ]
+    rows: list[Row] = [("u 1", "i", 1_600_000_000_123, Kind.CLICK, 0), ('"x', "j", 1_600_000_001_000, Kind.EXPOSURE, 0)]
     convert([batch(rows)], tmp_path / "a.inter")
     assert (tmp_path / "a.inter").read_text().splitlines()[:2] == [
         "user_id:token\titem_id:token\ttimestamp:float\tlabel:float",

@@ -53,10 +53,7 @@ def test_a_block_is_read_as_its_lines_one_by_one(lines: list[str], nested: bool)
     numbered = [(number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
     reader = EventReader(log_map)
     found = []
-    for method in (
-        lambda log: log.fast(numbered, data) or log.slow(numbered),
-        lambda log: log.slow(numbered),
-    ):
+    for method in (lambda log: log.fast(numbered, data) or log.slow(numbered), lambda log: log.slow(numbered)):
         errors = RowErrors("skip", files=[Path("a.jsonl")])
         rows = []
         for table, problems in method(_JsonLog(Path("a.jsonl"), reader)):

@@ -210,11 +210,7 @@ def test_what_is_read_as_of_a_time_and_of_an_epoch_is_found_by_an_index(
             ranked = [
                 row_of_each_type(schema.outcomes, 1) | {"run": run, "seq": n, "time": 1000 + n} for n in range(900)
             ]
-            insert_new(
-                connection,
-                schema.outcomes,
-                [r | {"epoch": n // 30} for n, r in enumerate(ranked)],
-            )
+            insert_new(connection, schema.outcomes, [r | {"epoch": n // 30} for n, r in enumerate(ranked)])
     asked: list[tuple[str, Any]] = []
     with engine.connect() as connection:
         connection.exec_driver_sql("ANALYZE")

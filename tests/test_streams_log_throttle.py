@@ -22,10 +22,7 @@ def test_repeated_lines_are_dropped_and_their_number_is_logged(caplog: pytest.Lo
     for offset in range(1000):
         log.warning("refused at %d", offset)
     log.warning("something else at %d", 0)
-    assert [r.getMessage() for r in caplog.records] == [
-        *(f"refused at {n}" for n in range(3)),
-        "something else at 0",
-    ]
+    assert [r.getMessage() for r in caplog.records] == [*(f"refused at {n}" for n in range(3)), "something else at 0"]
     caplog.clear()
     now = 60.0
     log.warning("refused at %d", 1000)

@@ -90,8 +90,7 @@ def damaged(sent: list[Sent], topic: str, key: bytes) -> list[Sent]:
 
 
 @pytest.mark.parametrize(
-    ("topic", "key"),
-    [("model-weights", b"slow/2"), ("model-weights", b"encoder/2"), ("item-embeddings", b"103")],
+    ("topic", "key"), [("model-weights", b"slow/2"), ("model-weights", b"encoder/2"), ("item-embeddings", b"103")]
 )
 def test_a_part_with_a_wrong_checksum_is_never_served(harness: RunHarness, topic: str, key: bytes) -> None:
     reader = ReleaseCache(dim=8)

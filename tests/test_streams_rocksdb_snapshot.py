@@ -168,9 +168,7 @@ def test_the_changelog_is_read_on_behind_the_copy_and_the_rows_of_a_former_owner
     assert dict(again.data.items()) == {b"b": row(1, 3), b"d": row(1, 3)}
 
 
-def test_a_lost_partition_has_no_rows_until_it_comes_back(
-    start: Callable[[Broker], StateTable],
-) -> None:
+def test_a_lost_partition_has_no_rows_until_it_comes_back(start: Callable[[Broker], StateTable]) -> None:
     broker = Broker()
     table = with_a_row(start(broker))
     assigned(table)

@@ -116,11 +116,7 @@ def disturbed(
 
 
 def chaos(
-    home: Path,
-    schedules: list[Schedule],
-    folder: Path,
-    undisturbed: Path | None = None,
-    mode: tuple[str, ...] = (),
+    home: Path, schedules: list[Schedule], folder: Path, undisturbed: Path | None = None, mode: tuple[str, ...] = ()
 ) -> Iterator[dict[str, Any]]:
     """Run the schedules, grouped by number of brokers, and yield their rows. Folders of failed runs are kept.
 

@@ -113,12 +113,7 @@ def takeovers(home: Path, kills: int, seed: int, folder: Path) -> dict[str, Any]
         finally:
             run.stop()
     served = [kill["served_s"] for kill in each]
-    return {
-        "kills": each,
-        "p50_s": round(statistics.median(served), 1),
-        "max_s": max(served),
-        "goal_s": GOAL_S,
-    }
+    return {"kills": each, "p50_s": round(statistics.median(served), 1), "max_s": max(served), "goal_s": GOAL_S}
 
 
 def _kill(run: Run, group: Group, rows: Rows, chance: random.Random) -> dict[str, float]:

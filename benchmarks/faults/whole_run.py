@@ -28,7 +28,7 @@ from streams.rescoring.rescore import rescore
 from streams.verification.differences import DifferenceFound
 from streams.verification.verify import verify
 
-SOURCE = "synthetic:users=30,items=150,clicks=90"  # enough clicks per user for two of its three retrains to learn
+SOURCE = "synthetic:users=30,items=150,clicks=90"
 ARGUMENTS = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
 ROLES = {
     "device": "worker device",

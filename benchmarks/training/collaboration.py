@@ -139,10 +139,7 @@ def compared(
     bootstrap, row = UserBootstrap(int(users.max()) + 1, seed), dict[str, object]()
     for subset, some in (("all", np.ones(len(users), np.bool_)), ("both known", known)):
         gain = bootstrap.estimates(users[some], (values - base)[None, some])[0]
-        row[subset] = {
-            "ndcg@10": round(float(values[some].mean()), 4),
-            name: [round(gain.low, 4), round(gain.high, 4)],
-        }
+        row[subset] = {"ndcg@10": round(float(values[some].mean()), 4), name: [round(gain.low, 4), round(gain.high, 4)]}
     return row
 
 

@@ -77,12 +77,7 @@ def main(source: str, most: int) -> None:
             ("fast alone", "fast", usual, lambda h: FastAlone(models.nets(trainer, h.fast, 1))),
             ("GRU4Rec", "gru4rec", usual, lambda h: models.new_gru4rec(trainer, h, 1)),
             *(
-                (
-                    "SASRec",
-                    "sasrec",
-                    usual.varied(("sasrec",), dim=dim),
-                    lambda h: models.new_sasrec(trainer, h, 1),
-                )
+                ("SASRec", "sasrec", usual.varied(("sasrec",), dim=dim), lambda h: models.new_sasrec(trainer, h, 1))
                 for dim in WIDTHS
             ),
         ]

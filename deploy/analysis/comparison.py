@@ -101,8 +101,7 @@ def compare(runs: Sequence[tuple[str, RankedClicks]]) -> Comparison:
     evaluated = [(name, clicks.select(clicks.subsets["all"])) for name, clicks in runs]
     first = evaluated[0]
     return Comparison(
-        [_run(name, clicks) for name, clicks in evaluated],
-        [_difference(first, other) for other in evaluated[1:]],
+        [_run(name, clicks) for name, clicks in evaluated], [_difference(first, other) for other in evaluated[1:]]
     )
 
 

@@ -38,8 +38,7 @@ class Commands(LazyGroup):
             "Export a release for a device: the fast part as ONNX, the items as Parquet.",
         ),
         "runs": Entry(
-            "deploy.stored_runs.commands:app",
-            "Stored runs: list, show, delete, prune, trim, backup, restore.",
+            "deploy.stored_runs.commands:app", "Stored runs: list, show, delete, prune, trim, backup, restore."
         ),
         "gateway": Entry("deploy.gateway.commands:app", "An HTTP gateway for live devices: events in, rankings out."),
         "dashboard": Entry("deploy.cli.dashboard:dashboard", "Serve the live page of a run, and print its address."),

@@ -31,8 +31,7 @@ def replay(
     ] = None,
     options: ReplayOptions,
     folder: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for the sorted log.  [default: MC2SF_STATE_DIR]"),
+        Path | None, typer.Option(metavar="DIR", help="Folder for the sorted log.  [default: MC2SF_STATE_DIR]")
     ] = None,
 ) -> None:
     """Send SOURCE to the topics of the run in the environment.

@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.cli.options import (
-    MetricOption,
-    ReplayOptions,
-    VariantOption,
-    epochs_between_retrains,
-    flattened,
-    paced,
-)
+from deploy.cli.options import MetricOption, ReplayOptions, VariantOption, epochs_between_retrains, flattened, paced
 from deploy.cli.source_argument import SourceArgument, is_protocol, source_plugin
 from deploy.console import terminal
 from deploy.user_error import UserError

@@ -44,10 +44,7 @@ class Scraper:
     """Reads the processes that `targets` lists, and remembers what it read for WINDOW_S."""
 
     def __init__(
-        self,
-        targets: Path | None,
-        fetch: Callable[[str], str] = _fetch,
-        clock: Callable[[], float] = time.monotonic,
+        self, targets: Path | None, fetch: Callable[[str], str] = _fetch, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`targets`: a file as Prometheus' file-based service discovery reads it; None or no such file: no process."""
         self._targets, self._fetch, self._clock = targets, fetch, clock

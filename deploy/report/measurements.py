@@ -121,10 +121,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         freshness_ms=latency(samples, "mc2sf_freshness_seconds"),
         answer_ms=latency(samples, "mc2sf_answer_seconds"),
         bytes=Bytes(
-            up,
-            down,
-            traffic("training"),
-            None if up is None or down is None else round((up + down) / max(users, 1), 1),
+            up, down, traffic("training"), None if up is None or down is None else round((up + down) / max(users, 1), 1)
         ),
         peak_memory_mb=measured.peak_memory_mb,
         restarts=measured.restarts,

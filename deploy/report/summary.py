@@ -133,8 +133,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ]
     outcomes: Annotated[Count, Meta(description="Evaluated clicks, each ranked by every variant.")]
     expired: Annotated[
-        Count,
-        Meta(description="Outcomes without an answer in time, ranked by the device alone. Always 0 in lockstep."),
+        Count, Meta(description="Outcomes without an answer in time, ranked by the device alone. Always 0 in lockstep.")
     ]
     cold: Annotated[
         Count,

@@ -112,8 +112,7 @@ def trim_run(
 
 @app.command("backup")
 def backup_run(
-    run: RunArgument,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the copy.")],
+    run: RunArgument, folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the copy.")]
 ) -> None:
     """Copy all rows of a run into an SQLite database in DIR, which every command accepts as RUN.
 

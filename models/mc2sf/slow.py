@@ -39,13 +39,7 @@ class Slow(nn.Module):
     """DIN's attention and the heads of DIN and F2S over one r_t. Scores are logits: the paper's y is their sigmoid."""
 
     def __init__(
-        self,
-        dim: int,
-        attention: tuple[int, int],
-        head: tuple[int, int],
-        *,
-        product: bool,
-        context: HSTUConfig,
+        self, dim: int, attention: tuple[int, int], head: tuple[int, int], *, product: bool, context: HSTUConfig
     ) -> None:
         super().__init__()
         self.din = Din(dim, attention, context)

@@ -27,10 +27,7 @@ _QUIET_S = 0.004  # without a further event: the rest of the fetch would have ar
 
 
 def subscribe(
-    app: PlatformApp,
-    settings: Settings,
-    topics: Sequence[Topic],
-    process: Callable[[list[Message]], Awaitable[None]],
+    app: PlatformApp, settings: Settings, topics: Sequence[Topic], process: Callable[[list[Message]], Awaitable[None]]
 ) -> faust.Agent:
     """Create the one agent of `app`: it calls `process` with batches of all `topics`, one batch at a time."""
     names = [topic.full(settings) for topic in topics]

@@ -79,10 +79,7 @@ def _delete_replaced_rows(connection: Connection, run: str, oldest: int) -> int:
     encoder = sa.select(releases.c.encoder).where(releases.c.run == run, releases.c.version == oldest)
     e, newer = item_embeddings.c, item_embeddings.alias().c
     replaced = sa.exists().where(
-        newer.run == run,
-        newer.item == e.item,
-        newer.encoder > e.encoder,
-        newer.encoder <= encoder.scalar_subquery(),
+        newer.run == run, newer.item == e.item, newer.encoder > e.encoder, newer.encoder <= encoder.scalar_subquery()
     )
     return connection.execute(sa.delete(item_embeddings).where(e.run == run, replaced)).rowcount
 

@@ -94,8 +94,7 @@ class Worker:
         work.required_item_statistics()
         newest = max(max(self.releases) - self.behind, 0)
         writes = work.process(
-            lambda version: self.releases[newest if version is None else version],
-            topics.item_statistics,
+            lambda version: self.releases[newest if version is None else version], topics.item_statistics
         )
         for topic, partition, key, value, _ in list(writes.records()):
             topics.append(topic, partition, key, value)

@@ -104,11 +104,7 @@ REFERENCE = Experiment(
     arms_of(SASREC_MODEL, CASER_MODEL),
     (("SASRec", "Caser"),),
     LEAVE_ONE_OUT,
-    replace(
-        HyperparameterSet(),
-        sasrec=_LONG,
-        caser=_LONG,
-    ),
+    replace(HyperparameterSet(), sasrec=_LONG, caser=_LONG),
 )
 """SASRec at its published size (d about 50, 200 clicks)."""
 
