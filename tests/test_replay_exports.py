@@ -95,6 +95,13 @@ def test_a_time_that_a_spreadsheet_has_rounded_is_refused(tmp_path: Path) -> Non
     assert "line 2: time is rounded ('1.68439E+12': by a spreadsheet?" in errors.first[0]
 
 
+def test_an_impression_that_a_spreadsheet_has_rounded_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"{HEADER.strip()},impression\nu,i,{T},click,1.23457E+17\nu,i,{T},click,a\n")
+    errors = RowErrors("skip")
+    assert len(rows(path, LogMap(), errors)) == 1
+    assert "line 2: impression is rounded ('1.23457E+17'" in errors.first[0]
+
+
 @pytest.mark.parametrize("word", ["-1.0", "#NAME?", "(not set)"])
 def test_further_words_for_no_value_are_no_impression(word: str) -> None:
     assert impression(word) == 0

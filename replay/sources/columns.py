@@ -12,6 +12,7 @@ from uuid import UUID
 from replay.errors import InvalidError, shown
 from replay.sources.log_map import GENERIC, LogMap
 from replay.sources.schema import IMPRESSIONS, NAME_BYTES
+from replay.values.whole_numbers import ROUNDED
 from streams.records import Kind, item_key
 
 HINT = "say which is which with log:FILE --columns, or let `mc2sf data inspect log:FILE --suggest` propose it"
@@ -111,6 +112,8 @@ def impression(value: object, null: Container[str] = NO_IMPRESSION) -> int:
     """Return the number of an impression; 0 for none, however that is written. Raises InvalidError."""
     if value is None or str(value).strip().lower() in null:
         return 0
+    if isinstance(value, str) and ROUNDED.fullmatch(value):
+        raise InvalidError("impression is rounded", f"{shown(value)}: by a spreadsheet? export the column as text")
     found = _WHOLE.sub(r"\1", name("impression", value).strip())  # "5.0" is 5, as the float would be
     return 0 if found in null else impression_number(found)
 

@@ -18,13 +18,13 @@ from zoneinfo import ZoneInfo
 from replay.errors import InvalidError, shown
 from replay.times import EXCEL_1970, LATEST, MS, NS, TimeUnit, plausible_ms, plausible_years
 from replay.values.likely_times import number_cause, text_cause
+from replay.values.whole_numbers import ROUNDED
 
 DETECTED: Final[tuple[TimeUnit, ...]] = ("s", "ms", "us", "ns")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TICKS = range(620_000_000_000_000_000, 663_000_000_000_000_000)  # .NET's of 1965 to 2101; as ns they are 1989 to 1991
 _ZONE = re.compile(r"\s*(?:UTC|GMT|Z)$", re.ASCII | re.IGNORECASE)
-_ROUNDED = re.compile(r"\s*\d(?:[.,]\d{1,5})?E\+\d+\s*", re.ASCII)  # how spreadsheets show a number of 12 digits
 _OFFSET = re.compile(r"\s+([+-]\d\d:?\d\d)$", re.ASCII)
 _BELOW_US = re.compile(r"[.,]\d{6}(\d{1,3})", re.ASCII)
 
@@ -50,7 +50,7 @@ class Times:
             value = value.decode(errors="replace")
         if value is None:
             raise InvalidError("time is missing", "")
-        if isinstance(value, str) and _ROUNDED.fullmatch(value):
+        if isinstance(value, str) and ROUNDED.fullmatch(value):
             raise InvalidError("time is rounded", f"{shown(value)}: by a spreadsheet? export the column as text")
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise InvalidError("time is neither a number nor ISO 8601", shown(value))
