@@ -33,8 +33,8 @@ from deploy.report import measurements
 from replay.send.clock_file import ClockFile, ReplayControl
 
 RESULT = Path(__file__).with_name("latency.json")
-SHARES, WARM_PER_S = (0.25, 0.5, 0.75), 300
-_OPTIONS = ("--free", "--evaluate", "0.1", "--epoch", "2000", "--retrain-every", "6000", "--loops", "20")
+SHARES, WARM_PER_S = (0.25, 0.5, 0.75), 500
+_OPTIONS = ("--free", "--evaluate", "0.1", "--epoch", "2000", "--retrain-every", "20000", "--loops", "20")
 _SENT, _APPLIED = "mc2sf_events_sent_total", "mc2sf_events_applied_total"
 _WAIT_S, _DRAIN_S = 240, 60
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 
+from deploy.cli.errors import explain
+from streams.database.engine import connect
 from streams.kafka import topic_admin
 from streams.settings import Settings
 from tests.support.command import Command, installed
@@ -207,3 +210,15 @@ def test_a_replay_that_may_not_go_on_says_why(settings: Settings, servers: Calla
     other = installed("replay", "synthetic:users=4", "--speed", "max", **settings.environment())
     assert other.returncode == 2
     assert "belongs to another log or other options" in other.stderr
+
+
+def test_a_damaged_database_and_a_missing_certificate_are_sentences(mc2sf: Command, tmp_path: Path) -> None:
+    (tmp_path / "mc2sf.db").write_text("no database")
+    with pytest.raises(sa.exc.DatabaseError) as damaged:
+        connect(f"sqlite:///{tmp_path / 'mc2sf.db'}")
+    assert (explained := explain(damaged.value)) is not None
+    assert "file is not a database" in explained.sentence
+    pair = ("--certificate", str(tmp_path / "none.pem"), "--key", str(tmp_path / "none.pem"))
+    done = mc2sf("gateway", "serve", "--tokens", str(tmp_path / "tokens.json"), *pair)
+    assert done.returncode == 2
+    assert "No such file" in done.stderr

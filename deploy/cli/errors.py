@@ -47,7 +47,8 @@ def explain(error: Exception) -> Explained | None:
         return Explained("error", str(error))
     if isinstance(error, KafkaException):
         return Explained("broker", error.args[0].str())
-    if isinstance(error, DATABASE_UNAVAILABLE):
+    damaged = type(error) is sa.exc.DatabaseError  # not of a subclass: SQLite's "file is not a database", "malformed"
+    if damaged or isinstance(error, DATABASE_UNAVAILABLE):
         return Explained("database", _of_database(error))
     return _of_file(error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+import ssl
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,8 @@ def token(
     from deploy.gateway.api.tokens import Scope, add
 
     scopes: dict[Scope, bool] = {"ingest": ingest, "rank": rank, "admin": admin}
+    if not name:
+        raise UserError("NAME is empty")
     if not any(scopes.values()):
         raise UserError("a token needs at least one of --ingest, --rank and --admin")
     console.out(add(tokens, name, [scope for scope, given in scopes.items() if given], user), highlight=False)
@@ -81,6 +84,11 @@ def serve(
 
     if (certificate is None) != (key is None):
         raise UserError("--certificate and --key go together")
+    if certificate is not None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+        except OSError as error:  # missing, no PEM, or of two pairs
+            raise UserError(f"--certificate {certificate}, --key {key}: {error.strerror}") from error
     try:
         seconds = None if epoch is None else span(epoch) / 1000
     except ValueError as error:
