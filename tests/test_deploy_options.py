@@ -11,12 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.cli.main import main
-from deploy.cli.options import FREE_MIN_S, FREE_RATE, ReplayOptions, paced
+from deploy.cli.options import FREE_MIN_S, FREE_RATE, TICK_MAX_S, ReplayOptions, for_embedded_broker, paced
 from deploy.experiments.commands import Name, called
 from deploy.experiments.definitions.catalogue import EXPERIMENTS, TABLE2
 from deploy.user_error import UserError
 from replay.prepare.plan import Options
 from replay.prepare.prepare import prepare
+from replay.send.virtual_clock import TICK_S
 from replay.sources.source import parse
 
 
@@ -68,6 +69,16 @@ def test_a_pace_is_a_speed_or_a_rate() -> None:
         assert (parsed.speed, parsed.rate) == pace
     with pytest.raises(UserError, match="--speed '0'"):
         ReplayOptions(speed="0/s").parsed()
+
+
+def test_a_long_replay_sends_fewer_batches_to_the_embedded_broker(tmp_path: Path) -> None:
+    plan = prepare(parse("synthetic:users=5,items=20,clicks=4"), Options(), tmp_path)
+    assert for_embedded_broker(plan) == plan, "as fast as possible"
+    for seconds, tick_s in ((60, TICK_S), (4_000, 0.2), (1_000_000, TICK_MAX_S)):
+        by_rate = replace(plan, rate=plan.events / seconds)
+        by_speed = replace(plan, speed=plan.shift / 1000 / seconds)
+        for paced_plan in (by_rate, by_speed):
+            assert for_embedded_broker(paced_plan).tick_s == pytest.approx(tick_s)
 
 
 def test_a_free_running_replay_is_slow_enough_to_learn_from_unless_a_pace_is_given(tmp_path: Path) -> None:

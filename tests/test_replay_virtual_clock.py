@@ -24,9 +24,9 @@ class Wall:
         self.slept += 1
 
 
-def clock(speed: float | None) -> tuple[VirtualClock, Wall]:
+def clock(speed: float | None, tick_s: float = TICK_S) -> tuple[VirtualClock, Wall]:
     wall = Wall()
-    return VirtualClock(speed, time=wall, sleep=wall.sleep), wall
+    return VirtualClock(speed, tick_s=tick_s, time=wall, sleep=wall.sleep), wall
 
 
 def nothing() -> None:
@@ -48,6 +48,13 @@ def test_an_event_is_due_when_its_time_has_come_and_not_before() -> None:
     virtual.wait(5_000, lambda: looks.append(virtual.reached()))
     assert looks
     assert max(looks) < 5_000 <= virtual.reached() < 5_000 + 2 * 1000 * TICK_S * 10
+
+
+def test_a_longer_tick_reads_the_clock_more_rarely() -> None:
+    virtual, wall = clock(10, tick_s=10 * TICK_S)
+    virtual.wait(0, nothing)
+    virtual.wait(10_000, nothing)
+    assert wall.slept == pytest.approx(1 / (10 * TICK_S), abs=1)
 
 
 def test_without_a_speed_everything_is_due_at_once() -> None:

@@ -54,7 +54,7 @@ def replay(
     for fate, reason, rows in plan.account.rows():
         telemetry.LOG_ROWS.labels(fate, reason).set(rows)
     HEALTH.needs("log")
-    clock = VirtualClock(1.0 if plan.rate else plan.speed)
+    clock = VirtualClock(1.0 if plan.rate else plan.speed, tick_s=plan.tick_s)
     signal.signal(signal.SIGUSR1, clock.toggle)
     with lockstep(settings) if settings.lockstep else nullcontext(free) as decide:
         control = ClockFile(settings.state_dir).control(clock, plan.rate)

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.cli.options import MetricOption, ReplayOptions, VariantOption, epochs_between_retrains, flattened, paced
+from deploy.cli.options import (
+    MetricOption,
+    ReplayOptions,
+    VariantOption,
+    epochs_between_retrains,
+    flattened,
+    for_embedded_broker,
+    paced,
+)
 from deploy.cli.source_argument import SourceArgument, is_protocol, source_plugin
 from deploy.console import terminal
 from deploy.user_error import UserError
@@ -123,6 +131,7 @@ def run(
     with new_folder(folder), lock_folder(folder):
         plan = prepared(source, parsed, folder.resolve(), console, resume=resume is not None)
         plan = paced(plan, options.speed, lockstep=lockstep)
+        plan = plan if brokers else for_embedded_broker(plan)
         write_plan(plan)  # for the replayer
         print_findings(plan, console)
         url = database or sqlite_url((folder / DATABASE).resolve())

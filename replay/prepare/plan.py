@@ -14,6 +14,7 @@ from replay.errors import OnError, SourceError
 from replay.faults import NO_FAULTS, Faults
 from replay.json_file import write_json
 from replay.prepare.log_account import Acceptable, Account, Finding
+from replay.send.virtual_clock import TICK_S
 from replay.sources.log_map import LogMap
 from streams.plugins.plugin import Plugin, named
 from streams.settings import Exposures
@@ -113,6 +114,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     loops: int
     speed: float | None  # event time over wall time; None: as fast as possible
     rate: float | None = None  # events per second of wall time, instead of a speed
+    tick_s: float = TICK_S  # wall time whose events are sent together
     refused_first: tuple[str, ...]
     faults: Faults
     seed: int  # of the faults
@@ -162,6 +164,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def events(self) -> int:
         """Number of events in all loops."""
         return self.contents.rows * self.loops
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the replay at the speed or rate; 0 without one."""
+        if self.rate is not None:
+            return self.events / self.rate
+        return self.shift * self.loops / 1000 / self.speed if self.speed is not None else 0.0
 
     @property
     def epochs(self) -> int:

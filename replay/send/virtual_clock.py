@@ -6,7 +6,7 @@ import math
 import time as wall
 from collections.abc import Callable
 
-TICK_S = 0.05  # between two reads of the clock
+TICK_S = 0.05  # between two reads of the clock, by default
 
 
 class VirtualClock:
@@ -16,10 +16,11 @@ class VirtualClock:
         self,
         speed: float | None = None,
         *,
+        tick_s: float = TICK_S,
         time: Callable[[], float] = wall.monotonic,
         sleep: Callable[[float], None] = wall.sleep,
     ) -> None:
-        self._speed, self._time, self._sleep = _checked(speed), time, sleep
+        self._speed, self._tick_s, self._time, self._sleep = _checked(speed), tick_s, time, sleep
         self._event: float | None = None  # event time at the wall time below
         self._wall = 0.0
         self._due = 0.0  # event time that was last waited for
@@ -84,12 +85,12 @@ class VirtualClock:
             self.pause()
 
     def wait(self, event_ms: int, idle: Callable[[], object]) -> None:
-        """Wait until `event_ms` is reached and the clock is not paused; calls `idle` every TICK_S until then."""
+        """Wait until `event_ms` is reached and the clock is not paused; calls `idle` once per tick until then."""
         self.begin(event_ms)
         self._due = event_ms
         while self._paused or event_ms > self.reached():
             idle()
-            self._sleep(TICK_S)
+            self._sleep(self._tick_s)
 
 
 def _checked(speed: float | None) -> float | None:
