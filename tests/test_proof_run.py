@@ -72,6 +72,8 @@ def test_a_run_accounts_for_everything_and_offline_equals_online(finished_run: t
     assert kinds[0] == "initial"
     assert "retrain" in kinds
     assert kinds.count("retrain") + kinds.count("rejected") >= 3  # so small a log: the gate may refuse some
+    gates = [entry["gate"] for entry in summary["releases"] if entry["kind"] == "retrain"]
+    assert any(gate["candidate"] < gate["active"] for gate in gates), "a release learnt: else hindsight has no effect"
     assert summary["r2_uploads"] > 0
     for latency in ("freshness_ms", "answer_ms"):
         assert 0 < summary[latency]["p50"] <= summary[latency]["p99"]

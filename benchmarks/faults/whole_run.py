@@ -28,7 +28,7 @@ from streams.rescoring.rescore import rescore
 from streams.verification.differences import DifferenceFound
 from streams.verification.verify import verify
 
-SOURCE = "synthetic:users=30,items=150,clicks=90"
+SOURCE = "synthetic:users=60,items=105,clicks=45,groups=6,favourites=1"  # few groups: so few clicks suffice to learn
 ARGUMENTS = ("--limit", "3000", "--epoch", "300", "--retrain-every", "900", "--evaluate", "0.5")
 ROLES = {
     "device": "worker device",
