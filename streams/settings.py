@@ -58,6 +58,12 @@ class ConnectionSettings(_Group):
     topics_kept_days: float = Field(
         7.0, ge=0.25, le=3650, description="days that the broker keeps records; compacted topics, those replaced since"
     )
+    fetch_wait_ms: int = Field(
+        100,
+        ge=1,
+        description="time after which a broker answers a fetch without records, ms; Kafka answers as soon as there is "
+        "one, the embedded broker looks for it a few times",
+    )
     patience_s: float = Field(600.0, gt=0, description="longest wait for an unreachable broker or database, s")
     end_if_stuck_s: float | None = Field(
         None, gt=0, description="exit after the process was unhealthy for this time, s, so that it is restarted"

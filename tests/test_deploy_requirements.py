@@ -4,8 +4,10 @@ import io
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
+from deploy.local.broker import SHORT_FETCH_WAIT_MS, chosen_settings
 from deploy.local.requirements import Requirements, print_requirements, requirements
 from replay.prepare.plan import Options
 from replay.prepare.prepare import prepare
@@ -34,3 +36,15 @@ def test_a_warning_names_what_the_machine_has_too_little_of(
     print_requirements(Requirements(*needed), tmp_path, Console(file=said, width=400))
     assert "are available" in said.getvalue()
     assert [name for name in ("memory", "disk") if f"too little {name}" in said.getvalue()] == warned
+
+
+def test_only_a_small_log_in_lockstep_asks_the_embedded_broker_often(tmp_path: Path) -> None:
+    small = prepare(parse("synthetic:users=5,items=20,clicks=4"), Options(), tmp_path)
+    large = replace(small, loops=100_000)
+    assert chosen_settings(small, Settings(), 2) == {"partitions": 2, "fetch_wait_ms": SHORT_FETCH_WAIT_MS}
+    assert (
+        chosen_settings(large, Settings(), 2)
+        == chosen_settings(small, Settings(lockstep=False), 2)
+        == {"partitions": 2}
+    )
+    assert chosen_settings(small, Settings(partitions=3, fetch_wait_ms=70), 2) == {}

@@ -14,7 +14,6 @@ from faust.types import TP
 
 from streams.faust_runtime.app import new_app
 from streams.faust_runtime.consumer import HeldConsumer, PromptThread
-from streams.kafka.clients import FETCH_WAIT_MS, SHORT_FETCH_WAIT_MS
 from streams.settings import Settings
 
 EVENTS, OTHERS, CHANGELOG = TP("events", 0), TP("events", 1), TP("state-changelog", 0)
@@ -166,11 +165,8 @@ def test_what_has_begun_to_wait_is_continued_by_faust(consumer: HeldConsumer, mo
     assert asyncio.run(consumer.wait_first(begun(), fails())) == [["begun", "timed out"]]
 
 
-@pytest.mark.parametrize(("lockstep", "wait_ms"), [(True, SHORT_FETCH_WAIT_MS), (False, FETCH_WAIT_MS)])
-def test_fetches_are_short_in_lockstep_only(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lockstep: bool, wait_ms: int
-) -> None:
+def test_fetches_wait_as_long_as_the_settings_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_create_worker_consumer", lambda *_: SimpleNamespace())
     thread = PromptThread.__new__(PromptThread)
-    thread.app = new_app(Settings(lockstep=lockstep, state_dir=tmp_path), "device")
-    assert thread._create_worker_consumer(object())._fetch_max_wait_ms == wait_ms
+    thread.app = new_app(Settings(fetch_wait_ms=70, state_dir=tmp_path), "device")
+    assert thread._create_worker_consumer(object())._fetch_max_wait_ms == 70

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from rich.console import Console
 
 from deploy.dashboard.serving import live_page, print_address
-from deploy.local.broker import await_broker
+from deploy.local.broker import await_broker, chosen_settings
 from deploy.local.child_process import Child
 from deploy.local.forked_process import Preloader
 from deploy.local.pause_key import pause_on_space
@@ -111,8 +111,7 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
         brokers = job.brokers or supervisor.add_broker()
         settings = job.settings.model_copy(update={"brokers": brokers})
         if job.brokers is None:
-            if "partitions" not in job.settings.model_fields_set:  # each costs the embedded broker CPU time
-                settings = settings.model_copy(update={"partitions": job.workers})
+            settings = settings.model_copy(update=chosen_settings(job.plan, job.settings, job.workers))
             await_broker(brokers)
         retry = retrying(settings.patience_s, meanwhile=interrupts.check)
         engine = retry(connect, settings.database.get_secret_value())

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from streams.codec import Reader, RecordError
-from streams.kafka.clients import epoch_fetch_wait_ms
 from streams.kafka.partition_consumer import OpenConsumer, PartitionConsumer
 from streams.kafka.stall_detector import StalledError
 from streams.kafka.types import TopicPartition
@@ -37,7 +36,7 @@ def lockstep(settings: Settings, open_consumer: OpenConsumer = PartitionConsumer
     It waits without a timeout.
     """
     start = {TopicPartition(MODEL_RELEASES.name, 0): 0}
-    consumer = open_consumer(settings, _ROLE, start, fetch_wait_ms=epoch_fetch_wait_ms(settings))
+    consumer = open_consumer(settings, _ROLE, start)
     reader: Reader[Manifest | EpochDecision | ItemCounts] = Reader(ReleaseEvent)
     decided: dict[int, int] = {}
 
@@ -49,7 +48,7 @@ def lockstep(settings: Settings, open_consumer: OpenConsumer = PartitionConsumer
             except StalledError as error:
                 log.warning("%s; reading again with a new consumer", error)
                 consumer.close()
-                consumer = open_consumer(settings, _ROLE, start, fetch_wait_ms=epoch_fetch_wait_ms(settings))
+                consumer = open_consumer(settings, _ROLE, start)
                 continue
             for message in messages:
                 if message.tombstone:

@@ -19,7 +19,6 @@ from faust.transport.drivers import aiokafka as driver
 
 from streams.faust_runtime.consumer import HeldConsumer
 from streams.faust_runtime.types import Transport
-from streams.kafka.clients import FETCH_WAIT_MS, epoch_fetch_wait_ms
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class IdempotentProducer(driver.Producer):  # type: ignore[misc] # Faust is not 
 class PlatformApp(faust.App):  # type: ignore[misc] # Faust is not typed
     """A Faust app on `HeldConsumer` and `IdempotentProducer`; `before_connect` is called once."""
 
-    fetch_wait_ms = FETCH_WAIT_MS  # how long the broker waits for records before it answers a fetch
+    fetch_wait_ms: int
 
     before_connect: Callable[[], None] = staticmethod(lambda: None)
 
@@ -108,7 +107,7 @@ def new_app(settings: Settings, role: str) -> PlatformApp:
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
-    app.fetch_wait_ms = epoch_fetch_wait_ms(settings)
+    app.fetch_wait_ms = settings.fetch_wait_ms
     return app
 
 

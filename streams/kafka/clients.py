@@ -10,19 +10,7 @@ from streams.codec import MAX_BYTES
 from streams.kafka.types import DeliveryReport, KafkaConsumer, KafkaProducer
 from streams.settings import Settings
 
-# the embedded broker looks for records when a fetch arrives, after half of its wait, after half of the rest, and so on:
-# a record waits for a sixth of this on average. A waiting consumer costs it 1 % of a core at 100 ms and 3 % at 20 ms
-FETCH_WAIT_MS = 100
-SHORT_FETCH_WAIT_MS = 20  # in lockstep, of consumers on an epoch's way from the replayer back to it
 PARTITION_BY_KEY = -1  # librdkafka's RD_KAFKA_PARTITION_UA
-
-
-def epoch_fetch_wait_ms(settings: Settings) -> int:
-    """Return how long the broker waits for records of a consumer that an epoch in lockstep waits for.
-
-    Free-running, nothing waits for it, and the embedded broker would look up a long log of small batches more often.
-    """
-    return SHORT_FETCH_WAIT_MS if settings.lockstep else FETCH_WAIT_MS
 
 
 def access(settings: Settings) -> dict[str, object]:
@@ -90,7 +78,7 @@ def consumer(settings: Settings, role: str, **extra: object) -> KafkaConsumer:
             "group.id": f"{settings.run}-{role}",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": FETCH_WAIT_MS,
+            "fetch.wait.max.ms": settings.fetch_wait_ms,
             "enable.partition.eof": False,
         }
         | extra

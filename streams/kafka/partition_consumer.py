@@ -26,9 +26,9 @@ QUEUE_KB = 65_536  # librdkafka's default
 class PartitionConsumer:
     """Reads the partitions of `start` from their offsets and commits nothing: the caller keeps the offsets.
 
-    `queue_kb` bounds what librdkafka fetches ahead, and `fetch_wait_ms` how long the broker waits for records. With
-    `strict` an error that the consumer reports is raised as KafkaException, else it is logged and reading goes on.
-    `consumer` defaults to a new one. For `stalled_after_s` see StallDetector.
+    `queue_kb` bounds what librdkafka fetches ahead. With `strict` an error that the consumer reports is raised as
+    KafkaException, else it is logged and reading goes on. `consumer` defaults to a new one. For `stalled_after_s` see
+    StallDetector.
     """
 
     def __init__(
@@ -39,12 +39,11 @@ class PartitionConsumer:
         *,
         strict: bool = False,
         queue_kb: int = QUEUE_KB,
-        fetch_wait_ms: int = clients.FETCH_WAIT_MS,
         consumer: KafkaConsumer | None = None,
         stalled_after_s: float = STALLED_AFTER_S,
     ) -> None:
         self._prefix, self._role, self._strict = f"{settings.run}-", role, strict
-        options = {"queued.max.messages.kbytes": queue_kb, "fetch.wait.max.ms": fetch_wait_ms}
+        options = {"queued.max.messages.kbytes": queue_kb}
         self._consumer = clients.consumer(settings, role, **options) if consumer is None else consumer
         self._next = dict(start)
         assigned = [self._assignment(partition, offset or OFFSET_BEGINNING) for partition, offset in start.items()]

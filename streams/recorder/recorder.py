@@ -14,7 +14,6 @@ from contextlib import closing
 from confluent_kafka import KafkaException
 from sqlalchemy import Engine
 
-from streams.kafka.clients import epoch_fetch_wait_ms
 from streams.kafka.partition_consumer import OpenConsumer, PartitionConsumer
 from streams.kafka.stall_detector import StalledError
 from streams.kafka.types import TopicPartition
@@ -41,7 +40,7 @@ class Recorder:
         self, settings: Settings, writer: EpochWriter, open_consumer: OpenConsumer = PartitionConsumer
     ) -> None:
         self._writer = writer
-        self._consumer = open_consumer(settings, ROLE, writer.positions(), fetch_wait_ms=epoch_fetch_wait_ms(settings))
+        self._consumer = open_consumer(settings, ROLE, writer.positions())
         self._paused: set[TopicPartition] = set()
         self._reported, self._measured = 0.0, -math.inf
 
