@@ -132,6 +132,7 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
             early: EarlyRescoring | None = None
             while not (changed := with_retries(changes.changed)) or not with_retries(_is_over, engine, settings):
                 if changed and early is None and with_retries(_is_recorded, engine, settings.run):
+                    supervisor.children["learner"].restart = False  # its work ends here, before the last retrain
                     early = EarlyRescoring(engine, settings.run)
                 interrupts.check()
                 supervisor.check()

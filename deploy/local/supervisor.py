@@ -168,7 +168,7 @@ class Supervisor:
             if not child.restart or time.monotonic() - child.ended < self._restart_after_s:
                 return  # its work may be done: then the run ends in a moment
         child.deaths += 1
-        child.deaths_in_a_row += code != 0  # the learner exits with 0 before a last retrain, which may take minutes
+        child.deaths_in_a_row += code != 0
         lost = child.must_live or (code >= 0 and not child.restart)
         if lost or child.deaths_in_a_row >= _DEATHS_IN_A_ROW:
             raise ChildError(f"{child.name} ended with code {code}; the end of {child.log}:\n{child.tail()}")
