@@ -178,7 +178,7 @@ def find_in(url: str, run: str | None) -> FoundRun:
     """Find a run in the database `url`; `run` may be None if it holds one only. Raises UserError."""
     environment = Settings()
     if run is None:
-        engine = connect(url)
+        engine = _connect_to_existing(url)
         with engine.connect() as connection:
             runs = connection.execute(sa.select(schema.runs.c.run).order_by(schema.runs.c.run)).scalars().all()
         engine.dispose()
@@ -189,13 +189,21 @@ def find_in(url: str, run: str | None) -> FoundRun:
 
 
 def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Settings) -> FoundRun:
-    engine = connect(url)
+    engine = _connect_to_existing(url)
     with engine.connect() as connection:
         row = connection.execute(sa.select(schema.runs).where(schema.runs.c.run == run)).one_or_none()
     if row is None:
         raise UserError(f"no run {run!r} in {engine.url.render_as_string()}")
     merged = environment.model_dump() | row.settings | {"run": run, "database": url, "brokers": brokers}
     return FoundRun(Settings.model_validate(merged), engine, folder, row.source)
+
+
+def _connect_to_existing(url: str) -> sa.Engine:
+    """Connect to a database; SQLite would create one. Raises UserError if its file is missing."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise UserError(f"there is no database {parsed.database}")
+    return connect(url)
 
 
 def register_run(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = False) -> None:

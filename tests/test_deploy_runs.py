@@ -15,6 +15,7 @@ from deploy.runs import (
     check_run_folder,
     clear_run_folder,
     find,
+    find_in,
     lock_folder,
     new_folder,
     register_run,
@@ -65,6 +66,16 @@ def test_a_run_is_found_by_its_folder_with_the_settings_it_was_begun_with(tmp_pa
     found.engine.dispose()
     with pytest.raises(UserError, match="no run 'nobody'"):
         find("nobody")
+
+
+def test_a_database_that_is_missing_is_not_created(tmp_path: Path, settings: Settings) -> None:
+    missing = tmp_path / "gone.db"
+    gone = settings.model_copy(update={"database": SecretStr(sqlite_url(missing))})
+    write_run_file(tmp_path, gone, "synthetic")
+    for look in (lambda: find(str(tmp_path)), lambda: find_in(sqlite_url(missing), None)):
+        with pytest.raises(UserError, match="there is no database"):
+            look()
+    assert not missing.exists()
 
 
 def begun(folder: Path, settings: Settings, threshold: int, database: str = "mc2sf.db") -> Settings:
