@@ -239,17 +239,25 @@ def test_a_free_run_under_kill_9_loses_nothing_and_every_rank_comes_out_again(
             return int(database.execute(query).fetchone()[0])
         return 0
 
-    epochs = "SELECT coalesce(max(epoch), 0) FROM progress WHERE role = 'recorder'"
+    def sent_epoch() -> int:
+        sent = out / "state" / "replay" / "progress.json"
+        return int(json.loads(sent.read_text())["epoch"]) if sent.exists() else 0
+
+    def restarted() -> int:
+        return sum(log.read_text().count("restarted") for log in (out / "logs").glob("*.log"))
+
     retrains = "SELECT count(*) FROM proposals WHERE kind = 'retrain'"
-    sent = out / "state" / "replay" / "progress.json"
-    wait_for(lambda: sent.exists() and json.loads(sent.read_text())["epoch"] >= 3, "three epochs sent", PATIENCE_S)
+    wait_for(lambda: sent_epoch() >= 3, "three epochs sent", PATIENCE_S)
     replay = child(process.pid, "replay")
     replay.send_signal(signal.SIGUSR1)  # pause: a busy machine must not run out of events before it has learnt
     wait_for(lambda: found(retrains), "a retrain", PATIENCE_S)
     replay.send_signal(signal.SIGUSR1)
-    for epoch, role in ((3, "device"), (5, "cloud"), (7, "device")):
-        wait_for(lambda epoch=epoch: found(epochs) >= epoch, f"epoch {epoch} in the tables", PATIENCE_S)
+    for restarts, (epoch, role) in enumerate(((3, "device"), (5, "cloud"), (7, "device")), 1):
+        wait_for(lambda epoch=epoch: sent_epoch() >= epoch, f"epoch {epoch} sent", PATIENCE_S)
+        replay.send_signal(signal.SIGUSR1)  # pause: the run must not be over before the process is started again
         child(process.pid, "worker", role).kill()
+        wait_for(lambda restarts=restarts: restarted() >= restarts, "the process started again", PATIENCE_S)
+        replay.send_signal(signal.SIGUSR1)
     told = process.communicate(timeout=PATIENCE_S)[0].decode()
     assert process.returncode == 0, told
     end = summary(out)
