@@ -51,8 +51,10 @@ def answers(script: str, settings: Settings, folder: Path) -> list[Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    shown = [each.strip() for each in done.stdout.split("ENDED")]
-    return [json.loads(each) for each in shown if each.startswith("{")]
+    shown = [
+        each[each.index("{") :] for each in done.stdout.split("ENDED") if "{" in each
+    ]  # after the gateway's address
+    return [json.loads(each) for each in shown]
 
 
 def assert_the_click_is_in_the_second_ranking(found: list[Any], items: list[str]) -> None:
