@@ -15,9 +15,8 @@ from deploy.cli.options import FREE_MIN_S, FREE_RATE, TICK_MAX_S, ReplayOptions,
 from deploy.experiments.commands import Name, called
 from deploy.experiments.definitions.catalogue import EXPERIMENTS, TABLE2
 from deploy.user_error import UserError
-from replay.prepare.plan import Options
+from replay.prepare.plan import TICK_S, Options
 from replay.prepare.prepare import prepare
-from replay.send.virtual_clock import TICK_S
 from replay.sources.source import parse
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from replay.prepare.plan import TICK_S
 from replay.send.clock_file import ClockFile, ReplayControl
-from replay.send.virtual_clock import TICK_S, VirtualClock
+from replay.send.virtual_clock import VirtualClock
 
 
 class Wall:

@@ -14,7 +14,6 @@ from replay.errors import OnError, SourceError
 from replay.faults import NO_FAULTS, Faults
 from replay.json_file import write_json
 from replay.prepare.log_account import Acceptable, Account, Finding
-from replay.send.virtual_clock import TICK_S
 from replay.sources.log_map import LogMap
 from streams.plugins.plugin import Plugin, named
 from streams.settings import Exposures
@@ -22,6 +21,7 @@ from streams.settings import Exposures
 PLAN, LOG = "plan.json", "log.parquet"
 PREPARING = ".mc2sf-preparing"  # folder of unfinished files beside them
 POLICIES: tuple[Exposures, ...] = ("logged", "rated", "simulated")  # that are no plugin
+TICK_S = 0.05  # wall time whose events are sent together, by default
 MAX_IMPRESSION_MS = 30 * 60_000  # as sessions are usually cut
 
 
@@ -114,7 +114,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     loops: int
     speed: float | None  # event time over wall time; None: as fast as possible
     rate: float | None = None  # events per second of wall time, instead of a speed
-    tick_s: float = TICK_S  # wall time whose events are sent together
+    tick_s: float = TICK_S
     refused_first: tuple[str, ...]
     faults: Faults
     seed: int  # of the faults

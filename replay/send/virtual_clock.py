@@ -6,11 +6,14 @@ import math
 import time as wall
 from collections.abc import Callable
 
-TICK_S = 0.05  # between two reads of the clock, by default
+from replay.prepare.plan import TICK_S
 
 
 class VirtualClock:
-    """Event time that runs `speed` times as fast as wall time; with None every event is due at once."""
+    """Event time that runs `speed` times as fast as wall time; with None every event is due at once.
+
+    `tick_s` is the time between two reads of the wall clock.
+    """
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from uuid import UUID
 from replay.errors import InvalidError, shown
 from replay.sources.log_map import GENERIC, LogMap
 from replay.sources.schema import IMPRESSIONS, NAME_BYTES
-from replay.values.whole_numbers import ROUNDED
+from replay.values.times import ROUNDED
 from streams.records import Kind, item_key
 
 HINT = "say which is which with log:FILE --columns, or let `mc2sf data inspect log:FILE --suggest` propose it"

@@ -18,10 +18,10 @@ from zoneinfo import ZoneInfo
 from replay.errors import InvalidError, shown
 from replay.times import EXCEL_1970, LATEST, MS, NS, TimeUnit, plausible_ms, plausible_years
 from replay.values.likely_times import number_cause, text_cause
-from replay.values.whole_numbers import ROUNDED
 
 DETECTED: Final[tuple[TimeUnit, ...]] = ("s", "ms", "us", "ns")
 
+ROUNDED = re.compile(r"\s*\d(?:[.,]\d{1,5})?E\+\d+\s*", re.ASCII)  # how spreadsheets show a number of 12 digits
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TICKS = range(620_000_000_000_000_000, 663_000_000_000_000_000)  # .NET's of 1965 to 2101; as ns they are 1989 to 1991
 _ZONE = re.compile(r"\s*(?:UTC|GMT|Z)$", re.ASCII | re.IGNORECASE)

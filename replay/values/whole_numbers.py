@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-ROUNDED = re.compile(r"\s*\d(?:[.,]\d{1,5})?E\+\d+\s*", re.ASCII)  # how spreadsheets show a number of 12 digits
 DIGITS = 18  # a number of that many is below 2^63
 
 
