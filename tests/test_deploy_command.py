@@ -163,7 +163,7 @@ def test_a_folder_without_its_database_is_a_sentence(
     write_run_file(tmp_path, settings.model_copy(update={"database": gone}), "test")
     said = refused(capsys, "releases", "list", str(tmp_path))
     assert str(tmp_path / "gone" / "mc2sf.db") in said
-    assert "unable to open" in said
+    assert "there is no database" in said
 
 
 def test_a_database_folder_that_does_not_exist_is_not_waited_for(
