@@ -29,7 +29,7 @@ from benchmarks.machine import described
 from benchmarks.servers.worker import wait_for
 from deploy.dashboard.scraper import Samples, Scraper
 from deploy.local.supervisor import TARGETS
-from deploy.report import measurements
+from deploy.report import process_metrics
 from replay.send.clock_file import ClockFile, ReplayControl
 
 RESULT = Path(__file__).with_name("latency.json")
@@ -116,8 +116,8 @@ def phase(loop: Loop, per_second: float, seconds: float) -> dict[str, Any]:
         "durable_per_second": rate(_APPLIED),
         "ranked_per_second": rate('mc2sf_outcomes_total{kind="answered"}'),
         "expired": changed.get('mc2sf_outcomes_total{kind="expired"}', 0.0),
-        "event_to_durable_ms": measurements.latency([changed], "mc2sf_freshness_seconds"),
-        "request_to_ranking_ms": measurements.latency([changed], "mc2sf_answer_seconds"),
+        "event_to_durable_ms": process_metrics.latency([changed], "mc2sf_freshness_seconds"),
+        "request_to_ranking_ms": process_metrics.latency([changed], "mc2sf_answer_seconds"),
         "load_before": round(load, 1),
     }
     loop.drain()

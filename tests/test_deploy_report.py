@@ -18,7 +18,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from deploy.local.job import _failures
-from deploy.report import html, measurements
+from deploy.report import html, measurements, process_metrics
 from deploy.report.summary import METRICS, Bytes, Quality, ReleaseEntry
 from deploy.report.terminal import show
 from streams.database import schema
@@ -159,8 +159,8 @@ def test_the_screenshot_in_the_readme_is_a_small_picture(browser: webdriver.Chro
 
 
 def test_what_could_not_be_read_from_a_process_is_unknown_and_not_zero() -> None:
-    assert measurements.total([{"x": 2.0}, {}, {"x": 1.0}], "x") == 3
-    assert measurements.total([{"x": 2.0}, None], "x") is None
+    assert process_metrics.total([{"x": 2.0}, {}, {"x": 1.0}], "x") == 3
+    assert process_metrics.total([{"x": 2.0}, None], "x") is None
     unread = summary(rank_requests=None, events_duplicate=None, bytes=Bytes(None, None, None, None))
     show(console := Console(record=True, file=io.StringIO()), unread, Path("out"))
     assert f"unknown, {unread.outcomes:,}" in console.export_text()

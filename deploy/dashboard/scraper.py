@@ -12,7 +12,7 @@ import msgspec
 
 from deploy.local import loopback
 from deploy.local.child_process import parsed
-from deploy.report import measurements
+from deploy.report import process_metrics
 
 WINDOW_S = 10.0  # over which rates and quantiles are taken
 _TIMEOUT_S = 1.0
@@ -109,4 +109,4 @@ class Scraper:
 
     def quantiles(self, metric: str, shares: Iterable[float]) -> list[float | None]:
         """Return quantiles of a histogram over the window, s."""
-        return measurements.quantiles(self.increases()[1], metric, shares)
+        return process_metrics.quantiles(self.increases()[1], metric, shares)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from deploy.local.supervisor import Supervisor
-from deploy.report import measurements
+from deploy.report import measurements, process_metrics
 from replay.prepare.plan import Plan
 from streams.database import run_state, schema
 from streams.settings import Settings
@@ -60,7 +60,7 @@ class ProgressDisplay:
             if child.alive:
                 child.scrape()
         samples = [child.samples for child in devices]
-        applied = measurements.total(samples, "mc2sf_events_applied_total") or 0.0
+        applied = process_metrics.total(samples, "mc2sf_events_applied_total") or 0.0
         r = schema.releases.c
         with self._engine.connect() as connection:
             recorded = run_state.recorded(connection, self._run)

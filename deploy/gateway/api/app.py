@@ -13,19 +13,18 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from deploy.gateway.api import endpoints, metarank
 from deploy.gateway.api.bodies import (
-    MAX_BODY,
     MAX_CANDIDATES,
     MAX_NAME,
     BodyError,
@@ -46,6 +45,7 @@ from deploy.gateway.api.bodies import (
 from deploy.gateway.api.endpoints import Endpoint
 from deploy.gateway.api.limits import RateLimits
 from deploy.gateway.api.openapi import document
+from deploy.gateway.api.request_body import read_body
 from deploy.gateway.api.tokens import Token, Tokens
 from deploy.gateway.epoch_ticker import EpochTicker
 from deploy.gateway.explanation import explain
@@ -62,7 +62,6 @@ from streams.records import Forget
 from streams.releases.release import ReleaseError
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 _EVENTS, _CANDIDATES = msgspec.json.Decoder(Events), msgspec.json.Decoder(Candidates)
 
 
@@ -168,7 +167,7 @@ class Gateway:
         return route
 
     async def _events(self, call: Call) -> EventsAnswer:
-        sent = await self._body(call.request, _EVENTS)
+        sent = await read_body(call.request, _EVENTS, self.body_s)
         key = call.request.headers.get("idempotency-key")
         if key is not None and not (0 < len(key) <= MAX_NAME and key.isprintable()):
             raise BodyError(f"Idempotency-Key: 1 to {MAX_NAME} printable characters")
@@ -192,7 +191,7 @@ class Gateway:
 
     async def _feedback(self, call: Call) -> metarank.FeedbackAnswer:
         began = self.wall_ms()
-        body = await self._body(call.request, metarank.FEEDBACKS)
+        body = await read_body(call.request, metarank.FEEDBACKS, self.body_s)
         sent = body if isinstance(body, list) else [body]
         for found in sent:
             if some := metarank.events(found, lambda ranking: self.rankings.find(ranking) is not None):
@@ -209,12 +208,12 @@ class Gateway:
         return await self._ranking(call.user, int(k), [], variant_of(call.request.query_params.get("variant")))
 
     async def _ranked(self, call: Call) -> RankingAnswer:
-        sent = await self._body(call.request, _CANDIDATES)
+        sent = await read_body(call.request, _CANDIDATES, self.body_s)
         return await self._ranking(call.user, sent.k, sent.candidates, sent.variant)
 
     async def _metarank(self, call: Call) -> metarank.RankAnswer:
         began = self.wall_ms()
-        sent = await self._body(call.request, metarank.RANK)
+        sent = await read_body(call.request, metarank.RANK, self.body_s)
         user, items = metarank.owner(sent), [item.id for item in sent.items]
         check_user(user)
         _admit(call.token, endpoints.METARANK, user)
@@ -260,29 +259,6 @@ class Gateway:
         if not 0 < len(item) <= MAX_NAME or "\0" in item:
             raise BodyError(f"item: 1 to {MAX_NAME} characters, no NUL")
         return await run_in_threadpool(self.tables.item, item)
-
-    async def _body(self, request: Request, form: msgspec.json.Decoder[T]) -> T:
-        """Return the body of a request.
-
-        Raises HTTPException if it is no JSON, too large or too slow, msgspec.ValidationError if a field is wrong.
-        """
-        data = b""
-        try:
-            async with asyncio.timeout(self.body_s):
-                async for chunk in request.stream():
-                    data += chunk
-                    if len(data) > MAX_BODY:
-                        raise HTTPException(413, f"a body has at most {MAX_BODY} bytes")
-        except TimeoutError as error:
-            raise HTTPException(408, f"a body arrives within {self.body_s:g} s") from error
-        except ClientDisconnect as error:
-            raise HTTPException(400, "the body ended early") from error
-        try:
-            return form.decode(data)
-        except msgspec.ValidationError:  # of the fields; it is a DecodeError too
-            raise
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise HTTPException(400, f"the body is no JSON: {error}") from error
 
 
 def _admit(token: Token, endpoint: Endpoint, user: str | None) -> None:
