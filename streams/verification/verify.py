@@ -210,7 +210,7 @@ class Verifier:
             "clicks": fold.clicks[-s.history_short :],
             "exposures": fold.exposures[-2 * s.threshold :],
         }
-        if state.uploads:  # earlier versions emptied them at the end of the epoch
+        if state.uploads or state.uploads_epoch < 0:  # earlier versions emptied them at the end of the epoch
             last = max(fold.uploads, default=-1)
             expected |= {"uploads": fold.uploads.get(last, [])[-s.history_long :], "uploads_epoch": last}
         for name, value in expected.items():
