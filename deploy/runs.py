@@ -168,7 +168,7 @@ def find(name: str) -> FoundRun:
             if record.partitions is not None:
                 environment = environment.model_copy(update={"partitions": record.partitions})
             return _load(record.run, with_password(record.database), record.brokers, folder, environment)
-    if given.get_backend_name() != "sqlite" or Path(given.database or "").is_file():
+    if not _is_missing(given):
         shown = given.render_as_string(hide_password=False)
         return _load(name, shown, environment.brokers, None, environment)
     raise UserError(f"no run {name!r}: give the --out folder of a run, or its id with MC2SF_DATABASE set")
@@ -198,10 +198,15 @@ def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Se
     return FoundRun(Settings.model_validate(merged), engine, folder, row.source)
 
 
+def _is_missing(url: sa.URL) -> bool:
+    """Return True if `url` is that of a SQLite file that does not exist."""
+    return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
+
+
 def _connect_to_existing(url: str) -> sa.Engine:
     """Connect to a database; SQLite would create one. Raises UserError if its file is missing."""
     parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+    if _is_missing(parsed):
         raise UserError(f"there is no database {parsed.database}")
     return connect(url)
 

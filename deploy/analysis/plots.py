@@ -73,11 +73,8 @@ def differences(comparison: Comparison, metric: str = "ndcg@10") -> Figure:
     of_runs = comparison.differences
     if not of_runs:
         raise UserError("a figure of differences needs two runs")
-    variants, title = (
-        ordered({variant for each in of_runs for variant in each.variants}),
-        f"{metric}, minus {of_runs[0].a}",
-    )
-    with _figure(title, (8, 1.2 + 0.3 * len(variants)), len(of_runs)) as (figure, panels):
+    variants = ordered({variant for each in of_runs for variant in each.variants})
+    with _figure(f"{metric}, minus {of_runs[0].a}", (8, 1.2 + 0.3 * len(variants)), len(of_runs)) as (figure, panels):
         for axes, each in zip(panels, of_runs, strict=True):
             axes.axvline(0, color="#888888", linewidth=0.8)
             for y, variant in enumerate(variants):

@@ -30,7 +30,7 @@ from streams.plugins.plugin import is_name
 if TYPE_CHECKING:
     from replay.sources.log_map import LogMap
 
-EMBEDDED_TICKS, TICK_MAX_S = 20_000, 0.5
+EMBEDDED_TICKS, TICK_MAX_S = 20_000, 0.5  # of a replay into the embedded broker: most ticks, the longest one
 AUTO, FREE_RATE, FREE_MIN_S = "auto", 1000.0, 120.0  # --speed auto, free-running: events per s, shortest replay
 RETRAINS = 10  # retrains per source, if --retrain-every is not given
 

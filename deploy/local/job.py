@@ -130,10 +130,13 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
             print_address(console, address)
             with_retries = retrying(settings.patience_s, meanwhile=supervisor.check)
             early: EarlyRescoring | None = None
-            while not (changed := with_retries(changes.changed)) or not with_retries(_is_over, engine, settings):
-                if changed and early is None and with_retries(_is_recorded, engine, settings.run):
-                    supervisor.children["learner"].restart = False  # its work ends here, before the last retrain
-                    early = EarlyRescoring(engine, settings.run)
+            while True:
+                if with_retries(changes.changed):
+                    if with_retries(_is_over, engine, settings):
+                        break
+                    if settings.lockstep and early is None and with_retries(_is_recorded, engine, settings.run):
+                        supervisor.children["learner"].restart = False  # its work ends here, before the last retrain
+                        early = EarlyRescoring(engine, settings.run)
                 interrupts.check()
                 supervisor.check()
                 with_retries(display.refresh)
@@ -162,11 +165,13 @@ def _conclude(
     again = (early and early.result(console)) or _rescore(engine, settings.run, console)
     with engine.connect() as connection:
         deviations = job.initial_release.differences(connection, settings.run) if job.initial_release else []
+        forgotten_users = run_state.forgotten_users(connection, settings.run)
         measured = Measured(
             source=job.plan.source,
             log=job.plan.description,
             events_sent=job.plan.events,
-            events_forgotten=_events_forgotten(connection, job.plan, settings.run),
+            forgotten_users=forgotten_users,
+            events_forgotten=_events_forgotten(connection, job.plan, settings.run, forgotten_users),
             seconds=seconds,
             samples=samples,
             offline=by_variant(again.metrics),
@@ -181,7 +186,6 @@ def _conclude(
             versions=software(),
         )
         document = summarise(connection, settings, measured)
-        forgotten_users = run_state.forgotten_users(connection, settings.run)
     hostile = FaultInjection(job.plan.faults, job.plan.seed).hostile_records(job.plan.epochs)
     failures = _failures(document, again.differences, deviations, hostile, forgotten_users)
     with engine.begin() as connection:
@@ -197,12 +201,11 @@ def _conclude(
     return document
 
 
-def _events_forgotten(connection: sa.Connection, plan: Plan, run: str) -> int:
-    users = run_state.forgotten_users(connection, run)
-    if not users:
+def _events_forgotten(connection: sa.Connection, plan: Plan, run: str, forgotten_users: int) -> int:
+    if not forgotten_users:
         return 0
     sent = {user: plan.loops * n for user, n in events_by_user(plan.path, plan.contents.rows).items()}
-    return measurements.events_forgotten(Counter(sent), measurements.events_applied(connection, run), users)
+    return measurements.events_forgotten(Counter(sent), measurements.events_applied(connection, run), forgotten_users)
 
 
 class EarlyRescoring:
@@ -248,7 +251,7 @@ def _failures(
     differences: Sequence[object],
     deviations: Sequence[object],
     hostile: int,
-    forgotten_users: int = 0,
+    forgotten_users: int,
 ) -> list[str]:
     failures = []
     if document.dead_letters < 2 * hostile:  # by the devices and by the recorder

@@ -24,7 +24,7 @@ from deploy.report.summary import (
 )
 from models.data.event_kinds import CLICK_KINDS
 from replay.prepare.plan import LogDescription
-from streams.database import run_state, schema
+from streams.database import schema
 from streams.plugins.loaded import loaded
 from streams.prequential import metrics
 from streams.prequential.live_differences import live_differences
@@ -45,6 +45,7 @@ class Measured:
     source: str
     log: LogDescription
     events_sent: int
+    forgotten_users: int
     events_forgotten: int
     seconds: float
     samples: Sequence[Samples | None]
@@ -102,7 +103,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         online_known=online(connection, run, "known"),
         warnings=[
             *warnings(settings, outcomes, releases(connection, run)),
-            *forgotten(run_state.forgotten_users(connection, run), measured),
+            *forgotten(measured),
             *live_events(applied + measured.events_forgotten - measured.events_sent),
         ],
         last_quarter=last_quarter(connection, run),
@@ -153,11 +154,11 @@ def warnings(settings: Settings, outcomes: int, made: Sequence[ReleaseEntry]) ->
     return sentences
 
 
-def forgotten(users: int, measured: Measured) -> list[str]:
+def forgotten(measured: Measured) -> list[str]:
     """Return a warning if users were forgotten: not everything can be computed again without their events."""
+    users, gone, differ = measured.forgotten_users, measured.events_forgotten, measured.offline_differences
     if not users:
         return []
-    gone, differ = measured.events_forgotten, measured.offline_differences
     sentence = (
         f"Users were forgotten during the run ({users:,}, with {gone:,} events): others were ranked with clicks that"
     )

@@ -62,6 +62,7 @@ from streams.records import Forget
 from streams.releases.release import ReleaseError
 
 log = logging.getLogger(__name__)
+_LATE: dict[type[Exception], str] = {UnacknowledgedError: "the broker has not", NoRankingError: "no device worker has"}
 _EVENTS, _CANDIDATES = msgspec.json.Decoder(Events), msgspec.json.Decoder(Candidates)
 
 
@@ -158,8 +159,7 @@ class Gateway:
                 raise HTTPException(422, str(error)) from error
             except (UnacknowledgedError, NoRankingError, *DATABASE_UNAVAILABLE) as error:
                 log.warning("not acknowledged, or not answered: %s", error)
-                late = "no device worker has" if isinstance(error, NoRankingError) else "the database has not"
-                late = "the broker has not" if isinstance(error, UnacknowledgedError) else late
+                late = _LATE.get(type(error), "the database has not")
                 raise HTTPException(
                     503, f"{late} answered: send the same request again", {"Retry-After": "1"}
                 ) from error
