@@ -7,11 +7,9 @@ report.html.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +21,7 @@ from rich.console import Console
 from deploy.dashboard.serving import live_page, print_address
 from deploy.local.broker import await_broker, chosen_settings
 from deploy.local.child_process import Child
+from deploy.local.early_rescoring import STATUS, EarlyRescoring
 from deploy.local.forked_process import Preloader
 from deploy.local.pause_key import pause_on_space
 from deploy.local.progress import ProgressDisplay
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 
 
 _LOOK_S = 0.25  # between two looks at the processes and the database
-_SCORING = "scoring every outcome again from the tables"
 
 
 @dataclass(frozen=True)
@@ -88,17 +86,11 @@ def _start(supervisor: Supervisor, job: Job, settings: Settings, interrupts: Int
     return supervisor.add("replay", ["replay", "--prepared", job.plan.folder], settings, restart=False)
 
 
-def _is_recorded(engine: sa.Engine, run: str) -> bool:
-    """Return True if every outcome is recorded."""
-    with engine.connect() as connection:
-        return run_state.all_recorded(connection, run)
-
-
 def _is_over(engine: sa.Engine, settings: Settings) -> bool:
     """Return True if everything is recorded and, in lockstep, every epoch is decided, also about the last release."""
-    if not settings.lockstep:
-        return _is_recorded(engine, settings.run)
     with engine.connect() as connection:
+        if not settings.lockstep:
+            return run_state.all_recorded(connection, settings.run)
         return registry.all_decided(connection, settings)
 
 
@@ -134,9 +126,7 @@ def execute(job: Job, console: Console, interrupts: Interrupts) -> Summary:
                 if with_retries(changes.changed):
                     if with_retries(_is_over, engine, settings):
                         break
-                    if settings.lockstep and early is None and with_retries(_is_recorded, engine, settings.run):
-                        supervisor.children["learner"].restart = False  # its work ends here, before the last retrain
-                        early = EarlyRescoring(engine, settings.run)
+                    early = early or with_retries(EarlyRescoring.start, engine, settings, supervisor)
                 interrupts.check()
                 supervisor.check()
                 with_retries(display.refresh)
@@ -208,31 +198,11 @@ def _events_forgotten(connection: sa.Connection, plan: Plan, run: str, forgotten
     return measurements.events_forgotten(Counter(sent), measurements.events_applied(connection, run), forgotten_users)
 
 
-class EarlyRescoring:
-    """The rescoring in a thread, while a retrain that is due only after the end of the log is still under way."""
-
-    def __init__(self, engine: sa.Engine, run: str) -> None:
-        self._engine, self._run = engine, run
-        self._result: rescore.OfflineResult | None = None
-        self._thread = threading.Thread(target=self._rescore, name="rescoring", daemon=True)
-        self._thread.start()
-
-    def _rescore(self) -> None:
-        with suppress(Exception):  # it is raised again when this is repeated
-            self._result = rescore.rescore(self._engine, self._run)
-
-    def result(self, console: Console) -> rescore.OfflineResult | None:
-        """Wait for the end and return the result; None after an error."""
-        with console.status(_SCORING):
-            self._thread.join()
-        return self._result
-
-
 def _rescore(engine: sa.Engine, run: str, console: Console) -> rescore.OfflineResult:
-    with console.status(_SCORING) as status:
+    with console.status(STATUS) as status:
 
         def progress(done: int, of: int) -> None:
-            status.update(f"{_SCORING}: {done:,} of {of:,}")
+            status.update(f"{STATUS}: {done:,} of {of:,}")
 
         return rescore.rescore(engine, run, progress=progress)
 
