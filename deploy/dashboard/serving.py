@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,9 @@ from deploy.dashboard.app import Page
 from deploy.dashboard.live import Live
 from deploy.dashboard.scraper import Scraper
 from deploy.gateway.api.tokens import Tokens
+from deploy.listening_socket import listen
 from deploy.local.supervisor import TARGETS
 from deploy.runs import FoundRun
-from deploy.user_error import UserError
 
 _GRACE_S = 2
 
@@ -58,10 +57,7 @@ def live_page(
         ["127.0.0.1", "localhost", host],
         stop,
     )
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(f"the live page can't listen on {host}:{port}: {error.strerror}") from error
+    listening = listen(host, port, "the live page")
     server = uvicorn.Server(
         uvicorn.Config(
             page.app(), log_level="warning", server_header=False, timeout_graceful_shutdown=_GRACE_S, lifespan="off"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import socket
 import ssl
 from contextlib import closing, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from deploy.cli.groups import group
 from deploy.cli.options import HostOption
 from deploy.console import terminal
+from deploy.listening_socket import listen
 from deploy.user_error import UserError
 
 app = group("An HTTP gateway for live devices: events in, rankings out.")
@@ -93,12 +93,7 @@ def serve(
         seconds = None if epoch is None else span(epoch) / 1000
     except ValueError as error:
         raise UserError(f"--epoch {epoch!r}: write a span of time, such as 60s") from error
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(
-            f"the gateway can't listen on {host}:{port}: {str(error.strerror).partition(' (')[0]}"
-        ) from error
+    listening = listen(host, port, "the gateway")
     with closing(listening), gateway(run, tokens, seconds, deadline, rate) as (app, watch):
         server = uvicorn.Server(
             uvicorn.Config(
