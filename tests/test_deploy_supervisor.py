@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -55,6 +56,18 @@ def test_a_process_that_keeps_dying_ends_the_stack_with_the_end_of_its_log(tmp_p
         with pytest.raises(ChildError, match="no such table: clicks"):
             look_until_refused()
         assert one.deaths == 5
+
+
+def test_a_process_has_its_niceness_also_after_a_restart(tmp_path: Path) -> None:
+    with Supervisor(tmp_path) as supervisor:
+        one = replace(child(tmp_path, "import time; time.sleep(600)"), niceness=7)
+        supervisor._add(one)
+        for _ in range(2):
+            assert one.process is not None
+            assert psutil.Process(one.process.pid).nice() == 7
+            one.process.kill()
+            one.process.wait()
+            supervisor.check()
 
 
 def test_a_process_that_has_done_its_work_is_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -49,6 +50,7 @@ class Child:
     metrics_port: int = 0
     restart: bool = True  # False: it is not restarted after it has exited by itself, only after it was killed
     must_live: bool = False  # its death ends the run
+    niceness: int = 0  # as of nice(1)
     preloader: Preloader | None = None  # forks the process; None: it is started as a program
     process: subprocess.Popen[bytes] | Forked | None = None
     started: float = 0.0
@@ -66,6 +68,9 @@ class Child:
         """Start the process, appending to its log."""
         forked = self.preloader and self.preloader.fork(self.command, self.environment, self.log)
         self.process = forked or self._popen()
+        if self.niceness:  # before it has threads, which would keep the priority that they began with
+            with suppress(ProcessLookupError):  # it has already ended
+                os.setpriority(os.PRIO_PROCESS, self.process.pid, self.niceness)
         self.started, self.ended = time.monotonic(), math.inf
 
     def _popen(self) -> subprocess.Popen[bytes]:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from deploy.experiments.streaming.initial_release import InitialRelease
 
 
+_TRAINING_NICENESS = 10  # on a shared core the stream comes first: its latency is what users notice
 _LOOK_S = 0.25  # between two looks at the processes and the database
 
 
@@ -77,8 +78,8 @@ def _start(supervisor: Supervisor, job: Job, settings: Settings, interrupts: Int
         supervisor.add(f"cloud-{number}", ["worker", "cloud"], settings)
         supervisor.add(f"device-{number}", ["worker", "device"], settings)
     if not settings.frozen:
-        supervisor.add("learner", ["learner"], settings)
-        supervisor.add("retrain", ["retrain", "--every"], settings)
+        supervisor.add("learner", ["learner"], settings, niceness=_TRAINING_NICENESS)
+        supervisor.add("retrain", ["retrain", "--every"], settings, niceness=_TRAINING_NICENESS)
     while not settings.lockstep and not supervisor.ready():
         interrupts.check()
         supervisor.check()

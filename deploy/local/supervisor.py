@@ -83,7 +83,9 @@ class Supervisor:
         self._add(Child("broker", broker_command(port), os.environ, self.folder / "broker.log", must_live=True))
         return f"127.0.0.1:{port}"
 
-    def add(self, name: str, arguments: list[str], settings: Settings, *, restart: bool = True) -> Child:
+    def add(
+        self, name: str, arguments: list[str], settings: Settings, *, restart: bool = True, niceness: int = 0
+    ) -> Child:
         """Start `mc2sf ARGUMENTS` with `settings`, its own metrics port and its own state folder."""
         port = free_port()
         state = settings.state_dir / name
@@ -91,7 +93,10 @@ class Supervisor:
         environment |= settings.model_copy(update={"metrics_port": port, "state_dir": state}).environment()
         command = [sys.executable, "-m", "deploy.cli", *arguments]
         log = self.folder / f"{name}.log"
-        return self._add(Child(name, command, environment | ENVIRONMENT, log, port, restart, preloader=self._preloader))
+        environment |= ENVIRONMENT
+        return self._add(
+            Child(name, command, environment, log, port, restart, niceness=niceness, preloader=self._preloader)
+        )
 
     def _add(self, child: Child) -> Child:
         self.children = {**self.children, child.name: child}  # a new dict: the thread of the probes iterates over it
