@@ -1,9 +1,9 @@
 """The gateway under load: requests per second held, and what becomes of accepted events when parts of a run are away.
 
-Run: `python -m benchmarks.gateway [--quick]`, about five minutes if it is idle. Broker, device, cloud, recorder and
-one gateway share this machine with the load. Open loop: requests leave at their times whether or not others were
-answered, and latency counts from then. A rate is held if none fails, none is degraded, and p99 is at most 200 ms. Rates
-double until one is not held.
+Run: `python -m benchmarks.gateway [--kafka] [--quick]`, about five minutes if it is idle. Broker, device, cloud,
+recorder and one gateway share this machine with the load. Open loop: requests leave at their times whether or not
+others were answered, and latency counts from then. A rate is held if none fails, none is degraded, and p99 is at most
+200 ms. Rates double until one is not held.
 
 Then, while events come in steadily, the device worker is killed and started again, the cloud is gone, and the broker
 stops answering. Each event is sent with its idempotency key until it is accepted. At the end the tables must have each
@@ -32,14 +32,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from benchmarks.machine import described
+from benchmarks.servers.kafka import Cluster
+from benchmarks.servers.releases import publish, release
 from benchmarks.servers.worker import Process, wait_for
 from deploy.gateway.api.tokens import add
 from deploy.local.broker import await_broker, broker_command, free_port
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
-from tests.support.simulation import release
-from tests.support.workers import publish
 
 RESULT = Path(__file__).with_name("gateway.json")
 USERS, ITEMS, CANDIDATES = 200, 2000, 100
@@ -48,19 +48,20 @@ Send = Callable[[aiohttp.ClientSession, int], Awaitable[Counter[str]]]
 
 
 class Run:
-    """A run with one worker of each side, a recorder and a gateway."""
+    """A run with one worker of each side, a recorder and a gateway, on the embedded broker or the Kafka in `kafka`."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, kafka: Path | None) -> None:
         self.folder, self.stack, self.port = folder, stack, free_port()
-        broker_port = free_port()
-        log = stack.enter_context((folder / "broker.log").open("wb"))
-        self.broker = subprocess.Popen(  # noqa: S603 - our own command, no shell
-            broker_command(broker_port), stdout=log, stderr=log
-        )
-        stack.callback(self.broker.kill)
+        if kafka is None:
+            address = self.start_embedded_broker()
+        else:
+            cluster = stack.enter_context(Cluster(kafka, folder / "kafka"))
+            address, node = cluster.addresses, cluster.nodes[0].process
+            assert node is not None
+            self.broker = node
         self.settings = Settings(
             run="load",
-            brokers=f"127.0.0.1:{broker_port}",
+            brokers=address,
             database=f"sqlite:///{folder / 'mc2sf.db'}",
             state_dir=folder / "state",
             lockstep=False,
@@ -80,6 +81,14 @@ class Run:
         for each in (self.device, self.cloud):
             each.until_ready()
         asyncio.run(self.answers())
+
+    def start_embedded_broker(self) -> str:
+        """Start the embedded broker and return its address."""
+        port = free_port()
+        log = self.stack.enter_context((self.folder / "broker.log").open("wb"))
+        self.broker = subprocess.Popen(broker_command(port), stdout=log, stderr=log)  # noqa: S603 - no shell
+        self.stack.callback(self.broker.kill)
+        return f"127.0.0.1:{port}"
 
     def worker(self, role: str) -> Process:
         """Start a worker."""
@@ -232,11 +241,14 @@ def main() -> None:
     """Measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short steps and outages, for a try")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--kafka", action="store_true", help="the Apache Kafka in KAFKA_HOME, not the embedded broker")
+    parser.add_argument("--out", type=Path, help="default: gateway.json, with --kafka gateway_kafka.json")
     options = parser.parse_args()
+    out = options.out or (RESULT.with_name("gateway_kafka.json") if options.kafka else RESULT)
+    kafka = Path(os.environ["KAFKA_HOME"]) if options.kafka else None
     seconds, away_s = (3.0, 5.0) if options.quick else (6.0, 30.0)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        run = Run(Path(folder), stack)
+        run = Run(Path(folder), stack, kafka)
         result: dict[str, Any] = {
             "machine": described(("mc2sf", "starlette", "uvicorn", "aiohttp", "torch")),
             "load_average_before": os.getloadavg()[0],
@@ -270,7 +282,7 @@ def main() -> None:
             print(what, result["faults"][what], flush=True)
         result["load_average_after"] = os.getloadavg()[0]
         result["quick"] = options.quick
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

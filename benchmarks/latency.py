@@ -1,8 +1,9 @@
 """Latency of a free-running loop at shares of its capacity: `python -m benchmarks.latency`, about four minutes.
 
 One run, whose replay is set to one speed after the other. Until a retrain is in force events come slowly; then a burst
-is sent as fast as possible, and the capacity is its events by the time until the last of them is durable. After that
-events come at 25, 50 and 75 % of it, with a pause between in which the queue is emptied.
+is sent as fast as possible, and the capacity is its events by the time until the last of them is durable and the cloud
+has answered the last request. After that events come at 25, 50 and 75 % of it, with a pause between in which the queue
+is emptied.
 
 An event counts from the time at which it is sent. The replayer sends by the clock and never waits for the workers, so
 what queues up is measured; `sent_per_second` says if it could not keep the pace itself. A retrain may fall into any
@@ -36,6 +37,7 @@ RESULT = Path(__file__).with_name("latency.json")
 SHARES, WARM_PER_S = (0.25, 0.5, 0.75), 500
 _OPTIONS = ("--free", "--evaluate", "0.1", "--epoch", "2000", "--retrain-every", "20000", "--loops", "20")
 _SENT, _APPLIED = "mc2sf_events_sent_total", "mc2sf_events_applied_total"
+_PENDING = "mc2sf_pending_requests"
 _WAIT_S, _DRAIN_S = 240, 60
 
 
@@ -71,23 +73,23 @@ class Loop:
         return time.monotonic(), dict(sums)
 
     def behind(self) -> float:
-        """Return the number of events that were sent and are not durable."""
+        """Return the number of events that were sent and are not durable, and of requests not answered."""
         _, now = self.read()
-        return now.get(_SENT, 0.0) - now.get(_APPLIED, 0.0)
+        return now.get(_SENT, 0.0) - now.get(_APPLIED, 0.0) + now.get(_PENDING, 0.0)
 
     def learnt(self) -> bool:
         """Return True if a release after the first is in force."""
         return self.read()[1].get("mc2sf_release_version", 0.0) > 0
 
     def drain(self) -> None:
-        """Pause until all events are durable."""
+        """Pause until all events are durable and all requests answered."""
         self.speed(None)
         time.sleep(1.5)  # the replayer looks at the file, and its last records are acknowledged
         wait_for(lambda: self.behind() <= 0, "the queue to be empty", _DRAIN_S)
 
 
 def capacity(loop: Loop, burst: int) -> dict[str, float]:
-    """Send `burst` events as fast as possible; return how many were durable per second until the last one."""
+    """Send `burst` events as fast as possible; return how many per second until the loop has nothing left to do."""
     began, before = loop.read()
     loop.speed(0)
     wait_for(lambda: loop.read()[1][_SENT] - before[_SENT] >= burst, "the burst", _DRAIN_S)

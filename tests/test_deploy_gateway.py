@@ -15,6 +15,7 @@ import uvicorn
 from confluent_kafka import KafkaException
 from starlette.testclient import TestClient
 
+from benchmarks.servers.releases import release
 from benchmarks.servers.worker import wait_for
 from deploy.gateway.api.app import Gateway
 from deploy.gateway.api.bodies import MAX_BODY, MAX_EVENTS, CloudAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
@@ -49,7 +50,7 @@ from streams.releases.registry import finish_release
 from streams.releases.release import Release
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS
-from tests.support.simulation import SMALL, release
+from tests.support.simulation import SMALL
 from tests.support.workers import TopicReader
 from tests.test_streams_rescoring import a_recorded_run
 

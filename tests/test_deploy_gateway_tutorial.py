@@ -19,11 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from benchmarks.servers.releases import publish, release
 from benchmarks.servers.worker import Process, wait_for
 from deploy.local.broker import free_port
 from streams.settings import Settings
-from tests.support.simulation import release
-from tests.support.workers import publish
 
 PAGE = Path(__file__).parents[1] / "docs" / "gateway.md"
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from benchmarks.servers.releases import publish
 from benchmarks.servers.worker import Process, wait_for
 from streams.codec import Reader, encode
 from streams.kafka import clients
@@ -20,7 +21,7 @@ from streams.records import DeadLetter, DeviceBatch, Outcome, OutcomeEvent
 from streams.settings import Settings
 from streams.topics import CLOUD_DOWNLINK, DEAD_LETTERS, DEVICE_EVENTS, DEVICE_UPLINK
 from tests.support.simulation import SMALL, Simulation, decoded, outcomes, without_offsets
-from tests.support.workers import EventSender, TopicReader, publish, table
+from tests.support.workers import EventSender, TopicReader, table
 from tests.test_streams_workers_simulated import EPOCHS, IN_FORCE, RELEASES, event_log, simulate
 
 pytestmark = pytest.mark.slow

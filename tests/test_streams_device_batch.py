@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from benchmarks.servers.releases import release
 from models.data.item_statistics import ItemStatistics
 from streams.cloud.batch import CloudWork
 from streams.codec import Reader, Record, Tensor, encode
@@ -47,7 +48,7 @@ from streams.topics import (
     RANKINGS,
     Topic,
 )
-from tests.support.simulation import SMALL, release
+from tests.support.simulation import SMALL
 
 RELEASES = {0: release(SMALL, 0, 12), 1: release(SMALL, 1, 12)}
 RELEASES[2] = replace(release(SMALL, 2, 12), catalogue=None)  # type: ignore[arg-type] # every step fails on it

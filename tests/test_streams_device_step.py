@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.servers.releases import release
 from models.data.catalogue import Catalogue
 from models.data.item_statistics import ItemStatistics
 from streams.device.deferred_gru import compute, computed
@@ -21,7 +22,7 @@ from streams.records import DeviceBatch, RankRequest
 from streams.settings import Settings
 from streams.state.device import DeviceState, keys_array
 from streams.state.row_codec import encode_row
-from tests.support.simulation import SMALL, release
+from tests.support.simulation import SMALL
 
 RELEASES = {0: release(SMALL, 0, 12), 1: release(SMALL, 1, 20)}
 EXPOSURE, CLICK, CANDIDATE, PAST_CLICK = range(4)

@@ -17,6 +17,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from benchmarks.servers.kafka import Cluster
 from benchmarks.servers.postgres import POSTGRES, Postgres
+from benchmarks.servers.releases import publish, release
 from benchmarks.servers.worker import Process, wait_for
 from streams.codec import encode
 from streams.database.engine import connect
@@ -25,8 +26,8 @@ from streams.kafka.acl import ACCESS, grant
 from streams.records import DeviceBatch, EpochBegin, EpochEnd, Kind
 from streams.settings import Settings
 from streams.topics import DEVICE_EVENTS, OUTCOMES, TOPICS
-from tests.support.simulation import SMALL, release
-from tests.support.workers import TopicReader, publish
+from tests.support.simulation import SMALL
+from tests.support.workers import TopicReader
 
 PASSWORD = "s3cret-of-the-tests"
 

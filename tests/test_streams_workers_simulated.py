@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.servers.releases import release
 from streams.records import (
     DeadLetter,
     DeviceBatch,
@@ -28,7 +29,7 @@ from streams.records import (
 )
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, DEVICE_UPLINK, FAST_EXAMPLES, OUTCOMES
-from tests.support.simulation import SMALL, Simulation, outcomes, release, without_offsets
+from tests.support.simulation import SMALL, Simulation, outcomes, without_offsets
 
 EPOCHS = 4
 RELEASES = {0: release(SMALL, 0, 12), 1: release(SMALL, 1, 20), 2: release(SMALL, 2, 20, encoder=1)}

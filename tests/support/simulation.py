@@ -13,10 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from models.data.catalogue import Catalogue
 from models.data.item_statistics import ItemStatistics
-from models.mc2sf.nets import Nets
-from models.mc2sf.tiled_scorer import Scorer
 from streams.cloud.batch import CloudWork
 from streams.codec import Reader, Tensor, encode
 from streams.device.worker import Device
@@ -24,7 +21,6 @@ from streams.faust_runtime.worker import Start, Work
 from streams.kafka.envelope import KeyValue, max_records, pack_records
 from streams.kafka.message import Message
 from streams.kafka.partitioner import is_partition_key, partition_key, partition_of, partition_of_row
-from streams.model_config import net_config
 from streams.records import (
     DeviceBatch,
     DeviceEvent,
@@ -34,10 +30,9 @@ from streams.records import (
     Kind,
     Outcome,
     OutcomeEvent,
-    Versions,
     item_key,
 )
-from streams.release_records import ItemCounts, Manifest
+from streams.release_records import ItemCounts
 from streams.releases.release import Release
 from streams.settings import Settings
 from streams.state.device import DevicePartitionState
@@ -48,16 +43,6 @@ FENCING_EPOCH = 1
 SMALL = Settings(
     dim=4, threshold=3, history_short=4, history_long=6, negatives=9, evaluate=1.0, partitions=2, run="sim"
 )
-
-
-def release(settings: Settings, version: int, items: int, *, encoder: int | None = None) -> Release:
-    """Return a release with items 1..`items` and weights of their own per encoder version."""
-    encoder = version if encoder is None else encoder
-    catalogue = Catalogue(np.arange(1, items + 1))
-    nets = Nets.initial(net_config(settings), catalogue.size, 100 + encoder)
-    versions = Versions(version, encoder, encoder, version)
-    manifest = Manifest(version, 0, "initial", versions, -1, 0, catalogue.size, "", {}, {}, {})
-    return Release(manifest, nets, Scorer(nets), catalogue)
 
 
 def item_counts(epoch: int, batches: Sequence[DeviceBatch]) -> ItemCounts:

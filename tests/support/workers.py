@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from benchmarks.servers.worker import wait_for
-from models.mc2sf.checkpoint import pack
 from streams.codec import Reader, Record, encode
-from streams.coordinator.publisher import Publisher, read_publication
-from streams.database.engine import connect
-from streams.kafka import clients, topic_admin
+from streams.kafka import clients
 from streams.kafka.message import Message
 from streams.kafka.partitioner import partition_key
 from streams.records import DeviceBatch, EndOfLog, EpochBegin, EpochEnd
 from streams.releases.item_statistics import counts_key
-from streams.releases.registry import Draft, finish_release, write_release
-from streams.releases.release import ItemTable, Release
 from streams.settings import Settings
 from streams.state import cloud as cloud_state
 from streams.state import device as device_state
 from streams.state.row_codec import FencingEpochs, decode_row, read_fencing_epoch
 from streams.topics import DEVICE_EVENTS, MODEL_RELEASES, OUTCOMES, Topic
 from tests.support.simulation import item_counts
-
-
-def publish(settings: Settings, releases: Iterable[Release]) -> None:
-    """Create the topics, write the releases and publish them, each with the parts that are new in it."""
-    topic_admin.create(settings)
-    engine = connect(settings.database.get_secret_value())
-    publisher = Publisher(settings, clients.producer(settings, "coordinator"))
-    parent = None
-    for release in releases:
-        manifest = release.manifest
-        parts = {p: d for p, d in pack(release.nets).items() if getattr(manifest.versions, p) == manifest.version}
-        items = None
-        if "encoder" in parts:
-            items = ItemTable.of(release.catalogue, release.nets.encoder.E.detach().numpy())
-        with engine.begin() as connection:
-            draft = Draft(manifest.kind, parent, -1, parts, items, 0, {}, {})
-            parent = write_release(connection, settings.run, draft)
-            assert parent.versions == manifest.versions
-            publisher.publish(read_publication(connection, settings.run, parent.version))
-            finish_release(connection, settings.run, parent.version)
-    engine.dispose()
 
 
 class TopicReader:
