@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 import uvicorn
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 
 from benchmarks.servers.releases import release
 from benchmarks.servers.worker import wait_for
+from deploy.dashboard.serving import admin_of
 from deploy.gateway.api.app import Gateway
 from deploy.gateway.api.bodies import MAX_BODY, MAX_EVENTS, CloudAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
 from deploy.gateway.api.limits import RateLimits
@@ -252,15 +254,50 @@ def test_only_a_token_with_the_scope_and_for_the_user_is_admitted(harness: Gatew
 
 def test_a_token_is_made_once_and_a_damaged_file_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
-    with pytest.raises(UserError, match="make a token with"):
+    with pytest.raises(UserError, match=r"no file .*: add one with mc2sf gateway token NAME --tokens"):
         Tokens.read(path)
+    with pytest.raises(UserError, match=r"there is no folder .*new"):
+        add(tmp_path / "new" / path.name, "a", ("rank",), None)
     add(path, "a", ("rank",), None)
     assert path.stat().st_mode & 0o77 == 0
     with pytest.raises(UserError, match="has a token 'a'"):
         add(path, "a", ("rank",), None)
-    path.write_text('[{"name": 1}]')
-    with pytest.raises(UserError, match="has no tokens"):
+
+
+STORED = {"name": "a", "sha256": "0" * 64, "scopes": ["rank"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([], "has no token, so every request would be refused: add one with mc2sf gateway token"),
+        (b"", "is no file of tokens: Input data was truncated"),
+        (b'[{"name": "\xe9"}]', "is no file of tokens"),
+        ([{"name": 1}], r"Expected `str`, got `int` - at `\$\[0\].name`"),
+        ([STORED | {"sha256": "the token itself"}], r"at `\$\[0\].sha256`"),
+        ([STORED | {"sha256": "é" * 64}], r"at `\$\[0\].sha256`"),
+        ([STORED | {"scopes": []}], r"at `\$\[0\].scopes`"),
+        ([STORED | {"user": ""}], r"at `\$\[0\].user`"),
+        ([STORED, STORED | {"sha256": "1" * 64}], r"one name twice, in `\$\[0\]` and `\$\[1\]`"),
+        ([STORED, STORED | {"name": "b"}], r"one sha256 twice, in `\$\[0\]` and `\$\[1\]`"),
+    ],
+)
+def test_a_file_by_which_a_token_would_never_be_admitted_is_a_clear_error(
+    tmp_path: Path, content: bytes | list[object], sentence: str
+) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_bytes(content if isinstance(content, bytes) else msgspec.json.encode(content))
+    with pytest.raises(UserError, match=sentence):
         Tokens.read(path)
+
+
+def test_the_live_page_needs_a_token_of_an_admin_of_all_users(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    of_a_user = add(path, "ada", ("admin",), "ada")
+    with pytest.raises(UserError, match=r"no token of an admin of all users: add one with .* --admin"):
+        admin_of(path)
+    of_all, device = add(path, "me", ("admin",), None), add(path, "device", ("rank",), None)
+    assert [admin_of(path)(token) for token in (of_all, of_a_user, device, "")] == [True, False, False, False]
 
 
 def test_rankings_say_what_they_were_made_with(harness: GatewayHarness) -> None:

@@ -19,17 +19,26 @@ from deploy.gateway.api.tokens import Tokens
 from deploy.listening_socket import listen
 from deploy.local.supervisor import TARGETS
 from deploy.runs import FoundRun
+from deploy.user_error import UserError
 
 _GRACE_S = 2
 
 
 def admin_of(tokens: Path) -> Callable[[str], bool]:
-    """Return a check of tokens by the file of a gateway. Raises UserError."""
+    """Return a check of tokens by the file of a gateway. Raises UserError if no token in it is an admin's.
+
+    The page shows every user, so a token that is restricted to one is no admin's here.
+    """
     known = Tokens.read(tokens)
+    if not any(token.admits("admin", None) for token in known.all):
+        raise UserError(
+            f"{tokens} has no token of an admin of all users: add one with "
+            f"mc2sf gateway token NAME --tokens {tokens} --admin"
+        )
 
     def admits(presented: str) -> bool:
         token = known.find(presented)
-        return token is not None and token.admits("admin", token.user or "")
+        return token is not None and token.admits("admin", None)
 
     return admits
 

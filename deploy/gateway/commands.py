@@ -31,11 +31,14 @@ def token(
     user: Annotated[str | None, typer.Option(help="Restrict the token to this user.  [default: any user]")] = None,
 ) -> None:
     """Create a token and print it. It is shown only once: the file keeps its hash."""
+    from deploy.gateway.api.bodies import MAX_NAME
     from deploy.gateway.api.tokens import Scope, add
 
     scopes: dict[Scope, bool] = {"ingest": ingest, "rank": rank, "admin": admin}
     if not name:
         raise UserError("NAME is empty")
+    if user is not None and not 0 < len(user) <= MAX_NAME:
+        raise UserError(f"--user: 1 to {MAX_NAME} characters")
     if not any(scopes.values()):
         raise UserError("a token needs at least one of --ingest, --rank and --admin")
     console.out(add(tokens, name, [scope for scope, given in scopes.items() if given], user), highlight=False)
