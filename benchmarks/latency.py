@@ -31,7 +31,7 @@ from benchmarks.servers.worker import wait_for
 from deploy.dashboard.scraper import Samples, Scraper
 from deploy.local.supervisor import TARGETS
 from deploy.report import process_metrics
-from replay.send.clock_file import ClockFile, ReplayControl
+from replay.send.clock_file import ClockFile, ReplayChange
 
 RESULT = Path(__file__).with_name("latency.json")
 SHARES, WARM_PER_S = (0.25, 0.5, 0.75), 500
@@ -59,8 +59,8 @@ class Loop:
 
     def speed(self, per_second: float | None) -> None:
         """Set the pace; 0 is as fast as possible, None a pause."""
-        control = ReplayControl(paused=True) if per_second is None else ReplayControl(speed=per_second)
-        self._clock.write(control)
+        control = ReplayChange(paused=True) if per_second is None else ReplayChange(paused=False, speed=per_second)
+        self._clock.change(control)
 
     def read(self) -> tuple[float, Samples]:
         """Return the time and the sums of the metrics of the replay and the device workers."""

@@ -50,6 +50,7 @@ class DashboardHarness:
         self.engine = connect(f"sqlite:///{folder / 'fake.db'}")
         with self.engine.begin() as connection:
             fill(connection, RUN)
+            connection.execute(sa.update(schema.runs).values(status="running"))
             connection.execute(sa.update(schema.releases).values(published=True))
             row = {"run": RUN, "item": 1, "name": EVIL}
             connection.execute(sa.insert(schema.items), [row])
@@ -176,12 +177,27 @@ def test_a_rollback_and_a_pause_reach_coordinator_and_replay(harness: DashboardH
     assert post("/rollback", {"version": 99}) == (422, f"there is no release 99 in run {RUN}")
     assert post("/replay", {"paused": True, "speed": 5})[0] == 200
     assert ClockFile(harness.replay).read() == ReplayControl(paused=True, speed=5)
+    assert post("/replay", {"paused": False}) == (200, "the replay goes on")
+    assert ClockFile(harness.replay).read() == ReplayControl(speed=5), "as another page has set it"
     assert post("/replay", {"skip_to": 1_700_000_000_000}) == (200, "the replay skips")
-    assert ClockFile(harness.replay).read() == ReplayControl(skip_to=1_700_000_000_000)
+    assert ClockFile(harness.replay).read() == ReplayControl(speed=5, skip_to=1_700_000_000_000)
     for wrong in ({"speed": -1}, {"skip_to": -1}, {"skip_to": 1e30}, {"paused": "yes"}, {"other": 1}, "{", "[" * 900):
         assert post("/replay", wrong)[0] == 422
     assert post("/replay", " " * 2000)[0] == 413
     assert harness.client.get("/user", params={"name": "nobody"}, headers=ADMIN).status_code == 422
+    before = ClockFile(harness.replay).read()
+    with harness.engine.begin() as connection:
+        connection.execute(sa.update(schema.runs).values(status="finished"))
+    assert post("/replay", {"paused": True}) == (422, f"run {RUN} has ended, and its replay with it")
+    assert post("/rollback", {"version": 2}) == (422, f"run {RUN} has ended: no decision follows")
+    assert ClockFile(harness.replay).read() == before
+
+
+def pause_and_resume_after_a_reload(browser: webdriver.Chrome) -> None:
+    browser.refresh()
+    for pause, said in ("true", "paused"), ("false", "the replay goes on"):
+        browser.find_element(By.CSS_SELECTOR, f"[data-pause={pause}]").send_keys(Keys.ENTER)
+        WebDriverWait(browser, 60).until(lambda _, said=said: browser.find_element(By.ID, "said").text == said)
 
 
 def test_a_browser_has_it_live_with_working_controls_by_keyboard_on_any_screen(
@@ -217,7 +233,8 @@ def test_a_browser_has_it_live_with_working_controls_by_keyboard_on_any_screen(
         assert ClockFile(harness.replay).read() == ReplayControl(paused=True)
         browser.find_element(By.ID, "speed").send_keys("250", Keys.ENTER)
         soon.until(lambda _: text("said") == "the replay goes on")
-        assert ClockFile(harness.replay).read() == ReplayControl(speed=250)
+        pause_and_resume_after_a_reload(browser)
+        assert ClockFile(harness.replay).read() == ReplayControl(speed=250), "a page that is opened later keeps it"
         skip_to = browser.find_element(By.ID, "skip-to")
         browser.execute_script("arguments[0].value = '2023-11-14T22:13:20'", skip_to)
         skip_to.send_keys(Keys.ENTER)

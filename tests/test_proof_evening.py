@@ -22,7 +22,7 @@ from benchmarks.servers.worker import wait_for
 from deploy.dashboard.serving import admin_of, live_page
 from deploy.gateway.api.tokens import add
 from deploy.runs import FoundRun, find
-from replay.send.clock_file import ClockFile, ReplayControl
+from replay.send.clock_file import ClockFile, ReplayChange
 from streams.database import run_state, schema
 from tests.conftest import database_on
 from tests.support.command import installed
@@ -55,9 +55,9 @@ def evening(kafka: str, servers: Callable[[str], str], tmp_path: Path) -> Iterat
 
     speed = ClockFile(tmp_path / "evening" / "state" / "replay")
     wait_for(lambda: reached(0), "an epoch")
-    speed.write(ReplayControl(speed=300))
+    speed.change(ReplayChange(speed=300))
     wait_for(lambda: reached(3), "what the first retrain learns from")
-    speed.write(ReplayControl(speed=20))
+    speed.change(ReplayChange(speed=20))
     wait_for(lambda: "retrain" in kinds(find(str(tmp_path / "evening"))), "a retrain")
     yield tmp_path / "evening"
     process.send_signal(signal.SIGINT)

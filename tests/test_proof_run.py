@@ -22,7 +22,7 @@ from benchmarks.faults.mutants import READ, STATES
 from benchmarks.faults.whole_run import ARGUMENTS
 from benchmarks.servers.worker import wait_for
 from deploy.runs import find
-from replay.send.clock_file import ClockFile, ReplayControl
+from replay.send.clock_file import ClockFile, ReplayChange
 from streams.kafka import clients
 from streams.kafka.partitioner import partition_of_row
 from streams.settings import Settings
@@ -125,12 +125,12 @@ def test_garbage_on_every_topic_ends_in_dead_letters_and_changes_nothing_else(
 
     wait_for(recorded, "the first epochs")
     clock = ClockFile(out / "state" / "replay")
-    clock.write(ReplayControl(paused=True))  # else the run may end before all records are sent
+    clock.change(ReplayChange(paused=True))  # else the run may end before all records are sent
     settings = find(str(out)).settings
     sent = send_garbage(settings)
     sender = MutantSender(settings, {topic: first_records(settings, topic) for topic in READ}, seed=1)
     sender.send(50 * len(READ))
-    clock.write(ReplayControl())
+    clock.change(ReplayChange(paused=False))
     assert process.wait(PATIENCE_S) == 0, log.read_text()
     found = summary(out)
     assert found["events_applied"] == found["events_sent"] == finished_run[1]["events_sent"]

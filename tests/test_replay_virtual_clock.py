@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from replay.prepare.plan import TICK_S
-from replay.send.clock_file import ClockFile, ReplayControl
+from replay.send.clock_file import ClockFile, ReplayChange, ReplayControl
 from replay.send.virtual_clock import VirtualClock
 
 
@@ -144,15 +146,35 @@ def test_a_file_pauses_a_clock_and_sets_its_speed_once_each_time_it_is_written(
     control = file.control(virtual, rate=100)  # 200 events per second
     control()
     assert (virtual.paused, virtual.speed) == (False, 2)
-    file.write(ReplayControl(paused=True, speed=50))
+    file.change(ReplayChange(paused=True, speed=50))
     control()
     assert (virtual.paused, virtual.speed) == (True, 0.5)
     virtual.toggle()  # the space bar
     control()
     assert not virtual.paused, "the file was applied before"
-    file.write(ReplayControl(speed=0))
+    file.change(ReplayChange(paused=False, speed=0))
     control()
     assert virtual.speed is None
     (tmp_path / "clock.json").write_text('{"speed": -1}')
     control()
     assert (virtual.speed, "is ignored" in caplog.text) == (2, True)
+
+
+def test_a_change_of_the_file_leaves_what_it_does_not_name(tmp_path: Path) -> None:
+    file = ClockFile(tmp_path / "new")
+    file.change(ReplayChange(speed=50))
+    assert file.change(ReplayChange(paused=True)) == ReplayControl(paused=True, speed=50)
+    file.change(ReplayChange(paused=False, skip_to=7))
+    assert file.read() == ReplayControl(speed=50, skip_to=7)
+    file.change(ReplayChange(speed=None, skip_to=0))
+    assert file.read() == ReplayControl()
+
+
+def test_changes_at_the_same_time_are_all_in_the_file(tmp_path: Path) -> None:
+    def change(n: int) -> None:
+        fields = {"paused": True}, {"speed": 5.0}, {"skip_to": 9}
+        ClockFile(tmp_path).change(msgspec.convert(fields[n % 3], ReplayChange))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(change, range(300)))
+    assert ClockFile(tmp_path).read() == ReplayControl(paused=True, speed=5, skip_to=9)

@@ -23,7 +23,8 @@ from starlette.routing import Route
 from deploy.dashboard import users
 from deploy.dashboard.live import REFRESH_S, Live
 from deploy.user_error import UserError
-from replay.send.clock_file import ReplayControl
+from replay.send.clock_file import ReplayChange
+from streams.process.retry import DATABASE_UNAVAILABLE
 from streams.releases.candidates import CandidateError, request_rollback
 
 _MAX_BODY = 1000
@@ -66,6 +67,8 @@ class Page:
                 return await handle(request)
             except (UserError, CandidateError, msgspec.MsgspecError) as error:
                 raise HTTPException(422, str(error)) from error
+            except DATABASE_UNAVAILABLE as error:
+                raise HTTPException(503, "the database does not answer") from error
 
         return route
 
@@ -94,13 +97,11 @@ class Page:
         return HTMLResponse(self._live.render("user", user=found))
 
     async def _replay(self, request: Request) -> Response:
-        control = msgspec.json.decode(await _body(request), type=ReplayControl)
-        if self._live.clock_file is None:
-            raise UserError("the replay can be controlled where the folder of the run is")
-        await run_in_threadpool(self._live.clock_file.write, control)
+        change = msgspec.json.decode(await _body(request), type=ReplayChange)
+        control = await run_in_threadpool(self._live.control_replay, change)
         if control.paused:
             return PlainTextResponse("paused")
-        return PlainTextResponse("the replay skips" if control.skip_to else "the replay goes on")
+        return PlainTextResponse("the replay skips" if change.skip_to else "the replay goes on")
 
     async def _rollback(self, request: Request) -> Response:
         version = msgspec.json.decode(await _body(request), type=Rollback).version

@@ -17,7 +17,8 @@ from deploy.report.flow import Edge, Flow
 from deploy.report.html import environment, number, size
 from deploy.report.time_axis import TimeAxis
 from deploy.runs import FoundRun
-from replay.send.clock_file import ClockFile
+from deploy.user_error import UserError
+from replay.send.clock_file import ClockFile, ReplayChange, ReplayControl
 from streams.database import run_state, schema
 
 EPOCHS, RELEASES = 300, 30  # the newest that are shown
@@ -54,6 +55,17 @@ class Live:
                     self._sections = self._rendered(connection)
                 self._read = self._clock()
             return self._sections
+
+    def control_replay(self, change: ReplayChange) -> ReplayControl:
+        """Change the requested state of the replay and return it. Raises UserError if there is no replay to control."""
+        run, r = self.found.settings.run, schema.runs.c
+        if self.clock_file is None:
+            raise UserError("the replay can be controlled where the folder of the run is")
+        with self.found.engine.connect() as connection:
+            status = connection.execute(sa.select(r.status).where(r.run == run)).scalar()
+        if status != "running":
+            raise UserError(f"run {run} has ended, and its replay with it")
+        return self.clock_file.change(change)
 
     def render(self, name: str, **context: object) -> str:
         """Return a piece of HTML."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from replay.json_file import write_json
 from replay.send.virtual_clock import VirtualClock
@@ -20,13 +22,24 @@ log = logging.getLogger(__name__)
 
 _NAME = "clock.json"
 
+Speed = Annotated[float, Meta(ge=0, le=1e12)]
+EventTime = Annotated[int, Meta(ge=0, lt=LATEST)]  # ms
+
 
 class ReplayControl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The requested state of a replay."""
 
     paused: bool = False
-    speed: Annotated[float, Meta(ge=0, le=1e12)] | None = None  # 0: as fast as possible; None: the initial speed
-    skip_to: Annotated[int, Meta(ge=0, lt=LATEST)] = 0  # event time, ms: earlier events are sent without waiting
+    speed: Speed | None = None  # 0: as fast as possible; None: the initial speed
+    skip_to: EventTime = 0  # earlier events are sent without waiting
+
+
+class ReplayChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of a ReplayControl that are requested anew; the others stay."""
+
+    paused: bool | UnsetType = UNSET
+    speed: Speed | UnsetType | None = UNSET
+    skip_to: EventTime | UnsetType = UNSET
 
 
 class ClockFile:
@@ -45,10 +58,19 @@ class ClockFile:
             log.warning("%s is ignored: %s", self._path, error)
             return ReplayControl()
 
-    def write(self, control: ReplayControl) -> None:
-        """Replace the file's content."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)  # the replay may not have begun
-        write_json(self._path, control)
+    def change(self, change: ReplayChange) -> ReplayControl:
+        """Change the requested fields of the file's content and return the result. Other processes wait meanwhile."""
+        folder = self._path.parent
+        folder.mkdir(parents=True, exist_ok=True)  # the replay may not have begun
+        held = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            fields = msgspec.structs.asdict(change).items()
+            control = msgspec.structs.replace(self.read(), **{name: to for name, to in fields if to is not UNSET})
+            write_json(self._path, control)
+        finally:
+            os.close(held)
+        return control
 
     def control(self, clock: VirtualClock, rate: float | None) -> Callable[[], int]:
         """Return a function that applies the file to `clock` if it was written since the last call.
@@ -57,14 +79,14 @@ class ClockFile:
         if the pace is set by a rate and not by event time; speeds in the file are then such rates.
         """
         initial, unit, scale = clock.speed, "events_per_second" if rate else "event_time", rate or 1.0
-        applied_ns = skip_to = 0  # time of change of the file as last applied, and event time in ms
+        applied, skip_to = (0, 0), 0  # the file that was applied last, and event time in ms
 
         def apply() -> int:
-            nonlocal applied_ns, skip_to
+            nonlocal applied, skip_to
             with suppress(OSError):
-                written_ns = self._path.stat().st_mtime_ns
-                if written_ns != applied_ns:
-                    applied_ns, control = written_ns, self.read()
+                file = self._path.stat()
+                if (file.st_ino, file.st_mtime_ns) != applied:  # two writes may have one time
+                    applied, control = (file.st_ino, file.st_mtime_ns), self.read()
                     _set(clock, control, initial, scale)
                     skip_to = control.skip_to
             telemetry.REPLAY_PAUSED.set(clock.paused)

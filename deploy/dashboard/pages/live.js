@@ -51,20 +51,19 @@ async function post(path, body) {
   if (text !== null) byId("said").textContent = text;
 }
 
-let speed = null; // as it was started
+// A control names what it changes. The server knows the rest: another page may have changed it.
 document.addEventListener("click", (event) => {
   const { pause, rollback } = event.target.dataset;
-  if (pause) post("replay", { paused: pause === "true", speed });
+  if (pause) post("replay", { paused: pause === "true" });
   if (rollback && confirm(`Publish release ${rollback} again, under a new version?`)) post("rollback", { version: Number(rollback) });
 });
 byId("speed-form")?.addEventListener("submit", (event) => {
   event.preventDefault();
-  speed = byId("speed").value === "" ? null : Number(byId("speed").value);
-  post("replay", { paused: false, speed });
+  post("replay", { paused: false, speed: byId("speed").value === "" ? null : Number(byId("speed").value) });
 });
 byId("skip-form")?.addEventListener("submit", (event) => {
   event.preventDefault();
-  post("replay", { paused: false, speed, skip_to: Date.parse(`${byId("skip-to").value}Z`) });
+  post("replay", { paused: false, skip_to: Date.parse(`${byId("skip-to").value}Z`) });
 });
 byId("user-form").addEventListener("submit", async (event) => {
   event.preventDefault();
