@@ -150,9 +150,7 @@ def _conclude(
     devices = [child for name, child in supervisor.children.items() if name.startswith("device-")]
     samples = [child.samples if child.scrape() else None for child in devices]
     supervisor.measure()
-    for child in reversed(supervisor.children.values()):
-        if child.name != "broker":
-            child.stop()
+    supervisor.stop()
     again = (early and early.result(console)) or _rescore(engine, settings.run, console)
     with engine.connect() as connection:
         deviations = job.initial_release.differences(connection, settings.run) if job.initial_release else []

@@ -43,7 +43,7 @@ class Target(TypedDict):
 
 
 class Supervisor:
-    """The children of a run. A context whose end stops them, the last started first."""
+    """The children of a run. A context whose end stops them."""
 
     def __init__(
         self,
@@ -67,15 +67,18 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         self._probes.close()
-        last_first = [child for child in reversed(self.children.values()) if child.alive]
-        others = [child for child in last_first if not child.must_live]
-        for child in others:
+        self.stop()
+        for child in self.children.values():
+            child.stop()
+
+    def stop(self) -> None:
+        """Stop all children but those that must live to the end of the run."""
+        stopped = [child for child in self.children.values() if child.alive and not child.must_live]
+        for child in stopped:
             child.terminate()  # all at once: each may need seconds, and none needs the others to stop
         deadline = time.monotonic() + STOP_S
-        for child in others:
+        for child in stopped:
             child.wait(deadline - time.monotonic())
-        for child in last_first:
-            child.stop()
 
     def add_broker(self) -> str:
         """Start the embedded broker and return its address. Its death ends the run: its log is in memory."""
