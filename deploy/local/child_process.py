@@ -50,7 +50,7 @@ class Child:
     metrics_port: int = 0
     restart: bool = True  # False: it is not restarted after it has exited by itself, only after it was killed
     must_live: bool = False  # its death ends the run
-    niceness: int = 0  # as of nice(1)
+    niceness: int = 0  # in addition to that of this process, as of nice(1)
     preloader: Preloader | None = None  # forks the process; None: it is started as a program
     process: subprocess.Popen[bytes] | Forked | None = None
     started: float = 0.0
@@ -70,7 +70,8 @@ class Child:
         self.process = forked or self._popen()
         if self.niceness:  # before it has threads, which would keep the priority that they began with
             with suppress(ProcessLookupError):  # it has already ended
-                os.setpriority(os.PRIO_PROCESS, self.process.pid, self.niceness)
+                own = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PROCESS, self.process.pid, own + self.niceness)  # the system's maximum is kept
         self.started, self.ended = time.monotonic(), math.inf
 
     def _popen(self) -> subprocess.Popen[bytes]:
