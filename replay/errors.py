@@ -69,10 +69,11 @@ class RowErrors:
         if len(self.first) < LISTED:
             self.first.append(str(error))
 
-    def doubt(self, finding: str, locations: Sequence[str]) -> None:
-        """Count what may be a mistake at `locations`."""
-        count, first = self.doubts.get(finding, (0, []))
-        self.doubts[finding] = count + len(locations), (first + list(locations[:LISTED]))[:LISTED]
+    def doubt(self, finding: str, locations: Sequence[str], count: int | None = None) -> None:
+        """Count what may be a mistake: `count` cases, the first of which are at `locations`; None: these are all."""
+        earlier, first = self.doubts.get(finding, (0, []))
+        total = earlier + (len(locations) if count is None else count)
+        self.doubts[finding] = total, (first + list(locations[:LISTED]))[:LISTED]
 
     def opens(self, path: Path) -> None:
         """Note that the following rows are from `path`."""

@@ -94,10 +94,10 @@ def test_the_parts_of_a_folder_come_in_the_order_of_their_paths(tmp_path: Path) 
     names = ("part-2.csv", "part-10.csv.gz", "user=alice/[a]*.csv", "_SUCCESS", ".part-1.csv.crc", "_old/a.csv")
     for n, name in enumerate(names):
         write(tmp_path / name, HEADER + f"u{n},i,1684393203,click\n")
-    inside = [str(path.relative_to(tmp_path)) for path in parts(tmp_path)]
+    inside = [str(path.relative_to(tmp_path)) for path in parts(tmp_path).files]
     assert inside == ["part-10.csv.gz", "part-2.csv", "user=alice/[a]*.csv"]
-    assert parts(tmp_path, "part-?.csv") == (tmp_path / "part-2.csv",)
-    assert parts(tmp_path / "part-2.csv") == (tmp_path / "part-2.csv",)
+    assert parts(tmp_path, "part-?.csv").files == (tmp_path / "part-2.csv",)
+    assert parts(tmp_path / "part-2.csv").files == (tmp_path / "part-2.csv",)
     with pytest.raises(SourceError, match="no file in the folder matches x"):
         parts(tmp_path, "x")
 
@@ -116,7 +116,26 @@ def test_a_broken_link_is_a_sentence_and_not_passed_over(tmp_path: Path) -> None
     (tmp_path / "log" / "b.csv").symlink_to(tmp_path / "nowhere")
     with pytest.raises(SourceError, match=r"b\.csv is a broken link"):
         read(f"log:{tmp_path / 'log'}")
-    assert len(parts(tmp_path / "log", "a*")) == 1
+    assert len(parts(tmp_path / "log", "a*").files) == 1
+
+
+def test_backups_and_compressed_copies_in_a_folder_are_left_out_and_named(tmp_path: Path) -> None:
+    copies = ("#a.csv#", "a.csv.bak", "a.csv.gz", "a.csv~", "b/c.csv.orig")
+    for name in ("a.csv", "b/c.csv", "d.csv.gz", *copies):
+        write(tmp_path / "log" / name, HEADER + f"u,{name},1684393203,click\n")
+    plan = prepare(parse(f"log:{tmp_path / 'log'}"), Options(), tmp_path / "plan")
+    (finding,) = (each for each in plan.findings if each.name == "left-out-files")
+    assert (plan.contents.rows, finding.count) == (3, len(copies))
+    assert finding.first == tuple(str(tmp_path / "log" / name) for name in copies)
+    assert len(read(f"log:{tmp_path / 'log' / 'a.csv~'}")) == 1
+    with pytest.raises(SourceError, match=r"no file in the folder matches .*, but backups"):
+        parts(tmp_path / "log", "*~")
+
+
+def test_parquet_from_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"is Parquet, which can't be read from a pipe"):
+        read(f"log:{path}")
 
 
 @pytest.mark.parametrize("name", ["pipe", "pipe.csv"])

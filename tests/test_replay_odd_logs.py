@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -169,3 +170,20 @@ def test_nothing_is_suggested_for_a_file_without_rows(tmp_path: Path) -> None:
     for text, sentence in (("\n\n", "is empty"), (HEADER, "has no row below its header")):
         with pytest.raises(SourceError, match=sentence):
             sample(write(tmp_path / "a.csv", text), LogMap())
+
+
+def test_values_beyond_the_scale_of_the_default_threshold_are_named(tmp_path: Path) -> None:
+    rows = [f"u{n},i{n},{T + n},{value}" for n, value in enumerate([*range(-1, 11), "0.5", "five"])]
+    text = "user,item,timestamp,stars\n" + "".join(f"{row}\n" for row in rows)
+    path = write(tmp_path / "log.csv", text)
+
+    def found(column: Literal["rating", "click"], **fields: Any) -> dict[str, int]:
+        log_map = LogMap(columns={column: "stars"}, **fields)
+        plan = prepare(parse(f"log:{path}", log_map), Options(log_map=log_map, on_error="skip"), tmp_path / "plan")
+        return {finding.name: finding.count for finding in plan.findings if finding.name != "no-exposures"}
+
+    assert found("rating") == {"rating-scale": 5, "missing-ratings": 1}
+    assert found("rating", click_from=8) == {"missing-ratings": 1}
+    assert found("rating", click_from=8, null=["-1"]) == {}
+    assert found("click") == {"click-scale": 9}
+    assert found("click", click_from=5) == {}

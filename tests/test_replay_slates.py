@@ -56,6 +56,14 @@ def test_a_history_is_past_clicks_in_order_before_the_first_event_of_the_log_onc
     assert len(found) == 6
 
 
+def test_a_row_that_is_refused_is_not_read_as_a_history(tmp_path: Path) -> None:
+    lines = ["1\tU1\tnever\tH1\tN1-1", f"2\t\t{T}\tH2\tN1-1", f"3\tU1\t{T}\tH3\tN1-1"]
+    errors = RowErrors("skip")
+    rows = mapped(write(tmp_path / "a.tsv", "\n".join(lines)), MARKED, errors)
+    assert [row[:2] for row in rows] == [("U1", "H3"), ("U1", "N1")]
+    assert errors.total == 2
+
+
 def test_the_click_beside_a_slate_is_its_item_or_comes_after_it(tmp_path: Path) -> None:
     head = "user_id,timestamp,action,reference,impressions\n"
     rows = [

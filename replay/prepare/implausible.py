@@ -133,9 +133,17 @@ def _rounded_names(column: str, known: pa.Array) -> tuple[Finding, ...]:
 
 
 _DOUBTS = {
+    "rating-scale": "{} ratings are above 5, and ratings of 4 and above are clicks, as on a scale of 1 to 5: for "
+    "another scale give --click-from (`click_from` in a map), such as 8 of 10",
+    "click-scale": "{} values of the column click are above 1, and all from 1 on are clicks: for a measure such as "
+    "seconds give --click-from (`click_from` in a map)",
+    "missing-ratings": "{} ratings are -1, and are exposures like others below the threshold (not rated? --null -1 "
+    "refuses them)",
     "quoted-rows": "{} lines within quotes look like rows, and are part of another row (a quote that is not closed? "
     '`quote = ""` in a map reads quotes as ordinary characters)',
     "empty-files": "{} files have no row",
+    "left-out-files": "{} files of the folder are not read: backups, unfinished files, or compressed copies of files "
+    "beside them (name such a file to read it)",
 }
 
 
@@ -221,6 +229,8 @@ def nothing_to_rank(counts: dict[str, int], policy: Exposures, policies: tuple[E
     """Return a finding for a log without clicks, and for one without exposures that should have logged ones."""
     if not counts["clicks"]:
         sentence = f"none of the {sum(counts[k] for k in _KINDS):,} events is a click: nothing can be ranked or learnt"
+        if policy == "rated":
+            sentence += " (--click-from says from which rating on an event is a click)"
         return (Finding(name=Acceptable.NO_CLICKS, count=1, sentence=sentence),)
     if policy == "logged" and not counts["exposures"]:
         others = " or ".join(f"--exposures {other}" for other in policies if other != "logged")

@@ -7,7 +7,7 @@ case of column names makes no difference. Every row is one event, identical rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from replay.errors import EmptyFileError, RowErrors, SourceError
 from replay.sources.log_map import LogMap
 from replay.sources.parquet_log import parquet_log
-from replay.sources.text.containers import DAMAGED, STDIN, open_plain, plain_name
+from replay.sources.text.containers import DAMAGED, PARQUET, Parts, is_pipe, open_plain, plain_name
 from replay.sources.text.csv_log import csv_log
 from replay.sources.text.json_log import json_log
 from replay.values.events import EventReader
@@ -28,13 +28,12 @@ from streams.settings import Exposures
 JSON = (".jsonl", ".ndjson", ".json")
 
 
-def exposure_log(
-    files: Sequence[Path], log_map: LogMap, policy: Exposures, errors: RowErrors
-) -> Iterator[pa.RecordBatch]:
+def exposure_log(log: Parts, log_map: LogMap, policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     """Yield batches of `schema.ROWS` from the files, each in its own format."""
-    histories = None
+    files, histories = log.files, None
+    log.report(errors)
     if log_map.history:
-        if pipe := next((path for path in files if path == STDIN or path.is_fifo()), None):
+        if pipe := next((path for path in files if is_pipe(path)), None):
             raise SourceError(f"{pipe}: a log with a history column is read twice: save it into a file")
         plain = EventReader(msgspec.structs.replace(log_map, history=None), policy)
         first = [pc.min(batch["time"]).as_py() for batch in _batches(files, plain, RowErrors("skip")) if batch.num_rows]
@@ -42,7 +41,7 @@ def exposure_log(
     yield from _batches(files, EventReader(log_map, policy, histories), errors)
 
 
-def _batches(files: Sequence[Path], reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+def _batches(files: tuple[Path, ...], reader: EventReader, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     readers = {"parquet": parquet_log, "json": json_log, "csv": csv_log}
     empty: list[str] = []
     for path in files:
@@ -61,7 +60,7 @@ def file_format(path: Path) -> Literal["parquet", "json", "csv"]:
     name = plain_name(path)
     if name.endswith(".parquet"):
         return "parquet"
-    if name.endswith((*JSON, ".csv", ".tsv")) or path == STDIN or path.is_fifo():
+    if name.endswith((*JSON, ".csv", ".tsv")) or is_pipe(path):
         return "json" if name.endswith(JSON) else "csv"
     try:
         with open_plain(path) as file:
@@ -69,5 +68,5 @@ def file_format(path: Path) -> Literal["parquet", "json", "csv"]:
     except DAMAGED:  # its reader says what is wrong
         return "csv"
     return (
-        "parquet" if head.startswith(b"PAR1") else "json" if head.lstrip(b"\xef\xbb\xbf \n").startswith(b"{") else "csv"
+        "parquet" if head.startswith(PARQUET) else "json" if head.lstrip(b"\xef\xbb\xbf \n").startswith(b"{") else "csv"
     )

@@ -116,6 +116,11 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return None if self.event or (self.slate and "event" not in self.columns) else "event"
 
     @property
+    def largest_expected(self) -> float:
+        """The largest value of `click` or `rating` for which the default of `click_from` is meant."""
+        return math.inf if self.click_from is not None else 5 if self.decides == "rating" else 1
+
+    @property
     def smallest_click(self) -> float:
         """The smallest value of `click` or `rating` that is a click."""
         return self.click_from if self.click_from is not None else 4 if self.decides == "rating" else 1

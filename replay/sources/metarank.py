@@ -7,7 +7,7 @@ impression.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow as pa
 from replay.errors import InvalidError, RowError, RowErrors, shown
 from replay.sources import columns
 from replay.sources.schema import Row, batches
+from replay.sources.text.containers import Parts
 from replay.sources.text.lines import lines
 from replay.times import MS
 from replay.values.times import Times
@@ -24,9 +25,10 @@ from streams.settings import Exposures
 LEFT_OUT = ("item", "user", "interaction")
 
 
-def metarank(files: Sequence[Path], _policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
+def metarank(log: Parts, _policy: Exposures, errors: RowErrors) -> Iterator[pa.RecordBatch]:
     """Yield batches of events from JSON lines; bad lines go to `errors`."""
-    for path in files:
+    log.report(errors)
+    for path in log.files:
         yield from batches(_rows(path, errors), errors)
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from replay.errors import EmptyFileError, InvalidError, RowError, RowErrors, SourceError
 from replay.sources import columns
 from replay.sources.schema import BATCH
-from replay.sources.text.containers import foreign
+from replay.sources.text.containers import PARQUET, PIPED_PARQUET, foreign, is_pipe
 from replay.values.events import EventReader
 from replay.values.table import Table
 
@@ -29,7 +29,7 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
         except InvalidError as error:
             raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
         for column, name in names.items():
-            if problem := _wrong_type(column, file.schema_arrow.field(name).type, reader):
+            if problem := _wrong_type(column, name, file.schema_arrow.field(name).type, reader):
                 raise SourceError(f"{path}: wrong columns: {name}, the {column}, {problem}")
         if not file.metadata.num_rows:
             raise EmptyFileError(f"{path} is empty")
@@ -48,13 +48,19 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
             raise SourceError(f"{path}, near row {first:,}: {error}") from error
 
 
-def _wrong_type(column: str, kind: pa.DataType, reader: EventReader) -> str:
+def _wrong_type(column: str, name: str, kind: pa.DataType, reader: EventReader) -> str:
     """Return why a column of this type can't be read as `column`; "" if it can."""
+    if column not in ("slate", "history") and pa.types.is_nested(kind):
+        fields = [field.name for field in kind] if pa.types.is_struct(kind) else []
+        hint = f": name one of its fields, such as {name}.{fields[0]}" if fields else ""
+        return f"is {kind}, not one value per row{hint}"
     if column != "timestamp":
         if pa.types.is_temporal(kind):
             return "is a column of times"
     elif kind in _DIGITS and reader.log_map.time_unit is None:
         return f"has numbers of {kind}, which round times to minutes: --time-unit takes them as they are"
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return f"is {kind}: write the column as list"
     lists = isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
     if (
         column in ("slate", "history")
@@ -80,6 +86,8 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     """Open the Parquet file. Raises SourceError if it is missing or in another format."""
     if path.is_dir():
         raise SourceError(f"{path} is a folder: a file is needed here")
+    if is_pipe(path):
+        raise SourceError(f"{path} {PIPED_PARQUET}")
     try:
         if path.stat().st_size == 0:
             raise EmptyFileError(f"{path} is empty")
@@ -87,7 +95,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     except pa.ArrowException as error:
         with path.open("rb") as file:
             head = file.read(512)
-        problem = "" if head.startswith(b"PAR1") else foreign(head)
+        problem = "" if head.startswith(PARQUET) else foreign(head)
         raise SourceError(f"{path} {problem or f'is not Parquet: {error}'}") from error
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error

@@ -22,7 +22,7 @@ from replay.sources.plugin_source import PluginSource, named
 from replay.sources.presets import Preset, presets
 from replay.sources.steam import steam
 from replay.sources.synthetic.users import Synthetic
-from replay.sources.text.containers import STDIN, parts
+from replay.sources.text.containers import STDIN, Parts, parts
 from streams.plugins.plugin import Plugin, PluginError
 from streams.settings import Exposures
 
@@ -145,13 +145,13 @@ def _log(text: str, rest: str, log_map: LogMap = GENERIC) -> Source:
     if not path.exists() and set(rest) & set("*?["):
         raise SourceError(f"{rest}: no such file; a path has no wildcards: read the folder with --parts 'PATTERN'")
     once = path == STDIN or path.is_fifo()
-    files = parts(path, log_map.parts) if path.is_dir() else (path,)
+    found = parts(path, log_map.parts) if path.is_dir() else Parts((path,))
     rated = log_map.decides == "rating"
     return Source(
         text,
         ("rated", "simulated", "logged") if rated else ("logged", "simulated"),
-        () if once else files,
-        partial(exposure_log, files, log_map),
+        () if once else found.files,
+        partial(exposure_log, found, log_map),
         takes="FILE",
         log_map=None if log_map == GENERIC else log_map,
         once=once,
@@ -159,20 +159,20 @@ def _log(text: str, rest: str, log_map: LogMap = GENERIC) -> Source:
 
 
 def _metarank(text: str, rest: str) -> Source:
-    files = parts(_path(text, rest))
-    return Source(text, ("logged",), files, partial(metarank, files), takes="FILE")
+    found = parts(_path(text, rest))
+    return Source(text, ("logged",), found.files, partial(metarank, found), takes="FILE")
 
 
 def _preset(preset: Preset, log_map: LogMap, text: str, rest: str) -> Source:
     path = _path(text, rest)
     if preset.file and path.is_dir():
         path /= preset.file
-    files = parts(path, log_map.parts) if path.is_dir() else (path,)
+    found = parts(path, log_map.parts) if path.is_dir() else Parts((path,))
     return Source(
         text,
         preset.policies,
-        () if path.is_fifo() else files,
-        partial(exposure_log, files, log_map),
+        () if path.is_fifo() else found.files,
+        partial(exposure_log, found, log_map),
         takes="DIR" if preset.file else "FILE",
         once=path.is_fifo(),
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from streams.settings import Exposures
 
 IGNORED: Final = -1  # in a column of kinds: the row is left out
 LEFT_OUT = "events that the map ignores"
+FIRST = 3  # doubtful values of a block that are shown
 
 Problem = tuple[int, str, str]  # line, reason and detail, as in RowError
 Numbers = npt.NDArray[np.int64]
@@ -52,6 +53,8 @@ class EventReader:
         `line_problems` are lines that could not be split into rows. Ignored events are counted in `errors.left_out`.
         """
         kinds = self._kinds(table.rows)
+        if self.log_map.decides == "click" or (self.log_map.decides == "rating" and self.policy == "rated"):
+            self._doubt_scale(table, self.log_map.decides, errors)
         if ignored := pc.sum(pc.equal(kinds, IGNORED)).as_py():
             kept = pc.fill_null(pc.not_equal(kinds, IGNORED), True).to_numpy(zero_copy_only=False)
             errors.left_out[LEFT_OUT] += ignored
@@ -59,7 +62,7 @@ class EventReader:
         problems = list(line_problems)
         batches = []
         if self.histories is not None:
-            past, ms = self.histories.past(table)
+            past, ms = self.histories.past(table.filter(self._described(table.rows, kinds)))
             kind = pa.array(np.full(past.rows.num_rows, int(Kind.PAST_CLICK), np.int8))
             batches.append(self._valid(past, kind, (ms, pa.nulls(len(ms), pa.int32())), errors, problems))
         if self.log_map.slate:
@@ -68,6 +71,27 @@ class EventReader:
         for line, reason, detail in sorted(problems):
             errors.add(RowError(table.path, line, reason, detail, unit=table.unit))
         return (pa.concat_batches(batches) if len(batches) > 1 else batches[0]).cast(READ)
+
+    def _doubt_scale(self, table: Table, column: Literal["click", "rating"], errors: RowErrors) -> None:
+        """Report values that the default of `click_from` is not meant for, and ratings of -1."""
+        numbers = per_value(table.rows[column], pa.float64(), number_of)
+        doubts = {f"{column}-scale": pc.greater(numbers, self.log_map.largest_expected)}
+        if column == "rating" and -1 not in self._null_numbers:
+            doubts["missing-ratings"] = pc.equal(numbers, -1)
+        for finding, doubtful in doubts.items():
+            rows = np.flatnonzero(pc.fill_null(doubtful, False))
+            if len(rows):
+                first = [(int(table.lines[row]), numbers[row].as_py()) for row in rows[:FIRST].tolist()]
+                places = [f"{table.path}, {table.unit} {line:,}: {number:g}" for line, number in first]
+                errors.doubt(finding, places, len(rows))
+
+    def _described(self, rows: pa.RecordBatch, kinds: pa.Array) -> npt.NDArray[np.bool_]:
+        """Return True for each row whose own values, the items of its slate aside, are valid."""
+        times, _ = time_column(rows["timestamp"], self.times)
+        valid = np.ones(rows.num_rows, np.bool_)
+        for column in (kinds, times, self._names("user", rows["user"]), self._impressions(rows)):
+            valid &= column.is_valid().to_numpy(zero_copy_only=False)
+        return valid
 
     def _valid(
         self, table: Table, kinds: pa.Array, time: tuple[pa.Array, pa.Array], errors: RowErrors, problems: list[Problem]

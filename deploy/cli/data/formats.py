@@ -15,6 +15,7 @@ from deploy.console import terminal
 from deploy.user_error import UserError
 from replay.convert import convert
 from replay.errors import OnError, RowErrors
+from replay.prepare.implausible import doubts
 from replay.prepare.plan import exposure_policy
 from replay.sources.presets import map_text, presets
 
@@ -79,3 +80,6 @@ def data_convert(
         rows = convert(log.read(policy or log.policies[0], errors), out)
     refused = f"; {errors.total:,} rows refused: {', '.join(errors.first)}" if errors.total else ""
     console.print(f"{rows:,} events written to {out}{refused}", markup=False, highlight=False, soft_wrap=True)
+    for finding in doubts(errors.doubts):
+        text = f"{finding.name}: {finding.sentence}; the first: {finding.first[0]}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)

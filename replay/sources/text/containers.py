@@ -12,8 +12,9 @@ import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import BinaryIO, Final, cast
@@ -21,12 +22,28 @@ from typing import BinaryIO, Final, cast
 import numpy as np
 import pyarrow as pa
 
-from replay.errors import EmptyFileError, RowError, SourceError
+from replay.errors import EmptyFileError, RowError, RowErrors, SourceError
 
 STDIN = Path("/dev/stdin")
+PARQUET: Final = b"PAR1"  # the first bytes of a file
+PIPED_PARQUET: Final = "is Parquet, which can't be read from a pipe: save it into a file, and read that"
 DAMAGED: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)  # raised while reading
 
 _ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_BACKUPS = (
+    "~",
+    ".bak",
+    ".backup",
+    ".old",
+    ".orig",
+    ".rej",
+    ".swp",
+    ".swo",
+    ".tmp",
+    ".part",
+    ".crdownload",
+    ".filepart",
+)
 
 
 def plain_name(path: Path) -> str:
@@ -66,7 +83,8 @@ def byte_chunks(path: Path, size: int) -> Iterator[bytes]:
             if not chunk:
                 return
             if not lines and (problem := foreign(chunk)):
-                raise SourceError(f"{path} {problem}")
+                piped = chunk.startswith(PARQUET) and is_pipe(path)
+                raise SourceError(f"{path} {PIPED_PARQUET if piped else problem}")
             lines += int(np.count_nonzero(np.frombuffer(chunk, np.uint8) == ord("\n")))
             yield chunk
 
@@ -76,15 +94,29 @@ def damaged(path: Path, lines: int, error: object) -> RowError:
     return RowError(path, lines + 1, "compressed data are truncated or damaged", str(error))
 
 
-def parts(path: Path, pattern: str | None = None) -> tuple[Path, ...]:
+@dataclass(frozen=True)
+class Parts:
+    """The files of a log in the order in which they are read, and those of its folder that are left out."""
+
+    files: tuple[Path, ...]
+    left_out: tuple[Path, ...] = ()
+
+    def report(self, errors: RowErrors) -> None:
+        """Add the files that are left out to the findings of the log."""
+        if self.left_out:
+            errors.doubt("left-out-files", [str(path) for path in self.left_out])
+
+
+def parts(path: Path, pattern: str | None = None) -> Parts:
     """Return the files of a log: all files in a folder and below in the order of their paths, or the file itself.
 
     Names that begin with a dot or an underscore are skipped, as in Spark and Hive. With a shell `pattern`, files whose
-    path within the folder does not match it are skipped, too. Links are followed, and each folder
+    path within the folder does not match it are skipped, too. Backups, unfinished downloads and the compressed copy of
+    a file beside it are left out. Links are followed, and each folder
     is read once. Raises SourceError for a broken link, or if no file is left, and OSError for an unreadable folder.
     """
     if not path.is_dir():
-        return (path,)
+        return Parts((path,))
     files, seen = [], set[str]()
     for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
@@ -94,12 +126,28 @@ def parts(path: Path, pattern: str | None = None) -> tuple[Path, ...]:
         folders[:] = sorted(name for name in folders if not _hidden(name))
         files += [Path(folder, name) for name in names if not _hidden(name)]
     files = [file for file in files if fnmatchcase(str(file.relative_to(path)), pattern or "*")]
-    if not files:
-        raise SourceError(f"{path}: no file in the folder" + (f" matches {pattern}" if pattern else ""))
-    for file in files:
+    ordered, known = sorted(files, key=lambda file: file.relative_to(path)), set(files)
+    left_out = tuple(file for file in ordered if _is_superfluous(file, known))
+    if len(left_out) == len(files):
+        hint = f", but backups or unfinished files such as {left_out[0]}: name a file to read it" if left_out else ""
+        raise SourceError(f"{path}: no file in the folder" + (f" matches {pattern}" if pattern else "") + hint)
+    read = tuple(file for file in ordered if not _is_superfluous(file, known))
+    for file in read:
         if not file.is_file():
             raise SourceError(f"{file} is a broken link, or no file: --parts chooses the files of a folder")
-    return tuple(sorted(files, key=lambda file: file.relative_to(path)))
+    return Parts(read, left_out)
+
+
+def _is_superfluous(file: Path, known: Container[Path]) -> bool:
+    """Return True for a backup of an editor, an unfinished file, and a compressed file that is also there as it is."""
+    name = file.name.lower()
+    backup = name.endswith(_BACKUPS) or (name.startswith("#") and name.endswith("#") and len(name) > 1)
+    return backup or (name.endswith(_ENDINGS) and file.with_suffix("") in known)
+
+
+def is_pipe(path: Path) -> bool:
+    """Return True for standard input and named pipes."""
+    return path == STDIN or path.is_fifo()
 
 
 def foreign(head: bytes) -> str:
@@ -163,7 +211,7 @@ _FOREIGN: Final = (  # offset, bytes there, sentence
     (0, b"7z\xbc\xaf\x27\x1c", "is a 7z archive: extract it"),
     (0, b"Rar!\x1a\x07", "is a RAR archive: extract it"),
     (0, b"\x04\x22\x4d\x18", "is compressed by lz4: decompress it"),
-    (0, b"PAR1", "is Parquet: decompress it if it is compressed, and give it a name that ends in .parquet"),
+    (0, PARQUET, "is Parquet: decompress it if it is compressed, and give it a name that ends in .parquet"),
     (0, b"ARROW1\0", "is an Arrow file: convert it to Parquet"),
     (0, b"SQLite format 3", "is a database of SQLite: export the table as CSV"),
     (0, b"\xd0\xcf\x11\xe0", "is a document of an office program: save its table as CSV"),
