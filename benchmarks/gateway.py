@@ -166,12 +166,12 @@ async def load(run: Run, send: Send, rate: float, seconds: float) -> dict[str, A
 
 
 def held(run: Run, send: Send, seconds: float) -> list[dict[str, Any]]:
-    """Double the rate until it is not held; return all steps."""
+    """Double the rate until it is not held; return all steps. A step has 100 requests or more: fewer have no p99."""
     asyncio.run(load(run, send, 5, 2))  # warm
     steps: list[dict[str, Any]] = []
-    rate = 5.0
+    rate = 10.0
     while not steps or steps[-1]["held"]:
-        steps.append(asyncio.run(load(run, send, rate, seconds)))
+        steps.append(asyncio.run(load(run, send, rate, max(seconds, 100 / rate))))
         print(steps[-1], flush=True)
         rate *= 2
     return steps
