@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,7 @@ BAD = {
     "events[0].kind": {"seq": 0, "events": [CLICK | {"kind": "buy"}]},
     "events[1].time": {"seq": 0, "events": [CLICK, SHOWN | {"time": 999}]},
     "events[0].item": {"seq": 0, "events": [CLICK | {"item": ""}]},
+    "events[1].item": {"seq": 0, "events": [CLICK, SHOWN | {"item": "a\0b"}]},
     "price": {"seq": 0, "events": [CLICK | {"price": 1}]},
 }
 
@@ -231,10 +233,65 @@ def test_what_is_no_json_or_too_large_is_refused(harness: GatewayHarness) -> Non
         harness.client.post("/v1/users/ada/events", content=b" " * (MAX_BODY + 1), headers=headers).status_code == 413
     )
     assert harness.post("ada/events", {"seq": 0, "events": [CLICK] * (MAX_EVENTS + 1)}).status_code == 422
+    zipped = harness.client.post(
+        "/v1/users/ada/events", content=b"\x1f\x8b", headers=headers | {"Content-Encoding": "gzip"}
+    )
+    assert (zipped.status_code, "Content-Encoding" in zipped.json()["error"]) == (415, True)
     for user in ("a%00b", "%FF", "%ed%a0%80"):
         assert harness.post(f"{user}/events", {"seq": 0, "events": [CLICK]}).status_code == 422
     assert harness.get("ada/rankings?k=0").status_code == harness.get("ada/rankings?k=x").status_code == 422
     assert harness.client.get("/v1/elsewhere").status_code == 404
+
+
+def test_another_path_or_method_is_answered_by_what_is_right(harness: GatewayHarness) -> None:
+    slash = harness.get("a%2Fb")
+    assert (slash.status_code, "%2F" in slash.json()["error"]) == (404, True)
+    assert harness.client.post("/v1/users/ada/events/", json={}, follow_redirects=False).status_code == 404
+    put = harness.client.put("/v1/users/ada", headers=harness.headers("root"))
+    assert (put.status_code, {*put.headers["allow"].split(", ")}) == (405, {"GET", "HEAD", "DELETE"})
+    refused = [harness.get("ada", who).json()["error"] for who in ("shop", "ada")]
+    refused.append(harness.get("bob/rankings", "ada").json()["error"])
+    assert refused == ["token shop has no scope admin", "token ada has no scope admin", "token ada is for another user"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"user": "a/b"}, "user"),
+        ({"items": [{"id": "a"}, {"id": "a"}]}, "$.items"),
+        ({"items": [{"id": "\0"}]}, "$.items[0].id"),
+    ],
+)
+def test_a_wrong_field_of_metarank_is_named(harness: GatewayHarness, change: dict[str, object], field: str) -> None:
+    body = {"id": "id1", "timestamp": 1, "user": "ada", "items": [{"id": "a"}]} | change
+    answer = harness.client.post("/rank/any", json=body, headers=harness.headers("root"))
+    assert (answer.status_code, field in answer.json()["error"]) == (422, True)
+
+
+@pytest.mark.process
+def test_the_client_repeats_what_a_proxy_answers_for_the_gateway() -> None:
+    answers = [(502, b"<html>"), (504, b""), (200, b'{"releases": []}'), (200, b"<html>")]
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, page = answers.pop(0)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with Client(f"http://127.0.0.1:{server.server_port}", "token", pause_s=0.001) as client:
+            assert client.get("/v1/releases") == {"releases": []}
+            with pytest.raises(GatewayError, match="200: no answer of a gateway"):
+                client.get("/v1/releases")
+        server.shutdown()
+        thread.join()
 
 
 def test_only_a_token_with_the_scope_and_for_the_user_is_admitted(harness: GatewayHarness) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 Json = dict[str, Any]
-REPEATED = (429, 503)
+REPEATED = (429, 502, 503, 504)  # 502 and 504 are those of a proxy before the gateway
 
 
 class GatewayError(RuntimeError):
@@ -83,14 +83,26 @@ class Client:
             try:
                 self._connection.request(method, self._prefix + path, data, {**self._headers, **(headers or {})})
                 answer = self._connection.getresponse()
-                found = json.loads(answer.read() or b"{}")
+                received = answer.read()
             except (OSError, http.client.HTTPException):
                 self._connection.close()  # the next request opens it again
                 if time.monotonic() > until:
                     raise
             else:
-                if answer.status < 300:
-                    return dict(found)
+                found = _object(received)
+                if answer.status < 300 and found is not None:
+                    return found
                 if answer.status not in REPEATED or time.monotonic() > until:
-                    raise GatewayError(answer.status, found.get("error", ""))
+                    raise GatewayError(
+                        answer.status, "no answer of a gateway" if found is None else found.get("error", "")
+                    )
             time.sleep(self._pause_s)
+
+
+def _object(received: bytes) -> Json | None:
+    """Return the JSON object in a body; None for another body, such as the page of a proxy."""
+    try:
+        found = json.loads(received)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

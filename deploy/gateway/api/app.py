@@ -24,12 +24,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from deploy.gateway.api import endpoints, metarank
+from deploy.gateway.api.answers import fail, json_answer, refuse
 from deploy.gateway.api.bodies import (
     MAX_CANDIDATES,
     MAX_NAME,
     BodyError,
     Candidates,
-    ErrorAnswer,
     Event,
     Events,
     EventsAnswer,
@@ -75,6 +75,7 @@ class Call(NamedTuple):
 
 
 Handler = Callable[[Call], Awaitable[msgspec.Struct]]
+HttpHandler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,12 @@ class Gateway:
             endpoints.FEEDBACK: self._feedback,
             endpoints.METARANK: self._metarank,
         }
+        by_path: dict[str, dict[str, HttpHandler]] = {}
+        for each, handler in handlers.items():
+            by_path.setdefault(each.path, {})[each.method] = self._route(each, handler)
         routes = [
-            Route(each.path.replace("{item}", "{item:path}"), self._route(each, handler), methods=[each.method])
-            for each, handler in handlers.items()
+            Route(path.replace("{item}", "{item:path}"), _by_method(found), methods=[*found])
+            for path, found in by_path.items()
         ]
         described = msgspec.json.encode(document())
 
@@ -115,18 +119,20 @@ class Gateway:
             return Response(described, media_type="application/json")
 
         async def health(_: Request) -> Response:
-            return _json(HealthAnswer())
+            return json_answer(HealthAnswer())
 
         async def ready(_: Request) -> Response:
             if self.watch is not None and self.watch.missing:
                 raise HTTPException(503, self.watch.missing, {"Retry-After": "1"})
-            return _json(HealthAnswer())
+            return json_answer(HealthAnswer())
 
-        return Starlette(
+        app = Starlette(
             routes=[Route("/healthz", health), Route("/readyz", ready), Route("/v1/openapi.json", openapi), *routes],
-            exception_handlers={HTTPException: _refuse, Exception: _fail},
+            exception_handlers={HTTPException: refuse, Exception: fail},
             lifespan=self._lifespan,
         )
+        app.router.redirect_slashes = False  # a redirect would not know a proxy's scheme
+        return app
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -137,7 +143,7 @@ class Gateway:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self.ingest.close)
 
-    def _route(self, endpoint: Endpoint, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def _route(self, endpoint: Endpoint, handle: Handler) -> HttpHandler:
         """Return the route of a handler that only a token with the scope, for the user of the path, reaches."""
 
         async def route(request: Request) -> Response:
@@ -154,7 +160,7 @@ class Gateway:
                 if "user" in request.path_params:
                     check_user(user)
                 with self.ingest.tracing.request(f"{endpoint.method} {endpoint.path}", request.headers):
-                    return _json(await handle(Call(request, token, user)), endpoint.status)
+                    return json_answer(await handle(Call(request, token, user)), endpoint.status)
             except (BodyError, RecordError, msgspec.ValidationError) as error:
                 raise HTTPException(422, str(error)) from error
             except (UnacknowledgedError, NoRankingError, *DATABASE_UNAVAILABLE) as error:
@@ -209,6 +215,7 @@ class Gateway:
 
     async def _ranked(self, call: Call) -> RankingAnswer:
         sent = await read_body(call.request, _CANDIDATES, self.body_s)
+        check_candidates(sent.candidates)
         return await self._ranking(call.user, sent.k, sent.candidates, sent.variant)
 
     async def _metarank(self, call: Call) -> metarank.RankAnswer:
@@ -216,6 +223,7 @@ class Gateway:
         sent = await read_body(call.request, metarank.RANK, self.body_s)
         user, items = metarank.owner(sent), [item.id for item in sent.items]
         check_user(user)
+        check_candidates(items, "items")
         _admit(call.token, endpoints.METARANK, user)
         ranking = await self._ranking(user, len(items), items, ranking=metarank.ranking_id(user, sent.id))
         return metarank.answered(ranking, self.wall_ms() - began)
@@ -223,7 +231,6 @@ class Gateway:
     async def _ranking(
         self, user: str, k: int, candidates: list[str], variant: By | None = None, ranking: str = ""
     ) -> RankingAnswer:
-        check_candidates(candidates)
         found = await self.rankings.ask(user, k, candidates, variant, ranking)
         if ranking and found.names != candidates:
             raise BodyError("a ranking of other items was requested under this id - at `$.id`")
@@ -264,17 +271,16 @@ class Gateway:
 def _admit(token: Token, endpoint: Endpoint, user: str | None) -> None:
     """Raise HTTPException if the token lacks the endpoint's scope, or is restricted to another user than `user`."""
     if endpoint.scope is not None and not token.admits(endpoint.scope, user):
-        raise HTTPException(403, f"token {token.name} may not {endpoint.scope} for this user")
+        lacks = not token.admits(endpoint.scope, token.user)
+        why = f"has no scope {endpoint.scope}" if lacks else "is for another user"
+        raise HTTPException(403, f"token {token.name} {why}")
 
 
-def _json(content: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
+def _by_method(handlers: Mapping[str, HttpHandler]) -> HttpHandler:
+    """Return the route of a path: one for all methods, so that the answer 405 lists them all."""
 
+    async def route(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await handlers[method](request)
 
-async def _refuse(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _json(ErrorAnswer(error.detail), error.status_code, error.headers)
-
-
-async def _fail(_: Request, _error: Exception) -> Response:
-    return _json(ErrorAnswer("internal error of the gateway: see its log"), 500)
+    return route

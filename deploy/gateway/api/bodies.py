@@ -18,7 +18,7 @@ from streams.records import LATEST
 MAX_BODY = 256 * 1024  # bytes
 MAX_EVENTS, MAX_CANDIDATES, MAX_NAME = 500, 1000, 256
 
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern="^[^\\x00]*$")]  # PostgreSQL stores no NUL
 Number = Annotated[int, Meta(ge=0, lt=LATEST)]
 TopK = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
 
@@ -186,20 +186,17 @@ def check_path(raw: bytes) -> None:
         raise BodyError("the path is not UTF-8") from error
 
 
-def check_candidates(candidates: Sequence[str]) -> None:
-    """Raise BodyError if an item is there twice or has a NUL in it."""
-    for i, item in enumerate(candidates):
-        if "\0" in item:
-            raise BodyError(f"an item has no NUL in it - at `$.candidates[{i}]`")
+def check_candidates(candidates: Sequence[str], field: str = "candidates") -> None:
+    """Raise BodyError if an item is there twice. `field`: the one of the body that has them."""
     if len(set(candidates)) < len(candidates):
         twice = next(item for item in candidates if candidates.count(item) > 1)
-        raise BodyError(f"item {twice!r} is there twice - at `$.candidates`")
+        raise BodyError(f"item {twice!r} is there twice - at `$.{field}`")
 
 
 def check_user(user: str) -> None:
-    """Raise BodyError if `user` can't be one."""
-    if not 0 < len(user) <= MAX_NAME or "\0" in user or not user.isprintable():
-        raise BodyError(f"user: 1 to {MAX_NAME} printable characters")
+    """Raise BodyError if `user` can't be one. A slash would end the name in a path."""
+    if not 0 < len(user) <= MAX_NAME or "/" in user or not user.isprintable():
+        raise BodyError(f"user: 1 to {MAX_NAME} printable characters, no slash")
 
 
 def variant_of(name: str | None) -> By | None:

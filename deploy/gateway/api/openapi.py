@@ -21,6 +21,7 @@ REFUSALS = {
     404: "not found",
     408: "the body arrived too slowly",
     413: "the body is too large",
+    415: "the body is compressed",
     422: "a field is wrong",
     429: "too many requests: see Retry-After",
     503: "broker or workers do not answer: see Retry-After",

@@ -17,8 +17,15 @@ T = TypeVar("T")
 async def read_body(request: Request, form: msgspec.json.Decoder[T], within_s: float) -> T:
     """Return the body of a request, which may take `within_s` to arrive.
 
-    Raises HTTPException if it is no JSON, too large or too slow, msgspec.ValidationError if a field is wrong.
+    Raises HTTPException if it is no JSON, compressed, too large or too slow, msgspec.ValidationError if a field is
+    wrong.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise HTTPException(415, f"Content-Encoding: send the body as it is, not as {encoding}")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:9]) > MAX_BODY:
+        raise HTTPException(413, f"a body has at most {MAX_BODY} bytes")
     data = b""
     try:
         async with asyncio.timeout(within_s):
@@ -27,7 +34,8 @@ async def read_body(request: Request, form: msgspec.json.Decoder[T], within_s: f
                 if len(data) > MAX_BODY:
                     raise HTTPException(413, f"a body has at most {MAX_BODY} bytes")
     except TimeoutError as error:
-        raise HTTPException(408, f"a body arrives within {within_s:g} s") from error
+        close = {"Connection": "close"}  # else the connection waits for the rest of the body
+        raise HTTPException(408, f"a body arrives within {within_s:g} s", close) from error
     except ClientDisconnect as error:
         raise HTTPException(400, "the body ended early") from error
     try:
