@@ -10,9 +10,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from deploy.dashboard.scraper import Process, Scraper
+from deploy.dashboard.scraper import Scraper
 from deploy.report import measurements, timeline
-from deploy.report.figures import Figure, qualities, release_marks
+from deploy.report.figures import Figure, brief, qualities, release_marks
 from deploy.report.flow import Edge, Flow
 from deploy.report.html import environment, number, size
 from deploy.report.time_axis import TimeAxis
@@ -170,15 +170,9 @@ class Live:
         )
 
     def _count(self, role: str) -> str:
-        ready = sum(_is_ready(process) for process in self.scraper.processes if process.role == role)
-        return f"{ready} ready"
-
-
-def _is_ready(process: Process) -> bool:
-    return bool(process.samples and process.samples.get("mc2sf_ready"))
+        samples = (process.samples or {} for process in self.scraper.processes if process.role == role)
+        return f"{sum(bool(each.get('mc2sf_ready')) for each in samples)} ready"
 
 
 def _short(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+    return "-" if value is None else brief(value)

@@ -12,6 +12,7 @@ import msgspec
 
 from deploy.local import loopback
 from deploy.local.child_process import parsed
+from deploy.local.supervisor import Target
 from deploy.report import process_metrics
 
 WINDOW_S = 10.0  # over which rates and quantiles are taken
@@ -19,13 +20,6 @@ _TIMEOUT_S = 1.0
 _AT_ONCE = 8
 
 Samples = dict[str, float]  # values by name and labels, without those that all of a process have
-
-
-class _Target(msgspec.Struct):
-    """An entry of the file that `mc2sf run` writes for Prometheus."""
-
-    targets: list[str]
-    labels: dict[str, str]
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -54,7 +48,7 @@ class Scraper:
     def refresh(self) -> None:
         """Read all processes."""
         try:
-            entries = msgspec.json.decode(self._targets.read_bytes() if self._targets else b"[]", type=list[_Target])
+            entries = msgspec.json.decode(self._targets.read_bytes() if self._targets else b"[]", type=list[Target])
         except (OSError, msgspec.DecodeError):  # not yet written
             entries = []
         found = [(address, each.labels.get("job", "")) for each in entries for address in each.targets]

@@ -13,8 +13,9 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Self, TypedDict
+from typing import Self
 
+import msgspec
 import psutil
 
 from deploy.local import loopback
@@ -35,8 +36,8 @@ _MEASURE_S = 4.0  # between two measurements of memory, which walk over all proc
 _MEASURE_SHARE = 0.005  # of a core that they may take: the kernel walks over every page of a process
 
 
-class Target(TypedDict):
-    """A process in the form of Prometheus' file-based service discovery."""
+class Target(msgspec.Struct):
+    """A process, an entry of TARGETS in the form of Prometheus' file-based service discovery."""
 
     targets: list[str]
     labels: dict[str, str]
@@ -114,7 +115,7 @@ class Supervisor:
     def targets(self) -> list[Target]:
         """Return the addresses of /metrics of all children."""
         return [
-            {"targets": [f"127.0.0.1:{child.metrics_port}"], "labels": {"job": name.split("-")[0]}}
+            Target([f"127.0.0.1:{child.metrics_port}"], {"job": name.split("-")[0]})
             for name, child in self.children.items()
             if child.metrics_port
         ]

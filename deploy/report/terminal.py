@@ -14,6 +14,8 @@ from deploy.report.summary import METRICS, PluginMetric, Qualities, Summary
 from deploy.report.variants import ordered
 from streams.prequential.live_differences import LiveDifference
 
+_COMPARED = ("variant", "minus", "difference", "95 % interval", "")  # columns
+
 
 def show(console: Console, summary: Summary, folder: Path) -> None:
     """Print the end of a run: warnings, quality, flow, and commands to try next."""
@@ -85,7 +87,7 @@ def quality(metrics: Qualities, title: str, intervals: Intervals | None = None) 
 
 def differences(intervals: Intervals, title: str) -> Table:
     """Return a table of differences to `fast` and to the best baseline, with 95 % intervals by users."""
-    table = _table(title, "variant", "minus", "difference", "95 % interval", "")
+    table = _table(title, *_COMPARED)
     for variant, reference, difference in intervals.to_references("ndcg@10"):
         table.add_row(variant, reference, *difference_cells(difference), difference.verdict)
     return table
@@ -114,8 +116,7 @@ def _differences(summary: Summary) -> Iterator[Table]:
 
 def live(differences: Sequence[LiveDifference]) -> Table:
     """Return a table of differences with intervals that hold at all times."""
-    title = "NDCG@10 on the same clicks, intervals that hold at all times"
-    table = _table(title, "variant", "minus", "difference", "95 % interval", "")
+    table = _table("NDCG@10 on the same clicks, intervals that hold at all times", *_COMPARED)
     for each in differences:
         since = "not distinguishable" if each.since is None else f"distinguishable since epoch {each.since}"
         table.add_row(each.variant, each.minus, *difference_cells(each), since)

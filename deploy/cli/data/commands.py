@@ -28,11 +28,6 @@ app.command("convert")(data_convert)
 console = terminal()
 
 
-@app.callback()
-def _group() -> None:
-    """Inspect and convert logs before they are replayed."""
-
-
 @app.command("inspect")
 @flattened
 def data_inspect(

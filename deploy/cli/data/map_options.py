@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,7 +14,7 @@ import typer
 from deploy.user_error import UserError
 from replay.sources.log_map import GENERIC, LogMap, read_map
 
-_PANEL: Final = "How the log is written (log:FILE)"
+_option = partial(typer.Option, rich_help_panel="How the log is written (log:FILE)")
 _SPELT: Final = {r"\t": "\t", "tab": "\t", "space": " "}  # separators that are hard to write in a shell
 
 
@@ -23,83 +24,63 @@ class MapOptions:
 
     map_file: Annotated[
         Path | None,
-        typer.Option(
-            "--map",
-            metavar="FILE.toml",
-            help="TOML file that describes the log; options of this panel override it.",
-            rich_help_panel=_PANEL,
+        _option(
+            "--map", metavar="FILE.toml", help="TOML file that describes the log; options of this panel override it."
         ),
     ] = None
     columns: Annotated[
         str | None,
-        typer.Option(
+        _option(
             metavar="COLUMN=NAME,...",
             help="Name or number in the log of each COLUMN: user, item, timestamp, impression, and one of event, click "
             "and rating.",
-            rich_help_panel=_PANEL,
         ),
     ] = None
     events: Annotated[
         str | None,
-        typer.Option(
+        _option(
             metavar="VALUE=KIND,...",
             help="KIND (click, exposure, ignore) of each VALUE of the column event; a KIND alone applies to every row.",
-            rich_help_panel=_PANEL,
         ),
     ] = None
     click_from: Annotated[
         float | None,
-        typer.Option(
+        _option(
             help="Smallest value of the column click or rating that makes a row a click.  [default: 1 for click, 4 for "
-            "rating]",
-            rich_help_panel=_PANEL,
+            "rating]"
         ),
     ] = None
     header: Annotated[
         bool | None,
-        typer.Option(
+        _option(
             "--header/--no-header",
             help="Whether the first line of a CSV file has the column names.  [default: detected]",
-            rich_help_panel=_PANEL,
         ),
     ] = None
-    separator: Annotated[
-        str | None, typer.Option(help="Field separator of a CSV file.  [default: detected]", rich_help_panel=_PANEL)
-    ] = None
-    encoding: Annotated[
-        str | None, typer.Option(help="Text encoding of the log.  [default: utf-8]", rich_help_panel=_PANEL)
-    ] = None
+    separator: Annotated[str | None, _option(help="Field separator of a CSV file.  [default: detected]")] = None
+    encoding: Annotated[str | None, _option(help="Text encoding of the log.  [default: utf-8]")] = None
     null: Annotated[
         str | None,
-        typer.Option(metavar="TEXT,...", help="Additional texts that mean a missing value.", rich_help_panel=_PANEL),
+        _option(metavar="TEXT,...", help="Additional texts that mean a missing value."),
     ] = None
     time_unit: Annotated[
         str | None,
-        typer.Option(
-            help="Unit of numeric timestamps: s, ms, us, ns, m, h or d since 1970, or excel.  [default: by their size]",
-            rich_help_panel=_PANEL,
+        _option(
+            help="Unit of numeric timestamps: s, ms, us, ns, m, h or d since 1970, or excel.  [default: by their size]"
         ),
     ] = None
     time_format: Annotated[
         str | None,
-        typer.Option(
-            metavar="STRPTIME",
-            help="Format of textual timestamps, such as %d.%m.%Y.  [default: ISO 8601]",
-            rich_help_panel=_PANEL,
-        ),
+        _option(metavar="STRPTIME", help="Format of textual timestamps, such as %d.%m.%Y.  [default: ISO 8601]"),
     ] = None
     tz: Annotated[
         str | None,
-        typer.Option(
-            metavar="ZONE", help="Time zone of timestamps without one.  [default: UTC]", rich_help_panel=_PANEL
-        ),
+        _option(metavar="ZONE", help="Time zone of timestamps without one.  [default: UTC]"),
     ] = None
     parts: Annotated[
         str | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="Shell pattern of the files to read if the log is a folder.  [default: all files]",
-            rich_help_panel=_PANEL,
+        _option(
+            metavar="PATTERN", help="Shell pattern of the files to read if the log is a folder.  [default: all files]"
         ),
     ] = None
 
