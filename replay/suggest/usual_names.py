@@ -29,21 +29,8 @@ NAMES: Final[dict[Column, tuple[str, ...]]] = {
 }
 SHOWN: Final = ("exposure", "impression", "view", "pv", "show", "shown", "seen", "display", "displayed", "expose")
 CLICKED: Final = (
-    *(
-        "click",
-        "clicks",
-        "clicked",
-        "buy",
-        "buys",
-        "purchase",
-        "order",
-        "orders",
-        "cart",
-        "carts",
-        "addtocart",
-        "addcart",
-    ),
-    *("transaction", "fav", "favorite", "like", "play", "clickoutitem", "bookmark", "save"),
+    *("click", "clicks", "clicked", "buy", "buys", "purchase", "order", "orders", "cart", "carts", "addtocart"),
+    *("addcart", "transaction", "fav", "favorite", "like", "play", "clickoutitem", "bookmark", "save"),
 )
 USUAL: Final = frozenset(name for names in NAMES.values() for name in names)
 

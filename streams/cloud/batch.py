@@ -24,7 +24,7 @@ from streams.releases.release import Release
 from streams.settings import Settings
 from streams.state.cloud import R2, CloudPartitionState, CloudState
 from streams.state.pending_writes import PendingRows, PendingWrites
-from streams.state.row_codec import decode_row
+from streams.state.row_codec import row_or_new
 from streams.topics import CLOUD_DOWNLINK
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,8 @@ class CloudWork:
         _wall: int,
     ) -> None:
         self._settings = settings
-        self._users = PendingRows(table, _read_user)
-        self._partitions = PendingRows(table, _read_partition)
+        self._users = PendingRows(table, row_or_new(CloudState))
+        self._partitions = PendingRows(table, row_or_new(CloudPartitionState))
         self._writes = PendingWrites(settings, ROLE, self._users, self._partitions)
         self._counts: Counter[str] = Counter()
         self._markers: list[EpochEnd | EndOfLog] = []
@@ -182,14 +182,6 @@ class CloudWork:
         for marker in self._markers:
             telemetry.EPOCH.labels(ROLE).set(marker.epoch)
             telemetry.EVENT_TIME.labels(ROLE).set(marker.time / 1000)
-
-
-def _read_user(value: bytes | None) -> CloudState:
-    return CloudState() if value is None else decode_row(value, CloudState)
-
-
-def _read_partition(value: bytes | None) -> CloudPartitionState:
-    return CloudPartitionState() if value is None else decode_row(value, CloudPartitionState)
 
 
 def _priors(open_request: _OpenRequest, answer: SlowAnswer) -> SlowPriors:

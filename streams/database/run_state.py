@@ -30,22 +30,22 @@ def recorded(connection: Connection, run: str) -> tuple[int, bool] | None:
 
 def forgotten(connection: Connection, run: str) -> int | None:
     """Return the last epoch in which a user was forgotten; None if nobody was."""
-    t = progress.c
-    query = sa.select(t.forgotten).where((t.run == run) & (t.role == "recorder"))
-    return connection.execute(query).scalar_one_or_none()
+    return _of_recorder(connection, run, progress.c.forgotten)
 
 
 def forgotten_users(connection: Connection, run: str) -> int:
     """Return how often a user was forgotten."""
-    t = progress.c
-    query = sa.select(t.forgotten_users).where((t.run == run) & (t.role == "recorder"))
-    return connection.execute(query).scalar_one_or_none() or 0
+    return _of_recorder(connection, run, progress.c.forgotten_users) or 0
 
 
 def trimmed(connection: Connection, run: str) -> int | None:
     """Return the event time before which outcomes were deleted, ms; None if none were."""
-    t = progress.c
-    query = sa.select(t.trimmed).where((t.run == run) & (t.role == "recorder"))
+    return _of_recorder(connection, run, progress.c.trimmed)
+
+
+def _of_recorder(connection: Connection, run: str, column: sa.Column[int]) -> int | None:
+    """Return a column of the recorder's progress; None before it has begun."""
+    query = sa.select(column).where((progress.c.run == run) & (progress.c.role == "recorder"))
     return connection.execute(query).scalar_one_or_none()
 
 

@@ -11,7 +11,7 @@ from streams.device.user import User
 from streams.kafka.partitioner import SEPARATOR, partition_key
 from streams.state.device import DevicePartitionState, DeviceState, PendingRequest
 from streams.state.pending_writes import ChangedRows, PendingRows
-from streams.state.row_codec import decode_row
+from streams.state.row_codec import decode_row, row_or_new
 
 
 class DeviceRows:
@@ -21,8 +21,10 @@ class DeviceRows:
         self.index = index
         self._users = PendingRows(table, _read_user)
         self._requests = PendingRows(table, _read_request)
-        self._partitions = PendingRows(table, _read_partition)
-        self._releases = PendingRows(table, _read_partition)  # as they were before the batch, but for the release
+        self._partitions = PendingRows(table, row_or_new(DevicePartitionState))
+        self._releases = PendingRows(
+            table, row_or_new(DevicePartitionState)
+        )  # as they were before the batch, but for the release
 
     def write_order(self) -> tuple[ChangedRows, ...]:
         """Return the kinds of rows in the order of writing, which is safe against a crash at any point.
@@ -83,7 +85,3 @@ def _read_user(value: bytes | None) -> User:
 
 def _read_request(value: bytes | None) -> PendingRequest | None:
     return None if value is None else decode_row(value, PendingRequest)
-
-
-def _read_partition(value: bytes | None) -> DevicePartitionState:
-    return DevicePartitionState() if value is None else decode_row(value, DevicePartitionState)

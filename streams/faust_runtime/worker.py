@@ -78,9 +78,8 @@ class Worker:
         partition_for_key: Callable[[bytes], int],
         start: Start,
         reader: ReleaseReader,
-        clock: Callable[[], int] = wall_ms,
     ) -> None:
-        self._settings, self._role, self._start, self._reader, self._clock = settings, role, start, reader, clock
+        self._settings, self._role, self._start, self._reader = settings, role, start, reader
         self._tracing = tracing(role, settings.run)
         self.app: PlatformApp = new_app(settings, role)
         self.table: StateTable = state_table(self.app, settings, "state", partition_for_key)
@@ -108,7 +107,7 @@ class Worker:
         async with self._one_at_a_time:
             began = time.perf_counter()
             with self._tracing.batch(received) as traced:
-                work = self._start(traced, self.table.data, self.table.assignment, self._clock())
+                work = self._start(traced, self.table.data, self.table.assignment, wall_ms())
                 with HEALTH.busy():  # waiting for the coordinator does not count as stuck
                     releases = {version: await self._release(version) for version in work.required_releases()}
                     wanted = work.required_item_statistics()
@@ -119,7 +118,7 @@ class Worker:
                 await self._make_durable(work.process(releases.__getitem__, statistics.__getitem__))
             if work.fatal:
                 exit_without_commit(work.fatal)
-            work.count(self._clock())
+            work.count(wall_ms())
             telemetry.BATCH_SECONDS.labels(self._role).observe(time.perf_counter() - began)
             if began - self._measured > _MEASURE_S:
                 self._measured = began

@@ -103,11 +103,8 @@ def resend(
     d = schema.dead_letters.c
     with engine.begin() as connection:
         for record in chosen:
-            topic, partition, *at = record.position
             this = sa.tuple_(d.run, d.topic, d.partition, d.offset, d.envelope_index) == (
                 settings.run,
-                topic,
-                partition,
-                *at,
+                *record.position,
             )
             connection.execute(sa.update(schema.dead_letters).where(this).values(resent_wall=wall_ms()))

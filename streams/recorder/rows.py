@@ -45,9 +45,7 @@ class Buffer:
     uploads: list[Row] = field(default_factory=list)
     dead_letters: list[Row] = field(default_factory=list)
     keys: list[Row] = field(default_factory=list)
-    forgotten: dict[tuple[str, str], None] = field(
-        default_factory=dict
-    )  # topic and user: to be deleted before all else
+    forgotten: dict[tuple[str, str], None] = field(default_factory=dict)  # topic, user: to be deleted before all else
     outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
     states: dict[TopicPartition, dict[str, Changed]] = field(default_factory=dict)  # newest of each user, per changelog
 
@@ -158,14 +156,8 @@ class RowBuilder:
     def dead_letter(self, dead: DeadLetter, wall: int) -> None:
         """Add a dead letter; characters and lengths that the tables do not hold are replaced and cut."""
         check_numbers(dead)
-        source = (
-            dead.topic.replace("\0", "\ufffd"),
-            dead.partition,
-            dead.offset,
-            dead.envelope_index,
-            dead.role.replace("\0", "\ufffd")[:16],
-        )
-        reason = dead.reason.replace("\0", "\ufffd")
+        topic, role, reason = (text.replace("\0", "\ufffd") for text in (dead.topic, dead.role, dead.reason))
+        source = (topic, dead.partition, dead.offset, dead.envelope_index, role[:16])
         self.buffer.dead_letters.append((self._run, *source, dead.key, dead.value, reason, wall, None))
 
 
@@ -193,29 +185,8 @@ def check_numbers(record: msgspec.Struct) -> None:
 def outcome_row(run: str, o: Outcome, ranks: dict[str, int], served: str, wall: int) -> Row:
     """Return the row of an outcome with the ranks of all variants."""
     v = o.versions
-    what = (
-        o.user,
-        o.seq,
-        o.epoch,
-        o.time,
-        o.target,
-        o.target_index,
-        o.candidates.data,
-        o.slate,
-        o.cold,
-        o.expired,
-        ranks,
-    )
-    seen = (o.not_finite, v.release, v.encoder, v.slow, v.fast, o.window, o.r2_age, o.history)
     return (
-        run,
-        *what,
-        *seen,
-        o.bytes_up,
-        o.bytes_down,
-        o.asked_wall,
-        o.answered_wall,
-        wall,
-        o.statistics_epoch,
-        served,
+        *(run, o.user, o.seq, o.epoch, o.time, o.target, o.target_index, o.candidates.data, o.slate, o.cold, o.expired),
+        *(ranks, o.not_finite, v.release, v.encoder, v.slow, v.fast, o.window, o.r2_age, o.history),
+        *(o.bytes_up, o.bytes_down, o.asked_wall, o.answered_wall, wall, o.statistics_epoch, served),
     )

@@ -77,17 +77,19 @@ def complete(connection: Connection, run: str, candidate: ReleaseCandidate) -> R
     """Return a candidate that was read without its bytes with them; an empty one has none to review."""
     if candidate.status == EMPTY:
         return candidate
-    t = proposals.c
-    this = (t.run == run) & (t.epoch == candidate.epoch) & (t.kind == candidate.kind)
-    return replace(candidate, data=connection.execute(sa.select(t.data).where(this)).scalar_one())
+    query = sa.select(proposals.c.data).where(_row_of(run, candidate))
+    return replace(candidate, data=connection.execute(query).scalar_one())
 
 
 def mark(connection: Connection, run: str, candidate: ReleaseCandidate, status: str, reason: str) -> None:
     """Set the status of a candidate, and the reason for it."""
-    t = proposals.c
-    this = (t.run == run) & (t.epoch == candidate.epoch) & (t.kind == candidate.kind)
     values = {"status": status, "quality": candidate.quality | {"verdict": reason}}
-    connection.execute(sa.update(proposals).where(this).values(values))
+    connection.execute(sa.update(proposals).where(_row_of(run, candidate)).values(values))
+
+
+def _row_of(run: str, candidate: ReleaseCandidate) -> sa.ColumnElement[bool]:
+    t = proposals.c
+    return (t.run == run) & (t.epoch == candidate.epoch) & (t.kind == candidate.kind)
 
 
 def forget(connection: Connection, run: str, where: sa.ColumnElement[bool]) -> None:

@@ -13,6 +13,7 @@ not commit the events behind that row, and the new owner has applied them.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -45,6 +46,11 @@ def decode_row(value: bytes, kind: type[S]) -> S:
     """Return the row in `value`. Raises StateError if it is damaged or not of this kind."""
     read_fencing_epoch(value)
     return decode_checked_row(value, kind)
+
+
+def row_or_new(kind: type[S]) -> Callable[[bytes | None], S]:
+    """Return a reader of rows of this kind, which gives a new row for None."""
+    return lambda value: kind() if value is None else decode_row(value, kind)
 
 
 def decode_checked_row(value: bytes, kind: type[S]) -> S:
