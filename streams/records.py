@@ -108,7 +108,7 @@ class GatewayRequest(Record, frozen=True, tag="ask"):
     id: str  # id of the ranking
     user: str  # user's name
     candidates: list[str]  # item names; empty: the device picks some of the catalogue
-    k: int  # how many items of the catalogue are wanted
+    k: int  # number of items of the catalogue that are wanted
     deadline_wall: int  # wall clock after which the gateway no longer waits, ms
     asked_wall: int  # wall clock of the request, ms
     variant: str = "mc2sf"  # whose scores order the items of the whole answer
@@ -224,7 +224,7 @@ class Ranking(Record, frozen=True, tag="ranking"):
     variant: str  # the variant whose scores order the items
     items: Tensor  # i8 [n], item keys of the candidates
     names: list[str]  # their names [n], if the request named them
-    k: int  # how many of the items are wanted
+    k: int  # number of the items that are wanted
     scores: dict[str, Tensor]  # variant -> f4 [n]
     clicks: Tensor  # i8 [<= L_F], the device's short history of clicks, oldest first
     exposures: Tensor  # i8 [<= L_F], that of exposures

@@ -25,7 +25,7 @@ class Manifest(Record, frozen=True, tag="release"):
 
     version: int  # version of the release, from 0
     parent: int  # version of the release it was trained from
-    kind: Literal["initial", "retrain", "learner", "rollback"]  # what made it
+    kind: Literal["initial", "retrain", "learner", "rollback"]  # its origin
     versions: Versions  # versions of its parts
     epoch: int  # epoch after which it was made
     trained_until: int  # event time of the newest event it was trained on, ms
@@ -41,7 +41,7 @@ class EpochDecision(Record, frozen=True, tag="decision"):
 
     epoch: int  # epoch that is over
     release: int  # version of the release that applies from `epoch + 1` on
-    outcome: Literal["unchanged", "retrain", "learner", "rejected", "rollback"]  # what happened
+    outcome: Literal["unchanged", "retrain", "learner", "rejected", "rollback"]  # effect on the release in force
     reason: str  # explanation in words
 
 

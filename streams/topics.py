@@ -17,7 +17,7 @@ class Topic:
 
     name: str
     key: str  # meaning of the record's key
-    doc: str  # what the topic carries
+    doc: str  # its contents
     compact: bool = False
     keyed: bool = True  # by user, partitioned as Kafka's Java client does; else a single partition
     envelopes: bool = False  # many records of a partition may come as one Kafka record

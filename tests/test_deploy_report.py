@@ -22,22 +22,16 @@ from deploy.report import html, measurements, process_metrics
 from deploy.report.summary import METRICS, Bytes, Quality, ReleaseEntry
 from deploy.report.terminal import show
 from streams.database import schema
-from streams.database.engine import connect
 from streams.settings import Settings
 from tests.support.browser import CLIPPED, axe_violations, screen
-from tests.support.report import EPOCHS, MONTH, RUN, START, VARIANTS, fill, quality, summary
+from tests.support.report import EPOCHS, MONTH, RUN, START, VARIANTS, quality, summary, tables
 
 QUALITIES = ["all-hr_10", "all-ndcg_10", "collaborative-hr_10", "collaborative-ndcg_10"]
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> sa.Engine:
-    """Tables with a run of invented figures, and with another run."""
-    engine = connect(f"sqlite:///{tmp_path / 'fake.db'}")
-    with engine.begin() as connection:
-        fill(connection, RUN)
-        fill(connection, "another")
-    return engine
+    return tables(tmp_path)
 
 
 @pytest.fixture

@@ -11,18 +11,12 @@ from deploy.report import timeline
 from deploy.report.figures import quality_series
 from deploy.report.variants import ordered
 from streams.database import schema
-from streams.database.engine import connect
-from tests.support.report import EPOCHS, RUN, START, fill
+from tests.support.report import EPOCHS, RUN, START, tables
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> sa.Engine:
-    """Tables with a run of invented figures, and with another run."""
-    engine = connect(f"sqlite:///{tmp_path / 'fake.db'}")
-    with engine.begin() as connection:
-        fill(connection, RUN)
-        fill(connection, "another")
-    return engine
+    return tables(tmp_path)
 
 
 def test_uploads_are_counted_in_the_epoch_whose_event_time_they_have(engine: sa.Engine) -> None:

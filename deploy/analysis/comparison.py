@@ -15,8 +15,8 @@ from deploy.report.intervals import (
     MetricDifference,
     MetricInterval,
     metric_differences,
-    metric_intervals,
     metric_values,
+    variant_intervals,
 )
 from deploy.report.variants import ordered
 from models.data.interaction_log import Ints
@@ -131,13 +131,7 @@ def pooled(by_seed: Mapping[int, RankedClicks]) -> RankedClicks:
 
 def _run(name: str, clicks: RankedClicks) -> ComparedRun:
     users, user = np.unique(clicks.user, return_inverse=True)
-    bootstrap = UserBootstrap(len(users), SEED)
-    metrics = {}
-    for variant in ordered(clicks.ranks):
-        ranked = clicks.ranks[variant] > 0
-        if ranked.any():
-            values = metric_values(clicks.ranks[variant][ranked])
-            metrics[variant] = metric_intervals(bootstrap.estimates(user[ranked], values))
+    metrics = variant_intervals(clicks, user, UserBootstrap(len(users), SEED))
     return ComparedRun(name, len(clicks), len(users), metrics)
 
 

@@ -138,7 +138,7 @@ class ReplayOptions(SelectionOptions):
     ] = 1
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 1
     on_error: Annotated[
-        OnError, typer.Option(help="What to do at an invalid row: stop, or skip it, count it and list the first ones.")
+        OnError, typer.Option(help="At an invalid row: stop, or skip it, count it and list the first ones.")
     ] = "stop"
 
     def parsed(self, faults: str = "") -> Options:

@@ -117,20 +117,29 @@ def intervals(clicks: RankedClicks) -> Intervals:
     """Return the intervals of all variants over `clicks`."""
     users, user = np.unique(clicks.user, return_inverse=True)
     bootstrap = UserBootstrap(len(users), SEED)
-    ranked = {variant: clicks.ranks[variant] > 0 for variant in ordered(clicks.ranks) if clicks.ranks[variant].any()}
-    metrics = {
-        variant: metric_intervals(bootstrap.estimates(user[which], metric_values(clicks.ranks[variant][which])))
-        for variant, which in ranked.items()
-    }
+    metrics = variant_intervals(clicks, user, bootstrap)
     differences = []
-    for a, b in itertools.combinations(ranked, 2):
-        both = ranked[a] & ranked[b]
+    for a, b in itertools.combinations(metrics, 2):
+        both = (clicks.ranks[a] > 0) & (clicks.ranks[b] > 0)
         if both.any():
             of_a, of_b = (metric_values(clicks.ranks[variant][both]) for variant in (a, b))
             compared = metric_differences(bootstrap.estimates(user[both], of_a - of_b))
             differences.append(VariantDifference(a, b, int(both.sum()), compared))
     best = max((v for v in BASELINES if v in metrics), key=lambda v: metrics[v]["ndcg@10"].value, default=None)
     return Intervals(len(users), metrics, differences, best)
+
+
+def variant_intervals(
+    clicks: RankedClicks, user: Ints, bootstrap: UserBootstrap
+) -> dict[str, dict[str, MetricInterval]]:
+    """Return each metric of each variant that ranked a click; `user` [N] are indices of the bootstrap's users."""
+    found = {}
+    for variant in ordered(clicks.ranks):
+        ranked = clicks.ranks[variant] > 0
+        if ranked.any():
+            values = metric_values(clicks.ranks[variant][ranked])
+            found[variant] = metric_intervals(bootstrap.estimates(user[ranked], values))
+    return found
 
 
 def metric_values(ranks: Ints) -> Floats:

@@ -74,7 +74,7 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
     users, items = connection.execute(distinct).one()
     applied = events_applied(connection, run).total()
     outcomes, up, down = rows(schema.outcomes), traffic("up"), traffic("down")
-    clicks = ranked_clicks(connection, run)
+    made, clicks = releases(connection, run), ranked_clicks(connection, run)
     newest = clicks.select(slice(3 * len(clicks) // 4, None))
     return Summary(
         run=run,
@@ -95,14 +95,14 @@ def summarise(connection: sa.Connection, settings: Settings, measured: Measured)
         not_ranked=connection.execute(sa.select(p.not_ranked).where(p.run == run)).scalar() or 0,
         expired=rows(schema.outcomes, o.expired.is_(True)),
         cold=rows(schema.outcomes, o.cold.is_(True)),
-        releases=releases(connection, run),
+        releases=made,
         online=online(connection, run),
         offline=measured.offline,
         online_collaborative=online(connection, run, "collaborative"),
         online_cold=online(connection, run, "cold"),
         online_known=online(connection, run, "known"),
         warnings=[
-            *warnings(settings, outcomes, releases(connection, run)),
+            *warnings(settings, outcomes, made),
             *forgotten(measured),
             *live_events(applied + measured.events_forgotten - measured.events_sent),
         ],

@@ -147,7 +147,7 @@ decisions = table(
 )
 progress = table(
     "progress",
-    "How far the recorder has written the log.",
+    "Progress of the recorder in the log.",
     key("role", WORD, "`recorder`"),
     value("epoch", INTEGER, "last epoch that was written completely; -1 before the first"),
     value("time", BIG, "event time reached, ms"),
@@ -275,7 +275,7 @@ idempotency_keys = table(
 )
 leases = table(
     "leases",
-    "Which process of a role is the active one.",
+    "The active process of each role.",
     key("role", WORD, "the processor"),
     value("holder", TEXT, "id of the process"),
     value("until_wall", BIG, "wall clock of the lease's end, ms"),

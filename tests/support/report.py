@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 
 from deploy.report.summary import METRICS, Bytes, Latency, Quality, Summary
 from streams.database import schema
-from streams.database.engine import insert_new
+from streams.database.engine import connect, insert_new
 from streams.settings import Settings
 
 VARIANTS = {"random": 0.1, "popularity": 0.3, "din": 0.4, "f2s": 0.44, "fast": 0.5, "mc2sf": 0.6, "river": 0.35}
@@ -80,6 +81,15 @@ def put(connection: sa.Connection, table: sa.Table, rows: Iterable[dict[str, Any
     """Insert rows; columns that they lack and that are not nullable are empty."""
     empty = {c.name: _EMPTY[c.type.python_type] for c in table.columns if not c.nullable}
     insert_new(connection, table, [empty | row for row in rows])
+
+
+def tables(folder: Path) -> sa.Engine:
+    """Tables with a run of invented figures, and with another run."""
+    engine = connect(f"sqlite:///{folder / 'fake.db'}")
+    with engine.begin() as connection:
+        fill(connection, RUN)
+        fill(connection, "another")
+    return engine
 
 
 def fill(connection: sa.Connection, run: str) -> None:

@@ -36,7 +36,7 @@ def data_inspect(
     options: SelectionOptions,
     on_error: Annotated[
         OnError | None,
-        typer.Option(help="What to do at an invalid row: stop, or skip it.  [default: skip, then exit code 1]"),
+        typer.Option(help="At an invalid row: stop, or skip it.  [default: skip, then exit code 1]"),
     ] = None,
     as_json: JsonOption = False,
     suggest: Annotated[

@@ -51,9 +51,7 @@ class ConvertOptions(MapOptions):
     """Options that decide which events a source yields."""
 
     exposures: PolicyOption = None
-    on_error: Annotated[OnError, typer.Option(help="What to do at an invalid row: stop, or skip it and count it.")] = (
-        "stop"
-    )
+    on_error: Annotated[OnError, typer.Option(help="At an invalid row: stop, or skip it and count it.")] = "stop"
 
 
 @flattened

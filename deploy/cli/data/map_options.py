@@ -54,7 +54,7 @@ class MapOptions:
         bool | None,
         _option(
             "--header/--no-header",
-            help="Whether the first line of a CSV file has the column names.  [default: detected]",
+            help="The first line of a CSV file has the column names, or not.  [default: detected]",
         ),
     ] = None
     separator: Annotated[str | None, _option(help="Field separator of a CSV file.  [default: detected]")] = None
