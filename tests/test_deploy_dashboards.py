@@ -25,6 +25,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from deploy.local.broker import free_port
 from deploy.local.child_process import Child
 from deploy.local.supervisor import TARGETS, Supervisor
+from replay.json_file import write_json
 from streams.process import telemetry
 from tests.support.dashboards import FOLDER, Query, dashboards, panels, queries
 
@@ -219,7 +220,7 @@ def busy(tmp_path: Path) -> Iterator[Path]:
     stack = Supervisor(tmp_path / "logs")
     stack.children["device-1"] = Child("device-1", [], {}, tmp_path / "log", port)
     targets = tmp_path / "targets.json"
-    targets.write_text(json.dumps(stack.targets()))
+    write_json(targets, stack.targets())
     yield targets
     process.stdin.close()
     assert process.wait(20) == 0

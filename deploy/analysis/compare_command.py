@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,8 +30,7 @@ def compare(
     Clicks that both runs evaluated are compared in pairs; if they have too few in common, the runs are compared
     unpaired, and the command says so. With --json all metrics are printed.
     """
-    from deploy.analysis import comparison
-    from deploy.analysis.reading import read_clicks
+    from deploy import analysis
     from models.evaluation.metrics import METRICS
 
     if len(runs) < 2:
@@ -40,9 +38,7 @@ def compare(
     if metric not in METRICS:
         raise UserError(f"--metric {metric!r}: known are {', '.join(METRICS)}")
     with console.status("reading the ranked clicks"):
-        read = [(name, read_clicks(name)) for name in runs]
-        names = comparison.distinct_names([Path(name).name or name for name in runs])
-        compared = comparison.compare([(name, clicks) for name, (_, clicks) in zip(names, read, strict=True)])
+        compared = analysis.compare(*runs)
     if as_json:
         print_json(compared)
         return

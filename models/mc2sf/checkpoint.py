@@ -74,7 +74,7 @@ def config_of(data: bytes) -> tuple[str, NetConfig]:
         for name, value in header.items():
             if isinstance(value, list):
                 header[name] = tuple(value)
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("the header can't be read: these are not the weights of such nets") from error
     return part, NetConfig(**{field.name: header[field.name] for field in fields(NetConfig) if field.name in header})
 

@@ -13,14 +13,13 @@ import numpy as np
 from sqlalchemy import Connection
 
 from models.data.catalogue import Catalogue
-from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import PARTS
 from streams.model_config import net_config
 from streams.release_records import Manifest
 from streams.releases import candidates, gate
-from streams.releases.candidates import ACCEPTED, EMPTY, REJECTED, SUPERSEDED, CandidateError, ReleaseCandidate
+from streams.releases.candidates import ACCEPTED, EMPTY, REJECTED, SUPERSEDED, ReleaseCandidate
 from streams.releases.registry import Draft
-from streams.releases.release import ItemTable, ReleaseError, read_items, read_manifest, read_parts
+from streams.releases.release import ItemTable, read_items, read_manifest, read_parts
 from streams.settings import Settings
 
 Outcome = Literal["unchanged", "retrain", "learner", "rejected", "rollback"]
@@ -92,7 +91,7 @@ def review(
             else:
                 result.draft = _EXAMINE[candidate.kind](connection, settings, active, epoch, candidate, offsets)
                 status = candidate, ACCEPTED, str(result.draft.gate["reason"])
-        except (RefusedError, CandidateError, CheckpointError, ReleaseError, KeyError, ValueError) as error:
+        except (KeyError, ValueError) as error:  # RefusedError, and errors of damaged candidates, are of these
             status = candidate, REJECTED, str(error)
         result.statuses.append(status)
     return result

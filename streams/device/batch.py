@@ -71,14 +71,14 @@ class DeviceWork:
         self._gateway = GatewayRequests(self._rows, self._writes, self._send_up, self._counts.by_kind, wall)
         self._deferred: list[GruState] = []  # of r2s that are sent
         self._contexts: dict[tuple[int, bool], Context] = {}
+        self._overdue_before = wall - int(settings.request_timeout_s * 1000)
         self._overdue = [] if settings.lockstep else list(self._overdue_requests())
         self._received = [(message, decode(message, settings)) for message in received]
 
     def _overdue_requests(self) -> Iterator[tuple[int, bytes, PendingRequest]]:
-        limit = self._wall - int(self._settings.request_timeout_s * 1000)
         for partition, requests in self._rows.index.requests.items():
             for key, (asked_wall, _) in requests.items():
-                if asked_wall < limit and (request := self._rows.request(key)) is not None:
+                if asked_wall < self._overdue_before and (request := self._rows.request(key)) is not None:
                     yield partition, key, request
 
     def required_releases(self) -> set[int | None]:
@@ -190,15 +190,15 @@ class DeviceWork:
         self, message: Message, batch: DeviceBatch, releases: Releases, item_statistics: StatisticsByEpoch
     ) -> None:
         user = self._rows.user(message.key)
-        step = self._step(user, batch, self._context_of(message, releases, item_statistics))
-        if step.user is not user:
-            self._rows.put_user(message.partition, message.key, step.user)
-        self._send_up(message, step.uplink)
-        for request in step.requests:
+        made = self._step(user, batch, self._context_of(message, releases, item_statistics))
+        if made.user is not user:
+            self._rows.put_user(message.partition, message.key, made.user)
+        self._send_up(message, made.uplink)
+        for request in made.requests:
             self._rows.put_request(message.partition, request_key(request.user, request.seq), request)
-        self._counts.by_kind["repeated"] += step.repeated
-        if step.applied:
-            self._counts.by_kind["applied"] += step.applied
+        self._counts.by_kind["repeated"] += made.repeated
+        if made.applied:
+            self._counts.by_kind["applied"] += made.applied
             if batch.sent_wall:
                 self._counts.sent_wall.append(batch.sent_wall)
 
@@ -219,13 +219,8 @@ class DeviceWork:
             raise RecordError(f"could not be applied: {error!r}") from error
 
     def _context_of(self, message: Message, releases: Releases, item_statistics: StatisticsByEpoch) -> Context:
-        resend_r2 = message.key not in self._rows.index.r2_sent
-        return self._context(message.partition, releases, item_statistics, resend_r2=resend_r2)
-
-    def _context(
-        self, number: int, releases: Releases, item_statistics: StatisticsByEpoch, *, resend_r2: bool
-    ) -> Context:
         """Return the context in which a partition's batches are applied until its next marker."""
+        number, resend_r2 = message.partition, message.key not in self._rows.index.r2_sent
         if (known := self._contexts.get((number, resend_r2))) is not None:
             return known
         partition = self._rows.partition(number)
@@ -273,8 +268,7 @@ class DeviceWork:
 
     def _expire(self, releases: Releases) -> None:
         """Rank overdue requests by the fast net alone, and drop rankings; there are none in lockstep."""
-        limit = self._wall - int(self._settings.request_timeout_s * 1000)
-        self._gateway.expire(limit)
+        self._gateway.expire(self._overdue_before)
         for partition, key, request in self._overdue:
             if self._rows.request(key) is None:
                 continue  # answered in this batch

@@ -188,15 +188,12 @@ class _BatchStep:
             self.spec,
             closed_count=state.closed_count,
         )
-        candidates, statistics = (
-            Tensor.of(chosen.keys, "<i8"),
-            context.item_statistics.buckets_of(chosen.keys).tobytes(),
-        )
+        statistics = context.item_statistics.buckets_of(chosen.keys).tobytes()
         statistics_epoch = context.item_statistics.epoch + 1
         request = RankRequest(
             user=batch.user,
             seq=seq,
-            candidates=candidates,
+            candidates=Tensor.of(chosen.keys, "<i8"),
             time=time,
             window=state.window,
             versions=context.versions,
