@@ -61,17 +61,17 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
     offsets = np.searchsorted(user[order], [*trainer.dataset.users, "\uffff"])
     log = InteractionLog(offsets, keys, columns["kind"], columns["time"], columns["impression"], epochs)
     protocol = trainer.protocol
-    folded = click_states(
+    states = click_states(
         log, ViewSpec(history_long=protocol.history, history_short=protocol.short, threshold=protocol.threshold)
     )
     of_test = trainer.candidate_lists(Phase.TEST)
     queries = trainer.known_history(fresh=False).queries(of_test.clicks)
-    assert np.array_equal(folded.user, trainer.test_users)
-    assert np.array_equal(folded.target, trainer.dataset.log.keys[of_test.clicks])
+    assert np.array_equal(states.user, trainer.test_users)
+    assert np.array_equal(states.target, trainer.dataset.log.keys[of_test.clicks])
     assert (queries.history.numpy() != ROW_PADDING).any()
     assert (queries.window.numpy() != ROW_PADDING).any()
-    for i in range(len(folded)):
-        view = folded.view(i)
+    for i in range(len(states)):
+        view = states.view(i)
         for seen, offline in (
             (view.history, queries.history[queries.history_index[i]]),
             (view.clicks, queries.clicks[i]),
@@ -79,12 +79,12 @@ def test_the_stream_shows_each_test_click_what_the_experiment_does(tmp_path: Pat
             (view.window_items, queries.window[i]),
         ):
             assert seen.tolist() == offline[offline != ROW_PADDING].tolist()
-        unit = np.flatnonzero(
-            (folded.log.users == folded.user[i]) & (log.impressions == log.impressions[folded.event[i]])
+        group = np.flatnonzero(
+            (states.log.users == states.user[i]) & (log.impressions == log.impressions[states.event[i]])
         )
-        assert log.keys[unit].tolist() == of_test.items[i][of_test.items[i] != ROW_PADDING].tolist()
-        assert log.kinds[unit].tolist() == [CLICK if u == folded.event[i] else CANDIDATE for u in unit]
-        assert int(folded.event[i] - unit[0]) == of_test.target_index[i]
+        assert log.keys[group].tolist() == of_test.items[i][of_test.items[i] != ROW_PADDING].tolist()
+        assert log.kinds[group].tolist() == [CLICK if u == states.event[i] else CANDIDATE for u in group]
+        assert int(states.event[i] - group[0]) == of_test.target_index[i]
 
 
 def test_two_clicks_of_one_impression_are_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ USERS = 500
 
 
 @pytest.fixture(scope="module")
-def folded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> ClickStates:
+def states(data: Path, tmp_path_factory: pytest.TempPathFactory) -> ClickStates:
     """The clicks of some users of EB-NeRD with the state before each one's impression."""
     plan = prepare(parse(f"ebnerd:{data}"), Options(users=USERS), tmp_path_factory.mktemp("ebnerd"))
     table = pq.read_table(plan.path).sort_by([("user", "ascending"), ("seq", "ascending")])
@@ -33,21 +33,21 @@ def folded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> ClickStates:
     return click_states(InteractionLog(offsets, keys, kinds, times, impressions, np.zeros_like(keys)), SPEC)
 
 
-def quality(folded: ClickStates, views: ClickStates) -> tuple[dict[str, float], dict[str, float]]:
+def quality(states: ClickStates, views: ClickStates) -> tuple[dict[str, float], dict[str, float]]:
     """Return the metric of a scorer that ranks its own slate's known losers in `views` last; and chance.
 
-    That is what its view has as shown, or in the last window, though no earlier unit of the user showed it. Candidates
-    are the slate less its other clicks.
+    That is what its view has as shown, or in the last window, though no earlier impression group of the user showed it.
+    Candidates are the slate less its other clicks.
     """
-    log, units, negative = folded.log, slates(folded), is_negative(folded.log)
+    log, groups, negative = states.log, slates(states), is_negative(states.log)
     generator = np.random.default_rng(1)
     ranks, sizes = [], []
-    for i, target in enumerate(folded.target.tolist()):
-        start, end = int(units.start[i]), int(units.end[i])
+    for i, target in enumerate(states.target.tolist()):
+        start, end = int(groups.start[i]), int(groups.end[i])
         losers = log.keys[start:end][negative[start:end] & (log.keys[start:end] != target)]
         if not len(losers):
             continue
-        before = slice(int(log.offsets[folded.user[i]]), start)
+        before = slice(int(log.offsets[states.user[i]]), start)
         earlier = log.keys[before][negative[before]]
         seen = views.view(i)
         own = np.setdiff1d(np.append(seen.exposures, seen.window_items), earlier)
@@ -59,12 +59,12 @@ def quality(folded: ClickStates, views: ClickStates) -> tuple[dict[str, float], 
     return metrics(ranks), mean_chance(sizes)
 
 
-def test_a_click_does_not_know_its_own_slates_losers(folded: ClickStates) -> None:
-    found, chance = quality(folded, folded)
+def test_a_click_does_not_know_its_own_slates_losers(states: ClickStates) -> None:
+    found, chance = quality(states, states)
     assert all(abs(found[name] - chance[name]) < 0.01 for name in ("hr@1", "ndcg@10", "mrr"))
 
 
-def test_events_seen_one_by_one_would_know_them_so_that_the_test_above_can_fail(folded: ClickStates) -> None:
-    one_by_one = click_states(replace(folded.log, impressions=np.zeros_like(folded.log.impressions)), SPEC)
-    found, chance = quality(folded, one_by_one)
+def test_events_seen_one_by_one_would_know_them_so_that_the_test_above_can_fail(states: ClickStates) -> None:
+    one_by_one = click_states(replace(states.log, impressions=np.zeros_like(states.log.impressions)), SPEC)
+    found, chance = quality(states, one_by_one)
     assert found["ndcg@10"] > chance["ndcg@10"] + 0.1

@@ -151,26 +151,26 @@ def log_of(world: Synthetic) -> InteractionLog:
 
 
 @torch.no_grad()
-def ndcg(nets: Nets, catalogue: Catalogue, folded: ClickStates, some: Ints) -> dict[str, float]:
+def ndcg(nets: Nets, catalogue: Catalogue, states: ClickStates, some: Ints) -> dict[str, float]:
     """Return the metrics of mc2sf and of the clicks so far, against all other items."""
-    spec, draw = folded.spec, np.random.default_rng(0)
+    spec, draw = states.spec, np.random.default_rng(0)
     size = len(catalogue)
     listed = draw.permuted(np.tile(np.arange(FIRST_ROW, FIRST_ROW + size), (len(some), 1)), axis=1)
-    clicks, shown = catalogue.rows(folded.click_keys), catalogue.rows(folded.exposure_keys)
+    clicks, shown = catalogue.rows(states.click_keys), catalogue.rows(states.exposure_keys)
     of = (
-        folded.history.gather(clicks, some, spec.history_long, ROW_PADDING),
-        folded.closed.gather(shown, some, spec.threshold, ROW_PADDING),
-        folded.clicks.gather(clicks, some, spec.history_short, ROW_PADDING),
-        folded.exposures.gather(shown, some, spec.history_short, ROW_PADDING),
+        states.history.gather(clicks, some, spec.history_long, ROW_PADDING),
+        states.closed.gather(shown, some, spec.threshold, ROW_PADDING),
+        states.clicks.gather(clicks, some, spec.history_short, ROW_PADDING),
+        states.exposures.gather(shown, some, spec.history_short, ROW_PADDING),
         listed,
     )
-    log = folded.log
+    log = states.log
     statistics = log.item_statistics(catalogue)
-    buckets = statistics.buckets_of(listed, np.repeat(log.epochs[folded.event[some], None], size, 1))
+    buckets = statistics.buckets_of(listed, np.repeat(log.epochs[states.event[some], None], size, 1))
     batch = to_batch(of, buckets, catalogue.size, draw, 0.0)
     scores = nets(batch.inputs(nets, nets.encoder.E[batch.rows])).mc2sf.numpy()
-    counts = np.bincount(catalogue.rows(folded.target[folded.time < folded.time[some].min()]), minlength=size + 2)
-    place = np.argmax(listed == catalogue.rows(folded.target[some])[:, None], axis=1)
+    counts = np.bincount(catalogue.rows(states.target[states.time < states.time[some].min()]), minlength=size + 2)
+    place = np.argmax(listed == catalogue.rows(states.target[some])[:, None], axis=1)
     ranked = {"mc2sf": scores, "popularity": counts[listed]}
     return {
         name: metrics([rank(row, int(at)).rank for row, at in zip(values, place, strict=True)])["ndcg@10"]
@@ -185,8 +185,8 @@ def learnt(world: Synthetic) -> dict[str, float]:
     config = TrainConfig(passes=4, held_out=0.1)
     log = log_of(world)
     result = retrain(Nets.initial(sizes, FIRST_ROW, 1), Catalogue([]), log, config=config, spec=spec, seed=1)
-    folded = click_states(log, spec)
-    return ndcg(result.nets, result.catalogue, folded, folded.order()[-result.n :][:500])
+    states = click_states(log, spec)
+    return ndcg(result.nets, result.catalogue, states, states.order()[-result.n :][:500])
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ class KnownHistory:
     stream serves it.
     """
 
-    folded: ClickStates
+    states: ClickStates
     protocol: Protocol
     fresh: bool = True
 
@@ -37,41 +37,41 @@ class KnownHistory:
 
     def blocks(self, clicks: Ints) -> Ints:
         """Return a number per click, from 0: equal for clicks of one user with the same delayed history."""
-        indices = np.searchsorted(self.folded.event, clicks)
-        codes = self.folded.user[indices] * (len(self.folded.click_keys) + 1) + self.folded.history.end[indices]
+        indices = np.searchsorted(self.states.event, clicks)
+        codes = self.states.user[indices] * (len(self.states.click_keys) + 1) + self.states.history.end[indices]
         blocks: Ints = np.unique(codes, return_inverse=True)[1]
         return blocks
 
     def queries(self, clicks: Ints) -> Queries:
         """Return the queries of `clicks` (indices in the log): the state before each."""
-        folded, protocol = self.folded, self.protocol
-        indices = np.searchsorted(folded.event, clicks)
-        user = folded.user[indices]
-        length = folded.history.end[indices] - folded.history.start[indices]  # user and length identify a history
-        codes = length * len(folded.log.offsets) + user  # the shortest first: cheapest for DIN
+        states, protocol = self.states, self.protocol
+        indices = np.searchsorted(states.event, clicks)
+        user = states.user[indices]
+        length = states.history.end[indices] - states.history.start[indices]  # user and length identify a history
+        codes = length * len(states.log.offsets) + user  # the shortest first: cheapest for DIN
         _, first, history_index = np.unique(codes, return_index=True, return_inverse=True)
         r2_exposures, width = self._r2_exposures()
         return Queries(
             users=torch.from_numpy(user),
             history=torch.from_numpy(
-                folded.history.gather(folded.click_keys, indices[first], protocol.history, ROW_PADDING)
+                states.history.gather(states.click_keys, indices[first], protocol.history, ROW_PADDING)
             ),
             history_index=torch.from_numpy(history_index),
-            clicks=torch.from_numpy(folded.clicks.gather(folded.click_keys, indices, protocol.recent, ROW_PADDING)),
+            clicks=torch.from_numpy(states.clicks.gather(states.click_keys, indices, protocol.recent, ROW_PADDING)),
             exposures=torch.from_numpy(
-                folded.exposures.gather(folded.exposure_keys, indices, protocol.short, ROW_PADDING)
+                states.exposures.gather(states.exposure_keys, indices, protocol.short, ROW_PADDING)
             ),
-            window=torch.from_numpy(r2_exposures.gather(folded.exposure_keys, indices, width, ROW_PADDING)),
+            window=torch.from_numpy(r2_exposures.gather(states.exposure_keys, indices, width, ROW_PADDING)),
         )
 
     def _r2_exposures(self) -> tuple[Ranges, int]:
         """Return the exposures that r2 is computed from, and the maximal number of them."""
-        folded, protocol = self.folded, self.protocol
+        states, protocol = self.states, self.protocol
         if self.fresh:
-            return folded.exposures, protocol.short
+            return states.exposures, protocol.short
         if protocol.carried:  # the state of all windows so far; older exposures count as forgotten
-            return Ranges(folded.exposures.start, folded.closed.end), max(CARRIED, protocol.threshold)
-        return folded.closed, protocol.threshold
+            return Ranges(states.exposures.start, states.closed.end), max(CARRIED, protocol.threshold)
+        return states.closed, protocol.threshold
 
     def swapped(self, queries: Queries, others: Ints) -> Queries:
         """Return `queries` with the exposures known before the clicks `others`, which are of other users."""

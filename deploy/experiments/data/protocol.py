@@ -91,7 +91,7 @@ def phases_of(log: InteractionLog, protocol: Protocol) -> Ints:
 
 
 def cut_as_served(log: InteractionLog, phase: Ints, protocol: Protocol) -> InteractionLog:
-    """Return the log with the epochs of the evaluation: one boundary at the end of the slow phase, or one per unit."""
+    """Return the log with the epochs of the evaluation: one begins after the slow phase, or with each group."""
     starts = group_starts(log)
     begins = np.zeros(len(log.keys), np.bool_)
     if protocol.delayed:

@@ -183,24 +183,24 @@ def windows(request: Request) -> list[Arm]:
 
 def frontier(trainer: Trainer) -> UploadCosts:
     """Return the uploads and bytes at the protocol's threshold, and the age of the r2 of test clicks."""
-    folded = trainer.known_history(fresh=False).folded
-    tested = np.searchsorted(folded.event, trainer.candidate_lists(Phase.TEST).clicks)
-    missing = folded.exposures.end[tested] - folded.closed.end[tested]  # exposures that the r2 lacks
-    has = folded.window[tested] > 0
-    shown = folded.log.times[folded.log.kinds == EXPOSURE]
-    age = folded.time[tested][has] - shown[folded.closed.end[tested][has] - 1]
+    states = trainer.known_history(fresh=False).states
+    tested = np.searchsorted(states.event, trainer.candidate_lists(Phase.TEST).clicks)
+    missing = states.exposures.end[tested] - states.closed.end[tested]  # exposures that the r2 lacks
+    has = states.window[tested] > 0
+    shown = states.log.times[states.log.kinds == EXPOSURE]
+    age = states.time[tested][has] - shown[states.closed.end[tested][has] - 1]
     hours = round(float(np.median(age)) / 3_600_000, 2) if has.any() else 0.0
-    uploads = float(folded.window[_last_clicks(folded.user)].sum())
+    uploads = float(states.window[_last_clicks(states.user)].sum())
     return structs.replace(_costs(trainer, uploads, missing, has), stale_hours_median=hours)
 
 
 def always(trainer: Trainer) -> UploadCosts:
     """Return the uploads and bytes if r2 is uploaded after each exposure."""
-    folded = trainer.known_history().folded
-    tested = np.searchsorted(folded.event, trainer.candidate_lists(Phase.TEST).clicks)
-    has = folded.exposures.end[tested] > folded.exposures.start[tested]
-    last = _last_clicks(folded.user)
-    uploads = float((folded.exposures.end - folded.exposures.start)[last].sum())
+    states = trainer.known_history().states
+    tested = np.searchsorted(states.event, trainer.candidate_lists(Phase.TEST).clicks)
+    has = states.exposures.end[tested] > states.exposures.start[tested]
+    last = _last_clicks(states.user)
+    uploads = float((states.exposures.end - states.exposures.start)[last].sum())
     return _costs(trainer, uploads, np.zeros(len(tested), np.int64), has)
 
 

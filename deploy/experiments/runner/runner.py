@@ -32,7 +32,7 @@ Compared = dict[tuple[str | int, ...], list[Difference]]  # by two models and th
 
 
 class Trainers:
-    """One trainer per protocol: each one's data are read and folded once."""
+    """One trainer per protocol: each one's data are read, and their states computed, once."""
 
     def __init__(
         self,
