@@ -117,8 +117,8 @@ def test_a_source_that_is_not_there_is_a_sentence(mc2sf: Command, tmp_path: Path
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("--from", "yesterday", "is no time"),
-        ("--to", "99999999999999999999", "is no time"),
+        ("--from", "yesterday", "--from 'yesterday' is no time"),
+        ("--to", "99999999999999999999", "--to '99999999999999999999' is no time"),
         ("--from", "20230518", "looks like yyyymmdd"),
         ("--to", "2023", "looks like yyyy"),
         ("--exposures", "rated", "exposures can't be 'rated' here"),

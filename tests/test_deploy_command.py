@@ -213,7 +213,7 @@ def test_every_command_teaches_itself(mc2sf: Command) -> None:
 @given(st.integers(700_000_000, 1_700_000_000))
 def test_a_moment_is_read_from_seconds_and_from_iso(seconds: int) -> None:
     iso = datetime.fromtimestamp(seconds, UTC).isoformat()
-    assert options.moment(iso) == options.moment(str(seconds)) == seconds * 1000
+    assert options.moment("--from", iso) == options.moment("--from", str(seconds)) == seconds * 1000
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "fast", ""])

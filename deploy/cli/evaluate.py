@@ -56,7 +56,7 @@ def evaluate(
         result = rescore.rescore(
             found.engine,
             found.settings.run,
-            as_of=moment(as_of),
+            as_of=moment("--as-of", as_of),
             release=release,
             without_learner=without_learner,
             progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),

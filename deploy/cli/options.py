@@ -107,8 +107,8 @@ class SelectionOptions(MapOptions):
             exposures=exposures,
             plugin=plugin,
             on_error=on_error,
-            start=moment(self.start, log_map),
-            end=moment(self.end, log_map),
+            start=moment("--from", self.start, log_map),
+            end=moment("--to", self.end, log_map),
             limit=self.limit,
             users=self.users,
             impression_span=span_of("--impression-span", self.impression_span),
@@ -243,8 +243,11 @@ def speed_factor(text: str) -> float | None:
     return value
 
 
-def moment(text: str | None, log_map: LogMap | None = None) -> int | None:
-    """Parse an event time into ms: ISO 8601, a number, or as the log's own times are written. Raises UserError."""
+def moment(option: str, text: str | None, log_map: LogMap | None = None) -> int | None:
+    """Return the event time, ms, in the value of an option: ISO 8601, a number, or a time as the log writes it.
+
+    Raises UserError.
+    """
     if text is None:
         return None
     if log_map is not None:
@@ -253,7 +256,7 @@ def moment(text: str | None, log_map: LogMap | None = None) -> int | None:
     try:
         return Times().ns(text) // MS
     except InvalidError as error:
-        raise UserError(f"{text!r} is no time: {error}; write ISO 8601 or seconds since 1970") from error
+        raise UserError(f"{option} {text!r} is no time: {error}; write ISO 8601 or seconds since 1970") from error
 
 
 def epochs_between_retrains(text: str | None, plan: Plan) -> int:

@@ -41,7 +41,7 @@ class LocalCopies:
         try:
             import rocksdict  # noqa: PLC0415 - of an optional extra
         except ImportError as missing:
-            raise SettingsError("local_copy needs RocksDB: pip install 'mc2sf[rocksdb]'") from missing
+            raise SettingsError("MC2SF_LOCAL_COPY needs RocksDB: pip install 'mc2sf[rocksdb]'") from missing
         self._rocksdb = rocksdict
         self._folder, self._topic_id = folder, topic_id
         self._topic_folder: Path | None = None

@@ -171,7 +171,7 @@ def _device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """Return the device. Raises SettingsError if it is not there."""
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
-        raise SettingsError("retrain_device is cuda, and torch finds no such device")
+        raise SettingsError("MC2SF_RETRAIN_DEVICE is cuda, and torch finds no such device")
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
