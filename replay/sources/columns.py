@@ -27,6 +27,7 @@ DOUBTFUL = (
 NO_IMPRESSION = (*NO_VALUE, "0", *DOUBTFUL)
 _WHOLE = re.compile(r"^([0-9]+)\.0+$")
 FLOAT_WHOLE = 2**53 - 1  # a larger float may be a rounded number
+TIME_OF_DAY = "time of day"  # a column that is joined to `timestamp`, which then has the date
 KINDS = {"click": Kind.CLICK, "exposure": Kind.EXPOSURE, "past_click": Kind.PAST_CLICK}
 
 
@@ -40,6 +41,7 @@ def positions(names: Sequence[str], log_map: LogMap) -> dict[str, int]:
     """Return the position of each column that is read among `names`, from 0.
 
     Case and blanks around a name make no difference; a number in the map is a position if no column is called so.
+    If `timestamp` is `DATE+TIME` and no column is called so, the second one is TIME_OF_DAY.
     Raises InvalidError if a needed column is missing, or one occurs twice.
     """
     named = log_map.named_columns
@@ -48,6 +50,10 @@ def positions(names: Sequence[str], log_map: LogMap) -> dict[str, int]:
         for column in dict.fromkeys((*log_map.needed, "impression", *named))
         if (position := _position(names, named.get(column, column))) is not None
     }
+    if "timestamp" not in by_column and len(both := log_map.timestamp_columns) == 2:
+        found = [_position(names, name) for name in both]
+        if found[0] is not None and found[1] is not None:
+            by_column |= {"timestamp": found[0], TIME_OF_DAY: found[1]}
     for first, second in (("user", "item"), ("user", "timestamp"), ("item", "timestamp")):
         if first in by_column and by_column[first] == by_column.get(second):
             raise InvalidError("wrong columns", f"{first} and {second} are one column, {names[by_column[first]]}")

@@ -48,6 +48,9 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     columns: dict[Column, str] = {}
     """Name in the log of each of our columns, or its 1-based number as text if there is no header; others keep theirs.
 
+    `user.id` is the field `id` of the object `user`, and `date+time` is a timestamp in two columns, unless a column is
+    called so.
+
     `click` and `rating` are numbers that make a row a click from `click_from` on, else an exposure: `click` always,
     `rating` under the exposure policy `rated`, while under every other policy all rated items are clicks.
     """
@@ -134,6 +137,25 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if self.history:
             names["history"] = self.history
         return names
+
+    @property
+    def timestamp_columns(self) -> tuple[str, ...]:
+        """The name of the column of times; or the names of the columns of the date and of the time of day."""
+        name = self.columns.get("timestamp", "timestamp")
+        date, plus, time = name.partition("+")
+        return (date, time) if date and plus and time else (name,)
+
+    @property
+    def by_number(self) -> bool:
+        """True if the map names columns, and all by their numbers."""
+        names = [*(n for column, n in self.named_columns.items() if column != "timestamp")]
+        names += self.timestamp_columns if "timestamp" in self.columns else ()
+        return bool(names) and all(name.isdecimal() for name in names)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The names with a dot, which may be those of fields inside objects."""
+        return tuple(name for name in (*self.named_columns.values(), *self.timestamp_columns) if "." in name)
 
     @property
     def needed(self) -> tuple[str, ...]:

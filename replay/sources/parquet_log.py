@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from replay.errors import EmptyFileError, InvalidError, RowError, RowErrors, SourceError
 from replay.sources import columns
+from replay.sources.paths import columns_at, type_at
 from replay.sources.schema import BATCH
 from replay.sources.text.containers import PARQUET, PIPED_PARQUET, foreign, is_pipe
 from replay.values.events import EventReader
@@ -25,11 +26,12 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
     errors.opens(path)
     with open_parquet(path) as file:
         try:
-            names = columns.columns(file.schema_arrow.names, reader.log_map)
+            known = columns_at(file.schema_arrow, reader.log_map.paths)
+            names = columns.columns(known, reader.log_map)
         except InvalidError as error:
             raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
         for column, name in names.items():
-            if problem := _wrong_type(column, name, file.schema_arrow.field(name).type, reader):
+            if problem := _wrong_type(column, name, type_at(file.schema_arrow, known[name]), reader):
                 raise SourceError(f"{path}: wrong columns: {name}, the {column}, {problem}")
         if not file.metadata.num_rows:
             raise EmptyFileError(f"{path} is empty")
@@ -37,7 +39,8 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
         try:
             for batch in file.iter_batches(batch_size=BATCH, columns=list(names.values()), use_threads=False):
                 batch.validate(full=True)  # above all text that is not UTF-8
-                rows = pa.RecordBatch.from_arrays([batch[name] for name in names.values()], names=list(names))
+                arrays = [_column(batch, known[name]) for name in names.values()]
+                rows = pa.RecordBatch.from_arrays(arrays, names=list(names))
                 _check_exact(path, rows, first)
                 lines = np.arange(first, first + batch.num_rows)
                 yield reader.events(Table(path, rows, lines, "row"), errors)
@@ -48,13 +51,18 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
             raise SourceError(f"{path}, near row {first:,}: {error}") from error
 
 
+def _column(batch: pa.RecordBatch, steps: list[str]) -> pa.Array:
+    column = batch[steps[0]]
+    return pc.struct_field(column, steps[1:]) if steps[1:] else column
+
+
 def _wrong_type(column: str, name: str, kind: pa.DataType, reader: EventReader) -> str:
     """Return why a column of this type can't be read as `column`; "" if it can."""
     if column not in ("slate", "history") and pa.types.is_nested(kind):
         fields = [field.name for field in kind] if pa.types.is_struct(kind) else []
         hint = f": name one of its fields, such as {name}.{fields[0]}" if fields else ""
         return f"is {kind}, not one value per row{hint}"
-    if column != "timestamp":
+    if column not in ("timestamp", columns.TIME_OF_DAY):
         if pa.types.is_temporal(kind):
             return "is a column of times"
     elif kind in _DIGITS and reader.log_map.time_unit is None:

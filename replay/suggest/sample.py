@@ -118,10 +118,19 @@ def _of_parquet(path: Path) -> Sample:
     return Sample(_columns(iter(rows)))
 
 
+def _flat(row: dict[str, object]) -> Iterator[tuple[str, object]]:
+    """Yield the fields of an object, with those of the objects in it under their paths (`user.id`)."""
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from ((path, inner) for k, inner in _flat(value) if (path := f"{name}.{k}") not in row)
+        else:
+            yield name, value
+
+
 def _columns(rows: Iterator[dict[str, object]]) -> dict[str, list[str]]:
     columns: dict[str, list[str]] = {}
     for row in islice(rows, ROWS):
-        for name, value in row.items():
+        for name, value in _flat(row):
             text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
             columns.setdefault(name, []).append("" if value is None else text)
     return columns

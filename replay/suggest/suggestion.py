@@ -23,6 +23,8 @@ from replay.values.times import Times
 
 _SLATE = re.compile(r"\S+-[01](?: \S+-[01])*")
 _TRUTHS: Final[dict[float | None, str]] = {1.0: "click", 0.0: "exposure"}
+_DATE = re.compile(r"\s*(\d{1,4}([-/.])(\d{1,2}|[A-Za-z]{3})\2\d{1,4}|\d{8})\s*")
+_TIME_OF_DAY = re.compile(r"\s*(\d{1,2}:\d\d(:\d\d([.,]\d+)?)?(\s*[AaPp][Mm])?|\d{6})\s*")
 _OPTION = re.compile(r"--time-(unit|format) (\S+)")
 
 
@@ -71,7 +73,7 @@ def _lines(rows: Sample, log_map: LogMap) -> Iterator[str]:
     elif not rows.is_utf8:
         yield 'encoding = "cp1252"  # unsure: the log is not UTF-8'
     if "timestamp" in columns:
-        yield from _times(rows.columns[columns["timestamp"]], log_map)
+        yield from _times(_cells(rows, columns["timestamp"]), log_map)
     if slate is not None:
         yield f'[slate]\ncolumn = {_text(slate)}\nclick_suffix = "-1"\nexposure_suffix = "-0"'
 
@@ -102,12 +104,20 @@ def _columns(rows: Sample, log_map: LogMap, only: Sequence[str]) -> tuple[dict[s
     With `only`, no others are guessed.
     """
     columns: dict[str, str] = {name: log_map.columns[name] for name in log_map.columns}
-    known_as = {plain(name): name for name in reversed(rows.columns)}
-    for column, names in NAMES.items():
-        known = next((known_as[name] for name in names if known_as.get(name, "") not in ("", *columns.values())), None)
-        if known is not None and column not in columns and not (column in ("click", "rating") and _decided(columns)):
-            columns[column] = known
     unsure: list[str] = []
+    for steps in (0, 2, 1):  # the whole path of a field, then the last two names of it, then the last
+        named = [name for name in rows.columns if not steps or name.count(".") >= steps]
+        known_as = {plain(".".join(name.split(".")[-steps:])): name for name in reversed(named)}
+        for column, names in NAMES.items():
+            usual = (known_as[name] for name in names if known_as.get(name, "") not in ("", *columns.values()))
+            known = next(usual, None)
+            if (
+                known is not None
+                and column not in columns
+                and not (column in ("click", "rating") and _decided(columns))
+            ):
+                columns[column] = known
+                unsure += [column] if steps else []
     for column, fits in _FITS.items():
         if (
             column in columns
@@ -120,7 +130,31 @@ def _columns(rows: Sample, log_map: LogMap, only: Sequence[str]) -> tuple[dict[s
         if guess is not None:
             columns[column] = guess
             unsure.append(column)
+    if "timestamp" in columns and "timestamp" not in log_map.columns:
+        free = [name for name in rows.columns if name not in columns.values()]
+        columns["timestamp"] = _date_and_time(rows, columns["timestamp"], free)
     return {name: columns[name] for name in NAMES if name in columns}, unsure
+
+
+def _date_and_time(rows: Sample, name: str, free: Sequence[str]) -> str:
+    """Return `DATE+TIME` if a column has only dates or only times of the day, and another has the rest; else `name`."""
+    if all(map(_TIME_OF_DAY.fullmatch, rows.columns[name])):
+        pairs = [(other, name) for other in free]
+    else:
+        pairs = [(name, other) for other in free if all(map(_TIME_OF_DAY.fullmatch, rows.columns[other]))]
+        if not all(map(_DATE.fullmatch, rows.columns[name])):
+            return name
+    both = (f"{date}+{time}" for date, time in pairs if all(map(_DATE.fullmatch, rows.columns[date])))
+    whole = (other for other, _ in pairs if plain(other) in NAMES["timestamp"] and _are_times(rows.columns[other]))
+    return next(both, next(whole, name))
+
+
+def _cells(rows: Sample, name: str) -> list[str]:
+    """Return the values of a column, or of a date and a time of the day that are joined."""
+    date, _, time = name.partition("+")
+    if name in rows.columns or date not in rows.columns or time not in rows.columns:
+        return rows.columns.get(name, [])
+    return [f"{a.strip()} {b.strip()}" for a, b in zip(rows.columns[date], rows.columns[time], strict=False)]
 
 
 def _decided(columns: Mapping[str, str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal
 
@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 
 from replay.errors import InvalidError, RowError, RowErrors, shown, shown_number
 from replay.sources import columns
-from replay.sources.columns import KINDS, NO_IMPRESSION, NO_VALUE
+from replay.sources.columns import KINDS, NO_IMPRESSION, NO_VALUE, TIME_OF_DAY
 from replay.sources.log_map import GENERIC, LogMap
 from replay.sources.schema import IMPRESSIONS, NAME_BYTES, READ, ROWS, Row
 from replay.times import MS
+from replay.values.joined_times import joined
 from replay.values.slates import Histories, expanded
 from replay.values.table import Table
 from replay.values.time_column import is_moment, time_column
@@ -52,6 +53,8 @@ class EventReader:
 
         `line_problems` are lines that could not be split into rows. Ignored events are counted in `errors.left_out`.
         """
+        if TIME_OF_DAY in table.rows.schema.names:
+            table = replace(table, rows=joined(table.rows, self.log_map.time_format))
         kinds = self._kinds(table.rows)
         if self.log_map.decides == "click" or (self.log_map.decides == "rating" and self.policy == "rated"):
             self._doubt_scale(table, self.log_map.decides, errors)

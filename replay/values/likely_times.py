@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import product
 from typing import Final
 
-from replay.errors import shown_number
+from replay.errors import shown, shown_number
 from replay.times import EXCEL_1970, LATEST, MS, NS, TimeUnit, plausible_ms, plausible_years
 
 _DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
@@ -48,6 +48,8 @@ _OTHERS = (
     "%d/%b/%Y:%H:%M:%S %z",
     "%a %b %d %H:%M:%S %Y",
 )
+_TIME_OF_DAY = re.compile(r"\d{1,2}:\d\d(:\d\d([.,]\d+)?)?(\s*[AaPp][Mm])?", re.ASCII)
+_FEW_DIGITS = re.compile(r" \+ \d+$", re.ASCII)  # of `replay.values.joined_times`
 _PUNCTUATION = re.compile(r"[^\w%]", re.ASCII)
 _FORMATS = (*(date + hour for date, hour in product(_DATES, _HOURS)), *_OTHERS)
 
@@ -76,6 +78,10 @@ def text_formats(text: str) -> tuple[str, ...]:
 
 def text_cause(text: str) -> str:
     """Return the text, with the formats by which it would be a time."""
+    if _TIME_OF_DAY.fullmatch(text.strip()):
+        return f"{shown(text)}: a time of the day without a date? --columns timestamp=DATE+TIME joins two columns"
+    if _FEW_DIGITS.search(text):
+        return f"{shown(text)}: six digits are needed in a time of the day, or four with a format without seconds"
     formats = [f"--time-format '{form}'" for form in text_formats(text)]
     return shown_number(text) + (f": {' or '.join(formats[:2])} would read it" if formats else "")
 

@@ -58,8 +58,7 @@ def csv_form(path: Path, head: bytes, log_map: LogMap) -> CsvForm:
     if first is None:
         raise SourceError(f"{path}, line 1: not CSV") if data.strip() else EmptyFileError(f"{path} is empty")
     names = next(fields([first[1].decode(errors="replace")], dialect))
-    by_number = bool(log_map.named_columns) and all(name.isdecimal() for name in log_map.named_columns.values())
-    header = not by_number if log_map.header is None else log_map.header
+    header = not log_map.by_number if log_map.header is None else log_map.header
     if not header:
         names = [str(number) for number in range(1, len(names) + 1)]
     try:

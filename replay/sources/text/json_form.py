@@ -101,10 +101,13 @@ def json_form(first: dict[str, object], log_map: LogMap) -> JsonForm | None:
 
 
 def _array(values: list[Any]) -> pa.Array | None:
+    types = set(map(type, values)) - {type(None)}
+    if bool in types and len(types) > 1:  # with floats, true would become 1.0
+        return None
     try:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError):
-        if not {type(value) for value in values} <= {str, int, type(None)}:
+        if not types <= {str, int}:
             return None
         array = pa.array([value if value is None else str(value) for value in values])  # ids, some of them in quotes
     return array.cast(pa.string()) if pa.types.is_null(array.type) else array

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from replay.errors import InvalidError, RowErrors, shown
 from replay.sources.columns import FLOAT_WHOLE, columns
+from replay.sources.paths import fields_at
 from replay.sources.schema import BATCH
 from replay.sources.text.csv_log import is_utf8, utf8
 from replay.sources.text.csv_records import LINE_BYTES
@@ -71,6 +72,11 @@ class _JsonLog:
     reader: EventReader
     form: JsonForm | None = None  # of the latest lines
     names: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)  # by field names: those of each column
+    paths: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note the names that may be paths."""
+        self.paths = self.reader.log_map.paths
 
     def fast(self, lines: list[Line], data: bytes) -> list[tuple[Table, list[Problem]]]:
         """Return the table of lines that are all of one form and in UTF-8; for others return nothing."""
@@ -99,10 +105,10 @@ class _JsonLog:
     @cached_property
     def _quoted_names(self) -> list[bytes]:
         log_map = self.reader.log_map
-        return [
-            f'"{log_map.named_columns.get(column, column)}"'.encode()
-            for column in dict.fromkeys((*log_map.needed, "impression", *log_map.named_columns))
-        ]
+        columns_read = dict.fromkeys((*log_map.needed, "impression", *log_map.named_columns))
+        names = [*(log_map.named_columns.get(column, column) for column in columns_read), *log_map.timestamp_columns]
+        names += [step for path in log_map.paths for step in path.split(".")]
+        return [f'"{name}"'.encode() for name in dict.fromkeys(names)]
 
     def _form(self, line: bytes) -> JsonForm | None:
         objects = self._objects(0, line, [])
@@ -143,6 +149,7 @@ class _JsonLog:
 
     def _values(self, fields: Values) -> Values:
         """Return the values of our columns. Raises InvalidError if one is missing or not valid Unicode."""
+        fields = fields_at(fields, self.paths) if self.paths else fields
         names = tuple(fields)
         if names not in self.names:
             if len(self.names) == _FORMS:
@@ -170,6 +177,8 @@ class _JsonLog:
             if not isinstance(fields, dict):
                 hint = f": {_LINES}" if isinstance(fields, list) else ""
                 raise InvalidError("not a JSON object", shown(fields) + hint)  # noqa: TRY301
+            if nested is not None and "." in nested:
+                fields = fields_at(fields, (nested,))
             inside: object = [{}] if nested is None else fields.pop(nested, None)
             if not isinstance(inside, list) or not all(isinstance(each, dict) for each in inside):
                 raise InvalidError(f"{nested} is no list of objects", shown(inside))  # noqa: TRY301
