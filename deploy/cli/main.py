@@ -52,7 +52,9 @@ class Commands(LazyGroup):
         "topics": Entry("deploy.cli.processes:topics_app", "The topics of a run on the broker."),
         "replay": Entry("deploy.cli.replay:replay", "Send SOURCE to the topics of the run in the environment."),
         "worker": Entry("deploy.cli.processes:worker_app", "A Faust worker; several share the partitions."),
-        "recorder": Entry("deploy.cli.processes:recorder", "Write every topic into the tables exactly once."),
+        "recorder": Entry(
+            "deploy.cli.processes:recorder", "Write events, outcomes and states into the tables, exactly once."
+        ),
         "learner": Entry("deploy.cli.processes:learner", "Train the fast part online: one small release per epoch."),
         "coordinator": Entry("deploy.cli.processes:coordinator", "Review and publish releases; decide each epoch."),
         "retrain": Entry("deploy.cli.processes:retrain", "Retrain the encoder and the slow part from the tables."),

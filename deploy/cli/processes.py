@@ -84,7 +84,7 @@ def worker_cloud() -> None:
 
 
 def recorder() -> None:
-    """Write every topic into the tables exactly once.
+    """Write events, outcomes and states into the tables, exactly once.
 
     Computes the online quality of every variant as well.
     """

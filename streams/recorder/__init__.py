@@ -1,1 +1,1 @@
-"""The recorder: writes every topic into the database exactly once and computes online metrics."""
+"""The recorder: writes events, outcomes and states into the tables, exactly once, and computes online metrics."""

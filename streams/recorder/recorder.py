@@ -1,4 +1,4 @@
-"""The recorder: writes every topic into the tables exactly once, and measures the online quality of every variant.
+"""The recorder: writes events, outcomes and states into the tables, exactly once, and measures every variant online.
 
 In: device-events, device-uplink, outcomes, dead-letters, the changelogs of device and cloud. Out: the tables. The epoch
 writer converts records to rows; this module reads Kafka from the offsets in the tables.
