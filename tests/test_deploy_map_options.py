@@ -35,6 +35,12 @@ def test_options_win_over_the_file_field_by_field_and_word_by_word(tmp_path: Pat
         separator="\t",
         header=False,
     )
+    one = MapOptions(map_file=options.map_file, events="click", time_unit="s").log_map()
+    assert one is not None
+    assert (one.event, one.events, one.time_unit) == ("click", {}, "s")
+    timed = write(tmp_path / "timed.toml", 'time_format = "%Y"\nevent = "click"\n')
+    other = MapOptions(map_file=timed, events="view=click", time_unit="s").log_map()
+    assert other == LogMap(events={"view": "click"}, time_unit="s")
     assert MapOptions().log_map() is None
     assert MapOptions(events="click").log_map() == LogMap(event="click")
 
@@ -43,6 +49,8 @@ def test_options_win_over_the_file_field_by_field_and_word_by_word(tmp_path: Pat
     ("options", "says"),
     [
         (MapOptions(columns="user"), "--columns 'user': write name=value"),
+        (MapOptions(columns="user=a,user=b"), "--columns: user is given twice"),
+        (MapOptions(time_unit="s", time_format="%Y"), "time_unit: time_format is given, too"),
         (MapOptions(columns="buyer=a"), "the map of the log: .*buyer"),
         (MapOptions(events="view=seen"), "the map of the log: .*seen"),
         (MapOptions(events="seen"), "the map of the log: .*seen"),

@@ -12,7 +12,7 @@ from replay.sources.log_map import LogMap, Slate, read_map
 from tests.support.logs import write
 
 MAP = """
-columns = {user = "visitorid", item = "2", timestamp = "time"}
+columns = {user = "visitorid", item = "2", timestamp = "time", event = "action"}
 events = {view = "exposure", addtocart = "click", refund = "ignore"}
 separator = "::"
 tz = "Europe/Copenhagen"
@@ -26,7 +26,7 @@ click_suffix = "-1"
 
 def test_a_map_is_read_from_toml_and_kept_in_json(tmp_path: Path) -> None:
     found = read_map(write(tmp_path / "map.toml", MAP))
-    assert found.columns == {"user": "visitorid", "item": "2", "timestamp": "time"}
+    assert found.columns == {"user": "visitorid", "item": "2", "timestamp": "time", "event": "action"}
     assert found.events["refund"] == "ignore"
     assert found.slate == Slate(column="shown", click_suffix="-1")
     assert msgspec.json.decode(msgspec.json.encode(found), type=LogMap) == found
@@ -40,6 +40,11 @@ def test_a_map_is_read_from_toml_and_kept_in_json(tmp_path: Path) -> None:
         ('columns = {buyer = "a"}', "'buyer'.*columns"),
         ('events = {view = "seen"}', "'seen'.*events"),
         ("header = 3", "header"),
+        ("click_from = 3", "click_from: columns names no click and no rating"),
+        ('events = {buy = "click"}\nevent = "click"', "events: event decides"),
+        ('events = {buy = "click"}\ncolumns = {click = "c"}', "events: the column click decides"),
+        ('events = {buy = "click"}\n[slate]\ncolumn = "s"', "events: the slate decides"),
+        ('time_unit = "s"\ntime_format = "%Y"', "time_unit: time_format is given, too"),
         ('encoding = "utf-99"', "encoding: 'utf-99' is unknown"),
         ('encoding = "a\\u0000"', "encoding: "),
         ('encoding = "rot13"', "encoding: 'rot13' is unknown"),

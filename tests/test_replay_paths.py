@@ -119,3 +119,17 @@ def test_a_map_of_numbers_only_reads_line_1_as_a_row(tmp_path: Path) -> None:
 def test_two_columns_of_a_time_are_suggested(tmp_path: Path, row: str, expected: str) -> None:
     path = write(tmp_path / "a.csv", HEADER.replace("timestamp", "date,time") + f"u,i,{row},click\n" * 3)
     assert expected in suggestion(f"log:{path}", None)
+
+
+def test_a_field_of_a_map_for_another_kind_of_log_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", HEADER + f"u,i,{T},click\n")
+    for log_map, says in ((LogMap(nested="events"), "only JSON lines"), (LogMap(parts="*.csv"), "is no folder")):
+        with pytest.raises(SourceError, match=says):
+            read(path, log_map)
+
+
+def test_a_truth_value_among_floats_is_no_number(tmp_path: Path) -> None:
+    rows = [{"user": user, "item": "i", "timestamp": T, "event": "click"} for user in (2.0, True, 1.0)]
+    path = write(tmp_path / "a.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    found = read(path, LogMap(), errors := RowErrors("skip"))
+    assert ([row[0] for row in found], errors.total) == (["2", "1"], 1)

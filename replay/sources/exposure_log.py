@@ -46,7 +46,9 @@ def _batches(files: tuple[Path, ...], reader: EventReader, errors: RowErrors) ->
     empty: list[str] = []
     for path in files:
         try:
-            yield from readers[file_format(path)](path, reader, errors)
+            if (form := file_format(path)) != "json" and reader.log_map.nested:
+                raise SourceError(f"{path}: only JSON lines have a list of events, which `nested` names")
+            yield from readers[form](path, reader, errors)
         except EmptyFileError:
             empty.append(str(path))
             if len(empty) == len(files):

@@ -108,6 +108,17 @@ class LogMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"columns: only one of {', '.join(sorted(kinds))} can make a row a click")
         if self.event and kinds:
             raise ValueError(f"event: the column {kinds.pop()} decides already")
+        self._check_used()
+
+    def _check_used(self) -> None:
+        """Raise ValueError for a field that nothing would be done with because of another."""
+        if self.click_from is not None and self.decides not in ("click", "rating"):
+            raise ValueError("click_from: columns names no click and no rating that it could be compared with")
+        if self.events and self.decides != "event":
+            other = f"the column {self.decides}" if self.decides else "event" if self.event else "the slate"
+            raise ValueError(f"events: {other} decides which rows are clicks, since columns names no column event")
+        if self.time_unit and self.time_format:
+            raise ValueError("time_unit: time_format is given, too; a time is either a number or a text")
 
     @property
     def decides(self) -> Literal["event", "click", "rating"] | None:

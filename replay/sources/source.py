@@ -145,6 +145,8 @@ def _log(text: str, rest: str, log_map: LogMap = GENERIC) -> Source:
     if not path.exists() and set(rest) & set("*?["):
         raise SourceError(f"{rest}: no such file; a path has no wildcards: read the folder with --parts 'PATTERN'")
     once = path == STDIN or path.is_fifo()
+    if log_map.parts and path.exists() and not path.is_dir():
+        raise SourceError(f"{rest} is no folder: --parts chooses the files of a folder")
     found = parts(path, log_map.parts) if path.is_dir() else Parts((path,))
     rated = log_map.decides == "rating"
     return Source(

@@ -95,9 +95,12 @@ class MapOptions:
         if self.columns is not None:
             given["columns"] = base.columns | dict(_pairs("--columns", self.columns))
         if self.events is not None and "=" not in self.events:
-            given["event"] = self.events
+            given |= {"event": self.events, "events": {}}
         elif self.events is not None:
-            given["events"] = base.events | dict(_pairs("--events", self.events))
+            given |= {"events": base.events | dict(_pairs("--events", self.events)), "event": None}
+        for option, other in (("time_unit", "time_format"), ("time_format", "time_unit")):
+            if option in given:
+                given.setdefault(other, None)
         if self.separator is not None:
             given["separator"] = _SPELT.get(self.separator, self.separator)
         if self.null is not None:
@@ -112,8 +115,12 @@ class MapOptions:
 
 def _pairs(option: str, text: str) -> Iterator[tuple[str, str]]:
     """Yield the pairs of `name=value,...`; in `--events` a name may hold `=`. Raises UserError."""
+    seen = set[str]()
     for part in text.split(","):
         name, equal, value = part.rpartition("=") if option == "--events" else part.partition("=")
         if not (name and equal and value):
             raise UserError(f"{option} {part!r}: write name=value,...; a name with a comma goes into a --map file")
+        if name in seen:
+            raise UserError(f"{option}: {name} is given twice")
+        seen.add(name)
         yield name, value
