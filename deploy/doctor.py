@@ -12,6 +12,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from deploy.report import timeline
 from deploy.runs import software
 from streams.database import schema
+from streams.database.engine import DatabaseUrlError, is_missing, parsed_url, unmigrated
 from streams.kafka import topic_admin
 from streams.kafka.clients import consumer
 from streams.kafka.types import KafkaConsumer
@@ -80,7 +81,13 @@ def _broker(settings: Settings) -> list[Finding]:
 
 
 def _database(settings: Settings) -> _Tables:
-    engine = sa.create_engine(settings.database.get_secret_value())
+    url = settings.database.get_secret_value()
+    try:
+        if is_missing(parsed := parsed_url(url)):
+            return _Tables([Finding("database", False, f"there is no database {parsed.database}")])
+        engine = unmigrated(url)
+    except DatabaseUrlError as error:
+        return _Tables([Finding("database", False, str(error))])
     shown, run = engine.url.render_as_string(hide_password=True), settings.run
     try:
         with engine.connect() as connection:

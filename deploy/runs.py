@@ -21,7 +21,14 @@ from replay.json_file import write_json
 from replay.prepare.plan import LOG, PLAN, PREPARING
 from replay.sources.log_map import LogMap
 from streams.database import schema
-from streams.database.engine import connect, insert_new
+from streams.database.engine import (
+    DatabaseUrlError,
+    connect,
+    connect_to_existing,
+    insert_new,
+    is_missing,
+    parsed_url,
+)
 from streams.kafka import topic_admin
 from streams.plugins.loaded import loaded
 from streams.process.retry import retrying
@@ -58,7 +65,7 @@ class FoundRun:
 
 def write_run_file(folder: Path, settings: Settings, source: str, log_map: LogMap | None = None) -> None:
     """Write RUN_FILE into `folder`, without the password of the database."""
-    shown = sa.make_url(settings.database.get_secret_value()).set(password=None)
+    shown = parsed_url(settings.database.get_secret_value()).set(password=None)
     if shown.get_backend_name() == "sqlite" and not shown.query and shown.database:
         path = Path(shown.database)
         if path.resolve().parent == folder.resolve():
@@ -72,8 +79,8 @@ def read_run_file(folder: Path) -> RunFile:
     path = folder / RUN_FILE
     try:
         record = msgspec.json.decode(path.read_bytes(), type=RunFile)
-        url = sa.make_url(record.database)
-    except (msgspec.DecodeError, sa.exc.ArgumentError) as error:
+        url = parsed_url(record.database)
+    except (msgspec.DecodeError, UnicodeDecodeError, DatabaseUrlError) as error:
         raise UserError(f"{path} is damaged ({error}): move {folder} elsewhere, or write the file again") from error
     if url.get_backend_name() == "sqlite" and not url.query and url.database:
         own = folder.resolve() / Path(url.database).name
@@ -147,38 +154,50 @@ def clear_run_folder(folder: Path) -> None:
 
 def with_password(url: str) -> str:
     """Return `url` with the password of the environment's, if that is the same database: no file holds it."""
-    given = sa.make_url(Settings().database.get_secret_value())
-    same = given.set(password=None) == sa.make_url(url)
+    given = parsed_url(Settings().database.get_secret_value())
+    same = given.set(password=None) == parsed_url(url)
     return given.render_as_string(hide_password=False) if same else url
 
 
 def find(name: str) -> FoundRun:
     """Find the run `name`: an --out folder, or an id under ./runs or in the database of the environment.
 
-    Raises UserError if there is none.
+    Raises UserError or DatabaseUrlError if there is none, or more than one with this id under ./runs.
     """
     environment = Settings()
-    given = sa.make_url(environment.database.get_secret_value())
-    folders = [Path(name), *sorted(Path("runs").glob("*"))]
-    for folder in folders:
-        if not (folder / RUN_FILE).is_file():
-            continue
-        record = read_run_file(folder)
-        if folder == Path(name) or record.run == name:
-            if record.partitions is not None:
-                environment = environment.model_copy(update={"partitions": record.partitions})
-            return _load(record.run, with_password(record.database), record.brokers, folder, environment)
-    if not _is_missing(given):
+    given = parsed_url(environment.database.get_secret_value())
+    if (Path(name) / RUN_FILE).is_file():
+        return _in_folder(Path(name), environment)
+    same, damaged = list[Path](), list[UserError]()
+    for folder in sorted(path.parent for path in Path("runs").glob(f"*/{RUN_FILE}")):
+        try:
+            same += [folder] if read_run_file(folder).run == name else []
+        except UserError as error:
+            damaged.append(error)
+    if len(same) > 1:
+        raise UserError(f"{len(same)} runs are called {name!r}: give the folder of one: {', '.join(map(str, same))}")
+    if same:
+        return _in_folder(same[0], environment)
+    if not is_missing(given):
         shown = given.render_as_string(hide_password=False)
         return _load(name, shown, environment.brokers, None, environment)
+    if damaged:  # it may be the run
+        raise damaged[0]
     raise UserError(f"no run {name!r}: give the --out folder of a run, or its id with MC2SF_DATABASE set")
+
+
+def _in_folder(folder: Path, environment: Settings) -> FoundRun:
+    record = read_run_file(folder)
+    if record.partitions is not None:
+        environment = environment.model_copy(update={"partitions": record.partitions})
+    return _load(record.run, with_password(record.database), record.brokers, folder, environment)
 
 
 def find_in(url: str, run: str | None) -> FoundRun:
     """Find a run in the database `url`; `run` may be None if it holds one only. Raises UserError."""
     environment = Settings()
     if run is None:
-        engine = _connect_to_existing(url)
+        engine = connect_to_existing(url)
         with engine.connect() as connection:
             runs = connection.execute(sa.select(schema.runs.c.run).order_by(schema.runs.c.run)).scalars().all()
         engine.dispose()
@@ -189,26 +208,13 @@ def find_in(url: str, run: str | None) -> FoundRun:
 
 
 def _load(run: str, url: str, brokers: str, folder: Path | None, environment: Settings) -> FoundRun:
-    engine = _connect_to_existing(url)
+    engine = connect_to_existing(url)
     with engine.connect() as connection:
         row = connection.execute(sa.select(schema.runs).where(schema.runs.c.run == run)).one_or_none()
     if row is None:
         raise UserError(f"no run {run!r} in {engine.url.render_as_string()}")
     merged = environment.model_dump() | row.settings | {"run": run, "database": url, "brokers": brokers}
     return FoundRun(Settings.model_validate(merged), engine, folder, row.source)
-
-
-def _is_missing(url: sa.URL) -> bool:
-    """Return True if `url` is that of a SQLite file that does not exist."""
-    return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
-
-
-def _connect_to_existing(url: str) -> sa.Engine:
-    """Connect to a database; SQLite would create one. Raises UserError if its file is missing."""
-    parsed = sa.make_url(url)
-    if _is_missing(parsed):
-        raise UserError(f"there is no database {parsed.database}")
-    return connect(url)
 
 
 def register_run(settings: Settings, engine: sa.Engine, source: str, *, fresh: bool = False) -> None:

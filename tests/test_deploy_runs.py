@@ -28,7 +28,7 @@ from replay.prepare.plan import Options, find_plan
 from replay.prepare.prepare import prepare
 from replay.sources.source import parse
 from streams.database import schema
-from streams.database.engine import connect, sqlite_url
+from streams.database.engine import DatabaseUrlError, connect, sqlite_url
 from streams.settings import Settings
 from tests.support.command import Command
 
@@ -73,9 +73,40 @@ def test_a_database_that_is_missing_is_not_created(tmp_path: Path, settings: Set
     gone = settings.model_copy(update={"database": SecretStr(sqlite_url(missing))})
     write_run_file(tmp_path, gone, "synthetic")
     for look in (lambda: find(str(tmp_path)), lambda: find_in(sqlite_url(missing), None)):
-        with pytest.raises(UserError, match="there is no database"):
+        with pytest.raises(DatabaseUrlError, match="there is no database"):
             look()
     assert not missing.exists()
+
+
+def test_a_database_without_tables_of_a_run_gets_none_by_a_search(tmp_path: Path, settings: Settings) -> None:
+    other = tmp_path / "other.db"
+    engine = sa.create_engine(sqlite_url(other))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE theirs (x INTEGER)")
+    write_run_file(tmp_path, settings.model_copy(update={"database": SecretStr(sqlite_url(other))}), "synthetic")
+    for look in (lambda: find(str(tmp_path)), lambda: find_in(sqlite_url(other), "run")):
+        with pytest.raises(DatabaseUrlError, match="has no tables of a run"):
+            look()
+    assert sa.inspect(engine).get_table_names() == ["theirs"]
+    engine.dispose()
+
+
+def test_an_id_of_two_folders_is_not_guessed_and_a_damaged_third_hides_none(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = tmp_path / "runs"
+    (runs / "a").mkdir(parents=True)
+    (runs / "a" / "run.json").write_text("{")
+    run = begun(runs / "b", settings, 7)
+    found = find(run.run)
+    assert found.folder == Path("runs/b")
+    found.engine.dispose()
+    shutil.copytree(runs / "b", runs / "c")
+    with pytest.raises(UserError, match=f"2 runs are called '{run.run}': give the folder of one: runs/b, runs/c"):
+        find(run.run)
+    with pytest.raises(UserError, match="is damaged"):
+        find("runs/a")
 
 
 def begun(folder: Path, settings: Settings, threshold: int, database: str = "mc2sf.db") -> Settings:

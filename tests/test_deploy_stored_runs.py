@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from deploy.cli.main import app
+from deploy.doctor import examine
 from deploy.runs import lock_folder, register_run, write_run_file
 from streams.database import schema
 from streams.database.engine import connect
@@ -117,6 +118,49 @@ def test_old_runs_are_pruned_but_not_those_that_run() -> None:
 @pytest.mark.usefixtures("shared")
 def test_mistakes_end_with_a_sentence(words: list[str], sentence: str) -> None:
     assert sentence in run(*words)[1]
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("damaged", ["run.json", "mc2sf.db"])
+def test_a_damaged_run_hides_no_other_and_is_deleted_by_name_only(damaged: str) -> None:
+    for left in Path("runs/own").glob(f"{damaged}*"):
+        left.unlink()
+    Path("runs/own", damaged).write_text("{ this is neither")
+    listed = json.loads(run("list", "--json")[1])
+    assert [(each["run"], each["status"]) for each in listed] == [
+        ("own", "unreadable"),
+        ("live", "running"),
+        ("old", "ended"),
+    ]
+    assert listed[0]["problem"]
+    assert "unreadable" in run("list")[1]
+    assert run("prune", "--older", "1d", "--yes")[0] == 0
+    assert names() == ["own", "live"]
+    assert run("delete", "runs/own", "--yes")[0] == 0
+    assert names() == ["live"]
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("garbage", "can't be parsed"),
+        ("postgresql://:x/", "can't be parsed"),
+        ("mysql://h/d", "mysql is no database"),
+        ("sqlite:////tmp/no-such-folder/x.db", "there is no database"),
+    ],
+)
+def test_a_wrong_database_url_is_a_sentence_in_every_command_and_creates_nothing(
+    url: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MC2SF_DATABASE", url)
+    monkeypatch.setenv("MC2SF_BROKERS", "127.0.0.1:1")
+    (first, *_) = examine(Settings())
+    assert (first.ok, first.subject, sentence in first.text) == (False, "database", True)
+    if "tmp" not in url:
+        for words in (["list"], ["show", "x"], ["delete", "x", "--yes"]):
+            assert sentence in run(*words)[1]
+    assert not list(tmp_path.iterdir())
 
 
 def everything(url: str) -> dict[str, list[tuple[object, ...]]]:

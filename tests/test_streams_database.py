@@ -17,7 +17,9 @@ from alembic.runtime.migration import MigrationContext
 from streams.database import run_state, schema
 from streams.database.changes import DatabaseChanges
 from streams.database.engine import (
+    DatabaseUrlError,
     connect,
+    connect_to_existing,
     copy_new,
     cut_write_ahead_log,
     insert_new,
@@ -333,3 +335,13 @@ def test_the_size_of_tables_is_known_and_on_postgresql_that_of_each_with_its_par
         assert sizes["items"].bytes > 0
         assert sizes["outcomes"].bytes >= 8 * 8192, "of eight partitions"
     engine.dispose()
+
+
+def test_tables_of_a_newer_version_are_refused_with_a_sentence(database_url: str) -> None:
+    engine = connect(database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'r9999'")
+    engine.dispose()
+    for opened in (connect, connect_to_existing):
+        with pytest.raises(DatabaseUrlError, match=r"newer version of mc2sf, or of another program .revision r9999."):
+            opened(database_url)

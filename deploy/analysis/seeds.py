@@ -19,6 +19,7 @@ from deploy.runs import RUN_FILE, find, lock_folder
 from deploy.user_error import UserError
 from replay.json_file import write_json
 from streams.database import schema
+from streams.database.engine import NoTablesError
 
 SEEDS_FILE = "seeds.json"
 
@@ -128,7 +129,7 @@ def _finished(folder: Path) -> Summary | None:
     """Return the summary of the run in `folder`; None if it is not finished."""
     try:
         found = find(str(folder))
-    except UserError:  # not begun, or ended before its first row
+    except (UserError, NoTablesError):  # not begun, or ended before its first row
         return None
     r = schema.runs.c
     with found.engine.connect() as connection:

@@ -13,7 +13,7 @@ from deploy.cli.groups import group
 from deploy.cli.options import JsonOption, RunArgument, span_of
 from deploy.console import Table, print_json, terminal
 from deploy.runs import find
-from deploy.stored_runs.stored_runs import StoredRun, chosen, delete, stored_runs
+from deploy.stored_runs.stored_runs import UNREADABLE, StoredRun, chosen, delete, stored_runs
 from replay.times import utc
 from streams.database import schema
 
@@ -39,7 +39,8 @@ def list_runs(*, folder: FolderOption = Path("runs"), as_json: JsonOption = Fals
     table = Table("run", "begun (UTC)", "status", "source", "folder", "MB")
     for stored in found:
         size = f"{stored.bytes / 1e6:,.1f}" if stored.folder else ""
-        table.add_row(stored.run, utc(stored.created_wall), stored.status, stored.source, stored.folder or "", size)
+        begun, what = utc(stored.created_wall) if stored.created_wall else "", stored.problem or stored.source
+        table.add_row(stored.run, begun, stored.status, what, stored.folder or "", size)
     console.print(table)
 
 
@@ -77,9 +78,9 @@ def prune(
     folder: FolderOption = Path("runs"),
     yes: YesOption = False,
 ) -> None:
-    """Delete the runs that began longer ago than SPAN; those with status `running` are kept."""
-    before = time.time() * 1000 - span_of("--older", older)
-    _delete([s for s in stored_runs(folder) if s.created_wall < before and s.status != "running"], yes)
+    """Delete the runs that began longer ago than SPAN; those with status `running` or `unreadable` are kept."""
+    before, kept = time.time() * 1000 - span_of("--older", older), {"running", UNREADABLE}
+    _delete([s for s in stored_runs(folder) if s.created_wall < before and s.status not in kept], yes)
 
 
 @app.command("trim")
@@ -183,7 +184,8 @@ def _copied(found: FoundRun, copy: Callable[[Progress], int]) -> int:
 
 def _delete(runs: list[StoredRun], yes: bool) -> None:
     for stored in runs:
-        console.print(f"{stored.run} of {utc(stored.created_wall)}: {stored.folder or stored.database}")
+        begun = utc(stored.created_wall) if stored.created_wall else "unknown time"
+        console.print(f"{stored.run} of {begun}: {stored.folder or stored.database}")
     if not runs:
         console.print("no run to delete")
     elif yes or typer.confirm(f"Delete {len(runs)} run(s)?"):

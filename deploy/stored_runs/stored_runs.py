@@ -12,8 +12,18 @@ import sqlalchemy as sa
 from deploy.runs import DATABASE, RUN_FILE, lock_folder, read_run_file, with_password
 from deploy.user_error import UserError
 from streams.database import schema
-from streams.database.engine import connect, schema_version
+from streams.database.engine import (
+    DatabaseUrlError,
+    connect,
+    connect_to_existing,
+    is_missing,
+    parsed_url,
+    schema_version,
+    unmigrated,
+)
 from streams.settings import Settings
+
+UNREADABLE = "unreadable"
 
 
 class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,22 +36,20 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     created_wall: int  # ms since 1970
     bytes: int  # of the folder; 0 without one
+    problem: str = ""  # why its row can't be read: its status is UNREADABLE then
 
 
 def stored_runs(parent: Path) -> list[StoredRun]:
     """Return the runs in the folders under `parent` and in the database of the environment, oldest first.
 
-    A folder whose run never began, and so has no row in its database, is left out.
+    A folder whose run never began, and so has no row in its database, is left out. A damaged one is UNREADABLE.
     """
     found: dict[tuple[str, str], StoredRun] = {}
     for folder in sorted(path.parent for path in parent.glob(f"*/{RUN_FILE}")):
-        record = read_run_file(folder)
-        for stored in _in_database(record.database, record.run, folder):
+        for stored in _in_folder(folder):
             found[stored.database, stored.run] = stored
-    given = Settings().database.get_secret_value()
-    if _exists(given):
-        for stored in _in_database(given, None, None):
-            found.setdefault((stored.database, stored.run), stored)
+    for stored in _in_database(Settings().database.get_secret_value(), None, None):
+        found.setdefault((stored.database, stored.run), stored)
     return sorted(found.values(), key=lambda stored: (stored.created_wall, stored.run))
 
 
@@ -60,19 +68,36 @@ def delete(stored: StoredRun) -> int:
     return rows
 
 
-def _exists(url: str) -> bool:
-    parsed = sa.make_url(url)
-    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
+def _in_folder(folder: Path) -> Iterator[StoredRun]:
+    """Yield the run of a folder; another folder's run is not hidden by one that is damaged."""
+    try:
+        record = read_run_file(folder)
+        yield from _in_database(record.database, record.run, folder)
+    except (UserError, DatabaseUrlError, sa.exc.DatabaseError) as error:
+        problem = str(error.orig if isinstance(error, sa.exc.DatabaseError) else error)
+        yield StoredRun(
+            run=folder.name,
+            folder=str(folder),
+            database=str(folder / DATABASE),
+            source="",
+            status=UNREADABLE,
+            created_wall=0,
+            bytes=_size(folder),
+            problem=" ".join(problem.split()),
+        )
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _in_database(url: str, run: str | None, folder: Path | None) -> Iterator[StoredRun]:
-    if not _exists(url):
+    url = with_password(url)
+    if is_missing(parsed_url(url)) or _is_empty(url):
         return
-    engine = connect(with_password(url))
+    engine = connect_to_existing(url)
     try:
         with engine.connect() as connection:
-            if schema_version(connection) is None:
-                return
             rows = connection.execute(sa.select(schema.runs)).all()
     finally:
         engine.dispose()
@@ -81,12 +106,21 @@ def _in_database(url: str, run: str | None, folder: Path | None) -> Iterator[Sto
             yield StoredRun(
                 run=row.run,
                 folder=None if folder is None else str(folder),
-                database=sa.make_url(url).set(password=None).render_as_string(),
+                database=parsed_url(url).set(password=None).render_as_string(),
                 source=row.source,
                 status=row.status,
                 created_wall=row.created_wall,
-                bytes=0 if folder is None else sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+                bytes=0 if folder is None else _size(folder),
             )
+
+
+def _is_empty(url: str) -> bool:
+    engine = unmigrated(url)
+    try:
+        with engine.connect() as connection:
+            return schema_version(connection) is None
+    finally:
+        engine.dispose()
 
 
 def _delete_rows(stored: StoredRun) -> int:

@@ -38,19 +38,29 @@ class DatabaseUrlError(ValueError):
     """A URL names no database that can be used: no wait would help. The message holds no password."""
 
 
+class NoTablesError(DatabaseUrlError):
+    """A database is missing, or has no tables of a run."""
+
+
 def sqlite_url(path: Path) -> str:
     """Return the URL of an SQLite database. No character of the path is taken for a part of the URL."""
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
-def check_url(url: str) -> None:
-    """Raise DatabaseUrlError for a URL that can't be parsed, another database, or an SQLite file in no folder."""
+def parsed_url(url: str) -> URL:
+    """Parse a URL. Raises DatabaseUrlError for one that can't be parsed, or is that of another database."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:  # neither is shown: they may hold the password
         raise DatabaseUrlError(f"the database URL can't be parsed: {_FORMS}") from error
     if parsed.drivername not in _DRIVERS:
         raise DatabaseUrlError(f"{parsed.drivername} is no database that can be used: {_FORMS}")
+    return parsed
+
+
+def check_url(url: str) -> None:
+    """Raise DatabaseUrlError for a URL that can't be parsed, another database, or an SQLite file in no folder."""
+    parsed = parsed_url(url)
     is_file = parsed.database not in (None, "", ":memory:") and "uri" not in parsed.query  # else SQLite's own URI
     if parsed.get_backend_name() == "sqlite" and (is_file or parsed.host):
         if parsed.host:
@@ -67,6 +77,39 @@ def connect(url: str) -> Engine:
 
     Raises DatabaseUrlError.
     """
+    return _migrated(unmigrated(url))
+
+
+def connect_to_existing(url: str) -> Engine:
+    """Connect to a database that has tables of a run. Raises NoTablesError if it has none; nothing is created."""
+    parsed = parsed_url(url)
+    if is_missing(parsed):
+        raise NoTablesError(f"there is no database {parsed.database}")
+    engine = unmigrated(url)
+    with engine.connect() as connection:
+        empty = schema_version(connection) is None
+    if empty:
+        engine.dispose()
+        raise NoTablesError(f"{engine.url.render_as_string()} has no tables of a run")
+    return _migrated(engine)
+
+
+def _migrated(engine: Engine) -> Engine:
+    try:
+        migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def is_missing(url: URL) -> bool:
+    """Return True if `url` is that of a SQLite file that does not exist; connecting would create it."""
+    return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
+
+
+def unmigrated(url: str) -> Engine:
+    """Return an engine on `url` with the schema that it has. Raises DatabaseUrlError."""
     check_url(url)
     timeouts = _TIMEOUTS if url.startswith("postgresql") else {}
     engine = create_engine(url, pool_pre_ping=True, connect_args=timeouts)
@@ -80,7 +123,6 @@ def connect(url: str) -> Engine:
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
-    migrate(engine)
     return engine
 
 
@@ -100,12 +142,22 @@ def cut_write_ahead_log(engine: Engine, above: int = WAL_BYTES) -> None:
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Migrate the schema up or down to `revision` ("base": no tables). Processes take turns."""
+    """Migrate the schema up or down to `revision` ("base": no tables). Processes take turns.
+
+    Raises DatabaseUrlError if the schema is that of a newer version, or of another program that uses Alembic.
+    """
     config = alembic_config()
     if revision == "head":
+        scripts = ScriptDirectory.from_config(config)
         with engine.connect() as connection:
-            if schema_version(connection) == ScriptDirectory.from_config(config).get_current_head():
-                return
+            current = schema_version(connection)
+        if current == scripts.get_current_head():
+            return
+        if current not in (None, *(script.revision for script in scripts.walk_revisions())):
+            raise DatabaseUrlError(
+                f"{engine.url.render_as_string()} has tables of a newer version of mc2sf, or of another program "
+                f"(revision {current}): use that version, or another database"
+            )
     with _one_thread, _alone(engine) as connection:
         config.attributes["connection"] = connection
         if revision == "head" or schema_version(connection) is None:
