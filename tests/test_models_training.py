@@ -309,15 +309,6 @@ def test_weights_that_are_not_finite_are_noticed() -> None:
     assert not retrain(nets, Catalogue([]), log, config=CONFIG, spec=SPEC, seed=1).finite
 
 
-def test_training_ends_early_once_it_only_overfits_and_its_result_is_the_same() -> None:
-    log = log_of(20, 20, 40)
-    whole, early = (retrained(log, passes=40, snapshots=20, patience=n) for n in (20, 3))
-    assert 0 < early.kept < early.steps < whole.steps
-    assert early.steps == round(early.kept + 3 * whole.steps / 20)
-    assert whole.kept == early.kept
-    assert pack(whole.nets) == pack(early.nets)
-
-
 def test_progress_is_called_at_every_step() -> None:
     calls: list[tuple[int, int, float]] = []
     result = retrain(

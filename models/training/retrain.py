@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.data.catalogue import Catalogue
 from models.data.interaction_log import InteractionLog, click_states
@@ -25,16 +26,14 @@ from models.optimisers.adam import Adam
 from models.optimisers.row_adam import RowAdam
 from models.training.cooccurrence_loss import cooccurrence_loss
 from models.training.distributed import SINGLE_PROCESS, ProcessGroup
-from models.training.held_out import NEGATIVES, HeldOut
+from models.training.held_out import NEGATIVES, HeldOut, is_better
 from models.training.losses import Loss, joint_loss, sampled_softmax
 from models.training.minibatches import Batch, ClickSource
-from models.training.popularity_floor import fit_floor
-from models.training.snapshot_selection import SnapshotSelection
+from models.training.popularity_floor import fit_floor, fit_gains
 from models.training.stacking import neighbours_without, stack
 
 Ints = NDArray[np.int64]
 CPU = torch.device("cpu")
-Progress = Callable[[int, int, float], None]  # of a step, all steps, and the step's loss
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ class TrainConfig:
     held_out_min: int = 200  # held-out clicks, but at most half of the new ones
     held_out_max: int = 2048
     snapshots: int = 8  # of the weights during training
-    patience: int = 3  # training ends if so many snapshots after a selected one are not better
     floor_clicks: int = 2000  # to which the popularity floor is fitted
     distinct: float = 20.0  # a new item with fewer clicks starts proportionally nearer to the unknown row
     loss: Loss = sampled_softmax
@@ -77,7 +75,7 @@ class TrainResult(NamedTuple):
     n: int  # clicks of the evaluation half
     finite: bool  # True if all weights and both losses are finite
     trained_until: int  # time of the newest click trained on, ms; pass it as the next `since`
-    steps: int  # taken
+    steps: int
     kept: int  # step of the selected snapshot; 0: no snapshot was better than no training
     trained: int  # clicks selected for training
 
@@ -93,7 +91,7 @@ def retrain(
     since: int | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
     device: torch.device = CPU,
-    progress: Progress = lambda _step, _steps, _loss: None,
+    progress: Callable[[int, int, float], None] = lambda _step, _steps, _loss: None,
 ) -> TrainResult:
     """Train a copy of `nets` on the clicks of `log`; `nets` themselves are not changed.
 
@@ -102,14 +100,13 @@ def retrain(
     the full rate the nets forget what they are not trained on again. New items get rows appended.
 
     Alternate held-out clicks form two halves. The selection half selects a snapshot of the weights: one replaces the
-    best so far, at first the untrained nets, if its loss is lower by more than a standard error. Training ends early if
-    `patience` snapshots after a selected one are not better. The evaluation half compares the selected nets with
-    `nets`; if their loss is higher, the result is `nets` with the new items. All have the same new popularity floor and
-    item neighbours, which are fitted without the held-out clicks: these are few, of few users and late in their
-    sessions, and would reject any popularity. The stack is fitted last, to all held-out clicks, and is accepted by a
-    test of its own: see `stacking`.
-    All of `processes` must call this with the same arguments; each of them computes all passes of the item table alone.
-    The steps are computed on `device`, all else on the CPU.
+    best so far, at first the untrained nets, if its loss is lower by more than a standard error. The evaluation half
+    compares the selected nets with `nets`; if their loss is higher, the result is `nets` with the new items. All have
+    the same new popularity floor and item neighbours, which are fitted without the held-out clicks: these are few, of
+    few users and late in their sessions, and would reject any popularity. The stack is fitted last, to all held-out
+    clicks, and is accepted by a test of its own: see `stacking`.
+    `progress` is called with (step, steps, loss). All of `processes` must call this with the same arguments; each of
+    them computes all passes of the item table alone. The steps are computed on `device`, all else on the CPU.
     """
     generator = np.random.default_rng(seed)
     extended = catalogue.extended(np.unique(log.keys))
@@ -133,7 +130,7 @@ def retrain(
     neighbours = unchanged.fast.neighbours if unchanged.config.stacked else None
     selecting, evaluating = (HeldOut.draw(source, held_out[half::2], seed, neighbours) for half in (0, 1))
     active_losses = evaluating.losses(unchanged)
-    selection = SnapshotSelection(unchanged, selecting)
+    selection = Selection(unchanged, selecting)
     steps = 0
     if len(selected) and len(extended) >= 2:
         counts = np.bincount(source.targets, minlength=extended.size)[len(nets.encoder.E) :]
@@ -146,10 +143,14 @@ def retrain(
             candidate.encoder.gains.fill_(1)
         batches = _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks)
         train_item_table(candidate, batches, paced)
+        steps = _steps(len(selected), config.passes, config.max_clicks, config.batch)
+        snapshots = np.ceil(steps * np.arange(1, config.snapshots + 1) / config.snapshots)
         batches = _batches(source, selected, config, generator, config.passes, config.max_clicks)
         on_device = (batch.to(device) for batch in batches)
-        steps = _steps(len(selected), config.passes, config.max_clicks, config.batch)
-        steps = _train_and_select(candidate.to(device), on_device, paced, steps, selection, processes, progress)
+        for step, loss in enumerate(train(candidate.to(device), on_device, paced, steps, processes), 1):
+            progress(step, steps, loss)
+            if step in snapshots:
+                selection.consider(candidate, step)
     best, losses = selection.best, evaluating.losses(selection.best)
     learnt = best is not unchanged and bool(losses.mean() <= active_losses.mean())
     if not learnt:
@@ -205,24 +206,23 @@ def with_larger_batches(config: TrainConfig, clicks: int, *, warm: bool) -> Trai
     return replace(config, batch=batch, learning_rate=config.learning_rate * math.sqrt(batch / config.batch))
 
 
-def _train_and_select(
-    nets: Nets,
-    batches: Iterable[Batch],
-    config: TrainConfig,
-    steps: int,
-    selection: SnapshotSelection,
-    processes: ProcessGroup,
-    progress: Progress,
-) -> int:
-    """Train `nets` in at most `steps` steps while `selection` considers snapshots; return the steps taken."""
-    snapshots = np.ceil(steps * np.arange(1, config.snapshots + 1) / config.snapshots)
-    for step, loss in enumerate(train(nets, batches, config, steps, processes), 1):
-        progress(step, steps, loss)
-        if step in snapshots:
-            selection.consider(nets, step)
-            if processes.from_first(lambda: selection.worse >= config.patience):
-                return step
-    return steps
+class Selection:
+    """The best nets of a retrain so far, by their loss on held-out clicks; at first the untrained ones."""
+
+    def __init__(self, nets: Nets, held_out: HeldOut) -> None:
+        self.best, self.kept = nets, 0  # the nets, and the step of their snapshot
+        self._held_out = held_out
+        self._losses = held_out.losses(nets)
+
+    def consider(self, nets: Nets, step: int) -> None:
+        """Keep a copy of `nets`, with fitted gains, if it is better."""
+        copied = copy.deepcopy(nets).cpu().eval()
+        self._keep(copied, step, fit_gains(copied, self._held_out) if nets.config.floor else None)
+
+    def _keep(self, nets: Nets, step: int, logits: Tensor | None = None) -> None:
+        losses = self._held_out.losses(nets, logits)
+        if is_better(losses, self._losses):
+            self.best, self.kept, self._losses = nets, step, losses
 
 
 def _steps(clicks: int, passes: int, max_clicks: int, batch: int) -> int:
