@@ -23,6 +23,7 @@ from replay.sources.log_map import LogMap
 from streams.database import schema
 from streams.database.engine import (
     DatabaseUrlError,
+    check_url,
     connect,
     connect_to_existing,
     insert_new,
@@ -246,9 +247,11 @@ def register_run(settings: Settings, engine: sa.Engine, source: str, *, fresh: b
 def join_run() -> Settings:
     """Return this process's settings from the environment, after checking topics and settings against the run.
 
-    Waits for broker and database. Raises TopicsError, UserError, or PluginError if a plugin's file has changed.
+    Waits for broker and database. Raises TopicsError, UserError, DatabaseUrlError, or PluginError if a plugin's file
+    has changed.
     """
     settings = Settings()
+    check_url(settings.database.get_secret_value())  # before the broker is waited for
     loaded(settings.plugins)
     retrying(settings.patience_s)(_check, settings)
     return settings

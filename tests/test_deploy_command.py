@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import gzip
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from deploy.cli import options
+from deploy.cli.errors import explain
 from deploy.cli.main import main
 from deploy.runs import write_run_file
 from deploy.user_error import UserError
@@ -176,6 +179,18 @@ def test_a_database_folder_that_does_not_exist_is_not_waited_for(
     ).environment()
     done = mc2sf("recorder", **environment | {"MC2SF_PATIENCE_S": "100000"})  # longer than the test may take
     assert (done.returncode, f"there is no folder {gone.parent}" in " ".join(done.stderr.split())) == (2, True)
+
+
+def test_a_database_url_that_can_not_be_parsed_is_told_before_the_broker_is_waited_for(mc2sf: Command) -> None:
+    done = mc2sf("recorder", MC2SF_DATABASE="garbage", MC2SF_BROKERS="127.0.0.1:1", MC2SF_PATIENCE_S="100000")
+    assert (done.returncode, "can't be parsed" in " ".join(done.stderr.split())) == (2, True)
+
+
+def test_a_database_that_sqlite_can_not_open_is_explained() -> None:
+    error = sa.exc.OperationalError("SELECT 1", {}, sqlite3.OperationalError("unable to open database file"))
+    explained = explain(error)
+    assert explained is not None
+    assert explained.sentence.endswith("copy a read-only folder elsewhere")
 
 
 def test_a_damaged_run_file_is_named(

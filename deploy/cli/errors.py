@@ -25,6 +25,7 @@ _OF_USER = (
     *(CandidateError, ChildError, DatabaseUrlError, PluginError, ReleaseError, ReplayError, ResendError, SourceError),
     *(TopicsError, UserError),
 )
+_UNOPENED = "unable to open database file"  # of SQLite, which writes its log beside the file
 
 
 class Explained(NamedTuple):
@@ -65,4 +66,6 @@ def _of_database(error: Exception) -> str:
     """Return what is wrong with which database, in one line."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else None
     reason = " ".join(str(cause or error).split())
+    if reason == _UNOPENED:
+        reason += ": the file and its folder must be writable, also to read a run; copy a read-only folder elsewhere"
     return " ".join([*dict.fromkeys(getattr(error, "__notes__", ())), reason])
