@@ -133,3 +133,31 @@ def test_a_truth_value_among_floats_is_no_number(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     found = read(path, LogMap(), errors := RowErrors("skip"))
     assert ([row[0] for row in found], errors.total) == (["2", "1"], 1)
+
+
+def test_two_columns_of_one_name_in_parquet_are_refused_if_they_are_read(tmp_path: Path) -> None:
+    names = ["user", "item", "timestamp", "event"]
+    for extra, refused in (("user", True), ("note", False)):
+        values = [pa.array([value]) for value in ("u", "i", T, "click", "x", "y")]
+        pq.write_table(pa.table(values, names=[*names, extra, extra]), path := tmp_path / "a.parquet")
+        if refused:
+            with pytest.raises(SourceError, match="user occurs twice"):
+                read(path, LogMap())
+        else:
+            assert read(path, LogMap()) == [("u", "i", T * 1000)]
+
+
+def test_one_column_and_a_word_of_another_spelling_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", HEADER.replace(",", "^"))
+    with pytest.raises(SourceError, match="line 1 is one column if ',' separates columns: --separator"):
+        read(path, LogMap())
+    path = write(tmp_path / "b.csv", HEADER + f"u,i,{T}, Click\n")
+    with pytest.raises(SourceError, match="' Click': case and blanks matter, --events"):
+        read(path, LogMap())
+
+
+@pytest.mark.parametrize("line", ["sep=;", "SEP=;", '"sep=;"'])
+def test_a_first_line_that_names_the_separator_is_no_header(tmp_path: Path, line: str) -> None:
+    text = HEADER.replace(",", ";") + f"u;i;{T};click\n"
+    path = write(tmp_path / "a.csv", f"{line}\r\n{text}")
+    assert read(path, LogMap()) == [("u", "i", T * 1000)]

@@ -27,7 +27,8 @@ def parquet_log(path: Path, reader: EventReader, errors: RowErrors) -> Iterator[
     with open_parquet(path) as file:
         try:
             known = columns_at(file.schema_arrow, reader.log_map.paths)
-            names = columns.columns(known, reader.log_map)
+            top = file.schema_arrow.names  # a name may be there twice
+            names = columns.columns([*top, *(path for path in known if path not in top)], reader.log_map)
         except InvalidError as error:
             raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
         for column, name in names.items():

@@ -159,7 +159,9 @@ class EventReader:
             with suppress(InvalidError):
                 word = str(value).lower() if isinstance(value, bool) else columns.text("event", value)
             if word not in self._words and "*" not in self._words:
-                raise InvalidError("unknown event kind", shown(value))
+                close = word.strip().lower() in {known.strip().lower() for known in self._words}
+                hint = ": case and blanks matter, --events names its kind" if close else ""
+                raise InvalidError("unknown event kind", shown(value) + hint)
             return self._words.get(word, self._words.get("*"))
         number = number_of(value)
         if number in self._null_numbers or str(value).strip().lower() in self._null:

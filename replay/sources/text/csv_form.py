@@ -17,7 +17,7 @@ from replay.sources.text.csv_records import LINE_BYTES, Dialect, leading, line_e
 
 SEPARATORS: Final = (",", "\t", ";", "|", "::")
 
-_SEPARATOR = re.compile(rb"sep=([\t,;|])\r?\n")
+_SEPARATOR = re.compile(rb'(?i)"?sep=([\t,;|])"?\r?\n')
 _SNIFFED = 20  # number of records for which separators are compared
 _UNIT = b"\x1f"  # replaces a separator of more than one byte
 
@@ -65,7 +65,9 @@ def csv_form(path: Path, head: bytes, log_map: LogMap) -> CsvForm:
         positions = columns.positions(names, log_map)
     except InvalidError as error:
         check_csv(path, head)
-        raise SourceError(f"{path}: {error.reason}: {error.detail}; {columns.HINT}") from error
+        one = f"line 1 is one column if {separator.decode()!r} separates columns: --separator says what does; or "
+        hint = (one if len(names) == 1 else "") + columns.HINT
+        raise SourceError(f"{path}: {error.reason}: {error.detail}; {hint}") from error
     begin = first.end() if header else first.start()
     return CsvForm(separator, dialect, names, positions, begin, 1 + line_ends(data[:begin]))
 
