@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def write_onnx(nets: Nets, path: Path) -> None:
         torch.zeros(1, 100, d),
         torch.zeros(1, 100),
     )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # the exporter's own
         program = torch.onnx.export(
             DeviceModel(nets).eval(),
