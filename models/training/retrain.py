@@ -44,7 +44,7 @@ class TrainConfig:
     pace: float = 1.5  # learning rate x (share of clicks used) ** pace, after a warm start
     batch: int = 64  # on few clicks
     batch_max: int = 256  # on many clicks: the cost per click is then half
-    min_steps: int = 100  # a batch is not enlarged to leave fewer steps; twice as many from scratch
+    min_steps: int = 150  # a batch is not enlarged to leave fewer steps; twice as many from scratch
     l2: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     passes: int = 2  # over the selected clicks
