@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import sqlalchemy as sa
 import torch
 from numpy.typing import NDArray
 
-from deploy.analysis.device_export import ITEMS, MANIFEST, MODEL, export_device
-from deploy.analysis.device_model import INPUTS, OUTPUTS, DeviceModel, quantise, write_onnx
+from deploy.analysis.device_export import ITEMS, MANIFEST, MODEL, PROGRAM, export_device
+from deploy.analysis.device_model import INPUTS, OUTPUTS, DeviceModel, quantise, write_executorch, write_onnx
 from deploy.runs import FoundRun
 from deploy.user_error import UserError
 from models.data.item_neighbours import ItemNeighbours
@@ -109,6 +110,23 @@ def test_the_exported_model_gives_the_scores_of_the_stream_and_in_8_bits_nearly(
         assert_scores_of_the_stream(nets, lambda given: small.run(list(OUTPUTS), given))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # executorch's own
+@pytest.mark.skipif(find_spec("executorch") is None, reason="NO EXECUTORCH: its export is not tested")
+def test_the_executorch_program_gives_the_scores_of_the_stream(tmp_path: Path) -> None:
+    from executorch.runtime import Runtime  # noqa: PLC0415 - an optional dependency
+
+    nets, path = trained(), tmp_path / PROGRAM
+    write_executorch(nets, path)
+    assert path.stat().st_size < 1_000_000
+    program = Runtime.get().load_program(path.read_bytes()).load_method("forward")
+
+    def ask(given: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        return [each.numpy() for each in program.execute([torch.from_numpy(given[name]) for name in INPUTS])]
+
+    assert_scores_of_the_stream(nets, ask)
+
+
 def test_the_table_of_items_has_names_vectors_and_neighbours(
     engine: sa.Engine, settings: Settings, tmp_path: Path
 ) -> None:
@@ -134,6 +152,7 @@ def test_the_table_of_items_has_names_vectors_and_neighbours(
     def fail(_nets: Nets, _path: Path) -> None:
         raise ImportError
 
-    with pytest.raises(UserError, match="needs ONNX"):
-        export_device(found, tmp_path / "other" / "new", 2, write_model=fail)
+    for executorch, missing in ((False, "needs ONNX"), (True, "needs ExecuTorch")):
+        with pytest.raises(UserError, match=missing):
+            export_device(found, tmp_path / "other" / "new", 2, write_model=fail, executorch=executorch)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["out", "small"]

@@ -1,4 +1,4 @@
-"""Export of a release for a device: its model as ONNX, its items as a table."""
+"""Export of a release for a device: its model as ONNX or for ExecuTorch, its items as a table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from deploy.analysis.device_model import INPUTS, OUTPUTS, write_in_8_bits, write_onnx
+from deploy.analysis.device_model import INPUTS, OUTPUTS, write_executorch, write_in_8_bits, write_onnx
 from deploy.runs import FoundRun, check_new_folder, new_folder
 from deploy.user_error import UserError
 from models.mc2sf.nets import Nets
 from streams.database import run_state
 from streams.releases.release import Assembler, read_release_and_items
 
-MODEL, ITEMS, MANIFEST = "model.onnx", "items.parquet", "manifest.json"
+MODEL, PROGRAM, ITEMS, MANIFEST = "model.onnx", "model.pte", "items.parquet", "manifest.json"
 
 
 def export_device(
@@ -28,10 +28,12 @@ def export_device(
     write_model: Callable[[Nets, Path], None] | None = None,
     *,
     eight_bits: bool = False,
+    executorch: bool = False,
 ) -> int:
     """Write MODEL, ITEMS and MANIFEST of a release, by default the active one, to `folder`. Return its version.
 
-    `eight_bits`: weights and vectors of items are quantised; a vector is then `vector` times `scale`.
+    `executorch`: PROGRAM is written instead of MODEL. `eight_bits`: weights of MODEL and vectors of items are
+    quantised; a vector is then `vector` times `scale`.
     Raises ReleaseError if there is no such release, UserError if it cannot be exported or the folder is not empty.
     """
     check_new_folder(folder)
@@ -45,10 +47,11 @@ def export_device(
         raise UserError(f"release {version} has standalone nets: only the product's own can be exported")
     with new_folder(folder):
         try:
-            write = write_model or (write_in_8_bits if eight_bits else write_onnx)
-            write(release.nets, folder / MODEL)
+            default = write_executorch if executorch else write_in_8_bits if eight_bits else write_onnx
+            (write_model or default)(release.nets, folder / (PROGRAM if executorch else MODEL))
         except ImportError as error:
-            raise UserError("an export for devices needs ONNX: pip install 'mc2sf[onnx]'") from error
+            needed, extra = ("ExecuTorch", "executorch") if executorch else ("ONNX", "onnx")
+            raise UserError(f"an export for devices needs {needed}: pip install 'mc2sf[{extra}]'") from error
         except ValueError as error:
             raise UserError(f"release {version}: {error}") from error
     neighbours = release.nets.fast.neighbours.resized(len(items.keys), len(items.keys))

@@ -1,4 +1,4 @@
-"""The device's part of a release as one ONNX graph, for runtimes without torch."""
+"""The device's part of a release as one ONNX graph or ExecuTorch program, for runtimes without torch."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ INPUTS = {
     "r_n": "f4 [1, C, d]",
     "f2s": "f4 [1, C]: the cloud's own scores",
 }
+MAX_CANDIDATES = 1000  # of an ExecuTorch program, whose memory is planned for them
 _OF_CANDIDATES = ("items", "vectors", "statistics", "r_t", "r_n", "f2s")
 
 
@@ -110,10 +111,45 @@ def write_onnx(nets: Nets, path: Path) -> None:
     """Write the device's model of `nets`, for any number of candidates. Raises ValueError as `DeviceModel` does."""
     import onnx  # noqa: PLC0415 - an optional dependency
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # the exporter's own
+        program = torch.onnx.export(
+            DeviceModel(nets).eval(),
+            _example(nets),
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_shapes=_shapes(None),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces of this machine, most of the file
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    onnx.save(model, str(path))
+
+
+def write_executorch(nets: Nets, path: Path) -> None:
+    """Write the device's model of `nets` for ExecuTorch, for at most MAX_CANDIDATES candidates.
+
+    Raises ValueError as `DeviceModel` does.
+    """
+    for logger in ("torchao", "torch.utils._pytree"):  # they warn of missing kernels and of torchao
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # the exporter's own
+        from executorch.exir import to_edge_transform_and_lower  # noqa: PLC0415 - an optional dependency
+
+        program = torch.export.export(DeviceModel(nets).eval(), _example(nets), dynamic_shapes=_shapes(MAX_CANDIDATES))
+        path.write_bytes(to_edge_transform_and_lower(program).to_executorch().buffer)
+
+
+def _example(nets: Nets) -> tuple[Tensor, ...]:
+    """Return inputs for 100 candidates, in the order of INPUTS."""
     d, length = nets.config.dim, nets.config.history_short
     neighbours = max_neighbours(len(nets.encoder.E))
-    several = torch.export.Dim("candidates", min=1)
-    arguments = (
+    return (
         torch.zeros(1, length, d),
         torch.ones(1, length, dtype=torch.bool),
         torch.zeros(1, length, d),
@@ -127,24 +163,12 @@ def write_onnx(nets: Nets, path: Path) -> None:
         torch.zeros(1, 100, d),
         torch.zeros(1, 100),
     )
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # the exporter's own
-        program = torch.onnx.export(
-            DeviceModel(nets).eval(),
-            arguments,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_shapes=tuple({1: several} if name in _OF_CANDIDATES else None for name in INPUTS),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    for node in model.graph.node:
-        del node.metadata_props[:]  # stack traces of this machine, most of the file
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
-        del value.metadata_props[:]
-    onnx.save(model, str(path))
+
+
+def _shapes(most: int | None) -> tuple[dict[int, torch.export.Dim] | None, ...]:
+    """Return the dimensions that vary: the number of candidates, at most `most`."""
+    several = torch.export.Dim("candidates", min=1, max=most)
+    return tuple({1: several} if name in _OF_CANDIDATES else None for name in INPUTS)
 
 
 def write_in_8_bits(nets: Nets, path: Path) -> None:

@@ -14,6 +14,7 @@ from deploy.cli.options import JsonOption, RunArgument, span_of
 from deploy.console import Table, print_json, terminal
 from deploy.runs import find
 from deploy.stored_runs.stored_runs import UNREADABLE, StoredRun, chosen, delete, stored_runs
+from deploy.user_error import UserError
 from replay.times import utc
 from streams.database import schema
 
@@ -161,15 +162,18 @@ def export_device(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the model and the table of items.")],
     release: Annotated[int | None, typer.Option(help="Version of the release.  [default: the active one]")] = None,
     eight_bits: Annotated[bool, typer.Option("--eight-bits", help="Quantise weights and vectors to 8 bits.")] = False,
+    executorch: Annotated[bool, typer.Option("--executorch", help="Write an ExecuTorch program instead.")] = False,
 ) -> None:
     """Export a release for a device: the fast part as ONNX, the items as Parquet."""
     from deploy.analysis import device_export
 
+    if eight_bits and executorch:
+        raise UserError("--eight-bits quantises ONNX only: leave it or --executorch out")
     found = find(run)
     with console.status("exporting"):
-        version = device_export.export_device(found, folder, release, eight_bits=eight_bits)
+        version = device_export.export_device(found, folder, release, eight_bits=eight_bits, executorch=executorch)
     found.engine.dispose()
-    size = (folder / device_export.MODEL).stat().st_size
+    size = (folder / (device_export.PROGRAM if executorch else device_export.MODEL)).stat().st_size
     console.print(f"release {version} written to {folder}: {size:,} bytes without the items")
 
 

@@ -30,6 +30,6 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: [..., inputs] -> [..., outputs]."""
-        if x.dim() == 3 and x.shape[1] == TILE and torch.is_inference_mode_enabled():
+        if torch.is_inference_mode_enabled() and x.dim() == 3 and x.shape[1] == TILE:
             return linear(x, self.weight, self.bias)
         return super().forward(x)
