@@ -22,6 +22,7 @@ from benchmarks.servers.postgres import Postgres
 from deploy.local.broker import free_port
 from deploy.local.child_process import die_with_parent
 from deploy.runs import find
+from replay.send.clock_file import ClockFile, ReplayChange
 
 _NAP_S = 7.0  # longer than the session (6 s) and the poll interval below, but shorter than the supervisor's patience
 _SHORT_POLL = {"MC2SF_POLL_INTERVAL_S": "3"}
@@ -114,12 +115,19 @@ def _paused(role: str) -> Callable[[Scene], None]:
 
 
 def _scaled(scene: Scene) -> None:
-    """Start two more workers of each kind; then kill one of each, which is not started again."""
+    """Start two more workers of each kind; then kill one of each, which is not started again.
+
+    The replay is paused until they have joined: on a busy machine it would be over before.
+    """
+    clock = ClockFile(scene.run.out / "state" / "replay")
+    clock.change(ReplayChange(paused=True))
     more = {(role, number): _another(scene, role, number) for role in ("device", "cloud") for number in (2, 3)}
     while not all(_ready(port) for _, port in more.values()):
         if scene.run.process.poll() is not None:
             raise RuntimeError("the run ended before the workers had joined it")
         time.sleep(0.1)
+    clock.change(ReplayChange(paused=False))
+    scene.run.until(scene.run.epoch() + 1)
     for role in ("device", "cloud"):
         process, _ = more[role, 2]
         process.kill()
