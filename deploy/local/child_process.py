@@ -27,6 +27,7 @@ STOP_S = 15.0  # from SIGTERM to SIGKILL
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 _SCRAPE_S = 2.0  # the longest wait for /metrics
+_AUTOGROUP_ATTEMPTS = 5
 
 
 class ChildError(RuntimeError):
@@ -37,6 +38,22 @@ def die_with_parent() -> None:
     """Ask the kernel to stop this child when its parent is killed: no orphan holds a port or a database."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _be_nice(pid: int, niceness: int) -> None:
+    """Add to the niceness of a new process that leads its session, before it has threads, which would keep theirs.
+
+    Linux may share the processor among sessions (autogroup): then the niceness of the session counts.
+    """
+    with suppress(OSError):  # it has already ended, or there are no autogroups
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)  # up to the maximum
+        for _ in range(_AUTOGROUP_ATTEMPTS):
+            try:
+                Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
+            except BlockingIOError:  # without privileges one change per .1 s is allowed
+                time.sleep(0.1)
+            else:
+                return
 
 
 @dataclass
@@ -68,10 +85,8 @@ class Child:
         """Start the process, appending to its log."""
         forked = self.preloader and self.preloader.fork(self.command, self.environment, self.log)
         self.process = forked or self._popen()
-        if self.niceness:  # before it has threads, which would keep the priority that they began with
-            with suppress(ProcessLookupError):  # it has already ended
-                own = os.getpriority(os.PRIO_PROCESS, 0)
-                os.setpriority(os.PRIO_PROCESS, self.process.pid, own + self.niceness)  # the system's maximum is kept
+        if self.niceness:
+            _be_nice(self.process.pid, self.niceness)
         self.started, self.ended = time.monotonic(), math.inf
 
     def _popen(self) -> subprocess.Popen[bytes]:

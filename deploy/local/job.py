@@ -78,8 +78,9 @@ def _start(supervisor: Supervisor, job: Job, settings: Settings, interrupts: Int
         supervisor.add(f"cloud-{number}", ["worker", "cloud"], settings)
         supervisor.add(f"device-{number}", ["worker", "device"], settings)
     if not settings.frozen:
-        supervisor.add("learner", ["learner"], settings, niceness=_TRAINING_NICENESS)
-        supervisor.add("retrain", ["retrain", "--every"], settings, niceness=_TRAINING_NICENESS)
+        niceness = 0 if settings.lockstep else _TRAINING_NICENESS  # in lockstep the stream waits for them
+        supervisor.add("learner", ["learner"], settings, niceness=niceness)
+        supervisor.add("retrain", ["retrain", "--every"], settings, niceness=niceness)
     while not settings.lockstep and not supervisor.ready():
         interrupts.check()
         supervisor.check()
