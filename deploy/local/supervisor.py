@@ -1,4 +1,4 @@
-"""The supervisor of a local run: starts its processes, restarts the dead and the stuck ones, stops them in order.
+"""The supervisor of a local run: starts its processes, restarts the dead and the stuck ones, stops them.
 
 A worker that can't guarantee correct state kills itself and relies on a restart, so a death is normal. A process that
 dies repeatedly within a short time ends the run, with the end of its log. A process that runs but fails /healthz is

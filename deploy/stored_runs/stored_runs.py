@@ -12,15 +12,7 @@ import sqlalchemy as sa
 from deploy.runs import DATABASE, RUN_FILE, lock_folder, read_run_file, with_password
 from deploy.user_error import UserError
 from streams.database import schema
-from streams.database.engine import (
-    DatabaseUrlError,
-    connect,
-    connect_to_existing,
-    is_missing,
-    parsed_url,
-    schema_version,
-    unmigrated,
-)
+from streams.database.engine import DatabaseUrlError, NoTablesError, connect, connect_to_existing, parsed_url
 from streams.settings import Settings
 
 UNREADABLE = "unreadable"
@@ -93,9 +85,10 @@ def _size(folder: Path) -> int:
 
 def _in_database(url: str, run: str | None, folder: Path | None) -> Iterator[StoredRun]:
     url = with_password(url)
-    if is_missing(parsed_url(url)) or _is_empty(url):
+    try:
+        engine = connect_to_existing(url)
+    except NoTablesError:
         return
-    engine = connect_to_existing(url)
     try:
         with engine.connect() as connection:
             rows = connection.execute(sa.select(schema.runs)).all()
@@ -112,15 +105,6 @@ def _in_database(url: str, run: str | None, folder: Path | None) -> Iterator[Sto
                 created_wall=row.created_wall,
                 bytes=0 if folder is None else _size(folder),
             )
-
-
-def _is_empty(url: str) -> bool:
-    engine = unmigrated(url)
-    try:
-        with engine.connect() as connection:
-            return schema_version(connection) is None
-    finally:
-        engine.dispose()
 
 
 def _delete_rows(stored: StoredRun) -> int:

@@ -85,22 +85,25 @@ def connect_to_existing(url: str) -> Engine:
     parsed = parsed_url(url)
     if is_missing(parsed):
         raise NoTablesError(f"there is no database {parsed.database}")
-    engine = unmigrated(url)
-    with engine.connect() as connection:
-        empty = schema_version(connection) is None
-    if empty:
-        engine.dispose()
-        raise NoTablesError(f"{engine.url.render_as_string()} has no tables of a run")
-    return _migrated(engine)
+    return _migrated(unmigrated(url), existing=True)
 
 
-def _migrated(engine: Engine) -> Engine:
+def _migrated(engine: Engine, *, existing: bool = False) -> Engine:
+    """Migrate and return `engine`, or dispose of it. Raises NoTablesError without tables that must be `existing`."""
     try:
+        if existing:
+            _require_tables(engine)
         migrate(engine)
     except BaseException:
         engine.dispose()
         raise
     return engine
+
+
+def _require_tables(engine: Engine) -> None:
+    with engine.connect() as connection:
+        if schema_version(connection) is None:
+            raise NoTablesError(f"{engine.url.render_as_string()} has no tables of a run")
 
 
 def is_missing(url: URL) -> bool:

@@ -22,9 +22,8 @@ class DeviceRows:
         self._users = PendingRows(table, _read_user)
         self._requests = PendingRows(table, _read_request)
         self._partitions = PendingRows(table, row_or_new(DevicePartitionState))
-        self._releases = PendingRows(
-            table, row_or_new(DevicePartitionState)
-        )  # as they were before the batch, but for the release
+        # as they were before the batch, but for the release
+        self._releases = PendingRows(table, row_or_new(DevicePartitionState))
 
     def write_order(self) -> tuple[ChangedRows, ...]:
         """Return the kinds of rows in the order of writing, which is safe against a crash at any point.

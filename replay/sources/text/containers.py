@@ -131,7 +131,8 @@ def parts(path: Path, pattern: str | None = None) -> Parts:
     if len(left_out) == len(files):
         hint = f", but backups or unfinished files such as {left_out[0]}: name a file to read it" if left_out else ""
         raise SourceError(f"{path}: no file in the folder" + (f" matches {pattern}" if pattern else "") + hint)
-    read = tuple(file for file in ordered if not _is_superfluous(file, known))
+    rest = known.difference(left_out)
+    read = tuple(file for file in ordered if file in rest)
     for file in read:
         if not file.is_file():
             raise SourceError(f"{file} is a broken link, or no file: --parts chooses the files of a folder")
