@@ -3,6 +3,8 @@ PYTHON ?= $(shell for v in 3.13 3.12 3.11; do python$$v -c 'import sys; print(sy
 # `make install TORCH=default` leaves to pip which build of torch it takes; otherwise the one without CUDA if its index answers
 TORCH ?= cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# the extras of pyproject.toml that are installed
+EXTRAS ?= dev
 BIN := .venv/bin
 # of 16,000 modules few are ever imported: Python compiles those when they are
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
@@ -24,7 +26,7 @@ install: .venv/.complete
 	else \
 		echo "Downloading into .venv: torch in the build that pip chooses (on Linux with CUDA libraries: 3 GB) and the other packages (400 MB)"; \
 	fi
-	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: install

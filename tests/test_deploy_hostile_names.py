@@ -23,7 +23,7 @@ from streams.database.engine import alembic_config, connect, sqlite_url
 
 ROWS = "user,item,timestamp,event\n" + "".join(f"u{n % 5},i{n % 7},{1_700_000_000 + n},click\n" for n in range(40))
 HOSTILE = st.text("=[]*?#%&<>'\"\\`:{}$;!ab1 \n\té😀", min_size=1, max_size=20).filter(lambda name: set(name) - {" "})
-KNOWN = ["user=alice", "time=5", "a[b]", "*", "q?x", "h#x", "p%41", "%(here)s", "it's", ":smile:", "[red]", "{file}"]
+KNOWN = ["user=alice", "?\\", "time=5", "a[b]", "*", "q?x", "h#x", "p%41", "%(here)s", "it's", ":smile:", "[red]", "{file}"]
 
 
 def with_known(test: Callable[..., None]) -> Callable[..., None]:
@@ -38,10 +38,10 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 
 def contents(folder: Path) -> dict[str, int]:
-    """Prepare the log in `folder`, and count what the sorted log contains."""
+    """Prepare the log in `folder` with duckdb, and count what the sorted log contains."""
     log = folder / "log.csv"
     log.write_text(ROWS)
-    found = prepare(parse(f"log:{log}"), Options(exposures="logged"), folder / "out").contents
+    found = prepare(parse(f"log:{log}"), Options(exposures="simulated"), folder / "out").contents
     return {"rows": found.rows, "users": found.users, "items": found.items, "first": found.first, "last": found.last}
 
 

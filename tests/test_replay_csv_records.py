@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replay.sources.text.csv_records import LINE_BYTES, Cutter, Dialect, blocks, line_ends
@@ -54,6 +54,7 @@ def test_what_python_s_csv_writes_is_cut_into_its_records_and_lines(
 
 @settings(max_examples=200)
 @given(st.text(st.sampled_from('ab,"\r\n'), max_size=30), st.integers(1, 40))
+@example('"\n,"', 1)  # the only line end is within quotes
 def test_damaged_quotes_lose_no_line_and_give_the_same_records_in_blocks_of_any_size(text: str, size: int) -> None:
     data = text.encode()
     whole = Cutter(Dialect(b","), width=2).cut_records(data, last=True)[0]

@@ -102,10 +102,11 @@ class Cutter:
             return None
         codes = np.frombuffer(data, np.uint8)
         newlines = np.flatnonzero(codes == ord("\n"))
-        ends, quotes = newlines, None
+        ends, quotes, inside = newlines, None, newlines[:0]
         if dialect.quote and dialect.quote in data:
             quotes = np.flatnonzero(codes == dialect.quote[0])
-            ends = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
+            is_inside = np.searchsorted(quotes, newlines) % 2 == 1
+            ends, inside = newlines[~is_inside], newlines[is_inside]
         if last and not data.endswith(b"\n"):
             ends = np.append(ends, len(data))
         size = min(int(ends[-1]) + 1, len(data)) if len(ends) else 0
@@ -121,8 +122,8 @@ class Cutter:
         lines_before = np.flatnonzero(filled) if quotes is None else np.searchsorted(newlines, starts[filled])
         lines = self.line + lines_before
         quoted_rows = lines[:0]
-        if quotes is not None and self.width and len(ends) < len(newlines):
-            inside = newlines[(np.searchsorted(quotes, newlines) % 2 == 1) & (newlines < size)]
+        inside = inside[inside < size]
+        if quotes is not None and self.width and len(inside):
             separators = np.flatnonzero(codes == dialect.separator[0])
             next_newline = np.append(newlines, size)[np.searchsorted(newlines, inside, "right")]
             end = np.minimum(next_newline, quotes[np.searchsorted(quotes, inside)])
