@@ -11,6 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # threads that wait for each other must not spin: the processes share the cores
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# Hundreds of processes import the same modules: without kept bytecode, as in most container images, each compiles them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo docs format lint guard test check suite proofs bench-device chaos outages fuzz soak clean
 install: .venv/.complete
 

@@ -1,4 +1,7 @@
-"""Marks, and servers for tests: started once, on free ports, in temporary folders; a test gets a run id of its own."""
+"""Marks, and servers for tests: started once, on free ports, in temporary folders; a test gets a run id of its own.
+
+A fixture imports what it needs: the process that only gives tests to others, and a test alone, begin at once.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +17,30 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import hypothesis
-import psycopg
 import pytest
-import sqlalchemy as sa
-import torch
-from selenium import webdriver
-from tenacity import retry, stop_after_delay, wait_fixed
 
-from benchmarks.servers.embedded import embedded_broker
-from benchmarks.servers.kafka import Cluster
-from benchmarks.servers.postgres import POSTGRES, Postgres
-from deploy.cli.main import main
-from deploy.local.broker import free_port
-from streams.database.engine import connect
-from streams.settings import Settings
 from tests.support import process_guard
-from tests.support.browser import chromium
 from tests.support.command import Command, CommandResult
-from tests.support.whole_run import shared_run
 
-hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's matter
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from selenium import webdriver
+
+    from streams.settings import Settings
+
+IN_CI = os.environ.get("CI") == "true"
+
+# How long an example takes is the machine's matter. In CI the examples are the same each time, so that a change is red
+# only by its own doing; elsewhere they are new ones each time.
+hypothesis.settings.register_profile("any machine", deadline=None, derandomize=IN_CI)
 hypothesis.settings.load_profile("any machine")
 
 # pytest's own processes share the cores: threads that wait for each other by spinning would starve them all
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
-IN_CI = os.environ.get("CI") == "true"
 KAFKA_HOME = os.environ.get("KAFKA_HOME")
 # fixtures that start processes, and the marks of a test that uses one of them
 STARTERS = {"servers": ["process"], "tool": ["process"], "undisturbed": ["process"], "kafka_home": ["process", "kafka"]}
@@ -99,6 +97,10 @@ def kafka_home() -> Path:
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """Start a server by name at its first use, and stop all of them at the end."""
+    from benchmarks.servers.embedded import embedded_broker
+    from benchmarks.servers.kafka import Cluster
+    from benchmarks.servers.postgres import POSTGRES, Postgres
+
     running: dict[str, str] = {}
     with ExitStack() as stack:
 
@@ -137,6 +139,8 @@ def kafka(servers: Callable[[str], str], kafka_home: Path) -> str:  # noqa: ARG0
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file with the newest schema and no rows, to be copied: migrating takes ten times as long."""
+    from streams.database.engine import connect
+
     path = tmp_path_factory.mktemp("schema") / "empty.db"
     connect(f"sqlite:///{path}").dispose()
     return path
@@ -153,6 +157,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
     """An engine of a database without rows."""
+    from streams.database.engine import connect
+
     connected = connect(database_url)
     yield connected
     connected.dispose()
@@ -160,6 +166,8 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 
 def database_on(url: str) -> str:
     """Make an empty database on the server of `url`; its URL."""
+    import psycopg
+
     name = f"t{uuid.uuid4().hex[:12]}"
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -169,6 +177,8 @@ def database_on(url: str) -> str:
 @pytest.fixture
 def settings(tmp_path: Path, migrated: Path) -> Settings:
     """Settings of a run of its own, with SQLite and no broker; decisions apply at once."""
+    from streams.settings import Settings
+
     return Settings(
         run=f"t-{uuid.uuid4().hex[:10]}",
         database=f"sqlite:///{shutil.copy(migrated, tmp_path / 'run.db')}",
@@ -187,6 +197,8 @@ def broker_settings(settings: Settings, broker: str) -> Settings:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole run, to look at or to compare with: one for all workers of pytest-xdist."""
+    from tests.support.whole_run import shared_run
+
     folder = tmp_path_factory.getbasetemp()
     return shared_run(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
@@ -207,6 +219,8 @@ def tool() -> Callable[[str], str]:
 @pytest.fixture(scope="session")
 def browser(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """Chromium, started at its first use."""
+    from tests.support.browser import chromium
+
     driver = chromium(tool("chromium"), tool("chromedriver"), tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
@@ -215,6 +229,10 @@ def browser(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def prometheus(tool: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Start Prometheus on the processes that a file of targets names (a run's `logs/targets.json`); return its URL."""
+    from tenacity import retry, stop_after_delay, wait_fixed
+
+    from deploy.local.broker import free_port
+
     with ExitStack() as stack:
 
         def start(targets: Path, *rules: Path) -> str:
@@ -261,6 +279,7 @@ def data() -> Path:
 @pytest.fixture
 def mc2sf(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """The `mc2sf` command, in this process: `mc2sf("doctor", MC2SF_BROKERS="...")`."""
+    from deploy.cli.main import main
 
     def call(*arguments: str, **environment: str) -> CommandResult:
         capsys.readouterr()

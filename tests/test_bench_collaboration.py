@@ -31,6 +31,7 @@ def test_a_mixture_is_fitted_on_the_interval_before_the_one_that_it_ranks() -> N
     assert third < first
 
 
+@pytest.mark.slow
 def test_each_click_after_the_first_retrain_is_ranked_once(tmp_path: Path) -> None:
     plan = prepare(parse("synthetic:users=20,items=120,clicks=20"), Options(epoch="40"), tmp_path)
     log = increment.read(plan)

@@ -41,6 +41,7 @@ def test_it_judges_the_clicks_of_the_epochs_asked_for(plan: Any) -> None:
     assert 0 < len(judge) == int(asked.sum())
 
 
+@pytest.mark.slow
 def test_every_point_has_a_row_and_later_events_change_none(plan: Any) -> None:
     log = increment.read(plan)
     config = TrainConfig(table_passes=1)

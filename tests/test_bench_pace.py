@@ -22,6 +22,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> InteractionLog:
     return increment.read(prepare(parse("synthetic:users=30,items=40,clicks=30"), Options(epoch="100"), folder))
 
 
+@pytest.mark.slow
 def test_a_row_is_judged_on_the_epochs_after_it_and_nothing_later_changes_it(log: InteractionLog) -> None:
     rows = pace.followed(log, 3, 10, CONFIG, 1)
     assert [row["epoch"] for row in rows] == [3, 6, 9]

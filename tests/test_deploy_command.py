@@ -19,7 +19,7 @@ from deploy.user_error import UserError
 from streams.database.engine import connect
 from streams.kafka import topic_admin
 from streams.settings import Settings
-from tests.support.command import Command
+from tests.support.command import UNUSABLE_BROKER, Command
 from tests.support.simulation import SMALL
 from tests.test_streams_rescoring import a_recorded_run
 
@@ -213,7 +213,7 @@ def test_a_misspelt_variable_is_refused(mc2sf: Command) -> None:
 
 
 def test_a_password_is_shown_nowhere(mc2sf: Command) -> None:
-    done = mc2sf("doctor", MC2SF_DATABASE="postgresql+psycopg://me:hunter2@127.0.0.1:1/db", MC2SF_BROKERS="127.0.0.1:1")
+    done = mc2sf("doctor", MC2SF_DATABASE="postgresql+psycopg://me:hunter2@127.0.0.1:1/db", **UNUSABLE_BROKER)
     assert done.returncode == 1
     assert "hunter2" not in done.stdout + done.stderr
 

@@ -71,7 +71,7 @@ class DashboardHarness:
         self.now = 0.0
         self.live = Live(self.found, Scraper(targets, self.fetch, lambda: self.now), lambda: self.now)
         self.stop = threading.Event()
-        self.page = Page(self.live, lambda presented: presented == TOKEN, ["127.0.0.1"], self.stop)
+        self.page = Page(self.live, lambda presented: presented == TOKEN, ["127.0.0.1"], self.stop, refresh_s=0)
         self.client = TestClient(self.page.app(), base_url="http://127.0.0.1")
 
     def fetch(self, address: str) -> str:

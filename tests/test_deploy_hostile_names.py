@@ -23,7 +23,21 @@ from streams.database.engine import alembic_config, connect, sqlite_url
 
 ROWS = "user,item,timestamp,event\n" + "".join(f"u{n % 5},i{n % 7},{1_700_000_000 + n},click\n" for n in range(40))
 HOSTILE = st.text("=[]*?#%&<>'\"\\`:{}$;!ab1 \n\té😀", min_size=1, max_size=20).filter(lambda name: set(name) - {" "})
-KNOWN = ["user=alice", "?\\", "time=5", "a[b]", "*", "q?x", "h#x", "p%41", "%(here)s", "it's", ":smile:", "[red]", "{file}"]
+KNOWN = [
+    "user=alice",
+    "?\\",
+    "time=5",
+    "a[b]",
+    "*",
+    "q?x",
+    "h#x",
+    "p%41",
+    "%(here)s",
+    "it's",
+    ":smile:",
+    "[red]",
+    "{file}",
+]
 
 
 def with_known(test: Callable[..., None]) -> Callable[..., None]:

@@ -16,6 +16,7 @@ from deploy.runs import lock_folder, register_run, write_run_file
 from streams.database import schema
 from streams.database.engine import connect
 from streams.settings import Settings
+from tests.support.command import UNUSABLE_BROKER
 from tests.support.report import RUN, fill, put
 from tests.support.simulation import SMALL
 from tests.test_streams_rescoring import a_recorded_run
@@ -154,7 +155,8 @@ def test_a_wrong_database_url_is_a_sentence_in_every_command_and_creates_nothing
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MC2SF_DATABASE", url)
-    monkeypatch.setenv("MC2SF_BROKERS", "127.0.0.1:1")
+    for name, value in UNUSABLE_BROKER.items():
+        monkeypatch.setenv(name, value)
     (first, *_) = examine(Settings())
     assert (first.ok, first.subject, sentence in first.text) == (False, "database", True)
     if "tmp" not in url:

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from deploy.experiments.commands import Name
 from deploy.experiments.definitions.catalogue import EXPERIMENTS
 from tests.support.command import Command
@@ -19,6 +21,7 @@ def test_every_experiment_has_a_command_and_a_line_in_the_docs() -> None:
     assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", DOCS, re.MULTILINE)) == sorted(names)
 
 
+@pytest.mark.slow
 def test_a_small_form_runs_on_any_log_and_says_how_it_was_made(mc2sf: Command, tmp_path: Path) -> None:
     write_log(tmp_path / "log.csv", users=16)
     command = ["experiment", "ablation", "--data", f"log:{tmp_path / 'log.csv'}", "--seeds", "1", "--epochs", "1"]

@@ -29,6 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_docs_files_are_of_at_most_40_lines_and_run_together_in_an_experiment(folder: Path) -> None:
     assert all(len(path.read_text().splitlines()) <= 40 for path in folder.glob("*.py"))
     draw, time = random.Random(1), datetime(2026, 11, 1, tzinfo=UTC)

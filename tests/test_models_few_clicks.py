@@ -14,6 +14,8 @@ from benchmarks.training.sparse_world import SLATE, sparse_log
 from models.evaluation.metrics import gains
 from models.training.retrain import TrainConfig
 
+pytestmark = pytest.mark.slow  # three retrains
+
 
 @pytest.fixture(scope="module")
 def simulated() -> Simulated:

@@ -171,6 +171,7 @@ def test_a_weight_is_not_negative_and_that_of_a_feature_that_most_candidates_lac
     assert fit_weights(helpful, initial_weights(), sampled_softmax)[-1] > 200
 
 
+@pytest.mark.slow
 def test_what_the_cloud_adds_needs_evidence_and_goes_when_there_is_none() -> None:
     nothing = [clicks_by_fast_and_transitions(0.0, 0.1, seed, 80) for seed in range(12)]
     helpful, before = clicks_by_fast_and_transitions(400.0, 0.1, 1, 200), initial_weights()

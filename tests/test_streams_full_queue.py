@@ -110,11 +110,11 @@ def test_a_real_producer_with_a_full_queue_makes_the_sender_wait() -> None:
     nowhere = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "message.timeout.ms": 100}
     producer = Producer(nowhere | {"queue.buffering.max.messages": 1})
     reports: list[object] = []
-    for _ in range(3):
+    for _ in range(2):  # librdkafka looks once per second for what has timed out
         clients.produce_waiting(
             producer, "t", key=None, value=b"x", on_delivery=lambda error, _: reports.append(error.name())
         )
-    assert len(reports) == 2
+    assert len(reports) == 1
     assert not producer.flush(10)
     assert set(reports) == {"_MSG_TIMED_OUT"}
 

@@ -165,6 +165,7 @@ def test_it_learns_and_new_items_get_rows_after_the_old_ones(harness: RunHarness
     assert second.keys[:20].tolist() == first.keys.tolist()
 
 
+@pytest.mark.slow
 def test_the_same_log_gives_the_same_bytes_in_one_process_or_several(harness: RunHarness) -> None:
     found = []
     for run, fresh in (("t-one", False), ("t-each", True)):

@@ -41,8 +41,16 @@ class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Page:
     """The routes of the page. `admits` returns True for the token of an admin."""
 
-    def __init__(self, live: Live, admits: Callable[[str], bool], hosts: Sequence[str], stop: threading.Event) -> None:
+    def __init__(
+        self,
+        live: Live,
+        admits: Callable[[str], bool],
+        hosts: Sequence[str],
+        stop: threading.Event,
+        refresh_s: float = REFRESH_S,
+    ) -> None:
         self._live, self._admits, self._hosts, self._stop = live, admits, hosts, stop
+        self._refresh_s = refresh_s
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -88,7 +96,7 @@ class Page:
             changed = {name: html for name, html in sections.items() if sent.get(name) != html}
             yield b"data: " + msgspec.json.encode(changed) + b"\n\n"
             sent = sections
-            await asyncio.sleep(REFRESH_S)
+            await asyncio.sleep(self._refresh_s)
         yield b"event: end\ndata:\n\n"
 
     async def _user(self, request: Request) -> Response:

@@ -21,6 +21,9 @@ class CommandResult:
 
 Command = Callable[..., CommandResult]
 
+# of a broker that is refused at once, as this file is no certificate: one that does not answer is waited for
+UNUSABLE_BROKER = {"MC2SF_KAFKA_SECURITY": "SSL", "MC2SF_KAFKA_CA": __file__}
+
 
 def installed(*arguments: str, **environment: str) -> CommandResult:
     """Run the command that pip installed, with some environment variables."""

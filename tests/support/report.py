@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from deploy.report.summary import METRICS, Bytes, Latency, Quality, Summary
 from streams.database import schema
-from streams.database.engine import connect, insert_new
+from streams.database.engine import connect, copy_new
 from streams.settings import Settings
 
 VARIANTS = {"random": 0.1, "popularity": 0.3, "din": 0.4, "f2s": 0.44, "fast": 0.5, "mc2sf": 0.6, "river": 0.35}
@@ -78,9 +78,9 @@ def wave(best: float, epoch: int) -> float:
 
 
 def put(connection: sa.Connection, table: sa.Table, rows: Iterable[dict[str, Any]]) -> None:
-    """Insert rows; columns that they lack and that are not nullable are empty."""
-    empty = {c.name: _EMPTY[c.type.python_type] for c in table.columns if not c.nullable}
-    insert_new(connection, table, [empty | row for row in rows])
+    """Insert rows; columns that they lack are empty, or null if they may be."""
+    empty = {c.name: None if c.nullable else _EMPTY[c.type.python_type] for c in table.columns}
+    copy_new(connection, table, [tuple((empty | row).values()) for row in rows])
 
 
 def tables(folder: Path) -> sa.Engine:
