@@ -35,7 +35,9 @@ IN_CI = os.environ.get("CI") == "true"
 
 # How long an example takes is the machine's matter. In CI the examples are the same each time, so that a change is red
 # only by its own doing; elsewhere they are new ones each time.
-hypothesis.settings.register_profile("any machine", deadline=None, derandomize=IN_CI)
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, derandomize=IN_CI, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("any machine")
 
 # pytest's own processes share the cores: threads that wait for each other by spinning would starve them all

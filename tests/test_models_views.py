@@ -128,7 +128,7 @@ def test_a_short_window_closes_by_age_at_the_next_impression_group() -> None:
 
 
 @given(st.integers(0, 10_000), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_event_from_the_clicks_group_on_changes_its_view(seed: int, data: st.DataObject) -> None:
     log = random_log(seed, users=1)
     states = click_states(log, SPEC)

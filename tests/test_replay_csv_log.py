@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import RowError, RowErrors, SourceError
@@ -49,7 +49,7 @@ def expected(rows: list[tuple[Any, ...]]) -> list[Row]:
     return [(str(u), str(i), t * 1000, kinds[e], impression(one)) for u, i, t, e, one in rows]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.lists(EVENTS, min_size=1, max_size=20))
 def test_every_format_holds_the_same_events_in_the_order_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[Any, ...]]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import RowErrors, SourceError
@@ -43,7 +43,7 @@ def read(path: Path, log_map: LogMap, errors: RowErrors | None = None) -> list[R
     return [row for batch in source.read("logged", errors or RowErrors()) for row in rows_of(batch)]
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(st.lists(LINES, min_size=1, max_size=4) | st.lists(PLAIN.map(json.dumps), min_size=1, max_size=4), st.booleans())
 def test_a_block_is_read_as_its_lines_one_by_one(lines: list[str], nested: bool) -> None:
     if nested:

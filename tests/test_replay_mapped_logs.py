@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import RowErrors, SourceError
@@ -33,7 +33,7 @@ def mapped(path: Path, log_map: LogMap, errors: RowErrors | None = None, policy:
     return [row for batch in batches for row in rows_of(batch)]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(NAMES, CELLS, NAMES), min_size=1, max_size=8),
     st.sampled_from([",", ";", "\t", "|"]),

@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import RowErrors, SourceError
@@ -83,7 +83,7 @@ def test_what_is_unsure_is_said(tmp_path: Path) -> None:
         suggestion("synthetic", None)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(st.text(max_size=8), min_size=2, max_size=5), st.text(max_size=30), st.binary(max_size=40))
 def test_whatever_a_log_has_for_names_and_words_the_proposal_is_toml(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], word: str, data: bytes

@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_log_and_another_seed_another() -> None:
     assert not table(SMALL).equals(table(replace(SMALL, seed=2)))
 
 
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=25)
 @given(
     users=st.integers(1, 30),
     items=st.integers(8, 90),

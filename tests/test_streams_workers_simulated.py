@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.servers.releases import release
@@ -95,7 +95,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**32), batches=st.just(28))
 # older r2's come again, then the cloud dies before it has committed: a request comes twice
 @example(seed=16777216, batches=40)
