@@ -16,6 +16,8 @@ from typing import IO
 
 import numpy as np
 
+from benchmarks.popularity import popularity
+
 USERS_PER_REVIEW, GAMES = 2_567_538 / 7_793_069, 15_474
 USER_TAIL, GAME_TAIL = 1.9, 1.05  # exponents of the power laws
 TASTE = 300  # games of similar popularity rank around a user's own
@@ -29,15 +31,14 @@ def reviews(count: int, seed: int) -> Iterator[tuple[int, int, int]]:
     users = max(1, round(count * USERS_PER_REVIEW))
     activity = chance.pareto(USER_TAIL, users) + 0.2
     shares = np.cumsum(activity / activity.sum())
-    popularity = np.cumsum(1 / np.arange(1, GAMES + 1) ** GAME_TAIL)
-    popularity /= popularity[-1]
-    taste = np.searchsorted(popularity, chance.random(users))
+    game_shares = popularity(GAMES, GAME_TAIL)
+    taste = np.searchsorted(game_shares, chance.random(users))
     days = np.sort((chance.random(count) ** 0.4 * DAYS).astype(np.int64))  # ever more reviews per day
     for start in range(0, count, _CHUNK):
         size = min(_CHUNK, count - start)
         who = np.minimum(np.searchsorted(shares, chance.random(size)), users - 1)
         near = np.abs(taste[who] + chance.integers(-TASTE, TASTE, size)) % GAMES
-        popular = np.searchsorted(popularity, chance.random(size))
+        popular = np.searchsorted(game_shares, chance.random(size))
         games = np.where(chance.random(size) < 0.5, near, popular)
         yield from zip(who.tolist(), games.tolist(), days[start : start + size].tolist(), strict=True)
 
