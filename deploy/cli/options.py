@@ -30,7 +30,7 @@ from streams.plugins.plugin import is_name
 if TYPE_CHECKING:
     from replay.sources.log_map import LogMap
 
-EMBEDDED_TICKS, TICK_MAX_S = 20_000, 0.5  # of a replay into the embedded broker: most ticks, the longest one
+EMBEDDED_TICKS, TICK_MAX_S = 5_000, 0.5  # of a replay into the embedded broker: most ticks, the longest one
 AUTO, FREE_RATE, FREE_MIN_S = "auto", 1000.0, 120.0  # --speed auto, free-running: events per s, shortest replay
 RETRAINS = 10  # retrains per source, if --retrain-every is not given
 
@@ -224,8 +224,9 @@ def paced(plan: Plan, speed: str, *, lockstep: bool) -> Plan:
 def for_embedded_broker(plan: Plan) -> Plan:
     """Return the plan with ticks so long that the replay sends at most EMBEDDED_TICKS batches per partition.
 
-    The embedded broker looks through all batches of a partition to find one. With a hundred thousand on a busy machine
-    that takes longer than a fetch may wait, and consumers fall behind for good. So a tick lasts up to TICK_MAX_S.
+    The embedded broker looks through all batches of a partition to find one, so its cost grows with the square of their
+    number. With a hundred thousand on a busy machine consumers fall behind for good: a fetch may not wait for so long.
+    So a tick lasts up to TICK_MAX_S.
     """
     return msgspec.structs.replace(plan, tick_s=min(TICK_MAX_S, max(plan.tick_s, plan.seconds / EMBEDDED_TICKS)))
 
