@@ -16,10 +16,15 @@ USED = """
 import sys, torch
 from models.optimisers.adam import Adam
 from models.optimisers.newton import minimum
+from models.training.fit import FitConfig, fit
 from models.training.retrain import retrain
 weight = torch.ones(2, requires_grad=True)
 (weight.square().sum() + minimum(lambda x: x.square().sum(), torch.ones(2)).sum()).backward()
 Adam([weight], learning_rate=0.1, l2=0.0, betas=(0.9, 0.999)).step()
+class Objective(torch.nn.Linear):
+    def forward(self, batch):
+        return super().forward(batch).square().sum()
+fit(Objective(2, 1), lambda *_: [torch.ones(1, 2)], lambda: 1.0, FitConfig(epochs=1), 1)
 sys.exit("torch._dynamo" in sys.modules)
 """
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from models.atomic_file import atomically
 from models.mc2sf.nets import Encoder
+from models.optimisers.adam import Adam, Moments
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def fit(
     """
     weights = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     tables, device = _tables(objective), next(iter(weights.values())).device.type
-    optimiser = torch.optim.Adam(weights.values(), lr=config.learning_rate, fused=True)
+    optimiser = Adam(weights.values(), learning_rate=config.learning_rate, l2=0.0, betas=(0.9, 0.999))
+    objective.zero_grad()  # of what came before: a step clears its own
     best = {name: p.detach().clone() for name, p in weights.items()}
     curve: list[float] = []
     if state_file is not None and state_file.exists():
@@ -70,7 +72,6 @@ def fit(
         objective.train()
         losses: list[float] = []
         for batch in batches(epoch, np.random.default_rng([seed, epoch])):
-            optimiser.zero_grad()
             with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
                 loss = objective(batch)
             loss.backward()
@@ -127,22 +128,20 @@ def _save(
     path: Path,
     weights: dict[str, nn.Parameter],
     best: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimiser: Adam,
     curve: list[float],
 ) -> None:
     """Write weights, best weights, optimiser state and scores to `path`."""
     tensors = {f"now.{name}": p.detach() for name, p in weights.items()}
     tensors |= {f"best.{name}": p for name, p in best.items()}
-    for name, p in weights.items():
-        tensors |= {f"adam.{name}.{key}": value for key, value in optimiser.state[p].items()}
+    for name, moments in zip(weights, optimiser.moments, strict=True):
+        tensors |= {f"adam.{name}.{key}": value for key, value in moments._asdict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomically(path) as part:
         save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"curve": json.dumps(curve)})
 
 
-def _load(
-    path: Path, weights: dict[str, nn.Parameter], best: dict[str, Tensor], optimiser: torch.optim.Optimizer
-) -> list[float]:
+def _load(path: Path, weights: dict[str, nn.Parameter], best: dict[str, Tensor], optimiser: Adam) -> list[float]:
     """Restore weights, best weights and optimiser state from `path`; return the scores."""
     tensors = load_file(path)
     with safe_open(path, "pt") as file:
@@ -151,6 +150,7 @@ def _load(
         for name, p in weights.items():
             p.copy_(tensors[f"now.{name}"])
             best[name] = tensors[f"best.{name}"]
-            prefix = f"adam.{name}."
-            optimiser.state[p] = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+    for i, name in enumerate(weights):
+        if f"adam.{name}.step" in tensors:  # version 0.1.0 has none of a weight that had no gradient yet
+            optimiser.moments[i] = Moments(*(tensors[f"adam.{name}.{key}"] for key in Moments._fields))
     return curve
