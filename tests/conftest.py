@@ -5,15 +5,12 @@ A fixture imports what it needs: the process that only gives tests to others, an
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
 import sys
-import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +26,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from selenium import webdriver
 
+    from benchmarks.servers.prometheus import Prometheus
     from streams.settings import Settings
 
 IN_CI = os.environ.get("CI") == "true"
@@ -229,33 +227,18 @@ def browser(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def prometheus(tool: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Start Prometheus on the processes that a file of targets names (a run's `logs/targets.json`); return its URL."""
-    from tenacity import retry, stop_after_delay, wait_fixed
-
-    from deploy.local.broker import free_port
+def prometheus(tool: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
+    """Start Prometheus on the processes that a file of targets names (a run's `logs/targets.json`)."""
+    from benchmarks.servers.prometheus import Prometheus
 
     with ExitStack() as stack:
 
-        def start(targets: Path, *rules: Path) -> str:
-            folder = tmp_path / "prometheus"
-            folder.mkdir()
-            config = folder / "prometheus.yml"
-            found = f"file_sd_configs: [{{files: [{targets}], refresh_interval: 1s}}]"
-            config.write_text(
-                "global: {scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 250ms}\n"
-                f"rule_files: {json.dumps([str(path) for path in rules])}\n"
-                f"scrape_configs:\n  - job_name: run\n    {found}\n"
-            )
-            address = f"127.0.0.1:{free_port()}"
-            command = [tool("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
-            with (folder / "log").open("wb") as log:
-                process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
-            stack.callback(process.wait, 30)
-            stack.callback(process.terminate)
-            ready = retry(stop=stop_after_delay(30), wait=wait_fixed(0.1))(urllib.request.urlopen)
-            ready(f"http://{address}/-/ready", timeout=2).close()
-            return f"http://{address}"
+        def start(
+            targets: Path, rules: Sequence[Path] = (), factor: float = 1.0, *, scrape_ms: int = 250
+        ) -> Prometheus:
+            folder, program = tmp_path / "prometheus", tool("prometheus")
+            server = Prometheus(folder, targets, rules, factor=factor, scrape_ms=scrape_ms, program=program)
+            return stack.enter_context(server)
 
         yield start
 

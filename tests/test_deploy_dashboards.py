@@ -22,6 +22,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from benchmarks.servers.prometheus import Prometheus
 from deploy.local.broker import free_port
 from deploy.local.child_process import Child
 from deploy.local.supervisor import TARGETS, Supervisor
@@ -226,14 +227,14 @@ def busy(tmp_path: Path) -> Iterator[Path]:
     assert process.wait(20) == 0
 
 
-def test_prometheus_answers_every_query_of_every_panel(busy: Path, prometheus: Callable[[Path], str]) -> None:
-    assert unanswered(prometheus(busy), queries(rate_interval="10s"), 60) == []
+def test_prometheus_answers_every_query_of_every_panel(busy: Path, prometheus: Callable[[Path], Prometheus]) -> None:
+    assert unanswered(prometheus(busy).url, queries(rate_interval="10s"), 60) == []
 
 
 @pytest.mark.proof
 @pytest.mark.slow
 def test_prometheus_answers_every_query_of_every_panel_from_a_run(
-    prometheus: Callable[[Path], str], tmp_path: Path
+    prometheus: Callable[[Path], Prometheus], tmp_path: Path
 ) -> None:
     size = ("synthetic:users=100,items=150", "--epoch", "400", "--retrain-every", "1600", "--evaluate", "0.5")
     command = [sys.executable, "-m", "deploy.cli", "run", *size, "--out", str(tmp_path / "out")]
@@ -242,7 +243,7 @@ def test_prometheus_answers_every_query_of_every_panel_from_a_run(
     try:
         targets = tmp_path / "out" / "logs" / TARGETS
         wait_until(lambda: targets.exists() or process.poll() is not None)
-        url = prometheus(targets)
+        url = prometheus(targets).url
         left = [
             each for each in queries(rate_interval="10s") if "mc2sf_table_rows" not in each.expression
         ]  # PostgreSQL's
@@ -262,6 +263,6 @@ def wait_until(there: Callable[[], bool], patience_s: float = 60) -> None:
         time.sleep(0.05)
 
 
-def test_a_query_for_nothing_is_noticed(busy: Path, prometheus: Callable[[Path], str]) -> None:
+def test_a_query_for_nothing_is_noticed(busy: Path, prometheus: Callable[[Path], Prometheus]) -> None:
     nothing = [Query("", "", "sum(rate(mc2sf_events_lost_total[10s]))"), Query("", "", "vector(0) / 0")]
-    assert unanswered(prometheus(busy), nothing, 2) == nothing
+    assert unanswered(prometheus(busy).url, nothing, 2) == nothing

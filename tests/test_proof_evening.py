@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from benchmarks.servers.prometheus import Prometheus
 from benchmarks.servers.worker import wait_for
 from deploy.dashboard.serving import admin_of, live_page
 from deploy.gateway.api.tokens import add
@@ -73,10 +72,8 @@ def kinds(found: FoundRun) -> list[str]:
     return list(rows)
 
 
-def firing(prometheus: str) -> set[str]:
-    with urllib.request.urlopen(f"{prometheus}/api/v1/alerts", timeout=30) as answer:
-        alerts = json.load(answer)["data"]["alerts"]
-    return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+def fires(prometheus: Prometheus, alert: str) -> bool:
+    return any(labels["alertname"] == alert for labels in prometheus.firing())
 
 
 @pytest.mark.process
@@ -84,12 +81,10 @@ def firing(prometheus: str) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # a run, a browser and three servers; how long they take is the machine's matter
 def test_an_evening_as_the_page_tells_it(
-    evening: Path, browser: webdriver.Chrome, prometheus: Callable[..., str], tmp_path: Path
+    evening: Path, browser: webdriver.Chrome, prometheus: Callable[..., Prometheus], tmp_path: Path
 ) -> None:
     found = find(str(evening))
     token = add(tmp_path / "admins.json", "me", ("admin",), None)
-    rules = tmp_path / "alerts.yml"
-    rules.write_text((ROOT / "deploy" / "alerts.yml").read_text().replace("10m", "15s"))
     with live_page(found, admits=admin_of(tmp_path / "admins.json")) as address:
         browser.get(address)
         wait_for(lambda: browser.find_element(By.ID, "connection").text == "live", "the page to be live")
@@ -103,10 +98,10 @@ def test_an_evening_as_the_page_tells_it(
         wait_for(lambda: "rollback" in kinds(found), "a rollback")
         wait_for(lambda: "rollback" in browser.find_element(By.ID, "releases").text, "the page to show it")
 
-        url = prometheus(evening / "logs" / "targets.json", rules)
-        wait_for(lambda: "DeadLetters" in firing(url), "the alert")
+        watching = prometheus(evening / "logs" / "targets.json", [ROOT / "deploy" / "alerts.yml"], factor=40)
+        wait_for(lambda: fires(watching, "DeadLetters"), "the alert")
         listed, healthy = installed("dead-letters", "list", str(evening)), installed("doctor", str(evening))
         assert "device-events" in listed.stdout, "as the runbook says"
         assert healthy.returncode == 0, healthy.stdout
         browser.find_element(By.CSS_SELECTOR, "[data-pause=true]").send_keys(Keys.ENTER)  # the cause is gone
-        wait_for(lambda: "DeadLetters" not in firing(url), "the alert to be resolved")
+        wait_for(lambda: not fires(watching, "DeadLetters"), "the alert to be resolved")

@@ -8,6 +8,7 @@ from models.data.catalogue import Catalogue
 from streams.coordinator.lease import Lease, LeaseLostError
 from streams.database import run_state, schema
 from streams.database.engine import connect
+from streams.process import telemetry
 from streams.release_records import EpochDecision
 from streams.releases import candidates
 from streams.releases.release import read_manifest, read_release
@@ -32,6 +33,13 @@ def test_release_0_is_published_before_any_decision(harness: RunHarness) -> None
     assert (release.manifest.kind, len(release.catalogue), release.manifest.items) == ("initial", 0, 2)
     assert harness.producer.sent[-1][:2] == ("model-releases", b"active")
     assert harness.decisions() == []
+
+
+def test_each_outcome_is_counted_from_zero_so_that_prometheus_sees_the_first_one(harness: RunHarness) -> None:
+    telemetry.RELEASES.clear()
+    harness.coordinator()
+    counted = {sample.labels["outcome"] for metric in telemetry.RELEASES.collect() for sample in metric.samples}
+    assert counted == {"unchanged", "retrain", "learner", "rejected", "rollback"}
 
 
 def test_every_epoch_is_decided_once_and_in_order(harness: RunHarness) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import get_args
 
 import sqlalchemy as sa
 import torch
@@ -20,7 +21,7 @@ from models.mc2sf.checkpoint import pack
 from models.mc2sf.nets import Nets
 from streams.coordinator.lease import Lease, LeaseLostError
 from streams.coordinator.publisher import PublicationError, Publisher, read_publication
-from streams.coordinator.review import Active, Review, review
+from streams.coordinator.review import Active, Outcome, Review, review
 from streams.database import run_state, schema
 from streams.database.changes import DatabaseChanges
 from streams.database.schema import releases
@@ -64,6 +65,8 @@ class Coordinator:
                 sa.select(sa.func.max(releases.c.created_wall)).where(releases.c.run == self._run)
             )
             telemetry.RELEASE_TIME.set((written.scalar_one() or 0) / 1000)
+        for outcome in get_args(Outcome):
+            telemetry.RELEASES.labels(outcome)  # at 0, so that `increase` counts the first decision too
         self._decided = last.epoch if last else -1
         if last is not None:  # a crash between the table and Kafka may have left it unpublished
             self._publish(last)
