@@ -50,11 +50,12 @@ def test_the_docs_have_the_table_of_the_last_trial() -> None:
 
 
 def test_a_loop_without_a_coordinator_fires_until_one_is_started(
-    kafka: str, migrated: Path, prometheus: Callable[..., Prometheus], tmp_path: Path
+    broker: str, migrated: Path, prometheus: Callable[..., Prometheus], tmp_path: Path
 ) -> None:
     database = f"sqlite:///{shutil.copy(migrated, tmp_path / 'run.db')}"
-    with Loop(tmp_path, kafka, database, f"alerts-{uuid.uuid4().hex[:8]}") as loop:
+    with Loop(tmp_path, broker, database, f"alerts-{uuid.uuid4().hex[:8]}") as loop:
         loop.start("learner")
-        scene = Scene(loop, prometheus(loop.targets, RULES, 300, scrape_ms=1000))
-        (row,) = tried(replace(FIRST, factor=300, alerts={"NoCoordinator": ""}), scene, calm_s=0)
+        scene = Scene(loop, prometheus(loop.targets, RULES, FIRST.factor, scrape_ms=1000))
+        fault = replace(FIRST, alerts={"NoCoordinator": ""}, companions=FIRST.companions | {"NotReady"})
+        (row,) = tried(fault, scene, calm_s=0)
     assert good(row), row
