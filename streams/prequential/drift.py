@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from river.drift import ADWIN
-
 from streams.prequential.metrics import Ranked, ndcg_10
+from streams.prequential.river import ADWIN
 
 
 class Drift(NamedTuple):

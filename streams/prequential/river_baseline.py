@@ -12,10 +12,9 @@ from collections.abc import Hashable
 
 import numpy as np
 from numpy.typing import NDArray
-from river import optim
-from river.reco import BiasedMF
 
 from models.evaluation.metrics import Rank, rank
+from streams.prequential.river import BiasedMF, optim
 
 FACTORS = 10
 NEGATIVES = 4  # per outcome, learnt as 0; the click is learnt as 1
