@@ -61,6 +61,7 @@ def ranked(text: str, settings: Settings, release: Release, folder: Path) -> dic
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [ratings_log, single_events_log, impressions_log])
 def test_each_test_click_has_the_list_and_the_ranks_of_the_experiment(
     tmp_path: Path, settings: Settings, source: Callable[[Path], str]

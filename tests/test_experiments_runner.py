@@ -51,6 +51,7 @@ PAPER = Path(__file__).parents[1] / "benchmarks" / "paper"
 # fits ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fit_is_kept_and_other_hyperparameters_are_another_fit(tmp_path: Path) -> None:
     told: list[str] = []
     first = trainer(tmp_path)
@@ -105,6 +106,7 @@ def test_item_tables_start_as_item2vec_has_them_fitted_on_the_same_phases(tmp_pa
     assert one.item2vec(as_teacher, 1, (Phase.SLOW, Phase.FAST))[0].reads is recent
 
 
+@pytest.mark.slow
 def test_a_net_without_a_bias_in_common_begins_where_its_loss_rests(tmp_path: Path) -> None:
     one = trainer(tmp_path)
     for loss, begins in ((bce, -math.log(QUICK.negatives)), (sampled_softmax, 0.0)):
@@ -439,6 +441,7 @@ def test_after_each_cell_the_result_so_far_is_written(tmp_path: Path) -> None:
     assert results[0].settings.seeds == [1]
 
 
+@pytest.mark.slow
 def test_what_is_learnt_ranks_far_above_chance(tmp_path: Path) -> None:
     one: Trainer = trainer(tmp_path, users=60)
     hyperparameters = replace(QUICK_SET, gru4rec=replace(QUICK, epochs=15, block=1, batch=8))

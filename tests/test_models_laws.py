@@ -412,6 +412,7 @@ def learnt(
         return net.eval(), score()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETS.keys() - {"gru4rec dccl"}))  # a patch alone is too small for it
 def test_what_can_be_learnt_is_learnt(name: str) -> None:
     """A net that knows the user's third, but not the position in it (FM, NeuMF, DIN, item2vec), gets 0.45."""

@@ -87,6 +87,7 @@ def test_users_with_a_single_click_are_trained_on() -> None:
     assert all(bool(torch.isfinite(weight).all()) for weight in result.nets.parameters())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
     log, config = log_of(40, 30, 40), replace(CONFIG, passes=3)
     nets = Nets.initial(SIZES, FIRST_ROW, 1)
@@ -179,6 +180,7 @@ def test_row_adam_is_adam_on_the_batches_that_hold_a_row() -> None:
     torch.testing.assert_close(E, torch.stack([row.detach() for row in plain]))
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_the_newest_and_is_trained_on_next_time() -> None:
     log, few = log_of(40, 30, 40), {"held_out_min": 0, "passes": 8}
     times = np.sort(click_states(log, SPEC).time)
@@ -213,6 +215,7 @@ def test_a_warm_start_shows_no_more_new_clicks_than_old_ones_if_there_are_many()
         assert min(planned.max_clicks, planned.passes * len(selected)) == all_shown
 
 
+@pytest.mark.slow
 def test_training_that_helps_on_no_held_out_click_leaves_the_nets_as_they_were() -> None:
     nets = Nets.initial(replace(SIZES, floor=True), FIRST_ROW, 1)
     with torch.no_grad():
@@ -225,6 +228,7 @@ def test_training_that_helps_on_no_held_out_click_leaves_the_nets_as_they_were()
     assert torch.equal(result.nets.encoder.E[FIRST_ROW:], nets.encoder.E[ROW_UNKNOWN].expand(len(result.catalogue), -1))
 
 
+@pytest.mark.slow
 def test_after_a_retrain_that_learnt_nothing_the_next_one_begins_from_scratch() -> None:
     log, nets, config = log_of(60, 30, 40), Nets.initial(SIZES, FIRST_ROW, 1), replace(CONFIG, passes=4)
     first, zero, later = (
@@ -286,6 +290,7 @@ def test_new_items_are_appended_and_no_row_moves() -> None:
     assert np.isfinite(second.active)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_held_out_loss() -> None:
     result = retrained(log_of(100, 40, 80), passes=4)
     assert result.candidate < result.active - 0.1

@@ -77,6 +77,7 @@ def engine(settings: Settings) -> Iterator[sa.Engine]:
     connected.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "crashes"), [*((variant, 0.2) for variant in VARIANTS), ("tumbling", 0.0), ("ranked", 0.0)]
 )
