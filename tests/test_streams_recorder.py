@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
@@ -18,9 +18,13 @@ from models.evaluation.candidates import evaluated
 from models.evaluation.metrics import metrics, rank
 from streams.codec import Reader, encode
 from streams.database import run_state, schema
+from streams.kafka.message import Message
+from streams.kafka.partition_consumer import PartitionConsumer
 from streams.kafka.partitioner import partition_of
 from streams.kafka.types import TopicPartition
+from streams.process.health import STUCK_AFTER_S, Health
 from streams.recorder.epoch_writer import EpochWriter, OvertakenError
+from streams.recorder.recorder import Recorder
 from streams.records import DeadLetter, DeviceBatch, EndOfLog, EpochEnd, Forget, Kind, Outcome, item_key
 from streams.settings import Settings
 from streams.state.cloud import CloudState
@@ -297,6 +301,41 @@ def test_long_epochs_are_written_early(small: Settings, engine: sa.Engine) -> No
     assert written[0] >= 60
     deliver(topic_logs, starter(small, engine))
     assert len(dump(engine, small.run)["interactions"]) == 5 * 40
+
+
+def test_a_recorder_that_hangs_in_the_database_is_stuck_also_if_it_had_read_everything(
+    small: Settings, engine: sa.Engine
+) -> None:
+    now, said = [0.0], list[str]()
+    health = Health(lambda: now[0])
+
+    class Hanging(EpochWriter):
+        full = True
+
+        def add(self, message: Message) -> None:
+            pass
+
+        def flush(self) -> None:
+            now[0] += 2 * STUCK_AFTER_S
+            said.append(health.stuck())
+
+    class Reading(PartitionConsumer):
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def read(self, *_: object) -> list[Message]:
+            return [Message(DEVICE_EVENTS.name, 0, 0, b"user", b"")]
+
+        def lag(self) -> dict[TopicPartition, int]:
+            return {}
+
+        def pause_only(self, paused: Iterable[TopicPartition]) -> None:
+            pass
+
+    recorder = Recorder(small, Hanging(small, engine, lambda: 1), Reading, health)
+    recorder.poll_once()
+    assert said == ["1 records are pending and there was no progress for 40 s"]
+    assert health.stuck() == "", "nothing waits now"
 
 
 def _source(topic_logs: TopicLogs, topic: str, user: str) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from streams.kafka.stall_detector import StalledError
 from streams.kafka.types import TopicPartition
 from streams.process import telemetry
 from streams.process.clock_and_signals import wall_ms
-from streams.process.health import HEALTH
+from streams.process.health import HEALTH, Health
 from streams.process.retry import DATABASE_UNAVAILABLE
 from streams.process.service_loop import run_through_outages, service
 from streams.recorder.epoch_writer import DEAD_LETTER_PARTITION, EpochWriter
@@ -37,9 +37,13 @@ class Recorder:
     """Passes records from Kafka to an epoch writer."""
 
     def __init__(
-        self, settings: Settings, writer: EpochWriter, open_consumer: OpenConsumer = PartitionConsumer
+        self,
+        settings: Settings,
+        writer: EpochWriter,
+        open_consumer: OpenConsumer = PartitionConsumer,
+        health: Health = HEALTH,
     ) -> None:
-        self._writer = writer
+        self._writer, self._health = writer, health
         self._consumer = open_consumer(settings, ROLE, writer.positions())
         self._paused: set[TopicPartition] = set()
         self._reported, self._measured = 0.0, -math.inf
@@ -52,7 +56,8 @@ class Recorder:
         """Read records, waiting a moment for the first one, and write each complete epoch. Raises StalledError."""
         messages = self._consumer.read(_MAX_RECORDS, _WAIT_S)
         if messages:
-            HEALTH.progress()
+            self._health.progress()
+            self._health.set_lag(len(messages))  # until the next report: the database may hang before it
         for message in messages:
             self._writer.add(message)
         while self._writer.barrier.complete and not (self._writer.barrier.log_ended and self._dead_letters_follow()):
@@ -69,7 +74,6 @@ class Recorder:
         lags = self._consumer.lag()
         for topic in dict.fromkeys(partition.topic for partition in lags):
             telemetry.LAG.labels(ROLE, topic).set(sum(lag for each, lag in lags.items() if each.topic == topic))
-        HEALTH.set_lag(sum(lag for partition, lag in lags.items() if partition not in self._paused))
         if self._writer.has_dead_letters:
             self._writer.flush()
         if self._reported - self._measured > _MEASURE_S:
@@ -78,6 +82,7 @@ class Recorder:
                 telemetry.TABLE_BYTES.labels(size.table).set(size.bytes)
                 if size.rows is not None:
                     telemetry.TABLE_ROWS.labels(size.table).set(size.rows)
+        self._health.set_lag(sum(lag for partition, lag in lags.items() if partition not in self._paused))
 
     def _dead_letters_follow(self) -> bool:
         """Return True if there are dead letters that were not read: a run that is over has recorded all of them."""
