@@ -26,15 +26,13 @@ from statistics import median
 from typing import Any
 
 import psutil
-from confluent_kafka import Consumer, Message, TopicPartition
-from confluent_kafka.admin import TopicMetadata
 
 from benchmarks.faults.whole_run import ROLES
 from benchmarks.machine import described
 from benchmarks.rounding import rounded
 from benchmarks.servers.embedded import embedded_broker
+from benchmarks.sizes import bytes_by_table, topic_sizes
 from deploy.local.child_process import die_with_parent
-from streams.topics import TOPICS
 
 RESULT = Path(__file__).with_name("whole.json")
 BASE = "891a9ca"
@@ -107,32 +105,6 @@ def _epoch(database: Path) -> int:
     return -1
 
 
-def _bytes_by_table(database: Path) -> Usage:
-    with closing(sqlite3.connect(database)) as read:
-        return dict(read.execute("SELECT tbl_name, sum(pgsize) FROM dbstat JOIN sqlite_master USING (name) GROUP BY 1"))
-
-
-def _topic_sizes(brokers: str) -> dict[str, dict[str, int]]:
-    """Return Kafka records and bytes (keys and values) by topic of the run, the only one on this broker."""
-    reader = Consumer({"bootstrap.servers": brokers, "group.id": "sizes", "enable.partition.eof": True})
-    found = {}
-    with closing(reader):
-        for name, topic in reader.list_topics(timeout=30).topics.items():
-            sizes = [len(each.key() or b"") + len(each.value() or b"") for each in _records(reader, name, topic)]
-            short = next((each.name for each in TOPICS if name.endswith(f"-{each.name}")), name)
-            found[short] = {"records": len(sizes), "bytes": sum(sizes)}
-    return found
-
-
-def _records(reader: Consumer, name: str, topic: TopicMetadata) -> Iterator[Message]:
-    for number in topic.partitions:
-        reader.assign([TopicPartition(name, number, 0)])
-        while (record := reader.poll(60)) is None or record.error() is None:
-            if record is None:
-                raise RuntimeError(f"the end of {name}, partition {number} is not found")
-            yield record
-
-
 def measured(tree: Path, source: str, arguments: list[str], out: Path, epochs: int) -> dict[str, Any]:
     """Execute one run in `tree`. Raises RuntimeError if it fails."""
     command = [sys.executable, "-m", "deploy.cli", "run", source, *arguments, "--out", str(out)]
@@ -182,7 +154,7 @@ def measured(tree: Path, source: str, arguments: list[str], out: Path, epochs: i
         "memory_mb": profile.memory_mb["all"],
         "memory_by_process": profile.memory_mb,
         "table_bytes_per_event": database.stat().st_size / summary["events_applied"],
-        "table_bytes": _bytes_by_table(database),
+        "table_bytes": bytes_by_table(database),
         "wal_mb": wal / _MB,
         "digest": summary["digest"],
         "ndcg_10": {name: each["ndcg@10"] for name, each in summary["online"].items()},
@@ -197,7 +169,7 @@ def _with_topics(tree: Path, source: str, arguments: list[str], out: Path, epoch
         times = server.cpu_times()
         row["by_process"]["broker"] = times.user + times.system
         row["memory_by_process"]["broker"] = server.memory_info().rss / _MB
-        return row | {"topics": _topic_sizes(brokers)}
+        return row | {"topics": topic_sizes(brokers)}
 
 
 def case(
