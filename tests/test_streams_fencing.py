@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from streams.state.row_codec import (
 )
 
 ROW = DeviceState(seq=7)
+OLD, NEW, LATE = (encode_row(DeviceState(seq=seq), epoch) for seq, epoch in ((1, 1), (2, 2), (3, 1)))
 
 
 def test_a_row_comes_back_with_its_fencing_epoch() -> None:
@@ -71,19 +73,23 @@ def change(key: bytes, value: bytes | None, partition: int = 0, offset: int = 0)
     return SimpleNamespace(message=message)
 
 
-def test_a_restored_table_has_the_rows_of_its_owners_alone(settings: Settings) -> None:
+async def restored(settings: Settings) -> dict[bytes, bytes]:
+    """Return a table after changes of two owners; Faust asks for the running loop."""
     table = state_table(new_app(settings, "device"), settings, "state", lambda _: 0)
-    old, new, late = (encode_row(DeviceState(seq=seq), epoch) for seq, epoch in ((1, 1), (2, 2), (3, 1)))
     table.apply_changelog_batch(
         [
-            change(b"a", old),
-            change(b"b", old),
-            change(b"gone", old),
-            change(b"a", new),  # the new owner
-            change(b"a", late),  # the former owner wakes up
-            change(b"c", late, partition=1),  # of which it is still the owner
+            change(b"a", OLD),
+            change(b"b", OLD),
+            change(b"gone", OLD),
+            change(b"a", NEW),  # the new owner
+            change(b"a", LATE),  # the former owner wakes up
+            change(b"c", LATE, partition=1),  # of which it is still the owner
             change(b"stranger", b"\xff garbage"),
             change(b"gone", None),
         ]
     )
-    assert dict(table.data.items()) == {b"a": new, b"b": old, b"c": late}
+    return dict(table.data.items())
+
+
+def test_a_restored_table_has_the_rows_of_its_owners_alone(settings: Settings) -> None:
+    assert asyncio.run(restored(settings)) == {b"a": NEW, b"b": OLD, b"c": LATE}
