@@ -60,6 +60,7 @@ def work():
     for variant in ("mc2sf", "served"):
         for bound in ("low", "mean", "high"):
             t.ONLINE_DIFFERENCE.labels(variant, "fast", bound).set(0.01)
+            t.ONLINE_SLIDING_DIFFERENCE.labels("mc2sf", "popularity", bound).set(0.01)
     for kind in ("retrain", "learner"):
         t.TRAINING_SECONDS.labels(kind).observe(3)
         t.TRAINING_LOSS.labels(kind, "active").set(0.5)
@@ -71,6 +72,11 @@ def work():
     t.RECORDED_ROWS.labels("outcomes").inc()
     for gauge in (t.TABLE_ROWS, t.TABLE_BYTES, t.STATE_ROWS, t.STATE_BYTES):
         gauge.labels("outcomes").set(5)
+    for route in ("/v1/users/{user}/rankings", "/v1/users/{user}/events"):
+        t.GATEWAY_REQUESTS.labels(route, "POST", "200").inc()
+        t.GATEWAY_SECONDS.labels(route, "POST").observe(0.1)
+    t.GATEWAY_RANKINGS.labels("whole").inc()
+    t.GATEWAY_EVENTS.inc()
     t.REBALANCES.inc()
     t.RETRIES.inc()
     t.FRESHNESS.observe(0.1)

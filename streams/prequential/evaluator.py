@@ -18,11 +18,12 @@ from streams.plugins.loaded import loaded
 from streams.prequential import served
 from streams.prequential.drift import Drift, DriftDetectors
 from streams.prequential.live_differences import LiveDifferences
-from streams.prequential.metrics import Quality, Ranked, subsets
+from streams.prequential.metrics import Quality, Ranked, ndcg_10, subsets
 from streams.prequential.plugin_metrics import PluginMetrics
 from streams.prequential.popularity_baseline import Click, Popularity, impression_groups
 from streams.prequential.recorded import OutcomeRow, click_counts, recorded_outcomes
 from streams.prequential.river_baseline import RiverBaseline
+from streams.prequential.sliding import SlidingDifference
 from streams.records import RANKED, Outcome
 from streams.settings import Settings
 
@@ -43,7 +44,9 @@ class PrequentialEvaluator:
         self._popularity = popularity or Popularity()
         self._river = RiverBaseline(settings.seed)
         self._drifts = DriftDetectors()
-        self.quality = Quality(int(settings.quality_span_s * 1000))
+        span_ms = int(settings.quality_span_s * 1000)
+        self.quality = Quality(span_ms)
+        self.ahead_of_popularity = SlidingDifference(span_ms)
         self.plugin_metrics = PluginMetrics(loaded(settings.plugins).metrics)
         self.live = LiveDifferences(loaded(settings.plugins).variants)
 
@@ -54,7 +57,7 @@ class PrequentialEvaluator:
         for row in recorded_outcomes(connection, settings.run):
             candidates = row.keys()
             self._river.learn(row.user, candidates, row.target_index)
-            self._measure(_ranked(row, len(candidates), row.ranks))
+            self._measure(row.user, _ranked(row, len(candidates), row.ranks))
             self.live.update(row.epoch, row.user, row.ranks)
         return self
 
@@ -67,7 +70,7 @@ class PrequentialEvaluator:
                 by = served.served_by(leader, all_ranks)
                 all_ranks[served.SERVED] = all_ranks[by]
                 self.live.update(outcome.epoch, outcome.user, all_ranks)
-                drifts = self._measure(_ranked(outcome, outcome.candidates.shape[0], all_ranks))
+                drifts = self._measure(outcome.user, _ranked(outcome, outcome.candidates.shape[0], all_ranks))
                 yield EvaluatedOutcome(outcome, all_ranks, by, drifts)
                 self._river.learn(outcome.user, outcome.candidates.array(), outcome.target_index)
             self._popularity.learn(group.clicked)
@@ -78,9 +81,12 @@ class PrequentialEvaluator:
         river = self._river.rank(outcome.user, candidates, outcome.target_index).rank
         return {**outcome.ranks, "popularity": popularity, "river": river}
 
-    def _measure(self, ranked: Ranked) -> list[Drift]:
+    def _measure(self, user: str, ranked: Ranked) -> list[Drift]:
         self.quality.update(ranked)
         self.plugin_metrics.update(ranked)
+        if "mc2sf" in ranked.ranks:
+            ahead = ndcg_10(ranked.ranks["mc2sf"]) - ndcg_10(ranked.ranks["popularity"])
+            self.ahead_of_popularity.add(ranked.time, user, ahead)
         return list(self._drifts.update(ranked))
 
 

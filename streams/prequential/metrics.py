@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluation.metrics import METRICS, chance, gains
+from streams.prequential.sliding import Sliding
 
 SUBSETS = ("all", "known", "collaborative", "cold")
 FORMS = ("cumulative", "sliding", "fading")
 FADING = 0.998  # factor on an outcome's weight per later outcome: the last 500 have most of the weight
-BUCKETS = 24  # a sliding mean drops old outcomes in steps of its span / BUCKETS
 
 _UNIT_BITS = 128  # a double between 2**-75 and 1 is a whole number of 2**-128
 _FIELD_BITS = 192  # of one sum: room for 2**64 outcomes
@@ -131,22 +131,13 @@ class Quality:
     """All series of a run. `span_ms` is the length of the sliding mean, in event time."""
 
     def __init__(self, span_ms: int) -> None:
-        self._bucket_ms = max(span_ms // BUCKETS, 1)
         self._total: defaultdict[Series, Sums] = defaultdict(Sums)
         self._fading: defaultdict[Series, _FadingMean] = defaultdict(_FadingMean)
-        self._buckets: dict[int, defaultdict[Series, Sums]] = {}
-        self._newest = 0
+        self._recent: Sliding[defaultdict[Series, Sums]] = Sliding(span_ms, lambda: defaultdict(Sums))
 
     def update(self, outcome: Ranked) -> None:
         """Add an outcome, in total order."""
-        bucket = outcome.time // self._bucket_ms
-        if bucket > self._newest or not self._buckets:
-            self._newest = max(bucket, self._newest)
-            for old in [b for b in self._buckets if b <= self._newest - BUCKETS]:
-                del self._buckets[old]
-        recent = None
-        if bucket > self._newest - BUCKETS:
-            recent = self._buckets.setdefault(bucket, defaultdict(Sums))
+        recent = self._recent.at(outcome.time)
         for subset in outcome.subsets:
             for variant, rank in outcome.ranks.items():
                 series = variant, subset
@@ -163,9 +154,9 @@ class Quality:
         """Yield each series that has outcomes."""
         for (variant, subset), sums in sorted(self._total.items()):
             sliding = Sums()
-            for bucket in self._buckets.values():
-                if (variant, subset) in bucket:
-                    sliding.plus(bucket[variant, subset])
+            for step in self._recent:
+                if (variant, subset) in step:
+                    sliding.plus(step[variant, subset])
             yield variant, subset, "cumulative", sums.point()
             yield variant, subset, "sliding", sliding.point()
             yield variant, subset, "fading", self._fading[variant, subset].point()

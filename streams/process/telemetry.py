@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from streams.process.health import HEALTH, Health, end_if_stuck
-from streams.settings import Settings
+from streams.settings import Settings, SettingsError
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
@@ -65,9 +65,15 @@ ONLINE_DIFFERENCE = Gauge(
     "NDCG@10 of a variant minus another's on the same clicks; low, high: 95 % interval that holds at all times",
     ["variant", "minus", "bound"],
 )
+ONLINE_SLIDING_DIFFERENCE = Gauge(
+    "mc2sf_online_sliding_difference",
+    "NDCG@10 of a variant minus another's on the same clicks in the last quality_span_s; low, high: 95 % interval; "
+    "absent with fewer than 30 users",
+    ["variant", "minus", "bound"],
+)
 DRIFTS = Counter("mc2sf_drifts_total", "Drifts that ADWIN detected in NDCG@10", ["variant"])
 LAG = Gauge("mc2sf_consumer_lag_records", "Records not yet read", ["role", "topic"])
-HEALTHY = Gauge("mc2sf_healthy", "1 if /healthz answers 200; 0 if records are pending and there was no progress")
+HEALTHY = Gauge("mc2sf_healthy", "1 if /healthz answers 200; 0 if records or a call are pending without progress")
 READY = Gauge("mc2sf_ready", "1 if /readyz answers 200; 0 if the process lacks its state, a release or a service")
 RELEASE_TIME = Gauge(
     "mc2sf_release_timestamp_seconds", "Wall clock at which the active release was written, since 1970"
@@ -76,6 +82,21 @@ LEASE_HELD = Gauge("mc2sf_lease_held", "1 in the coordinator that acts, 0 in one
 DISK_FREE = Gauge("mc2sf_disk_free_ratio", "Free share of the disk of the process's local files")
 REBALANCES = Counter("mc2sf_rebalances_total", "Assignments of partitions that this worker got")
 RETRIES = Counter("mc2sf_retries_total", "Calls of broker or database that were tried again because of an outage")
+GATEWAY_REQUESTS = Counter(
+    "mc2sf_gateway_requests_total",
+    "Requests that the gateway answered; the route is the template of the path",
+    ["route", "method", "status"],
+)
+GATEWAY_SECONDS = Histogram(
+    "mc2sf_gateway_request_seconds",
+    "Time from a request of the gateway to its answer, without those refused with 4xx",
+    ["route", "method"],
+    buckets=_SECONDS,
+)
+GATEWAY_RANKINGS = Counter(
+    "mc2sf_gateway_rankings_total", "Rankings that the gateway answered: whole, or of the fast part alone", ["kind"]
+)
+GATEWAY_EVENTS = Counter("mc2sf_gateway_events_total", "Events of the gateway that Kafka acknowledged")
 STATE_ROWS = Gauge("mc2sf_state_rows", "Rows of this worker's state: users, and requests without an answer", ["role"])
 STATE_BYTES = Gauge("mc2sf_state_bytes", "Size of the values of these rows", ["role"])
 TABLE_ROWS = Gauge("mc2sf_table_rows", "Rows of a table as PostgreSQL estimates them; none on SQLite", ["table"])
@@ -139,11 +160,20 @@ def endpoint(health: Health, labels: Mapping[str, str]) -> WSGIApplication:
 
 
 def serve(settings: Settings, role: str, health: Health = HEALTH) -> None:
-    """Serve /metrics, /healthz and /readyz on `settings.host:metrics_port` in a thread; with port 0 serve nothing."""
+    """Serve /metrics, /healthz and /readyz on `settings.host:metrics_port` in a thread; with port 0 serve nothing.
+
+    Raises SettingsError if another process listens there.
+    """
     if settings.end_if_stuck_s is not None:
         end_if_stuck(health, settings.end_if_stuck_s)
     if settings.metrics_port:
         DISK_FREE.set_function(lambda: _free(settings.state_dir))
         answers = endpoint(health, {"run": settings.run, "role": role})
-        server = make_server(settings.host, settings.metrics_port, answers, ThreadingWSGIServer, _Handler)
+        try:
+            server = make_server(settings.host, settings.metrics_port, answers, ThreadingWSGIServer, _Handler)
+        except OSError as error:
+            address = f"{settings.host}:{settings.metrics_port}"
+            raise SettingsError(
+                f"MC2SF_METRICS_PORT: metrics can't be served on {address}: {error.strerror}"
+            ) from error
         threading.Thread(target=server.serve_forever, name="telemetry", daemon=True).start()

@@ -8,6 +8,7 @@ from functools import cache
 from models.evaluation.metrics import METRICS
 from streams.prequential.evaluator import EvaluatedOutcome, PrequentialEvaluator
 from streams.prequential.metrics import QualityPoint
+from streams.prequential.sliding import SlidingDifference
 from streams.process import telemetry
 from streams.recorder.rows import Row
 
@@ -48,7 +49,17 @@ def show(prequential: PrequentialEvaluator, points: Iterable[QualityPoint]) -> N
     for each in prequential.live.differences():
         for bound, value in (("low", each.low), ("mean", each.difference), ("high", each.high)):
             telemetry.ONLINE_DIFFERENCE.labels(each.variant, each.minus, bound).set(value)
+    show_sliding(prequential.ahead_of_popularity)
     for mean in prequential.plugin_metrics.means():
         telemetry.ONLINE.labels(mean.metric, mean.variant, mean.subset, "cumulative").set(mean.value)
         if mean.variant == "random":
             telemetry.ONLINE_CHANCE.labels(mean.metric, mean.subset).set(mean.chance)
+
+
+def show_sliding(ahead_of_popularity: SlidingDifference) -> None:
+    """Set the gauge of the last span; remove it if the span has too few users, as one before may have had enough."""
+    if (interval := ahead_of_popularity.interval()) is None:
+        telemetry.ONLINE_SLIDING_DIFFERENCE.clear()
+    else:
+        for bound, value in interval._asdict().items():
+            telemetry.ONLINE_SLIDING_DIFFERENCE.labels("mc2sf", "popularity", bound).set(value)
