@@ -61,6 +61,31 @@ def test_a_process_with_long_work_is_not_stuck(clock: Clock) -> None:
     assert health.stuck()
 
 
+def test_a_call_that_does_not_return_is_stuck_also_if_no_record_waits(clock: Clock) -> None:
+    health = Health(clock)
+    clock.now += 10 * STUCK_AFTER_S
+    with health.pending():
+        assert health.stuck() == ""  # it has just begun
+        clock.now += STUCK_AFTER_S + 1
+        assert health.stuck() == "a call is pending and there was no progress for 21 s"
+        with health.busy():
+            clock.now += STUCK_AFTER_S + 1
+            assert health.stuck() == ""
+        assert health.stuck() == ""
+    clock.now += 10 * STUCK_AFTER_S
+    assert health.stuck() == ""
+
+
+def test_calls_that_return_are_no_progress_while_records_wait(clock: Clock) -> None:
+    health = Health(clock)
+    health.set_lag(2)
+    for _ in range(3):
+        clock.now += STUCK_AFTER_S / 2
+        with health.pending():
+            pass
+    assert health.stuck() == "2 records are pending and there was no progress for 30 s"
+
+
 def test_a_process_is_ready_once_it_misses_nothing(clock: Clock) -> None:
     health = Health(clock)
     assert health.missing() == "starting"

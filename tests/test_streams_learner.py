@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from streams.database import run_state, schema
 from streams.database.engine import insert_new
 from streams.database.interaction_log import Interactions
 from streams.kafka import clients, topic_admin
+from streams.kafka.message import Message
+from streams.kafka.partition_consumer import PartitionConsumer
+from streams.kafka.types import TopicPartition
 from streams.learner import learner
 from streams.learner.learner import Learner
 from streams.learner.trainer import Trainer
@@ -24,6 +28,7 @@ from streams.releases.candidates import ReleaseCandidate
 from streams.releases.release import Release, read_manifest, read_release
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, FAST_EXAMPLES
+from tests.support.hangs import SlowHealth
 from tests.support.releases import RunHarness, retrained, some_nets
 from tests.support.workers import TopicReader
 
@@ -340,6 +345,53 @@ def test_on_a_broker_it_writes_a_candidate_per_epoch_and_ends_with_the_log(broke
     assert [d.outcome for d in harness.decisions()][1:] == ["retrain", "unchanged", "retrain"]
     assert [record.value for record in dead if "under the key" not in record.reason] == [b"garbage"] * 5
     assert [record.key for record in dead if "under the key" in record.reason] == [b"somebody else"] * 4
+
+
+class TwoEpochs(PartitionConsumer):
+    """Has delivered the ends of two epochs without examples when it is first read."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self._left = [
+            Message(FAST_EXAMPLES.name, partition, epoch, b"", encode(EpochEnd(epoch, 0)))
+            for partition in range(2)
+            for epoch in range(2)
+        ]
+
+    def read(self, *_: object) -> list[Message]:
+        found, self._left = self._left, []
+        return found
+
+    def lag(self) -> dict[TopicPartition, int]:
+        return {}
+
+    def pause_only(self, paused: Iterable[TopicPartition]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_learner_that_hangs_in_the_database_is_stuck_and_one_that_trains_long_is_not(harness: RunHarness) -> None:
+    harness = harness.changed(learner_delay=0)
+    harness.act()
+    health = SlowHealth()
+
+    class Stop(threading.Event):
+        """Is set at the first wait for a change in the database, which takes long too."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            health.in_statements.append(health.later())
+            self.set()
+            return True
+
+    with health.hanging(harness.engine):
+        learner.run(harness.settings, harness.engine, Stop(), TwoEpochs, health)
+    assert harness.status("learner", 0) == "empty"
+    assert len(health.in_statements) > 5
+    assert all(said.startswith("a call is pending") for said in health.in_statements)
+    assert health.while_busy == [""]
+    assert health.stuck() == ""
 
 
 def wait_for(harness: RunHarness, epoch: int) -> Versions:

@@ -334,7 +334,7 @@ def test_a_recorder_that_hangs_in_the_database_is_stuck_also_if_it_had_read_ever
 
     recorder = Recorder(small, Hanging(small, engine, lambda: 1), Reading, health)
     recorder.poll_once()
-    assert said == ["1 records are pending and there was no progress for 40 s"]
+    assert said == ["a call is pending and there was no progress for 40 s"]
     assert health.stuck() == "", "nothing waits now"
 
 

@@ -19,6 +19,7 @@ from streams.releases.retrain_schedule import next_retrain, retrain_due
 from streams.retrain import job
 from streams.retrain.job import Retrain
 from streams.settings import Settings
+from tests.support.hangs import SlowHealth
 from tests.support.releases import RunHarness, learnt, some_nets
 
 USERS, ITEMS, PER_EPOCH = 12, 30, 25
@@ -243,6 +244,21 @@ def test_the_process_makes_due_retrains_and_ends_with_the_log(harness: RunHarnes
     harness.record(1, over=True)
     job.run(harness.settings, harness.engine, threading.Event())
     assert harness.status("retrain", 1) == "waiting"
+
+
+def test_a_retrain_that_hangs_in_the_database_is_stuck_and_one_that_trains_long_is_not(harness: RunHarness) -> None:
+    harness.act()
+    record(harness, range(2))
+    harness.propose("learner", 0, None)
+    harness.act()
+    harness.record(1, over=True)
+    health = SlowHealth()
+    with health.hanging(harness.engine):
+        job.run(harness.settings, harness.engine, threading.Event(), health=health)
+    assert harness.status("retrain", 1) == "waiting"
+    assert health.in_statements
+    assert all(health.in_statements)
+    assert health.while_busy == ["", ""]
 
 
 def test_once_makes_one_retrain_if_free_running(harness: RunHarness) -> None:

@@ -6,6 +6,7 @@ A stream has no end, so a retrain reads the newest epochs only: its cost does no
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -55,13 +56,18 @@ class Interactions:
         self._before = ItemStatistics.empty()  # after the epochs that were dropped
         self.keys: Ints = np.zeros(0, dtype=np.int64)  # items in order of their first appearance
 
-    def load(self, connection: Connection, epoch: int | None = None) -> None:
-        """Read the epochs after the last load, up to and including `epoch`; None: all that are recorded."""
+    def load(
+        self, connection: Connection, epoch: int | None = None, progress: Callable[[], object] = lambda: None
+    ) -> None:
+        """Read the epochs after the last load, up to and including `epoch`; None: all that are recorded.
+
+        `progress` is called after each of the parts in which rows are read.
+        """
         t = interactions.c
         last = connection.execute(sa.select(sa.func.max(t.epoch)).where(t.run == self._run)).scalar()
         last = -1 if last is None else last
         for number in range(self._loaded + 1, 1 + (last if epoch is None else min(epoch, last))):
-            read = self._read(connection, number)
+            read = self._read(connection, number, progress)
             self.keys = self._with_items_of(read)
             self._epochs.append(read)
             while self._max_events is not None and len(self._epochs) > 1 and len(self) > self._max_events:
@@ -71,7 +77,7 @@ class Interactions:
     def __len__(self) -> int:
         return sum(len(each.users) for each in self._epochs)
 
-    def _read(self, connection: Connection, epoch: int) -> _Epoch:
+    def _read(self, connection: Connection, epoch: int, progress: Callable[[], object]) -> _Epoch:
         t = interactions.c
         query = sa.select(t.user, *(t[name] for name in _COLUMNS)).where((t.run == self._run) & (t.epoch == epoch))
         empty = _empty()
@@ -82,6 +88,7 @@ class Interactions:
                 self._numbers[name] = len(self._numbers)
             users.append(np.fromiter(map(self._numbers.__getitem__, names), dtype=np.int64, count=len(names)))
             columns.append(np.array([row[1:] for row in chunk], dtype=np.int64).T)
+            progress()
         return _Epoch(np.concatenate(users), np.concatenate(columns, axis=1))
 
     def log(self) -> InteractionLog:

@@ -11,7 +11,7 @@ from streams.kafka.partition_consumer import OpenConsumer, PartitionConsumer
 from streams.kafka.types import TopicPartition
 from streams.learner import examples
 from streams.learner.example_buffer import ExampleBuffer
-from streams.process.health import HEALTH
+from streams.process.health import HEALTH, Health
 from streams.records import EndOfLog, EpochEnd, ExampleEvent, FastExample
 from streams.settings import Settings
 from streams.topics import FAST_EXAMPLES
@@ -27,9 +27,13 @@ class ExampleConsumer:
     """Feeds `buffer` from Kafka, from the offsets at which the buffer resumes."""
 
     def __init__(
-        self, settings: Settings, buffer: ExampleBuffer, open_consumer: OpenConsumer = PartitionConsumer
+        self,
+        settings: Settings,
+        buffer: ExampleBuffer,
+        open_consumer: OpenConsumer = PartitionConsumer,
+        health: Health = HEALTH,
     ) -> None:
-        self._settings, self._buffer = settings, buffer
+        self._settings, self._buffer, self._health = settings, buffer, health
         self._partitions = [TopicPartition(FAST_EXAMPLES.name, p) for p in range(FAST_EXAMPLES.partitions(settings))]
         start = {self._partitions[p]: offset for p, offset in buffer.offsets().items()}
         self._consumer = open_consumer(settings, ROLE, start, queue_kb=_QUEUE_KB)
@@ -42,7 +46,7 @@ class ExampleConsumer:
         """Read records, waiting a moment for the first one. Raises StalledError."""
         messages = self._consumer.read(_MAX_RECORDS, _WAIT_S)
         if messages:
-            HEALTH.progress()
+            self._health.progress()
         for message in messages:
             try:
                 record = self._reader.decode(message.value)
@@ -64,6 +68,7 @@ class ExampleConsumer:
         """Wait until every dead letter is acknowledged. Call this before offsets past the records are written."""
         while self._producer.flush(1.0):
             log.warning("dead letters are not acknowledged yet")
+            self._health.progress()  # trying again is all that can be done: the process is not stuck
 
     def close(self) -> None:
         """Close the consumer."""

@@ -26,7 +26,7 @@ from streams.learner.example_buffer import ExampleBuffer
 from streams.learner.example_consumer import ROLE, ExampleConsumer
 from streams.learner.trainer import Trainer, TrainingRound
 from streams.process import telemetry
-from streams.process.health import HEALTH
+from streams.process.health import HEALTH, Health
 from streams.process.retry import DATABASE_UNAVAILABLE
 from streams.process.service_loop import run_through_outages, service
 from streams.records import FastExample
@@ -49,8 +49,8 @@ class Learner:
     Before it trains on the next epoch it acts on the decision of epoch `awaited`, if that is not None.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self._settings, self._run, self._engine = settings, settings.run, engine
+    def __init__(self, settings: Settings, engine: Engine, health: Health = HEALTH) -> None:
+        self._settings, self._run, self._engine, self._health = settings, settings.run, engine, health
         self.buffer = ExampleBuffer(FAST_EXAMPLES.partitions(settings), closed=-1)
         self._delay = learner_delay(settings)
         self.awaited: int | None = self._delay - 1
@@ -106,7 +106,9 @@ class Learner:
         carried = [example for example in self._carried if self._trainer.fits(example)]
         received = [example for example in closed if self._trainer.fits(example)]
         began = time.monotonic()
-        trained = self._trainer.train(carried, received, self._log_to_count())
+        counted = self._log_to_count()
+        with self._health.busy():
+            trained = self._trainer.train(carried, received, counted)
         telemetry.TRAINING_SECONDS.labels(ROLE).observe(time.monotonic() - began)
         telemetry.EXAMPLES.labels("fitting").inc(len(received))
         telemetry.EXAMPLES.labels("other_release").inc(len(closed) - len(received))
@@ -142,8 +144,9 @@ class Learner:
         if not self._settings.stacked or not due:
             return None
         with self._engine.connect() as connection:
-            self._interactions.load(connection, epoch - 1)
-        return self._interactions.log()
+            self._interactions.load(connection, epoch - 1, self._health.progress)
+        with self._health.busy():
+            return self._interactions.log()
 
     def _start_from(self, version: int) -> Trainer:
         with self._engine.connect() as connection:
@@ -160,33 +163,44 @@ def main(settings: Settings) -> None:
 
 
 def run(
-    settings: Settings, engine: Engine, stop: threading.Event, open_consumer: OpenConsumer = PartitionConsumer
+    settings: Settings,
+    engine: Engine,
+    stop: threading.Event,
+    open_consumer: OpenConsumer = PartitionConsumer,
+    health: Health = HEALTH,
 ) -> None:
     """Learn until the log ends or `stop` is set; after an outage of the database start again from what it holds."""
 
     def learn() -> None:
-        learner = Learner(settings, engine)
-        consumer = ExampleConsumer(settings, learner.buffer, open_consumer)
+        with health.pending():
+            learner = Learner(settings, engine, health)
+        consumer = ExampleConsumer(settings, learner.buffer, open_consumer, health)
         with closing(consumer), DatabaseChanges(engine) as changes:
-            HEALTH.needs("tables")
-            _learn(learner, consumer, changes, stop)
+            health.needs("tables")
+            is_over = False
+            while not (is_over or stop.is_set()):
+                with health.pending():  # the database may hang also if every record was read
+                    is_over = _step(learner, consumer, changes, stop, health)
 
     run_through_outages(learn, stop, outages=(*DATABASE_UNAVAILABLE, StalledError))
 
 
-def _learn(learner: Learner, consumer: ExampleConsumer, changes: DatabaseChanges, stop: threading.Event) -> None:
-    while not stop.is_set():
-        if not learner.buffer.ready():
-            if learner.is_finished():
-                consumer.flush_dead_letters()
-                return
-            consumer.read()
-            lag = consumer.lag()
-            HEALTH.set_lag(lag)
-            telemetry.LAG.labels(ROLE, FAST_EXAMPLES.name).set(lag)
-        elif learner.awaited is None or learner.check_decision():
+def _step(
+    learner: Learner, consumer: ExampleConsumer, changes: DatabaseChanges, stop: threading.Event, health: Health
+) -> bool:
+    """Read, train or wait, whichever is due; return True once the log has ended and is recorded."""
+    if not learner.buffer.ready():
+        if learner.is_finished():
             consumer.flush_dead_letters()
-            learner.train()
-        else:
-            HEALTH.set_lag(0)  # waiting for the coordinator is not being stuck
-            changes.wait(stop, POLL_S)
+            return True
+        consumer.read()
+        lag = consumer.lag()
+        health.set_lag(lag)
+        telemetry.LAG.labels(ROLE, FAST_EXAMPLES.name).set(lag)
+    elif learner.awaited is None or learner.check_decision():
+        consumer.flush_dead_letters()
+        learner.train()
+    else:
+        health.set_lag(0)  # records wait until the coordinator has decided: that is not being stuck
+        changes.wait(stop, POLL_S)
+    return False

@@ -1,7 +1,7 @@
 """Liveness and readiness of this process, served at `/healthz` and `/readyz` next to `/metrics`.
 
-Unhealthy: records are pending and there was no progress for `STUCK_AFTER_S`. Ready: the process has its state and a
-complete release, and has reported that.
+Unhealthy: records or a call are pending and there was no progress for `STUCK_AFTER_S`. Ready: the process has its state
+and a complete release, and has reported that.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Health:
         self._lock = threading.Lock()
         self._moved = clock()
         self._lag = 0
+        self._calls = 0
         self._busy = 0
         self._missing: dict[str, str] = {"start": "starting"}
 
@@ -39,6 +40,19 @@ class Health:
             if not (lag and self._lag):
                 self._moved = self._clock()  # nothing was pending until now
             self._lag = lag
+
+    @contextmanager
+    def pending(self) -> Iterator[None]:
+        """Wrap work that has to end or to make progress, such as calls of the database, also if no record waits."""
+        with self._lock:
+            if not (self._lag or self._calls):
+                self._moved = self._clock()  # nothing was pending until now
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls -= 1
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -65,8 +79,9 @@ class Health:
         """Return why this process is unhealthy; empty if it is healthy."""
         with self._lock:
             still = self._clock() - self._moved
-            if self._lag and not self._busy and still > STUCK_AFTER_S:
-                return f"{self._lag} records are pending and there was no progress for {still:.0f} s"
+            if (self._lag or self._calls) and not self._busy and still > STUCK_AFTER_S:
+                waits = f"{self._lag} records are" if self._lag else "a call is"
+                return f"{waits} pending and there was no progress for {still:.0f} s"
             return ""
 
     def missing(self) -> str:

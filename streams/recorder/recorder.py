@@ -54,26 +54,31 @@ class Recorder:
 
     def poll_once(self) -> None:
         """Read records, waiting a moment for the first one, and write each complete epoch. Raises StalledError."""
-        messages = self._consumer.read(_MAX_RECORDS, _WAIT_S)
-        if messages:
-            self._health.progress()
-            self._health.set_lag(len(messages))  # until the next report: the database may hang before it
-        for message in messages:
-            self._writer.add(message)
+        with self._health.pending():  # the database may hang also if every record was read
+            messages = self._consumer.read(_MAX_RECORDS, _WAIT_S)
+            if messages:
+                self._health.progress()
+            for message in messages:
+                self._writer.add(message)
+            self._close_epochs()
+            if self._writer.full:
+                self._writer.flush()
+            self._paused = self._writer.ahead  # what is held in memory stays bounded
+            self._consumer.pause_only(self._paused)
+            if time.monotonic() - self._reported > _REPORT_S:
+                self._report()
+
+    def _close_epochs(self) -> None:
         while self._writer.barrier.complete and not (self._writer.barrier.log_ended and self._dead_letters_follow()):
             self._writer.close_epoch()
-        if self._writer.full:
-            self._writer.flush()
-        self._paused = self._writer.ahead  # what is held in memory stays bounded
-        self._consumer.pause_only(self._paused)
-        if time.monotonic() - self._reported > _REPORT_S:
-            self._report()
+            self._health.progress()
 
     def _report(self) -> None:
         self._reported = time.monotonic()
         lags = self._consumer.lag()
         for topic in dict.fromkeys(partition.topic for partition in lags):
             telemetry.LAG.labels(ROLE, topic).set(sum(lag for each, lag in lags.items() if each.topic == topic))
+        self._health.set_lag(sum(lag for partition, lag in lags.items() if partition not in self._paused))
         if self._writer.has_dead_letters:
             self._writer.flush()
         if self._reported - self._measured > _MEASURE_S:
@@ -82,7 +87,6 @@ class Recorder:
                 telemetry.TABLE_BYTES.labels(size.table).set(size.bytes)
                 if size.rows is not None:
                     telemetry.TABLE_ROWS.labels(size.table).set(size.rows)
-        self._health.set_lag(sum(lag for partition, lag in lags.items() if partition not in self._paused))
 
     def _dead_letters_follow(self) -> bool:
         """Return True if there are dead letters that were not read: a run that is over has recorded all of them."""

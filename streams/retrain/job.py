@@ -27,7 +27,7 @@ from streams.database.changes import DatabaseChanges
 from streams.database.interaction_log import Interactions
 from streams.model_config import train_config, view_spec
 from streams.process import telemetry
-from streams.process.health import HEALTH
+from streams.process.health import HEALTH, Health
 from streams.process.service_loop import run_through_outages, service
 from streams.releases import candidates
 from streams.releases.candidates import WAITING, ReleaseCandidate
@@ -44,8 +44,15 @@ POLL_S = 0.02
 class Retrain:
     """Retrains of one run, one after the other."""
 
-    def __init__(self, settings: Settings, engine: Engine, processes: ProcessGroup = SINGLE_PROCESS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        processes: ProcessGroup = SINGLE_PROCESS,
+        health: Health = HEALTH,
+    ) -> None:
         self._settings, self._run, self._engine, self._processes = settings, settings.run, engine, processes
+        self._health = health
         self._interactions = Interactions(settings.run, settings.retrain_events)
         self._next = 0  # the first epoch at which a retrain may be due
 
@@ -95,24 +102,27 @@ class Retrain:
         """Retrain on everything up to `epoch`; rank 0 writes the release candidate."""
         began = time.monotonic()
         with self._engine.connect() as connection:
-            self._interactions.load(connection, epoch)
-            version = self._processes.from_first(lambda: self._parent(connection, epoch))
+            self._interactions.load(connection, epoch, self._health.progress)
+            parent = None if self._processes.rank else self._parent(connection, epoch)
+            with self._health.busy():  # until the other processes have read as much
+                version = self._processes.from_first(lambda: parent)
             assert version is not None
             release = read_release(connection, self._run, version)
             since = _trained_until(connection, self._run, release.manifest.versions.encoder)
         loaded = time.monotonic()
-        result = training.retrain(
-            release.nets,
-            release.catalogue.extended(self._interactions.keys),
-            self._interactions.log(),
-            config=train_config(self._settings),
-            spec=view_spec(self._settings),
-            seed=self._settings.seed,
-            since=since,
-            processes=self._processes,
-            device=_device(self._settings.retrain_device),
-        )
-        candidate = _candidate(epoch, version, result)
+        with self._health.busy():  # the database is not: it may hang
+            result = training.retrain(
+                release.nets,
+                release.catalogue.extended(self._interactions.keys),
+                self._interactions.log(),
+                config=train_config(self._settings),
+                spec=view_spec(self._settings),
+                seed=self._settings.seed,
+                since=since,
+                processes=self._processes,
+                device=_device(self._settings.retrain_device),
+            )
+            candidate = _candidate(epoch, version, result)
         if self._processes.rank:
             return candidate
         with self._engine.begin() as connection:
@@ -195,14 +205,15 @@ def run(
     *,
     once: bool = False,
     processes: ProcessGroup = SINGLE_PROCESS,
+    health: Health = HEALTH,
 ) -> None:
     """Make the retrains that are due until the log ends or `stop` is set; with `once` a single one.
 
     Raises OperationalError if the database is unavailable and there are several `processes`: the others can't wait for
     this one, and torchrun restarts all of them. A single process tries again.
     """
-    retrain = Retrain(settings, engine, processes)
-    HEALTH.set_lag(1)  # there is always something to do: the search for due work
+    retrain = Retrain(settings, engine, processes, health)
+    health.set_lag(1)  # there is always something to do: the search for due work
 
     def work() -> None:
         with DatabaseChanges(engine) as changes:
@@ -210,12 +221,11 @@ def run(
 
     def make_due(changes: DatabaseChanges) -> None:
         while not processes.from_first(stop.is_set):
-            HEALTH.progress()
+            health.progress()
             epoch = processes.from_first(retrain.possible_now if once else retrain.due)
-            HEALTH.needs("tables")
+            health.needs("tables")
             if epoch is not None:
-                with HEALTH.busy():
-                    retrain.make(epoch)
+                retrain.make(epoch)
             elif once:
                 log.warning("no retrain is due: in lockstep they are made at the epochs of the schedule only")
             if once or (epoch is None and processes.from_first(retrain.is_finished)):
