@@ -171,7 +171,7 @@ def test_prometheus_finds_the_metrics_of_every_process() -> None:
         for found in job.get("dns_sd_configs", []):
             assert (found["type"], found["port"]) == ("A", port)
             asked[job["job_name"]] = found["names"]
-    assert asked == {name: [name] for name in set(PROCESSES) - {"topics", "gateway"}}
+    assert asked == {name: [name] for name in set(PROCESSES) - {"topics"}}
     health = PROCESSES["device"]["healthcheck"]["test"][-1]
     assert f"127.0.0.1:{port}/healthz" in health
 

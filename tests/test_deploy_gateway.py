@@ -21,7 +21,17 @@ from benchmarks.servers.releases import release
 from benchmarks.servers.worker import wait_for
 from deploy.dashboard.serving import admin_of
 from deploy.gateway.api.app import Gateway
-from deploy.gateway.api.bodies import MAX_BODY, MAX_EVENTS, CloudAnswer, ItemAnswer, ReleaseAnswer, UserAnswer
+from deploy.gateway.api.bodies import (
+    MAX_BODY,
+    MAX_EVENTS,
+    CloudAnswer,
+    Event,
+    Events,
+    ItemAnswer,
+    ReleaseAnswer,
+    UserAnswer,
+)
+from deploy.gateway.api.idempotency import SeenKeys
 from deploy.gateway.api.limits import RateLimits
 from deploy.gateway.api.tokens import Tokens, add
 from deploy.gateway.client import Client, GatewayError
@@ -29,7 +39,7 @@ from deploy.gateway.epoch_ticker import EpochTicker
 from deploy.gateway.ingest import Ingest
 from deploy.gateway.lists import ranking_impression
 from deploy.gateway.rankings import Rankings
-from deploy.gateway.run_watch import RunWatch
+from deploy.gateway.run_watch import RunWatch, require_running
 from deploy.gateway.tables import Tables
 from deploy.runs import FoundRun, register_run
 from deploy.user_error import UserError
@@ -418,6 +428,24 @@ def test_events_without_numbers_have_a_key_and_the_time_of_their_arrival(harness
     assert empty.status_code == 422
 
 
+def test_a_key_that_comes_with_other_events_is_refused(harness: GatewayHarness) -> None:
+    headers = harness.headers("root") | {"Idempotency-Key": "k1"}
+
+    def sent(user: str, *events: dict[str, object]) -> tuple[int, bool]:
+        answer = harness.client.post(f"/v1/users/{user}/events", json={"events": events}, headers=headers)
+        return answer.status_code, "Idempotency-Key: it came with other events" in answer.text
+
+    assert sent("ada", CLICK) == sent("ada", dict(reversed(CLICK.items()))) == sent("bob", SHOWN) == (202, False)
+    assert sent("ada", SHOWN) == (422, True)
+    assert harness.client.delete("/v1/users/ada", headers=harness.headers("root")).status_code == 202
+    assert sent("ada", SHOWN) == (202, False), "of a new user"
+    keys = SeenKeys(kept=2)
+    bodies = [Events([Event(item, "click")]) for item in "ab"]
+    assert not any(keys.is_of_another("ada", key, bodies[0]) for key in ("1", "2", "3"))
+    assert keys.is_of_another("ada", "3", bodies[1])
+    assert not keys.is_of_another("ada", "1", bodies[1]), "it is not known any more"
+
+
 def test_a_ranking_is_explained_from_its_record_and_its_release(harness: GatewayHarness) -> None:
     ranking = harness.get("ada/rankings?k=2", "shop").json()
     path = f"/v1/rankings/{ranking['ranking']}"
@@ -556,7 +584,9 @@ def test_a_gateway_is_not_ready_without_its_broker_and_ends_with_its_run(setting
     engine, ends = connect(settings.database.get_secret_value()), []
     register_run(settings, engine, "test")
     harness = GatewayHarness(settings, tmp_path)
-    watch = RunWatch(FoundRun(settings, engine, None, "test"), harness.producer, pause_s=0)
+    watched = FoundRun(settings, engine, None, "test")
+    require_running(watched)
+    watch = RunWatch(watched, harness.producer, pause_s=0)
     watch.on_end = lambda: ends.append(watch.missing)
     client = TestClient(dataclasses.replace(harness.gateway, watch=watch).app())
     for harness.producer.away, status, words in ((False, 200, "ok"), (True, 503, "broker"), (False, 200, "ok")):
@@ -569,7 +599,7 @@ def test_a_gateway_is_not_ready_without_its_broker_and_ends_with_its_run(setting
     asyncio.run(watch.run())
     assert ends == [f"run {settings.run} has ended"]
     with pytest.raises(UserError, match="has ended: a gateway needs one that goes on"):
-        watch.require()
+        require_running(watched)
     harness.ingest.close()
     engine.dispose()
 

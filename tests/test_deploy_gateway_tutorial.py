@@ -140,10 +140,14 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(
     with Process(settings, "device") as device, Process(settings, "cloud") as cloud:
         device.until_ready()
         cloud.until_ready()
-        found = answers(tutorial(PAGE.read_text()), settings, tmp_path)
+        measured = settings.model_copy(update={"metrics_port": free_port()})
+        scrape = f"\ncurl -sS 127.0.0.1:{measured.metrics_port}/metrics > metrics"
+        found = answers(tutorial(PAGE.read_text()) + scrape, measured, tmp_path)
         wait_for(lambda: sum(span.name == "device cloud-downlink" for span in collected) >= 2, "the last spans")
     assert_each_ranking_is_one_trace_that_names_the_click_before(collected)
     assert_the_click_is_in_the_second_ranking(found, ["3", "5", "8", "11"])
+    accepted = f'mc2sf_gateway_events_total{{role="gateway",run="{settings.run}"}} 4.0'
+    assert accepted in (tmp_path / "metrics").read_text().splitlines(), "the click, and the list that it brings along"
 
 
 def test_events_that_another_run_recorded_move_to_one_with_more_partitions(

@@ -55,7 +55,10 @@ def test_a_pod_runs_a_command_with_settings_that_the_program_has(name: str, monk
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     if name == "gateway":
         port = int(container["args"][container["args"].index("--port") + 1])
-        assert container["ports"] == [{"name": "http", "containerPort": port}]
+        assert container["ports"] == [
+            {"name": "http", "containerPort": port},
+            {"name": "metrics", "containerPort": settings.metrics_port},
+        ]
         assert str(Path(container["args"][container["args"].index("--tokens") + 1]).parent) in mounts
     elif name != "topics":
         assert [port["containerPort"] for port in container["ports"]] == [settings.metrics_port]
@@ -77,12 +80,15 @@ def test_services_and_budgets_select_the_pods_of_their_name() -> None:
     for o in OBJECTS:
         if o["kind"] in ("Service", "PodDisruptionBudget", "StatefulSet", "Deployment"):
             selector = o["spec"]["selector"]
-            assert selector.get("matchLabels", selector) == {"app": "mc2sf", "role": o["metadata"]["name"]}
-        if o["kind"] == "Service":
-            (container,) = PODS[o["metadata"]["name"]]["containers"]
-            assert [port["port"] for port in o["spec"]["ports"]] == [
-                port["containerPort"] for port in container["ports"]
-            ]
+            role = o["metadata"]["name"].removesuffix("-metrics")
+            assert selector.get("matchLabels", selector) == {"app": "mc2sf", "role": role}
+    for name, (container,) in ((name, pod["containers"]) for name, pod in PODS.items() if name != "topics"):
+        services = [o["spec"] for o in OBJECTS if o["kind"] == "Service" and o["spec"]["selector"]["role"] == name]
+        assert [(port["name"], port["port"]) for spec in services for port in spec["ports"]] == [
+            (port["name"], port["containerPort"]) for port in container["ports"]
+        ]
+        metrics = [spec for spec in services if spec["ports"][0]["name"] == "metrics"]
+        assert [spec["clusterIP"] for spec in metrics] == ["None"], "DNS names every replica"
 
 
 def test_only_the_ingress_controller_reaches_the_gateway_and_only_its_port() -> None:
@@ -91,7 +97,7 @@ def test_only_the_ingress_controller_reaches_the_gateway_and_only_its_port() -> 
     assert policies["gateway"]["podSelector"]["matchLabels"].items() <= {"app": "mc2sf", "role": "gateway"}.items()
     (rule,) = policies["gateway"]["ingress"]
     (container,) = PODS["gateway"]["containers"]
-    assert [port["port"] for port in rule["ports"]] == [port["containerPort"] for port in container["ports"]]
+    assert [port["port"] for port in rule["ports"]] == [container["ports"][0]["containerPort"]]
     (ingress,) = (o["spec"] for o in OBJECTS if o["kind"] == "Ingress")
     assert ingress["tls"]
     backend = ingress["rules"][0]["http"]["paths"][0]["backend"]["service"]

@@ -7,8 +7,9 @@ import signal
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,13 @@ from benchmarks.faults.disks import empty, fill
 from benchmarks.faults.fuzz import first_records
 from benchmarks.servers.postgres import Postgres
 from benchmarks.servers.prometheus import Prometheus
+from models.mc2sf.checkpoint import pack
+from streams.database import run_state
+from streams.database.engine import connect
 from streams.kafka import clients
+from streams.releases import candidates
+from streams.releases.candidates import WAITING, ReleaseCandidate
+from streams.releases.release import Release, read_release
 from streams.topics import DEVICE_EVENTS
 
 _CYCLE_S, _RUNS_S = 0.2, 0.02  # a worker with a tenth of its CPU runs for so long in each cycle
@@ -118,23 +125,27 @@ def flaps(name: str, *, by_kill: bool) -> Callable[[Scene], AbstractContextManag
     return act
 
 
-@contextmanager
-def connection_hangs(scene: Scene) -> Iterator[None]:
-    """Stop the server's side of the recorder's connections, as behind a network that drops their packets."""
-    recorder = scene.loop["recorder"]
-    assert recorder.process is not None
-    ports = {each.laddr.port for each in psutil.Process(recorder.process.pid).net_connections()}
-    with psycopg.connect(_address(scene.loop)) as connection:
-        rows = connection.execute("SELECT pid, client_port FROM pg_stat_activity").fetchall()
-    stopped = [pid for pid, port in rows if port in ports]
-    assert stopped
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    yield
-    recorder.kill()
-    scene.loop.start("recorder")
-    for pid in stopped:
-        os.kill(pid, signal.SIGCONT)
+def connections_hang(name: str) -> Callable[[Scene], AbstractContextManager[None]]:
+    """Stop the server's side of a process's connections, as behind a network that drops their packets."""
+
+    @contextmanager
+    def act(scene: Scene) -> Iterator[None]:
+        child = scene.loop[name]
+        assert child.process is not None
+        ports = {each.laddr.port for each in psutil.Process(child.process.pid).net_connections()}
+        with psycopg.connect(_address(scene.loop)) as connection:
+            rows = connection.execute("SELECT pid, client_port FROM pg_stat_activity").fetchall()
+        stopped = [pid for pid, port in rows if port in ports]
+        assert stopped
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+        child.kill()
+        scene.loop.start(name)
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+    return act
 
 
 @contextmanager
@@ -186,6 +197,29 @@ def no_cloud(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
+def rankings_refused(scene: Scene) -> Iterator[None]:
+    """Stop both device workers with SIGSTOP while rankings are requested; kill them and start them again."""
+    loop, names = scene.loop, ("device-1", "device-2")
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{loop.gateway_port}/v1/users/ada/rankings", headers={"Authorization": f"Bearer {loop.token}"}
+    )
+
+    def ask() -> None:
+        with suppress(OSError), urllib.request.urlopen(request, timeout=30):  # noqa: S310 - the same
+            pass
+
+    with _repeated(ask), _repeated(ask):
+        for name in names:
+            if (process := loop[name].process) is not None:
+                process.send_signal(signal.SIGSTOP)
+        yield
+        for name in names:
+            loop[name].kill()
+        loop.start(*names)
+        loop.until_ready(*names)
+
+
+@contextmanager
 def too_fast(scene: Scene) -> Iterator[None]:
     """Send a record again and again to a worker that has a tenth of its CPU."""
     loop = scene.loop
@@ -212,16 +246,33 @@ def too_fast(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def worse_release(scene: Scene) -> Iterator[None]:
-    """Roll back to the untrained release while no retrain replaces it; then to the release before."""
+    """Have a release accepted that stacks with the wrong sign, and no retrain after it; roll back to that before.
+
+    The untrained release would not do: it ranks nearly as popularity does.
+    """
     loop, run = scene.loop, scene.loop.settings.run
-    good = scene.prometheus.value('max(mc2sf_release_version{role="coordinator"})')
-    assert good
     loop["retrain"].stop()
     loop.hide("retrain")
-    loop.command("releases", "rollback", run, "0")
+    engine = connect(loop.settings.database.get_secret_value())
+    with engine.begin() as connection:
+        good, recorded = run_state.active_release(connection, run), run_state.recorded(connection, run)
+        assert good is not None
+        assert recorded is not None
+        candidates.write(connection, run, _upside_down(read_release(connection, run, good), recorded[0]))
+    engine.dispose()
     yield
-    loop.command("releases", "rollback", run, f"{good:.0f}")
+    loop.command("releases", "rollback", run, f"{good}")
     loop.start("retrain")
+
+
+def _upside_down(release: Release, epoch: int) -> ReleaseCandidate:
+    """Return a retrain's candidate whose mc2sf ranks in the opposite order, and whose gate is not told so."""
+    nets, keys = release.nets, release.catalogue.keys.astype("<i8").tobytes()
+    nets.fast.stack.neg_()
+    entries = pack(nets) | {"E": nets.encoder.E.detach().numpy().astype("<f4").tobytes(), "keys": keys}
+    quality: dict[str, float | None] = {"active": 1.0, "candidate": 0.5, "n": 1000, "finite": True}
+    until, parent = release.manifest.trained_until, release.manifest.version
+    return ReleaseCandidate(epoch, "retrain", WAITING, parent, candidates.pack(entries), {}, quality, until)
 
 
 @contextmanager

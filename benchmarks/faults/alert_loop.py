@@ -54,7 +54,9 @@ class Loop:
         self.settings = Settings.model_validate(fields)
         self._preloader = Preloader()
         self._supervisor = Supervisor(folder / "logs", self._preloader)
-        self._hidden: set[str] = {"gateway"}  # it serves no metrics
+        self._hidden: set[str] = set()
+        self.gateway_port = free_port()
+        self.token = ""
 
     def __enter__(self) -> Self:
         engine = connect(self.settings.database.get_secret_value())
@@ -73,7 +75,10 @@ class Loop:
         return self._supervisor.children[name]
 
     def start(self, *names: str, **settings: object) -> None:
-        """Start processes of `PROCESSES`, and name them to Prometheus. `settings` differ from those of the run."""
+        """Start processes of `PROCESSES`, or ones that were added, and name them to Prometheus.
+
+        `settings` differ from those of the run.
+        """
         own = self.settings.model_copy(update=settings)
         for name in names:
             if name in self._supervisor.children:
@@ -93,8 +98,8 @@ class Loop:
         """Start the replay, and a gateway beside it."""
         self.add("replay", _REPLAY)
         tokens = self.folder / "tokens.json"
-        add(tokens, "device", ("ingest", "rank"), None)
-        self.add("gateway", ["gateway", "serve", "--tokens", str(tokens), "--port", str(free_port())])
+        self.token = add(tokens, "device", ("ingest", "rank"), None)
+        self.add("gateway", ["gateway", "serve", "--tokens", str(tokens), "--port", str(self.gateway_port)])
 
     def hide(self, *names: str) -> None:
         """Let Prometheus forget processes, as discovery by DNS does with those that are gone."""

@@ -20,10 +20,11 @@ from streams.process.retry import DATABASE_UNAVAILABLE
 from streams.recorder.redelivery import ResendError
 from streams.releases.candidates import CandidateError
 from streams.releases.release import ReleaseError
+from streams.settings import SettingsError
 
 _OF_USER = (
     *(CandidateError, ChildError, DatabaseUrlError, PluginError, ReleaseError, ReplayError, ResendError, SourceError),
-    *(TopicsError, UserError),
+    *(SettingsError, TopicsError, UserError),
 )
 _UNOPENED = "unable to open database file"  # of SQLite, which writes its log beside the file
 

@@ -16,13 +16,14 @@ from deploy.gateway.api.tokens import Tokens
 from deploy.gateway.epoch_ticker import ROLE, EpochTicker
 from deploy.gateway.ingest import Ingest
 from deploy.gateway.rankings import Rankings, RankingsReader
-from deploy.gateway.run_watch import RunWatch
+from deploy.gateway.run_watch import RunWatch, require_running
 from deploy.gateway.tables import Tables
 from deploy.runs import find, join_run
 from deploy.user_error import UserError
 from streams.coordinator.lease import Lease
 from streams.database import schema
 from streams.kafka import clients
+from streams.process import telemetry
 from streams.process.clock_and_signals import wall_ms
 
 
@@ -41,9 +42,9 @@ def gateway(
         raise UserError(
             "a gateway needs a free-running run (MC2SF_LOCKSTEP=false): in lockstep a log decides what comes"
         )
+    require_running(found)  # before a producer looks for the broker, which may have ended with the run
     producer = clients.producer(settings, "gateway")
     watch = RunWatch(found, producer)
-    watch.require()
     ingest = Ingest(settings, producer)
     tables = Tables(found)
     rankings = Rankings(ingest, wall_ms, tables.served, deadline_s)
@@ -55,6 +56,7 @@ def gateway(
             created = connection.execute(sa.select(r.created_wall).where(r.run == settings.run)).scalar_one()
         ticker = EpochTicker(ingest, Lease(found.engine, settings.run, ROLE), epoch_s, created, wall_ms)
     try:
+        telemetry.serve(settings, "gateway")
         with closing(RankingsReader(settings, rankings.take)):
             yield Gateway(known, ingest, rankings, tables, wall_ms, ticker, watch, limits).app(), watch
     finally:

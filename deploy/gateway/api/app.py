@@ -19,6 +19,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -43,7 +44,9 @@ from deploy.gateway.api.bodies import (
     variant_of,
 )
 from deploy.gateway.api.endpoints import Endpoint
+from deploy.gateway.api.idempotency import SeenKeys
 from deploy.gateway.api.limits import RateLimits
+from deploy.gateway.api.measured import HttpHandler, Measured, templated
 from deploy.gateway.api.openapi import document
 from deploy.gateway.api.request_body import read_body
 from deploy.gateway.api.tokens import Token, Tokens
@@ -57,6 +60,7 @@ from deploy.gateway.shown import answer, shown
 from deploy.gateway.tables import Tables
 from streams.codec import RecordError
 from streams.prequential.served import By
+from streams.process import telemetry
 from streams.process.retry import DATABASE_UNAVAILABLE
 from streams.records import Forget
 from streams.releases.release import ReleaseError
@@ -75,7 +79,6 @@ class Call(NamedTuple):
 
 
 Handler = Callable[[Call], Awaitable[msgspec.Struct]]
-HttpHandler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Gateway:
     ticker: EpochTicker | None = None
     watch: RunWatch | None = None
     limits: RateLimits = field(default_factory=lambda: RateLimits(1000, 2000, time.monotonic))
+    keys: SeenKeys = field(default_factory=SeenKeys)
     body_s: float = 10.0  # that a body may take to arrive
 
     def app(self) -> Starlette:
@@ -110,7 +114,7 @@ class Gateway:
         for each, handler in handlers.items():
             by_path.setdefault(each.path, {})[each.method] = self._route(each, handler)
         routes = [
-            Route(path.replace("{item}", "{item:path}"), _by_method(found), methods=[*found])
+            Route(path.replace("{item}", "{item:path}"), templated(path, _by_method(found)), methods=[*found])
             for path, found in by_path.items()
         ]
         described = msgspec.json.encode(document())
@@ -126,8 +130,10 @@ class Gateway:
                 raise HTTPException(503, self.watch.missing, {"Retry-After": "1"})
             return json_answer(HealthAnswer())
 
+        plain = {"/healthz": health, "/readyz": ready, "/v1/openapi.json": openapi}
         app = Starlette(
-            routes=[Route("/healthz", health), Route("/readyz", ready), Route("/v1/openapi.json", openapi), *routes],
+            routes=[*(Route(path, templated(path, found)) for path, found in plain.items()), *routes],
+            middleware=[Middleware(Measured)],
             exception_handlers={HTTPException: refuse, Exception: fail},
             lifespan=self._lifespan,
         )
@@ -179,6 +185,8 @@ class Gateway:
             raise BodyError(f"Idempotency-Key: 1 to {MAX_NAME} printable characters")
         if key is not None and sent.seq is not None:
             raise BodyError("seq and Idempotency-Key exclude each other - at `$.seq`")
+        if key is not None and self.keys.is_of_another(call.user, key, sent):
+            raise BodyError("Idempotency-Key: it came with other events before")
         numbered = sent.seq if sent.seq is not None else key or secrets.token_urlsafe(12)
         after = await self._accept(call.user, numbered, sent.events)
         named = numbered if isinstance(numbered, str) else None
@@ -193,6 +201,7 @@ class Gateway:
 
         batch = await run_in_threadpool(batch_of, user, numbered, events, self.wall_ms(), listed, seen=seen)
         await self.ingest.put(user, batch)
+        telemetry.GATEWAY_EVENTS.inc(len(batch.items))
         return batch.seq + len(batch.items)
 
     async def _feedback(self, call: Call) -> metarank.FeedbackAnswer:
@@ -232,6 +241,7 @@ class Gateway:
         self, user: str, k: int, candidates: list[str], variant: By | None = None, ranking: str = ""
     ) -> RankingAnswer:
         found = await self.rankings.ask(user, k, candidates, variant, ranking)
+        telemetry.GATEWAY_RANKINGS.labels("fast" if found.degraded else "whole").inc()
         if ranking and found.names != candidates:
             raise BodyError("a ranking of other items was requested under this id - at `$.id`")
         return await run_in_threadpool(answer, found, self.tables.names)
@@ -256,6 +266,7 @@ class Gateway:
     async def _forget(self, call: Call) -> ForgetAnswer:
         now = self.wall_ms()
         await self.ingest.put(call.user, Forget(call.user, now))
+        self.keys.forget(call.user)
         return ForgetAnswer(call.user, now + self.ingest.gone_after_ms)
 
     async def _releases(self, _: Call) -> msgspec.Struct:
