@@ -90,7 +90,7 @@ class Reader(Generic[R]):
         if data[0] > SCHEMA:
             raise RecordError(f"schema {data[0]} is newer than {SCHEMA}: upgrade this process")
         try:
-            record: R = self._decoder.decode(memoryview(data)[1:])
+            record: R = self._decoder.decode(data[1:])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RecordError(str(error)) from error
         return record

@@ -24,7 +24,7 @@ class Candidates(NamedTuple):
 
 def evaluated(seed: int, user: str, seq: int, share: float) -> bool:
     """Return True if click `seq` of `user` is ranked: a `share` of all clicks, a subset of any higher share."""
-    return int.from_bytes(_digest("evaluated", seed, user, seq, 8), "little") < share * 2**64
+    return share > 0 and int.from_bytes(_digest("evaluated", seed, user, seq, 8), "little") < share * 2**64
 
 
 def sampled(seed: int, user: str, seq: int, keys: Keys, target: int, n: int) -> Candidates:

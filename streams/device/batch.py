@@ -84,16 +84,19 @@ class DeviceWork:
     def required_releases(self) -> set[int | None]:
         """Return the releases that `process` asks for; None is the newest."""
         required: set[int | None] = {request.versions.release for _, _, request in self._overdue}
+        partitions: set[int] = set()  # in which users need one
         for message, record in self._received:
-            if isinstance(record, SlowPriors):
+            if isinstance(record, DeviceBatch):
+                partitions.add(message.partition)
+            elif isinstance(record, SlowPriors):
                 request = self._rows.request(request_key(record.user, record.seq))
                 ranking, _ = self._rows.index.rankings.get(record.ranking, (None, ""))
                 required |= {each.versions.release for each in (request, ranking) if each is not None}
             elif isinstance(record, EpochBegin):
                 required |= self._releases_of(replace(self._rows.partition(message.partition), release=record.release))
-            elif isinstance(record, DeviceBatch | GatewayRequest):
-                required |= self._releases_of(self._rows.partition(message.partition))
-        return required
+            elif isinstance(record, GatewayRequest):
+                partitions.add(message.partition)
+        return required.union(*(self._releases_of(self._rows.partition(number)) for number in partitions))
 
     @staticmethod
     def _releases_of(partition: DevicePartitionState) -> set[int | None]:
@@ -106,12 +109,15 @@ class DeviceWork:
     def required_item_statistics(self) -> set[int | None]:
         """Return the epochs as of whose end `process` asks for item statistics; None is the newest known."""
         required: set[int | None] = set()
+        partitions: set[int] = set()  # in which users need them
         for message, record in self._received:
-            if isinstance(record, EpochBegin):
+            if isinstance(record, DeviceBatch):
+                partitions.add(message.partition)
+            elif isinstance(record, EpochBegin):
                 required.add(self._epoch_before(record.epoch))
-            elif isinstance(record, DeviceBatch | GatewayRequest):
-                required.add(self._epoch_before(self._rows.partition(message.partition).begun))
-        return required
+            elif isinstance(record, GatewayRequest):
+                partitions.add(message.partition)
+        return required | {self._epoch_before(self._rows.partition(number).begun) for number in partitions}
 
     def _epoch_before(self, epoch: int) -> int | None:
         return max(epoch, 0) - 1 if self._settings.lockstep else None
@@ -124,10 +130,10 @@ class DeviceWork:
             if message.topic == DEVICE_EVENTS.name and not self._advance_offset(message):
                 break
             try:
-                if isinstance(record, RecordError):
-                    raise record
                 if isinstance(record, DeviceBatch):
                     self._apply(message, record, releases, item_statistics)
+                elif isinstance(record, RecordError):
+                    raise record
                 elif isinstance(record, GatewayRequest):
                     context = self._context_of(message, releases, item_statistics)
                     self._gateway.start(message, record, context, releases(context.versions.release))
@@ -193,10 +199,12 @@ class DeviceWork:
         made = self._step(user, batch, self._context_of(message, releases, item_statistics))
         if made.user is not user:
             self._rows.put_user(message.partition, message.key, made.user)
-        self._send_up(message, made.uplink)
+        if made.uplink:
+            self._send_up(message, made.uplink)
         for request in made.requests:
             self._rows.put_request(message.partition, request_key(request.user, request.seq), request)
-        self._counts.by_kind["repeated"] += made.repeated
+        if made.repeated:
+            self._counts.by_kind["repeated"] += made.repeated
         if made.applied:
             self._counts.by_kind["applied"] += made.applied
             if batch.sent_wall:

@@ -21,14 +21,15 @@ def decode(message: Message, settings: Settings) -> DeviceEvent | SlowPriors | R
             message.check_user(priors.user, settings.partitions)
             return priors
         event = _events.decode(message.value)
-        if isinstance(event, DeviceBatch | GatewayRequest | Forget):
-            message.check_user(event.user, settings.partitions)
         if isinstance(event, DeviceBatch):
+            message.check_user(event.user, settings.partitions)
             check_batch(event)
-        elif isinstance(event, GatewayRequest | Forget) and settings.lockstep:
-            return RecordError("requests of gateways are refused in lockstep")
-        elif isinstance(event, GatewayRequest):
-            check_request(event)
+        elif isinstance(event, GatewayRequest | Forget):
+            message.check_user(event.user, settings.partitions)
+            if settings.lockstep:
+                return RecordError("requests of gateways are refused in lockstep")
+            if isinstance(event, GatewayRequest):
+                check_request(event)
     except RecordError as error:
         return error
     return event

@@ -76,6 +76,11 @@ def prepare_request(before: User, user: str, context: Context) -> Step:
 class _BatchStep:
     """A copy of the state, changed by one impression group after the other."""
 
+    __slots__ = (
+        "batch", "context", "growing", "gru_state", "keys", "r2", "requests", "resend_r2", "settings", "spec", "state",
+        "uplink",
+    )  # fmt: skip
+
     def __init__(self, before: User, batch: DeviceBatch, context: Context) -> None:
         old = before.state
         self.state = msgspec.structs.replace(
@@ -94,8 +99,13 @@ class _BatchStep:
         """Apply the events from `start` on."""
         if self.state.encoder != self.context.versions.encoder:
             self.change_encoder()
-        for first, end in group_ranges(self.batch.impressions, start):
-            self.apply_group(first, end)
+        impressions = self.batch.impressions
+        if any(impressions):
+            for first, end in group_ranges(impressions, start):
+                self.apply_group(first, end)
+        else:  # the same ranges, and most logs have no others
+            for i in range(start, len(impressions)):
+                self.apply_group(i, i + 1)
         self.state.seq = self.batch.seq + len(self.keys)
         self.state.time = self.batch.times[-1]
 
@@ -113,44 +123,56 @@ class _BatchStep:
 
     def apply_group(self, start: int, end: int) -> None:
         """Rank the clicks of the impression group [start, end), then learn from its events."""
-        time, state = self.batch.times[start], self.state
-        if self.spec.closes_by_age(state.open_count, state.opened, time):
-            self.close_window(time)
-        kinds, settings, user, seq = self.batch.kinds, self.settings, self.batch.user, self.batch.seq
+        batch, state, kinds = self.batch, self.state, self.batch.kinds
+        if state.open_count and self.spec.closes_by_age(state.open_count, state.opened, batch.times[start]):
+            self.close_window(batch.times[start])
         for i in range(start, end):
-            ranked = self.batch.impressions[i] >= RANKED
-            if kinds[i] == CLICK and (ranked or evaluated(settings.seed, user, seq + i, settings.evaluate)):
+            if kinds[i] == CLICK and self.is_ranked(i):
                 self.request(i, start, end)
         for i in range(start, end):
-            self.learn(i)
+            kind = kinds[i]
+            if kind == EXPOSURE:
+                self.learn_exposure(self.keys[i], batch.times[i])
+            elif kind in (CLICK, PAST_CLICK):
+                self.learn_click(self.keys[i])
 
-    def learn(self, i: int) -> None:
-        """Add event i to histories and windows."""
-        kind, key, state, settings = self.batch.kinds[i], self.keys[i], self.state, self.settings
-        if kind == EXPOSURE:
-            _append(state.exposures, key, 2 * settings.threshold)
-            if not state.open_count:
-                state.opened = self.batch.times[i]
-            state.open_count += 1
-            self.add_exposure(key)
-            if self.spec.closes_by_count(state.open_count):
-                self.close_window(self.batch.times[i])
-        elif kind in (CLICK, PAST_CLICK):
-            _append(state.clicks, key, settings.history_short)
-            state.uploads = state.not_uploaded(self.context.ended)
-            _append(state.uploads, key, settings.history_long)
-            state.uploads_epoch = max(self.context.epoch, self.context.ended + 1)
+    def is_ranked(self, i: int) -> bool:
+        """Return True if click i is ranked: for a gateway's ranking always, else if it is drawn."""
+        batch, settings = self.batch, self.settings
+        if batch.impressions[i] >= RANKED:
+            return True
+        return evaluated(settings.seed, batch.user, batch.seq + i, settings.evaluate)
 
-    def add_exposure(self, key: int) -> None:
-        """Add an exposure to the open window's GRU state; one from an earlier step is copied, not changed."""
+    def learn_click(self, key: int) -> None:
+        """Add a click to the histories."""
+        state, settings, context = self.state, self.settings, self.context
+        _append(state.clicks, key, settings.history_short)
+        state.uploads = state.not_uploaded(context.ended)
+        _append(state.uploads, key, settings.history_long)
+        state.uploads_epoch = max(context.epoch, context.ended + 1)
+
+    def learn_exposure(self, key: int, time: int) -> None:
+        """Add an exposure to the history and to the open window."""
+        state, spec = self.state, self.spec
+        _append(state.exposures, key, 2 * spec.threshold)
+        if not state.open_count:
+            state.opened = time
+        state.open_count += 1
+        if self.growing is not None and self.gru_state is self.growing:
+            self.growing.keys.append(key)
+        else:
+            self.begin_growing(key)
+        if spec.closes_by_count(state.open_count):
+            self.close_window(time)
+
+    def begin_growing(self, key: int) -> None:
+        """Begin this step's GRU state of the open window with an exposure; one from an earlier step is not changed."""
         before, release = self.gru_state, self.context.versions.release
-        if self.growing is None or before is not self.growing:
-            if isinstance(before, DeferredGru) and before is not self.r2 and before.release == release:
-                self.growing = DeferredGru(before.start, before.keys[:], release)
-            else:
-                self.growing = DeferredGru(before, [], release)
-            self.gru_state = self.growing
-        self.growing.keys.append(key)
+        if isinstance(before, DeferredGru) and before is not self.r2 and before.release == release:
+            self.growing = DeferredGru(before.start, [*before.keys, key], release)
+        else:
+            self.growing = DeferredGru(before, [key], release)
+        self.gru_state = self.growing
 
     def close_window(self, time: int) -> None:
         """Close the open window and send its r2; the next begins at zero, or at r2 if the state is carried over."""

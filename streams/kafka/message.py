@@ -102,15 +102,15 @@ def _trace(headers: Sequence[tuple[str, bytes]] | None) -> str:
 def check_batch(batch: DeviceBatch) -> None:
     """Raise RecordError if the columns of a batch are invalid. Device and recorder both call this."""
     n = len(batch.items)
-    if not n or {len(batch.kinds), len(batch.times), len(batch.impressions)} != {n}:
+    if not n or not n == len(batch.kinds) == len(batch.times) == len(batch.impressions):
         raise RecordError("columns are empty or of unequal length")
     if max(batch.kinds) > _LAST_KIND:
         raise RecordError(f"unknown kind of event {max(batch.kinds)}")
     if min(batch.times) < 0 or max(batch.times) >= LATEST:
         raise RecordError("a time is negative or too large")
-    if max(map(abs, batch.impressions)) >= RANKED + LATEST:
+    if max(batch.impressions) >= RANKED + LATEST or min(batch.impressions) <= -RANKED - LATEST:
         raise RecordError("an impression is too large")
     if not 0 <= batch.seq < LATEST - n:
         raise RecordError(f"seq {batch.seq} is negative or too large")
-    if any(not item or "\0" in item for item in batch.items):
+    if not all(batch.items) or "\0" in "".join(batch.items):
         raise RecordError("an item is empty or has a NUL in it")
