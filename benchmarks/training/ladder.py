@@ -1,7 +1,7 @@
 """The ladder of sizes: every variant against popularity on the first 500, 2,000, 10,000 clicks of a log.
 
 Run `python -m benchmarks.training.ladder SOURCE`; SOURCE is as for `mc2sf run`, or `sparse`: slates with 100,000 items
-and less than one click per item.
+and less than one click per item, or `repeating`: half of the clicks are on an item that the user clicked before.
 
 The beginning of the log up to so many clicks is one stream of 200 epochs with ten retrains, imitated in one process:
 each click is ranked by the release in force, whose retrains know earlier clicks only. Differences of NDCG@10 to
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 
 from benchmarks.machine import described
 from benchmarks.training.increment import logged
+from benchmarks.training.repeating_world import repeating_log
 from benchmarks.training.simulation import Simulated, simulate
 from benchmarks.training.sparse_world import sparse_log
 from models.data.event_kinds import CLICK, PAST_CLICK
@@ -34,6 +36,7 @@ SIZES = (500, 2_000, 10_000)
 EPOCHS, EVERY = 200, 20
 RANKED = 2_000  # evenly spread over the stream
 QUARTERS = 4
+WORLDS = {"sparse": partial(sparse_log, 4_000, 100_000), "repeating": partial(repeating_log, 300, 1_500)}
 
 
 def beginning(log: InteractionLog, clicks: int) -> InteractionLog:
@@ -82,18 +85,20 @@ def row(source: str, clicks: int, found: Simulated) -> dict[str, Any]:
 def main() -> None:
     """Measure each size, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", help="as for `mc2sf run`, or sparse")
+    parser.add_argument("source", metavar="SOURCE", help=f"as for `mc2sf run`, or {' or '.join(WORLDS)}")
     parser.add_argument("--clicks", type=int, nargs="+", default=SIZES)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    whole = None if options.source == "sparse" else logged(options.source)[1]
+    if world := WORLDS.get(options.source):
+        first = partial(world, epochs=EPOCHS, seed=options.seed)
+    else:
+        first = partial(beginning, logged(options.source)[1])
     name = options.source.partition(":")[0]
     for clicks in options.clicks:
-        log = sparse_log(4_000, 100_000, clicks, EPOCHS, options.seed) if whole is None else beginning(whole, clicks)
         found = simulate(
-            log,
+            first(clicks=clicks),
             TrainConfig(),
             lambda made: made.finite and made.candidate <= made.active,
             every=EVERY,
