@@ -43,6 +43,7 @@ def trained() -> Nets:
     with torch.no_grad():
         nets.encoder.popularity.normal_()
         nets.encoder.standing.normal_()
+        nets.encoder.repeats.copy_(torch.tensor([0.4, 0.5, 0.6, 0.7]))
         nets.encoder.gains.copy_(torch.tensor([1.0, 0.9, 0.8, 0.7]))
         nets.fast.stack.copy_(torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9]))
     return nets.eval()
@@ -64,6 +65,7 @@ def request(nets: Nets, clicks: int, exposures: int, candidates: int) -> tuple[d
         padded[len(padded) - len(newest) :] = newest
         given |= {name: E[padded][None], f"{name}_mask": (padded > 0)[None]}
         last = padded if name == "clicks" else last
+    given["click_rows"] = last[None]
     given["neighbour_rows"] = neighbours.rows.numpy()[last].astype(np.int64)
     given["neighbour_weights"] = neighbours.weights.numpy()[last].astype(np.float32)
     given |= {"items": rows[2][None], "vectors": E[rows[2]][None], "statistics": buckets.astype(np.int64)[None]}

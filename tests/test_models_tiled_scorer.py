@@ -39,6 +39,8 @@ def lively(config: NetConfig) -> Nets:
     with torch.no_grad():
         for weight in nets.parameters():
             weight.mul_(2)
+    if config.floor:
+        nets.encoder.repeats.copy_(torch.tensor([0.6, -0.7, 0.8, -0.9]))
     if config.stacked:
         rng = np.random.default_rng(4)
         shape = ROWS, max_neighbours(ROWS)

@@ -60,6 +60,7 @@ class Device:
             given |= {name: self._vectors[padded], f"{name}_mask": np.arange(length) >= length - len(keys)}
             if name == "clicks":
                 near = {"neighbour_rows": self._rows[padded], "neighbour_weights": self._weights[padded]}
+                given["click_rows"] = padded
         given |= {"r_t": slow.r_t.astype(np.float32), "r_n": slow.r_n.astype(np.float32), "f2s": slow.f2s}
         given["statistics"] = query.item_statistics.astype(np.int64)
         found = self._session.run(list(OUTPUTS), {name: each[None] for name, each in given.items()} | near)

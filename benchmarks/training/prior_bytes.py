@@ -24,7 +24,7 @@ from benchmarks.machine import described
 from benchmarks.training.collaboration import BATCH, OTHERS, Interval, Scores, compared, intervals, mixture
 from benchmarks.training.increment import logged
 from models.data.interaction_log import Ints
-from models.mc2sf.nets import Inputs, NetConfig, Nets
+from models.mc2sf.nets import SHORT, Inputs, NetConfig, Nets
 from models.training.minibatches import Batch, ClickSource
 
 RESULT = Path(__file__).with_name("prior_bytes.json")
@@ -83,7 +83,7 @@ def s2f_scores(nets: Nets, source: ClickSource, before: Ints) -> Callable[[Batch
         for name, (_, received) in forms(r_t.shape[-1]).items():
             priors = received(r_t, components[0]), received(r_n, components[1])
             score = nets.fast.score_s2f(nets.encoder.gru_n, given.clicks, given.exposures, given.e, *priors)
-            found[f"s2f {name}"] = nets.encoder.add_floor(given.floor, "mc2sf", score)
+            found[f"s2f {name}"] = nets.encoder.add_floor(given.floor, given.repeats[SHORT], "mc2sf", score)
         return found
 
     return scores_of

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.data.catalogue import FIRST_ROW
 from models.data.item_neighbours import WEIGHTS, max_neighbours
 from models.data.item_statistics import FEATURES
 from models.layers.gru import Gru
@@ -24,6 +25,7 @@ INPUTS = {
     "clicks_mask": "bool [1, L_F]: true on clicks",
     "exposures": "f4 [1, L_F, d]: vectors of the newest exposures",
     "exposures_mask": "bool [1, L_F]: true on exposures",
+    "click_rows": "i8 [1, L_F]: rows of the clicks in items.parquet, zeros before the first",
     "neighbour_rows": "i8 [L_F, N]: rows of the N neighbours of each click in items.parquet, zeros without a click",
     "neighbour_weights": f"f4 [L_F, N, {WEIGHTS}]: their weights",
     "items": "i8 [1, C]: rows of the candidates",
@@ -81,6 +83,7 @@ class DeviceModel(nn.Module):
         clicks_mask: Tensor,
         exposures: Tensor,
         exposures_mask: Tensor,
+        click_rows: Tensor,
         neighbour_rows: Tensor,
         neighbour_weights: Tensor,
         items: Tensor,
@@ -92,11 +95,18 @@ class DeviceModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the logits of fast alone and of mc2sf, [1, C] each."""
         short = self.gru_n, PaddedVectors(clicks, clicks_mask), PaddedVectors(exposures, exposures_mask)
-        e, floor = self.encoder.with_statistics(vectors, statistics), self.encoder.floor(statistics)
-        fast = self.encoder.add_floor(floor, "fast", self.fast.score_fast(self.fast.from_zero(*short), e))
-        s2f = self.encoder.add_floor(floor, "mc2sf", self.fast.score_s2f(*short, e, r_t, r_n))
+        e = self.encoder.with_statistics(vectors, statistics)
+        floor, repeats = self.encoder.floor(statistics), _repeats(click_rows, items)
+        fast = self.encoder.add_floor(floor, repeats, "fast", self.fast.score_fast(self.fast.from_zero(*short), e))
+        s2f = self.encoder.add_floor(floor, repeats, "mc2sf", self.fast.score_s2f(*short, e, r_t, r_n))
         affinities = _affinities(neighbour_rows, neighbour_weights, items)
         return fast, stacking.weighted(self.fast.stack, (s2f, fast, f2s, *affinities))
+
+
+def _repeats(clicks: Tensor, items: Tensor) -> Tensor:
+    """Return `repeats` of items [1, C] in clicks [1, L], in plain operations: [1, C]."""
+    same = (items[..., :, None] == clicks[..., None, :]) & (items[..., :, None] >= FIRST_ROW)
+    return torch.log1p(same.to(torch.float32).sum(-1))
 
 
 def _affinities(rows: Tensor, weights: Tensor, items: Tensor) -> tuple[Tensor, ...]:
@@ -154,6 +164,7 @@ def _example(nets: Nets) -> tuple[Tensor, ...]:
         torch.ones(1, length, dtype=torch.bool),
         torch.zeros(1, length, d),
         torch.ones(1, length, dtype=torch.bool),
+        torch.zeros(1, length, dtype=torch.int64),
         torch.zeros(length, neighbours, dtype=torch.int64),
         torch.zeros(length, neighbours, WEIGHTS),
         torch.zeros(1, 100, dtype=torch.int64),

@@ -65,6 +65,10 @@ class Logits(NamedTuple):
     mc2sf: Tensor
 
 
+LONG, SHORT = 0, 1  # the delayed history of the cloud, and the newest clicks on the device
+HISTORIES = (LONG, LONG, SHORT, SHORT)  # that each net sees, in the order of `Logits`
+
+
 class Inputs(NamedTuple):
     """Inputs of all four nets for B clicks: histories as vectors, r2 [B, d], candidates e [B, C, d]."""
 
@@ -74,23 +78,27 @@ class Inputs(NamedTuple):
     exposures: PaddedVectors
     e: Tensor
     floor: Tensor = torch.zeros(())  # [B, C], of the candidates
+    repeats: Tensor = torch.zeros(2)  # [2, B, C], of the candidates in either history: see `models.data.repeats`
 
 
 class Encoder(nn.Module):
     """The item table E [rows, d] (row 0 padding, row 1 unknown), vectors of item statistics, GRU_n over exposures.
 
-    With a floor, every logit is a popularity score, one number per bucket of the item statistics, plus the net's score
-    times a gain. Untrained nets then rank by popularity, and a gain of 0 ignores a net that is no better.
+    With a floor, every logit is a popularity score, one number per bucket of the item statistics, plus the candidate's
+    repeats (see `models.data.repeats`) times a weight, plus the net's score times a gain. Untrained nets then rank by
+    popularity, and a gain of 0 ignores a net that is no better.
     """
 
     popularity: Tensor
-    gains: Tensor  # in the order of `Logits`
+    repeats: Tensor  # weights of the repeats in the history that each net sees, in the order of `Logits`
+    gains: Tensor  # in the same order
 
     def __init__(self, dim: int, rows: int, *, min_gru: bool = False, floor: bool = False) -> None:
         super().__init__()
         self._floor = floor
         if floor:
             self.register_buffer("popularity", torch.zeros(len(FEATURES), BUCKETS))
+            self.register_buffer("repeats", torch.zeros(4))
             self.register_buffer("gains", torch.ones(4))
         self.E = nn.Parameter(torch.zeros(rows, dim))
         # vectors of item statistics, under the name that checkpoints have
@@ -113,9 +121,15 @@ class Encoder(nn.Module):
         clicks, recent, age = self.popularity.unbind(0)
         return clicks[buckets[..., 0]] + recent[buckets[..., 1]] + age[buckets[..., 2]]
 
-    def add_floor(self, floor: Tensor, net: str, score: Tensor) -> Tensor:
-        """Return the logits of a net, named as in `Logits`, from the candidates' floor and the net's scores."""
-        return floor + self.gains[Logits._fields.index(net)] * score if self._floor else score
+    def add_floor(self, floor: Tensor, repeats: Tensor, net: str, score: Tensor) -> Tensor:
+        """Return the logits of a net, named as in `Logits`.
+
+        They are made of the candidates' floor, their repeats in the history that the net sees, and the net's scores.
+        """
+        if not self._floor:
+            return score
+        number = Logits._fields.index(net)
+        return floor + self.repeats[number] * repeats + self.gains[number] * score
 
     def r2(self, window: PaddedVectors) -> Tensor:
         """Return r2 of eq. (3), GRU_n over a window from a zero state: [B, L, d] -> [B, d]."""
@@ -193,7 +207,8 @@ class Nets(nn.Module):
         fast, s2f = self.fast.score_both(self.encoder.gru_n, inputs.clicks, inputs.exposures, inputs.e, *received)
         din, f2s = self.slow.score_din(r_t, inputs.e), self.slow.score_f2s(r_n, r_t, inputs.e)
         scores = Logits(din, f2s, fast, s2f)
-        return Logits(*(self.encoder.add_floor(inputs.floor, net, score) for net, score in scores._asdict().items()))
+        repeats = (inputs.repeats[history] for history in HISTORIES)
+        return Logits(*map(self.encoder.add_floor, [inputs.floor] * 4, repeats, Logits._fields, scores))
 
     def stacked(self, logits: Logits, clicks: Tensor, items: Tensor) -> Logits:
         """Return all scores as served: mc2sf stacked. `clicks` [B, L] and `items` [B, C] are rows of E."""

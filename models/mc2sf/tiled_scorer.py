@@ -21,6 +21,7 @@ from models.data.catalogue import ROW_PADDING
 from models.data.item_neighbours import WEIGHTS
 from models.data.item_statistics import FEATURES, Buckets
 from models.data.ranges import left_padded
+from models.data.repeats import repeats
 from models.layers.gru import Gru
 from models.layers.local_attention import LENGTHS, STRIDE, attended
 from models.layers.min_gru import MinGruCell
@@ -28,7 +29,7 @@ from models.layers.mlp import PaddedVectors
 from models.layers.tiles import TILE, tiles
 from models.mc2sf.fast import GruStates
 from models.mc2sf.nets import STANDALONE, Nets
-from models.mc2sf.packing import PackedCall, pack, unpack
+from models.mc2sf.packing import PackedCall, Query, pack, unpack
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -143,17 +144,18 @@ class Scorer:
         ]
         nets, din = self._nets, self._din
         for call in pack(queries, range(len(queries))):
-            e, floor = _candidates(nets, call)
             packed = [queries[segment.query] for segment in call.segments]
+            again = _repeats(call, packed, [query.history[-self.config.history_long :] for query in packed])
+            e, floor = _candidates(nets, call)
             r_t = _r_t(nets, call, packed, e)
             r2 = torch.from_numpy(np.stack([query.r2 for query in packed]).astype(np.float32))
             r_n = nets.slow.gated(nets.encoder.gru_n.step_tiles(e, r2, call.segment_index), e)
-            f2s = nets.encoder.add_floor(floor, "f2s", nets.slow.score_f2s(r_n, r_t, e))
+            f2s = nets.encoder.add_floor(floor, again, "f2s", nets.slow.score_f2s(r_n, r_t, e))
             r_t_of_din = r_t
             if din is not nets:
                 e, floor = _candidates(din, call)
                 r_t_of_din = _r_t(din, call, packed, e)
-            scores = din.encoder.add_floor(floor, "din", din.slow.score_din(r_t_of_din, e))
+            scores = din.encoder.add_floor(floor, again, "din", din.slow.score_din(r_t_of_din, e))
             priors = r_t.half().flatten(0, 1), r_n.half().flatten(0, 1)
             unpack(call, answers, (*priors, scores.flatten(), f2s.flatten()))
         return answers
@@ -188,6 +190,7 @@ class Scorer:
         alone, s2f = self._alone, self._s2f
         n = call.segments[-1].positions.stop  # the rows after the candidates: one from a zero state per segment
         zero_rows = slice(n, n + len(queries))
+        again = _repeats(call, queries, [query.clicks[-self.config.history_short :] for query in queries])
         e, floor = _candidates(s2f, call)
         r_t = s2f.fast.transform_prior(_priors(call, [query.r_t for query in queries], e))
         r_n = s2f.fast.transform_prior(_priors(call, [query.r_n for query in queries], e))
@@ -195,7 +198,7 @@ class Scorer:
         for z in (z_p, z_n):
             z.flatten(0, 1)[zero_rows] = 0
         states = self._states(s2f, queries, z_p, z_n, call.segment_index)
-        mc2sf = s2f.encoder.add_floor(floor, "mc2sf", s2f.fast.score_from(states, e, r_t))
+        mc2sf = s2f.encoder.add_floor(floor, again, "mc2sf", s2f.fast.score_from(states, e, r_t))
         if alone is s2f:
             from_zero = [each.flatten(0, 1)[zero_rows] for each in states]
         else:
@@ -204,7 +207,7 @@ class Scorer:
             from_zero = [each.flatten(0, 1) for each in self._states(alone, queries, z_p, z_n, query_index)]
             e, floor = _candidates(alone, call)
         per_row = GruStates(*(each[call.segment_index].view_as(e) for each in from_zero))
-        fast = alone.encoder.add_floor(floor, "fast", alone.fast.score_fast(per_row, e))
+        fast = alone.encoder.add_floor(floor, again, "fast", alone.fast.score_fast(per_row, e))
         if s2f.config.stacked:
             mc2sf = _stacked(s2f, call, queries, mc2sf, fast)
         return fast, mc2sf
@@ -244,6 +247,14 @@ def _candidates(nets: Nets, call: PackedCall) -> tuple[Tensor, Tensor]:
     buckets = call.buckets.view(-1, TILE, len(FEATURES))
     e = nets.encoder.with_statistics(nets.encoder.E.detach()[call.rows.view(-1, TILE)], buckets)
     return e, nets.encoder.floor(buckets)
+
+
+def _repeats(call: PackedCall, queries: Sequence[Query], histories: Sequence[Rows]) -> Tensor:
+    """Return the repeats of each row in the history of its segment's query, [T, TILE]."""
+    found = np.zeros(len(call.rows), np.float32)
+    for (_, candidates, positions), query, history in zip(call.segments, queries, histories, strict=True):
+        found[positions] = repeats(history, query.candidates[candidates])
+    return torch.from_numpy(found).view(-1, TILE)
 
 
 def _priors(call: PackedCall, priors: Sequence[Halves], e: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.mc2sf.nets import Logits, Nets
+from models.mc2sf.nets import HISTORIES, Logits, Nets
 from models.mc2sf.stacking import Neighbours
 from models.training.minibatches import Batch, ClickSource
 
@@ -27,20 +27,22 @@ class HeldOut:
     """Clicks that are not trained on [n], each with NEGATIVES negatives; column 0 of a batch's items is the click."""
 
     batches: tuple[Batch, ...]
+    users: Ints  # [n]
     affinities: tuple[Tensor, ...]  # of the candidates by the item neighbours, [n, 1 + NEGATIVES] each
 
     @classmethod
     def draw(cls, source: ClickSource, clicks: Ints, seed: int, neighbours: Neighbours | None = None) -> HeldOut:
         """Return `clicks` with negatives drawn from `seed`; `neighbours` are those of the nets if they are stacked."""
         if not len(clicks):  # perhaps there is no item to draw either
-            return cls((), ())
+            return cls((), clicks, ())
         items = source.candidates(clicks, np.random.default_rng([seed, 1]), n=NEGATIVES)
         order = source.by_history(clicks)
         chunks = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
         batches = tuple(source.batch_of(clicks[chunk], items[chunk]) for chunk in chunks)
         pairs = ((batch.rows[batch.clicks], batch.rows[batch.items]) for batch in batches)
         affinities = [neighbours.affinities(*pair) for pair in pairs] if neighbours else []
-        return cls(batches, tuple(torch.cat(kind) for kind in zip(*affinities, strict=True)))
+        users = source.states.user[clicks[order]]
+        return cls(batches, users, tuple(torch.cat(kind) for kind in zip(*affinities, strict=True)))
 
     @torch.no_grad()
     def logits(self, nets: Nets) -> tuple[Tensor, Tensor]:
@@ -51,6 +53,11 @@ class HeldOut:
             logits.append(torch.stack(nets(inputs)))
             floors.append(inputs.floor.expand(logits[-1].shape[1:]))
         return torch.cat(logits, 1), torch.cat(floors)
+
+    def repeats(self) -> Tensor:
+        """Return the candidates' repeats in the history that each net sees: [4, n, 1 + NEGATIVES]."""
+        repeats = [batch.repeats.movedim(-1, 0)[list(HISTORIES)] for batch in self.batches]
+        return torch.cat([torch.empty(4, 0, 1 + NEGATIVES), *repeats], 1)
 
     @torch.no_grad()
     def losses(self, nets: Nets, logits: Tensor | None = None) -> Floats:

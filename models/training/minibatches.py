@@ -19,6 +19,7 @@ from models.data.catalogue import FIRST_ROW, ROW_PADDING, ROW_UNKNOWN, Catalogue
 from models.data.interaction_log import ClickStates, is_negative, slates
 from models.data.item_statistics import Buckets, ItemStatisticsByEpoch
 from models.data.ranges import Ranges
+from models.data.repeats import repeats
 from models.layers.mlp import PaddedVectors
 from models.mc2sf.nets import Inputs, Nets
 from models.training.negative_sampling import draw_from_slates, draw_uniform
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     exposures: Tensor  # [B, L_F]
     items: Tensor  # [B, 1 + N]; column 0 is the click
     item_statistics: Tensor  # [B, 1 + N, 3], of `items` in the epoch of the click
+    repeats: Tensor  # f4 [B, 1 + N, 2], of `items` in `history` and in `clicks`
 
     def inputs(self, nets: Nets, table: Tensor) -> Inputs:
         """Return the nets' inputs from `table` [R, d] = E[rows]. r2 is recomputed with the present GRU_n, as data."""
@@ -48,6 +50,7 @@ class Batch(NamedTuple):
             exposures=_sequence(table, self.exposures),
             e=nets.encoder.with_statistics(functional.embedding(self.items, table), self.item_statistics),
             floor=nets.encoder.floor(self.item_statistics),
+            repeats=self.repeats.movedim(-1, 0),
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -152,8 +155,9 @@ def to_batch(
 ) -> Batch:
     """Return a Batch of history, window, clicks, exposures and items, given as rows of an E of `size` rows.
 
-    A share `unknown` of the items is replaced by the unknown row.
+    Repeats are counted before a share `unknown` of the items is replaced by the unknown row.
     """
+    again = [repeats(clicked, columns[-1]) for clicked in (columns[0], columns[2])]
     present = np.zeros(size, bool)
     for rows in columns:
         present[rows] = True
@@ -170,4 +174,5 @@ def to_batch(
         index[replaced] = index[ROW_UNKNOWN]
     history, window, clicks, exposures, items = (torch.from_numpy(index[rows]) for rows in columns)
     buckets = torch.from_numpy(item_statistics.astype(np.int64))
-    return Batch(torch.from_numpy(used), history, window, clicks, exposures, items, buckets)
+    of_items = buckets, torch.from_numpy(np.stack(again, -1))
+    return Batch(torch.from_numpy(used), history, window, clicks, exposures, items, *of_items)

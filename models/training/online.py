@@ -17,6 +17,7 @@ from torch.nn import functional
 from models.data.catalogue import ROW_PADDING
 from models.data.item_statistics import Buckets
 from models.data.ranges import left_padded
+from models.data.repeats import repeats
 from models.layers.mlp import PaddedVectors
 from models.mc2sf.checkpoint import CheckpointError
 from models.mc2sf.nets import Nets
@@ -132,10 +133,12 @@ def _logits(nets: Nets, examples: list[FastBatchExample]) -> tuple[Tensor, Tenso
         PaddedVectors(functional.embedding(exposures, encoder.E), exposures != ROW_PADDING),
     )
     buckets = torch.from_numpy(np.stack([example.item_statistics for example in examples]).astype(np.int64))
-    e, floor = encoder.with_statistics(functional.embedding(items, encoder.E), buckets), encoder.floor(buckets)
+    again = torch.from_numpy(repeats(clicks.numpy(), items.numpy()))
+    e = encoder.with_statistics(functional.embedding(items, encoder.E), buckets)
+    floor = encoder.floor(buckets)
     r_t, r_n = _stacked([each.r_t for each in examples]), _stacked([each.r_n for each in examples])
     fast, s2f = nets.fast.score_both(*histories, e, r_t, r_n)
-    return encoder.add_floor(floor, "fast", fast), encoder.add_floor(floor, "mc2sf", s2f)
+    return encoder.add_floor(floor, again, "fast", fast), encoder.add_floor(floor, again, "mc2sf", s2f)
 
 
 def _stacked(priors: list[NDArray[np.float16]]) -> Tensor:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.data.catalogue import Catalogue
 from models.data.interaction_log import InteractionLog, click_states
@@ -26,10 +25,12 @@ from models.optimisers.adam import Adam
 from models.optimisers.row_adam import RowAdam
 from models.training.cooccurrence_loss import cooccurrence_loss
 from models.training.distributed import SINGLE_PROCESS, ProcessGroup
-from models.training.held_out import NEGATIVES, HeldOut, is_better
+from models.training.held_out import NEGATIVES, HeldOut
 from models.training.losses import Loss, joint_loss, sampled_softmax
 from models.training.minibatches import Batch, ClickSource
-from models.training.popularity_floor import fit_floor, fit_gains
+from models.training.popularity_floor import fit_floor
+from models.training.repeat_weights import fit_repeats
+from models.training.selection import Selection
 from models.training.stacking import neighbours_without, stack
 
 Ints = NDArray[np.int64]
@@ -103,8 +104,9 @@ def retrain(
     best so far, at first the untrained nets, if its loss is lower by more than a standard error. The evaluation half
     compares the selected nets with `nets`; if their loss is higher, the result is `nets` with the new items. All have
     the same new popularity floor and item neighbours, which are fitted without the held-out clicks: these are few, of
-    few users and late in their sessions, and would reject any popularity. The stack is fitted last, to all held-out
-    clicks, and is accepted by a test of its own: see `stacking`.
+    few users and late in their sessions, and would reject any popularity. Nets are trained and compared without
+    repeats, whose weights are fitted last, as is the stack, to all held-out clicks; each is accepted by a test of its
+    own: see `repeat_weights` and `stacking`.
     `progress` is called with (step, steps, loss). All of `processes` must call this with the same arguments; each of
     them computes all passes of the item table alone. The steps are computed on `device`, all else on the CPU.
     """
@@ -120,27 +122,14 @@ def retrain(
     older = order[: len(order) - len(new)]
     selected, config = select(fresh, older, config, generator, warm=bool(since))
     paced = at_pace(config, len(selected), len(fresh) + len(older)) if since else config
-    unchanged = nets.grown(extended.size, seed, 0.0)
-    if unchanged.config.stacked:  # the learner's neighbours include the held-out clicks
-        unchanged.fast.neighbours.replace(neighbours_without(source, held_out))
-    if unchanged.config.floor and len(selected) and len(extended) >= 2:
-        sample = generator.permutation(selected)[: config.floor_clicks]
-        users = len(np.unique(states.user[sample]))
-        fit_floor(unchanged, source.batch(sample, generator, n=NEGATIVES), users)
+    unchanged = _unchanged(nets, source, selected, held_out, config, generator, seed)
     neighbours = unchanged.fast.neighbours if unchanged.config.stacked else None
     selecting, evaluating = (HeldOut.draw(source, held_out[half::2], seed, neighbours) for half in (0, 1))
     active_losses = evaluating.losses(unchanged)
     selection = Selection(unchanged, selecting)
     steps = 0
     if len(selected) and len(extended) >= 2:
-        counts = np.bincount(source.targets, minlength=extended.size)[len(nets.encoder.E) :]
-        deviation = DEVIATION * torch.from_numpy(np.minimum(counts / config.distinct, 1)).float()
-        candidate = nets.grown(extended.size, seed, deviation)
-        if candidate.config.stacked:
-            candidate.fast.neighbours = copy.deepcopy(unchanged.fast.neighbours)
-        if candidate.config.floor:
-            candidate.encoder.popularity.copy_(unchanged.encoder.popularity)
-            candidate.encoder.gains.fill_(1)
+        candidate = _to_train(nets, unchanged, source, config, seed)
         batches = _batches(source, selected, config, generator, config.table_passes, config.table_max_clicks)
         train_item_table(candidate, batches, paced)
         steps = _steps(len(selected), config.passes, config.max_clicks, config.batch)
@@ -155,6 +144,8 @@ def retrain(
     learnt = best is not unchanged and bool(losses.mean() <= active_losses.mean())
     if not learnt:
         best, losses = unchanged, active_losses
+    if steps and best.config.floor:
+        fit_repeats(best, (selecting, evaluating), nets.encoder.repeats)
     if steps and best.config.stacked and held_out_size >= config.held_out_min:  # five weights overfit fewer clicks
         stack(best, source, held_out, config.loss, seed)
     means = [float(each.mean()) if len(each) else math.nan for each in (active_losses, losses)]
@@ -171,6 +162,42 @@ def retrain(
         kept=selection.kept if learnt else 0,
         trained=len(selected),
     )
+
+
+def _unchanged(
+    nets: Nets,
+    source: ClickSource,
+    selected: Ints,
+    held_out: Ints,
+    config: TrainConfig,
+    generator: np.random.Generator,
+    seed: int,
+) -> Nets:
+    """Return a copy of `nets` with rows for new items, new item neighbours and a new floor, without repeats."""
+    unchanged = nets.grown(source.catalogue.size, seed, 0.0)
+    if unchanged.config.stacked:  # the learner's neighbours include the held-out clicks
+        unchanged.fast.neighbours.replace(neighbours_without(source, held_out))
+    if unchanged.config.floor:
+        unchanged.encoder.repeats.fill_(0)
+        if len(selected) and len(source.catalogue) >= 2:
+            sample = generator.permutation(selected)[: config.floor_clicks]
+            users = len(np.unique(source.states.user[sample]))
+            fit_floor(unchanged, source.batch(sample, generator, n=NEGATIVES), users)
+    return unchanged
+
+
+def _to_train(nets: Nets, unchanged: Nets, source: ClickSource, config: TrainConfig, seed: int) -> Nets:
+    """Return a copy of `nets` to train: with rows for new items, floor and item neighbours of `unchanged`."""
+    counts = np.bincount(source.targets, minlength=source.catalogue.size)[len(nets.encoder.E) :]
+    deviation = DEVIATION * torch.from_numpy(np.minimum(counts / config.distinct, 1)).float()
+    candidate = nets.grown(source.catalogue.size, seed, deviation)
+    if candidate.config.stacked:
+        candidate.fast.neighbours = copy.deepcopy(unchanged.fast.neighbours)
+    if candidate.config.floor:
+        candidate.encoder.popularity.copy_(unchanged.encoder.popularity)
+        candidate.encoder.repeats.fill_(0)
+        candidate.encoder.gains.fill_(1)
+    return candidate
 
 
 def select(
@@ -204,25 +231,6 @@ def with_larger_batches(config: TrainConfig, clicks: int, *, warm: bool) -> Trai
     while 2 * batch <= config.batch_max and _steps(clicks, config.passes, config.max_clicks, 2 * batch) >= least:
         batch *= 2
     return replace(config, batch=batch, learning_rate=config.learning_rate * math.sqrt(batch / config.batch))
-
-
-class Selection:
-    """The best nets of a retrain so far, by their loss on held-out clicks; at first the untrained ones."""
-
-    def __init__(self, nets: Nets, held_out: HeldOut) -> None:
-        self.best, self.kept = nets, 0  # the nets, and the step of their snapshot
-        self._held_out = held_out
-        self._losses = held_out.losses(nets)
-
-    def consider(self, nets: Nets, step: int) -> None:
-        """Keep a copy of `nets`, with fitted gains, if it is better."""
-        copied = copy.deepcopy(nets).cpu().eval()
-        self._keep(copied, step, fit_gains(copied, self._held_out) if nets.config.floor else None)
-
-    def _keep(self, nets: Nets, step: int, logits: Tensor | None = None) -> None:
-        losses = self._held_out.losses(nets, logits)
-        if is_better(losses, self._losses):
-            self.best, self.kept, self._losses = nets, step, losses
 
 
 def _steps(clicks: int, passes: int, max_clicks: int, batch: int) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.data.catalogue import ROW_PADDING, ROW_UNKNOWN
 from models.data.item_statistics import Buckets
 from models.layers.gru import RecurrentCell
 from models.layers.mlp import PaddedVectors
@@ -68,28 +72,39 @@ def scores(
         alone,
         2,
         buckets,
+        _repeats(clicks[-alone.config.history_short :], candidates),
         alone.fast.score_fast(alone.fast.from_zero(*short_histories(alone)), candidate_vectors(alone)),
     )
-    mc2sf = _add_floor(s2f, 3, buckets, s2f.fast.score_s2f(*short_histories(s2f), candidate_vectors(s2f), *priors))
+    again = _repeats(clicks[-s2f.config.history_short :], candidates)
+    mc2sf = _add_floor(
+        s2f, 3, buckets, again, s2f.fast.score_s2f(*short_histories(s2f), candidate_vectors(s2f), *priors)
+    )
     if s2f.config.stacked:
         last_clicks, near_candidates = near[0][-s2f.config.history_short :].tolist(), near[1].tolist()
         mc2sf = _stacked(s2f, (mc2sf, fast, torch.from_numpy(slow.f2s)), last_clicks, near_candidates)
+    again = _repeats(history[-nets.config.history_long :], candidates)
     logits = {
-        "din": _add_floor(din, 0, buckets, din.slow.score_din(r_t_of_din, candidate_vectors(din))),
-        "f2s": _add_floor(nets, 1, buckets, nets.slow.score_f2s(r_n, r_t, e)),
+        "din": _add_floor(din, 0, buckets, again, din.slow.score_din(r_t_of_din, candidate_vectors(din))),
+        "f2s": _add_floor(nets, 1, buckets, again, nets.slow.score_f2s(r_n, r_t, e)),
         "fast": fast,
         "mc2sf": mc2sf,
     }
     return {name: values[0].numpy() for name, values in logits.items()}
 
 
-def _add_floor(nets: Nets, net: int, buckets: Buckets, score: Tensor) -> Tensor:
-    """Return the logits of net number `net` [1, n]: the popularity score plus the gain times its scores [1, n]."""
+def _repeats(clicks: Rows, candidates: Rows) -> Tensor:
+    """Return log(1 + how often each known candidate [n] was clicked), [1, n]."""
+    counts = Counter(row for row in clicks.tolist() if row not in (ROW_PADDING, ROW_UNKNOWN))
+    return torch.tensor([[math.log1p(counts[row]) for row in candidates.tolist()]])
+
+
+def _add_floor(nets: Nets, net: int, buckets: Buckets, repeats: Tensor, score: Tensor) -> Tensor:
+    """Return the logits of net number `net` [1, n]: popularity, and repeats and `score` by their weights."""
     if not nets.config.floor:
         return score
     indices = torch.from_numpy(buckets.astype(np.int64)).T
     by_feature = [scores.gather(0, index) for scores, index in zip(nets.encoder.popularity, indices, strict=True)]
-    return nets.encoder.gains[net] * score + torch.stack(by_feature).sum(0)
+    return nets.encoder.gains[net] * score + torch.stack(by_feature).sum(0) + nets.encoder.repeats[net] * repeats
 
 
 def _stacked(nets: Nets, scores: tuple[Tensor, ...], clicks: list[int], candidates: list[int]) -> Tensor:
