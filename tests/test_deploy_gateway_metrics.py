@@ -44,7 +44,7 @@ def counts() -> dict[tuple[str, ...], float]:
 
 
 class Counted:
-    """What is counted from now on."""
+    """The increase of counters since this was made."""
 
     def __init__(self) -> None:
         self._before = counts()

@@ -17,7 +17,7 @@ from models.mc2sf.nets import NetConfig, Nets
 from models.mc2sf.tiled_scorer import Scorer
 from models.training.held_out import HeldOut
 from models.training.minibatches import ClickSource
-from models.training.repeat_weights import fit_repeats
+from models.training.popularity_floor import fit_repeats
 
 CONFIG = NetConfig(dim=8, attention=(8, 4), gate=(8, 4), head=(8, 4), history_long=6, history_short=3, floor=True)
 SPEC = ViewSpec(threshold=4, history_long=6, history_short=3)

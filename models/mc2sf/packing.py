@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.data.catalogue import ROW_PADDING
 from models.data.item_statistics import FEATURES, Buckets
+from models.data.repeats import repeats
 from models.layers.tiles import TILE
 
 _ROWS = 960  # approximate number of rows per call: their states fit a core's cache
@@ -76,6 +77,14 @@ def _call(queries: Sequence[Query], segments: list[Segment]) -> PackedCall:
         if (statistics := queries[i].item_statistics) is not None:
             buckets[positions] = statistics[candidates]
     return PackedCall(segments, *map(torch.from_numpy, (rows, buckets, segment_index)))
+
+
+def packed_repeats(call: PackedCall, queries: Sequence[Query], clicks: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Return the repeats of each row in the clicks of its segment's query, [T, TILE]."""
+    found = np.zeros(len(call.rows), np.float32)
+    for (_, candidates, positions), query, history in zip(call.segments, queries, clicks, strict=True):
+        found[positions] = repeats(history, query.candidates[candidates])
+    return torch.from_numpy(found).view(-1, TILE)
 
 
 def unpack(call: PackedCall, answers: Sequence[tuple[NDArray[np.floating], ...]], results: Sequence[Tensor]) -> None:

@@ -2,8 +2,7 @@
 
 A row is one candidate of one query. The rows of many queries fill tiles of 64 one after the other (see `layers.tiles`),
 so that the stream with any batch size and offline rescoring agree to the last bit. Results that the candidates of a
-query share are computed once. Callers pass ragged histories (rows of E, oldest first), which are padded here. Scores
-are logits.
+query share are computed once. Callers pass ragged histories (rows of E, oldest first). Scores are logits.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from models.data.catalogue import ROW_PADDING
 from models.data.item_neighbours import WEIGHTS
 from models.data.item_statistics import FEATURES, Buckets
 from models.data.ranges import left_padded
-from models.data.repeats import repeats
 from models.layers.gru import Gru
 from models.layers.local_attention import LENGTHS, STRIDE, attended
 from models.layers.min_gru import MinGruCell
@@ -29,7 +27,7 @@ from models.layers.mlp import PaddedVectors
 from models.layers.tiles import TILE, tiles
 from models.mc2sf.fast import GruStates
 from models.mc2sf.nets import STANDALONE, Nets
-from models.mc2sf.packing import PackedCall, Query, pack, unpack
+from models.mc2sf.packing import PackedCall, pack, packed_repeats, unpack
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -145,7 +143,7 @@ class Scorer:
         nets, din = self._nets, self._din
         for call in pack(queries, range(len(queries))):
             packed = [queries[segment.query] for segment in call.segments]
-            again = _repeats(call, packed, [query.history[-self.config.history_long :] for query in packed])
+            again = packed_repeats(call, packed, [query.history[-self.config.history_long :] for query in packed])
             e, floor = _candidates(nets, call)
             r_t = _r_t(nets, call, packed, e)
             r2 = torch.from_numpy(np.stack([query.r2 for query in packed]).astype(np.float32))
@@ -190,7 +188,7 @@ class Scorer:
         alone, s2f = self._alone, self._s2f
         n = call.segments[-1].positions.stop  # the rows after the candidates: one from a zero state per segment
         zero_rows = slice(n, n + len(queries))
-        again = _repeats(call, queries, [query.clicks[-self.config.history_short :] for query in queries])
+        again = packed_repeats(call, queries, [query.clicks[-self.config.history_short :] for query in queries])
         e, floor = _candidates(s2f, call)
         r_t = s2f.fast.transform_prior(_priors(call, [query.r_t for query in queries], e))
         r_n = s2f.fast.transform_prior(_priors(call, [query.r_n for query in queries], e))
@@ -247,14 +245,6 @@ def _candidates(nets: Nets, call: PackedCall) -> tuple[Tensor, Tensor]:
     buckets = call.buckets.view(-1, TILE, len(FEATURES))
     e = nets.encoder.with_statistics(nets.encoder.E.detach()[call.rows.view(-1, TILE)], buckets)
     return e, nets.encoder.floor(buckets)
-
-
-def _repeats(call: PackedCall, queries: Sequence[Query], histories: Sequence[Rows]) -> Tensor:
-    """Return the repeats of each row in the history of its segment's query, [T, TILE]."""
-    found = np.zeros(len(call.rows), np.float32)
-    for (_, candidates, positions), query, history in zip(call.segments, queries, histories, strict=True):
-        found[positions] = repeats(history, query.candidates[candidates])
-    return torch.from_numpy(found).view(-1, TILE)
 
 
 def _priors(call: PackedCall, priors: Sequence[Halves], e: Tensor) -> Tensor:

@@ -28,8 +28,7 @@ from models.training.distributed import SINGLE_PROCESS, ProcessGroup
 from models.training.held_out import NEGATIVES, HeldOut
 from models.training.losses import Loss, joint_loss, sampled_softmax
 from models.training.minibatches import Batch, ClickSource
-from models.training.popularity_floor import fit_floor
-from models.training.repeat_weights import fit_repeats
+from models.training.popularity_floor import fit_floor, fit_repeats
 from models.training.selection import Selection
 from models.training.stacking import neighbours_without, stack
 
@@ -106,7 +105,7 @@ def retrain(
     the same new popularity floor and item neighbours, which are fitted without the held-out clicks: these are few, of
     few users and late in their sessions, and would reject any popularity. Nets are trained and compared without
     repeats, whose weights are fitted last, as is the stack, to all held-out clicks; each is accepted by a test of its
-    own: see `repeat_weights` and `stacking`.
+    own: see `popularity_floor` and `stacking`.
     `progress` is called with (step, steps, loss). All of `processes` must call this with the same arguments; each of
     them computes all passes of the item table alone. The steps are computed on `device`, all else on the CPU.
     """
