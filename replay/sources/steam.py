@@ -8,6 +8,7 @@ user is the `user_id`, or the name where there is none.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import warnings
 from collections.abc import Iterator
@@ -27,9 +28,10 @@ from streams.settings import Exposures
 USER, ITEM, DATE = "username", "product_id", "date"
 USER_ID = "user_id"  # in some reviews; names are not unique
 
-_STRING = r"u?(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
+_STRING = r"u?(?:'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\")"
 _OTHER = r"True|False|None|-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
-_PAIR = re.compile(rf"({_STRING})\s*:\s*({_STRING}|{_OTHER})\s*(,\s*|\}}\s*$)", re.ASCII)
+# name, value, closing brace, or anything else up to the end of the line
+_PAIR = re.compile(rf"({_STRING})\s*:\s*({_STRING}|{_OTHER})\s*(?:,\s*|(\}})\s*$)|(.+)", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
@@ -55,19 +57,21 @@ def _row(review: dict[str, object]) -> Row:
     date = review[DATE]
     if not isinstance(date, str) or not _DATE.fullmatch(date):
         raise InvalidError("date is not YYYY-MM-DD", shown(date))
-    return columns.name("user", review[user]), columns.name("item", review[ITEM]), Times().ns(date) // MS, Kind.CLICK, 0
+    return columns.name("user", review[user]), columns.name("item", review[ITEM]), _ms(date), Kind.CLICK, 0
+
+
+@functools.lru_cache(maxsize=1 << 13)
+def _ms(date: str) -> int:
+    """Return 00:00 UTC of a day, ms. Raises InvalidError."""
+    return Times().ns(date) // MS
 
 
 def fields(line: str) -> dict[str, object]:
     """Return the fields user, its id, item and date of a dict literal, if they are present. Raises InvalidError."""
-    literals: dict[str, str] = {}
-    position = 1
-    while line.startswith("{") and (pair := _PAIR.match(line, position)):
-        name, value, end = pair.groups()
-        literals[name.lstrip("u")[1:-1]] = value
-        position = pair.end()
-        if end[0] == "}":
-            return {name: _literal(literals[name]) for name in (USER, USER_ID, ITEM, DATE) if name in literals}
+    pairs = _PAIR.findall(line, 1) if line.startswith("{") else []
+    if pairs and pairs[-1][2]:
+        literals = {name.lstrip("u")[1:-1]: value for name, value, _, _ in pairs}
+        return {name: _literal(literals[name]) for name in (USER, USER_ID, ITEM, DATE) if name in literals}
     fields = _literal(line.strip())
     if not isinstance(fields, dict):
         raise InvalidError("not a dict literal", shown(line))

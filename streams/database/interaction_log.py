@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from models.data.catalogue import Catalogue
+from models.data.event_kinds import CLICK_KINDS
 from models.data.interaction_log import InteractionLog, is_click
-from models.data.item_statistics import ItemStatistics
+from models.data.item_statistics import ItemStatistics, ItemStatisticsByEpoch
 from streams.database.schema import interactions
 
 _CHUNK = 50_000
@@ -41,15 +43,31 @@ def _clicks(epoch: _Epoch) -> tuple[Ints, Ints]:
     return keys, np.bincount(index[is_click(kinds)], minlength=len(keys))
 
 
+def item_statistics(connection: Connection, run: str) -> tuple[Catalogue, ItemStatisticsByEpoch]:
+    """Return all items of `run`, and their statistics at the beginning of every epoch, counted by the database."""
+    t = interactions.c
+    clicks = sa.func.sum(sa.case((t.kind.in_(CLICK_KINDS), 1), else_=0))
+    query = sa.select(t.item, t.epoch, clicks).where(t.run == run).group_by(t.item, t.epoch)
+    counts = [np.empty((0, 3), np.int64)]
+    for chunk in connection.execute(query, execution_options={"yield_per": _CHUNK}).partitions():
+        counts.append(np.array([tuple(row) for row in chunk], np.int64))
+    items, epochs, clicked = np.concatenate(counts).T
+    catalogue = Catalogue(np.unique(items))
+    return catalogue, ItemStatisticsByEpoch.from_events(catalogue.rows(items), epochs, clicked, catalogue.size)
+
+
 class Interactions:
     """The recorded interactions of `run`. After `load(k)` it holds epochs 0 to k, even if later ones are recorded.
 
     `max_events`: keep the newest epochs that total at most so many events, but at least one epoch; None: all. Users,
-    items and item statistics of the epochs dropped are kept.
+    items and item statistics of the epochs dropped are kept. `of`: a query of users; only their events are read.
     """
 
-    def __init__(self, run: str, max_events: int | None = None) -> None:
+    def __init__(self, run: str, max_events: int | None = None, of: sa.Select[tuple[str]] | None = None) -> None:
         self._run, self._max_events = run, max_events
+        self._selected = interactions.c.run == run
+        if of is not None:
+            self._selected &= interactions.c.user.in_(of)
         self._loaded = -1
         self._numbers: dict[str, int] = {}  # user -> number, in order of arrival
         self._epochs: deque[_Epoch] = deque()
@@ -79,7 +97,7 @@ class Interactions:
 
     def _read(self, connection: Connection, epoch: int, progress: Callable[[], object]) -> _Epoch:
         t = interactions.c
-        query = sa.select(t.user, *(t[name] for name in _COLUMNS)).where((t.run == self._run) & (t.epoch == epoch))
+        query = sa.select(t.user, *(t[name] for name in _COLUMNS)).where(self._selected & (t.epoch == epoch))
         empty = _empty()
         users, columns = [empty.users], [empty.columns]
         for chunk in connection.execution_options(yield_per=_CHUNK).execute(query).partitions():

@@ -18,12 +18,11 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from models.data.catalogue import Catalogue
 from models.data.event_kinds import EXPOSURE
 from models.data.interaction_log import ClickStates, click_states, group_starts
 from models.data.item_statistics import Buckets
 from models.data.windows import WindowCursor
-from streams.database.interaction_log import Interactions
+from streams.database.interaction_log import Interactions, item_statistics
 from streams.database.schema import negative_memories, outcomes
 from streams.model_config import view_spec
 from streams.settings import Settings
@@ -90,15 +89,14 @@ class RankingQueries:
         self._connection, self._settings = connection, settings
         o = outcomes.c
         self._selected = (o.run == settings.run) if until is None else (o.run == settings.run) & (o.time <= until)
-        interactions = Interactions(settings.run)
+        interactions = Interactions(settings.run, of=sa.select(o.user).where(self._selected))
         interactions.load(connection)
         self._numbers = {user: number for number, user in enumerate(interactions.users())}
         self._log = interactions.log()
         self._states = click_states(self._log, view_spec(settings))
-        self._catalogue = Catalogue(interactions.keys)
-        self._item_statistics = self._log.item_statistics(self._catalogue)
+        self._catalogue, self._item_statistics = item_statistics(connection, settings.run)
         self._window_starts = _window_starts(self._states) if settings.carry else None
-        self._first_windows = _first_windows(connection, settings.run)
+        self._first_windows = _first_windows(connection, settings.run) if settings.carry else {}
 
     def count(self) -> int:
         """Return the number of queries."""

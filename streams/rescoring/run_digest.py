@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from streams.release_records import Manifest
 _EXCLUDED = {"run", "asked_wall", "answered_wall", "recorded_wall"}
 _RELEASE = ("version", "parent", "kind", "versions", "epoch", "trained_until", "items", "embeddings", "parts")
 _manifests: Reader[Manifest] = Reader(Manifest)
+_CHUNK = 1000  # rows
 _order_free = msgspec.msgpack.Encoder(order="deterministic")
 
 
@@ -35,17 +37,29 @@ def digest(connection: Connection, run: str) -> str:
 
 
 def _outcomes(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:
-    """Yield the outcomes in total order; sorted here because databases disagree on the order of text."""
+    """Yield the outcomes in total order."""
     o = schema.outcomes.c
     names = sorted(column.name for column in o if column.name not in _EXCLUDED)
-    rows = connection.execute(sa.select(*(o[name] for name in names)).where(o.run == run)).all()
-    yield from (tuple(row) for row in sorted(rows, key=lambda row: (row.time, row.user, row.seq)))
+    query = sa.select(*(o[name] for name in names)).where(o.run == run)
+    yield from _read(connection, query.order_by(o.time, _by_code_point(connection, o.user), o.seq))
 
 
 def _states(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:
     u = schema.user_snapshots.c
-    rows = connection.execute(sa.select(u.side, u.user, u.state).where(u.run == run)).all()
-    yield from ((side, user, bytes(state)) for side, user, state in sorted(rows))
+    query = sa.select(u.side, u.user, u.state).where(u.run == run)
+    rows = _read(connection, query.order_by(u.side, _by_code_point(connection, u.user)))
+    yield from ((side, user, bytes(state)) for side, user, state in rows)
+
+
+def _read(connection: Connection, query: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows; not all are in memory at once, as there may be millions of users."""
+    with connection.execute(query, execution_options={"yield_per": _CHUNK}) as rows:
+        yield from map(tuple, rows)
+
+
+def _by_code_point(connection: Connection, column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    """Return `column` with the order of code points, since databases disagree on the order of text."""
+    return sa.collate(column, "C" if connection.dialect.name == "postgresql" else "BINARY")
 
 
 def _releases(connection: Connection, run: str) -> Iterator[tuple[object, ...]]:
