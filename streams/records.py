@@ -60,7 +60,7 @@ class DeviceBatch(Record, frozen=True, tag="batch"):
     """Consecutive events of one user, as columns of equal length. Event i has sequence number `seq + i`.
 
     With a key, `seq` is ignored: the events follow the user's last ones, and a batch whose key is among the user's last
-    keys is a repeat. See streams/state/numbering.py.
+    keys is a repeat, or refused if its body was another. See streams/state/numbering.py.
 
     Events of one impression are adjacent and in one batch. A negative impression is an impression group too, but not a
     slate: its exposures were simulated by the replayer.
@@ -74,6 +74,7 @@ class DeviceBatch(Record, frozen=True, tag="batch"):
     impressions: list[int]  # impression numbers, 0 if the event belongs to none
     sent_wall: int = 0  # wall clock of sending, ms: for freshness only, never in a digest; 0: unknown (schema 1)
     key: str = ""  # idempotency key of events that their sender did not number
+    body: int = 0  # hash of the request's body that came with the key; 0: unknown
 
 
 class EpochBegin(Record, frozen=True, tag="begin"):

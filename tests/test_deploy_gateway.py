@@ -31,7 +31,7 @@ from deploy.gateway.api.bodies import (
     ReleaseAnswer,
     UserAnswer,
 )
-from deploy.gateway.api.idempotency import SeenKeys
+from deploy.gateway.api.idempotency import SeenKeys, body_hash
 from deploy.gateway.api.limits import RateLimits
 from deploy.gateway.api.tokens import Tokens, add
 from deploy.gateway.client import Client, GatewayError
@@ -422,6 +422,7 @@ def test_events_without_numbers_have_a_key_and_the_time_of_their_arrival(harness
     first, second = (record for _, _, record in harness.producer.records)
     assert (first.key, first.seq, first.times) == ("order 66", 0, [9_000])
     assert second.key == own != first.key
+    assert (bool(first.body), second.body) == (True, 0)
     both = harness.client.post("/v1/users/ada/events", json=body | {"seq": 1}, headers=headers)
     assert both.status_code == 422
     empty = harness.client.post("/v1/users/ada/events", json=body, headers=headers | {"Idempotency-Key": ""})
@@ -439,8 +440,11 @@ def test_a_key_that_comes_with_other_events_is_refused(harness: GatewayHarness) 
     assert sent("ada", SHOWN) == (422, True)
     assert harness.client.delete("/v1/users/ada", headers=harness.headers("root")).status_code == 202
     assert sent("ada", SHOWN) == (202, False), "of a new user"
+    sent_on = [record.body for _, _, record in harness.producer.records if isinstance(record, DeviceBatch)]
+    assert len(sent_on) == 4
+    assert sent_on[0] == sent_on[1] != sent_on[2] == sent_on[3] != 0, "by it a device knows the key of another gateway"
     keys = SeenKeys(kept=2)
-    bodies = [Events([Event(item, "click")]) for item in "ab"]
+    bodies = [body_hash(Events([Event(item, "click")])) for item in "ab"]
     assert not any(keys.is_of_another("ada", key, bodies[0]) for key in ("1", "2", "3"))
     assert keys.is_of_another("ada", "3", bodies[1])
     assert not keys.is_of_another("ada", "1", bodies[1]), "it is not known any more"
@@ -487,6 +491,7 @@ def test_metaranks_clients_are_served(harness: GatewayHarness) -> None:
     assert (first.items, first.kinds, first.key) == (["x", "y", "z"], bytes(3), "ranking r1")
     assert (second.items, second.kinds, second.key) == (["x", "z", "y"], bytes([2, 2, 1]), "interaction e2")
     assert first.times + second.times == [9_000] * 6, "nothing happens later than it arrives"
+    assert 0 != first.body != second.body != 0
     number = ranking_impression(ranked["ranking"])
     assert second.impressions == [number] * 3, "ranked among what was shown; the exposures came in before"
     assert harness.client.post("/feedback", json=click, headers=harness.headers("ada")).status_code == 403

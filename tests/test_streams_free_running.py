@@ -38,7 +38,7 @@ ARRIVES = {0: 0, 2: 1, 3: 2}  # epoch in which each release arrives, somewhere
 def _of_gateway(batch: DeviceBatch) -> DeviceBatch:
     """Return the batch as if its impressions were rankings and its sender had not numbered its events."""
     impressions = [number and RANKED + number for number in batch.impressions]
-    return replace(batch, impressions=impressions, seq=0, key=f"{batch.user} {batch.seq}")
+    return replace(batch, impressions=impressions, seq=0, key=f"{batch.user} {batch.seq}", body=1 + batch.seq)
 
 
 def a_free_run(engine: sa.Engine, settings: Settings, seed: int, crashes: float) -> None:

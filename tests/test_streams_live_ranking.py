@@ -167,3 +167,19 @@ def test_events_with_a_key_follow_the_users_last_ones_and_are_applied_once() -> 
     assert len(harness.device.state().keys) == KEPT_KEYS
     harness.send(batch(4, key="a"))
     assert harness.device.state().seq == 5 + KEPT_KEYS + 1, "only the last keys are kept"
+
+
+def test_a_key_that_comes_with_other_events_at_another_gateway_is_a_dead_letter() -> None:
+    harness = WorkersHarness()
+    harness.send(batch(2, key="a", body=1), batch(3, key="old"))
+    harness.send(batch(2, key="a", body=1), batch(2, key="a"), batch(4, key="old", body=2))
+    assert harness.device.dead == [], "a repeat, or a body that is not known"
+    harness.send(batch(4, key="a", body=2))
+    (dead,) = harness.device.dead
+    assert dead.reason == "its idempotency key came with other events before"
+    assert harness.device.state().clicks == [2, 3]
+    for n in range(KEPT_KEYS):
+        harness.send(batch(7, key=str(n), body=3))
+    assert len(harness.device.state().keys) == KEPT_KEYS
+    harness.send(batch(4, key="a", body=2))
+    assert harness.device.state().clicks[-1] == 4, "its key is not known any more"

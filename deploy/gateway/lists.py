@@ -31,9 +31,18 @@ Shown = Callable[[str], Sequence[str] | None]  # the list of a ranking by its id
 
 
 def batch_of(
-    user: str, numbered: int | str, events: Sequence[Event], wall_ms: int, shown: Shown, *, seen: bool = False
+    user: str,
+    numbered: int | str,
+    events: Sequence[Event],
+    wall_ms: int,
+    shown: Shown,
+    *,
+    seen: bool = False,
+    body: int = 0,
 ) -> DeviceBatch:
     """Return the record of a user's events. `numbered`: sequence number of the first one, or their idempotency key.
+
+    `body` is the hash of the request's body that came with the key, 0 if there was none.
 
     Exposures of the items of a ranking that were not clicked are added before its clicks, unless the events have an
     exposure on that ranking themselves. If the items were `seen` in earlier events, they are added as candidates only.
@@ -49,6 +58,7 @@ def batch_of(
         impressions=[event.impression for event in plain],
         sent_wall=wall_ms,
         key=numbered if isinstance(numbered, str) else "",
+        body=body,
     )
     try:
         check_batch(batch)

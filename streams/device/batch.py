@@ -31,7 +31,7 @@ from streams.device.ranking import (
     training_example,
 )
 from streams.device.rows import DeviceRows
-from streams.device.step import SequenceGap, Step, step
+from streams.device.step import KeyReused, SequenceGap, Step, step
 from streams.device.user import Context, DeferredNegativeMemory, User
 from streams.faust_runtime.worker import Releases, StatisticsByEpoch
 from streams.kafka.message import Message
@@ -220,8 +220,8 @@ class DeviceWork:
     def _step(self, user: User, batch: DeviceBatch, context: Context) -> Step:
         try:
             return step(user, batch, context)
-        except SequenceGap as gap:
-            raise RecordError(str(gap)) from gap
+        except (SequenceGap, KeyReused) as refused:
+            raise RecordError(str(refused)) from refused
         except Exception as error:
             log.exception("user %r, seq %d", batch.user, batch.seq)
             raise RecordError(f"could not be applied: {error!r}") from error

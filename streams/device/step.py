@@ -24,13 +24,17 @@ from streams.device.user import Context, DeferredNegativeMemory, User
 from streams.plugins.loaded import loaded
 from streams.records import RANKED, DeviceBatch, RankRequest, item_key
 from streams.state.device import PendingRequest, keys_bytes
-from streams.state.numbering import with_idempotency_key, with_seq
+from streams.state.numbering import is_of_other_events, with_idempotency_key, with_seq
 
 _NO_UPLOADS = np.empty(0, dtype=np.int64)  # only the cloud knows the uploaded clicks
 
 
 class SequenceGap(Exception):  # noqa: N818 - a gap in a user's events, not a fault of this process
     """A batch starts behind the next expected event: the events between were refused, or never sent."""
+
+
+class KeyReused(Exception):  # noqa: N818 - a fault of the sender, not of this process
+    """A batch has the idempotency key of other events."""
 
 
 @dataclass(slots=True)
@@ -45,9 +49,14 @@ class Step:
 
 
 def step(before: User, batch: DeviceBatch, context: Context) -> Step:
-    """Apply `batch`; skip events that were applied before. Raises SequenceGap if events before it are missing."""
+    """Apply `batch`; skip events that were applied before.
+
+    Raises SequenceGap if events before it are missing, KeyReused if its key came with other events.
+    """
     n, of_user = len(batch.items), with_seq(batch, before.state.seq, before.state.keys)
     if of_user is None:
+        if is_of_other_events(batch, before.state.keys):
+            raise KeyReused("its idempotency key came with other events before")
         return Step(before, repeated=n)
     batch = of_user
     skip = before.state.seq - batch.seq

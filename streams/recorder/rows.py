@@ -17,7 +17,7 @@ from streams.kafka.message import Message, check_batch
 from streams.kafka.types import TopicPartition
 from streams.recorder.state_snapshots import Changed
 from streams.records import LATEST, ClickUpload, DeadLetter, DeviceBatch, NegativeMemory, Outcome, Versions, item_key
-from streams.state.numbering import key_hash, with_idempotency_key, with_seq
+from streams.state.numbering import Applied, key_hash, with_idempotency_key, with_seq
 from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
 
 ROLE = "recorder"
@@ -32,7 +32,7 @@ class Recorded(NamedTuple):
 
     expected: dict[str, int]  # number of the next event, by user
     names: set[str]  # of the known items
-    keys: dict[str, list[int]]  # the last idempotency keys, by user
+    keys: dict[str, list[Applied]]  # the last idempotency keys, by user
 
 
 @dataclass

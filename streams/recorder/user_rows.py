@@ -11,7 +11,7 @@ from streams.database import run_state, schema
 from streams.recorder import state_snapshots
 from streams.recorder.rows import ROLE, Recorded
 from streams.records import Outcome
-from streams.state.numbering import KEPT_KEYS
+from streams.state.numbering import KEPT_KEYS, Applied
 from streams.topics import DEVICE_EVENTS, DEVICE_UPLINK, OUTCOMES
 
 _OF_USERS = {  # tables by the topic that their rows come from; the changelogs have one
@@ -26,7 +26,7 @@ def read_recorded(connection: Connection, run: str) -> Recorded:
     i, names, k = schema.interactions.c, schema.items.c, schema.idempotency_keys.c
     last = sa.select(i.user, sa.func.max(i.seq)).where(i.run == run).group_by(i.user)
     expected = {user: seq + 1 for user, seq in connection.execute(last)}
-    keys: dict[str, list[int]] = {}
+    keys: dict[str, list[Applied]] = {}
     for user, key in connection.execute(sa.select(k.user, k.key).where(k.run == run).order_by(k.user, k.seq)):
         keys[user] = [*keys.get(user, []), key][-KEPT_KEYS:]
     return Recorded(expected, set(connection.execute(sa.select(names.name).where(names.run == run)).scalars()), keys)

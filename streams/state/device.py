@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streams.kafka.partitioner import SEPARATOR, is_partition_key
 from streams.records import Versions
+from streams.state.numbering import Applied
 
 NO_ENCODER = -1
 
@@ -34,7 +35,7 @@ class DeviceState(msgspec.Struct, array_like=True):
     exposures: list[int] = msgspec.field(default_factory=list)  # of the last two windows
     uploads: list[int] = msgspec.field(default_factory=list)  # clicks of one epoch, at most L_S: see `not_uploaded`
     uploads_epoch: int = -1  # epoch at whose end these clicks are uploaded
-    keys: list[int] = msgspec.field(default_factory=list)  # the last idempotency keys: see streams/state/numbering.py
+    keys: list[Applied] = msgspec.field(default_factory=list)  # last idempotency keys: streams/state/numbering.py
 
     def not_uploaded(self, ended: int) -> list[int]:
         """Return the clicks since the last upload, in a partition in which epoch `ended` has ended.

@@ -44,7 +44,7 @@ from deploy.gateway.api.bodies import (
     variant_of,
 )
 from deploy.gateway.api.endpoints import Endpoint
-from deploy.gateway.api.idempotency import SeenKeys
+from deploy.gateway.api.idempotency import SeenKeys, body_hash
 from deploy.gateway.api.limits import RateLimits
 from deploy.gateway.api.measured import HttpHandler, Measured, templated
 from deploy.gateway.api.openapi import document
@@ -185,21 +185,24 @@ class Gateway:
             raise BodyError(f"Idempotency-Key: 1 to {MAX_NAME} printable characters")
         if key is not None and sent.seq is not None:
             raise BodyError("seq and Idempotency-Key exclude each other - at `$.seq`")
-        if key is not None and self.keys.is_of_another(call.user, key, sent):
+        body = 0 if key is None else body_hash(sent)
+        if key is not None and self.keys.is_of_another(call.user, key, body):
             raise BodyError("Idempotency-Key: it came with other events before")
         numbered = sent.seq if sent.seq is not None else key or secrets.token_urlsafe(12)
-        after = await self._accept(call.user, numbered, sent.events)
+        after = await self._accept(call.user, numbered, sent.events, body)
         named = numbered if isinstance(numbered, str) else None
         return EventsAnswer(call.user, len(sent.events), None if named else after, named)
 
-    async def _accept(self, user: str, numbered: int | str, events: list[Event], *, seen: bool = False) -> int:
-        """Send events to Kafka; return the number after the last one, if they are numbered."""
+    async def _accept(
+        self, user: str, numbered: int | str, events: list[Event], body: int, *, seen: bool = False
+    ) -> int:
+        """Send events to Kafka; return the number after the last one, if they are numbered. `body`: its hash, or 0."""
 
         def listed(ranking: str) -> list[str] | None:
             found = self.rankings.find(ranking)
             return None if found is None or found.user != user else shown(found, self.tables.names)
 
-        batch = await run_in_threadpool(batch_of, user, numbered, events, self.wall_ms(), listed, seen=seen)
+        batch = await run_in_threadpool(batch_of, user, numbered, events, self.wall_ms(), listed, seen=seen, body=body)
         await self.ingest.put(user, batch)
         telemetry.GATEWAY_EVENTS.inc(len(batch.items))
         return batch.seq + len(batch.items)
@@ -213,7 +216,7 @@ class Gateway:
                 user = metarank.owner(found)
                 check_user(user)
                 _admit(call.token, endpoints.FEEDBACK, user)
-                await self._accept(user, f"{found.event} {found.id}", some, seen=True)
+                await self._accept(user, f"{found.event} {found.id}", some, body_hash(found), seen=True)
         return metarank.FeedbackAnswer(len(sent), "ok", self.wall_ms() - began)
 
     async def _best(self, call: Call) -> RankingAnswer:
