@@ -231,6 +231,19 @@ def test_a_moment_is_read_from_seconds_and_from_iso(seconds: int) -> None:
     assert options.moment("--from", iso) == options.moment("--from", str(seconds)) == seconds * 1000
 
 
+@pytest.mark.parametrize("text", ["0", "7", "4100000000000", "20230518", "19495", "11/15/2019", "8:55", "soon", "-1"])
+def test_a_wrong_moment_is_refused_without_the_options_of_logs(text: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^--as-of '.*' is no time: .*; write ISO 8601 or seconds since 1970$"
+    ) as caught:
+        options.moment("--as-of", text)
+    assert "--" not in str(caught.value).removeprefix("--as-of")
+
+
+def test_a_moment_may_be_of_the_year_in_which_a_log_counts_from_0() -> None:
+    assert options.moment("--as-of", "1970-01-01T00:00:07") == 7_000
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "fast", ""])
 def test_a_pace_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--speed"):

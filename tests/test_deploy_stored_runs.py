@@ -254,6 +254,8 @@ def test_of_a_trimmed_run_each_kept_click_is_ranked_again_as_it_was(
     evaluated = CliRunner().invoke(app, ["evaluate", SMALL.run])
     assert "0 ranks differ" in evaluated.output
     assert "were deleted: of later ones river and served are not compared" in " ".join(evaluated.output.split())
+    none = CliRunner().invoke(app, ["evaluate", SMALL.run, "--as-of", "1970-01-01"])
+    assert "no click was ranked up to that event time" in f"{none.output}{none.exception}"
     refused = CliRunner().invoke(app, ["verify", SMALL.run])
     assert "can't be verified" in f"{refused.output}{refused.exception}"
     with engine.begin() as connection:

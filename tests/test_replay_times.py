@@ -81,6 +81,7 @@ def test_a_number_is_of_the_unit_in_which_it_is_plausible(ns: int) -> None:
 )
 def test_an_implausible_time_is_refused_with_its_likely_cause(value: object, cause: str) -> None:
     assert cause in refused(value)
+    assert "--" not in refused(value, Times(options=False)), "of a time that is not in a log with such options"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ console = terminal()
 def evaluate(
     run: RunArgument,
     as_of: Annotated[
-        str | None, typer.Option(help="Use only events before this time: ISO 8601 or seconds since 1970.")
+        str | None, typer.Option(help="Score only clicks up to this event time: ISO 8601 or seconds since 1970.")
     ] = None,
     release: Annotated[
         int | None, typer.Option(help="Score all clicks with this release instead of the one in force.")
@@ -62,6 +62,8 @@ def evaluate(
             progress=lambda done, of: status.update(f"scoring again: {done:,} of {of:,}"),
             extra_plugins=more,
         )
+    if as_of is not None and not result.outcomes:
+        raise UserError(f"--as-of {as_of!r}: no click was ranked up to that event time")
     for name, by_name in result.plugin_metrics.items():
         for by, mean in by_name.items():
             result.metrics[by][name] = mean.value

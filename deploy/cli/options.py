@@ -247,7 +247,7 @@ def speed_factor(text: str) -> float | None:
 def moment(option: str, text: str | None, log_map: LogMap | None = None) -> int | None:
     """Return the event time, ms, in the value of an option: ISO 8601, a number, or a time as the log writes it.
 
-    Raises UserError.
+    A text may be of any year from 1970 on, as logs may be whose unit is given. Raises UserError.
     """
     if text is None:
         return None
@@ -255,9 +255,16 @@ def moment(option: str, text: str | None, log_map: LogMap | None = None) -> int 
         with suppress(InvalidError):
             return Times(log_map.time_unit, log_map.time_format, log_map.tz).ns(text) // MS
     try:
-        return Times().ns(text) // MS
+        return Times(None if _is_number(text) else "s", options=False).ns(text) // MS
     except InvalidError as error:
         raise UserError(f"{option} {text!r} is no time: {error}; write ISO 8601 or seconds since 1970") from error
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return True
+    return False
 
 
 def epochs_between_retrains(text: str | None, plan: Plan) -> int:

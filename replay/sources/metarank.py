@@ -59,7 +59,7 @@ def _events(fields: dict[str, object]) -> list[Row]:
     if missing:
         raise InvalidError("wrong columns", f"there is no {', '.join(missing)}")
     user = fields.get("user") or fields.get("session")  # the user is optional there
-    name, time = columns.name("user", user), Times().ns(fields["timestamp"]) // MS
+    name, time = columns.name("user", user), Times(options=False).ns(fields["timestamp"]) // MS
     if event == "interaction":
         impression = columns.impression(fields.get("ranking"))
         return [(name, columns.name("item", fields["item"]), time, Kind.CLICK, impression)]

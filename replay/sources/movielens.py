@@ -24,7 +24,7 @@ def movielens(path: Path, separator: str, policy: Exposures, errors: RowErrors) 
 
 
 def _rows(path: Path, separator: str, policy: Exposures, errors: RowErrors) -> Iterator[Row]:
-    times = Times()
+    times = Times(options=False)
     smallest_click = LIKED if policy == "rated" else 0
     for number, line in lines(path, errors, "latin-1"):
         parts = line.split(separator)

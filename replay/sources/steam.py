@@ -63,7 +63,7 @@ def _row(review: dict[str, object]) -> Row:
 @functools.lru_cache(maxsize=1 << 13)
 def _ms(date: str) -> int:
     """Return 00:00 UTC of a day, ms. Raises InvalidError."""
-    return Times().ns(date) // MS
+    return Times(options=False).ns(date) // MS
 
 
 def fields(line: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Causes of a time that can't be read or is implausible, with the option that would read it."""
+"""Causes of a time that can't be read or is implausible, with the option that would read it in a log."""
 
 from __future__ import annotations
 
@@ -54,19 +54,24 @@ _PUNCTUATION = re.compile(r"[^\w%]", re.ASCII)
 _FORMATS = (*(date + hour for date, hour in product(_DATES, _HOURS)), *_OTHERS)
 
 
-def number_cause(number: float) -> str:
-    """Return the likely meaning of a number that is no plausible time; empty if none is known."""
+def number_cause(number: float, *, options: bool = True) -> str:
+    """Return the likely meaning of a number that is no plausible time; empty if none is known.
+
+    With `options` it names the option of a log that would read it.
+    """
     digits = str(int(number)) if number == int(number) else ""
     form = _DIGITS.get(len(digits), "")
     if form and form in _plausible_formats(digits, (form,)):
-        return f"looks like {''.join(_WORDS[form[i : i + 2]] for i in range(0, len(form), 2))}: --time-format {form}"
+        words = "".join(_WORDS[form[i : i + 2]] for i in range(0, len(form), 2))
+        return f"looks like {words}" + (f": --time-format {form}" if options else "")
     begin, end = plausible_ms()
     for unit, name in _UNITS.items():
         if begin <= (number - (EXCEL_1970 if unit == "excel" else 0)) * NS[unit] / MS < end:
-            return f"looks like {name}: --time-unit {unit}"
+            return f"looks like {name}" + (f": --time-unit {unit}" if options else "")
+    any_year = " --time-unit s takes any time up to the year 9999" if options else ""
     if begin / 1000 <= number <= LATEST / 1000:
-        return "seconds in the future? --time-unit s takes any time up to the year 9999"
-    return "counts from 0? --time-unit s takes any time up to the year 9999" if 0 <= number < begin / 1000 else ""
+        return f"seconds in the future?{any_year}"
+    return f"counts from 0?{any_year}" if 0 <= number < begin / 1000 else ""
 
 
 def text_formats(text: str) -> tuple[str, ...]:
@@ -76,13 +81,14 @@ def text_formats(text: str) -> tuple[str, ...]:
     return tuple(_plausible_formats(text, tuple(form for form in _FORMATS if _marks(form) == marks)))
 
 
-def text_cause(text: str) -> str:
-    """Return the text, with the formats by which it would be a time."""
+def text_cause(text: str, *, options: bool = True) -> str:
+    """Return the text and why it is likely no time; with `options` the options of a log that would read it."""
     if _TIME_OF_DAY.fullmatch(text.strip()):
-        return f"{shown(text)}: a time of the day without a date? --columns timestamp=DATE+TIME joins two columns"
+        joins = " --columns timestamp=DATE+TIME joins two columns" if options else ""
+        return f"{shown(text)}: a time of the day without a date?{joins}"
     if _FEW_DIGITS.search(text):
         return f"{shown(text)}: six digits are needed in a time of the day, or four with a format without seconds"
-    formats = [f"--time-format '{form}'" for form in text_formats(text)]
+    formats = [f"--time-format '{form}'" for form in text_formats(text)] if options else []
     return shown_number(text) + (f": {' or '.join(formats[:2])} would read it" if formats else "")
 
 

@@ -36,6 +36,7 @@ class Times:
     unit: TimeUnit | None = None
     format: str | None = None  # of strptime
     tz: str | None = None  # IANA name of the zone of times that name none
+    options: bool = True  # errors name the option by which a log is read otherwise: not every time is of such a log
 
     @property
     def explicit(self) -> bool:
@@ -73,7 +74,7 @@ class Times:
         if self.explicit or (begin * MS <= ns < end * MS and not ticks):
             return
         first, last = plausible_years()
-        cause = "" if number is None else number_cause(number)
+        cause = "" if number is None else number_cause(number, options=self.options)
         raise InvalidError(f"time is outside the years {first} to {last}", f"{shown(value)} {cause}".rstrip())
 
     def _counted(self, number: float, value: object) -> int:
@@ -92,7 +93,9 @@ class Times:
         try:
             moment = datetime.fromisoformat(plain)
         except ValueError as error:
-            raise InvalidError("time is neither a number nor ISO 8601", text_cause(text)) from error
+            raise InvalidError(
+                "time is neither a number nor ISO 8601", text_cause(text, options=self.options)
+            ) from error
         below = _BELOW_US.search(plain)
         known = moment.replace(tzinfo=UTC) if moment.tzinfo is None and _ZONE.search(text.strip()) else moment
         return self._of(known) + (int(below[1].ljust(3, "0")) if below else 0)

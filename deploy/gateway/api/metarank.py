@@ -95,7 +95,7 @@ def owner(found: Feedback | Rank) -> str:
 def time_of(timestamp: Timestamp) -> int:
     """Return event time in ms. Raises BodyError."""
     try:
-        return Times().ns(timestamp) // MS
+        return Times(options=False).ns(timestamp) // MS
     except InvalidError as error:
         raise BodyError(f"{error.reason}: {error.detail} - at `$.timestamp`") from error
 
