@@ -38,8 +38,11 @@ def requests(events: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def sent(row: Row) -> Row:
-    """Return an event as the gateway takes it. Impressions from 2^53 up were rankings of the old run."""
-    kind = "exposure" if row["kind"] == "exposure" else "click"
+    """Return an event as the gateway takes it. Impressions from 2^53 up were rankings of the old run.
+
+    Candidates, which came with a click of a Metarank client on a list, are exposures: sequence numbers have no gaps.
+    """
+    kind = "click" if row["kind"] in ("click", "past_click") else "exposure"
     time = int(row["time"].timestamp() * 1000)
     return {"item": row["item"], "kind": kind, "time": time, "impression": abs(row["impression"]) % 2**53}
 

@@ -6,10 +6,12 @@ import gzip
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from benchmarks.servers.releases import publish, release
 from benchmarks.servers.worker import Process, wait_for
 from deploy.local.broker import free_port
+from streams.records import Kind
 from streams.settings import Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "gateway.md"
@@ -148,6 +151,13 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(
     assert_the_click_is_in_the_second_ranking(found, ["3", "5", "8", "11"])
     accepted = f'mc2sf_gateway_events_total{{role="gateway",run="{settings.run}"}} 4.0'
     assert accepted in (tmp_path / "metrics").read_text().splitlines(), "the click, and the list that it brings along"
+
+
+def test_only_clicks_move_as_clicks() -> None:
+    sent = runpy.run_path(str(PAGE.parent / "move_users.py"))["sent"]
+    row = {"item": "3", "time": datetime(2026, 1, 1, tzinfo=UTC), "impression": 7}
+    kinds = {kind.name.lower(): sent(row | {"kind": kind.name.lower()})["kind"] for kind in Kind}
+    assert kinds == {"click": "click", "past_click": "click", "exposure": "exposure", "candidate": "exposure"}
 
 
 def test_events_that_another_run_recorded_move_to_one_with_more_partitions(
