@@ -48,10 +48,9 @@ def item_statistics(connection: Connection, run: str) -> tuple[Catalogue, ItemSt
     t = interactions.c
     clicks = sa.func.sum(sa.case((t.kind.in_(CLICK_KINDS), 1), else_=0))
     query = sa.select(t.item, t.epoch, clicks).where(t.run == run).group_by(t.item, t.epoch)
-    counts = [np.empty((0, 3), np.int64)]
-    for chunk in connection.execute(query, execution_options={"yield_per": _CHUNK}).partitions():
-        counts.append(np.array([tuple(row) for row in chunk], np.int64))
-    items, epochs, clicked = np.concatenate(counts).T
+    chunks = connection.execute(query, execution_options={"yield_per": _CHUNK}).partitions()
+    counts = (np.array([tuple(row) for row in chunk], np.int64) for chunk in chunks)
+    items, epochs, clicked = np.concatenate([np.empty((0, 3), np.int64), *counts]).T
     catalogue = Catalogue(np.unique(items))
     return catalogue, ItemStatisticsByEpoch.from_events(catalogue.rows(items), epochs, clicked, catalogue.size)
 
