@@ -24,7 +24,7 @@ from replay.faults import Faults
 from replay.prepare.log_account import Acceptable
 from replay.prepare.plan import POLICIES, Options, Plan, exposure_policy
 from replay.times import MS, span
-from replay.values.times import Times
+from replay.values.times import Times, number_of
 from streams.plugins.plugin import is_name
 
 if TYPE_CHECKING:
@@ -255,16 +255,9 @@ def moment(option: str, text: str | None, log_map: LogMap | None = None) -> int 
         with suppress(InvalidError):
             return Times(log_map.time_unit, log_map.time_format, log_map.tz).ns(text) // MS
     try:
-        return Times(None if _is_number(text) else "s", options=False).ns(text) // MS
+        return Times("s" if number_of(text) is None else None, options=False).ns(text) // MS
     except InvalidError as error:
         raise UserError(f"{option} {text!r} is no time: {error}; write ISO 8601 or seconds since 1970") from error
-
-
-def _is_number(text: str) -> bool:
-    with suppress(ValueError):
-        float(text)
-        return True
-    return False
 
 
 def epochs_between_retrains(text: str | None, plan: Plan) -> int:

@@ -55,7 +55,7 @@ class Times:
             raise InvalidError("time is rounded", f"{shown(value)}: by a spreadsheet? export the column as text")
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise InvalidError("time is neither a number nor ISO 8601", shown(value))
-        number = _number(value)
+        number = number_of(value)
         if self.format is not None:
             whole = isinstance(number, float) and number.is_integer()
             ns = self._formatted(str(int(number) if whole and number is not None else value))
@@ -138,7 +138,7 @@ def scaled(number: float, unit: TimeUnit) -> int:
     return number * NS[unit] if isinstance(number, int) else round(number * (NS[unit] / NS["us"])) * NS["us"]
 
 
-def _number(value: str | float) -> int | float | None:
+def number_of(value: str | float) -> int | float | None:
     """Return the number that a value is; None for other texts."""
     if not isinstance(value, str):
         return value

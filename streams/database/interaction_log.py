@@ -99,7 +99,7 @@ class Interactions:
         query = sa.select(t.user, *(t[name] for name in _COLUMNS)).where(self._selected & (t.epoch == epoch))
         empty = _empty()
         users, columns = [empty.users], [empty.columns]
-        for chunk in connection.execution_options(yield_per=_CHUNK).execute(query).partitions():
+        for chunk in connection.execute(query, execution_options={"yield_per": _CHUNK}).partitions():
             names = list(map(itemgetter(0), chunk))
             for name in set(names).difference(self._numbers):
                 self._numbers[name] = len(self._numbers)

@@ -72,7 +72,8 @@ def ranked_clicks(connection: Connection, run: str) -> RankedClicks:
     """Read the ranked clicks of `run`."""
     o = outcomes.c
     columns = (o.time, o.user, o.seq, o.target, o.candidates, o.ranks, o.cold, o.history, o.window)
-    stored = connection.execution_options(yield_per=_CHUNK).execute(sa.select(*columns).where(o.run == run))
+    query = sa.select(*columns).where(o.run == run)
+    stored = connection.execute(query, execution_options={"yield_per": _CHUNK})
     rows = [
         _Row(*row[:4], _hash(row.candidates), row.ranks, subsets(cold=row.cold, history=row.history, window=row.window))
         for row in stored

@@ -40,7 +40,7 @@ def recorded_outcomes(connection: Connection, run: str) -> Iterator[OutcomeRow]:
     """Yield the recorded outcomes in the order of their evaluation."""
     o = outcomes.c
     query = sa.select(*(o[name] for name in OutcomeRow._fields)).where(o.run == run).order_by(o.epoch)
-    rows = (OutcomeRow(*row) for row in connection.execution_options(yield_per=1000).execute(query))
+    rows = (OutcomeRow(*row) for row in connection.execute(query, execution_options={"yield_per": 1000}))
     for _, of_epoch in groupby(rows, attrgetter("epoch")):
         yield from sorted(of_epoch, key=attrgetter("time", "user", "seq"))
 

@@ -107,7 +107,7 @@ class RankingQueries:
         """Yield lists of up to `size` queries of one release, with their outcomes; releases in order."""
         o = outcomes.c
         query = sa.select(*(o[name] for name in _Row._fields)).where(self._selected).order_by(o.release)
-        with self._connection.execution_options(yield_per=size).execute(query) as rows:
+        with self._connection.execute(query, execution_options={"yield_per": size}) as rows:
             for release, group in groupby((_Row(*row) for row in rows), attrgetter("release")):
                 while chunk := [(row.recorded(), self._query(row)) for row in itertools.islice(group, size)]:
                     yield release, chunk

@@ -106,7 +106,7 @@ class Verifier:
         i = schema.interactions.c
         columns = (i.user, i.seq, i.item, i.kind, i.time, i.impression, i.epoch)
         query = sa.select(*columns).where(i.run == self._run).order_by(i.user, i.seq)
-        rows = self._connection.execution_options(yield_per=50_000).execute(query)
+        rows = self._connection.execute(query, execution_options={"yield_per": 50_000})
         for user, of_user in groupby(rows, lambda row: row.user):
             yield user, [Event(*row[1:]) for row in of_user]
 
